@@ -1,0 +1,351 @@
+"""Share4VConfig: what a checkpoint's config.json says, checked, in one form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .configuration_forms import READERS, form_of
+from .tower_places import named_tower, tower_places
+
+IGNORE_INDEX = -100
+IMAGE_TOKEN_INDEX = -200
+CONFIG_NAME = "config.json"
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _known(cls: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    names = {item.name for item in fields(cls)}
+    unknown = sorted(set(data) - names)
+    _require(not unknown, f"{where} has fields that {cls.__name__} does not know: {', '.join(unknown)}")
+    return dict(data)
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        _require(is_count, f"{type(config).__name__}.{name} must be a positive integer, got {value!r}")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A CLIP vision transformer (Radford et al. 2021); defaults are transformers' CLIPVisionConfig's.
+
+    Raises:
+        ValueError: a size is not positive, or the heads do not divide hidden_size.
+    """
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int = 224
+    patch_size: int = 32
+    num_channels: int = 3
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _positive(self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        _positive(self, "image_size", "patch_size", "num_channels")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"vision hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+            f"{self.num_attention_heads}",
+        )
+        _require(
+            self.patch_size <= self.image_size,
+            f"vision patch_size {self.patch_size} is larger than image_size {self.image_size}",
+        )
+        _require(
+            self.hidden_act in ("quick_gelu", "gelu"),
+            f"vision hidden_act {self.hidden_act!r} is not supported: expected 'quick_gelu' or 'gelu'",
+        )
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one image; a remainder at the right and lower edge is cut, as CLIP's convolution does."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class ProjectorConfig:
+    """The projector from image features to token embeddings: `linear`, `mlp{N}x_gelu` or `identity`."""
+
+    projector_type: str = "linear"
+    bias: bool = True
+    hidden_act: str = "gelu"
+
+    def __post_init__(self) -> None:
+        _require(
+            self.hidden_act == "gelu",
+            f"projector_hidden_act {self.hidden_act!r} is not supported: expected 'gelu', the exact one",
+        )
+        _require(isinstance(self.projector_type, str), f"projector_type must be a string, got {self.projector_type!r}")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions are stretched beyond training: `linear` or `dynamic` (NTK), by `factor`."""
+
+    rope_type: str
+    factor: float
+
+    def __post_init__(self) -> None:
+        _require(
+            self.rope_type in ("linear", "dynamic"),
+            f"rope_scaling type {self.rope_type!r} is not supported: expected 'linear' or 'dynamic'",
+        )
+        is_factor = isinstance(self.factor, (int, float)) and self.factor >= 1
+        _require(is_factor, f"rope_scaling factor must be a number >= 1, got {self.factor!r}")
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any] | None) -> RopeScaling | None:
+        """Read config.json's mapping (`type` or `rope_type`); None and type "default" mean no scaling."""
+        if not data:
+            return None
+        kind = data.get("rope_type", data.get("type"))
+        if kind == "default":
+            return None
+        unknown = sorted(set(data) - {"rope_type", "type", "factor", "original_max_position_embeddings"})
+        _require(not unknown, f"rope_scaling has fields that are not supported: {', '.join(unknown)}")
+        _require("factor" in data, f"rope_scaling {dict(data)} names no factor")
+        return cls(rope_type=str(kind), factor=data["factor"])
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A LLaMA (Touvron et al. 2023); defaults are transformers' LlamaConfig's, rope_theta 10000 among them.
+
+    Raises:
+        ValueError: sizes contradict each other; the message names the fields.
+    """
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    bos_token_id: int = 1
+    eos_token_id: int | tuple[int, ...] = 2
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        _positive(self, "max_position_embeddings")
+        heads = self.num_attention_heads
+        if self.num_key_value_heads is None:
+            object.__setattr__(self, "num_key_value_heads", heads)
+        if self.head_dim is None:
+            _require(
+                self.hidden_size % heads == 0,
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {heads}, "
+                "and no head_dim is given",
+            )
+            object.__setattr__(self, "head_dim", self.hidden_size // heads)
+        if not isinstance(self.rope_scaling, RopeScaling):
+            object.__setattr__(self, "rope_scaling", RopeScaling.read(self.rope_scaling))
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        _positive(self, "num_key_value_heads", "head_dim")
+        _require(
+            heads % self.kv_heads == 0,
+            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {self.kv_heads}",
+        )
+        _require(self.head_size % 2 == 0, f"head_dim {self.head_dim} is odd; rotary embedding needs an even one")
+        _require(self.hidden_act == "silu", f"hidden_act {self.hidden_act!r} is not supported: expected 'silu'")
+        _require(self.rope_theta > 0, f"rope_theta must be positive, got {self.rope_theta!r}")
+
+    @property
+    def kv_heads(self) -> int:
+        """num_key_value_heads, filled in."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def head_size(self) -> int:
+        """head_dim, filled in."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens prompt and answer may have together."""
+        stretched = self.rope_scaling.factor if self.rope_scaling is not None else 1
+        return int(self.max_position_embeddings * stretched)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every id of the vocabulary that ends an answer; some configs write -1 for none."""
+        ends = self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+        return tuple(end for end in ends if 0 <= end < self.vocab_size)
+
+
+@dataclass(frozen=True)
+class Share4VConfig:
+    """All that a ShareGPT4V checkpoint says of itself.
+
+    Attributes:
+        select_layer: which hidden state of the vision tower is used; 0 is the embeddings, -1 the last layer's output.
+        select_feature: "patch" leaves the class token out, "cls_patch" keeps it.
+        vision_tower: where the vision tower's own checkpoint is (a path or a hub's owner/name), or None.
+        image_aspect_ratio: "pad" makes pictures square before resizing; "square" crops them.
+        image_token_id: the id that stands for one image in input_ids.
+        extra: fields of config.json that nothing here reads, written back by save_pretrained.
+
+    Raises:
+        ValueError: fields contradict each other; the message names them.
+
+    Example:
+        >>> from mindone.models.share4v import Share4VConfig
+        >>> config = Share4VConfig.from_dict({"model_type": "share4v", "hidden_size": 4096, "mm_hidden_size": 1024})
+        >>> config.text_config.rope_theta, config.num_image_tokens
+        (10000.0, 576)
+    """
+
+    vision_config: VisionConfig = field(default_factory=VisionConfig)
+    projector_config: ProjectorConfig = field(default_factory=ProjectorConfig)
+    text_config: TextConfig = field(default_factory=TextConfig)
+    select_layer: int = -2
+    select_feature: str = "patch"
+    vision_tower: str | None = None
+    image_aspect_ratio: str = "square"
+    image_token_id: int = IMAGE_TOKEN_INDEX
+    use_im_start_end: bool = False
+    use_im_patch_token: bool = False
+    torch_dtype: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    model_type = "share4v"
+
+    def __post_init__(self) -> None:
+        vision, text = self.vision_config, self.text_config
+        _require(
+            self.select_feature in ("patch", "cls_patch"),
+            f"select_feature {self.select_feature!r} is not supported: expected 'patch' or 'cls_patch'",
+        )
+        depth = vision.num_hidden_layers
+        is_layer = isinstance(self.select_layer, int) and -depth - 1 <= self.select_layer <= depth
+        _require(
+            is_layer,
+            f"select_layer {self.select_layer!r} is not one of the vision tower's {depth + 1} hidden states "
+            f"({-depth - 1} to {depth})",
+        )
+        _require(
+            self.image_aspect_ratio in ("pad", "square"),
+            f"image_aspect_ratio {self.image_aspect_ratio!r} is not supported: expected 'pad' or 'square'",
+        )
+        stated = self.extra.get("mm_hidden_size")
+        _require(
+            stated is None or stated == vision.hidden_size,
+            f"mm_hidden_size {stated} contradicts the vision tower's hidden_size {vision.hidden_size}",
+        )
+        if self.projector_config.projector_type == "identity":
+            _require(
+                vision.hidden_size == text.hidden_size,
+                f"projector 'identity' needs equal sizes: vision hidden_size {vision.hidden_size}, "
+                f"language hidden_size {text.hidden_size}",
+            )
+
+    @property
+    def num_image_tokens(self) -> int:
+        """How many embeddings one image takes in the prompt."""
+        return self.vision_config.num_patches + (self.select_feature == "cls_patch")
+
+    @property
+    def hidden_state_index(self) -> int:
+        """select_layer counted from 0 (the embeddings): how many layers of the vision tower run."""
+        depth = self.vision_config.num_hidden_layers
+        return self.select_layer if self.select_layer >= 0 else depth + 1 + self.select_layer
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], vision: Mapping[str, Any] | None = None) -> Share4VConfig:
+        """Read a config.json of the original form, of LLaVA's or of this project's.
+
+        Args:
+            data: the parsed config.json.
+            vision: the parsed config.json of a separate vision tower; takes the place of what `data` says of it.
+
+        Raises:
+            ValueError: the form is not known, or fields contradict each other.
+        """
+        parts = READERS[form_of(data)](data, vision)
+        sections = {"vision_config": VisionConfig, "projector_config": ProjectorConfig, "text_config": TextConfig}
+        for name, section in sections.items():
+            parts[name] = section(**_known(section, parts.get(name, {}), f"config.json's {name}"))
+        names = {item.name for item in fields(cls)}
+        kept = {key: parts.pop(key) for key in sorted(set(parts) - names)}
+        stated = parts.get("extra", {})
+        _require(isinstance(stated, Mapping), f"config.json's extra must be a JSON object, got {stated!r}")
+        return cls(**{**parts, "extra": {**stated, **kept}})
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, vision_tower: str | Path | None = None) -> Share4VConfig:
+        """Read `directory`/config.json, and the vision tower's where that has a directory of its own.
+
+        Args:
+            vision_tower: the tower's directory; by default the one that an original's mm_vision_tower names, if it is
+                on this machine. Where it is not, CLIP ViT-L/14 at 336 px is taken; `AutoConfig` asks the hubs too.
+
+        Raises:
+            FileNotFoundError: there is no config.json.
+            ValueError: it is not JSON, or `from_dict` refuses it.
+        """
+        data = read_json(Path(directory) / CONFIG_NAME)
+        tower = _local_tower(data, Path(directory)) if vision_tower is None else Path(vision_tower).expanduser()
+        return cls.from_dict(data, None if tower is None else read_json(tower / CONFIG_NAME))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return this project's own form: everything nested, nothing left to defaults."""
+        return {"model_type": self.model_type, "architectures": ["Share4V"], **asdict(self)}
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write `directory`/config.json."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        (Path(directory) / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+    def with_text(self, **changes: Any) -> Share4VConfig:
+        """Return a copy with some of text_config's fields changed."""
+        return replace(self, text_config=replace(self.text_config, **changes))
+
+
+def _local_tower(data: Mapping[str, Any], directory: Path) -> Path | None:
+    """Find the tower's directory that the original form names as a path."""
+    named = named_tower(data)
+    if not isinstance(named, str) or form_of(data) != "original":
+        return None
+    return next((path for path in tower_places(named, directory) if (path / CONFIG_NAME).is_file()), None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a JSON object; the message names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}: is this a checkpoint's directory?")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds a {type(data).__name__}, expected a JSON object")
+    return data

@@ -1,0 +1,191 @@
+"""Tables that read the published forms of config.json into one set of field names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Our field -> the keys that published files use for it. Where several keys are given the first one present counts.
+TEXT_FIELDS: dict[str, tuple[str, ...]] = {
+    "vocab_size": ("vocab_size",),
+    "hidden_size": ("hidden_size",),
+    "intermediate_size": ("intermediate_size",),
+    "num_hidden_layers": ("num_hidden_layers",),
+    "num_attention_heads": ("num_attention_heads",),
+    "num_key_value_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "hidden_act": ("hidden_act",),
+    "rms_norm_eps": ("rms_norm_eps",),
+    "rope_theta": ("rope_theta",),
+    "rope_scaling": ("rope_scaling",),
+    "max_position_embeddings": ("max_position_embeddings",),
+    "tie_word_embeddings": ("tie_word_embeddings",),
+    "attention_bias": ("attention_bias",),
+    "mlp_bias": ("mlp_bias",),
+    "bos_token_id": ("bos_token_id",),
+    "eos_token_id": ("eos_token_id",),
+    "pad_token_id": ("pad_token_id",),
+}
+VISION_FIELDS: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("hidden_size",),
+    "intermediate_size": ("intermediate_size",),
+    "num_hidden_layers": ("num_hidden_layers",),
+    "num_attention_heads": ("num_attention_heads",),
+    "image_size": ("image_size",),
+    "patch_size": ("patch_size",),
+    "num_channels": ("num_channels",),
+    "hidden_act": ("hidden_act",),
+    "layer_norm_eps": ("layer_norm_eps",),
+}
+ORIGINAL_FIELDS: dict[str, tuple[str, ...]] = {
+    "projector_type": ("mm_projector_type",),
+    "select_layer": ("mm_vision_select_layer",),
+    "select_feature": ("mm_vision_select_feature",),
+    "vision_tower": ("mm_vision_tower", "vision_tower"),
+    "image_aspect_ratio": ("image_aspect_ratio",),
+    "use_im_start_end": ("mm_use_im_start_end",),
+    "use_im_patch_token": ("mm_use_im_patch_token",),
+    "torch_dtype": ("torch_dtype", "dtype"),
+}
+LLAVA_FIELDS: dict[str, tuple[str, ...]] = {
+    "select_layer": ("vision_feature_layer",),
+    "select_feature": ("vision_feature_select_strategy",),
+    "image_token_id": ("image_token_index", "image_token_id"),
+    "image_aspect_ratio": ("image_aspect_ratio",),
+    "projector_bias": ("multimodal_projector_bias",),
+    "projector_act": ("projector_hidden_act",),
+    "torch_dtype": ("torch_dtype", "dtype"),
+}
+LLAVA_SELECT_FEATURE = {"default": "patch", "full": "cls_patch"}
+# transformers writes only what differs from its defaults; LLaVA's vision default is CLIP ViT-L/14 at 336 px.
+CLIP_LARGE_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+
+
+def pick(data: Mapping[str, Any], table: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Return the fields of `table` that `data` states, under our names. A null counts as not stated."""
+    found = {}
+    for field, keys in table.items():
+        for key in keys:
+            if data.get(key) is not None:
+                found[field] = data[key]
+                break
+    return found
+
+
+def leftover(data: Mapping[str, Any], *tables: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Return what `data` holds beyond the keys of `tables`, to be kept and written back."""
+    known = {key for table in tables for keys in table.values() for key in keys}
+    return {key: value for key, value in data.items() if key not in known}
+
+
+def leftover_of_parts(text: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what LLaVA's nested configs hold beyond what is read, under their names."""
+    inner = {} if vision is None else vision.get("vision_config", vision)
+    kept = {
+        "text_config": leftover(text, TEXT_FIELDS, {"": ("rope_parameters",)}),
+        "vision_config": leftover(inner, VISION_FIELDS),
+    }
+    return {name: fields for name, fields in kept.items() if fields}
+
+
+def rope_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Read transformers 5's `rope_parameters`, which folds rope_theta and rope_scaling into one mapping."""
+    parameters = data.get("rope_parameters")
+    if not parameters:
+        return {}
+    fields = {"rope_theta": parameters["rope_theta"]} if "rope_theta" in parameters else {}
+    scaling = {key: value for key, value in parameters.items() if key != "rope_theta"}
+    return {**fields, "rope_scaling": scaling} if scaling else fields
+
+
+def read_text(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a LLaMA config, nested or flat."""
+    return {**pick(data, TEXT_FIELDS), **rope_of(data)}
+
+
+def read_vision(data: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read a CLIP vision config; a whole CLIP config is entered at its `vision_config`."""
+    if data is None:
+        return dict(CLIP_LARGE_336)
+    return pick(data.get("vision_config", data), VISION_FIELDS)
+
+
+def read_original(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read the original ShareGPT4V form: LLaMA's fields and `mm_*` fields side by side."""
+    fields = pick(data, ORIGINAL_FIELDS)
+    projector = {"projector_type": fields.pop("projector_type")} if "projector_type" in fields else {}
+    return {
+        **fields,
+        "vision_config": read_vision(vision),
+        "projector_config": projector,
+        "text_config": read_text(data),
+        "extra": leftover(data, TEXT_FIELDS, ORIGINAL_FIELDS, {"": ("model_type", "architectures", "rope_parameters")}),
+    }
+
+
+def read_llava(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read the form of transformers' LlavaForConditionalGeneration."""
+    fields = pick(data, LLAVA_FIELDS)
+    if "select_feature" in fields:
+        strategy = fields["select_feature"]
+        fields["select_feature"] = LLAVA_SELECT_FEATURE.get(strategy, strategy)
+    projector: dict[str, Any] = {"projector_type": "mlp2x_gelu"}
+    for ours, field in (("bias", "projector_bias"), ("hidden_act", "projector_act")):
+        if field in fields:
+            projector[ours] = fields.pop(field)
+    language = data.get("text_config", {})
+    if language.get("model_type", "llama") != "llama":
+        raise ValueError(f"config.json's text_config is a {language['model_type']!r}, expected 'llama'")
+    text = read_text(language)
+    if data.get("tie_word_embeddings"):
+        text["tie_word_embeddings"] = True
+    nested = {"": ("model_type", "architectures", "text_config", "vision_config", "tie_word_embeddings")}
+    clip = vision if vision is not None else data.get("vision_config")
+    return {
+        "image_token_id": 32000,
+        "select_feature": "patch",
+        **fields,
+        "vision_config": read_vision(clip),
+        "projector_config": projector,
+        "text_config": text,
+        "extra": {**leftover(data, LLAVA_FIELDS, nested), **leftover_of_parts(language, clip)},
+    }
+
+
+def read_own(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read what Share4VConfig.to_dict wrote; keys that someone added are left for it to keep."""
+    fields = {key: value for key, value in data.items() if key not in ("model_type", "architectures")}
+    if vision is not None:
+        fields["vision_config"] = read_vision(vision)
+    return fields
+
+
+READERS = {"original": read_original, "llava": read_llava, "own": read_own}
+ORIGINAL_MODEL_TYPES = ("share4v", "llava_llama", "llava")
+
+
+def form_of(data: Mapping[str, Any]) -> str:
+    """Tell which published form a config.json has: "own", "llava" or "original".
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    model_type = data.get("model_type")
+    if model_type == "share4v" and "projector_config" in data:
+        return "own"
+    if model_type == "llava" and "text_config" in data:
+        return "llava"
+    if model_type in ORIGINAL_MODEL_TYPES and "hidden_size" in data:
+        return "original"
+    raise ValueError(
+        f"config.json has model_type {model_type!r} and is no form of ShareGPT4V that is known here: expected "
+        "'share4v' (the original or saved by save_pretrained) or 'llava' with a text_config "
+        "(LlavaForConditionalGeneration)"
+    )

@@ -1,0 +1,93 @@
+"""The component registries: a name stands for "module:attribute", imported when it is asked for."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+ENTRY_POINT_GROUP = "mindone.share4v"
+
+
+class Registry:
+    """Names of components of one kind.
+
+    Another package adds a component without being imported here by an entry point of the group `mindone.share4v`
+    whose name is `<kind>.<name>`:
+
+        [project.entry-points."mindone.share4v"]
+        "vision_tower.siglip" = "their_package.siglip:SiglipVisionTower"
+
+    Example:
+        >>> from mindone.models.share4v.registry import Registry
+        >>> towers = Registry("vision_tower")
+        >>> towers.register("counter", "collections:Counter")
+        >>> towers.resolve("counter")
+        <class 'collections.Counter'>
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._targets: dict[str, str] = {}
+
+    def register(self, name: str, target: str) -> None:
+        """Make `name` stand for `target`, a string "module:attribute" that is not imported yet.
+
+        Raises:
+            ValueError: `target` has another form, or `name` already stands for something else.
+        """
+        module, _, attribute = target.partition(":")
+        if not module or not attribute:
+            raise ValueError(f"a {self.kind} is registered as 'module:attribute', got {target!r}")
+        current = self._targets.setdefault(name, target)
+        if current != target:
+            raise ValueError(f"{self.kind} {name!r} is already registered as {current!r}, cannot become {target!r}")
+
+    def names(self) -> list[str]:
+        """Return every known name, the entry points' among them."""
+        return sorted({*self._targets, *self._entry_points()})
+
+    def resolve(self, name: str) -> Any:
+        """Import and return the component `name`.
+
+        Raises:
+            ValueError: the name is not known; the message lists the known ones and the closest.
+            ImportError: what the name stands for cannot be imported.
+        """
+        target = self._targets.get(name)
+        if target is None:
+            entry_point = self._entry_points().get(name)
+            if entry_point is None:
+                raise ValueError(self._unknown(name))
+            target = entry_point.value
+        module, _, attribute = target.partition(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ImportError(
+                f"{self.kind} {name!r} stands for {target!r}, which cannot be imported: {error}"
+            ) from error
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        prefix = f"{self.kind}."
+        points = entry_points(group=ENTRY_POINT_GROUP)
+        return {point.name[len(prefix) :]: point for point in points if point.name.startswith(prefix)}
+
+    def _unknown(self, name: str) -> str:
+        known = self.names()
+        close = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"unknown {self.kind} {name!r}; known: {', '.join(known)}.{hint}"
+
+
+VISION_TOWERS = Registry("vision_tower")
+VISION_TOWERS.register("clip", "mindone.models.share4v.vision.clip:CLIPVisionTower")
+
+PROJECTORS = Registry("projector")
+PROJECTORS.register("linear", "mindone.models.share4v.projector:LinearProjector")
+PROJECTORS.register("mlp", "mindone.models.share4v.projector:MLPProjector")
+PROJECTORS.register("identity", "mindone.models.share4v.projector:IdentityProjector")
+
+LANGUAGE_MODELS = Registry("language_model")
+LANGUAGE_MODELS.register("llama", "mindone.models.share4v.language.llama:LlamaForCausalLM")

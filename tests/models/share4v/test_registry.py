@@ -1,0 +1,170 @@
+"""The component registries: lazy names, other packages' entry points, helpful errors, and one contract for all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
+from mindone.models.share4v.checkpoint import CheckpointError, save_weights
+from mindone.models.share4v.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS, Registry
+
+CONFIG = Share4VConfig(
+    vision_config=VisionConfig(32, 48, 2, 4, image_size=28, patch_size=14),
+    projector_config=ProjectorConfig("linear"),
+    text_config=TextConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4
+    ),
+)
+
+PLUGIN = {
+    "their_towers.py": '"""A tower of another package."""\n\nclass Tower:\n    kind = "theirs"\n',
+    "their_towers-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: their-towers\nVersion: 1.0\n",
+    "their_towers-1.0.dist-info/entry_points.txt": (
+        "[mindone.share4v]\nvision_tower.theirs = their_towers:Tower\nprojector.torn = their_towers:Missing\n"
+    ),
+}
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another package, installed: files on sys.path beside their dist-info."""
+    for name, text in PLUGIN.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_towers", raising=False)
+    return tmp_path
+
+
+def test_a_name_is_imported_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "late_component.py").write_text("class Late: pass\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("vision_tower")
+    registry.register("late", "late_component:Late")
+    assert "late" in registry.names() and "late_component" not in sys.modules
+    assert registry.resolve("late") is sys.modules["late_component"].Late
+    monkeypatch.delitem(sys.modules, "late_component")
+
+
+def test_an_installed_package_adds_components_by_entry_points(plugin: Path) -> None:
+    towers = Registry("vision_tower")
+    assert towers.names() == ["theirs"] and "their_towers" not in sys.modules
+    assert towers.resolve("theirs").kind == "theirs"
+    assert "theirs" in VISION_TOWERS.names() and "theirs" not in LANGUAGE_MODELS.names()
+
+
+def test_an_entry_point_that_leads_nowhere_is_named(plugin: Path) -> None:
+    with pytest.raises(
+        ImportError, match="projector 'torn' stands for 'their_towers:Missing', which cannot be imported"
+    ):
+        PROJECTORS.resolve("torn")
+
+
+def test_an_own_name_wins_over_an_entry_point(plugin: Path) -> None:
+    towers = Registry("vision_tower")
+    towers.register("theirs", "collections:OrderedDict")
+    assert towers.resolve("theirs").__name__ == "OrderedDict"
+
+
+def test_an_unknown_name_raises_with_the_known_and_the_closest() -> None:
+    with pytest.raises(ValueError, match=r"unknown vision_tower 'clipp'; known: .*clip.* Did you mean 'clip'\?"):
+        VISION_TOWERS.resolve("clipp")
+    with pytest.raises(ValueError, match=r"unknown language_model 'zzz'; known: .*llama[^?]*$"):
+        LANGUAGE_MODELS.resolve("zzz")
+
+
+def test_registering_twice_is_refused_unless_it_is_the_same() -> None:
+    registry = Registry("projector")
+    registry.register("one", "collections:Counter")
+    registry.register("one", "collections:Counter")
+    with pytest.raises(ValueError, match="'one' is already registered as 'collections:Counter', cannot become"):
+        registry.register("one", "collections:OrderedDict")
+
+
+@pytest.mark.parametrize("target", ["collections", "collections:", ":Counter", ""])
+def test_a_target_of_another_form_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match="registered as 'module:attribute'"):
+        Registry("projector").register("bad", target)
+
+
+def test_a_module_that_is_not_there_is_an_import_error() -> None:
+    registry = Registry("projector")
+    registry.register("gone", "no_such_module_here:Thing")
+    with pytest.raises(ImportError, match=r"projector 'gone' stands for .*No module named 'no_such_module_here'"):
+        registry.resolve("gone")
+
+
+def test_a_model_of_unknown_components_says_which_there_are() -> None:
+    for backend in ("language_backend", "vision_backend"):
+        with pytest.raises(ValueError, match=r"unknown .* 'nothing'; known: "):
+            Share4V(CONFIG, **{backend: "nothing"})
+
+
+# Names whose component needs another package, installed only on request, belong into OPTIONAL once there are any.
+NAMES = [(registry, name) for registry in (VISION_TOWERS, PROJECTORS, LANGUAGE_MODELS) for name in registry._targets]
+
+
+@pytest.mark.parametrize("registry, name", NAMES, ids=lambda item: item if isinstance(item, str) else item.kind)
+def test_every_component_keeps_to_its_contract(registry: Registry, name: str) -> None:
+    if name == "mlp":
+        config = Share4VConfig(CONFIG.vision_config, ProjectorConfig("mlp3x_gelu"), CONFIG.text_config)
+    else:
+        config = CONFIG
+    component = registry.resolve(name)(config, "float32")
+    features = Tensor(np.random.default_rng(0).standard_normal((2, config.num_image_tokens, 32)).astype(np.float32))
+    if registry is VISION_TOWERS:
+        assert component(Tensor(np.ones((2, 3, 28, 28), np.float32))).shape == (2, config.num_image_tokens, 32)
+    elif registry is PROJECTORS:
+        assert component(features).shape == (2, config.num_image_tokens, 32)
+    else:
+        _check_language_model(component)
+
+
+def _check_language_model(model: object) -> None:
+    ids = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])
+    embeds = model.embed(Tensor(ids.astype(np.int32)))
+    assert embeds.shape == (2, 4, 32) and embeds.dtype == model.activations
+    logits = model(embeds, np.array([4, 4])).asnumpy()
+    assert logits.shape == (2, 4, 50) and logits.dtype == np.float32
+    cached, positions = model.new_cached(2, 8), np.tile(np.arange(3), (2, 1))
+    first = cached.prefill(embeds[:, :3], positions, np.array([3, 3]), np.array([2, 1])).asnumpy()
+    np.testing.assert_allclose(first, np.stack([logits[0, 2], logits[1, 1]]), atol=1e-5)
+    np.testing.assert_allclose(cached.decode(ids[:, 3], np.array([3, 3])).asnumpy(), logits[:, 3], atol=1e-5)
+    other = model.new_cached(2, 8)
+    other.take(cached, np.array([1, 1]))
+    np.testing.assert_allclose(other.decode(ids[::-1, 3], np.array([-1, 3])).asnumpy()[1], model(
+        model.embed(Tensor(np.array([[5, 9, 2, 1]], np.int32)))).asnumpy()[0, 3], atol=1e-5)  # fmt: skip
+
+
+def test_the_registries_import_nothing_heavy() -> None:
+    code = "import sys, runpy; runpy.run_path(sys.argv[1]); print(sorted({'mindspore', 'numpy'} & set(sys.modules)))"
+    source = Path(sys.modules[Registry.__module__].__file__)
+    done = subprocess.run([sys.executable, "-c", code, str(source)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_component_of_another_package_is_saved_and_loaded(tmp_path: Path) -> None:
+    PROJECTORS.register("gated", "reference.gated:GatedProjector")
+    model = Share4V(replace(CONFIG, projector_config=ProjectorConfig("gated")))
+    model.save_pretrained(tmp_path)
+    again = Share4V.from_pretrained(tmp_path)
+    weights = {name: value.asnumpy() for name, value in model.parameters_and_names()}
+    assert {"mm_projector.up.weight", "mm_projector.gate.bias"} <= set(weights)
+    loaded = {name: value.asnumpy() for name, value in again.parameters_and_names()}
+    assert set(loaded) == set(weights)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(loaded[name], array)
+    save_weights([*weights.items(), ("mm_projector.down.weight", np.ones(2, np.float32))], tmp_path)
+    with pytest.raises(CheckpointError, match=r"1 not in the model: mm_projector\.down\.weight"):
+        Share4V.from_pretrained(tmp_path)
+    save_weights([*weights.items(), ("other.down.weight", np.ones(2, np.float32))], tmp_path)
+    with pytest.raises(CheckpointError, match=r"1 tensors whose names .*other\.down\.weight"):
+        Share4V.from_pretrained(tmp_path)
