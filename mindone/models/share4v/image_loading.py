@@ -1,0 +1,266 @@
+"""load_image: a path, URL, data URI, bytes, array or PIL image becomes one upright RGB picture."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Union
+from urllib.parse import unquote, unquote_to_bytes
+from urllib.request import url2pathname
+
+import numpy as np
+
+from .image_modes import to_rgb, upright
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray, "PILImage"]
+
+CONNECT_SECONDS, READ_SECONDS, DOWNLOAD_SECONDS = 10.0, 30.0, 120.0
+MAX_DOWNLOAD_BYTES = 256 * 2**20
+_CHUNK_BYTES = 2**16
+_CHANNELS = (1, 3, 4)
+
+
+class ImageLoadError(ValueError):
+    """A picture could not be had; the message names the source, what was wrong and what to do.
+
+    Example:
+        >>> from mindone.models.share4v.image_loading import ImageLoadError, load_image
+        >>> try:
+        ...     load_image(b"no picture")
+        ... except ImageLoadError as error:
+        ...     print(error)
+        10 bytes (6e 6f 20 70 69 63 74 75 ...): this is no image format that Pillow reads; give a JPEG, PNG, WebP, ...
+    """
+
+
+class ImageNotFoundError(ImageLoadError, FileNotFoundError):
+    """An ImageLoadError that also is a FileNotFoundError: there is no file at the path."""
+
+
+def load_image(source: ImageSource) -> PILImage:
+    """Load one picture as an upright RGB PIL image with 8 bits a channel.
+
+    EXIF orientation is applied; what is transparent is laid over white; greys of 16 bits and more are scaled to 8 bits;
+    of an animation the first frame is taken. Pillow's own pixel limit (`PIL.Image.MAX_IMAGE_PIXELS`, 89,478,485) holds:
+    raise it there to load larger pictures. Nothing global is changed.
+
+    Args:
+        source: a path (str or Path), an http(s) or file URL, a data URI, the bytes of an image file, a PIL image, or a
+            NumPy array: HxW, HxWx1, HxWx3 (RGB) or HxWx4 (RGBA), or the channels in front; uint8, uint16, bool, or
+            float in [0, 1]. An array whose first and last axis could both hold channels is taken as channels last.
+
+    Raises:
+        ImageLoadError: (a ValueError) the source is missing, unreadable, no image, truncated or too large.
+        ImageNotFoundError: the same, also a FileNotFoundError, for a path where there is nothing.
+
+    Example:
+        >>> import numpy as np
+        >>> from mindone.models.share4v.image_loading import load_image
+        >>> load_image(np.zeros((4, 6), np.uint8)).size
+        (6, 4)
+    """
+    from PIL import Image
+
+    name = describe(source)
+    if isinstance(source, Image.Image):
+        return _finish(source, name)
+    if isinstance(source, np.ndarray):
+        return to_rgb(_from_array(source, name))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), name)
+    if isinstance(source, str):
+        return _from_text(source, name)
+    if isinstance(source, os.PathLike):
+        return _from_path(os.fspath(source), name)
+    raise ImageLoadError(
+        f"{name} is no picture; give a path, a URL, a data URI, an image file's bytes, a NumPy array or a PIL image"
+    )
+
+
+def describe(source: object) -> str:
+    """Name a source in at most about a hundred characters, as error messages do."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        head = bytes(source[:8])
+        return f"{len(source)} bytes" + (f" ({head.hex(' ')}{' ...' if len(source) > 8 else ''})" if head else "")
+    if isinstance(source, np.ndarray):
+        return f"array of shape {source.shape} and dtype {source.dtype}"
+    if isinstance(source, (str, os.PathLike)):
+        text = str(os.fspath(source))
+        limit = 40 if text[:5].lower() == "data:" else 200
+        return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    if hasattr(source, "mode") and hasattr(source, "size"):
+        return f"PIL image (mode {source.mode}, {source.size[0]} x {source.size[1]})"
+    return f"a {type(source).__name__}"
+
+
+def _from_text(text: str, name: str) -> PILImage:
+    scheme = text[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return _decode(io.BytesIO(_download(text, name)), name)
+    if scheme.startswith("data:"):
+        return _decode(io.BytesIO(_data_uri(text, name)), name)
+    if scheme.startswith("file://"):
+        host, slash, path = text[len("file://") :].partition("/")
+        if host not in ("", "localhost"):
+            raise ImageLoadError(f"{name}: a file URL names a file of this machine, not of {host!r}; use file:///")
+        return _from_path(url2pathname(slash + path), name)
+    return _from_path(text, name)
+
+
+def _from_path(path: str | bytes, name: str) -> PILImage:
+    place = Path(os.fsdecode(path))
+    if not os.fspath(path):
+        raise ImageLoadError("an empty string was given in place of a picture's path; name a file or a URL")
+    try:
+        if not place.exists():
+            raise ImageNotFoundError(f"{name}: there is no such file (looked in {Path.cwd()}); check the path")
+        if place.is_dir():
+            raise ImageLoadError(f"{name} is a directory; name the picture's file in it")
+        if not place.is_file():
+            raise ImageLoadError(f"{name} is not a regular file; name a picture's file")
+        with place.open("rb") as file:
+            return _decode(file, name)
+    except ImageLoadError:
+        raise
+    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte in it
+        reason = getattr(error, "strerror", None) or error  # strerror leaves the path out, which may be endless
+        raise ImageLoadError(f"{name} cannot be read: {reason}; check the path and its permissions") from error
+
+
+def _data_uri(text: str, name: str) -> bytes:
+    head, comma, body = text.partition(",")
+    if not comma:
+        raise ImageLoadError(f"{name}: a data URI has a comma before its data; expected data:image/png;base64,...")
+    if not head.lower().endswith(";base64"):
+        return unquote_to_bytes(body)
+    try:
+        return base64.b64decode("".join(unquote(body).split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageLoadError(f"{name}: the data URI's base64 is damaged ({error}); encode the file anew") from error
+
+
+def _download(url: str, name: str) -> bytes:
+    """Fetch a URL into memory, within the limits of time and size above."""
+    import requests
+
+    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    try:
+        with requests.get(
+            url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), headers={"User-Agent": "mindone-share4v"}
+        ) as response:
+            if response.status_code >= 400:
+                raise ImageLoadError(
+                    f"{name}: the server answered {response.status_code} {response.reason}; check the address, or "
+                    "download the picture and give its path"
+                )
+            data = bytearray()
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                data += chunk
+                if len(data) > MAX_DOWNLOAD_BYTES:
+                    raise ImageLoadError(
+                        f"{name}: the answer is larger than the {MAX_DOWNLOAD_BYTES:,} bytes allowed for a picture; "
+                        "download it yourself and give its path"
+                    )
+                if time.monotonic() > deadline:
+                    raise ImageLoadError(
+                        f"{name}: {len(data):,} bytes came in {DOWNLOAD_SECONDS:.0f} s, and no end; "
+                        "download it yourself and give its path"
+                    )
+            return bytes(data)
+    except ImageLoadError:
+        raise
+    except (requests.RequestException, OSError, ValueError) as error:  # ValueError: addresses that cannot be parsed
+        raise ImageLoadError(
+            f"{name}: the download failed ({error}); check the address and the network, or give a local file"
+        ) from error
+
+
+def _decode(file: BinaryIO, name: str) -> PILImage:
+    """Open an image file's bytes and read its first frame whole."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(file)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageLoadError(_too_large(name, str(error))) from error
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        empty = not file.read(1)
+        problem = "the file is empty" if empty else "this is no image format that Pillow reads"
+        raise ImageLoadError(f"{name}: {problem}; give a JPEG, PNG, WebP, ...") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken header makes Pillow's plug-ins raise nearly anything
+        raise ImageLoadError(_damaged(name, error)) from error
+    with picture:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and picture.width * picture.height > limit:
+            raise ImageLoadError(_too_large(name, f"{picture.width} x {picture.height} pixels"))
+        return _finish(picture, name)
+
+
+def _finish(picture: PILImage, name: str) -> PILImage:
+    """Read the pixels, make them RGB and turn the picture upright."""
+    try:
+        picture.load()
+        return upright(to_rgb(picture), picture)
+    except MemoryError:
+        raise
+    except Exception as error:  # truncated or damaged data: OSError, SyntaxError, struct.error, zlib.error, ...
+        raise ImageLoadError(_damaged(name, error)) from error
+
+
+def _too_large(name: str, found: str) -> str:
+    from PIL import Image
+
+    return (
+        f"{name}: larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels ({found}); make it smaller, "
+        "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    )
+
+
+def _damaged(name: str, error: Exception) -> str:
+    reason = str(error) or type(error).__name__
+    return f"{name}: the picture is truncated or damaged ({reason}); get the file again or leave it out"
+
+
+def _from_array(array: np.ndarray, name: str) -> PILImage:
+    from PIL import Image
+
+    pixels = array
+    if pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS and pixels.shape[0] in _CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim not in (2, 3) or pixels.size == 0 or (pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS):
+        raise ImageLoadError(
+            f"{name} is no picture: expected HxW, HxWx1, HxWx3 or HxWx4 (or the channels in front), none of them 0; "
+            "give a batch as a list of pictures"
+        )
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(_eight_bits(pixels, name)))
+
+
+def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
+    """Scale an array to uint8 by what its dtype says of its range."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * 255
+    if pixels.dtype == np.uint16:
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    kind = pixels.dtype.kind
+    if kind not in "iuf":
+        raise ImageLoadError(f"{name}: this dtype holds no pixels; give uint8, uint16, bool or float in [0, 1]")
+    low, high = pixels.min(), pixels.max()
+    top = 1 if kind == "f" else 255
+    if not (low >= 0 and high <= top):  # not finite fails here too
+        advice = "divide by their maximum, or cast 0..255 to uint8" if kind == "f" else "cast them to uint8"
+        raise ImageLoadError(f"{name}: values from {low} to {high}, expected 0 to {top} for this dtype; {advice}")
+    return np.rint(pixels.astype(np.float64) * (255 if kind == "f" else 1)).astype(np.uint8)

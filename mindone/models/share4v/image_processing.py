@@ -1,0 +1,233 @@
+"""ImageProcessor: a picture becomes CLIP's pixel_values, padded to a square first where the checkpoint says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .configuration import Share4VConfig, read_json
+from .image_loading import ImageLoadError, ImageSource, describe, load_image
+
+PREPROCESSOR_NAME = "preprocessor_config.json"
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+BICUBIC = 3  # Pillow's number, which preprocessor_config.json states
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+# One block of a resize stays below this, and a picture whose resize would touch more than the second is refused.
+_BLOCK_PIXELS, _MOST_PIXELS = 2**24, 2**30
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """Pad, resize, crop, rescale, normalise: the steps and the numbers of transformers' CLIPImageProcessor.
+
+    Attributes:
+        size: length of the shortest edge after resizing, or (height, width) to resize to without keeping the shape.
+        crop_size: edge of the centred square that is cut out; what hangs over is black.
+        image_mean, image_std: of the red, green and blue channel, after rescaling.
+        rescale_factor: what the 8-bit values are multiplied with.
+        resample: Pillow's number of the filter; 3 is bicubic.
+        image_aspect_ratio: "pad" centres the picture on a square of the mean colour before resizing, as stage 2 of
+            ShareGPT4V was trained; "square" leaves it to the crop, as stage 1 was.
+
+    Raises:
+        ValueError: a field has a value that makes no sense.
+
+    Example:
+        >>> import numpy as np
+        >>> from mindone.models.share4v.image_processing import ImageProcessor
+        >>> ImageProcessor(size=28, crop_size=28)(np.zeros((20, 50, 3), np.uint8)).shape
+        (3, 28, 28)
+    """
+
+    size: int | tuple[int, int] = 336
+    crop_size: int = 336
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+    rescale_factor: float = 1 / 255
+    resample: int = BICUBIC
+    image_aspect_ratio: str = "pad"
+
+    def __post_init__(self) -> None:
+        edges = self.size if isinstance(self.size, tuple) else (self.size,)
+        counts = (*edges, self.crop_size)
+        if len(edges) > 2 or not all(isinstance(edge, int) and edge > 0 for edge in counts):
+            raise ValueError(f"size and crop_size must be positive integers, got {self.size!r} and {self.crop_size!r}")
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or 0 in self.image_std:
+            raise ValueError(
+                f"image_mean and image_std need three numbers each, no std 0: got {self.image_mean}, {self.image_std}"
+            )
+        if self.resample not in range(6):
+            raise ValueError(f"resample {self.resample!r} is none of Pillow's filters: expected 0 to 5, 3 is bicubic")
+        if self.image_aspect_ratio not in ("pad", "square"):
+            raise ValueError(
+                f"image_aspect_ratio {self.image_aspect_ratio!r} is not supported: expected 'pad' or 'square'"
+            )
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """The colour of the padding, 0 to 255: the mean's, (122, 116, 104) for CLIP's."""
+        red, green, blue = (int(value * 255) for value in self.image_mean)
+        return red, green, blue
+
+    def __call__(self, image: ImageSource) -> np.ndarray:
+        """Turn one picture, as anything that load_image takes, into pixel_values [3, S, S], float32, S = crop_size.
+
+        Raises:
+            ImageLoadError: the picture cannot be loaded, or is so long and thin that resizing it is out of reach.
+        """
+        picture = load_image(image)
+        pixels = np.asarray(picture)  # [H, W, 3] uint8
+        height, width = pixels.shape[:2]
+        edge_y, edge_x = (max(height, width),) * 2 if self.image_aspect_ratio == "pad" else (height, width)
+        target_y, target_x = self._resized(edge_y, edge_x)
+        if height * max(edge_x, target_x) + edge_y * target_x + target_y * self.crop_size > _MOST_PIXELS:
+            raise ImageLoadError(
+                f"{describe(image)}: {width} x {height} pixels would be resized by way of {edge_x} x {edge_y} to "
+                f"{target_x} x {target_y}; it is too long and thin, cut it into pieces"
+            )
+        # Pillow resizes rows first, then columns. Doing the two passes apart gives the same bits, and neither the
+        # padded square nor the part that the crop throws away is ever held whole.
+        pixels = self._rows(pixels, edge_x, target_x)  # [H, S, 3]
+        pixels = self._rows(pixels.transpose(1, 0, 2), edge_y, target_y)  # [S, S, 3], columns first
+        return self._normalised(pixels.transpose(2, 1, 0))  # [3, S, S]
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) after resizing; the long edge is rounded down, as transformers does."""
+        if isinstance(self.size, tuple):
+            return self.size
+        if width <= height:
+            return int(self.size * height / width), self.size
+        return self.size, int(self.size * width / height)
+
+    def _rows(self, pixels: np.ndarray, padded: int, resized: int) -> np.ndarray:
+        """Pad every row to `padded` pixels, resize it to `resized`, cut the middle out: [A, B, 3] -> [A, S, 3]."""
+        from PIL import Image
+
+        rows, length = pixels.shape[:2]
+        before = (padded - length) // 2
+        result = np.zeros((rows, self.crop_size, 3), np.uint8)
+        kept = min(self.crop_size, resized)
+        start = max(0, (resized - self.crop_size) // 2)
+        black = -(-max(0, self.crop_size - resized) // 2)  # the crop reaches beyond the picture
+        step = max(1, _BLOCK_PIXELS // max(padded, resized))
+        for top in range(0, rows, step):
+            block = pixels[top : top + step]
+            if padded != length:
+                canvas = np.empty((len(block), padded, 3), np.uint8)
+                canvas[:] = self.background
+                canvas[:, before : before + length] = block
+                block = canvas
+            image = Image.fromarray(np.ascontiguousarray(block))
+            image = image.resize((resized, len(block)), Image.Resampling(self.resample))
+            result[top : top + step, black : black + kept] = np.asarray(image)[:, start : start + kept]
+        return result
+
+    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """[3, S, S] uint8 -> float32. Each channel has 256 values, so they are worked out once and looked up."""
+        values = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
+        mean = np.array(self.image_mean, np.float32)[:, None]
+        std = np.array(self.image_std, np.float32)[:, None]
+        table = (values - mean) / std  # [3, 256]
+        result = np.empty(pixels.shape, np.float32)
+        for channel in range(3):
+            result[channel] = table[channel][pixels[channel]]
+        return result
+
+    @classmethod
+    def from_config(cls, config: Share4VConfig) -> ImageProcessor:
+        """Take the size from the vision tower and CLIP's mean and standard deviation."""
+        edge = config.vision_config.image_size
+        return cls(size=edge, crop_size=edge, image_aspect_ratio=config.image_aspect_ratio)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        config: Share4VConfig | None = None,
+        vision_directory: str | Path | None = None,
+    ) -> ImageProcessor:
+        """Read preprocessor_config.json of `directory`, else of `vision_directory`; else take what `config` says.
+
+        A checkpoint's `image_aspect_ratio` stands in its config.json (the original) or, as `do_pad`, in its
+        preprocessor_config.json (LLaVA's image processor).
+
+        Raises:
+            FileNotFoundError: there is neither such a file nor a config.
+            ValueError: the file asks for steps that CLIP's preprocessing does not have, or for another size than the
+                vision tower's.
+        """
+        places = [Path(place) / PREPROCESSOR_NAME for place in (directory, vision_directory) if place is not None]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            if config is None:
+                raise FileNotFoundError(f"no {PREPROCESSOR_NAME} in {directory}: give the config to make up for it")
+            return cls.from_config(config)
+        stated = read_json(path)
+        default = "square" if config is None else config.image_aspect_ratio
+        try:
+            processor = cls(**_read_fields(stated, default))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        if config is not None and processor.crop_size != config.vision_config.image_size:
+            raise ValueError(
+                f"{path} makes pictures of {processor.crop_size} pixels, but the vision tower takes "
+                f"{config.vision_config.image_size}; one of crop_size and vision_config.image_size is wrong"
+            )
+        return processor
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write `directory`/preprocessor_config.json, which transformers' CLIPImageProcessor reads too."""
+        size = self.size
+        stated: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        stated["size"] = {"height": size[0], "width": size[1]} if isinstance(size, tuple) else {"shortest_edge": size}
+        stated["crop_size"] = {"height": self.crop_size, "width": self.crop_size}
+        stated.update(
+            {"do_convert_rgb": True, **dict.fromkeys(_STEPS, True)}, image_processor_type="CLIPImageProcessor"
+        )
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / PREPROCESSOR_NAME).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_fields(stated: Mapping[str, Any], aspect_ratio: str) -> dict[str, Any]:
+    """Read a preprocessor_config.json's fields under our names; what it leaves out is CLIP's (size 224)."""
+    missing = [step for step in _STEPS if stated.get(step, True) is not True]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} is off, but a ShareGPT4V tower needs every step of CLIP's preprocessing"
+        )
+    if "do_pad" in stated:  # LLaVA's image processor
+        aspect_ratio = "pad" if stated["do_pad"] else "square"
+    found: dict[str, Any] = {
+        "size": _read_size(stated.get("size") or 224),
+        "crop_size": _read_size(stated.get("crop_size") or 224),
+        "image_aspect_ratio": stated.get("image_aspect_ratio") or aspect_ratio,
+    }
+    if isinstance(found["crop_size"], tuple):
+        height, width = found["crop_size"]
+        if height != width:
+            raise ValueError(f"crop_size {height} x {width} is no square, which the vision tower needs")
+        found["crop_size"] = height
+    for name in ("image_mean", "image_std"):
+        if stated.get(name) is not None:
+            found[name] = tuple(float(value) for value in stated[name])
+    for name in ("rescale_factor", "resample"):
+        if stated.get(name) is not None:
+            found[name] = stated[name]
+    return found
+
+
+def _read_size(value: Any) -> int | tuple[int, int]:
+    """Read a size: a number, {"shortest_edge": n}, or {"height": n, "width": n}."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, Mapping) and set(value) == {"shortest_edge"}:
+        return int(value["shortest_edge"])
+    if isinstance(value, Mapping) and set(value) == {"height", "width"}:
+        return int(value["height"]), int(value["width"])
+    raise ValueError(f'size {value!r}: expected a number, {{"shortest_edge": n}} or {{"height": n, "width": n}}')

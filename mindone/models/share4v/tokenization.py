@@ -1,0 +1,395 @@
+"""Tokenizer: Vicuna's rules on a sentencepiece vocabulary, and a decoder that never shows half a character."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from operator import index
+from pathlib import Path
+from typing import Any, overload
+
+from .configuration import read_json
+
+VOCABULARY_NAME = "tokenizer.model"
+_CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
+_SPACE = "▁"  # sentencepiece writes a space so
+# A protobuf message is read as if its repeats were merged, so these bytes at the end of the model (field 3,
+# normalizer_spec, with its field 3, add_dummy_prefix, 0) turn the dummy prefix off without a protobuf library.
+_NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+
+
+class Tokenizer:
+    """LLaMA's slow tokenizer as Vicuna uses it: transformers' `LlamaTokenizer(legacy=False, add_bos_token=True)`.
+
+    Only a text's start gets the space that sentencepiece puts before words; text after a special or added token does
+    not. A checkpoint that states `legacy: true` is read by the same rule, which is how ShareGPT4V was trained.
+
+    Args:
+        model: path of a sentencepiece model, or its bytes.
+        added_tokens: text -> id of the tokens beyond the model's, such as `{"<image>": 32000, "<pad>": 32001}`.
+        special_tokens: which of the added tokens `decode` leaves out; None: all of them.
+        bos_token, eos_token, unk_token, pad_token: texts of pieces or added tokens. LLaMA has no pad token. One that
+            the vocabulary lacks counts as absent where it is the pad token, and is an error elsewhere.
+
+    Raises:
+        FileNotFoundError: there is no such model file.
+        ValueError: it is no sentencepiece model, or folds white space, or lacks one of the tokens named.
+
+    Example:
+        tokenizer = Tokenizer.from_pretrained("checkpoints/sharegpt4v-7b")
+        tokenizer.decode(tokenizer.encode("a photo"))  # 'a photo'
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        added_tokens: Mapping[str, int] | None = None,
+        *,
+        special_tokens: Collection[str] | None = None,
+        bos_token: str = "<s>",
+        eos_token: str = "</s>",
+        unk_token: str = "<unk>",
+        pad_token: str | None = None,
+    ) -> None:
+        self._model, self._pieces = _load_model(model)
+        _check_added(added_tokens or {})
+        own = {bos_token, eos_token, unk_token}  # tokenizer_config.json lists these too; they add nothing
+        self.added_tokens = {
+            text: token_id
+            for text, token_id in (added_tokens or {}).items()
+            if not (text in own and self._is_piece(text))
+        }
+        self._added_texts = {token_id: text for text, token_id in self.added_tokens.items()}
+        self.bos_token, self.eos_token, self.unk_token = bos_token, eos_token, unk_token
+        self.bos_token_id = self._named_id(bos_token, "bos_token")
+        self.eos_token_id = self._named_id(eos_token, "eos_token")
+        self.unk_token_id = self._named_id(unk_token, "unk_token")
+        self.pad_token_id = None if pad_token is None else self._id_of(pad_token)
+        self.pad_token = pad_token if self.pad_token_id is not None else None
+        named = own | ({self.pad_token} if self.pad_token is not None else set())
+        listed = self.added_tokens if special_tokens is None else special_tokens
+        self._special = [text for text in self.added_tokens if text in listed]  # kept in order, for save_pretrained
+        self.special_ids = frozenset(self._named_id(text, "token") for text in {*named, *self._special})
+        # decode writes these as part of a run; other added tokens stand apart.
+        self._inline_ids = frozenset(
+            token_id
+            for token_id in self.special_ids
+            if token_id < self.vocab_size or self._added_texts.get(token_id) in named
+        )
+        unsplit = sorted({*self.added_tokens, *named}, key=len, reverse=True)  # the longest match wins
+        self._splitter = re.compile("(" + "|".join(map(re.escape, unsplit)) + ")")
+        self._guard = len(self._pieces.encode(unk_token))
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces of the sentencepiece model, added tokens not counted."""
+        return int(self._pieces.get_piece_size())
+
+    def __len__(self) -> int:
+        return self.vocab_size + sum(not self._is_piece(text) for text in self.added_tokens)
+
+    def encode(self, text: str, add_bos: bool = True) -> list[int]:
+        """Turn text into ids, the bos id first. Special and added tokens written in the text become their ids.
+
+        Raises:
+            ValueError: the text is no string, or holds half a surrogate pair, which has no UTF-8 form.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"encode takes a string, got a {type(text).__name__}: {text!r:.80}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the text holds half a surrogate pair at {error.start}, {text[error.start]!r}, which UTF-8 cannot: "
+                "read it with the right encoding"
+            ) from error
+        ids = [self.bos_token_id] if add_bos else []
+        if not text:
+            return ids
+        parts = self._splitter.split(text.replace(_SPACE, " "))  # text, token, text, token, ..., text
+        if parts[0] or self._id_of(parts[1]) not in self.special_ids:
+            parts[0] = _SPACE + parts[0]
+        for place, part in enumerate(parts):
+            if place % 2:
+                ids.append(self._named_id(part, "token"))
+            elif part:
+                ids += self._encode_run(part)
+        return ids
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Turn ids into text. Bytes that are no UTF-8 become U+FFFD each.
+
+        Raises:
+            ValueError: an id stands for no token; a placeholder such as -200 is one.
+        """
+        decoder = IncrementalDecoder(self, skip_special_tokens)
+        return "".join([decoder.push(token_id) for token_id in ids]) + decoder.finish()
+
+    @overload
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...
+
+    @overload
+    def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]: ...
+
+    def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
+        """Return a token's id, or a list of them; a text that is no token is unk_token_id, as in transformers."""
+        if isinstance(tokens, str):
+            token_id = self._id_of(tokens)
+            return self.unk_token_id if token_id is None else token_id
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def token_of(self, token_id: int) -> str:
+        """Return an id's token as the vocabulary writes it.
+
+        Raises:
+            ValueError: the id stands for no token.
+        """
+        if token_id in self._added_texts:
+            return self._added_texts[token_id]
+        if not 0 <= token_id < self.vocab_size:
+            known = f"0 to {self.vocab_size - 1}" + (f" and {sorted(self._added_texts)}" if self._added_texts else "")
+            raise ValueError(
+                f"id {token_id} stands for no token: the vocabulary has {known}. Ids below 0 are placeholders (-200: "
+                "an image, -100: an ignored label); decode the generated ids alone"
+            )
+        return str(self._pieces.id_to_piece(token_id))
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> Tokenizer:
+        """Read tokenizer.model of a directory, and its added tokens where it states any.
+
+        They are looked for in tokenizer_config.json (`added_tokens_decoder`), then in added_tokens.json with
+        special_tokens_map.json.
+
+        Raises:
+            FileNotFoundError: there is no tokenizer.model.
+            ValueError: a file is damaged.
+        """
+        path = Path(directory) / VOCABULARY_NAME
+        if not path.is_file():
+            fast = " (there is a tokenizer.json, the fast form, which does not hold it)"
+            found = fast if (Path(directory) / "tokenizer.json").is_file() else ""
+            raise FileNotFoundError(
+                f"no {VOCABULARY_NAME} in {directory}{found}: copy the sentencepiece model of the same name from the "
+                "original checkpoint, all of Vicuna's and LLaMA's have the same one"
+            )
+        return cls(path, **_read_stated(Path(directory)))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write tokenizer.model and tokenizer_config.json, which transformers' LlamaTokenizer reads too."""
+        added = {self._named_id(text, "token"): text for text in (self.unk_token, self.bos_token, self.eos_token)}
+        added.update(self._added_texts)
+        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+        stated = {
+            "added_tokens_decoder": {
+                str(token_id): {"content": text, **flags, "special": token_id in self.special_ids}
+                for token_id, text in sorted(added.items())
+            },
+            "additional_special_tokens": [text for text in self._special if text != self.pad_token],
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            "unk_token": self.unk_token,
+            "pad_token": self.pad_token,
+            "clean_up_tokenization_spaces": False,
+            "legacy": False,
+            "tokenizer_class": "LlamaTokenizer",
+        }
+        place = Path(directory)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / VOCABULARY_NAME).write_bytes(self._model)
+        text = json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
+        (place / _CONFIG_NAME).write_text(text, encoding="utf-8")
+
+    def _encode_run(self, text: str) -> list[int]:
+        """Encode text that holds no special token. The unknown token in front, cut off again, guards leading space."""
+        if not text.startswith((_SPACE, " ")):
+            return list(self._pieces.encode(text))
+        return list(self._pieces.encode(self.unk_token + text))[self._guard :]
+
+    def _is_piece(self, text: str) -> bool:
+        token_id = self._pieces.piece_to_id(text)
+        return bool(self._pieces.id_to_piece(token_id) == text)
+
+    def _id_of(self, text: str) -> int | None:
+        if text in self.added_tokens:
+            return self.added_tokens[text]
+        return int(self._pieces.piece_to_id(text)) if self._is_piece(text) else None
+
+    def _named_id(self, text: str, role: str) -> int:
+        token_id = self._id_of(text)
+        if token_id is None:
+            raise ValueError(f"{role} {text!r} is neither a piece of the vocabulary nor an added token: name its id")
+        return token_id
+
+    @cached_property
+    def _surfaces(self) -> list[str | int]:
+        """What each piece adds to a text: characters, or one byte as a number."""
+        pieces = self._pieces
+        surfaces: list[str | int] = []
+        for token_id in range(self.vocab_size):
+            piece = pieces.id_to_piece(token_id)
+            if pieces.is_byte(token_id):
+                surfaces.append(int(piece[3:-1], 16))  # <0x0A>
+            else:
+                surfaces.append("" if pieces.is_control(token_id) else piece.replace(_SPACE, " "))
+        return surfaces
+
+
+class IncrementalDecoder:
+    """Turn ids into text one by one; what was pushed and `finish` together equal `tokenizer.decode` of all ids.
+
+    Example:
+        decoder = IncrementalDecoder(tokenizer)
+        for token_id in ids:
+            print(decoder.push(token_id), end="", flush=True)
+        print(decoder.finish())
+    """
+
+    # The state follows transformers: the tokens between two added tokens form a run, and runs are set apart by a space.
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skip = skip_special_tokens
+        self._bytes = b""  # of a character that is not whole yet
+        self._run = 0  # tokens of the run so far
+        self._after_special = False
+        self._text_in_run = False
+        self._earlier_runs = False
+
+    def push(self, token_id: int) -> str:
+        """Take the next id and return the text that is now certain: whole characters only.
+
+        Raises:
+            ValueError: the id stands for no token.
+        """
+        tokenizer = self._tokenizer
+        try:
+            token_id = index(token_id)  # NumPy's integers too
+        except TypeError:
+            raise ValueError(f"an id is an integer, got {token_id!r:.80}; decode one list of ids at a time") from None
+        if self._skip and token_id in tokenizer.special_ids:
+            return ""
+        if token_id in tokenizer._inline_ids:
+            text = self._in_run(self._flush() + tokenizer.token_of(token_id))
+            self._run, self._after_special = self._run + 1, True
+            return text
+        if token_id in tokenizer._added_texts:
+            return self._added(tokenizer.token_of(token_id))
+        tokenizer.token_of(token_id)  # refuses an id that stands for nothing
+        surface = tokenizer._surfaces[token_id]
+        lead = self._after_special and self._run == 1 and not (isinstance(surface, str) and surface.startswith(" "))
+        first = self._run == 0
+        self._run, self._after_special = self._run + 1, False
+        if isinstance(surface, int):
+            self._bytes += bytes([surface])
+            text = self._whole_characters()
+        else:
+            text = self._flush() + (surface[1:] if first and surface.startswith(" ") else surface)
+        return self._in_run((" " if lead else "") + text)
+
+    def finish(self) -> str:
+        """Return what was held back; bytes that never became a character are U+FFFD each."""
+        text = self._in_run(self._flush())
+        if self._run and not self._text_in_run and self._earlier_runs:
+            text += " "
+        self._run = 0
+        return text
+
+    def _added(self, token: str) -> str:
+        """End the run and put an added token after it."""
+        text = self._in_run(self._flush())
+        gap = " " if self._text_in_run or self._earlier_runs else ""
+        self._run, self._after_special, self._text_in_run, self._earlier_runs = 0, False, False, True
+        return text + gap + token
+
+    def _in_run(self, text: str) -> str:
+        """Set the first text of a run apart from what came before."""
+        if not text or self._text_in_run:
+            return text
+        self._text_in_run = True
+        return f" {text}" if self._earlier_runs else text
+
+    def _whole_characters(self) -> str:
+        """Take from the held bytes what is certain, which leaves at most three."""
+        text = ""
+        while self._bytes:
+            lead = self._bytes[0]
+            length = 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4 if lead < 0xF8 else 1
+            head = self._bytes[:length]
+            continues = all(0x80 <= byte < 0xC0 for byte in head[1:])
+            if continues and len(head) < length:
+                break
+            character = head.decode("utf-8", "ignore") if continues else ""
+            text += character or "\ufffd"
+            self._bytes = self._bytes[length if character else 1 :]
+        return text
+
+    def _flush(self) -> str:
+        """Give up on the held bytes: what is left of a broken character is U+FFFD a byte, as in sentencepiece."""
+        count, self._bytes = len(self._bytes), b""
+        return "\ufffd" * count
+
+
+def _load_model(model: str | Path | bytes) -> tuple[bytes, Any]:
+    import sentencepiece
+
+    name = "the bytes given" if isinstance(model, bytes) else str(model)
+    if not isinstance(model, bytes) and not Path(model).is_file():
+        raise FileNotFoundError(f"no sentencepiece model at {name}: expected a file such as {VOCABULARY_NAME}")
+    data = model if isinstance(model, bytes) else Path(model).read_bytes()
+    pieces = sentencepiece.SentencePieceProcessor()
+    try:
+        loaded = bool(data) and pieces.LoadFromSerializedProto(data + _NO_DUMMY_PREFIX)
+    except RuntimeError:
+        loaded = False
+    if not loaded:
+        raise ValueError(f"{name} ({len(data)} bytes): no sentencepiece model, or a damaged one; download it again")
+    if pieces.decode([f"{_SPACE}a"]) != " a":
+        raise ValueError(f"{name} folds white space, which LLaMA's vocabulary never does; use the checkpoint's own")
+    return data, pieces
+
+
+def _check_added(added_tokens: Mapping[str, int]) -> None:
+    for text, token_id in added_tokens.items():
+        if not text or not isinstance(token_id, int) or token_id < 0:
+            raise ValueError(f"added token {text!r} has the id {token_id!r}: expected a text and an integer from 0 on")
+    if len(set(added_tokens.values())) != len(added_tokens):
+        raise ValueError(f"two added tokens share an id: {dict(added_tokens)}")
+
+
+def _read_stated(directory: Path) -> dict[str, Any]:
+    """Read a checkpoint's tokenizer files into the arguments of Tokenizer."""
+    config, added_file, special_file = (
+        read_json(directory / name) if (directory / name).is_file() else {}
+        for name in (_CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME)
+    )
+    stated: dict[str, Any] = {}
+    for role in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        token = config.get(role) or special_file.get(role)
+        if token:
+            stated[role] = _text_of(token)
+    listed = [*(config.get("additional_special_tokens") or ()), *(special_file.get("additional_special_tokens") or ())]
+    special = {_text_of(token) for token in listed} | {token for token in stated.values() if isinstance(token, str)}
+    added = {str(text): token_id for text, token_id in added_file.items()}
+    for token_id, token in (config.get("added_tokens_decoder") or {}).items():
+        text = _text_of(token)
+        trims = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
+        if trims:
+            raise ValueError(f"{directory / _CONFIG_NAME}: added token {text!r} has {', '.join(trims)}, not supported")
+        if added.setdefault(text, int(token_id)) != int(token_id):
+            raise ValueError(f"{directory}: added token {text!r} has the ids {added[text]} and {token_id}; keep one")
+        if token.get("special"):
+            special.add(text)
+    return {**stated, "added_tokens": added, "special_tokens": special}
+
+
+def _text_of(token: Any) -> str:
+    """Read a token that is stated as a text or as {"content": text, ...}."""
+    if isinstance(token, str):
+        return token
+    if isinstance(token, Mapping) and isinstance(token.get("content"), str):
+        return str(token["content"])
+    raise ValueError(f"a token is stated as {token!r:.80}: expected a text, or an object with a content")

@@ -1,0 +1,179 @@
+"""Conversation templates against prompts that are written out here in full."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mindone.models.share4v.conversation import TEMPLATES, Message, get_template
+
+ONE = [{"role": "user", "content": "<image>\nDescribe this image"}]
+THREE = [
+    {"role": "user", "content": "<image>\nWhat is it?"},
+    {"role": "assistant", "content": "A cat."},
+    {"role": "user", "content": "Which colour?"},
+]
+USER = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
+)
+HUMAN = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the human's questions."
+)
+LLAMA = (
+    "<<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual content that the "
+    "user provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n"
+)
+TAGS = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant is able to understand the "
+    "visual content that the user provides, and assist the user with a variety of tasks using natural language.The "
+    "visual content will be provided with the following format: <Image>visual content</Image>."
+)
+GOLDEN = {
+    "vicuna_v1": (
+        f"{USER} USER: <image>\nDescribe this image ASSISTANT:",
+        f"{USER} USER: <image>\nWhat is it? ASSISTANT: A cat.</s>USER: Which colour? ASSISTANT:",
+    ),
+    "plain": ("<image>\nDescribe this image\n", "<image>\nWhat is it?\nA cat.\nWhich colour?\n"),
+    "share4v_v1": (
+        f"{HUMAN} USER: <image>\nDescribe this image ASSISTANT:",
+        f"{HUMAN} USER: <image>\nWhat is it? ASSISTANT: A cat.</s>USER: Which colour? ASSISTANT:",
+    ),
+    "share4v_v0": (
+        f"{HUMAN}###Human: <image>\nDescribe this image###Assistant:",
+        f"{HUMAN}###Human: <image>\nWhat is it?###Assistant: A cat.###Human: Which colour?###Assistant:",
+    ),
+    "share4v_llama_2": (
+        f"[INST] {LLAMA}<image>\nDescribe this image [/INST]",
+        f"[INST] {LLAMA}<image>\nWhat is it? [/INST] A cat. </s><s>[INST] Which colour? [/INST]",
+    ),
+    "v0_mmtag": (
+        f"{TAGS}###Human: <Image><image></Image>###Assistant: Received.###Human: Describe this image###Assistant:",
+        f"{TAGS}###Human: <Image><image></Image>###Assistant: Received.###Human: What is it?###Assistant: A cat."
+        "###Human: Which colour?###Assistant:",
+    ),
+    "v1_mmtag": (
+        f"{TAGS} USER: <Image><image></Image> ASSISTANT: Received.</s>USER: Describe this image ASSISTANT:",
+        f"{TAGS} USER: <Image><image></Image> ASSISTANT: Received.</s>USER: What is it? ASSISTANT: A cat.</s>"
+        "USER: Which colour? ASSISTANT:",
+    ),
+}
+
+
+def test_every_template_has_a_golden_text() -> None:
+    assert set(GOLDEN) == set(TEMPLATES)
+    assert all(template.name == name for name, template in TEMPLATES.items())
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_prompts(name: str) -> None:
+    template = get_template(name)
+    assert template.render(ONE) == GOLDEN[name][0]
+    assert template.render(THREE) == GOLDEN[name][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vicuna_v1", f"{USER} USER: Hi ASSISTANT: Hello!</s>"),
+        ("share4v_v0", f"{HUMAN}###Human: Hi###Assistant: Hello!###"),
+        ("share4v_llama_2", f"[INST] {LLAMA}Hi [/INST] Hello! </s>"),
+        ("plain", "Hi\nHello!\n"),
+    ],
+)
+def test_training_texts_end_after_the_answer(name: str, expected: str) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    assert get_template(name).render(messages, add_generation_prompt=False) == expected
+
+
+def test_stage_1_has_no_separator_between_a_picture_and_its_caption() -> None:
+    plain = get_template("plain")
+    assert plain.render([{"role": "user", "content": "<image>\n"}]) == "<image>"
+    pair = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "A red cube."}]
+    assert plain.render(pair, add_generation_prompt=False) == "<image>A red cube.\n"
+
+
+def test_a_system_message_takes_the_templates_place() -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert get_template("vicuna_v1").render(messages) == "Be brief. USER: Hi ASSISTANT:"
+    assert get_template("share4v_llama_2").render(messages) == "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]"
+    messages[0] = {"role": "system", "content": ""}
+    assert get_template("vicuna_v1").render(messages) == "USER: Hi ASSISTANT:"
+    assert get_template("share4v_llama_2").render(messages) == "[INST] Hi [/INST]"
+
+
+def test_parts_put_images_in_front_and_keep_the_text_as_it_is() -> None:
+    template = get_template("vicuna_v1")
+    parts = [{"type": "text", "text": "What\r\n is "}, {"type": "image"}, {"type": "text", "text": "this? "}]
+    got = template.render([{"role": "user", "content": parts}])
+    assert got == f"{USER} USER: <image>\nWhat\r\n is this?  ASSISTANT:"
+    two = [{"type": "image", "url": "a.png"}, {"type": "image_url", "image_url": {"url": "b.png"}}]
+    got = template.render([{"role": "user", "content": [*two, {"type": "text", "text": "Same?"}]}])
+    assert got == f"{USER} USER: <image>\n<image>\nSame? ASSISTANT:"
+    assert template.render([Message("user", "Hi")]) == template.render([{"role": "user", "content": "Hi"}])
+
+
+def test_each_picture_of_a_tag_template_is_a_turn() -> None:
+    messages = [
+        {"role": "user", "content": "<image>\n<image>\nCompare."},
+        {"role": "assistant", "content": "Same."},
+        {"role": "user", "content": "And <image>?"},
+    ]
+    shown = "USER: <Image><image></Image> ASSISTANT: Received.</s>"
+    expected = f"{TAGS} {shown}{shown}USER: Compare. ASSISTANT: Same.</s>{shown}USER: And ? ASSISTANT:"
+    assert get_template("v1_mmtag").render(messages) == expected
+
+
+def test_stop_strings() -> None:
+    stops = {name: template.stop_strings for name, template in TEMPLATES.items() if template.stop_strings}
+    assert stops == {"share4v_v0": ("###",), "v0_mmtag": ("###",), "plain": ("\n",)}
+
+
+def test_templates_are_values() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get_template("plain").system = "x"  # type: ignore[misc]
+
+
+def test_an_unknown_name_lists_the_known_ones_and_the_closest() -> None:
+    with pytest.raises(
+        ValueError, match=r"'vicuna_v2'; known: plain, .*v1_mmtag, vicuna_v1\. Did you mean 'vicuna_v1'\?"
+    ):
+        get_template("vicuna_v2")
+    with pytest.raises(ValueError, match="unknown conversation template None"):
+        get_template(None)  # type: ignore[arg-type]
+
+
+USER_TURN = {"role": "user", "content": "Hi"}
+ANSWER = {"role": "assistant", "content": "Hello"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "no question"),
+        ([{"role": "system", "content": "x"}], "no question"),
+        ([ANSWER], "turn 0 after the system prompt is the assistant's, expected the user's"),
+        ([USER_TURN, USER_TURN], "turn 1 .* is the user's, expected the assistant's"),
+        ([USER_TURN, {"role": "system", "content": "x"}], "turn 1 .* is the system's"),
+        ([USER_TURN, ANSWER], "nothing to answer"),
+        ([{"role": "tool", "content": "x"}], "message 0 has the role 'tool', expected one of system, user, assistant"),
+        ([{"role": "user"}], "message 0 is .* expected"),
+        (["Hi"], "message 0 is 'Hi', expected"),
+        ([{"role": "user", "content": 3}], "content of type int"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "a part .*video"),
+        ([{"role": "user", "content": ["Hi"]}], "a part 'Hi'"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "a part"),
+        ([USER_TURN, {"role": "assistant", "content": [{"type": "image"}]}], "assistant's and holds 1 images"),
+        (USER_TURN, "got a dict; put it in a list"),
+    ],
+)
+def test_malformed_conversations(messages: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_template("vicuna_v1").render(messages)
+
+
+def test_plain_takes_no_system_prompt() -> None:
+    with pytest.raises(ValueError, match="'plain' has no system prompt"):
+        get_template("plain").render([{"role": "system", "content": "x"}, USER_TURN])
