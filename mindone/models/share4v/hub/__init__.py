@@ -1,0 +1,9 @@
+"""Named checkpoints: presets as data, downloads that resume and are verified, a cache that works offline."""
+
+from __future__ import annotations
+
+from .errors import HubError, NoSpaceError
+from .presets import PRESETS, Preset
+from .resolution import is_checkpoint_name, resolve
+
+__all__ = ["PRESETS", "HubError", "NoSpaceError", "Preset", "is_checkpoint_name", "resolve"]

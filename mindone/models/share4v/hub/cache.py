@@ -1,0 +1,124 @@
+"""The cache: where downloads lie, whether one is whole, and whether there is room for another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import NoSpaceError
+
+HOME_VARIABLE = "SHARE4V_HOME"
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.ckpt")
+COMPANION_SUFFIXES = (".json", ".model", ".txt", ".jinja")
+RECORD = ".share4v.json"  # written when a download is whole, and says what came
+RESERVE = 64 * 1024**2  # left free on the disk: a full disk breaks more than a download
+
+
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """Return `cache_dir`, else SHARE4V_HOME, else ~/.cache/share4v."""
+    chosen = cache_dir or os.environ.get(HOME_VARIABLE) or "~/.cache/share4v"
+    return Path(chosen).expanduser()
+
+
+def choose_files(names: Iterable[str], weights: bool) -> list[str]:
+    """Pick the files of a repository that a checkpoint needs: safetensors before .bin before .ckpt, never two forms.
+
+    Example:
+        >>> from mindone.models.share4v.hub.cache import choose_files
+        >>> choose_files(["config.json", "model.safetensors", "pytorch_model.bin", "README.md"], weights=True)
+        ['config.json', 'model.safetensors']
+    """
+    top = [name for name in names if "/" not in name]
+    by_form = [[name for name in top if Path(name).match(pattern)] for pattern in WEIGHTS]
+    chosen_weights = next((found for found in by_form if found), [])
+    unused = [form for form in ("safetensors", "bin") if not any(form in name for name in chosen_weights)]
+    companions = [
+        name
+        for name in top
+        if Path(name).suffix in COMPANION_SUFFIXES
+        and not any(name.endswith(f".{form}.index.json") for form in unused)
+        and name not in chosen_weights
+    ]
+    return companions + (chosen_weights if weights else [])
+
+
+def is_whole(directory: Path, weights: bool) -> bool:
+    """Tell whether a directory has a config and, if wanted, every weight file that its index names."""
+    if not (directory / "config.json").is_file():
+        return False
+    if not weights:
+        return True
+    indexes = list(directory.glob("*.index.json"))
+    for index in indexes:
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+        if not all((directory / shard).is_file() for shard in shards):
+            return False
+    found = [path for pattern in WEIGHTS for path in directory.glob(pattern)]
+    return bool(found) and (bool(indexes) or not any("-of-" in path.name for path in found))
+
+
+def has_companions(directory: Path) -> bool:
+    """Tell whether what reads a checkpoint besides its weights is there, by the kind that its config.json states.
+
+    For a directory that something else filled: it may have fetched the config alone. A vision tower needs its
+    preprocessor_config.json, a language model its tokenizer.model, LLaVA's form both.
+    """
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(config, dict):
+        return False
+    is_tower = str(config.get("model_type")).startswith("clip")
+    needed = {"preprocessor_config.json": is_tower or "text_config" in config, "tokenizer.model": not is_tower}
+    return all((directory / name).is_file() for name, is_needed in needed.items() if is_needed)
+
+
+def write_record(directory: Path, source: str, weights: bool, files: Sequence[Mapping[str, Any]]) -> None:
+    """Note that a download is whole: `files` with name and size each. The note appears at once or not at all."""
+    text = json.dumps({"source": source, "weights": weights, "files": list(files)}, indent=2)
+    temporary = directory / f"{RECORD}.{os.getpid()}"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(directory / RECORD)
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """Return what `write_record` noted, None if there is no such note."""
+    try:
+        record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"weights", "files"} <= set(record) else None
+
+
+def is_recorded(directory: Path, weights: bool) -> bool:
+    """Tell whether a download into `directory` was completed and every file is still there."""
+    record = read_record(directory)
+    if record is None or (weights and not record["weights"]):
+        return False
+    for item in record["files"]:
+        path = directory / item["name"]
+        if not path.is_file() or item["size"] not in (None, path.stat().st_size):
+            return False
+    return True
+
+
+def require_space(directory: Path, size: int) -> None:
+    """Check that `size` more bytes fit on the disk of `directory`.
+
+    Raises:
+        NoSpaceError: they do not; the message has both numbers.
+    """
+    free = shutil.disk_usage(directory).free
+    if size + RESERVE > free:
+        raise NoSpaceError(
+            f"the download needs {size / 1e9:.2f} GB and the disk of {directory} has {free / 1e9:.2f} GB free: make "
+            f"room, or choose another disk with {HOME_VARIABLE} or cache_dir="
+        )

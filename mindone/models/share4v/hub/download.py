@@ -1,0 +1,241 @@
+"""One file over HTTP: resumed where it stopped, checked, and in its place only when whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+from .cache import require_space
+from .errors import HubError
+
+ATTEMPTS = 5  # in a row without a new byte
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
+PIECE = 64 * 1024  # bytes; what a broken connection loses at most
+HASHED = 1024**2
+ABSENT_STATUS = frozenset((403, 404, 410))  # 403: stores that do not list their files say so
+TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
+
+
+class DownloadError(HubError):
+    """A file cannot be had from its address; trying again would not help."""
+
+
+class AbsentError(DownloadError):
+    """The server does not have the file."""
+
+
+class _Interrupted(Exception):
+    """The transfer broke off; what came is kept, and the rest may come yet."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at an address, and what its source says of it.
+
+    Attributes:
+        size: in bytes, or None if not stated.
+        sha256: hexadecimal, or None if not stated.
+    """
+
+    url: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+def download(
+    file: RemoteFile,
+    target: Path,
+    progress: bool | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Fetch a file to `target`, which appears only when all of it is there and checked.
+
+    What has come so far is kept beside it as `<name>.part`; a later call goes on from there, provided that the
+    server still has the same file. A broken connection or a server's passing error is tried again up to ATTEMPTS
+    times in a row without progress.
+
+    Args:
+        progress: show a bar on standard error; None shows it if that is a terminal.
+        sleep: waits between attempts, in seconds.
+
+    Raises:
+        DownloadError: the server refuses, stops short again and again, or sends another size or hash than stated.
+        NoSpaceError: the disk has too little room.
+    """
+    part = _Part(target, file)
+    failures, furthest, fresh_start = 0, part.size, part.size == 0
+    while True:
+        try:
+            _transfer(file, part, progress)
+            reason = _mismatch(file, part.path)
+            if reason is None:
+                part.finish()
+                return
+            part.discard()
+            # A file put together from two runs may be to blame; one run from the start is not.
+            if fresh_start:
+                raise DownloadError(f"{file.url} {reason}")
+            fresh_start, furthest = True, 0
+        except _Interrupted as error:
+            failures = 1 if part.size > furthest else failures + 1
+            furthest = max(furthest, part.size)
+            if failures >= ATTEMPTS:
+                raise DownloadError(f"{file.url} failed {failures} times in a row; the last time: {error}") from None
+            sleep(min(max(FIRST_WAIT * 2 ** (failures - 1), error.wait), LONGEST_WAIT))
+
+
+class _Part:
+    """The bytes that have come, and the mark by which the server can tell whether it still has the same file."""
+
+    def __init__(self, target: Path, file: RemoteFile) -> None:
+        self.target, self.file = target, file
+        self.path = target.with_name(target.name + ".part")
+        self.note = target.with_name(target.name + ".part.json")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def validator(self) -> str | None:
+        """Return the mark of what has come, or None if it cannot be gone on with."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return note["validator"] if note.get("url") == self.file.url else None
+
+    def start(self, validator: str) -> None:
+        self.path.write_bytes(b"")
+        self.note.write_text(json.dumps({"url": self.file.url, "validator": validator}), encoding="utf-8")
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        self.path.replace(self.target)
+        self.note.unlink(missing_ok=True)
+
+
+def _transfer(file: RemoteFile, part: _Part, progress: bool | None) -> None:
+    """Ask for what is missing and append it.
+
+    Raises:
+        _Interrupted: it broke off.
+    """
+    have, validator = part.size, part.validator()
+    headers = {"Accept-Encoding": "identity"}  # sizes and ranges count the file's own bytes
+    if have and validator:
+        headers["Range"] = f"bytes={have}-"
+        headers["If-Range"] = validator
+    else:
+        have = 0
+    if have and have == file.size:
+        return
+    try:
+        with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            total = _begin(response, file, part, have)
+            if total is not None and total == part.size:
+                return
+            _receive(response, part, total, progress)
+    except requests.RequestException as error:
+        raise _Interrupted(f"{type(error).__name__}: {error}") from None
+
+
+def _begin(response: requests.Response, file: RemoteFile, part: _Part, have: int) -> int | None:
+    """Read the answer's head: make `part` ready and return the whole file's size, None if nothing states it."""
+    status = response.status_code
+    if status in TRANSIENT_STATUS:
+        seconds = response.headers.get("Retry-After", "")
+        raise _Interrupted(f"HTTP status {status}", float(seconds) if seconds.isdecimal() else 0.0)
+    if status == 416:
+        # Nothing lies beyond what has come: it is all there, or it is of another file.
+        if _range_total(response) == have:
+            return have
+        part.discard()
+        raise _Interrupted("the server has a shorter file now")
+    if status not in (200, 206):
+        kind = AbsentError if status in ABSENT_STATUS else DownloadError
+        raise kind(f"{file.url} answered with HTTP status {status}")
+    if status == 206:
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.discard()
+            raise _Interrupted("the server sent another range than asked for")
+        total = _range_total(response)
+    else:
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        part.start(_validator(response))
+    if file.size is not None and total is not None and total != file.size:
+        part.discard()
+        raise DownloadError(f"{file.url} has {total} bytes, expected {file.size}")
+    total = file.size if file.size is not None else total
+    if total is not None:
+        require_space(part.path.parent, total - part.size)
+    return total
+
+
+def _range_total(response: requests.Response) -> int | None:
+    match = re.fullmatch(r"bytes [^/]*/([0-9]+)", response.headers.get("Content-Range", ""))
+    return int(match[1]) if match else None
+
+
+def _validator(response: requests.Response) -> str:
+    """Return a strong ETag or else the date, empty if the server gives neither."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _receive(response: requests.Response, part: _Part, total: int | None, progress: bool | None) -> None:
+    hidden = not (sys.stderr.isatty() if progress is None else progress)
+    name = part.target.name
+    with (
+        part.path.open("ab") as output,
+        tqdm(total=total, initial=part.size, unit="B", unit_scale=True, desc=name, disable=hidden) as bar,
+    ):
+        size = output.tell()
+        for chunk in response.iter_content(PIECE):
+            size += len(chunk)
+            if total is not None and size > total:
+                break
+            output.write(chunk)
+            bar.update(len(chunk))
+    if total is not None and size > total:
+        part.discard()
+        raise DownloadError(f"{part.file.url} sends more than the {total} bytes that were stated")
+    if total is not None and size < total:
+        raise _Interrupted(f"the connection ended after {size} of {total} bytes")
+
+
+def _mismatch(file: RemoteFile, path: Path) -> str | None:
+    """Say how a whole file differs from what its source states; None if it does not."""
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        return f"gave {size} bytes, expected {file.size}"
+    if file.sha256 is None:
+        return None
+    found = sha256_of(path)
+    return None if found == file.sha256.lower() else f"gave a file with sha256 {found}, expected {file.sha256}"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal hash of a file, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as data:
+        while chunk := data.read(HASHED):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""Presets from a mirror: a plain web server with one folder a preset."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from filelock import FileLock
+
+from .cache import RECORD, choose_files, is_recorded, read_record, require_space, write_record
+from .download import ABSENT_STATUS, AbsentError, RemoteFile, download, sha256_of
+from .errors import HubError
+from .presets import Preset, is_required
+
+MIRROR_VARIABLE = "SHARE4V_MIRROR"
+# The mirror of MindSpore weights. Unverified: nobody here could see which files lie under it. Assumed is what a mirror
+# of one's own is asked for too: <base>/<preset>/manifest.json, else the preset's known files in <base>/<preset>/.
+BUILT_IN_MIRROR = "https://download-mindspore.osinfra.cn/toolkits/mindone/sharegpt_4v"
+MANIFEST = "manifest.json"
+MANIFEST_TIMEOUT = 20.0  # seconds
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file of a mirror's folder; size and sha256 where its manifest states them.
+
+    Without a manifest it is not known which of a preset's files a mirror has; it may lack those not required.
+    """
+
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    required: bool = True
+
+
+def mirror_base() -> str:
+    """Return SHARE4V_MIRROR, or the built-in address."""
+    return (os.environ.get(MIRROR_VARIABLE) or BUILT_IN_MIRROR).rstrip("/")
+
+
+def preset_directory(name: str, root: Path) -> Path:
+    """Return where a preset that came from a mirror is kept."""
+    return root / "models" / name
+
+
+def cached_preset(name: str, root: Path, weights: bool) -> Path | None:
+    """Return the directory of a preset that is here and whole, else None."""
+    directory = preset_directory(name, root)
+    return directory if is_recorded(directory, weights) else None
+
+
+def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress: bool | None = None) -> Path:
+    """Download a preset. Of several processes that ask for it at once, one downloads and the others wait.
+
+    Raises:
+        HubError: the mirror does not have it, or not whole.
+        NoSpaceError: the disk has too little room.
+    """
+    directory = preset_directory(name, root)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.parent / f"{name}.lock"):
+        present = cached_preset(name, root, weights)
+        if present is not None:
+            return present
+        base = f"{mirror_base()}/{name}"
+        listed = _listing(base, preset)
+        chosen = set(choose_files([item.name for item in listed], weights))
+        if "config.json" not in chosen:
+            raise HubError(f"{base} lists no config.json")
+        _fetch_files(base, [item for item in listed if item.name in chosen], directory, weights, progress)
+    return directory
+
+
+def _listing(base: str, preset: Preset) -> list[ListedFile]:
+    """Return what the mirror's manifest lists, or the preset's known files where it has none."""
+    url = f"{base}/{MANIFEST}"
+    try:
+        response = requests.get(url, timeout=MANIFEST_TIMEOUT)
+    except requests.RequestException as error:
+        raise HubError(f"{url}: {type(error).__name__}: {error}") from None
+    if response.status_code in ABSENT_STATUS and preset.files:
+        return [ListedFile(name, required=is_required(name)) for name in preset.files]
+    if response.status_code != 200:
+        raise HubError(f"{url} answered with HTTP status {response.status_code}")
+    try:
+        return [_listed(item) for item in response.json()["files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise HubError(f"{url} is no manifest of files with name, size and sha256: {error}") from None
+
+
+def _listed(item: dict) -> ListedFile:
+    name, size, sha256 = item["name"], item.get("size"), item.get("sha256")
+    is_name = isinstance(name, str) and FILE_NAME.fullmatch(name)  # no folder: nothing is written elsewhere
+    is_size = size is None or (type(size) is int and size >= 0)
+    is_hash = sha256 is None or (isinstance(sha256, str) and SHA256.fullmatch(sha256))
+    if not (is_name and is_size and is_hash):
+        raise ValueError(f"entry {item!r}")
+    return ListedFile(name, size, sha256)
+
+
+def _fetch_files(base: str, files: list[ListedFile], directory: Path, weights: bool, progress: bool | None) -> None:
+    """Download into a folder of its own; what is whole then moves into place, and a record of it comes last."""
+    partial = directory.with_name(directory.name + ".partial")
+    partial.mkdir(exist_ok=True)
+    known = {item["name"]: item for item in (read_record(directory) or {"files": []})["files"]}
+    wanted = [item for item in files if not _same(known.get(item.name), item, directory)]
+    here = sum(path.stat().st_size for path in partial.iterdir())
+    require_space(partial, max(0, sum(item.size or 0 for item in wanted) - here))
+    for item in wanted:
+        # An earlier, interrupted run may have left it whole; without a stated hash that cannot be told.
+        left = partial / item.name
+        if not (left.is_file() and item.sha256 and item.sha256.lower() == sha256_of(left)):
+            _download(base, item, left, progress)
+    directory.mkdir(exist_ok=True)
+    (directory / RECORD).unlink(missing_ok=True)
+    arrived = [item for item in files if item not in wanted or (partial / item.name).is_file()]
+    for item in arrived:
+        if item in wanted:
+            (partial / item.name).replace(directory / item.name)
+    sizes = {item: (directory / item.name).stat().st_size for item in arrived}
+    entries = [{"name": item.name, "size": size, "sha256": item.sha256} for item, size in sizes.items()]
+    write_record(directory, base, weights, entries)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _download(base: str, item: ListedFile, target: Path, progress: bool | None) -> None:
+    try:
+        download(RemoteFile(f"{base}/{item.name}", item.size, item.sha256), target, progress)
+    except AbsentError:
+        if item.required:
+            raise
+        target.unlink(missing_ok=True)  # an earlier run's: the mirror had it then and has not now
+
+
+def _same(known: dict | None, item: ListedFile, directory: Path) -> bool:
+    """Tell whether a file came earlier, as when the configs were fetched before the weights."""
+    if known is None or item.sha256 is None or known["sha256"] != item.sha256:
+        return False
+    path = directory / item.name
+    return path.is_file() and path.stat().st_size == known["size"]

@@ -1,0 +1,75 @@
+"""The checkpoints that have a name of their own. Adding one is adding a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from .cache import WEIGHTS
+from .errors import HubError
+
+PACKAGE = "mindone.models.share4v"
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+VISION_FILES = ("config.json", "preprocessor_config.json", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Where a named checkpoint comes from.
+
+    Attributes:
+        repo: owner/name on the Hugging Face hub.
+        files: what a mirror is asked for where it has no manifest.json; it may lack those that `is_required` denies.
+        embedded: a directory inside this package; nothing is downloaded then.
+    """
+
+    repo: str | None = None
+    files: tuple[str, ...] = ()
+    embedded: str | None = None
+
+
+def _shards(count: int) -> tuple[str, ...]:
+    names = (f"pytorch_model-{number:05d}-of-{count:05d}.bin" for number in range(1, count + 1))
+    return ("config.json", "generation_config.json", *TOKENIZER_FILES, "pytorch_model.bin.index.json", *names)
+
+
+# The vision towers are rows too: a checkpoint's config.json names them by their `repo`.
+PRESETS: dict[str, Preset] = {
+    "sharegpt4v-tiny": Preset(embedded="assets/sharegpt4v-tiny"),
+    "sharegpt4v-7b": Preset("Lin-Chen/ShareGPT4V-7B", _shards(2)),
+    "sharegpt4v-13b": Preset("Lin-Chen/ShareGPT4V-13B", _shards(3)),
+    "sharegpt4v-7b-vision-tower": Preset("Lin-Chen/ShareGPT4V-7B_Pretrained_vit-large336-l12", VISION_FILES),
+    "sharegpt4v-13b-vision-tower": Preset("Lin-Chen/ShareGPT4V-13B_Pretrained_vit-large336-l12", VISION_FILES),
+}
+
+
+def is_required(name: str) -> bool:
+    """Tell whether a checkpoint is of no use without this one of its files."""
+    return (
+        name in ("config.json", "tokenizer.model")
+        or name.endswith(".index.json")
+        or any(Path(name).match(pattern) for pattern in WEIGHTS)
+    )
+
+
+def preset_of(name: str, presets: Mapping[str, Preset] | None = None) -> tuple[str, Preset] | None:
+    """Find a row by its name or by its repository; None if there is none."""
+    rows = PRESETS if presets is None else presets
+    for key, preset in rows.items():
+        if name == key or (preset.repo is not None and name == preset.repo):
+            return key, preset
+    return None
+
+
+def embedded_directory(name: str, folder: str) -> Path:
+    """Return the directory of a checkpoint that came with the package.
+
+    Raises:
+        HubError: it is not there.
+    """
+    directory = Path(str(files(PACKAGE).joinpath(folder)))
+    if not (directory / "config.json").is_file():
+        raise HubError(f"{name} comes with the package, but is not at {directory}: install mindone-share4v again")
+    return directory

@@ -1,0 +1,373 @@
+"""resolve: presets, mirrors, the cache, offline work and racing processes, against servers on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from mindone.models.share4v import hub
+from mindone.models.share4v.hub import PRESETS, HubError, NoSpaceError, Preset, resolve
+from mindone.models.share4v.hub.cache import choose_files
+
+REPO = "someone/small"
+FILES = {"config.json": b'{"a": 1}', "tokenizer.model": b"pieces", "model.safetensors": bytes(range(256)) * 400}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves `server.files`: path -> bytes, or a status; counts what it is asked for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)  # type: ignore[attr-defined]
+        found = self.server.files.get(path, 404)  # type: ignore[attr-defined]
+        status, body = (200, found) if isinstance(found, bytes) else (found, b"")
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 200:
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "c" * 40)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.files, httpd.asked = {}, []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield httpd
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ThreadingHTTPServer) -> None:
+    """Everything goes to the server of the test, and the cache to its folder."""
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("SHARE4V_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SHARE4V_MIRROR", f"{address}/mirror/")
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setitem(PRESETS, "small", Preset(REPO, tuple(FILES)))
+    monkeypatch.chdir(tmp_path)
+
+
+def manifest(files: dict[str, bytes], **wrong: object) -> bytes:
+    entries = [
+        {"name": name, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()} for name, body in files.items()
+    ]
+    return json.dumps({"files": [{**entry, **wrong} for entry in entries]}).encode()
+
+
+def fill_mirror(server, files: dict[str, bytes] = FILES, with_manifest: bool = True) -> None:
+    server.files |= {f"/mirror/small/{name}": body for name, body in files.items()}
+    if with_manifest:
+        server.files["/mirror/small/manifest.json"] = manifest(files)
+
+
+def fill_hub(server, files: dict[str, bytes] = FILES, **wrong: object) -> None:
+    siblings = []
+    for name, body in files.items():
+        lfs = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 1, **wrong}
+        large = name.endswith((".safetensors", ".bin"))
+        siblings.append({"rfilename": name, "size": len(body), **({"lfs": lfs} if large else {})})
+        server.files[f"/{REPO}/resolve/{'c' * 40}/{name}"] = body
+    info = json.dumps({"id": REPO, "modelId": REPO, "sha": "c" * 40, "siblings": siblings}).encode()
+    server.files |= {f"/api/models/{REPO}": info, f"/api/models/{REPO}/revision/main": info}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith(".")}
+
+
+def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_a_preset_comes_from_the_mirror_and_then_from_the_cache(
+    server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, with_manifest: bool
+) -> None:
+    fill_mirror(server, with_manifest=with_manifest)
+    directory = resolve("small")
+    assert directory == tmp_path / "home" / "models" / "small"
+    assert contents(directory) == FILES
+    assert resolve(REPO) == directory  # the same row by its repository's name
+    no_sockets(monkeypatch)
+    assert resolve("small") == resolve("small", local_files_only=True) == directory
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert resolve(REPO) == directory
+
+
+def test_configs_alone_and_then_the_weights(server) -> None:
+    fill_mirror(server)
+    directory = resolve("small", weights=False)
+    assert set(contents(directory)) == {"config.json", "tokenizer.model"}
+    with pytest.raises(HubError, match="not there, or not whole"):
+        resolve("small", local_files_only=True)
+    server.asked.clear()
+    assert resolve("small") == directory
+    assert contents(directory) == FILES
+    assert server.asked == ["/mirror/small/manifest.json", "/mirror/small/model.safetensors"]
+
+
+def test_a_cache_that_lost_a_file_is_mended(server) -> None:
+    fill_mirror(server)
+    directory = resolve("small")
+    (directory / "model.safetensors").unlink()
+    assert contents(resolve("small")) == FILES
+    (directory / "model.safetensors").write_bytes(b"cut")
+    assert contents(resolve("small")) == FILES
+
+
+def test_when_the_mirror_lacks_it_the_hub_is_asked(server, tmp_path: Path) -> None:
+    fill_hub(server)
+    directory = resolve("small")
+    assert contents(directory) == FILES
+    assert directory.is_relative_to(tmp_path / "home" / "huggingface")
+    server.files.clear()
+    assert resolve(REPO, local_files_only=True) == directory
+
+
+def test_a_wrong_hash_on_the_mirror_leads_to_the_hub(server) -> None:
+    fill_mirror(server)
+    fill_hub(server)
+    server.files["/mirror/small/manifest.json"] = manifest(FILES, sha256="0" * 64)
+    assert "huggingface" in str(resolve("small"))
+
+
+def test_a_wrong_hash_on_the_hub_is_an_error_and_not_kept(server) -> None:
+    fill_hub(server, sha256="0" * 64)
+    with pytest.raises(HubError, match=f"model.safetensors with sha256 .* expected {'0' * 64}"):
+        resolve("small")
+    with pytest.raises(HubError):
+        resolve("small", local_files_only=True)
+
+
+def test_what_hugging_faces_own_cache_holds_whole_is_used(
+    server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    repository = tmp_path / "hf" / "models--someone--small"
+    snapshot = repository / "snapshots" / ("c" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c" * 40)
+    for name in ("config.json", "tokenizer.model"):
+        (snapshot / name).write_bytes(FILES[name])
+    no_sockets(monkeypatch)
+    assert resolve(REPO, local_files_only=True, weights=False) == snapshot
+    with pytest.raises(HubError):
+        resolve(REPO, local_files_only=True)
+    (snapshot / "model.safetensors").write_bytes(b"1")
+    assert resolve("small", local_files_only=True) == snapshot
+
+
+TOKENIZER, PREPROCESSOR = "tokenizer.model", "preprocessor_config.json"
+NEEDED = [("share4v", [TOKENIZER]), ("clip_vision_model", [PREPROCESSOR]), ("llava", [TOKENIZER, PREPROCESSOR])]
+
+
+@pytest.mark.parametrize("kind, needed", NEEDED)
+def test_what_was_fetched_in_part_is_not_whole(
+    server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, needed: list[str]
+) -> None:
+    from huggingface_hub import constants, snapshot_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    config = {"model_type": kind, **({"text_config": {}} if kind == "llava" else {})}
+    files = {"config.json": json.dumps(config).encode(), **dict.fromkeys(needed, b"{}")}
+    fill_hub(server, files)
+    address = f"http://127.0.0.1:{server.server_port}"
+    for place in (tmp_path / "hf", tmp_path / "home" / "huggingface"):  # the latter: an interrupted run of ours
+        snapshot_download(REPO, allow_patterns=["config.json"], cache_dir=place, endpoint=address)
+    for name in needed:
+        with pytest.raises(HubError, match="not there, or not whole"):
+            resolve(REPO, local_files_only=True, weights=False)
+        snapshot_download(REPO, allow_patterns=[name], cache_dir=tmp_path / "hf", endpoint=address)
+    assert resolve(REPO, local_files_only=True, weights=False).is_relative_to(tmp_path / "hf")
+    shutil.rmtree(tmp_path / "hf")
+    assert contents(resolve(REPO, weights=False)) == files
+    assert contents(resolve(REPO, local_files_only=True, weights=False)) == files
+
+
+def test_a_mirror_without_a_manifest_may_lack_what_is_not_required(server) -> None:
+    PRESETS["small"] = Preset(REPO, ("generation_config.json", "special_tokens_map.json", *FILES))
+    fill_mirror(server, with_manifest=False)
+    assert contents(resolve("small")) == contents(resolve("small", local_files_only=True)) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mirror_without_a_manifest_must_have_what_is_required(server, name: str) -> None:
+    fill_mirror(server, {key: body for key, body in FILES.items() if key != name}, with_manifest=False)
+    with pytest.raises(HubError, match=f"{name} answered with HTTP status 404"):
+        resolve("small")
+
+
+def test_an_interrupted_download_of_many_files_goes_on(server, tmp_path: Path) -> None:
+    fill_mirror(server)
+    server.files["/mirror/small/tokenizer.model"] = 404
+    with pytest.raises(HubError):
+        resolve("small")
+    server.files["/mirror/small/tokenizer.model"] = FILES["tokenizer.model"]
+    server.asked.clear()
+    assert contents(resolve("small")) == FILES
+    assert "/mirror/small/config.json" not in server.asked  # it was whole, as its hash shows
+    assert not list((tmp_path / "home" / "models").glob("*.partial"))
+
+
+def test_any_repository_of_the_hub_and_only_what_is_needed(server) -> None:
+    others = {"README.md": b"x", "pytorch_model.bin": b"old", "training_args.bin": b"x", "onnx/model.onnx": b"x"}
+    fill_hub(server, {**FILES, **others})
+    del PRESETS["small"]
+    assert contents(resolve(REPO)) == FILES
+
+
+def test_everything_that_was_tried_is_told(server, tmp_path: Path) -> None:
+    with pytest.raises(HubError) as raised:
+        resolve("small")
+    message = str(raised.value)
+    address = f"http://127.0.0.1:{server.server_port}"
+    for part in (str(tmp_path / "home" / "models" / "small"), f"mirror {address}/mirror", "config.json", "404"):
+        assert part in message
+    assert f"Hugging Face hub {address}: {address}/{REPO}: " in message
+    assert "SHARE4V_MIRROR or HF_ENDPOINT" in message
+
+
+def test_offline_without_a_cache_says_so_and_opens_no_connection(server, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_mirror(server)
+    no_sockets(monkeypatch)
+    with pytest.raises(HubError, match="the network: not touched"):
+        resolve("small", local_files_only=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubError, match="the network: not touched"):
+        resolve("someone/else")
+
+
+def test_too_little_room_ends_the_search(server) -> None:
+    fill_mirror(server)
+    server.files["/mirror/small/manifest.json"] = manifest(FILES, size=10**15)
+    with pytest.raises(NoSpaceError, match=r"needs 3000000\.00 GB and the disk of .* has \d+\.\d\d GB free"):
+        resolve("small")
+    server.files.clear()
+    fill_hub(server)
+    info = json.loads(server.files[f"/api/models/{REPO}"])
+    info["siblings"][2]["size"] = 10**15
+    server.files[f"/api/models/{REPO}"] = json.dumps(info).encode()
+    with pytest.raises(NoSpaceError, match="needs 1000000"):
+        resolve("small")
+
+
+@pytest.mark.parametrize("name", ["../config.json", "/etc/passwd", "a/b.json", ".hidden", ""])
+def test_a_manifest_cannot_lead_out_of_its_folder(server, tmp_path: Path, name: str) -> None:
+    entry = {"name": name, "size": 1, "sha256": "0" * 64}
+    server.files["/mirror/small/manifest.json"] = json.dumps({"files": [entry]}).encode()
+    with pytest.raises(HubError, match="is no manifest"):
+        resolve("small")
+
+
+@pytest.mark.parametrize("body", [b"not json", b"[]", b'{"files": [{}]}', b'{"files": [{"name": "x", "size": "5"}]}'])
+def test_a_broken_manifest_is_told(server, body: bytes) -> None:
+    server.files["/mirror/small/manifest.json"] = body
+    with pytest.raises(HubError, match="is no manifest"):
+        resolve("small")
+
+
+def test_a_file_that_the_mirror_lacks_leaves_nothing_visible(server, tmp_path: Path) -> None:
+    fill_mirror(server)
+    del server.files["/mirror/small/model.safetensors"]
+    with pytest.raises(HubError, match=r"model\.safetensors answered with HTTP status 404"):
+        resolve("small")
+    assert not (tmp_path / "home" / "models" / "small").exists()
+
+
+RACER = """
+import sys
+from mindone.models.share4v.hub import PRESETS, Preset, resolve
+PRESETS["small"] = Preset("someone/small", ())
+print(resolve("small"))
+"""
+
+
+def test_two_processes_that_race_download_once(server) -> None:
+    fill_mirror(server)
+    racers = [subprocess.Popen([sys.executable, "-c", RACER], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [racer.communicate(timeout=300)[0].strip().splitlines()[-1] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0]
+    assert outputs[0] == outputs[1] and contents(Path(outputs[0])) == FILES
+    assert server.asked.count("/mirror/small/model.safetensors") == 1
+
+
+def test_a_directory_is_taken_as_it_is_and_a_path_must_exist(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert resolve(tmp_path / "mine") == tmp_path / "mine"
+    assert resolve("mine") == Path("mine")
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        resolve("./not-there")
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        resolve(tmp_path / "not-there")
+    (tmp_path / "x.ckpt").write_bytes(b"1")
+    with pytest.raises(FileNotFoundError, match="is a file: give the directory"):
+        resolve("x.ckpt")
+
+
+def test_a_folder_called_like_a_preset_hides_it_only_if_it_is_a_checkpoint(server, tmp_path: Path) -> None:
+    fill_mirror(server)
+    (tmp_path / "small").mkdir()
+    assert resolve("small") != Path("small")
+    (tmp_path / "small" / "config.json").write_text("{}")
+    assert resolve("small") == Path("small")
+
+
+def test_an_unknown_name_tells_the_known_ones_and_the_closest() -> None:
+    with pytest.raises(HubError, match=r"known: .*sharegpt4v-13b.* Did you mean 'sharegpt4v-7b'\?"):
+        resolve("sharegpt4v-7B")
+
+
+def test_a_checkpoint_that_comes_with_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    no_sockets(monkeypatch)
+    monkeypatch.setattr(hub.presets, "files", lambda package: tmp_path / package)
+    monkeypatch.setitem(PRESETS, "inside", Preset(embedded="assets/inside"))
+    with pytest.raises(HubError, match="install mindone-share4v again"):
+        resolve("inside")
+    directory = tmp_path / "mindone.models.share4v" / "assets" / "inside"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    assert resolve("inside") == directory
+
+
+def test_the_published_presets_have_sources() -> None:
+    for name in ("sharegpt4v-7b", "sharegpt4v-13b"):
+        preset = PRESETS[name]
+        count = len([file for file in preset.files if re.fullmatch(r"pytorch_model-\d{5}-of-\d{5}\.bin", file)])
+        assert preset.repo and count == {"sharegpt4v-7b": 2, "sharegpt4v-13b": 3}[name]
+        assert choose_files(preset.files, weights=True) and set(choose_files(preset.files, True)) == set(preset.files)
+        tower = PRESETS[f"{name}-vision-tower"]
+        assert tower.repo == f"{preset.repo}_Pretrained_vit-large336-l12"
+    assert PRESETS["sharegpt4v-tiny"].embedded == "assets/sharegpt4v-tiny"

@@ -1,0 +1,40 @@
+"""The cache's own questions: where it is, which files it keeps, and when a directory is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mindone.models.share4v.hub.cache import cache_root, choose_files, is_whole
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SHARE4V_HOME", str(tmp_path / "home"))
+    assert cache_root() == tmp_path / "home"
+    assert cache_root(tmp_path / "x") == tmp_path / "x"
+    monkeypatch.delenv("SHARE4V_HOME")
+    assert cache_root() == Path.home() / ".cache" / "share4v"
+
+
+def test_one_form_of_the_weights_is_chosen() -> None:
+    names = ["config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors", "notes.md"]
+    names += ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin", "optimizer.bin", "sub/config.json"]
+    assert choose_files(names, weights=True) == names[:2] + names[2:3]
+    assert choose_files(names[3:] + names[:1], weights=True) == [names[4], "config.json", names[5]]
+    assert choose_files(names, weights=False) == names[:2]
+    assert choose_files(["config.json", "a.ckpt", "b.ckpt"], weights=True) == ["config.json", "a.ckpt", "b.ckpt"]
+
+
+def test_when_a_directory_is_whole(tmp_path: Path) -> None:
+    assert not is_whole(tmp_path, weights=False)
+    (tmp_path / "config.json").write_text("{}")
+    assert is_whole(tmp_path, weights=False) and not is_whole(tmp_path, weights=True)
+    (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(b"1")
+    assert not is_whole(tmp_path, weights=True)
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert not is_whole(tmp_path, weights=True)
+    (tmp_path / "pytorch_model-00002-of-00002.bin").write_bytes(b"1")
+    assert is_whole(tmp_path, weights=True)
