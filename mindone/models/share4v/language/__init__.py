@@ -1,0 +1,1 @@
+"""Language models: token embeddings and a cache to logits."""

@@ -1,0 +1,161 @@
+"""LLaMA (Touvron et al. 2023) with grouped key/value heads: one forward pass, with a cache or without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ..configuration import Share4VConfig, TextConfig
+from ..layers import MASKED, Embedding, Linear, RMSNorm, activation_dtype, attention, weight_dtype, widened
+from .rope import apply_rope, rope_tables
+
+if TYPE_CHECKING:
+    from .cached import CachedLlama
+
+
+class LlamaAttention(nn.Cell):
+    """Causal self-attention whose keys and values may come from a cache."""
+
+    def __init__(self, config: TextConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.kv_heads, config.head_size
+        hidden, bias = config.hidden_size, config.attention_bias
+        self.q_proj = Linear(hidden, self.heads * self.head_dim, bias, dtype)
+        self.k_proj = Linear(hidden, self.kv_heads * self.head_dim, bias, dtype)
+        self.v_proj = Linear(hidden, self.kv_heads * self.head_dim, bias, dtype)
+        self.o_proj = Linear(self.heads * self.head_dim, hidden, bias, dtype)
+
+    def split(self, x: Tensor, heads: int) -> Tensor:
+        """[B, T, H * D] -> [B, H, T, D]."""
+        return x.reshape(x.shape[0], x.shape[1], heads, self.head_dim).transpose(0, 2, 1, 3)
+
+    def construct(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Any = None, slots: Tensor | None = None
+    ) -> Tensor:
+        query = apply_rope(self.split(self.q_proj(x), self.heads), cos, sin)
+        key = apply_rope(self.split(self.k_proj(x), self.kv_heads), cos, sin)
+        value = self.split(self.v_proj(x), self.kv_heads)
+        if cache is not None:
+            key, value = cache(key, value, slots)  # [B, Hkv, S, D]: everything kept so far
+        return self.o_proj(attention(query, key, value, mask))
+
+
+class LlamaMLP(nn.Cell):
+    """The gated SiLU unit (Shazeer 2020)."""
+
+    def __init__(self, config: TextConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = Linear(hidden, inner, bias, dtype)
+        self.up_proj = Linear(hidden, inner, bias, dtype)
+        self.down_proj = Linear(inner, hidden, bias, dtype)
+
+    def construct(self, x: Tensor) -> Tensor:
+        gate = self.gate_proj(x)
+        return self.down_proj(gate * ops.sigmoid(gate) * self.up_proj(x))
+
+
+class LlamaDecoderLayer(nn.Cell):
+    """Attention and MLP, each behind an RMSNorm and around a residual."""
+
+    def __init__(self, config: TextConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = LlamaAttention(config, dtype)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LlamaMLP(config, dtype)
+
+    def construct(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Any = None, slots: Tensor | None = None
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache, slots)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaModel(nn.Cell):
+    """Embedding, layers and the last norm."""
+
+    def __init__(self, config: TextConfig, dtype: ms.Type, activations: ms.Type) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype, activations)
+        self.layers = nn.CellList([LlamaDecoderLayer(config, dtype) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def construct(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, caches: Any = None, slots: Tensor | None = None
+    ) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, mask, None if caches is None else caches[index], slots)
+        return self.norm(x)
+
+
+class LlamaForCausalLM(nn.Cell):
+    """A LLaMA that turns embeddings into logits.
+
+    Args:
+        config: the whole model's config; `text_config` is read.
+        dtype: type of the weight matrices, "float32" or "float16".
+
+    Example:
+        >>> from mindspore import Tensor
+        >>> from mindone.models.share4v import Share4VConfig, TextConfig
+        >>> from mindone.models.share4v.language.llama import LlamaForCausalLM
+        >>> text = TextConfig(vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        ...                   num_attention_heads=4, num_key_value_heads=2)
+        >>> model = LlamaForCausalLM(Share4VConfig(text_config=text))
+        >>> model(model.embed(Tensor([[1, 5, 7]]))).shape
+        (1, 3, 99)
+    """
+
+    def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
+        super().__init__()
+        self.config = config.text_config
+        self.activations = activation_dtype(dtype)
+        weights = weight_dtype(dtype)
+        self.model = LlamaModel(self.config, weights, self.activations)
+        if self.config.tie_word_embeddings:
+            self.lm_head = None
+        else:
+            self.lm_head = Linear(self.config.hidden_size, self.config.vocab_size, bias=False, dtype=weights)
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> embeddings [B, T, H]."""
+        return self.model.embed_tokens(ids)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """hidden [..., H] -> float32 logits [..., V]."""
+        if self.lm_head is not None:
+            return self.lm_head(hidden).astype(ms.float32)
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        logits = self.matmul(rows, widened(self.model.embed_tokens.weight, rows))
+        return logits.reshape((*hidden.shape[:-1], self.config.vocab_size)).astype(ms.float32)
+
+    def forward(self, inputs_embeds: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """Logits of whole texts without a cache, from ready tables: what training compiles."""
+        return self.head(self.model(inputs_embeds, cos, sin, mask))
+
+    def construct(self, inputs_embeds: Tensor, lengths: np.ndarray | None = None) -> Tensor:
+        """inputs_embeds [B, T, H], texts of `lengths` [B] beginning at position 0 -> float32 logits [B, T, V]."""
+        batch, length = inputs_embeds.shape[:2]
+        cos, sin, mask = self.tables(batch, length, lengths)
+        return self.forward(inputs_embeds.astype(self.activations), cos, sin, mask)
+
+    def tables(self, batch: int, length: int, lengths: np.ndarray | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return cosines, sines [B, 1, T, D] and the causal mask [1, 1, T, T] of texts padded to `length` tokens.
+
+        `lengths` [B] are the texts' own, which dynamic rotary scaling goes by; None means that all are full.
+        """
+        positions = np.broadcast_to(np.arange(length), (batch, length))
+        cos, sin = rope_tables(self.config, positions, np.full(batch, length) if lengths is None else lengths)
+        mask = np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None]
+        return Tensor(cos), Tensor(sin), Tensor(mask)
+
+    def new_cached(self, batch_size: int, capacity: int) -> CachedLlama:
+        """Return this model with room for `batch_size` texts of up to `capacity` tokens, sharing the weights."""
+        from .cached import CachedLlama
+
+        return CachedLlama(self, batch_size, capacity)

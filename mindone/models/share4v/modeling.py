@@ -1,0 +1,341 @@
+"""Share4V: a vision tower, a projector and a language model, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from weakref import WeakSet
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from .cache import CachePool, FeatureCache, KVCache, pixel_digest, prompt_signature
+from .configuration import Share4VConfig, VisionConfig
+from .generation_mixin import Array, GenerationMixin
+from .layers import weight_dtype
+from .merging import check_vocabulary, plan_merge
+from .prefill import Prompts
+from .projector import build_projector
+from .registry import LANGUAGE_MODELS, VISION_TOWERS
+
+if TYPE_CHECKING:
+    from .tokenization import Tokenizer
+
+# What the backend "native" means: this package's own implementation of the architecture.
+NATIVE = {"vision_tower": "clip", "language_model": "llama"}
+
+
+@dataclass(frozen=True)
+class Share4VOutput:
+    """Attributes:
+    logits: float32 [B, T, V]; T counts an image's patches in place of its placeholder. Padding is on the side where the
+        attention_mask has it, and its logits mean nothing.
+    attention_mask: int64 [B, T], 0 at padding.
+    """
+
+    logits: Tensor
+    attention_mask: np.ndarray
+
+
+class ImageEncoder(nn.Cell):
+    """Tower and projector as one graph, which goes when the model goes (what `mindspore.jit` compiles stays)."""
+
+    def __init__(self, vision_tower: nn.Cell, mm_projector: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)  # the weights keep the names they have in the model
+        self.vision_tower = vision_tower
+        self.mm_projector = mm_projector
+
+    def construct(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [B, 3, S, S] -> [B, P, H]."""
+        return self.mm_projector(self.vision_tower(pixel_values))
+
+
+class Share4V(GenerationMixin, nn.Cell):
+    """ShareGPT4V (Chen et al. 2023): captions and answers about images.
+
+    Args:
+        config: what to build.
+        dtype: type of the weight matrices, "float32" or "float16".
+        language_backend, vision_backend: "native", or the name of a registered component.
+
+    Example:
+        >>> from mindone.models.share4v import Share4V, Share4VProcessor
+        >>> model = Share4V.from_pretrained("sharegpt4v-tiny")
+        >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+        >>> ids = model.generate(**processor(text="Describe this image"), max_new_tokens=4)
+        >>> len(ids), len(ids[0]) <= 4
+        (1, True)
+    """
+
+    def __init__(
+        self,
+        config: Share4VConfig,
+        dtype: str = "float32",
+        language_backend: str = "native",
+        vision_backend: str = "native",
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        vision_class, language_class = _resolve_backends(language_backend, vision_backend)
+        self.vision_tower = vision_class(config, dtype)
+        self.mm_projector = build_projector(config, dtype)
+        self.language_model = language_class(config, dtype)
+        self._directory: Path | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._features = FeatureCache()
+        self._caches: WeakSet[KVCache] = WeakSet()
+        self._pool = CachePool(self._make_cache)
+        self.forget()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        vision_tower: str | Path | None = None,
+        dtype: str | None = None,
+        language_backend: str = "native",
+        vision_backend: str = "native",
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Share4V:
+        """Load a checkpoint of any published form, with no conversion step.
+
+        Args:
+            name_or_path: "sharegpt4v-tiny", "sharegpt4v-7b", "sharegpt4v-13b", a directory, or owner/name on a hub.
+            vision_tower: directory or name of the vision tower's own checkpoint; by default what the config's
+                mm_vision_tower says.
+            dtype: "float32" (the default) or "float16", type of the weight matrices in memory.
+            cache_dir: where downloads are kept; by default SHARE4V_HOME, or ~/.cache/share4v.
+            local_files_only: open no connection.
+
+        Raises:
+            FileNotFoundError, HubError: nothing was found; the message says what was tried.
+            CheckpointError: a weight is missing, unexpected or misshapen; the message names it.
+            ValueError: the config contradicts itself, or the dtype is not known.
+        """
+        from .checkpoint.layout import locate
+        from .checkpoint.loading import load_weights
+
+        # What is asked for is checked before gigabytes are fetched for it.
+        weight_dtype(dtype or "float32")
+        _resolve_backends(language_backend, vision_backend)
+        layout = locate(name_or_path, vision_tower, cache_dir, local_files_only)
+        with ms.nn.utils.no_init_parameters():
+            model = cls(layout.config, dtype or "float32", language_backend, vision_backend)
+        load_weights(model, layout)  # each parameter has its type already: norms stay float32 whatever dtype is
+        model.set_train(False)
+        model._directory = layout.directory
+        return model
+
+    def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None:
+        """Write config.json and safetensors that `from_pretrained` reads; no checkpoint is visible until it is whole.
+
+        The processor has a `save_pretrained` of its own.
+        """
+        from .checkpoint.publishing import staged
+        from .checkpoint.saving import byte_count, write_shards
+
+        with staged(directory) as staging:
+            replace(self.config, vision_tower=None, torch_dtype=self.dtype).save_pretrained(staging)
+            pairs = ((name, value.asnumpy()) for name, value in self.parameters_and_names())
+            write_shards(pairs, staging, byte_count(max_shard_size))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, which stop strings and streaming need; may be set.
+
+        Raises:
+            ValueError: the model was not loaded from a checkpoint and none was set.
+        """
+        from .tokenization import Tokenizer
+
+        if self._tokenizer is None:
+            if self._directory is None:
+                raise ValueError("this model has no tokenizer: set model.tokenizer = processor.tokenizer")
+            self._tokenizer = Tokenizer.from_pretrained(self._directory)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def forget(self) -> None:
+        """Drop all that was computed or compiled with earlier weights; needed once weights were replaced.
+
+        A graph of MindSpore 2.7 goes on reading the memory that a parameter had before `set_data` or
+        `load_param_into_net`, whatever lies there by now, so graphs go too.
+        """
+        self.forget_values()
+        self._encode_one = ImageEncoder(self.vision_tower, self.mm_projector).compile_and_run
+        for cache in self._caches:
+            cache.renew()
+
+    def forget_values(self) -> None:
+        """Use nothing again that earlier weights computed; enough where weights changed in place, as training does it.
+
+        Caches stay, and the graphs compiled for them; what they hold is not recognised any more.
+        """
+        self._weights = uuid4().bytes
+        self._features.clear()
+
+    def _make_cache(self, batch_size: int, capacity: int) -> KVCache:
+        cache = KVCache(self.language_model, batch_size, capacity)
+        self._caches.add(cache)
+        return cache
+
+    def encode_images(self, pixel_values: Array) -> Tensor:
+        """pixel_values [N, 3, S, S] float32 -> features in the language model's space [N, P, H].
+
+        Images go through one by one: one compiled graph serves any number, and an image's features do not depend on
+        what else is in the batch.
+
+        Raises:
+            ValueError: the shape is another.
+        """
+        pixels = check_pixels(self.config.vision_config, pixel_values)
+        features = self._features_of(pixels, [pixel_digest(image) for image in pixels])
+        return (
+            ops.zeros((0, self.config.num_image_tokens, self.config.text_config.hidden_size))
+            if features is None
+            else features
+        )
+
+    def construct(
+        self,
+        input_ids: Array | None = None,
+        pixel_values: Array | None = None,
+        attention_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+    ) -> Share4VOutput:
+        """Return the logits of whole prompts, computed without a cache, in MindSpore's PyNative mode.
+
+        `generate` and `stream` take `past_key_values` and run in either mode.
+
+        Args:
+            input_ids: int [B, L], with config.image_token_id (or IMAGE_TOKEN_INDEX) where an image goes.
+            pixel_values: float32 [N, 3, S, S], the images in order over the batch.
+            attention_mask: int [B, L], 0 at padding, which may be on either side.
+            inputs_embeds: float32 [B, T, H] in place of input_ids and pixel_values.
+
+        Raises:
+            ValueError: shapes disagree, or the numbers of images and placeholders.
+            RuntimeError: MindSpore's context is in GRAPH_MODE.
+        """
+        prompts = self._lay_out(input_ids, pixel_values, attention_mask, inputs_embeds)
+        logits = self.language_model(ops.gather(prompts.table, Tensor(prompts.index), 0), prompts.lengths)
+        width = prompts.index.shape[1]
+        mask = (np.arange(width) < prompts.lengths[:, None]).astype(np.int64)
+        if attention_mask is None or as_numpy(attention_mask)[:, 0].all():
+            return Share4VOutput(logits, mask)
+        # The caller pads on the left: each text moves there to the right end.
+        columns = (np.arange(width) + prompts.lengths[:, None]) % width  # [B, T]
+        rows = columns + np.arange(len(prompts))[:, None] * width
+        turned = ops.gather(logits.reshape(-1, logits.shape[-1]), Tensor(rows.astype(np.int32)), 0)
+        return Share4VOutput(turned, np.take_along_axis(mask, columns, 1))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Share4VOutput:
+        if ms.get_context("mode") == ms.GRAPH_MODE:
+            raise RuntimeError(
+                "model(...) runs in PyNative mode alone: call mindspore.set_context(mode=mindspore.PYNATIVE_MODE); "
+                "generate and stream run in GRAPH_MODE too"
+            )
+        output: Share4VOutput = super().__call__(*args, **kwargs)
+        return output
+
+    @staticmethod
+    def merge(token_embeds: Tensor, image_features: Tensor | None, index: Tensor) -> Tensor:
+        """Put features [N, P, H] among embeddings [B, L, H] by `index` [B, T] (merging.MergePlan) -> [B, T, H]."""
+        return ops.gather(embedding_table(token_embeds, image_features), index, 0)
+
+    def _features_of(self, pixels: np.ndarray, digests: Sequence[bytes]) -> Tensor | None:
+        if not len(pixels):
+            return None
+        encoded = [
+            self._features.get(digest, partial(self._encode_one, Tensor(image[None])))
+            for image, digest in zip(pixels, digests, strict=True)
+        ]
+        return ops.concat(encoded, 0)
+
+    def _lay_out(
+        self,
+        input_ids: Array | None,
+        pixel_values: Array | None,
+        attention_mask: Array | None,
+        inputs_embeds: Array | None,
+    ) -> Prompts:
+        """Check what a caller gave and lay it out as one table of embeddings and rows of it."""
+        mask = None if attention_mask is None else as_numpy(attention_mask)
+        if inputs_embeds is not None:
+            if input_ids is not None or pixel_values is not None:
+                raise ValueError("give either inputs_embeds, or input_ids and pixel_values, not both")
+            embeds = (
+                inputs_embeds if isinstance(inputs_embeds, Tensor) else Tensor(np.asarray(inputs_embeds, np.float32))
+            )
+            hidden = self.config.text_config.hidden_size
+            if embeds.ndim != 3 or embeds.shape[-1] != hidden:
+                raise ValueError(f"inputs_embeds must be [B, T, {hidden}], got {list(embeds.shape)}")
+            if not np.isfinite(embeds.asnumpy()).all():
+                raise ValueError("inputs_embeds are not all finite numbers")
+            plan = plan_merge(np.zeros(embeds.shape[:2], np.int64), mask, 0, 0)
+            table = embedding_table(embeds.astype(self.language_model.activations), None)
+            nothing = np.full(plan.index.shape, -1)
+            return Prompts(table, plan.index, nothing, plan.lengths, [[] for _ in plan.lengths])
+        if input_ids is None:
+            raise ValueError("input_ids or inputs_embeds must be given")
+        pixels, ids = check_pixels(self.config.vision_config, pixel_values), as_numpy(input_ids).astype(np.int64)
+        plan = plan_merge(ids, mask, len(pixels), self.config.num_image_tokens, self.config.image_token_id)
+        placed = plan.place(ids, -1)
+        vocabulary = self.config.text_config.vocab_size
+        check_vocabulary(plan, placed, vocabulary)
+        digests = [pixel_digest(image) for image in pixels]
+        tokens = Tensor(np.where((ids < 0) | (ids >= vocabulary), 0, ids).astype(np.int32))
+        table = embedding_table(self.language_model.embed(tokens), self._features_of(pixels, digests))
+        names = [
+            prompt_signature(placed[text, :length], plan.images[text, :length], digests, self._weights)
+            for text, length in enumerate(plan.lengths)
+        ]
+        return Prompts(table, plan.index, placed, plan.lengths, names)
+
+
+def _resolve_backends(language_backend: str, vision_backend: str) -> tuple[Any, Any]:
+    """Return the classes of the vision tower and of the language model."""
+    vision = NATIVE["vision_tower"] if vision_backend == "native" else vision_backend
+    language = NATIVE["language_model"] if language_backend == "native" else language_backend
+    return VISION_TOWERS.resolve(vision), LANGUAGE_MODELS.resolve(language)
+
+
+def embedding_table(token_embeds: Tensor, image_features: Tensor | None) -> Tensor:
+    """Token embeddings [B, L, H] and features [N, P, H] as rows of one table, where merging.MergePlan.index points."""
+    rows = token_embeds.reshape(-1, token_embeds.shape[-1])
+    if image_features is None:
+        return rows
+    return ops.concat((rows, image_features.reshape(-1, rows.shape[-1])), 0)
+
+
+def check_pixels(vision: VisionConfig, pixel_values: Array | None) -> np.ndarray:
+    """Return pixel_values as float32 [N, 3, S, S]; None is no image.
+
+    Raises:
+        ValueError: the shape is another, or a value is not finite.
+    """
+    shape = (vision.num_channels, vision.image_size, vision.image_size)
+    if pixel_values is None:
+        return np.zeros((0, *shape), np.float32)
+    pixels = as_numpy(pixel_values).astype(np.float32)
+    if pixels.ndim != 4 or pixels.shape[1:] != shape:
+        raise ValueError(f"pixel_values must be [N, {', '.join(map(str, shape))}], got {list(pixels.shape)}")
+    broken = [number for number, image in enumerate(pixels) if not np.isfinite(image).all()]
+    if broken:
+        raise ValueError(f"pixel_values of image {broken[0]} are not all finite numbers")
+    return pixels
+
+
+def as_numpy(values: Array) -> np.ndarray:
+    """Return a MindSpore tensor, a NumPy array or nested lists as a NumPy array."""
+    return values.asnumpy() if isinstance(values, Tensor) else np.asarray(values)

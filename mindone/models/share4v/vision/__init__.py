@@ -1,0 +1,1 @@
+"""Vision towers: pixel_values [B, 3, S, S] to features [B, N, D]."""

@@ -1,0 +1,171 @@
+"""CLIP's vision transformer (Radford et al. 2021), run up to the layer whose hidden state is wanted."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+from ..configuration import Share4VConfig, VisionConfig
+from ..layers import ACTIVATIONS, LayerNorm, Linear, activation_dtype, attention, weight_dtype, widened
+
+
+class PatchEmbedding(nn.Cell):
+    """CLIP's convolution whose stride is its kernel: one product over unfolded patches, no bias.
+
+    `weight` is [D, C, P, P] as in the checkpoints. Rows and columns that fill no patch are cut.
+    """
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.patch = config.patch_size
+        self.channels = config.num_channels
+        self.grid = config.image_size // config.patch_size
+        self.dim = config.hidden_size
+        shape = (config.hidden_size, config.num_channels, config.patch_size, config.patch_size)
+        self.weight = Parameter(initializer(Normal(0.02), shape, dtype))
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, pixel_values: Tensor) -> Tensor:
+        grid, patch = self.grid, self.patch
+        used = pixel_values[:, :, : grid * patch, : grid * patch]
+        tiles = used.reshape(-1, self.channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
+        tiles = tiles.reshape(-1, self.channels * patch * patch)  # [B * N, C * P * P]
+        kernel = widened(self.weight, tiles).reshape(self.dim, -1)
+        return self.matmul(tiles, kernel).reshape(-1, grid * grid, self.dim)  # [B, N, D]
+
+
+class CLIPVisionEmbeddings(nn.Cell):
+    """Class token and patches, each with its learnt position."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.dim = config.hidden_size
+        self.class_embedding = Parameter(initializer(Normal(0.02), (config.hidden_size,), ms.float32))
+        self.patch_embedding = PatchEmbedding(config, dtype)
+        self.position_embedding = PositionEmbedding(config.num_patches + 1, config.hidden_size)
+
+    def construct(self, pixel_values: Tensor) -> Tensor:
+        patches = self.patch_embedding(pixel_values)  # [B, N, D]
+        first = self.class_embedding.astype(patches.dtype).reshape(1, 1, self.dim)
+        first = ops.broadcast_to(first, (patches.shape[0], 1, self.dim))
+        return self.position_embedding(ops.concat((first, patches), 1))  # [B, 1 + N, D]
+
+
+class PositionEmbedding(nn.Cell):
+    """Adds row n of `weight` [1 + N, D] to token n."""
+
+    def __init__(self, positions: int, dim: int) -> None:
+        super().__init__()
+        self.weight = Parameter(initializer(Normal(0.02), (positions, dim), ms.float32))
+
+    def construct(self, tokens: Tensor) -> Tensor:
+        return tokens + self.weight.astype(tokens.dtype)
+
+
+class CLIPAttention(nn.Cell):
+    """Multi-head self-attention over all tokens, nothing masked."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        dim = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.head_dim = dim // self.heads
+        self.q_proj = Linear(dim, dim, dtype=dtype)
+        self.k_proj = Linear(dim, dim, dtype=dtype)
+        self.v_proj = Linear(dim, dim, dtype=dtype)
+        self.out_proj = Linear(dim, dim, dtype=dtype)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, H, T, D / H]."""
+        return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(0, 2, 1, 3)
+
+    def construct(self, x: Tensor) -> Tensor:
+        query, key, value = self.split(self.q_proj(x)), self.split(self.k_proj(x)), self.split(self.v_proj(x))
+        return self.out_proj(attention(query, key, value))
+
+
+class CLIPMLP(nn.Cell):
+    """Two linear layers and the configured GELU between."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size, dtype=dtype)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size, dtype=dtype)
+        self.activation = ACTIVATIONS[config.hidden_act]()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class CLIPEncoderLayer(nn.Cell):
+    """Attention and MLP, each behind a LayerNorm and around a residual."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.self_attn = CLIPAttention(config, dtype)
+        self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = CLIPMLP(config, dtype)
+        self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoder(nn.Cell):
+    """The stack of layers, as the checkpoints name it."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.layers = nn.CellList([CLIPEncoderLayer(config, dtype) for _ in range(config.num_hidden_layers)])
+
+
+class CLIPVisionTransformer(nn.Cell):
+    """Every weight of the tower, also of the layers behind the selected one, so that loading loses nothing."""
+
+    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+        super().__init__()
+        self.embeddings = CLIPVisionEmbeddings(config, dtype)
+        self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelt so in the checkpoints
+        self.encoder = CLIPEncoder(config, dtype)
+        self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def hidden_state(self, pixel_values: Tensor, index: int) -> Tensor:
+        """Return hidden state `index` [B, 1 + N, D]; 0 is the normalised embeddings."""
+        x = self.pre_layrnorm(self.embeddings(pixel_values))
+        for number in range(index):  # a slice of a CellList is a new one, which would rename the weights
+            x = self.encoder.layers[number](x)
+        return x
+
+
+class CLIPVisionTower(nn.Cell):
+    """The features ShareGPT4V sees of an image: one hidden state of CLIP, with or without the class token.
+
+    Args:
+        config: the whole model's config; `vision_config`, `select_layer` and `select_feature` are read.
+        dtype: type of the weight matrices, "float32" or "float16".
+
+    Example:
+        >>> import numpy as np
+        >>> from mindspore import Tensor
+        >>> from mindone.models.share4v import ProjectorConfig, Share4VConfig, TextConfig, VisionConfig
+        >>> from mindone.models.share4v.vision.clip import CLIPVisionTower
+        >>> vision = VisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        ...                       image_size=28, patch_size=14)
+        >>> tower = CLIPVisionTower(Share4VConfig(vision_config=vision))
+        >>> tower(Tensor(np.zeros((1, 3, 28, 28), np.float32))).shape
+        (1, 4, 32)
+    """
+
+    def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
+        super().__init__()
+        self.index = config.hidden_state_index
+        self.first = 1 if config.select_feature == "patch" else 0
+        self.activations = activation_dtype(dtype)
+        self.vision_model = CLIPVisionTransformer(config.vision_config, weight_dtype(dtype))
+
+    def construct(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [B, 3, S, S] float32 -> features [B, N, D]."""
+        hidden = self.vision_model.hidden_state(pixel_values.astype(self.activations), self.index)
+        return hidden[:, self.first :]
