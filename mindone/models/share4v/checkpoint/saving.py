@@ -1,0 +1,113 @@
+"""Writing weights as safetensors, in shards of a bounded size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from .errors import CheckpointError
+from .publishing import OURS_INDEX, OURS_SINGLE, staged
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+SAVED_DTYPES = frozenset(("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"))
+
+
+def byte_count(size: str | int) -> int:
+    """Read a size such as "5GB" (10^9 bytes, as in Hugging Face's libraries), "500MiB" or 1000.
+
+    Raises:
+        ValueError: it is no positive size.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", str(size))
+    if match and match[2].upper() in UNITS and re.fullmatch(r"[0-9]+(\.[0-9]+)?", match[1]):
+        count = int(float(match[1]) * UNITS[match[2].upper()])
+    else:
+        count = int(size) if str(size).isdecimal() else 0
+    if count <= 0:
+        raise ValueError(f"{size!r} is no size: expected a number of bytes, or one with {', '.join(UNITS)}")
+    return count
+
+
+def save_weights(
+    parameters: Iterable[tuple[str, np.ndarray]], directory: str | Path, max_shard_size: str | int = "5GB"
+) -> None:
+    """Write `model.safetensors`, or shards and `model.safetensors.index.json`; none is visible until all are whole.
+
+    Args:
+        parameters: (name, array) pairs, taken one by one; what two names share is to be given once. At most one
+            shard is held.
+        directory: made if need be; weights that were saved there before are replaced.
+        max_shard_size: a tensor larger than this has a shard of its own.
+
+    Raises:
+        ValueError: a name comes twice, a dtype cannot be written, or the size is no size.
+        OSError: the disk is full or not writable; what was there before is then untouched.
+
+    Example:
+        >>> import numpy as np
+        >>> from mindone.models.share4v.checkpoint import save_weights
+        >>> save_weights([("mm_projector.weight", np.ones((2, 3), np.float32))], "out")  # doctest: +SKIP
+    """
+    limit = byte_count(max_shard_size)
+    with staged(directory) as staging:
+        write_shards(parameters, staging, limit)
+
+
+def write_shards(parameters: Iterable[tuple[str, np.ndarray]], directory: Path, limit: int) -> None:
+    """Write the weights straight into `directory`, with at most `limit` bytes a shard."""
+    shards: list[Path] = []
+    weight_map: dict[str, int] = {}
+    waiting: dict[str, np.ndarray] = {}
+    total = waiting_size = 0
+
+    def write() -> None:
+        path = directory / f"shard-{len(shards)}"
+        path.touch()
+        mode = path.stat().st_mode
+        save_file(waiting, path, metadata={"format": "ms"})
+        path.chmod(mode)  # safetensors makes files that their owner alone may read
+        shards.append(path)
+        waiting.clear()
+
+    for name, given in parameters:
+        array = _writable(name, given)
+        if name in weight_map:
+            raise CheckpointError(f"the weight {name} is given twice")
+        if waiting and waiting_size + array.nbytes > limit:
+            write()
+            waiting_size = 0
+        weight_map[name] = len(shards)
+        waiting[name] = array
+        waiting_size += array.nbytes
+        total += array.nbytes
+    if waiting or not shards:
+        write()
+    _name_shards(shards, weight_map, total)
+
+
+def _writable(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.name not in SAVED_DTYPES:
+        raise CheckpointError(f"the weight {name} has dtype {array.dtype}, expected one of {sorted(SAVED_DTYPES)}")
+    # safetensors takes the bytes from the array's address on, whatever its strides are.
+    return np.require(array, requirements="C")
+
+
+def _name_shards(shards: list[Path], weight_map: dict[str, int], total: int) -> None:
+    """Give the files their final names, which hold the number of shards, and write the index."""
+    if len(shards) == 1:
+        shards[0].rename(shards[0].with_name(OURS_SINGLE))
+        return
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for path, name in zip(shards, names, strict=True):
+        path.rename(path.with_name(name))
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: names[shard] for name, shard in sorted(weight_map.items())},
+    }
+    text = json.dumps(index, indent=2) + "\n"
+    (shards[0].parent / OURS_INDEX).write_text(text, encoding="utf-8")
