@@ -1,0 +1,140 @@
+"""Choosing tokens: each rule against transformers' own processors and warpers, and draws against probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from mindone.models.share4v.sampling import Sampler, Sampling, log_softmax, penalize_repetition, softmax, warp
+
+VOCABULARY = 60
+
+
+def random_logits(seed: int) -> np.ndarray:
+    """Logits of all scales; every third set has ties."""
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal(VOCABULARY) * rng.choice([0.1, 1, 10])
+    return (np.round(logits, 1) if seed % 3 == 0 else logits).astype(np.float32)
+
+
+def theirs(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """The probabilities that transformers would draw from."""
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return torch.softmax(warpers(None, torch.tensor(logits)[None].double()), -1)[0].numpy()
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("top_k", [0, 1, 7, 1000])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.35, 1e-6])
+def test_warping_equals_transformers(temperature: float, top_k: int, top_p: float) -> None:
+    sampling = Sampling(True, temperature, top_k, top_p)
+    for seed in range(12):
+        logits = random_logits(seed)
+        ours, wanted = warp(logits, sampling), theirs(logits, sampling)
+        # Of tokens of equal probability top_p keeps any: the order in which they are sorted says which.
+        np.testing.assert_allclose(np.sort(ours), np.sort(wanted), rtol=1e-6, atol=1e-12)
+        if len(np.unique(logits)) == VOCABULARY:
+            np.testing.assert_allclose(ours, wanted, rtol=1e-6, atol=1e-12)
+
+
+def test_top_k_keeps_every_token_that_ties_with_the_last() -> None:
+    logits = np.array([3, 1, 2, 2, 2, 0], np.float32)
+    assert np.flatnonzero(warp(logits, Sampling(True, top_k=2))).tolist() == [0, 2, 3, 4]
+    assert np.flatnonzero(theirs(logits, Sampling(True, top_k=2))).tolist() == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3, 5.0])
+def test_repetition_penalty_equals_transformers(penalty: float) -> None:
+    rng = np.random.default_rng(1)
+    for seed in range(8):
+        logits, seen = random_logits(seed), rng.integers(0, VOCABULARY, 40)
+        wanted = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor(seen)[None], torch.tensor(logits)[None].clone())
+        np.testing.assert_allclose(penalize_repetition(logits, seen, penalty), wanted[0].numpy(), rtol=1e-6)
+
+
+def test_repetition_penalty_leaves_placeholders_and_its_input_alone() -> None:
+    logits = np.array([1.0, -1.0, 2.0], np.float32)
+    penalised = penalize_repetition(logits, np.array([-200, -1, 0, 1, 1, 3, 32000]), 2.0)
+    assert penalised.tolist() == [0.5, -2.0, 2.0]
+    assert logits.tolist() == [1.0, -1.0, 2.0]
+
+
+def test_softmax_and_its_logarithm_equal_torch() -> None:
+    logits = np.array([[1e4, 1e4 - 3, -1e4], [0, 0.5, -2]])
+    np.testing.assert_allclose(softmax(logits), torch.softmax(torch.tensor(logits), -1).numpy(), atol=1e-12)
+    np.testing.assert_allclose(log_softmax(logits), torch.log_softmax(torch.tensor(logits), -1).numpy(), atol=1e-9)
+
+
+def test_banned_tokens_are_not_chosen_and_the_penalty_counts_before() -> None:
+    logits = np.array([5.0, 4.0, 3.0], np.float32)
+    assert Sampler(Sampling()).choose(logits, np.array([], np.int64)) == 0
+    assert Sampler(Sampling()).choose(logits, np.array([], np.int64), banned=(0,)) == 1
+    assert Sampler(Sampling(repetition_penalty=2.0)).choose(logits, np.array([1]), banned=(0,)) == 2
+    ban = MinNewTokensLengthLogitsProcessor(1, 3, eos_token_id=[0, 2])
+    banned = ban(torch.tensor([[1]]), torch.tensor(logits)[None]).softmax(-1)[0].numpy()
+    assert np.flatnonzero(banned).tolist() == [Sampler(Sampling()).choose(logits, np.array([1]), banned=(0, 2))]
+
+
+def draw(logits: np.ndarray, sampling: Sampling, count: int) -> list[int]:
+    sampler, nothing = Sampler(sampling), np.array([], np.int64)
+    return [sampler.choose(logits, nothing) for _ in range(count)]
+
+
+def test_a_seed_gives_the_same_draws_again() -> None:
+    logits = random_logits(1)
+    first = draw(logits, Sampling(True, 2.0, seed=5), 50)
+    assert first == draw(logits, Sampling(True, 2.0, seed=5), 50)
+    assert first != draw(logits, Sampling(True, 2.0, seed=6), 50)
+    assert draw(logits, Sampling(True, 2.0), 50) != draw(logits, Sampling(True, 2.0), 50)
+
+
+@pytest.mark.parametrize("greedy", [Sampling(), Sampling(True, temperature=0), Sampling(False, 9.0, 3, 0.5, seed=1)])
+def test_greedy_takes_the_first_of_the_most_probable(greedy: Sampling) -> None:
+    assert draw(np.array([0, 7, 1, 7], np.float32), greedy, 5) == [1] * 5
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.8}], ids=str)
+def test_draws_follow_the_probabilities(settings: dict[str, float]) -> None:
+    sampling = Sampling(True, seed=3, **settings)
+    logits = random_logits(4)[:12] / 2
+    probabilities, count = theirs(logits, sampling), 4000
+    seen = np.bincount(draw(logits, sampling, count), minlength=len(logits))
+    kept = probabilities > 0
+    assert seen[~kept].sum() == 0
+    expected = probabilities[kept] * count
+    statistic = ((seen[kept] - expected) ** 2 / expected).sum()
+    # Chi-square with k - 1 degrees of freedom has mean k - 1 and deviation sqrt(2 (k - 1)).
+    degrees = kept.sum() - 1
+    assert degrees > 2 and statistic < degrees + 4 * np.sqrt(2 * degrees)
+
+
+BAD = {
+    "temperature": [-0.1, float("nan")],
+    "top_k": [-1, 2.5],
+    "top_p": [0, 1.1, -1, float("nan")],
+    "repetition_penalty": [0, -2, float("nan")],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name, values in BAD.items() for value in values])
+def test_a_value_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be .*, got"):
+        Sampling(True, **{name: value})
+
+
+def test_a_very_small_temperature_is_as_good_as_greedy() -> None:
+    logits = random_logits(1)
+    assert set(draw(logits, Sampling(True, 1e-320), 5)) == {int(logits.argmax())}
