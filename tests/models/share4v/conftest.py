@@ -1,0 +1,105 @@
+"""Models that several test files share: transformers' and ours with the same weights, by way of the disk."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+import sentencepiece
+import torch
+from reference.forms import write_original
+from reference.llava import SHAPES, SMALL, Reference
+from reference.scripted import ScriptedModel
+
+from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
+from mindone.models.share4v.registry import LANGUAGE_MODELS
+from mindone.models.share4v.tokenization import Tokenizer
+
+Pair = tuple[Reference, Share4V]
+SENTENCES = ["the quick brown fox jumps over the lazy dog", "a red circle and two blue squares on white", "END of it"]
+
+
+@pytest.fixture(scope="session")
+def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    """Return the reference and our model of one of `SHAPES`, or "small"; ours was read from the original's files."""
+    torch.set_num_threads(1)  # small products; threads only get into each other's way
+    made: dict[str, Pair] = {}
+
+    def make(name: str) -> Pair:
+        if name not in made:
+            reference = Reference(SMALL if name == "small" else SHAPES[name])
+            main = write_original(reference, tmp_path_factory.mktemp(name))
+            made[name] = reference, Share4V.from_pretrained(main)
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session", params=SHAPES)
+def pair(request: pytest.FixtureRequest, pair_of: Callable[[str], Pair]) -> Pair:
+    """Every shape in turn."""
+    return pair_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def usual(pair_of: Callable[[str], Pair]) -> Pair:
+    """The shape that resembles ShareGPT4V most."""
+    return pair_of("usual")
+
+
+@pytest.fixture(scope="session")
+def small(pair_of: Callable[[str], Pair]) -> Pair:
+    """A shape of one layer."""
+    return pair_of("small")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 20),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=330,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
+    )
+    return Tokenizer(model.getvalue())
+
+
+@pytest.fixture(scope="session")
+def scripted_model(tokenizer: Tokenizer) -> Share4V:
+    """A model whose answers a test writes down; everything but the language model is real."""
+    LANGUAGE_MODELS.register("scripted", "reference.scripted:ScriptedModel")
+    config = Share4VConfig(
+        vision_config=VisionConfig(8, 8, 2, 2, image_size=4, patch_size=2),
+        projector_config=ProjectorConfig("identity"),
+        text_config=TextConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=48,
+        ),
+    )
+    model = Share4V(config, language_backend="scripted")
+    model.tokenizer = tokenizer
+    return model
+
+
+@pytest.fixture
+def script(scripted_model: Share4V) -> Callable[..., ScriptedModel]:
+    """Return a function that sets what each text of a batch will be answered."""
+
+    def write(*answers: list[int]) -> ScriptedModel:
+        language = scripted_model.language_model
+        language.scripts, language.prefills, language.decodes = answers, [], []
+        return language
+
+    return write

@@ -1,0 +1,257 @@
+"""Share4V against transformers' LlavaForConditionalGeneration, weights read from every published form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+from reference.forms import DTYPES, write_llava, write_llava_in_memory_names, write_original
+from reference.llava import IMAGE, SHAPES, Reference, padded
+
+from mindone.models.share4v import Share4V
+
+Pair = tuple[Reference, Share4V]
+TOLERANCE = 5e-4
+NO_IMAGES = 0
+SIDES = ("left", "right")
+
+
+def prompts_of(reference: Reference) -> list[tuple[list[int], int]]:
+    """Prompts of different lengths with one image, two and none; and how many."""
+    rng = np.random.default_rng(7)
+
+    def words(count: int) -> list[int]:
+        return [1, *rng.integers(3, reference.image_token, count).tolist()]
+
+    return [
+        ([*words(4), IMAGE, *words(7)], 1),
+        ([*words(2), IMAGE, *words(3), IMAGE, *words(1)], 2),
+        (words(10), NO_IMAGES),
+    ]
+
+
+def pictures(reference: Reference) -> np.ndarray:
+    size = reference.model.config.vision_config.image_size
+    return np.random.default_rng(8).standard_normal((3, 3, size, size)).astype(np.float32)
+
+
+def split(reference: Reference) -> list[tuple[list[int], np.ndarray]]:
+    """Each prompt with its own images."""
+    images, taken, pairs = pictures(reference), 0, []
+    for prompt, count in prompts_of(reference):
+        pairs.append((prompt, images[taken : taken + count]))
+        taken += count
+    return pairs
+
+
+def logits_of(model: Share4V, prompt: list[int], images: np.ndarray) -> np.ndarray:
+    return model(input_ids=np.array([prompt]), pixel_values=images).logits.asnumpy()[0]
+
+
+def generated(model: Share4V, prompt: list[int], images: np.ndarray, **settings: object) -> list[int]:
+    return model.generate(input_ids=np.array([prompt]), pixel_values=images, **settings)[0]
+
+
+def is_dynamic(model: Share4V) -> bool:
+    scaling = model.config.text_config.rope_scaling
+    return scaling is not None and scaling.rope_type == "dynamic"
+
+
+def test_vision_features_equal(pair: Pair) -> None:
+    reference, model = pair
+    images = pictures(reference)
+    ours = model.vision_tower(Tensor(images)).asnumpy()
+    np.testing.assert_allclose(ours, reference.vision_features(images), rtol=0, atol=TOLERANCE)
+
+
+def test_projected_features_equal(pair: Pair) -> None:
+    reference, model = pair
+    images = pictures(reference)
+    np.testing.assert_allclose(
+        model.encode_images(images).asnumpy(), reference.projected(images), rtol=0, atol=TOLERANCE
+    )
+
+
+def test_logits_equal_at_every_position(pair: Pair) -> None:
+    reference, model = pair
+    for prompt, images in split(reference):
+        wanted = reference.logits(prompt, images)
+        assert wanted.std() > 1  # flat logits would be equal too easily
+        np.testing.assert_allclose(logits_of(model, prompt, images), wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_logits_of_a_padded_batch_equal_those_of_its_members(pair: Pair, side: str) -> None:
+    reference, model = pair
+    ids, mask = padded([prompt for prompt, _ in prompts_of(reference)], side)
+    output = model(input_ids=ids, attention_mask=mask, pixel_values=pictures(reference))
+    for row, (prompt, images) in enumerate(split(reference)):
+        is_text = output.attention_mask[row] == 1
+        place = np.flatnonzero(is_text)
+        assert place[0] == 0 if side == "right" else place[-1] == len(is_text) - 1
+        np.testing.assert_allclose(
+            output.logits.asnumpy()[row, is_text], reference.logits(prompt, images), rtol=0, atol=TOLERANCE
+        )
+
+
+def test_64_greedy_ids_equal_alone_and_in_padded_batches(pair: Pair) -> None:
+    reference, model = pair
+    wanted = [reference.generate([prompt], images, max_new_tokens=64)[0] for prompt, images in split(reference)]
+    assert max(map(len, wanted)) == 64 and max(len(set(ids)) for ids in wanted) > 10
+    assert [generated(model, prompt, images, max_new_tokens=64) for prompt, images in split(reference)] == wanted
+    prompts = [prompt for prompt, _ in prompts_of(reference)]
+    for side in SIDES:
+        ids, mask = padded(prompts, side)
+        batch = model.generate(input_ids=ids, attention_mask=mask, pixel_values=pictures(reference), max_new_tokens=64)
+        assert batch == wanted
+    if not is_dynamic(model):  # there a text in transformers depends on the longest beside it
+        assert reference.generate(prompts, pictures(reference), max_new_tokens=64) == wanted
+
+
+def test_dynamic_rope_is_compared_beyond_the_trained_length(pair_of: Callable[[str], Pair]) -> None:
+    reference, model = pair_of("dynamic-rope")
+    trained = model.config.text_config.max_position_embeddings
+    prompt = [1, *reference.text(2 * trained)]
+    images = pictures(reference)[:0]
+    np.testing.assert_allclose(
+        logits_of(model, prompt, images), reference.logits(prompt, images), rtol=0, atol=TOLERANCE
+    )
+    wanted = reference.generate([prompt], images, max_new_tokens=24)
+    assert [generated(model, prompt, images, max_new_tokens=24)] == wanted
+    ids, mask = padded([prompt, prompt[: trained // 2]], "right")
+    output = model(input_ids=ids, attention_mask=mask)
+    short = output.logits.asnumpy()[1][output.attention_mask[1] == 1]
+    np.testing.assert_allclose(short, reference.logits(prompt[: trained // 2], images), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "dynamic-rope"])  # whose kept keys keep their turn
+def test_cached_decoding_equals_the_uncached_pass(name: str, pair_of: Callable[[str], Pair]) -> None:
+    reference, model = pair_of(name)
+    prompt, images = split(reference)[0]
+    ids = generated(model, prompt, images, max_new_tokens=20)
+    logits = logits_of(model, prompt + ids, images)
+    first = len(reference.expand(prompt)) - 1
+    assert len(ids) > 4
+    assert logits[first : first + len(ids)].argmax(-1).tolist() == ids
+
+
+def test_ids_around_an_image_are_kept(usual: Pair) -> None:
+    """mm_use_im_start_end puts tokens of its own on either side of each placeholder."""
+    reference, model = usual
+    start, end = reference.image_token - 2, reference.image_token - 1
+    prompt, images = [1, 5, start, IMAGE, end, 9, start, IMAGE, end, 7], pictures(reference)[:2]
+    np.testing.assert_allclose(
+        logits_of(model, prompt, images), reference.logits(prompt, images), rtol=0, atol=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3, 2.0])
+def test_repetition_penalty_equal(usual: Pair, penalty: float) -> None:
+    reference, model = usual
+    plain = [generated(model, prompt, images, max_new_tokens=40) for prompt, images in split(reference)]
+    settings = {"max_new_tokens": 40, "repetition_penalty": penalty}
+    ours = [generated(model, prompt, images, **settings) for prompt, images in split(reference)]
+    assert ours == [reference.generate([prompt], images, **settings)[0] for prompt, images in split(reference)]
+    assert ours != plain
+
+
+def test_min_new_tokens_equal(usual: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, model = usual
+    prompt, images = split(reference)[0]
+    end = reference.generate([prompt], images, max_new_tokens=8)[0][3]
+    monkeypatch.setattr(model, "config", model.config.with_text(eos_token_id=end))
+    lengths = []
+    for least in (0, 4, 12):
+        settings = {"max_new_tokens": 20, "min_new_tokens": least}
+        ours = generated(model, prompt, images, **settings)
+        # transformers goes on until the text has so many tokens, and only then may it end.
+        assert ours == reference.generate([prompt], images, eos_token_id=end, **settings)[0]
+        lengths.append(len(ours))
+    assert lengths[0] < lengths[1] < lengths[2] or lengths[1] == lengths[2] == 20
+
+
+BEAMS = [
+    {"num_beams": 2},
+    {"num_beams": 2, "length_penalty": -1.0, "repetition_penalty": 0.8},
+    {"num_beams": 3, "length_penalty": 2.0},
+    {"num_beams": 3, "length_penalty": 0.0, "min_new_tokens": 6},
+    {"num_beams": 4, "repetition_penalty": 1.4},
+]
+
+
+@pytest.mark.parametrize("settings", BEAMS, ids=str)
+def test_beams_equal(settings: dict[str, float], usual: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_beams(usual, settings, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["odd-grouped-gelu", "linear-rope"])
+def test_beams_of_a_batch_equal(name: str, pair_of: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"num_beams": 3, "repetition_penalty": 1.2, "length_penalty": 0.5}
+    wanted = check_beams(pair_of(name), settings, monkeypatch)
+    reference, model = pair_of(name)
+    ids, mask = padded([prompt for prompt, _ in prompts_of(reference)], "left")
+    batch = model.generate(ids, pictures(reference), attention_mask=mask, max_new_tokens=16, **settings)
+    assert batch == wanted
+
+
+def check_beams(pair: Pair, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Compare a search that comes upon ends at different lengths; leave these ends set, return the answers."""
+    (reference, model), pairs = pair, split(pair[0])
+    settings = {"max_new_tokens": 16, **settings}
+    free = [reference.generate([prompt], images, eos_token_id=-1, **settings)[0] for prompt, images in pairs]
+    ends = [free[0][9], free[1][3]]
+    wanted = [reference.generate([prompt], images, eos_token_id=ends, **settings)[0] for prompt, images in pairs]
+    assert wanted != free
+    monkeypatch.setattr(model, "config", model.config.with_text(eos_token_id=ends))
+    assert [generated(model, prompt, images, **settings) for prompt, images in pairs] == wanted
+    return wanted
+
+
+FORMS = [
+    ("odd-grouped-gelu", write_original, "float16"),
+    ("odd-grouped-gelu", write_llava, "bfloat16"),
+    ("odd-grouped-gelu", write_llava_in_memory_names, "float32"),
+    ("head-size-tied-biased", write_original, "bfloat16"),
+    ("head-size-tied-biased", write_llava, "float32"),
+    ("head-size-tied-biased", write_llava_in_memory_names, "float16"),
+]
+
+
+@pytest.mark.parametrize("name, write, dtype", FORMS)
+def test_every_form_and_type_of_weights_gives_the_same_logits(
+    name: str, write: Callable[..., Path], dtype: str, pair_of: Callable[[str], Pair], tmp_path: Path
+) -> None:
+    reference, _ = pair_of(name)
+    model = Share4V.from_pretrained(write(reference, tmp_path / "model", dtype))
+    prompt, images = split(reference)[1]
+    with reference.rounded(DTYPES[dtype]):
+        wanted = reference.logits(prompt, images)
+    np.testing.assert_allclose(logits_of(model, prompt, images), wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_weights_held_as_float16_give_the_logits_of_rounded_weights(
+    pair_of: Callable[[str], Pair], tmp_path: Path
+) -> None:
+    reference, _ = pair_of("odd-grouped-gelu")
+    path = write_llava(reference, tmp_path, "float16")
+    model = Share4V.from_pretrained(path, dtype="float16")
+    prompt, images = split(reference)[1]
+    with reference.rounded(DTYPES["float16"]):
+        np.testing.assert_allclose(
+            logits_of(model, prompt, images), reference.logits(prompt, images), rtol=0, atol=TOLERANCE
+        )
+        wanted = reference.generate([prompt], images, max_new_tokens=16)[0]
+    assert generated(model, prompt, images, max_new_tokens=16) == wanted
+
+
+def test_what_save_pretrained_writes_gives_the_same_answers(usual: Pair, tmp_path: Path) -> None:
+    reference, model = usual
+    model.save_pretrained(tmp_path / "saved", max_shard_size="40KB")
+    again = Share4V.from_pretrained(tmp_path / "saved")
+    assert again.config == replace(model.config, vision_tower=None, torch_dtype="float32")
+    prompt, images = split(reference)[1]
+    np.testing.assert_array_equal(logits_of(again, prompt, images), logits_of(model, prompt, images))
