@@ -1,0 +1,1 @@
+"""Captions and answers about pictures: the pipelines and their commands."""

@@ -1,0 +1,1 @@
+"""What the commands of `share4v` do; only they print."""

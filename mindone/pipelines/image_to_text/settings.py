@@ -1,0 +1,56 @@
+"""What a pipeline's caller may say of generation: the names of `generate`, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from inspect import signature
+from typing import Any
+
+from mindone.models.share4v.generation import GenerationSettings, stop_strings
+from mindone.models.share4v.generation_mixin import GenerationMixin
+from mindone.models.share4v.sampling import Sampling
+
+# What a pipeline's processor makes is not for the caller to set.
+_INPUTS = ("self", "input_ids", "pixel_values", "attention_mask", "inputs_embeds")
+
+
+@cache
+def setting_names() -> tuple[str, ...]:
+    """Return the arguments of `generate` that are settings rather than inputs."""
+    return tuple(name for name in signature(GenerationMixin.generate).parameters if name not in _INPUTS)
+
+
+def check_settings(max_new_tokens: int | None, generate_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Join a call's settings into the arguments of `generate`.
+
+    Raises:
+        ValueError: a name is none of `generate`'s (the message has the closest), max_new_tokens is given twice, or a
+            value is outside its range.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.settings import check_settings
+        >>> check_settings(16, {"temperature": 0.2})
+        {'temperature': 0.2, 'max_new_tokens': 16}
+    """
+    settings = dict(generate_kwargs or {})
+    for name in settings:
+        if name not in setting_names():
+            close = get_close_matches(str(name), setting_names(), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"generate_kwargs has {name!r}, which generate does not take; known: {', '.join(setting_names())}."
+                f"{hint}"
+            )
+    if max_new_tokens is not None:
+        if "max_new_tokens" in settings:
+            raise ValueError("max_new_tokens is given twice, by itself and in generate_kwargs: leave one out")
+        settings["max_new_tokens"] = max_new_tokens
+    if settings.get("num_beams", 1) > 1 and stop_strings(settings.get("stop")):
+        raise ValueError("stop strings and num_beams do not go together: set num_beams=1 or leave stop out")
+    stop_strings(settings.get("stop"))
+    sampling = Sampling(**{key: settings[key] for key in Sampling.__dataclass_fields__ if key in settings})
+    lengths = {key: settings[key] for key in GenerationSettings.__dataclass_fields__ if key in settings}
+    GenerationSettings(**lengths, sampling=sampling)
+    return settings

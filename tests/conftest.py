@@ -1,0 +1,84 @@
+"""Shared by all tests: a small ShareGPT4V of random weights on disk, and pictures for it."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Names alone at import: a test that needs none of this pays nothing.
+WORDS = "a red green blue circle square left of the large small What is Why where Describe this image in one sentence ."
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentencepiece model with LLaMA's flags, 400 pieces, trained on invented sentences."""
+    import sentencepiece
+
+    from mindone.models.share4v.conversation import TEMPLATES
+
+    words = sorted({*WORDS.split(), *(word for template in TEMPLATES.values() for word in template.system.split())})
+    generator = random.Random(0)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(generator.choices(words, k=8)) for _ in range(400)]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
+    )
+    path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a Share4V with random weights and its processor, as `save_pretrained` writes them."""
+    import mindspore as ms
+
+    from mindone.models.share4v import (
+        ProjectorConfig,
+        Share4V,
+        Share4VConfig,
+        Share4VProcessor,
+        TextConfig,
+        VisionConfig,
+    )
+    from mindone.models.share4v.image_processing import ImageProcessor
+    from mindone.models.share4v.tokenization import Tokenizer
+
+    vision = VisionConfig(32, 64, 2, 2, image_size=28, patch_size=14)
+    text = TextConfig(400, 32, 64, 2, 4, 2, max_position_embeddings=512)
+    config = Share4VConfig(vision, ProjectorConfig("mlp2x_gelu"), text, image_aspect_ratio="pad")
+    model = Share4V(config)
+    generator = np.random.default_rng(0)
+    for _, parameter in model.parameters_and_names():  # large enough that pictures change the answers
+        parameter.set_data(ms.Tensor(generator.normal(0, 0.4, parameter.shape).astype(np.float32)))
+    directory = tmp_path_factory.mktemp("models") / "random-share4v"
+    model.save_pretrained(directory)
+    processor = Share4VProcessor(ImageProcessor.from_pretrained(directory, config, None), Tokenizer(vocabulary))
+    processor.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Paths of five small pictures of noise."""
+    from PIL import Image
+
+    directory = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(1)
+    paths = []
+    for number in range(5):
+        pixels = generator.integers(0, 256, (40 + number, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(directory / f"picture-{number}.png")
+        paths.append(str(directory / f"picture-{number}.png"))
+    return paths

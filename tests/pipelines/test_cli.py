@@ -1,0 +1,468 @@
+"""share4v: what is printed where, exit statuses, and how it behaves on a terminal, in a pipe and when interrupted."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindone.models.share4v import Share4V
+from mindone.pipelines import pipeline
+from mindone.pipelines.image_to_text.commands import caption as caption_command
+from mindone.pipelines.image_to_text.commands.common import one_line, visible
+from mindone_share4v.cli import main
+from mindone_share4v.commands import COMMANDS
+
+SHARE4V = [sys.executable, "-m", "mindone_share4v"]
+TOKENS = ["--max-new-tokens", "12"]
+DEADLINE = 120.0  # seconds for any process; what it does is checked, not how fast
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> Share4V:
+    return Share4V.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def one_model(monkeypatch: pytest.MonkeyPatch, loaded: Share4V) -> None:
+    """Let commands that run in this process share a model, whose graphs are compiled already."""
+    load = Share4V.from_pretrained
+
+    def from_pretrained(name: str | Path, *rest: Any, **options: Any) -> Share4V:
+        plain = Path(name).is_dir() and options.get("dtype") is None and options.get("vision_tower") is None
+        return loaded if plain else load(name, *rest, **options)
+
+    monkeypatch.setattr(Share4V, "from_pretrained", from_pretrained)
+
+
+@pytest.fixture(scope="module")
+def captions(loaded: Share4V, checkpoint: Path, pictures: list[str]) -> list[str]:
+    """What the pipeline says of each picture."""
+    captioner = pipeline("image-to-text", loaded, str(checkpoint))
+    return [one_line(captioner(path, max_new_tokens=12)[0]["generated_text"]) for path in pictures]
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[str]]:
+    captured = capsys.readouterr()
+    return captured.out.splitlines(), captured.err.splitlines()
+
+
+# The parser
+
+
+def test_the_parser_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom mindone_share4v.cli import build_parser, main\nbuild_parser()\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print(sorted({'mindspore', 'mindone', 'numpy', 'transformers', 'PIL', 'tqdm', 'requests'} & set(sys.modules)))"
+    )
+    for arguments in (["--help"], ["caption", "--help"], ["--version"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=DEADLINE
+        )
+        assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command.name, "--help"])
+    out, _ = lines_of(capsys)
+    text = "\n".join(out)
+    assert end.value.code == 0 and "examples:\n" in text and "exit status:" in text
+    flags = [flag for _, arguments in command.groups for argument in arguments for flag in argument.flags]
+    assert [flag for flag in flags if flag.startswith("-") and flag not in text] == []
+
+
+def test_every_handler_is_there() -> None:
+    for command in COMMANDS:
+        module, _, function = command.handler.partition(":")
+        assert callable(getattr(__import__(module, fromlist=[function]), function))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and lines_of(capsys)[0][0].startswith("share4v ")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["captoin"], ["caption"], ["caption", "a.png", "--temprature", "1"], ["convert", "a"], ["caption", "--max"]],
+)
+def test_wrong_use_by_argparse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2 and lines_of(capsys)[1][-1].startswith("share4v")
+
+
+# caption, in this process
+
+
+@pytest.mark.usefixtures("one_model")
+def test_caption_to_a_pipe(
+    checkpoint: Path, pictures: list[str], captions: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--model", str(checkpoint), *TOKENS]
+    assert main(["caption", pictures[0], *run]) == 0
+    assert lines_of(capsys) == ([captions[0]], [])
+    assert main(["caption", *pictures, *run, "--batch-size", "2"]) == 0
+    assert lines_of(capsys) == ([f"{path}\t{text}" for path, text in zip(pictures, captions, strict=True)], [])
+
+
+@pytest.mark.usefixtures("one_model")
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_bad_picture_is_named_and_the_others_are_done(
+    checkpoint: Path,
+    pictures: list[str],
+    captions: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    batch_size: int,
+) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    images = ["missing.png", pictures[0], str(tmp_path / "notes.txt"), pictures[1], "http://127.0.0.1:9/p.png"]
+    status = main(["caption", *images, "--model", str(checkpoint), *TOKENS, "--batch-size", str(batch_size)])
+    out, err = lines_of(capsys)
+    assert status == 1
+    assert out == [f"{pictures[0]}\t{captions[0]}", f"{pictures[1]}\t{captions[1]}"]
+    assert [line.split(": ")[:2] for line in err] == [["share4v", images[place]] for place in (0, 2, 4)]
+    assert "there is no such file" in err[0] and "no image format" in err[1] and "download failed" in err[2]
+
+
+@pytest.mark.usefixtures("one_model")
+def test_caption_json(
+    checkpoint: Path, pictures: list[str], captions: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["caption", pictures[0], "missing.png", "--model", str(checkpoint), *TOKENS, "--json"]) == 1
+    out, err = lines_of(capsys)
+    first, second = map(json.loads, out)
+    assert (first["image"], one_line(first["caption"])) == (pictures[0], captions[0])
+    assert (first["tokens"], first["finish_reason"]) == (12, "length") and first["seconds"] > 0
+    assert set(first) == {"image", "caption", "tokens", "seconds", "finish_reason"}
+    assert set(second) == {"image", "error"} and second["image"] == "missing.png"
+    assert len(err) == 1
+
+
+@pytest.mark.usefixtures("one_model")
+def test_settings_reach_generate(
+    loaded: Share4V, checkpoint: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    captioner = pipeline("image-to-text", loaded, str(checkpoint))
+    cases: list[tuple[list[str], dict[str, Any]]] = [
+        (["--temperature", "1.5", "--seed", "4"], {"do_sample": True, "temperature": 1.5, "seed": 4}),
+        (
+            ["--temperature", "2", "--seed", "4", "--top-p", "0.7", "--top-k", "9"],
+            {"do_sample": True, "temperature": 2.0, "seed": 4, "top_p": 0.7, "top_k": 9},
+        ),
+        (["--num-beams", "2"], {"num_beams": 2}),
+        (["--repetition-penalty", "1.6"], {"repetition_penalty": 1.6}),
+        (["--stop", "b", "--stop", "d"], {"stop": ["b", "d"]}),
+        (["--min-new-tokens", "3"], {"min_new_tokens": 3}),
+    ]
+    for flags, settings in cases:
+        assert main(["caption", pictures[2], "--model", str(checkpoint), *TOKENS, *flags]) == 0
+        expected = captioner(pictures[2], generate_kwargs={**settings, "max_new_tokens": 12})[0]["generated_text"]
+        assert lines_of(capsys) == ([one_line(expected)], [])
+    flags = ["--prompt", "Why?", "--conversation", "share4v_v1"]
+    assert main(["caption", pictures[2], "--model", str(checkpoint), *TOKENS, *flags]) == 0
+    expected = captioner(pictures[2], "Why?", max_new_tokens=12, conversation="share4v_v1")[0]["generated_text"]
+    assert lines_of(capsys)[0] == [one_line(expected)]
+
+
+@pytest.mark.usefixtures("one_model")
+def test_a_greedy_run_says_which_flags_do_nothing(
+    checkpoint: Path, pictures: list[str], captions: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["caption", pictures[0], "--model", str(checkpoint), *TOKENS, "--top-p", "0.5"]) == 0
+    out, err = lines_of(capsys)
+    assert out == captions[:1] and len(err) == 1 and "--top-p" in err[0]
+
+
+@pytest.mark.usefixtures("one_model")
+def test_data_uris_and_standard_input(
+    checkpoint: Path,
+    pictures: list[str],
+    captions: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = Path(pictures[1]).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    assert main(["caption", "-", uri, "--model", str(checkpoint), *TOKENS]) == 0
+    out, _ = lines_of(capsys)
+    assert out[0] == f"-\t{captions[1]}" and out[1].endswith(f"\t{captions[1]}") and len(out[1]) < 200
+
+
+@pytest.mark.usefixtures("one_model")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--temperature", "-1"], "temperature must be "),
+        (["--top-p", "2", "--temperature", "1"], "top_p must be "),
+        (["--max-new-tokens", "0"], "max_new_tokens must be"),
+        (["--num-beams", "2", "--temperature", "1"], "num_beams and do_sample"),
+        (["--stop", ""], "a stop string "),
+        (["--batch-size", "0"], "--batch-size must be 1 or more"),
+        (["--conversation", "vicuna"], "Did you mean 'vicuna_v1'"),
+        (["--prompt", "<image> <image>"], "names 2 <image>"),
+        (["--prompt", "why " * 600], "the model's context 512"),
+        (["--dtype", "int3"], "dtype 'int3' is not supported"),
+        (["--vision-tower", "none-such"], "vision tower 'none-such'"),
+        (["--model", "no/such/directory", "--local-files-only"], "no/such/directory"),
+        (["--model", "sharegpt4v-8b"], "Did you mean 'sharegpt4v-7b'"),
+    ],
+)
+def test_bad_values_are_said_in_short(
+    checkpoint: Path, pictures: list[str], flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["caption", pictures[0], "--model", str(checkpoint), *flags]) == 2
+    out, err = lines_of(capsys)
+    assert out == [] and err[-1 if message != "vision tower 'none-such'" else 0].startswith("share4v: error: ")
+    assert message in "\n".join(err) and "Traceback" not in "\n".join(err)
+
+
+def test_one_line_and_visible() -> None:
+    assert one_line("a\n\n b\tc\r\nd \x1b[31m\x07é\u3000") == "a b c d [31mé"
+    assert visible("a\n\tb\x1b[2J\x9b\x7f 你好") == "a\n\tb[2J 你好"
+
+
+def test_errors_of_pictures_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures come in their order, a batch is as full as can be, and no error is held back where nothing waits."""
+    good, bad = "good", "bad"
+    given = [bad, good, bad, good, good, bad]
+    sources = [caption_command.Source(f"{n}", object() if kind == good else None) for n, kind in enumerate(given)]  # type: ignore[arg-type]
+    groups = [[int(source.given) for source in group] for group in caption_command._groups(iter(sources), 2)]
+    assert groups == [[0], [1, 2, 3], [4, 5]]
+
+
+# chat and convert, in this process
+
+
+@pytest.mark.usefixtures("one_model")
+def test_chat_from_a_pipe(
+    loaded: Share4V,
+    checkpoint: Path,
+    pictures: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processor = pipeline("image-to-text", loaded, str(checkpoint)).processor
+
+    def answer(*turns: str) -> str:
+        roles = [{"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(turns)]
+        ids = loaded.generate(**processor(images=pictures[:1], text=roles), max_new_tokens=12)
+        return processor.batch_decode(ids)[0]
+
+    first = answer("What?")
+    expected = [first, answer("What?", first, "Why?"), first]
+    chat = ["chat", pictures[0], "--model", str(checkpoint), *TOKENS]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What?\n\nWhy?\n/reset\nWhat?\n/exit\nnot asked\n"))
+    assert main(chat) == 0
+    assert lines_of(capsys)[0] == [one_line(text) for text in expected]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"What?\n{'why ' * 600}\nWhy?"))
+    assert main([*chat, "--json"]) == 1
+    out, err = lines_of(capsys)
+    records = [json.loads(line) for line in out]
+    assert [record.get("answer") for record in records] == [expected[0], None, expected[1]]
+    assert set(records[0]) == {"question", "answer", "tokens", "seconds", "finish_reason"}
+    assert "context 512" in records[1]["error"] and "context 512" in err[0] and "/reset" in err[0]
+
+
+@pytest.mark.usefixtures("one_model")
+def test_chat_without_its_picture(checkpoint: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "missing.png", pictures[0], "--model", str(checkpoint)]) == 1
+    (line,) = lines_of(capsys)[1]
+    assert line.startswith("share4v: missing.png: there is no such file")
+    assert main(["chat", "-", "--model", str(checkpoint)]) == 2
+    assert "questions come from" in lines_of(capsys)[1][0]
+
+
+def test_convert(
+    checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "converted"
+    assert main(["convert", str(checkpoint), "--out", str(out)]) == 0
+    assert lines_of(capsys)[0][0].startswith(f"{out}: ")
+    assert pipeline("image-to-text", out)(pictures[0], max_new_tokens=1)
+    weights = (out / "model.safetensors").read_bytes()
+    assert main(["convert", str(checkpoint), "--out", str(out), "--dtype", "float16"]) == 0
+    assert len((out / "model.safetensors").read_bytes()) < 0.7 * len(weights)
+    capsys.readouterr()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    assert main(["convert", str(checkpoint), "--out", str(tmp_path / "full")]) == 2
+    assert main(["convert", str(tmp_path / "missing"), "--out", str(tmp_path / "new")]) == 2
+    err = lines_of(capsys)[1]
+    assert len(err) == 2 and "thesis" not in "".join(err) and all(line.startswith("share4v: error: ") for line in err)
+    assert (tmp_path / "full" / "thesis.txt").exists() and not (tmp_path / "new").exists()
+
+
+# Processes of their own
+
+
+def start(*argv: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*SHARE4V, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=cwd
+    )
+
+
+def test_nothing_but_the_caption_is_printed_and_no_file_is_left(
+    checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path
+) -> None:
+    process = start("caption", pictures[0], "--model", str(checkpoint), *TOKENS, cwd=tmp_path)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (0, f"{captions[0]}\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interruption_while_captioning(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
+    images = pictures * 40
+    process = start("caption", *images, "--model", str(checkpoint), "--max-new-tokens", "300", "--json", cwd=tmp_path)
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130 and err == "share4v: interrupted\n"
+    assert first["image"] == pictures[0] and len(out.splitlines()) < len(images) - 1
+    assert all("caption" in json.loads(line) for line in out.splitlines())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_while_mindspore_is_imported(
+    checkpoint: Path, pictures: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start("caption", pictures[0], "--model", str(checkpoint), cwd=tmp_path)
+    maps = Path(f"/proc/{process.pid}/maps")
+    begun = time.monotonic()
+    while "mindspore" not in maps.read_text() and time.monotonic() - begun < DEADLINE:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (130, "", "share4v: interrupted\n")
+
+
+def test_a_conversion_that_is_interrupted_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mindone.models.share4v.checkpoint import conversion
+
+    def interrupted(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(DEADLINE)  # the handler runs before this is over
+
+    monkeypatch.setattr(conversion, "_copy_companions", interrupted)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["convert", str(checkpoint), "--out", str(tmp_path / "out")]) == 130
+    assert lines_of(capsys)[1] == ["share4v: interrupted"]
+    assert list((tmp_path / "out").iterdir()) == []
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_closed_pipe_is_no_error(checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path) -> None:
+    process = start("caption", *pictures * 3, "--model", str(checkpoint), *TOKENS, cwd=tmp_path)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == f"{pictures[0]}\t{captions[0]}\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(DEADLINE) == 141
+
+
+# A terminal
+
+
+class Terminal:
+    """A `share4v` process on a pseudo-terminal."""
+
+    def __init__(self, argv: Sequence[str], cwd: Path) -> None:
+        self.pid, self.descriptor = pty.fork()
+        if self.pid == 0:
+            os.chdir(cwd)
+            os.execv(SHARE4V[0], [*SHARE4V, *argv])
+        self.chunks: list[str] = []
+        self.pressed = 0.0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.chunks).replace("\r\n", "\n")
+
+    def read_until(self, done: Callable[[str], bool]) -> None:
+        begun = time.monotonic()
+        while not done(self.text):
+            assert time.monotonic() - begun < DEADLINE, self.text
+            if select.select([self.descriptor], [], [], 0.1)[0]:
+                try:
+                    self.chunks.append(os.read(self.descriptor, 4096).decode(errors="replace"))
+                except OSError:  # Linux's way to say that the other end is closed
+                    break
+
+    def type(self, text: str) -> None:
+        os.write(self.descriptor, text.encode())
+
+    def finish(self) -> int:
+        self.read_until(lambda text: False)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_caption_on_a_terminal_streams(
+    checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path
+) -> None:
+    terminal = Terminal(
+        ["caption", pictures[0], "missing.png", pictures[1], "--model", str(checkpoint), *TOKENS], tmp_path
+    )
+    assert terminal.finish() == 1
+    text = terminal.text
+    places = [text.index(f"{pictures[0]}:\n"), text.index("share4v: missing.png: "), text.index(f"{pictures[1]}:\n")]
+    assert places == sorted(places)
+    shown = [" ".join(part.split()) for part in text.replace("\r", "\n").split(".png:\n")[1:]]
+    assert shown[0].startswith(captions[0]) and shown[1].startswith(captions[1])
+    assert len(terminal.chunks) > 8  # more pieces than lines: it was shown as it was made
+
+
+def test_chat_on_a_terminal(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
+    terminal = Terminal(["chat", pictures[0], "--model", str(checkpoint), "--max-new-tokens", "400"], tmp_path)
+    terminal.read_until(lambda text: text.count("> ") == 1)
+    terminal.type("Why is it?\n")
+    terminal.read_until(lambda text: len(text.partition("Why is it?")[2].strip()) > 8)
+    terminal.type("\x03")  # Ctrl-C ends the answer, not the chat
+    terminal.read_until(
+        lambda text: "stopped; this question and its answer do not count" in text and text.endswith("> ")
+    )
+    terminal.type("/help\n")
+    terminal.read_until(lambda text: "/reset" in text and text.endswith("> "))
+    terminal.type("/rest\n")
+    terminal.read_until(lambda text: "unknown command /rest" in text and text.endswith("> "))
+    terminal.type("\x04")
+    assert terminal.finish() == 0 and "Traceback" not in terminal.text
+
+
+def test_interruption_at_the_prompt(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
+    terminal = Terminal(["chat", pictures[0], "--model", str(checkpoint)], tmp_path)
+    before = termios.tcgetattr(terminal.descriptor)
+    terminal.read_until(lambda text: "> " in text)
+
+    def press(text: str) -> bool:
+        # Python misses a Ctrl-C that comes between the prompt and its waiting for a line; a person presses again.
+        if "interrupted" not in text and terminal.pressed + 1 < time.monotonic():
+            terminal.pressed = time.monotonic()
+            terminal.type("\x03")
+        return "interrupted" in text
+
+    terminal.read_until(press)
+    assert termios.tcgetattr(terminal.descriptor) == before  # echo is on again
+    assert terminal.finish() == 130
+    assert "share4v: interrupted" in terminal.text and "Traceback" not in terminal.text

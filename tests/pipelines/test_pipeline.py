@@ -1,0 +1,287 @@
+"""pipeline(): Hugging Face's shapes, and texts that are what generate and the processor give."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindone.models.share4v import Share4V, Share4VProcessor
+from mindone.models.share4v import conversation as conversation_module
+from mindone.models.share4v.conversation import Template, get_template
+from mindone.models.share4v.hub import HubError
+from mindone.models.share4v.image_loading import ImageLoadError, ImageNotFoundError
+from mindone.pipelines import TASKS, pipeline
+from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
+from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+from mindone.pipelines.image_to_text.session import ChatSession
+
+TOKENS = 20
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> Share4V:
+    return Share4V.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def processor(checkpoint: Path) -> Share4VProcessor:
+    return Share4VProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def captioner(model: Share4V, processor: Share4VProcessor) -> ImageToTextPipeline:
+    return pipeline("image-to-text", model, processor)
+
+
+@pytest.fixture(scope="module")
+def answerer(model: Share4V, processor: Share4VProcessor) -> ImageTextToTextPipeline:
+    return pipeline("image-text-to-text", model, processor)
+
+
+@pytest.fixture(scope="module")
+def captions(model: Share4V, processor: Share4VProcessor, pictures: list[str]) -> list[str]:
+    """Each picture's caption by generate, one by one; some differ, or the tests below would show little."""
+    texts = [
+        processor.batch_decode(model.generate(**processor(images=[path]), max_new_tokens=TOKENS))[0]
+        for path in pictures
+    ]
+    assert len(set(texts)) > 2
+    return texts
+
+
+def texts_of(results: Any) -> list[str]:
+    records = [record for (record,) in results]
+    assert all(list(record) == ["generated_text"] for record in records)
+    return [record["generated_text"] for record in records]
+
+
+# Captions
+
+
+def test_shapes_and_texts(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
+    assert captioner(pictures[0], max_new_tokens=TOKENS) == [{"generated_text": captions[0]}]
+    assert texts_of(captioner(pictures[:2], max_new_tokens=TOKENS)) == captions[:2]
+    assert texts_of(captioner(tuple(pictures[:1]), max_new_tokens=TOKENS)) == captions[:1]
+    assert captioner([], max_new_tokens=TOKENS) == []
+
+
+def test_every_kind_of_picture(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
+    data = Path(pictures[0]).read_bytes()
+    with Image.open(pictures[0]) as image:
+        image.load()
+    uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    for source in (Path(pictures[0]), data, uri, image, np.asarray(image)):
+        assert captioner(source, max_new_tokens=TOKENS) == [{"generated_text": captions[0]}]
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_a_batch_gives_what_single_calls_give(
+    captioner: ImageToTextPipeline, pictures: list[str], captions: list[str], batch_size: int
+) -> None:
+    assert texts_of(captioner(pictures, batch_size=batch_size, max_new_tokens=TOKENS)) == captions
+    sampled = {"do_sample": True, "temperature": 2.0, "seed": 3}
+    single = [captioner(path, max_new_tokens=TOKENS, generate_kwargs=sampled)[0]["generated_text"] for path in pictures]
+    batch = captioner(pictures, batch_size=batch_size, max_new_tokens=TOKENS, generate_kwargs=sampled)
+    assert texts_of(batch) == single != captions
+
+
+def test_a_stream_is_read_a_batch_at_a_time(
+    captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]
+) -> None:
+    read: list[str] = []
+
+    def paths() -> Iterator[str]:
+        for path in pictures:
+            read.append(path)
+            yield path
+
+    results = captioner(paths(), batch_size=2, max_new_tokens=TOKENS)
+    assert iter(results) is results and read == []
+    assert next(results) == [{"generated_text": captions[0]}] and len(read) == 2
+    assert next(results) == [{"generated_text": captions[1]}] and len(read) == 2
+    assert texts_of(results) == captions[2:]
+
+
+def test_a_stream_may_be_endless(captioner: ImageToTextPipeline, pictures: list[str]) -> None:
+    def forever() -> Iterator[str]:
+        while True:
+            yield pictures[0]
+
+    results = captioner(forever(), batch_size=2, max_new_tokens=2)
+    assert [len(next(results)) for _ in range(7)] == [1] * 7
+
+
+def test_a_data_set_is_a_stream(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
+    class Photos:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> str:
+            return pictures[:2][index]
+
+    results: Any = captioner(Photos(), max_new_tokens=TOKENS)  # type: ignore[call-overload]
+    assert not isinstance(results, list) and texts_of(results) == captions[:2]
+
+
+def test_prompt(
+    captioner: ImageToTextPipeline, model: Share4V, processor: Share4VProcessor, pictures: list[str]
+) -> None:
+    for prompt, name in (("What is this?", "vicuna_v1"), ("Why <image>?", "share4v_v1")):
+        ids = model.generate(**processor(images=[pictures[1]], text=prompt, conversation=name), max_new_tokens=TOKENS)
+        expected = [{"generated_text": processor.batch_decode(ids)[0]}]
+        assert captioner(pictures[1], prompt=prompt, conversation=name, max_new_tokens=TOKENS) == expected
+        named = pipeline("image-to-text", model, processor, conversation=name)
+        assert named(pictures[1], prompt=prompt, max_new_tokens=TOKENS) == expected
+
+
+def test_beams(
+    captioner: ImageToTextPipeline, model: Share4V, processor: Share4VProcessor, pictures: list[str]
+) -> None:
+    settings = {"num_beams": 3, "max_new_tokens": TOKENS}
+    expected = [
+        processor.batch_decode(model.generate(**processor(images=[path]), **settings))[0] for path in pictures[:2]
+    ]
+    assert texts_of(captioner(pictures[:2], batch_size=2, generate_kwargs=settings)) == expected
+
+
+def test_a_stop_string_ends_the_text_and_is_not_in_it(
+    captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]
+) -> None:
+    stop = captions[0][7:10]
+    before = captions[0][: captions[0].index(stop)].strip()
+    assert before
+    for given in (stop, [stop], ("never said", stop)):
+        result = captioner(pictures[0], max_new_tokens=TOKENS, generate_kwargs={"stop": given})
+        assert result == [{"generated_text": before}]
+    (answer,) = captioner.answer([get_template("vicuna_v1").question], [[pictures[0]]], {"stop": stop})
+    assert answer.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_the_templates_stop_strings_count(
+    captioner: ImageToTextPipeline, pictures: list[str], monkeypatch: pytest.MonkeyPatch, num_beams: int
+) -> None:
+    settings = {"num_beams": num_beams, "max_new_tokens": TOKENS}
+    (whole,) = captioner(pictures[0], generate_kwargs=settings)
+    stop = whole["generated_text"][7:10]
+    template = Template(**{**vars(get_template("vicuna_v1")), "name": "stopping", "stop_strings": (stop,)})
+    monkeypatch.setitem(conversation_module.TEMPLATES, "stopping", template)
+    before = whole["generated_text"][: whole["generated_text"].index(stop)].strip()
+    assert captioner(pictures[0], generate_kwargs=settings, conversation="stopping") == [{"generated_text": before}]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_answers_carry_their_numbers(
+    captioner: ImageToTextPipeline, model: Share4V, processor: Share4VProcessor, pictures: list[str], num_beams: int
+) -> None:
+    inputs = processor(images=[pictures[0]])
+    length = inputs["input_ids"].shape[1] - 1 + model.config.num_image_tokens
+    settings = {"max_new_tokens": 7, "num_beams": num_beams}
+    (answer,) = captioner.answer(["Describe this image"], [[pictures[0]]], settings)
+    assert answer.token_ids == tuple(model.generate(**inputs, **settings)[0])
+    assert (answer.prompt_tokens, len(answer.token_ids), answer.finish_reason) == (length, 7, "length")
+    assert answer.seconds > 0
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"generate_kwargs": {"tempature": 1.0}}, r"'tempature'.*Did you mean 'temperature'"),
+        ({"generate_kwargs": {"input_ids": [[1]]}}, "'input_ids', which generate does not take"),
+        ({"generate_kwargs": {"temperature": -1}}, "temperature must be .*-1"),
+        ({"generate_kwargs": {"max_new_tokens": 3}, "max_new_tokens": 3}, "given twice"),
+        ({"generate_kwargs": {"stop": [""]}}, "a stop string "),
+        ({"generate_kwargs": {"stop": "a", "num_beams": 2}}, "do not go together"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1"),
+        ({"prompt": ["one", "two"]}, "prompt is a list"),
+        ({"prompt": "<image> <image>"}, "names 2 <image> but comes with 1 images"),
+        ({"conversation": "vicuna_v2"}, "Did you mean 'vicuna_v1'"),
+    ],
+)
+def test_wrong_arguments(
+    captioner: ImageToTextPipeline, pictures: list[str], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        captioner(pictures[:1], **arguments)
+    if "prompt" not in arguments:  # a stream does not wait for its first picture to say so
+        with pytest.raises(ValueError, match=message):
+            captioner(iter(pictures[:1]), **arguments)
+
+
+def test_a_bad_picture_raises_its_own_error(captioner: ImageToTextPipeline, pictures: list[str]) -> None:
+    with pytest.raises(ImageNotFoundError, match=r"nothing\.png"):
+        captioner("nothing.png")
+    with pytest.raises(ImageNotFoundError, match=r"nothing\.png"):
+        captioner([pictures[0], "nothing.png"], batch_size=2)
+    with pytest.raises(ImageLoadError, match="no image format"):
+        captioner(b"no picture")
+    with pytest.raises(ImageLoadError, match="a dict is no picture"):
+        captioner({"images": pictures[0]})  # type: ignore[call-overload]
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match=r"'image2text'.*image-text-to-text, image-to-text.*Did you mean 'image-to-"):
+        pipeline("image2text")  # type: ignore[call-overload]
+    with pytest.raises(HubError, match="Did you mean 'sharegpt4v-7b'"):
+        pipeline("image-to-text", "sharegpt4v-7")
+    assert TASKS.names() == ["image-text-to-text", "image-to-text"]
+
+
+def test_a_loaded_model_needs_its_processor_and_takes_no_loading_arguments(
+    model: Share4V, processor: Share4VProcessor, checkpoint: Path, pictures: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"processor=Share4VProcessor\.from_pretrained"):
+        pipeline("image-to-text", model)
+    with pytest.raises(ValueError, match="dtype, vision_backend cannot change a model that is loaded"):
+        pipeline("image-to-text", model, processor, dtype="float16", vision_backend="mindone")
+    by_name = pipeline("image-to-text", model, str(checkpoint))
+    assert by_name(pictures[0], max_new_tokens=2) == pipeline("image-to-text", model, processor)(
+        pictures[0], max_new_tokens=2
+    )
+
+
+def test_loading_by_path(checkpoint: Path, pictures: list[str], captions: list[str]) -> None:
+    loaded = pipeline("image-to-text", checkpoint, dtype="float16", conversation="share4v_v1")
+    assert (loaded.model.dtype, loaded.conversation, loaded.task) == ("float16", "share4v_v1", "image-to-text")
+    with pytest.raises(ValueError, match="unknown conversation"):
+        pipeline("image-to-text", checkpoint, conversation="none-such")
+
+
+# Chats
+
+
+def test_a_session_gives_what_whole_conversations_give(
+    answerer: ImageTextToTextPipeline, model: Share4V, processor: Share4VProcessor, pictures: list[str]
+) -> None:
+    session = ChatSession(answerer, pictures[:2], {"max_new_tokens": 8})
+    messages: list[dict[str, str]] = []
+    for turn in range(3):
+        question = f"Why {turn}?"
+        said = "".join(piece.text for piece in session.ask(question)).strip()
+        messages.append({"role": "user", "content": question})
+        ids = model.generate(**processor(images=pictures[:2], text=messages), max_new_tokens=8)
+        assert said == processor.batch_decode(ids)[0]
+        messages.append({"role": "assistant", "content": said})
+        assert session.messages == messages
+    session.reset()
+    assert "".join(piece.text for piece in session.ask("Why 0?")).strip() == messages[1]["content"]
+
+
+def test_a_session_outgrows_nothing_but_the_context(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
+    session = ChatSession(answerer, pictures[:1], {"max_new_tokens": 30})
+    with pytest.raises(ValueError, match=r"the prompt has \d+ tokens with its images, the model's context 512"):
+        for _ in range(40):
+            before = list(session.messages)
+            list(session.ask("What is this image of? " * 3))
+    assert session.messages == before  # the question that found no room is not part of it
