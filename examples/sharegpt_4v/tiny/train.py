@@ -1,0 +1,147 @@
+"""Train sharegpt4v-tiny from nothing on rendered scenes, by the recipe's two stages; about 40 minutes on two cores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from captions import caption, question
+from scenes import PICTURE_SIZE, render, sample_scene, scene_rng
+from vocabulary import VOCABULARY_SIZE, train_vocabulary
+
+from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, Share4VProcessor, TextConfig, VisionConfig
+from mindone.models.share4v.checkpoint import convert
+from mindone.models.share4v.image_processing import ImageProcessor
+from mindone.models.share4v.tokenization import Tokenizer
+from mindone.models.share4v.training.initialization import initialize
+from mindone.models.share4v.training.labels import TrainingText, collate, tokenize_conversation
+from mindone.models.share4v.training.loss import Batch, make_batch
+from mindone.models.share4v.training.trainer import Schedule, Stage, train, train_all
+
+CONFIG = Share4VConfig(
+    vision_config=VisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=PICTURE_SIZE,
+        patch_size=24,
+    ),
+    projector_config=ProjectorConfig("mlp2x_gelu"),
+    text_config=TextConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        max_position_embeddings=512,
+    ),
+    image_aspect_ratio="pad",
+    torch_dtype="float16",
+)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What one stage shows and for how long.
+
+    Attributes:
+        template: "plain" shows picture and caption alone, as the recipe's first stage does.
+        groups: most groups of objects in a scene.
+        width: ids of a text, padded; a picture is one id here.
+    """
+
+    name: str
+    template: str
+    groups: int
+    steps: int
+    peak: float
+    width: int
+    seed: int
+
+
+COURSES = (
+    Course("pictures", "plain", groups=3, steps=2400, peak=1.5e-3, width=44, seed=1),
+    Course("questions", "vicuna_v1", groups=3, steps=300, peak=5e-4, width=92, seed=2),
+)
+BATCH_SIZE = 64
+
+
+def examples(course: Course, processor: Share4VProcessor) -> Iterator[tuple[np.ndarray, TrainingText]]:
+    """Yield picture and text of scene after scene, never one twice."""
+    index = 0
+    while True:
+        rng = scene_rng(course.seed, index)
+        index += 1
+        scene = sample_scene(rng)
+        if len(scene.groups) > course.groups:
+            continue
+        picture, answer = render(scene, rng), caption(scene, rng)
+        asked = "<image>" if course.template == "plain" else f"<image>\n{question(rng)}"
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        yield processor.image_processor(picture), tokenize_conversation(processor, messages, course.template)
+
+
+def batches(course: Course, model: Share4V, processor: Share4VProcessor, length: int) -> Iterator[Batch]:
+    """Yield batches of one shape; the next one is rendered while the model learns from the last."""
+    source = examples(course, processor)
+
+    def batch() -> Batch:
+        pictures, texts = zip(*(next(source) for _ in range(BATCH_SIZE)), strict=True)
+        return make_batch(model, np.stack(pictures), *collate(texts, course.width), length)
+
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(batch)
+        while True:
+            ready, upcoming = upcoming, pool.submit(batch)
+            yield ready.result()
+
+
+def run(course: Course, model: Share4V, processor: Share4VProcessor) -> None:
+    """Train one course and print its loss now and then."""
+    length = course.width - 1 + model.config.num_image_tokens
+    stage = Stage(Schedule(course.peak, course.steps, max(20, course.steps * 3 // 100)), length, train_all, beta2=0.98)
+    begun, losses = time.perf_counter(), []
+    for step, loss in enumerate(train(model, stage, batches(course, model, processor, length)), 1):
+        losses.append(loss)
+        if step % 25 == 0 or step == course.steps:
+            seconds = round(time.perf_counter() - begun, 1)
+            mean = round(float(np.mean(losses)), 4)
+            print(json.dumps({"course": course.name, "step": step, "loss": mean, "seconds": seconds}), flush=True)
+            losses = []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory to write to; a course it holds is not run again"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    vocabulary = args.out / "tokenizer.model"
+    train_vocabulary(vocabulary)
+    processor = Share4VProcessor(ImageProcessor.from_config(CONFIG), Tokenizer(vocabulary))
+    model = Share4V(CONFIG)
+    initialize(model, args.seed)
+    for course in COURSES:
+        done = args.out / course.name
+        if done.is_dir():
+            model = Share4V.from_pretrained(done)
+            continue
+        run(course, model, processor)
+        model.save_pretrained(done)
+        processor.save_pretrained(done)
+    convert(args.out / COURSES[-1].name, args.out / "checkpoint", dtype="float16")
+
+
+if __name__ == "__main__":
+    main()

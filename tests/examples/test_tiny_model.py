@@ -1,0 +1,61 @@
+"""The checkpoint in the package captions scenes it has never seen; the evaluation script says how many, as JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from captions import parse_caption
+from PIL import Image
+from scenes import render, sample_scene, scene_rng
+
+from mindone.pipelines import pipeline
+from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "sharegpt_4v"
+
+
+@pytest.fixture(scope="module")
+def captioner() -> ImageToTextPipeline:
+    return pipeline("image-to-text")
+
+
+def test_held_out_scenes_are_captioned_with_every_fact_right(captioner: ImageToTextPipeline) -> None:
+    count, right = 60, 0
+    rngs = [scene_rng(4242, index) for index in range(count)]
+    scenes = [sample_scene(rng, held_out=True) for rng in rngs]
+    pictures = [render(scene, rng) for scene, rng in zip(scenes, rngs, strict=True)]
+    for answer, scene in zip(captioner(pictures, batch_size=16), scenes, strict=True):
+        right += parse_caption(answer[0]["generated_text"]) == scene
+    assert right >= 0.9 * count
+
+
+def test_a_picture_of_another_size_and_shape_gets_the_same_facts(captioner: ImageToTextPipeline) -> None:
+    rng = scene_rng(4242, 0)
+    scene = sample_scene(rng, held_out=True)
+    large = render(scene, rng, size=480)
+    assert parse_caption(captioner(large)[0]["generated_text"]) == scene
+
+
+def test_the_readmes_picture_is_captioned_as_the_readme_says(captioner: ImageToTextPipeline) -> None:
+    caption = captioner(Image.open(EXAMPLES / "scene.png"))[0]["generated_text"]
+    assert f"> {caption}\n" in (EXAMPLES.parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_package_stays_small() -> None:
+    assets = Path(str(files("mindone.models.share4v"))) / "assets"
+    assert sum(path.stat().st_size for path in assets.rglob("*")) < 8e6
+
+
+def test_the_evaluation_prints_one_json_object() -> None:
+    script = EXAMPLES / "tiny" / "evaluate.py"
+    command = [sys.executable, script, "--seed", "5", "--count", "4", "--show", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    report = json.loads(done.stdout)
+    assert report["count"] == 4 and report["seed"] == 5
+    assert 0 <= report["all_facts_right"] <= 1
+    assert set(report["parts_right"]) == {"position", "count", "size", "colour", "shape", "background"}
