@@ -1,0 +1,1 @@
+"""C++ kernels for the CPU, and what calls them; see docs/performance.md."""

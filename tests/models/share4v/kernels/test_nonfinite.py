@@ -1,0 +1,97 @@
+"""NaN and infinity never vanish in a row that holds them, and never reach a row that does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from reference.kernel_layers import LLAMA, Layer
+from reference.kernels import CACHE_DTYPES, DTYPES, causal, linear_block, normals, run_linear
+
+from mindone.models.share4v.kernels.cache_memory import CacheMemory
+from mindone.models.share4v.kernels.library import Library
+from mindone.models.share4v.kernels.packing import NormSpec
+
+VALUES = [np.nan, np.inf, -np.inf]
+HEADS, KV_HEADS, HEAD_DIM, TOKENS = 6, 2, 20, 40
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 5, 13, 45])
+@pytest.mark.parametrize("column", [0, 40, 99])
+def test_linear(kernels: Library, rng: np.random.Generator, dtype: str, value: float, rows: int, column: int) -> None:
+    x, bad = normals(rng, rows, 100), rows // 2
+    block, _ = linear_block(rng, normals(rng, 40, 100), dtype, bias=True)
+    clean = run_linear(kernels, x, block, 40)
+    x[bad, column] = value
+    y = run_linear(kernels, x, block, 40)
+    assert not np.isfinite(y[bad]).any()
+    assert np.array_equal(np.delete(y, bad, 0), np.delete(clean, bad, 0))
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_linear_behind_a_norm(kernels: Library, rng: np.random.Generator, dtype: str, value: float, norm: str) -> None:
+    x, spec = normals(rng, 9, 100), NormSpec(norm, 100, 1e-5)
+    block, _ = linear_block(rng, normals(rng, 40, 100), dtype, norm_spec=spec, activation="gelu")
+    clean = run_linear(kernels, x, block, 40)
+    x[4, 77] = value
+    y = run_linear(kernels, x, block, 40)
+    assert not np.isfinite(y[4]).any()
+    assert np.array_equal(np.delete(y, 4, 0), np.delete(clean, 4, 0))
+
+
+def attention(kernels: Library, dtype: str, inputs: list[np.ndarray]) -> np.ndarray:
+    cache = CacheMemory(1, 1, KV_HEADS, HEAD_DIM, TOKENS, dtype)
+    return kernels.attention(cache.memory, 0, causal(0, 0, TOKENS), *inputs)
+
+
+def attention_inputs(rng: np.random.Generator) -> list[np.ndarray]:
+    """Return query [R, H, D], key and value [R, Hkv * D]."""
+    width = KV_HEADS * HEAD_DIM
+    return [normals(rng, TOKENS, HEADS, HEAD_DIM), normals(rng, TOKENS, width), normals(rng, TOKENS, width)]
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_query(kernels: Library, rng: np.random.Generator, dtype: str, value: float) -> None:
+    inputs = attention_inputs(rng)
+    clean = attention(kernels, dtype, inputs)
+    inputs[0][17, 4, 3] = value
+    y = attention(kernels, dtype, inputs)
+    assert not np.isfinite(y[17, 4]).any()
+    y[17, 4] = clean[17, 4]
+    assert np.array_equal(y, clean)
+
+
+@pytest.mark.parametrize("value", [*VALUES, 1e5, -1e5])
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("which", [1, 2], ids=["key", "value"])
+def test_key_and_value(kernels: Library, rng: np.random.Generator, dtype: str, value: float, which: int) -> None:
+    """Of the second head of keys and values, which the last three heads of queries share; 1e5 is beyond float16."""
+    if np.isfinite(value) and dtype != "float16":
+        pytest.skip("1e5 fits")
+    inputs = attention_inputs(rng)
+    clean = attention(kernels, dtype, inputs)
+    inputs[which][25, HEAD_DIM + 3] = value
+    y = attention(kernels, dtype, inputs)
+    seeing, other_heads = y[25:, 3:], y[25:, :3]
+    assert not np.isfinite(seeing).all(-1).any()  # each row and head that sees it shows it
+    assert np.array_equal(y[:25], clean[:25])
+    assert np.array_equal(other_heads, clean[25:, :3])
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
+def test_layer(kernels: Library, rng: np.random.Generator, dtype: str, value: float, cache_dtype: str) -> None:
+    """A row that sees a bad one is bad; earlier rows and other texts keep their bits."""
+    layer, x = Layer.random(rng, LLAMA, dtype), normals(rng, 60, LLAMA.hidden)
+    rows = np.concatenate([causal(0, 0, 20), causal(1, 0, 20), causal(2, 4, 24, 4)])
+    clean = layer.run(kernels, layer.cache(3, 24, cache_dtype), rows, x)
+    x[30, 50] = value
+    y = layer.run(kernels, layer.cache(3, 24, cache_dtype), rows, x)
+    reached = (rows[:, 0] == 1) & (rows[:, 1] >= 10)
+    assert not np.isfinite(y[reached]).any()
+    assert np.array_equal(y[~reached], clean[~reached])
