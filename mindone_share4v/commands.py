@@ -44,7 +44,14 @@ MODEL = (
         ("--vision-tower",),
         {"metavar": "NAME", "help": "directory or name of the vision tower (default: what the model's config says)"},
     ),
-    Argument(("--dtype",), {"help": "type of the weights in memory, float32 or float16 (default: float32)"}),
+    Argument(
+        ("--dtype",),
+        {"help": "type of the weights in memory: float32, float16, int8, int4 (default: float32, or as stored)"},
+    ),
+    Argument(
+        ("--kv-cache-dtype",),
+        {"help": "type of cached keys and values: float32, float16 or int8 (default: by --dtype)"},
+    ),
     Argument(
         ("--conversation",),
         {"metavar": "TEMPLATE", "help": "conversation template (default: the checkpoint's, else vicuna_v1)"},
@@ -172,8 +179,8 @@ CONVERT = Command(
                 Argument(
                     ("--dtype",),
                     {
-                        "choices": ("float32", "float16"),
-                        "help": "type to write (default: as stored; bfloat16 as float32)",
+                        "choices": ("float32", "float16", "int8", "int4"),
+                        "help": "type to write (default: as stored; bfloat16 as float32); int8 and int4 are for CPUs",
                     },
                 ),
                 Argument(("--cache-dir",), {"metavar": "DIR", "help": "where downloads are kept"}),
@@ -183,7 +190,7 @@ CONVERT = Command(
     ),
     examples="""examples:
   share4v convert ShareGPT4V-7B --vision-tower ShareGPT4V-7B_Pretrained_vit-large336-l12 --out sharegpt4v-7b-ms
-  share4v convert Lin-Chen/ShareGPT4V-7B --out sharegpt4v-7b-f16 --dtype float16
+  share4v convert Lin-Chen/ShareGPT4V-7B --out sharegpt4v-7b-int4 --dtype int4
 
 exit status: 0 done, 2 the source or the directory will not do, 130 interrupted""",
     unwinds=True,  # the directory that is being written

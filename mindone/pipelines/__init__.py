@@ -35,6 +35,7 @@ def pipeline(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     conversation: str | None = None,
+    kv_cache_dtype: str | None = None,
 ) -> ImageToTextPipeline: ...
 
 
@@ -50,6 +51,7 @@ def pipeline(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     conversation: str | None = None,
+    kv_cache_dtype: str | None = None,
 ) -> ImageTextToTextPipeline: ...
 
 
@@ -64,6 +66,7 @@ def pipeline(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     conversation: str | None = None,
+    kv_cache_dtype: str | None = None,
 ) -> ImageToTextPipeline | ImageTextToTextPipeline:
     """Make a pipeline, with the arguments and results of Hugging Face's of the same task.
 
@@ -75,6 +78,7 @@ def pipeline(
         vision_tower, dtype, language_backend, vision_backend, cache_dir, local_files_only: as in
             `Share4V.from_pretrained`; only where `model` is a name or a directory.
         conversation: name of the template, by default the processor's.
+        kv_cache_dtype: as in `Share4V.from_pretrained`.
 
     Raises:
         ValueError: the task or the template is not known, or arguments contradict each other.
@@ -97,6 +101,7 @@ def pipeline(
         "dtype": dtype,
         "language_backend": None if language_backend == "native" else language_backend,
         "vision_backend": None if vision_backend == "native" else vision_backend,
+        "kv_cache_dtype": kv_cache_dtype,
     }
     if not isinstance(source, (str, Path)):
         _check_loaded([name for name, value in options.items() if value is not None], processor)
@@ -105,7 +110,7 @@ def pipeline(
         processor = AutoProcessor.from_pretrained(name, vision_tower, cache_dir, local_files_only)
     if isinstance(source, (str, Path)):
         source = AutoModel.from_pretrained(
-            source, vision_tower, dtype, language_backend, vision_backend, cache_dir, local_files_only
+            source, vision_tower, dtype, language_backend, vision_backend, cache_dir, local_files_only, kv_cache_dtype
         )
     made: ImageToTextPipeline | ImageTextToTextPipeline = pipeline_class(source, processor, conversation)
     return made

@@ -135,7 +135,7 @@ def main() -> None:
     for course in COURSES:
         done = args.out / course.name
         if done.is_dir():
-            model = Share4V.from_pretrained(done)
+            model = Share4V.from_pretrained(done, language_backend="llama", vision_backend="clip")
             continue
         run(course, model, processor)
         model.save_pretrained(done)

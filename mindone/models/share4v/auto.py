@@ -75,6 +75,7 @@ class AutoModel:
         vision_backend: str = "native",
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        kv_cache_dtype: str | None = None,
     ) -> Share4V:
         """Load a model; arguments and errors are those of `Share4V.from_pretrained`.
 
@@ -95,6 +96,7 @@ class AutoModel:
             vision_backend=vision_backend,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
+            kv_cache_dtype=kv_cache_dtype,
         )
         return loaded
 

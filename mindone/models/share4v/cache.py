@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from .protocols import LanguageModel
 
-# Tokens of one prefill step. An image of 576 patches is nine of them, and a product of 64 rows is bound by arithmetic.
+# Prompts are compared by so many tokens at a time; every prefill step takes a multiple of it.
 CHUNK = 64
 
 

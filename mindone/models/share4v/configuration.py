@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .configuration_forms import READERS, form_of
+from .quantization import QUANTIZED
 from .tower_places import named_tower, tower_places
 
 IGNORE_INDEX = -100
@@ -207,6 +208,7 @@ class Share4VConfig:
         vision_tower: where the vision tower's own checkpoint is (a path or a hub's owner/name), or None.
         image_aspect_ratio: "pad" makes pictures square before resizing; "square" crops them.
         image_token_id: the id that stands for one image in input_ids.
+        quantization: "int8" or "int4" where the weights are packed blocks of integers, else None.
         extra: fields of config.json that nothing here reads, written back by save_pretrained.
 
     Raises:
@@ -230,6 +232,7 @@ class Share4VConfig:
     use_im_start_end: bool = False
     use_im_patch_token: bool = False
     torch_dtype: str | None = None
+    quantization: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     model_type = "share4v"
@@ -250,6 +253,10 @@ class Share4VConfig:
         _require(
             self.image_aspect_ratio in ("pad", "square"),
             f"image_aspect_ratio {self.image_aspect_ratio!r} is not supported: expected 'pad' or 'square'",
+        )
+        _require(
+            self.quantization is None or self.quantization in QUANTIZED,
+            f"quantization {self.quantization!r} is not supported: expected {', '.join(map(repr, QUANTIZED))} or none",
         )
         stated = self.extra.get("mm_hidden_size")
         _require(

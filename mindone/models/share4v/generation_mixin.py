@@ -165,7 +165,8 @@ class GenerationMixin:
         context = self.config.text_config.context_length
         length = min(int(prompts.lengths.max()) + settings.max_new_tokens, context)
         if given is None:
-            with self._pool.lease(len(prompts), length, context) as cache:
+            room = context if self.language_model.takes_memory_as_used else length
+            with self._pool.lease(len(prompts), room, context) as cache:
                 yield cache
             return
         if not isinstance(given, KVCache):

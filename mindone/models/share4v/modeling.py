@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -14,20 +15,17 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from .backends import CELLS, cell_dtype, is_packed, make_projector, native_backends, resolve_backends
 from .cache import CachePool, FeatureCache, KVCache, pixel_digest, prompt_signature
 from .configuration import Share4VConfig, VisionConfig
 from .generation_mixin import Array, GenerationMixin
-from .layers import weight_dtype
 from .merging import check_vocabulary, plan_merge
+from .packed_component import PackedComponent
 from .prefill import Prompts
-from .projector import build_projector
-from .registry import LANGUAGE_MODELS, VISION_TOWERS
+from .quantization import precision_of
 
 if TYPE_CHECKING:
     from .tokenization import Tokenizer
-
-# What the backend "native" means: this package's own implementation of the architecture.
-NATIVE = {"vision_tower": "clip", "language_model": "llama"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,10 @@ class Share4V(GenerationMixin, nn.Cell):
 
     Args:
         config: what to build.
-        dtype: type of the weight matrices, "float32" or "float16".
-        language_backend, vision_backend: "native", or the name of a registered component.
+        dtype: type of the weight matrices, "float32" or "float16"; with packed components "int8" or "int4" too.
+        language_backend, vision_backend: "native" (cells of MindSpore's operators, which can be trained), or the name
+            of a registered component.
+        kv_cache_dtype: as in `from_pretrained`.
 
     Example:
         >>> from mindone.models.share4v import Share4V, Share4VProcessor
@@ -78,14 +78,23 @@ class Share4V(GenerationMixin, nn.Cell):
         dtype: str = "float32",
         language_backend: str = "native",
         vision_backend: str = "native",
+        kv_cache_dtype: str | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.dtype = dtype
-        vision_class, language_class = _resolve_backends(language_backend, vision_backend)
-        self.vision_tower = vision_class(config, dtype)
-        self.mm_projector = build_projector(config, dtype)
-        self.language_model = language_class(config, dtype)
+        vision_class, language_class = resolve_backends(language_backend, vision_backend, CELLS)
+        packed = is_packed(vision_class), is_packed(language_class)
+        if kv_cache_dtype is not None and not packed[1]:
+            raise ValueError(
+                f"kv_cache_dtype {kv_cache_dtype!r} needs the CPU kernels; the language model is "
+                f"{language_class.__name__}"
+            )
+        if precision_of(dtype).is_quantized and not packed[1]:
+            raise ValueError(f"dtype {dtype!r} needs the CPU kernels: the language model is {language_class.__name__}")
+        self.vision_tower = vision_class(config, dtype if packed[0] else cell_dtype(dtype))
+        self.mm_projector = make_projector(config, dtype, packed[0])
+        self.language_model = language_class(config, dtype, *([kv_cache_dtype] if packed[1] else []))
         self._directory: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._features = FeatureCache()
@@ -103,19 +112,29 @@ class Share4V(GenerationMixin, nn.Cell):
         vision_backend: str = "native",
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        kv_cache_dtype: str | None = None,
     ) -> Share4V:
-        """Load a checkpoint of any published form, with no conversion step.
+        """Load a checkpoint of any published form, with no conversion step, for inference.
+
+        On a CPU the backends "native" are the kernels, which take weights of every type; "clip" and "llama" name the
+        cells of MindSpore's operators, which can be trained.
 
         Args:
             name_or_path: "sharegpt4v-tiny", "sharegpt4v-7b", "sharegpt4v-13b", a directory, or owner/name on a hub.
             vision_tower: directory or name of the vision tower's own checkpoint; by default what the config's
                 mm_vision_tower says.
-            dtype: "float32" (the default) or "float16", type of the weight matrices in memory.
+            dtype: type of the weight matrices in memory: "float32" (the default), "float16", and on a CPU "int8" or
+                "int4", to which each weight is rounded as it is read. A checkpoint that `share4v convert` wrote as int8
+                or int4 stays what it is, and is used where it lies on disk.
+            language_backend, vision_backend: "native", or the name of a registered component.
             cache_dir: where downloads are kept; by default SHARE4V_HOME, or ~/.cache/share4v.
             local_files_only: open no connection.
+            kv_cache_dtype: type of cached keys and values on the kernels, "float32", "float16" or "int8"; by default
+                float32 for float32 weights, else float16.
 
         Raises:
             FileNotFoundError, HubError: nothing was found; the message says what was tried.
+            KernelsMissingError: the dtype needs the CPU kernels, and they were not built.
             CheckpointError: a weight is missing, unexpected or misshapen; the message names it.
             ValueError: the config contradicts itself, or the dtype is not known.
         """
@@ -123,12 +142,16 @@ class Share4V(GenerationMixin, nn.Cell):
         from .checkpoint.loading import load_weights
 
         # What is asked for is checked before gigabytes are fetched for it.
-        weight_dtype(dtype or "float32")
-        _resolve_backends(language_backend, vision_backend)
+        resolve_backends(language_backend, vision_backend, native_backends(dtype or "float32"))
         layout = locate(name_or_path, vision_tower, cache_dir, local_files_only)
+        kind = check_dtype(dtype, layout.config.quantization)
+        native = native_backends(kind)
+        language = native["language_model"] if language_backend == "native" else language_backend
+        vision = native["vision_tower"] if vision_backend == "native" else vision_backend
         with ms.nn.utils.no_init_parameters():
-            model = cls(layout.config, dtype or "float32", language_backend, vision_backend)
-        load_weights(model, layout)  # each parameter has its type already: norms stay float32 whatever dtype is
+            model = cls(layout.config, kind, language, vision, kv_cache_dtype)
+        # Each parameter has its type already: norms stay float32 whatever dtype is.
+        load_weights(model, layout, packed=model.packed_components())
         model.set_train(False)
         model._directory = layout.directory
         return model
@@ -138,13 +161,28 @@ class Share4V(GenerationMixin, nn.Cell):
 
         The processor has a `save_pretrained` of its own.
         """
+        from .checkpoint.packed_form import stored_form, write_held
         from .checkpoint.publishing import staged
         from .checkpoint.saving import byte_count, write_shards
+        from .checkpoint.shapes import expected_shapes
 
+        quantization = self.dtype if precision_of(self.dtype).is_quantized else None
+        dtype = None if quantization else self.dtype
+        shapes, parts = expected_shapes(self.config)[0], self.packed_components()
         with staged(directory) as staging:
-            replace(self.config, vision_tower=None, torch_dtype=self.dtype).save_pretrained(staging)
-            pairs = ((name, value.asnumpy()) for name, value in self.parameters_and_names())
-            write_shards(pairs, staging, byte_count(max_shard_size))
+            changes: dict[str, Any] = {"vision_tower": None, "torch_dtype": dtype, "quantization": quantization}
+            replace(self.config, **changes).save_pretrained(staging)
+            cells = ((name, value.asnumpy()) for name, value in self.parameters_and_names())
+            packed = (pair for part in parts for pair in stored_form(part, self.dtype, shapes))
+            if quantization:
+                write_held([*cells, *packed], staging)
+            else:
+                write_shards(chain(cells, packed), staging, byte_count(max_shard_size))
+
+    def packed_components(self) -> list[PackedComponent]:
+        """Return the parts whose weights are packed for the kernels; the other parts' are Parameters."""
+        parts = (self.vision_tower, self.mm_projector, self.language_model)
+        return [part for part in parts if is_packed(part)]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -172,7 +210,10 @@ class Share4V(GenerationMixin, nn.Cell):
         `load_param_into_net`, whatever lies there by now, so graphs go too.
         """
         self.forget_values()
-        self._encode_one = ImageEncoder(self.vision_tower, self.mm_projector).compile_and_run
+        if self.packed_components():
+            self._encode_one: Callable[[Tensor], Tensor] = self._encode_in_parts
+        else:
+            self._encode_one = ImageEncoder(self.vision_tower, self.mm_projector).compile_and_run
         for cache in self._caches:
             cache.renew()
 
@@ -183,6 +224,11 @@ class Share4V(GenerationMixin, nn.Cell):
         """
         self._weights = uuid4().bytes
         self._features.clear()
+
+    def _encode_in_parts(self, pixel_values: Tensor) -> Tensor:
+        """As ImageEncoder; packed components have graphs of their own."""
+        features: Tensor = self.mm_projector(self.vision_tower(pixel_values))
+        return features
 
     def _make_cache(self, batch_size: int, capacity: int) -> KVCache:
         cache = KVCache(self.language_model, batch_size, capacity)
@@ -303,11 +349,18 @@ class Share4V(GenerationMixin, nn.Cell):
         return Prompts(table, plan.index, placed, plan.lengths, names)
 
 
-def _resolve_backends(language_backend: str, vision_backend: str) -> tuple[Any, Any]:
-    """Return the classes of the vision tower and of the language model."""
-    vision = NATIVE["vision_tower"] if vision_backend == "native" else vision_backend
-    language = NATIVE["language_model"] if language_backend == "native" else language_backend
-    return VISION_TOWERS.resolve(vision), LANGUAGE_MODELS.resolve(language)
+def check_dtype(asked: str | None, stored: str | None) -> str:
+    """Return the type a checkpoint is loaded as: what was asked for, else what is stored, else float32.
+
+    Raises:
+        ValueError: the stored weights were rounded to another type already.
+    """
+    if stored is not None and asked not in (None, stored):
+        raise ValueError(
+            f"the checkpoint's weights are {stored} already and cannot become {asked}: leave dtype out, or load the "
+            "checkpoint that they were converted from"
+        )
+    return asked or stored or "float32"
 
 
 def embedding_table(token_embeds: Tensor, image_features: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor, ops
 
-from .cache import CHUNK, KVCache
+from .cache import KVCache
 from .configuration import TextConfig
 
 
@@ -63,19 +63,20 @@ def prefill(prompts: Prompts, cache: KVCache, config: TextConfig) -> np.ndarray:
     starts = np.zeros(rows, np.int64)
     starts[:batch] = [cache.reusable(text, names[text], int(lengths[text])) for text in range(batch)]
     cache.begin()
+    step_size = cache.decoder.chunk
     logits: list[np.ndarray | None] = [None] * batch
-    for first in range(0, int((lengths - starts).max()), CHUNK):
+    for first in range(0, int((lengths - starts).max()), step_size):
         offsets = starts + first
-        positions = offsets[:, None] + np.arange(CHUNK)  # [rows, C]
+        positions = offsets[:, None] + np.arange(step_size)  # [rows, C]
         inside = positions < lengths[:, None]
         columns = np.minimum(positions[:batch], prompts.index.shape[1] - 1)
-        index = np.zeros((rows, CHUNK), np.int32)
+        index = np.zeros((rows, step_size), np.int32)
         index[:batch] = np.where(inside[:batch], np.take_along_axis(prompts.index, columns, 1), 0)
-        last = np.clip(lengths - 1 - offsets, 0, CHUNK - 1)
+        last = np.clip(lengths - 1 - offsets, 0, step_size - 1)
         embeds = ops.gather(prompts.table, Tensor(index), 0)
         step = cache.decoder.prefill(embeds, np.where(inside, positions, -1), np.maximum(lengths, 1), last).asnumpy()
         for text in range(batch):
-            if offsets[text] <= lengths[text] - 1 < offsets[text] + CHUNK:
+            if offsets[text] <= lengths[text] - 1 < offsets[text] + step_size:
                 logits[text] = step[text]
     answers = finite(np.stack([row for row in logits if row is not None]), cache)
     for text in range(batch):

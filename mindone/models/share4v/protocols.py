@@ -32,7 +32,12 @@ class Projector(Protocol):
 
 
 class CachedLanguageModel(Protocol):
-    """A language model with room for a batch of texts."""
+    """A language model with room for a batch of texts.
+
+    `chunk` is how many tokens of each text one prefill step takes, a multiple of cache.CHUNK.
+    """
+
+    chunk: int
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
         """Take in a chunk [B, C, H] at positions [B, C] (-1: padding) of prompts of `totals` [B] tokens.
@@ -48,9 +53,14 @@ class CachedLanguageModel(Protocol):
 
 
 class LanguageModel(Protocol):
-    """Made as `model(config, dtype)`; `activations` is the type of embeddings."""
+    """Made as `model(config, dtype)`.
+
+    `activations` is the type of embeddings; `takes_memory_as_used` says that room for more tokens than come costs
+    nothing, so that every cache may be as long as the model's context.
+    """
 
     activations: Any
+    takes_memory_as_used: bool
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None: ...
 

@@ -83,11 +83,14 @@ class Registry:
 
 VISION_TOWERS = Registry("vision_tower")
 VISION_TOWERS.register("clip", "mindone.models.share4v.vision.clip:CLIPVisionTower")
+VISION_TOWERS.register("packed-clip", "mindone.models.share4v.vision.packed:PackedCLIPVisionTower")
 
 PROJECTORS = Registry("projector")
 PROJECTORS.register("linear", "mindone.models.share4v.projector:LinearProjector")
 PROJECTORS.register("mlp", "mindone.models.share4v.projector:MLPProjector")
 PROJECTORS.register("identity", "mindone.models.share4v.projector:IdentityProjector")
+PROJECTORS.register("packed", "mindone.models.share4v.packed_projector:PackedProjector")
 
 LANGUAGE_MODELS = Registry("language_model")
 LANGUAGE_MODELS.register("llama", "mindone.models.share4v.language.llama:LlamaForCausalLM")
+LANGUAGE_MODELS.register("packed-llama", "mindone.models.share4v.language.packed:PackedLlamaForCausalLM")

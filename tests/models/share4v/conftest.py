@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
+from reference.backends import BACKENDS
 from reference.forms import write_original
 from reference.llava import SHAPES, SMALL, Reference
 from reference.scripted import ScriptedModel
@@ -21,37 +23,55 @@ SENTENCES = ["the quick brown fox jumps over the lazy dog", "a red circle and tw
 
 
 @pytest.fixture(scope="session")
-def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
-    """Return the reference and our model of one of `SHAPES`, or "small"; ours was read from the original's files."""
-    torch.set_num_threads(1)  # small products; threads only get into each other's way
-    made: dict[str, Pair] = {}
+def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
+    """Return the reference and our model of one of `SHAPES`, or "small", on one of BACKENDS.
 
-    def make(name: str) -> Pair:
-        if name not in made:
+    Ours was read from the original's files; the reference is the same for every backend.
+    """
+    torch.set_num_threads(1)  # small products; threads only get into each other's way
+    references: dict[str, tuple[Reference, Path]] = {}
+    models: dict[tuple[str, str], Share4V] = {}
+
+    def make(name: str, backend: str = "kernels") -> Pair:
+        if name not in references:
             reference = Reference(SMALL if name == "small" else SHAPES[name])
-            main = write_original(reference, tmp_path_factory.mktemp(name))
-            made[name] = reference, Share4V.from_pretrained(main)
-        return made[name]
+            references[name] = reference, write_original(reference, tmp_path_factory.mktemp(name))
+        reference, main = references[name]
+        if (name, backend) not in models:
+            models[name, backend] = Share4V.from_pretrained(main, **BACKENDS[backend])
+        return reference, models[name, backend]
 
     return make
 
 
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The kernels, then the cells."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session", params=SHAPES)
-def pair(request: pytest.FixtureRequest, pair_of: Callable[[str], Pair]) -> Pair:
-    """Every shape in turn."""
-    return pair_of(request.param)
+def pair(request: pytest.FixtureRequest, pair_of: Callable[..., Pair], backend: str) -> Pair:
+    """Every shape in turn, on every backend."""
+    return pair_of(request.param, backend)
 
 
 @pytest.fixture(scope="session")
-def usual(pair_of: Callable[[str], Pair]) -> Pair:
-    """The shape that resembles ShareGPT4V most."""
-    return pair_of("usual")
+def usual(pair_of: Callable[..., Pair], backend: str) -> Pair:
+    """The shape that resembles ShareGPT4V most, on every backend."""
+    return pair_of("usual", backend)
 
 
 @pytest.fixture(scope="session")
-def small(pair_of: Callable[[str], Pair]) -> Pair:
-    """A shape of one layer."""
-    return pair_of("small")
+def small(pair_of: Callable[..., Pair], backend: str) -> Pair:
+    """A shape of one layer, on every backend."""
+    return pair_of("small", backend)
+
+
+@pytest.fixture(scope="session")
+def small_cells(pair_of: Callable[..., Pair]) -> Pair:
+    """A shape of one layer, whose weights are Parameters."""
+    return pair_of("small", "cells")
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,8 @@ def test_own_form(checkpoint: Path) -> None:
 
 def test_every_argument_reaches_the_model(checkpoint: Path) -> None:
     assert AutoModel.from_pretrained(checkpoint, dtype="float16").dtype == "float16"
+    small = AutoModel.from_pretrained(checkpoint, dtype="int4", kv_cache_dtype="int8")
+    assert (small.dtype, small.language_model.kv_cache_dtype) == ("int4", "int8")
     with pytest.raises(ValueError, match="none-such"):
         AutoModel.from_pretrained(checkpoint, language_backend="none-such")
     with pytest.raises(ValueError, match="none-such"):
@@ -60,7 +62,7 @@ def test_llava_form(llava: Path) -> None:
     config = AutoConfig.from_pretrained(llava)
     assert isinstance(config, Share4VConfig)
     assert (config.image_token_id, config.text_config.hidden_size, config.vision_config.patch_size) == (400, 16, 14)
-    model = AutoModel.from_pretrained(llava)
+    model = AutoModel.from_pretrained(llava, language_backend="llama")
     weights = dict(model.parameters_and_names())
     theirs = LlavaForConditionalGeneration.from_pretrained(llava).state_dict()["lm_head.weight"]
     np.testing.assert_array_equal(weights["language_model.lm_head.weight"].asnumpy(), theirs.numpy())

@@ -12,11 +12,18 @@ import mindone.models.share4v
 import mindone.pipelines
 
 
+def _is_python(module: pkgutil.ModuleInfo) -> bool:
+    """The library of kernels lies among the modules and is none."""
+    spec = module.module_finder.find_spec(module.name, None)
+    return spec is not None and str(spec.origin).endswith(".py")
+
+
 def modules() -> list[str]:
     return [
         module.name
         for package in (mindone.models.share4v, mindone.pipelines)
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if _is_python(module)
     ]
 
 

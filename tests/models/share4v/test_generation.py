@@ -13,7 +13,6 @@ from reference.llava import IMAGE, Reference, padded
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.cache import CHUNK
-from mindone.models.share4v.language.cached import CachedLlama
 from mindone.models.share4v.merging import plan_merge
 
 Pair = tuple[Reference, Share4V]
@@ -106,6 +105,20 @@ def test_prompts_around_a_chunk_equal_transformers(small: Pair, length: int) -> 
     assert [generated(model, ids, max_new_tokens=12)] == reference.generate([ids], images, max_new_tokens=12)
 
 
+def watch_prefill(model: Share4V, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
+    """Return a list that will hold (tokens computed, bits of the logits) of every prefill step."""
+    decoder, steps = type(model.language_model.new_cached(1, CHUNK)), []
+    prefill = decoder.prefill
+
+    def watched(self: object, embeds: Tensor, positions: np.ndarray, *rest: np.ndarray) -> Tensor:
+        logits = prefill(self, embeds, positions, *rest)
+        steps.append((int((positions >= 0).sum()), logits.asnumpy().tobytes()))
+        return logits
+
+    monkeypatch.setattr(decoder, "prefill", watched)
+    return steps
+
+
 def test_a_cache_that_is_asked_again_gives_the_same_bits_for_less_work(
     small: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,40 +127,38 @@ def test_a_cache_that_is_asked_again_gives_the_same_bits_for_less_work(
     start = [1, IMAGE, *reference.text(140)]
     questions = [[*start, *reference.text(9)], [*start, *reference.text(70)], [*start[:100], *reference.text(60)]]
     asked = [(question, image) for question in questions] + [(questions[0], item) for item in (other, image, image)]
-    cache = model.new_cache(1, 256)
-    prefill, work, bits = CachedLlama.prefill, [], []
-
-    def watched(decoder: object, *chunk: object) -> object:
-        logits = prefill(decoder, *chunk)
-        bits[-1].append(logits.asnumpy().tobytes())
-        return logits
-
-    monkeypatch.setattr(CachedLlama, "prefill", watched)
-    answers = []
+    cache, steps = model.new_cache(1, 256), watch_prefill(model, monkeypatch)
+    answers, work, bits = [], [], []
     for question, pixels in asked:
-        bits.append([])
+        steps.clear()
         answers.append(generated(model, question, pixels, past_key_values=cache, max_new_tokens=6))
-        work.append(len(bits[-1]))
-    # 154 tokens; 215, two chunks of them known; 163, one known; another image, so nothing; the first again; all known.
-    assert work == [3, 2, 2, 3, 3, 1]
+        work.append(sum(tokens for tokens, _ in steps))
+        bits.append(steps[-1][1])
+    # Two chunks of the second are known, one of the third; another image, so nothing; the first again; all known.
+    lengths = [len(reference.expand(question)) for question in questions]
+    assert lengths == [154, 215, 163]
+    assert work == [154, 215 - 2 * CHUNK, 163 - CHUNK, 154, 154, 154 - 2 * CHUNK]
     fresh = model.new_cache(1, 256)
-    for (question, pixels), answer, end in zip(asked, answers, [item[-1] for item in bits], strict=True):
-        bits.append([])
+    for (question, pixels), answer, end in zip(asked, answers, bits, strict=True):
+        steps.clear()
         fresh.begin()  # forgets what the question before has left
         assert generated(model, question, pixels, past_key_values=fresh, max_new_tokens=6) == answer
-        assert len(bits[-1]) == -(-len(reference.expand(question)) // CHUNK)
-        assert bits[-1][-1] == end
+        assert sum(tokens for tokens, _ in steps) == len(reference.expand(question))
+        assert steps[-1][1] == end
 
 
 def test_the_model_reuses_what_it_asked_itself_last(small: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, model = small
-    ids, chunks, prefill = reference.text(150), [], CachedLlama.prefill
-    monkeypatch.setattr(CachedLlama, "prefill", lambda decoder, *chunk: chunks.append(1) or prefill(decoder, *chunk))
+    ids, steps = reference.text(150), watch_prefill(model, monkeypatch)
+
+    def work() -> int:
+        return sum(tokens for tokens, _ in steps)
+
     first = generated(model, ids, max_new_tokens=5)
-    assert len(chunks) == 3
-    assert generated(model, ids, max_new_tokens=5) == first and len(chunks) == 4
+    assert work() == 150
+    assert generated(model, ids, max_new_tokens=5) == first and work() == 150 + 22
     model.forget_values()  # as after training: nothing computed before may be used
-    assert generated(model, ids, max_new_tokens=5) == first and len(chunks) == 7
+    assert generated(model, ids, max_new_tokens=5) == first and work() == 150 + 22 + 150
 
 
 def test_one_cache_serves_batches_of_different_sizes(small: Pair) -> None:
@@ -163,11 +174,11 @@ def test_one_cache_serves_batches_of_different_sizes(small: Pair) -> None:
     assert model.generate(ids[:2], attention_mask=mask[:2], num_beams=1, **settings) == alone[:2]
 
 
-def test_a_dropped_cache_takes_its_graphs_with_it(small: Pair) -> None:
+def test_a_dropped_cache_takes_its_graphs_with_it(small_cells: Pair) -> None:
     """MindSpore keeps what mindspore.jit compiles for ever, the cache's memory included; ours must not be among it."""
     from mindspore.common.api import ms_compile_cache
 
-    reference, model = small
+    reference, model = small_cells
     generated(model, [1, IMAGE, 5], reference.images(1), max_new_tokens=2)
     before = set(ms_compile_cache)
     cache = model.new_cache(1, 32)
@@ -179,8 +190,8 @@ def test_a_dropped_cache_takes_its_graphs_with_it(small: Pair) -> None:
     assert [graph() for graph in graphs] == [None, None, None]
 
 
-def test_broken_weights_are_an_error_that_leaves_a_cache_whole(small: Pair) -> None:
-    reference, model = small
+def test_broken_weights_are_an_error_that_leaves_a_cache_whole(small_cells: Pair) -> None:
+    reference, model = small_cells
     prompt, settings = reference.text(70), {"past_key_values": model.new_cache(1, 128), "max_new_tokens": 4}
     weight = model.language_model.model.layers[0].self_attn.v_proj.weight
     before, wanted = weight.asnumpy().copy(), generated(model, prompt[:5], **settings)
@@ -193,9 +204,9 @@ def test_broken_weights_are_an_error_that_leaves_a_cache_whole(small: Pair) -> N
     assert generated(model, prompt[:5], **settings) == wanted
 
 
-def test_weights_that_were_replaced_count_after_forget(small: Pair) -> None:
+def test_weights_that_were_replaced_count_after_forget(small_cells: Pair) -> None:
     """MindSpore 2.7's graphs keep reading a replaced parameter's old memory."""
-    reference, model = small
+    reference, model = small_cells
     prompt, images = [*reference.text(70), IMAGE], reference.images(1)
     settings = {"past_key_values": model.new_cache(1, 128), "max_new_tokens": 8}
     weights = model.mm_projector[0].weight, model.language_model.model.layers[0].mlp.up_proj.weight
@@ -212,8 +223,8 @@ def test_weights_that_were_replaced_count_after_forget(small: Pair) -> None:
     assert answers[0] == answers[2] != answers[1]
 
 
-def test_generating_leaves_the_parameters_names_alone(small: Pair) -> None:
-    reference, model = small
+def test_generating_leaves_the_parameters_names_alone(small_cells: Pair) -> None:
+    reference, model = small_cells
     generated(model, [1, IMAGE], reference.images(1), max_new_tokens=2)
     model.vision_tower(Tensor(reference.images(1)))
     assert all(name == parameter.name for name, parameter in model.parameters_and_names())
@@ -302,7 +313,7 @@ def test_inputs_that_do_not_fit_are_refused_with_what_was_got_and_expected(small
     refused(model, r"input_ids must be \[batch, length\]", input_ids=np.array([1, 5]))
 
 
-def test_settings_that_do_not_fit_are_refused_by_name(small: Pair, pair_of: Callable[[str], Pair]) -> None:
+def test_settings_that_do_not_fit_are_refused_by_name(small: Pair, pair_of: Callable[..., Pair]) -> None:
     _, model = small
     refused(model, "max_new_tokens must be an integer of at least 1, got 0", max_new_tokens=0)
     refused(model, "min_new_tokens 9 is more than max_new_tokens 3", max_new_tokens=3, min_new_tokens=9)

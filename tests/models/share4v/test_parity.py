@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mindspore import Tensor
+from reference.backends import BACKENDS
 from reference.forms import DTYPES, write_llava, write_llava_in_memory_names, write_original
 from reference.llava import IMAGE, SHAPES, Reference, padded
 
@@ -112,8 +113,8 @@ def test_64_greedy_ids_equal_alone_and_in_padded_batches(pair: Pair) -> None:
         assert reference.generate(prompts, pictures(reference), max_new_tokens=64) == wanted
 
 
-def test_dynamic_rope_is_compared_beyond_the_trained_length(pair_of: Callable[[str], Pair]) -> None:
-    reference, model = pair_of("dynamic-rope")
+def test_dynamic_rope_is_compared_beyond_the_trained_length(pair_of: Callable[..., Pair], backend: str) -> None:
+    reference, model = pair_of("dynamic-rope", backend)
     trained = model.config.text_config.max_position_embeddings
     prompt = [1, *reference.text(2 * trained)]
     images = pictures(reference)[:0]
@@ -129,8 +130,8 @@ def test_dynamic_rope_is_compared_beyond_the_trained_length(pair_of: Callable[[s
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name != "dynamic-rope"])  # whose kept keys keep their turn
-def test_cached_decoding_equals_the_uncached_pass(name: str, pair_of: Callable[[str], Pair]) -> None:
-    reference, model = pair_of(name)
+def test_cached_decoding_equals_the_uncached_pass(name: str, pair_of: Callable[..., Pair], backend: str) -> None:
+    reference, model = pair_of(name, backend)
     prompt, images = split(reference)[0]
     ids = generated(model, prompt, images, max_new_tokens=20)
     logits = logits_of(model, prompt + ids, images)
@@ -189,10 +190,12 @@ def test_beams_equal(settings: dict[str, float], usual: Pair, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["odd-grouped-gelu", "linear-rope"])
-def test_beams_of_a_batch_equal(name: str, pair_of: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beams_of_a_batch_equal(
+    name: str, pair_of: Callable[..., Pair], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"num_beams": 3, "repetition_penalty": 1.2, "length_penalty": 0.5}
-    wanted = check_beams(pair_of(name), settings, monkeypatch)
-    reference, model = pair_of(name)
+    reference, model = pair_of(name, backend)
+    wanted = check_beams((reference, model), settings, monkeypatch)
     ids, mask = padded([prompt for prompt, _ in prompts_of(reference)], "left")
     batch = model.generate(ids, pictures(reference), attention_mask=mask, max_new_tokens=16, **settings)
     assert batch == wanted
@@ -223,10 +226,10 @@ FORMS = [
 
 @pytest.mark.parametrize("name, write, dtype", FORMS)
 def test_every_form_and_type_of_weights_gives_the_same_logits(
-    name: str, write: Callable[..., Path], dtype: str, pair_of: Callable[[str], Pair], tmp_path: Path
+    name: str, write: Callable[..., Path], dtype: str, pair_of: Callable[..., Pair], backend: str, tmp_path: Path
 ) -> None:
     reference, _ = pair_of(name)
-    model = Share4V.from_pretrained(write(reference, tmp_path / "model", dtype))
+    model = Share4V.from_pretrained(write(reference, tmp_path / "model", dtype), **BACKENDS[backend])
     prompt, images = split(reference)[1]
     with reference.rounded(DTYPES[dtype]):
         wanted = reference.logits(prompt, images)
@@ -234,11 +237,12 @@ def test_every_form_and_type_of_weights_gives_the_same_logits(
 
 
 def test_weights_held_as_float16_give_the_logits_of_rounded_weights(
-    pair_of: Callable[[str], Pair], tmp_path: Path
+    pair_of: Callable[..., Pair], backend: str, tmp_path: Path
 ) -> None:
     reference, _ = pair_of("odd-grouped-gelu")
     path = write_llava(reference, tmp_path, "float16")
-    model = Share4V.from_pretrained(path, dtype="float16")
+    wide = {"kv_cache_dtype": "float32"} if backend == "kernels" else {}  # so that the weights alone are rounded
+    model = Share4V.from_pretrained(path, dtype="float16", **wide, **BACKENDS[backend])
     prompt, images = split(reference)[1]
     with reference.rounded(DTYPES["float16"]):
         np.testing.assert_allclose(
@@ -248,10 +252,10 @@ def test_weights_held_as_float16_give_the_logits_of_rounded_weights(
     assert generated(model, prompt, images, max_new_tokens=16) == wanted
 
 
-def test_what_save_pretrained_writes_gives_the_same_answers(usual: Pair, tmp_path: Path) -> None:
+def test_what_save_pretrained_writes_gives_the_same_answers(usual: Pair, backend: str, tmp_path: Path) -> None:
     reference, model = usual
     model.save_pretrained(tmp_path / "saved", max_shard_size="40KB")
-    again = Share4V.from_pretrained(tmp_path / "saved")
+    again = Share4V.from_pretrained(tmp_path / "saved", **BACKENDS[backend])
     assert again.config == replace(model.config, vision_tower=None, torch_dtype="float32")
     prompt, images = split(reference)[1]
     np.testing.assert_array_equal(logits_of(again, prompt, images), logits_of(model, prompt, images))

@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mindspore import Tensor
+from reference.backends import CELLS
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
+from mindone.models.share4v.backends import is_packed
 from mindone.models.share4v.checkpoint import CheckpointError, save_weights
+from mindone.models.share4v.checkpoint.blocks import pack
+from mindone.models.share4v.checkpoint.shapes import expected_shapes
+from mindone.models.share4v.packed_component import PackedComponent
 from mindone.models.share4v.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS, Registry
 
 CONFIG = Share4VConfig(
@@ -119,6 +124,8 @@ def test_every_component_keeps_to_its_contract(registry: Registry, name: str) ->
     else:
         config = CONFIG
     component = registry.resolve(name)(config, "float32")
+    if is_packed(component):
+        _fill(component)
     features = Tensor(np.random.default_rng(0).standard_normal((2, config.num_image_tokens, 32)).astype(np.float32))
     if registry is VISION_TOWERS:
         assert component(Tensor(np.ones((2, 3, 28, 28), np.float32))).shape == (2, config.num_image_tokens, 32)
@@ -126,6 +133,22 @@ def test_every_component_keeps_to_its_contract(registry: Registry, name: str) ->
         assert component(features).shape == (2, config.num_image_tokens, 32)
     else:
         _check_language_model(component)
+
+
+def _fill(component: PackedComponent) -> None:
+    """Give a component of the kernels random weights, as loading a checkpoint does."""
+    shapes, rng = expected_shapes(CONFIG)[0], np.random.default_rng(1)
+    weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    for plan in component.plans:
+        component.put(plan.name, pack(plan, weights.__getitem__))
+    for name in component.plain:
+        component.put(name, weights[name])
+
+
+def test_a_component_of_the_kernels_without_weights_says_so() -> None:
+    tower = VISION_TOWERS.resolve("packed-clip")(CONFIG, "float32")
+    with pytest.raises(RuntimeError, match=r"class_embedding were not loaded: make the model with .*from_pretrained"):
+        tower(Tensor(np.ones((1, 3, 28, 28), np.float32)))
 
 
 def _check_language_model(model: object) -> None:
@@ -155,13 +178,21 @@ def test_a_component_of_another_package_is_saved_and_loaded(tmp_path: Path) -> N
     PROJECTORS.register("gated", "reference.gated:GatedProjector")
     model = Share4V(replace(CONFIG, projector_config=ProjectorConfig("gated")))
     model.save_pretrained(tmp_path)
-    again = Share4V.from_pretrained(tmp_path)
+    again = Share4V.from_pretrained(tmp_path, **CELLS)
     weights = {name: value.asnumpy() for name, value in model.parameters_and_names()}
     assert {"mm_projector.up.weight", "mm_projector.gate.bias"} <= set(weights)
     loaded = {name: value.asnumpy() for name, value in again.parameters_and_names()}
     assert set(loaded) == set(weights)
     for name, array in weights.items():
         np.testing.assert_array_equal(loaded[name], array)
+    # On the kernels the foreign part stays a cell.
+    fast, image = Share4V.from_pretrained(tmp_path), np.ones((1, 3, 28, 28), np.float32)
+    assert {name for name, _ in fast.parameters_and_names()} == {name for name in weights if "mm_projector" in name}
+    np.testing.assert_allclose(fast.encode_images(image).asnumpy(), model.encode_images(image).asnumpy(), atol=1e-5)
+    fast.save_pretrained(tmp_path / "again")
+    stored = Share4V.from_pretrained(tmp_path / "again", **CELLS)
+    for name, value in stored.parameters_and_names():
+        np.testing.assert_array_equal(value.asnumpy(), weights[name])
     save_weights([*weights.items(), ("mm_projector.down.weight", np.ones(2, np.float32))], tmp_path)
     with pytest.raises(CheckpointError, match=r"1 not in the model: mm_projector\.down\.weight"):
         Share4V.from_pretrained(tmp_path)

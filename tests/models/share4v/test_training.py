@@ -35,14 +35,25 @@ LENGTH = 32
 
 
 @pytest.fixture(params=["odd-grouped-gelu"])
-def pair(request: pytest.FixtureRequest, pair_of: Callable[[str], Pair]) -> Iterator[Pair]:
+def pair(request: pytest.FixtureRequest, pair_of: Callable[..., Pair]) -> Iterator[Pair]:
     """Two equal models, which training changes: a reference made anew, and ours with its old weights put back."""
-    reference, model = pair_of(request.param)
+    reference, model = pair_of(request.param, "cells")
     before = {name: value.asnumpy().copy() for name, value in model.parameters_and_names()}
     yield Reference(reference.shape), model
     for name, value in model.parameters_and_names():
         value.set_data(Tensor(before[name]))
     model.forget()
+
+
+@pytest.fixture
+def usual(pair_of: Callable[..., Pair]) -> Pair:
+    """Cells: the kernels are for inference alone."""
+    return pair_of("usual", "cells")
+
+
+@pytest.fixture
+def small(small_cells: Pair) -> Pair:
+    return small_cells
 
 
 def texts_with(reference: Reference, *images: int) -> Texts:
@@ -275,4 +286,10 @@ def test_a_stage_that_cannot_be_run_is_refused(small: Pair) -> None:
     with pytest.raises(ValueError, match="the stage trains no parameter"):
         next(train(model, stage, []))
     with pytest.raises(ValueError, match="the batches end after 0 steps, the schedule has 2"):
+        next(train(model, Stage(Schedule(1e-3, 2, 0), LENGTH, train_all), []))
+
+
+def test_a_model_on_the_kernels_says_how_to_load_it_for_training(pair_of: Callable[..., Pair]) -> None:
+    _, model = pair_of("small", "kernels")
+    with pytest.raises(ValueError, match=r"inference .* load it with language_backend=.llama., vision_backend=.clip."):
         next(train(model, Stage(Schedule(1e-3, 2, 0), LENGTH, train_all), []))

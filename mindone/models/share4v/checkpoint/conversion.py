@@ -14,10 +14,14 @@ from tqdm import tqdm
 
 from ..configuration import CONFIG_NAME, read_json
 from ..configuration_forms import form_of
+from ..kernels.library import library
+from ..quantization import PRECISIONS, QUANTIZED
+from .blocks import all_plans
 from .formats import StoredTensor
 from .layout import CheckpointLayout, locate
-from .loading import DTYPES, cast, check_weights, weight_entries
+from .loading import cast, check_weights, weight_entries
 from .names import MM_PROJECTOR
+from .packed_form import write_packed
 from .publishing import STAGING, staged
 from .saving import byte_count, write_shards
 from .shapes import expected_shapes
@@ -57,7 +61,8 @@ def convert(
         out: the directory to write. It may be missing, empty, or hold an earlier checkpoint of this project's form,
             which is replaced.
         vision_tower: as `locate` takes it.
-        dtype: "float32" or "float16"; None keeps what is stored, except that bfloat16 becomes float32.
+        dtype: "float32" or "float16"; None keeps what is stored, except that bfloat16 becomes float32. "int8" or "int4"
+            packs the weights for the CPU kernels in one file, which is then used where it lies, without a copy.
         cache_dir, local_files_only: as `locate` takes them.
         max_shard_size: as `save_weights` takes it.
         progress: show a bar on standard error; None shows it if that is a terminal.
@@ -68,25 +73,38 @@ def convert(
     Raises:
         FileExistsError: `out` holds something else.
         CheckpointError: the source is damaged, incomplete or does not fit its config.
+        KernelsMissingError: the dtype needs the CPU kernels, and they were not built.
         HubError, FileNotFoundError, ValueError: as `locate` says.
     """
     out = Path(out)
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} cannot be written: expected one of {', '.join(DTYPES)}, or none")
+    if dtype is not None and dtype not in PRECISIONS:
+        raise ValueError(f"dtype {dtype!r} cannot be written: expected one of {', '.join(PRECISIONS)}, or none")
+    quantization = dtype if dtype in QUANTIZED else None
+    if quantization is not None:
+        library()  # raises where there are no kernels, before anything is read
     limit = byte_count(max_shard_size)
     _check_free(out)
     layout = locate(source, vision_tower, cache_dir, local_files_only)
     if out.exists() and any(out.samefile(part) for part in (layout.directory, layout.vision_directory) if part):
         raise FileExistsError(f"{out} is the source itself: choose another directory for the result")
+    if layout.config.quantization is not None:
+        raise ValueError(
+            f"{layout.directory} holds weights that were rounded to {layout.config.quantization} already: convert the "
+            "checkpoint that they came from"
+        )
     entries = weight_entries(layout)
     check_weights(entries, _expected(layout, entries), layout)
     with staged(out) as staging:
         hidden = not (sys.stderr.isatty() if progress is None else progress)
         with tqdm(total=len(entries), unit="tensor", desc=str(out), disable=hidden) as bar:
-            write_shards(_converted(entries, dtype, bar), staging, limit)
-        written = dtype or _written_dtype(entries)
+            if quantization is not None:
+                write_packed(all_plans(layout.config, quantization), entries, staging, bar)
+            else:
+                write_shards(_converted(entries, dtype, bar), staging, limit)
+        written = None if quantization else dtype or _written_dtype(entries)
         # The tower lies inside now, so nothing must be looked for elsewhere.
-        replace(layout.config, vision_tower=None, torch_dtype=written).save_pretrained(staging)
+        changes: dict[str, Any] = {"vision_tower": None, "torch_dtype": written, "quantization": quantization}
+        replace(layout.config, **changes).save_pretrained(staging)
         _copy_companions(layout, staging)
     return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
 from .layout import CheckpointLayout
 from .names import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, is_known, our_name
+from .packed_form import Packed, expected_of, fill
+from .shapes import expected_shapes
 
 if TYPE_CHECKING:
     from mindspore import Parameter, nn
@@ -125,7 +127,9 @@ def cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
     return result
 
 
-def load_weights(cell: nn.Cell, layout: CheckpointLayout, dtype: str | None = None) -> None:
+def load_weights(
+    cell: nn.Cell, layout: CheckpointLayout, dtype: str | None = None, packed: Sequence[Packed] = ()
+) -> None:
     """Fill a model's parameters; besides the model only one tensor is held.
 
     Build the model under `mindspore.nn.utils.no_init_parameters()`, so that its parameters take no memory before
@@ -135,6 +139,7 @@ def load_weights(cell: nn.Cell, layout: CheckpointLayout, dtype: str | None = No
         cell: its parameters are named as this project names weights.
         layout: what `locate` found.
         dtype: "float32" or "float16"; None keeps each parameter's own.
+        packed: the cell's parts that keep their weights in blocks, which are filled too.
 
     Raises:
         CheckpointError: a weight is missing, extra, misshapen or too large for `dtype`. Nothing was loaded then,
@@ -152,9 +157,16 @@ def load_weights(cell: nn.Cell, layout: CheckpointLayout, dtype: str | None = No
         raise ValueError(f"dtype {dtype!r} is not supported here: expected one of {', '.join(DTYPES)}")
     parameters = {parameter.name or key: parameter for key, parameter in cell.parameters_dict().items()}
     entries = weight_entries(layout)
-    check_weights(entries, {name: tuple(parameter.shape) for name, parameter in parameters.items()}, layout)
-    for name, tensor in entries.items():
-        _fill(parameters[name], name, tensor, dtype)
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    shapes, quantized = expected_shapes(layout.config)[0], layout.config.quantization is not None
+    for component in packed:
+        expected |= expected_of(component, shapes, quantized)
+    check_weights(entries, expected, layout)
+    for name, parameter in parameters.items():
+        _fill(parameter, name, entries[name], dtype)
+        entries[name].release()
+    for component in packed:
+        fill(component, entries, quantized)
 
 
 def _fill(parameter: Parameter, name: str, tensor: StoredTensor, dtype: str | None) -> None:

@@ -18,7 +18,7 @@ def _norm(name: str, size: int) -> Shapes:
     return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
 
 
-def _vision(config: VisionConfig) -> Shapes:
+def vision_shapes(config: VisionConfig) -> Shapes:
     hidden, patch = config.hidden_size, config.patch_size
     shapes: Shapes = {
         "embeddings.class_embedding": (hidden,),
@@ -85,5 +85,5 @@ def expected_shapes(config: Share4VConfig) -> tuple[Shapes, bool]:
         config.vision_config.hidden_size,
         config.text_config.hidden_size,
     )
-    shapes = {**_vision(config.vision_config), **(projector or {}), **_language(config.text_config)}
+    shapes = {**vision_shapes(config.vision_config), **(projector or {}), **_language(config.text_config)}
     return shapes, projector is not None

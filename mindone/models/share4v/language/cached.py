@@ -89,7 +89,12 @@ class CachedLlama:
     Every token carries its position, so texts of unequal length stand side by side with no padding between their
     tokens: a query at position p sees the slots 0..p of its own text, whatever the others do. A token at position -1 is
     padding: it is computed and thrown away.
+
+    Attributes:
+        chunk: tokens of each text that one prefill step takes.
     """
+
+    chunk = 64  # an image of 576 patches is nine of them, and a product of 64 rows is bound by arithmetic
 
     def __init__(self, llama: LlamaForCausalLM, batch_size: int, capacity: int) -> None:
         self.text_config = llama.config

@@ -110,6 +110,8 @@ class LlamaForCausalLM(nn.Cell):
         (1, 3, 99)
     """
 
+    takes_memory_as_used = False
+
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         super().__init__()
         self.config = config.text_config

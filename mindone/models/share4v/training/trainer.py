@@ -96,12 +96,18 @@ def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[fl
     The recipe's optimizer is AdamW with weight decay 0, which is Adam.
 
     Raises:
-        ValueError: the batches end before the schedule does, or `stage.trains` picks nothing.
+        ValueError: the batches end before the schedule does, `stage.trains` picks nothing, or the model was loaded for
+            inference.
 
     Example:
         >>> stage = Stage(Schedule(peak=1e-3, steps=100, warmup=3), length=96, trains=train_all)  # doctest: +SKIP
         >>> losses = list(train(model, stage, batches))  # doctest: +SKIP
     """
+    if model.packed_components():
+        raise ValueError(
+            "this model was loaded for inference on the CPU kernels, whose weights are no parameters: load it with "
+            "language_backend='llama', vision_backend='clip' to train it"
+        )
     weights = ms.ParameterTuple(trained_parameters(model, stage.trains))
     if not weights:
         raise ValueError("the stage trains no parameter: its `trains` refuses every name")

@@ -14,6 +14,7 @@ from .common import (
     complain,
     failure,
     image_name,
+    model_options,
     one_line,
     print_json,
     read_image,
@@ -49,15 +50,7 @@ def run(arguments: Namespace) -> int:
         settings = read_settings(arguments)
         if arguments.batch_size < 1:
             raise ValueError(f"--batch-size must be 1 or more, got {arguments.batch_size}")
-        captioner = pipeline(
-            "image-to-text",
-            arguments.model,
-            vision_tower=arguments.vision_tower,
-            dtype=arguments.dtype,
-            cache_dir=arguments.cache_dir,
-            local_files_only=arguments.local_files_only,
-            conversation=arguments.conversation,
-        )
+        captioner = pipeline("image-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
         return wrong_use(error)
     hidden = len(arguments.images) < 2 or not sys.stderr.isatty()

@@ -17,6 +17,7 @@ from .common import (
     complain,
     failure,
     image_name,
+    model_options,
     one_line,
     print_json,
     read_settings,
@@ -45,15 +46,7 @@ def run(arguments: Namespace) -> int:
         images = _load(arguments.images)
         if images is None:
             return SOME_FAILED
-        answerer = pipeline(
-            "image-text-to-text",
-            arguments.model,
-            vision_tower=arguments.vision_tower,
-            dtype=arguments.dtype,
-            cache_dir=arguments.cache_dir,
-            local_files_only=arguments.local_files_only,
-            conversation=arguments.conversation,
-        )
+        answerer = pipeline("image-text-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
         return wrong_use(error)
     return _Chat(ChatSession(answerer, images, settings), arguments.json).run()

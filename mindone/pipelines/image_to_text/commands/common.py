@@ -18,6 +18,15 @@ STANDARD_INPUT = "-"
 _SAMPLING_ONLY = ("top_p", "top_k")
 _LENGTHS = ("max_new_tokens", "min_new_tokens", "num_beams")
 _SETTINGS = (*_LENGTHS, "temperature", "repetition_penalty", "seed", *_SAMPLING_ONLY)
+_MODEL = (
+    "model",
+    "vision_tower",
+    "dtype",
+    "kv_cache_dtype",
+    "cache_dir",
+    "local_files_only",
+    "conversation",
+)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -35,6 +44,11 @@ def read_settings(arguments: Namespace) -> dict[str, Any]:
         if idle:
             complain(f"note: {' and '.join(idle)} change nothing without a --temperature above 0")
     return check_settings(None, settings)
+
+
+def model_options(arguments: Namespace) -> dict[str, Any]:
+    """Return the arguments of `pipeline` that say which model to load and how."""
+    return {name: getattr(arguments, name) for name in _MODEL}
 
 
 def read_image(source: str) -> ImageSource:

@@ -15,6 +15,8 @@ from mindone.models.share4v import Share4VConfig
 class ScriptedDecoder:
     """Text i is answered by `scripts[i]`, whatever was asked; behind its end comes the end-of-text token."""
 
+    chunk = 64
+
     def __init__(self, model: ScriptedModel, batch_size: int) -> None:
         self.model = model
         self.totals = np.zeros(batch_size, np.int64)
@@ -48,6 +50,7 @@ class ScriptedModel:
         self.width = config.text_config.hidden_size
         self.end = config.text_config.eos_token_ids[0]
         self.activations = ms.float32
+        self.takes_memory_as_used = False
         self.scripts: Sequence[Sequence[int]] = []
         self.prefills: list[np.ndarray] = []
         self.decodes: list[tuple[np.ndarray, np.ndarray]] = []

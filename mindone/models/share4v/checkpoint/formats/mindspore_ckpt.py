@@ -155,7 +155,7 @@ def _stored(name: str, entry: _Entry, data: np.ndarray, path: Path) -> StoredTen
     size = sum(stop - start for start, stop in entry.chunks)
     if size != prod(entry.dims) * item_size(dtype):
         raise CheckpointError(f"{name} in {path} has {size} bytes, which is not what shape {entry.dims} takes")
-    return StoredTensor(name, entry.dims, dtype, path, partial(_read, data, entry, dtype))
+    return StoredTensor(name, entry.dims, dtype, path, partial(_read, data, entry, dtype), data)
 
 
 def _read(data: np.ndarray, entry: _Entry, dtype: str) -> np.ndarray:

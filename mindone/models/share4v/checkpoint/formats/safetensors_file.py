@@ -62,7 +62,7 @@ def _stored(name: str, entry: dict[str, Any], body: np.ndarray, path: Path) -> S
     start, stop = entry["data_offsets"]
     if stop - start != prod(shape) * item_size(dtype):
         raise CheckpointError(f"{name} in {path} has {stop - start} bytes, which is not what shape {shape} takes")
-    return StoredTensor(name, shape, dtype, path, partial(_read, body, start, stop, dtype, shape))
+    return StoredTensor(name, shape, dtype, path, partial(_read, body, start, stop, dtype, shape), body)
 
 
 def _read(body: np.ndarray, start: int, stop: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray:

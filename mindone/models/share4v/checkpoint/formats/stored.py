@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ class StoredTensor:
         dtype: the stored dtype, one of DTYPES; "bfloat16" is read as float32, which holds it exactly.
         file: where it lies, for messages.
         read: gives the array, [*shape]; it may be a read-only view of the file.
+        mapped: all bytes of the file, as `map_file` gives them, or a view of them.
     """
 
     name: str
@@ -48,6 +50,18 @@ class StoredTensor:
     dtype: str
     file: Path
     read: Callable[[], np.ndarray] = field(repr=False, compare=False)
+    mapped: np.ndarray = field(repr=False, compare=False)
+
+    def release(self) -> None:
+        """Give back the memory that pages of the file take since they were read; views of them stay good.
+
+        The system keeps the pages as long as it has room, but no longer counts them as this process's memory.
+        """
+        owner: object = self.mapped
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            owner.madvise(mmap.MADV_DONTNEED)
 
 
 def map_file(path: Path) -> np.ndarray:
@@ -58,7 +72,8 @@ def map_file(path: Path) -> np.ndarray:
     """
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty: download it again")
-    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    with path.open("rb") as file:
+        data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     if data[: len(LFS_POINTER)].tobytes() == LFS_POINTER:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run 'git lfs pull' in its directory")
     return data

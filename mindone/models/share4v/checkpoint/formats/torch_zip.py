@@ -73,7 +73,7 @@ class _Storages:
         if not empty and last >= storage.numel:
             raise CheckpointError(f"{name} in {self.path} reaches element {last} of a storage of {storage.numel}")
         start = self._start(storage.key, storage.numel * item_size(storage.dtype), name)
-        return StoredTensor(name, record.shape, storage.dtype, self.path, partial(self._read, record, start))
+        return StoredTensor(name, record.shape, storage.dtype, self.path, partial(self._read, record, start), self.data)
 
     def _start(self, key: str, size: int, name: str) -> int:
         info = self.members.get(f"{self.root}data/{key}")

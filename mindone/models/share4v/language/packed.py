@@ -1,0 +1,189 @@
+"""LLaMA on the CPU kernels: one operator a layer, weights read where they lie, rows that are done skipped."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ..checkpoint.blocks import language_plans
+from ..configuration import Share4VConfig
+from ..kernels.cache_memory import KV_CACHE_DTYPES, CacheMemory
+from ..kernels.library import library
+from ..kernels.operators import embedding_operator, layer_operator, linear_operator
+from ..packed_component import PackedComponent
+from ..quantization import precision_of
+from .rope import rope_tables
+
+PREFILL_ROWS = 512  # of one prefill step, over all texts; the kernels take 256 at a time
+
+
+class LayersGraph(nn.Cell):
+    """Embeddings through all layers."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.layer = layer_operator()
+
+    def construct(self, x, rows, cos, sin, cache, *layers):  # type: ignore[no-untyped-def]
+        """x [R, H] -> [R, H]."""
+        for block in layers:
+            x = self.layer(x, block, cache, rows, cos, sin)
+        return x
+
+
+class HeadGraph(nn.Cell):
+    """The last norm and the output layer, for the rows that are wanted."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.linear = linear_operator(vocabulary)
+
+    def construct(self, x, index, head):  # type: ignore[no-untyped-def]
+        """x [R, H], index [M] -> logits [M, V]."""
+        return self.linear(x, index, head)
+
+
+class DecodeGraph(nn.Cell):
+    """A token of each text, from id to logits."""
+
+    def __init__(self, hidden: int, vocabulary: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.embedding = embedding_operator(hidden)
+        self.layers = LayersGraph()
+        self.head = HeadGraph(vocabulary)
+
+    def construct(self, ids, index, rows, cos, sin, cache, table, head, *layers):  # type: ignore[no-untyped-def]
+        """ids [B], index [B] (-1: not wanted) -> logits [B, V]."""
+        x = self.layers(self.embedding(ids, table), rows, cos, sin, cache, *layers)
+        return self.head(x, index, head)
+
+
+class PackedLlamaForCausalLM(PackedComponent):
+    """A LLaMA for inference on a CPU; as `llama.LlamaForCausalLM`, with integer weights besides.
+
+    Args:
+        config: the whole model's config; `text_config` is read.
+        dtype: "float32", "float16", "int8" or "int4".
+        kv_cache_dtype: type of keys and values, "float32", "float16" or "int8"; None: what goes with `dtype`.
+
+    Raises:
+        ValueError: a type is not one of these.
+    """
+
+    activations = ms.float32
+    takes_memory_as_used = True
+
+    def __init__(self, config: Share4VConfig, dtype: str = "float32", kv_cache_dtype: str | None = None) -> None:
+        self.config = config.text_config
+        super().__init__(language_plans(config, dtype), {})
+        self.kv_cache_dtype = kv_cache_dtype or precision_of(dtype).kv_cache
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise ValueError(
+                f"kv_cache_dtype {kv_cache_dtype!r}: expected one of {', '.join(KV_CACHE_DTYPES)}, or None"
+            )
+        self._layers = LayersGraph()
+        self._head = HeadGraph(self.config.vocab_size)
+        self._decode = DecodeGraph(self.config.hidden_size, self.config.vocab_size)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> embeddings [B, T, H]."""
+        flat = np.ascontiguousarray(ids.asnumpy(), np.int32).reshape(-1)
+        out = np.empty((flat.size, self.config.hidden_size), np.float32)
+        library().call("share4v_embedding", [flat, self.array(self.names[0])], out)
+        return Tensor(out.reshape(*ids.shape, -1))
+
+    def __call__(self, inputs_embeds: Tensor, lengths: np.ndarray | None = None) -> Tensor:
+        """inputs_embeds [B, T, H], texts of `lengths` [B] beginning at position 0 -> float32 logits [B, T, V]."""
+        batch, width = inputs_embeds.shape[:2]
+        totals = np.full(batch, width) if lengths is None else lengths
+        # As long as every other cache, so that no length of text compiles graphs of its own.
+        cached = self.new_cached(batch, max(width, self.config.context_length))
+        step, logits = cached.chunk, []
+        for first in range(0, width, step):
+            positions = np.broadcast_to(np.arange(first, first + step), (batch, step))
+            inside = positions < totals[:, None]
+            taken = ops.gather(inputs_embeds, Tensor(np.minimum(positions[0], width - 1).astype(np.int32)), 1)
+            hidden = cached.forward(taken, np.where(inside, positions, -1), totals)
+            wanted = np.where(inside, np.arange(batch * step).reshape(batch, step), -1)
+            rows = self.head(hidden, wanted.reshape(-1)).reshape(batch, step, -1)
+            logits.append(rows[:, : width - first])
+        return ops.concat(logits, 1)
+
+    def run_layers(self, x: Tensor, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor) -> Tensor:
+        """x [R, H] at `rows` (kernels.operators) over a cache -> [R, H]."""
+        return self._layers.compile_and_run(x, Tensor(rows), cos, sin, memory, *self.held(*self.names[1:-1]))
+
+    def head(self, hidden: Tensor, index: np.ndarray) -> Tensor:
+        """Logits [M, V] of the rows `index` [M] of hidden [R, H]; zeros for -1."""
+        return self._head.compile_and_run(hidden, Tensor(index.astype(np.int32)), *self.held(self.names[-1]))
+
+    def run_decode(
+        self, ids: np.ndarray, index: np.ndarray, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor
+    ) -> Tensor:
+        """ids [B] -> logits [B, V]; zeros where index [B] is -1."""
+        table, *layers, head = self.held(*self.names)
+        texts = Tensor(ids), Tensor(index), Tensor(rows), cos, sin
+        return self._decode.compile_and_run(*texts, memory, table, head, *layers)
+
+    def new_cached(self, batch_size: int, capacity: int) -> PackedCachedLlama:
+        """Return this model with room for `batch_size` texts of up to `capacity` tokens, sharing weights and graphs."""
+        return PackedCachedLlama(self, batch_size, capacity)
+
+
+class PackedCachedLlama:
+    """One cache of `batch_size` texts; see `cached.CachedLlama`.
+
+    Attributes:
+        chunk: tokens of each text that one prefill step takes.
+        used: slots that any text has ever filled.
+    """
+
+    def __init__(self, llama: PackedLlamaForCausalLM, batch_size: int, capacity: int) -> None:
+        self.llama = llama
+        self.config = llama.config
+        self.chunk = max(64, PREFILL_ROWS // batch_size // 64 * 64)
+        text = self.config
+        self.cache = CacheMemory(
+            text.num_hidden_layers, batch_size, text.kv_heads, text.head_size, capacity, llama.kv_cache_dtype
+        )
+        self._memory = Tensor.from_numpy(self.cache.memory)
+        self.used = 0
+
+    def _tables(self, positions: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
+        """Rows, cosines and sines for positions [B, C]; -1 is an idle row."""
+        cos, sin = rope_tables(self.config, np.maximum(positions, 0), totals)
+        size = self.config.head_size
+        rows = np.zeros((positions.size, 4), np.int32)
+        rows[:, 0] = np.repeat(np.arange(len(positions)), positions.shape[1])
+        rows[:, 1] = positions.reshape(-1)
+        rows[:, 3] = rows[:, 1] + 1
+        self.used = max(self.used, int(positions.max()) + 1)
+        return rows, Tensor(cos.reshape(-1, size)), Tensor(sin.reshape(-1, size))
+
+    def forward(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray) -> Tensor:
+        """inputs_embeds [B, C, H] at positions [B, C] -> what the last layer makes of them, [B * C, H]."""
+        rows, cos, sin = self._tables(positions, totals)
+        x = inputs_embeds.reshape(-1, self.config.hidden_size)
+        return self.llama.run_layers(x, rows, cos, sin, self._memory)
+
+    def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
+        """Take in one chunk of each text; arguments and result as `cached.CachedLlama.prefill` says.
+
+        Logits are computed for the texts that end in this chunk; the others' are zeros.
+        """
+        hidden = self.forward(inputs_embeds, positions, totals)
+        texts = np.arange(len(positions))
+        index = np.where(positions[texts, last] == totals - 1, texts * positions.shape[1] + last, -1)
+        return self.llama.head(hidden, index)
+
+    def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
+        """Take in one token of each text: ids and positions int [B] (-1 for a text that is done) -> logits [B, V]."""
+        rows, cos, sin = self._tables(positions[:, None], np.maximum(positions, 0) + 1)
+        index = np.where(positions >= 0, np.arange(len(positions)), -1).astype(np.int32)
+        return self.llama.run_decode(ids.astype(np.int32), index, rows, cos, sin, self._memory)
+
+    def take(self, source: PackedCachedLlama, texts: np.ndarray) -> None:
+        """Let text i go on from what text `texts`[i] of `source` (maybe this one) holds; capacities must be equal."""
+        self.used = source.used
+        self.cache.take(source.cache, texts, self.used)

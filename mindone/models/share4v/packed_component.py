@@ -1,0 +1,52 @@
+"""A part of a model whose weights are packed blocks, not Parameters: what all that runs on the kernels is made of.
+
+A Parameter is copied when it is made and again when a graph holds it. Blocks are inputs of the graph: they are used
+where they lie, in memory or in a mapped file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from mindspore import Tensor
+
+from .checkpoint.blocks import BlockPlan
+
+
+class PackedComponent:
+    """Holds blocks by name.
+
+    Attributes:
+        plans: every block the component needs, and how it is filled.
+        plain: shapes of the weights it needs besides, float32 arrays, by name.
+        names: the blocks' names, in the order of `plans`.
+    """
+
+    def __init__(self, plans: tuple[BlockPlan, ...], plain: Mapping[str, tuple[int, ...]]) -> None:
+        self.plans = plans
+        self.plain = dict(plain)
+        self.names = tuple([plan.name for plan in plans])
+        self._held: dict[str, Tensor] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """Take a block (uint8) or a plain weight (float32); the memory is shared, not copied."""
+        self._arrays[name] = array  # MindSpore's tensor does not keep it alive in every version
+        self._held[name] = Tensor.from_numpy(array)
+
+    def array(self, name: str) -> np.ndarray:
+        """Return what was put under a name.
+
+        Raises:
+            RuntimeError: the weights were not loaded.
+        """
+        if name not in self._arrays:
+            raise RuntimeError(f"the weights of {name} were not loaded: make the model with Share4V.from_pretrained")
+        return self._arrays[name]
+
+    def held(self, *names: str) -> tuple[Tensor, ...]:
+        """Return what was put under each name, as graphs take it."""
+        for name in names:
+            self.array(name)
+        return tuple([self._held[name] for name in names])

@@ -1,0 +1,53 @@
+"""The projector on the CPU kernels: one operator a linear layer, its GELU in it."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from .checkpoint.blocks import projector_plans
+from .configuration import Share4VConfig
+from .kernels.operators import linear_operator
+from .packed_component import PackedComponent
+
+
+class PackedProjectorGraph(nn.Cell):
+    """The layers one after the other."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.linear = linear_operator(outputs)
+
+    def construct(self, x, index, *layers):  # type: ignore[no-untyped-def]
+        """x [R, D] -> [R, H]."""
+        for block in layers:
+            x = self.linear(x, index, block)
+        return x
+
+
+class PackedProjector(PackedComponent):
+    """`linear`, `mlp{N}x_gelu` or `identity`, for inference.
+
+    Args:
+        config: sizes come from `vision_config.hidden_size` and `text_config.hidden_size`.
+        dtype: "float32", "float16", "int8" or "int4".
+
+    Raises:
+        ValueError: another package registered the projector, so that only it knows its weights.
+    """
+
+    def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
+        plans = projector_plans(config, dtype)
+        if plans is None:
+            raise ValueError(f"projector_type {config.projector_config.projector_type!r} has no kernels")
+        super().__init__(plans, {})
+        self._graph = PackedProjectorGraph(config.text_config.hidden_size)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """features [B, N, D] -> embeddings [B, N, H]."""
+        if not self.names:
+            return features
+        batch, count, size = features.shape
+        index = Tensor(np.arange(batch * count, dtype=np.int32))
+        rows = self._graph.compile_and_run(features.reshape(-1, size), index, *self.held(*self.names))
+        return rows.reshape(batch, count, -1)

@@ -1,0 +1,82 @@
+"""CLIP's vision transformer on the CPU kernels: one operator a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from ..checkpoint.blocks import vision_plans
+from ..checkpoint.shapes import vision_shapes
+from ..configuration import Share4VConfig
+from ..kernels.cache_memory import CacheMemory
+from ..kernels.operators import layer_operator, linear_operator
+from ..packed_component import PackedComponent
+
+
+class PackedCLIPGraph(nn.Cell):
+    """One image from patches to the wanted hidden state."""
+
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.hidden = hidden
+        self.patches = linear_operator(hidden)
+        self.layer = layer_operator()
+        self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
+
+    def construct(self, tiles, index, first, positions, scale, shift, rows, nothing, cache, patches, *layers):  # type: ignore
+        """tiles [N, C * P * P] -> [1 + N, D]; `nothing` stands in for the rotary tables."""
+        x = ops.concat((first.reshape(1, self.hidden), self.patches(tiles, index, patches)), 0) + positions
+        x = self.norm(x, scale, shift)[0]
+        for block in layers:
+            x = self.layer(x, block, cache, rows, nothing, nothing)
+        return x
+
+
+class PackedCLIPVisionTower(PackedComponent):
+    """The features ShareGPT4V sees of an image, computed by the kernels; as `clip.CLIPVisionTower`, for inference.
+
+    Args:
+        config: the whole model's config; `vision_config`, `select_layer` and `select_feature` are read.
+        dtype: "float32", "float16", "int8" or "int4".
+    """
+
+    def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
+        self.config = config
+        plans = vision_plans(config, dtype)
+        packed = {piece.weight for plan in plans for piece in plan.pieces}
+        plain = {name: shape for name, shape in vision_shapes(config.vision_config).items() if name not in packed}
+        super().__init__(plans, plain)
+        vision = config.vision_config
+        tokens, heads = vision.num_patches + 1, vision.num_attention_heads
+        # Keys and values of the layer being computed; every token sees every other.
+        self._cache = CacheMemory(1, 1, heads, vision.hidden_size // heads, tokens, "float32")
+        rows = np.zeros((tokens, 4), np.int32)
+        rows[:, 1], rows[:, 3] = np.arange(tokens), tokens
+        self._rows, self._index = Tensor(rows), Tensor(np.arange(vision.num_patches, dtype=np.int32))
+        self._nothing = Tensor(np.zeros((1, 1), np.float32))
+        self._memory = Tensor.from_numpy(self._cache.memory)
+        self._graph = PackedCLIPGraph(vision.hidden_size, vision.layer_norm_eps)
+
+    def __call__(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [B, 3, S, S] float32 -> features [B, N, D]; images go through one by one."""
+        return ops.stack([self._encode(image) for image in pixel_values.asnumpy()])
+
+    def _encode(self, image: np.ndarray) -> Any:
+        vision = self.config.vision_config
+        grid, patch = vision.image_size // vision.patch_size, vision.patch_size
+        used = image[:, : grid * patch, : grid * patch]
+        tiles = used.reshape(vision.num_channels, grid, patch, grid, patch).transpose(1, 3, 0, 2, 4)
+        flat = np.ascontiguousarray(tiles, np.float32).reshape(grid * grid, -1)  # [N, C * P * P]
+        name = "vision_tower.vision_model."
+        first, positions, scale, shift = self.held(
+            f"{name}embeddings.class_embedding",
+            f"{name}embeddings.position_embedding.weight",
+            f"{name}pre_layrnorm.weight",
+            f"{name}pre_layrnorm.bias",
+        )
+        patches, *layers = self.held(*self.names[: 1 + self.config.hidden_state_index])
+        plain = Tensor(flat), self._index, first, positions, scale, shift
+        hidden = self._graph.compile_and_run(*plain, self._rows, self._nothing, self._memory, patches, *layers)
+        return hidden[0 if self.config.select_feature == "cls_patch" else 1 :]

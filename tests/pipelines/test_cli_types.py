@@ -1,0 +1,56 @@
+"""share4v with types of weights: converted to integers, captioned from them, and caches of other types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mindone.pipelines import pipeline
+from mindone.pipelines.image_to_text.commands.common import one_line
+from mindone_share4v.cli import main
+
+TOKENS = ["--max-new-tokens", "12"]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_convert_then_caption(
+    dtype: str, checkpoint: Path, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    assert main(["convert", str(checkpoint), "--out", str(out), "--dtype", dtype]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: ")
+    assert json.loads((out / "config.json").read_text())["quantization"] == dtype
+    captions = []
+    for model, options in ((out, []), (checkpoint, ["--dtype", dtype])):
+        assert main(["caption", pictures[0], "--model", str(model), *options, *TOKENS]) == 0
+        captions.append(capsys.readouterr().out)
+    wanted = pipeline("image-to-text", str(checkpoint), dtype=dtype)(pictures[0], max_new_tokens=12)
+    assert captions == [one_line(wanted[0]["generated_text"]) + "\n"] * 2
+    assert main(["caption", pictures[0], "--model", str(out), "--dtype", "float32"]) == 2
+    assert f"weights are {dtype} already" in capsys.readouterr().err
+
+
+def test_the_type_of_the_cache_reaches_the_model(
+    checkpoint: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("float32", "float16", "int8"):
+        assert main(["caption", pictures[0], "--model", str(checkpoint), "--kv-cache-dtype", kind, *TOKENS]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+        captioner = pipeline("image-to-text", str(checkpoint), kv_cache_dtype=kind)
+        assert captioner.model.language_model.kv_cache_dtype == kind
+    assert main(["caption", pictures[0], "--model", str(checkpoint), "--kv-cache-dtype", "int4"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("kv_cache_dtype 'int4': expected one of float32, float16, int8, or None\n")
+
+
+@pytest.mark.parametrize("dtype", ["int3", "bfloat16"])
+def test_an_unknown_type_of_weights_is_wrong_use(
+    dtype: str, pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["caption", pictures[0], "--dtype", dtype]) == 2
+    captured = capsys.readouterr()
+    assert f"dtype '{dtype}' is not supported: expected one of float32, float16, int8, int4" in captured.err
+    assert captured.out == ""
