@@ -1,0 +1,134 @@
+"""Time every phase of a caption on random weights of a named shape, against what the machine can do at most.
+
+    python benchmarks/bench.py --shape 7b-8l --dtype int4
+
+No checkpoint is needed. The table comes while it goes; the last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import machine
+from random_model import Runner, make_model
+from shapes import SHAPES
+
+from mindone.models.share4v.kernels.cache_memory import KV_CACHE_DTYPES
+from mindone.models.share4v.kernels.library import library
+from mindone.models.share4v.kernels.packing import anonymous_memory
+from mindone.models.share4v.quantization import PRECISIONS
+
+READ_BYTES = 1 << 29
+
+
+def resident_bytes() -> int:
+    """Memory that the process has now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def peak_bytes() -> int:
+    """The most memory that the process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def limits() -> dict[str, float]:
+    """What the machine can do: float32 multiply-adds on registers, and reading memory, with the kernels' threads."""
+    data = anonymous_memory(READ_BYTES)
+    data[:] = 1
+    bandwidth = max(library().read_bandwidth(data) for _ in range(3))
+    return {"peak_flops": max(library().peak_flops() for _ in range(2)), "read_bytes_per_second": bandwidth}
+
+
+def timed(work: Callable[[], float], rounds: int) -> tuple[float, float]:
+    """Seconds of the first call, which compiles, and the median of `rounds` later ones."""
+    first = work()
+    return first, statistics.median(work() for _ in range(rounds))
+
+
+def weight_bytes(runner: Runner, part: str) -> int:
+    """Bytes of the blocks that one pass over a part reads; the embedding's table is hardly read."""
+    component = getattr(runner.model, part)
+    names = component.names[1:] if part == "language_model" else component.names
+    return sum(component.array(name).size for name in names)
+
+
+def matrix_flops(runner: Runner, tokens: int) -> float:
+    """Operations of the language model's layers on `tokens` tokens, attention over the cache left out."""
+    plans = runner.model.language_model.plans[1:-1]
+    return 2.0 * tokens * sum(m.rows * m.columns for plan in plans for m in plan.spec.matrices)
+
+
+def measure(runner: Runner, arguments: argparse.Namespace, most: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Time the phases and say what share of the machine each uses."""
+    context = min(arguments.tokens, runner.text.max_position_embeddings // 2)
+    rounds, result = arguments.rounds, {}
+
+    def report(name: str, first: float, seconds: float, **facts: float) -> None:
+        result[name] = {"seconds": seconds, "first_seconds": first, **facts}
+        shown = ", ".join(f"{key} {value:.3g}" for key, value in result[name].items())
+        print(f"{name:13} {shown}", flush=True)
+
+    report("encode", *timed(runner.encode, rounds))
+    first, seconds = timed(lambda: runner.prefill(context), rounds)
+    rate = matrix_flops(runner, context) / seconds
+    report("prefill", first, seconds, tokens_per_second=context / seconds, share_of_peak=rate / most["peak_flops"])
+    first = runner.decode(1, context)
+    busy = library().busy_seconds
+    seconds = statistics.median(runner.decode(8, context) for _ in range(rounds))
+    outside = 1 - (library().busy_seconds - busy) / (8 * rounds) / seconds
+    read = weight_bytes(runner, "language_model") / seconds
+    share = read / most["read_bytes_per_second"]
+    report(
+        "decode", first, seconds, tokens_per_second=1 / seconds, share_of_bandwidth=share, share_outside_kernels=outside
+    )
+    if arguments.batch > 1:
+        runner.prefill(context, arguments.batch)
+        work = lambda: runner.decode(4, context, arguments.batch)  # noqa: E731
+        first, step = timed(work, rounds)
+        facts = {"tokens_per_second": arguments.batch / step, "times_one": arguments.batch * seconds / step}
+        report(f"batch of {arguments.batch}", first, step, **facts)
+    return result
+
+
+def main() -> None:
+    """Read the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
+    parser.add_argument("--dtype", choices=PRECISIONS, default="int4")
+    parser.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES)
+    parser.add_argument("--threads", type=int, default=0, help="default: every CPU")
+    parser.add_argument("--tokens", type=int, default=512, help="of the prompt that prefill takes")
+    parser.add_argument("--batch", type=int, default=8, help="1 leaves the batch out")
+    parser.add_argument("--caption", type=int, default=0, help="tokens of a whole caption through generate")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    most = limits()  # first: what it takes is given back before the peak of the rest
+    before = resident_bytes()
+    start = time.perf_counter()
+    runner = make_model(arguments.shape, arguments.dtype, arguments.threads, arguments.kv_cache_dtype)
+    made = time.perf_counter() - start
+    components = runner.model.packed_components()
+    weights = sum(component.array(name).size for component in components for name in component.names)
+    phases = measure(runner, arguments, most)
+    if arguments.caption:
+        first, whole = runner.caption(arguments.caption)
+        phases["caption"] = {"seconds": whole, "first_token_seconds": first, "tokens": arguments.caption}
+        print(f"{'caption':13} first token {first:.3g} s, {arguments.caption} tokens {whole:.3g} s", flush=True)
+    cache = runner.cache_bytes()
+    grown = peak_bytes() - before
+    memory = {"weights": weights, "cache": cache, "before_weights": before, "peak": peak_bytes()}
+    memory["peak_over_weights_and_cache"] = grown / (weights + cache)
+    result = {"shape": arguments.shape, "dtype": arguments.dtype, "kernels": library().kind, "limits": most}
+    result |= {"make_seconds": made, "phases": phases, "memory_bytes": memory, "machine": machine.describe()}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

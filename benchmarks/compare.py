@@ -1,0 +1,253 @@
+"""Time this project against llama.cpp and PyTorch on the same work, alternating in one run, as ratios.
+
+    python benchmarks/compare.py --shape 7b-8l --rows decode,prefill --ours int4 --peers llama.cpp:Q4_0
+
+Two processes at most are up at once, one of each side, and only one of them works at a time. The table comes while it
+goes, and the last line is one JSON object with the machine, the versions and every figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import machine
+from shapes import SHAPES
+from workers.process import Contender, Worker, WorkerError
+
+REST_SECONDS = 0.3  # before every timing, until the other side's threads have stopped spinning
+IDLE_LIMIT = 0.05  # of a core: what a resting worker may use of the one that is timed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of work: how a worker's reply becomes a speed (more is better)."""
+
+    unit: str
+    speed: Callable[[dict[str, float]], float]
+
+
+BATCH = 8
+ROWS = {
+    "decode": Row("tokens/s", lambda reply: 1 / reply["seconds_per_token"]),
+    "prefill": Row("tokens/s", lambda reply: reply["tokens_per_second"]),
+    "encode": Row("images/s", lambda reply: 1 / reply["seconds"]),
+    "batch": Row("tokens/s", lambda reply: BATCH / reply["seconds_per_step"]),
+}
+
+
+def requests(shape: str) -> dict[str, dict[str, Any]]:
+    """What is asked for each row: after 512 tokens, or half of what a smaller model can hold."""
+    context = min(512, SHAPES[shape].language.max_position_embeddings // 2)
+    return {
+        "decode": {"do": "decode", "tokens": 16, "context": context},
+        "prefill": {"do": "prefill", "tokens": context},
+        "encode": {"do": "encode"},
+        "batch": {"do": "batch_decode", "batch": BATCH, "tokens": 8, "context": context},
+    }
+
+
+WORKERS = {
+    "share4v": "workers.share4v_worker",
+    "torch": "workers.torch_worker",
+    "llama.cpp": "workers.llama_cpp_worker",
+}
+
+# What each library is asked for at all, and the llama.cpp type that decodes weights as wide as ours: one that reads
+# more or fewer bytes a token says nothing. Prefill is bound by arithmetic, so there every type counts.
+LIBRARY_ROWS = {"torch": frozenset(ROWS), "llama.cpp": frozenset(ROWS) - {"encode"}}
+SAME_WIDTH_ROWS = frozenset({"decode", "batch"})
+SAME_WIDTH = {"int4": "Q4_0", "int8": "Q8_0", "float16": "F16", "float32": "F32"}
+
+
+@dataclass
+class Result:
+    """The speeds of one row, of one of ours and one peer, round by round."""
+
+    row: str
+    ours: Contender
+    peer: Contender
+    our_speeds: list[float] = field(default_factory=list)
+    peer_speeds: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """Medians, the ratio of the medians (above 1: ours is faster) and the span of the rounds' own ratios."""
+        ratios = [ours / peer for ours, peer in zip(self.our_speeds, self.peer_speeds, strict=True)]
+        medians = statistics.median(self.our_speeds), statistics.median(self.peer_speeds)
+        return {
+            "row": self.row, "unit": ROWS[self.row].unit,
+            "ours": str(self.ours), "peer": str(self.peer), "our_median": medians[0], "peer_median": medians[1],
+            "ratio": medians[0] / medians[1], "ratio_min": min(ratios), "ratio_max": max(ratios),
+            "our_speeds": self.our_speeds, "peer_speeds": self.peer_speeds,
+        }  # fmt: skip
+
+    def line(self) -> str:
+        """The result's line of the Markdown table."""
+        s = self.summary()
+        return (
+            f"| {s['row']} | {s['ours']} | {s['peer']} | {s['our_median']:.4g} | {s['peer_median']:.4g} | {s['unit']} "
+            f"| **{s['ratio']:.2f}** | {s['ratio_min']:.2f} to {s['ratio_max']:.2f} |"
+        )
+
+
+def rows_of(ours: Contender, peer: Contender, wanted: list[str]) -> list[str]:
+    """Which of the wanted rows this pair is compared on."""
+    rows = [row for row in wanted if row in LIBRARY_ROWS[peer.library]]
+    if peer.library == "llama.cpp" and SAME_WIDTH[ours.dtype] != peer.dtype:
+        rows = [row for row in rows if row not in SAME_WIDTH_ROWS]
+    return rows
+
+
+def compare(row: str, request: dict[str, Any], ours: Worker, peer: Worker, rounds: int) -> tuple[Result, float]:
+    """Time one row, ours and the peer in turn; the result, and the busiest rest in shares of a core."""
+    result, busiest = Result(row, ours.contender, peer.contender), 0.0
+    for number in range(-1, rounds):  # the first round warms up: page faults, compilation, caches
+        for worker, resting, speeds in ((ours, peer, result.our_speeds), (peer, ours, result.peer_speeds)):
+            time.sleep(REST_SECONDS)
+            before, start = resting.cpu_seconds(), time.perf_counter()
+            speed = ROWS[row].speed(worker.ask(request))
+            after, seconds = resting.cpu_seconds(), time.perf_counter() - start
+            if number >= 0:
+                speeds.append(speed)
+                if before is not None and after is not None and seconds > 0.1:
+                    busiest = max(busiest, (after - before) / seconds)
+    return result, busiest
+
+
+@dataclass
+class Report:
+    """What the last line says."""
+
+    options: dict[str, Any]
+    requests: dict[str, dict[str, Any]]
+    machine: dict[str, object] = field(default_factory=machine.describe)
+    contenders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def note(self, kind: list[str], message: str) -> None:
+        """Keep a warning or a failure, and show it at once."""
+        kind.append(message)
+        print(message, file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace, report: Report, directory: Path) -> Iterator[str]:
+    """Time every pair that has something to compare; the lines of a Markdown table as they come."""
+    yield "| | ours | peer | ours | peer | unit | ratio | rounds |"
+    yield "|---|---|---|---|---|---|---|---|"
+    pythons = {"share4v": sys.executable, "torch": options.torch_python, "llama.cpp": options.llama_python}
+
+    def start(contender: Contender) -> Worker:
+        worker = Worker(
+            contender, WORKERS[contender.library], pythons[contender.library], options.shape, options.threads, directory
+        )
+        report.contenders[str(contender)] = worker.facts
+        return worker
+
+    for ours in options.ours:
+        pairs = [(peer, rows) for peer in options.peers if (rows := rows_of(ours, peer, options.rows))]
+        if not pairs:
+            continue
+        try:
+            with start(ours) as our_worker:
+                for peer, rows in pairs:
+                    yield from _pair(our_worker, partial(start, peer), rows, options.rounds, report)
+        except WorkerError as error:
+            report.note(report.failures, str(error))
+
+
+def _pair(ours: Worker, start: Callable[[], Worker], rows: list[str], rounds: int, report: Report) -> Iterator[str]:
+    """The lines of one pair; what fails is noted, and the rest goes on."""
+    try:
+        peer = start()
+    except WorkerError as error:
+        report.note(report.failures, str(error))
+        return
+    with peer:
+        for row in rows:
+            what = f"{row}, {ours.contender} and {peer.contender}"
+            try:
+                result, busiest = compare(row, report.requests[row], ours, peer, rounds)
+            except WorkerError as error:
+                report.note(report.failures, f"{what}: {error}")
+                continue
+            if busiest > IDLE_LIMIT:
+                report.note(report.warnings, f"{what}: one used {busiest:.2f} cores while it rested")
+            report.results.append(result.summary())
+            yield result.line()
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; dtypes become contenders."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
+    parser.add_argument("--rows", type=_choice(ROWS), default="decode,prefill,encode,batch")
+    parser.add_argument("--ours", type=_choice(SAME_WIDTH), default="int8,int4,float16,float32")
+    parser.add_argument(
+        "--peers", type=_peers, default="llama.cpp:F16,llama.cpp:Q8_0,llama.cpp:Q4_0,torch:float32,torch:bfloat16"
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--directory", type=Path, help="where to keep weights (default: a temporary folder)")
+    parser.add_argument("--torch-python", default=sys.executable, help="an interpreter with torch and transformers")
+    parser.add_argument("--llama-python", default=sys.executable, help="an interpreter with llama-cpp-python and gguf")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.threads < 1:
+        parser.error(f"--rounds and --threads must be at least 1, not {options.rounds} and {options.threads}")
+    options.ours = [Contender("share4v", dtype) for dtype in options.ours]
+    return options
+
+
+def _choice(known: dict[str, Any]) -> Callable[[str], list[str]]:
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is not one of {', '.join(known)}")
+        return names
+
+    return read
+
+
+def _peers(text: str) -> list[Contender]:
+    peers = []
+    for name in text.split(","):
+        library, _, dtype = name.partition(":")
+        if library not in LIBRARY_ROWS or not dtype:
+            raise argparse.ArgumentTypeError(f"{name} is not LIBRARY:TYPE, with {' or '.join(LIBRARY_ROWS)}")
+        peers.append(Contender(library, dtype))
+    return peers
+
+
+def main() -> int:
+    """The command line's work; 1 when something failed."""
+    options = parse()
+    shown = {
+        "shape": options.shape,
+        "rows": options.rows,
+        "ours": [str(contender) for contender in options.ours],
+        "peers": [str(contender) for contender in options.peers],
+        "threads": options.threads,
+        "rounds": options.rounds,
+    }
+    report = Report(shown, requests(options.shape))
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = (options.directory or Path(temporary)).resolve()
+        directory.mkdir(parents=True, exist_ok=True)
+        for line in run(options, report, directory):
+            print(line, flush=True)
+    print(json.dumps(vars(report)))
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

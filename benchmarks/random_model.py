@@ -1,0 +1,146 @@
+"""A model of a named shape with random weights, made without a checkpoint, and the phases of a caption timed on it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import numpy as np
+from mindspore import Tensor
+from shapes import SHAPES
+
+from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
+from mindone.models.share4v.backends import KERNELS
+from mindone.models.share4v.checkpoint.blocks import BlockPlan
+from mindone.models.share4v.kernels.library import library
+from mindone.models.share4v.kernels.packing import BlockWriter
+
+PIECE = 1 << 24  # random bytes are made once and repeated
+
+
+def config_of(shape: str) -> Share4VConfig:
+    """The config of a named shape."""
+    sizes = SHAPES[shape]
+    text, vision = TextConfig(**asdict(sizes.language)), VisionConfig(**asdict(sizes.vision))
+    return Share4VConfig(vision, ProjectorConfig("mlp2x_gelu"), text, image_aspect_ratio="pad")
+
+
+def random_block(plan: BlockPlan, generator: np.random.Generator) -> np.ndarray:
+    """Fill a block with weights of about 0.02, without rounding any: integers are random bits with one scale."""
+    writer = BlockWriter(plan.spec)
+    for number, matrix in enumerate(plan.spec.matrices):
+        data, scales = writer.matrix_bytes(number)
+        if matrix.dtype in ("float32", "float16"):
+            values = (generator.standard_normal(PIECE // 4, np.float32) * 0.02).astype(matrix.dtype).view(np.uint8)
+        else:
+            values = generator.integers(0, 256, PIECE, np.uint8)
+            if matrix.dtype == "int8":
+                values[values == 128] = 0  # int8 goes from -127 to 127
+            scales.view(np.float16)[:] = {"int8": 0.0003, "int4": 0.004}[matrix.dtype]
+        for start in range(0, data.size, values.size):
+            data[start : start + values.size] = values[: data.size - start]
+    for number, norm in enumerate(plan.spec.norms):
+        writer.vector("norms", number, "weight", np.ones(norm.size, np.float32))
+    return writer.block
+
+
+def random_model(shape: str, dtype: str, kv_cache_dtype: str | None = None) -> Share4V:
+    """Build a model whose weights are random; every weight takes the memory and the time it takes in a real one."""
+    generator = np.random.default_rng(0)
+    backends = KERNELS["language_model"], KERNELS["vision_tower"]
+    model = Share4V(config_of(shape), dtype, *backends, kv_cache_dtype=kv_cache_dtype)
+    for component in model.packed_components():
+        for plan in component.plans:
+            component.put(plan.name, random_block(plan, generator))
+        for name, size in component.plain.items():
+            component.put(name, np.full(size, 0.01, np.float32))
+    model.set_train(False)
+    return model
+
+
+class Runner:
+    """Times phases; each method does the work once and returns seconds."""
+
+    def __init__(self, model: Share4V) -> None:
+        self.model = model
+        self.text = model.config.text_config
+        self.generator = np.random.default_rng(1)
+        self._caches: dict[int, object] = {}
+
+    def _cache(self, batch: int):
+        if batch not in self._caches:
+            self._caches = {batch: self.model.language_model.new_cached(batch, self.text.max_position_embeddings)}
+        return self._caches[batch]
+
+    def cache_bytes(self) -> int:
+        """Memory of a cache's tokens, of the last batch size and the longest text so far."""
+        total = 0
+        for cache in self._caches.values():
+            held = cache.cache
+            slots = held.values.shape[3]
+            total += int((held.keys.nbytes + held.values.nbytes) * cache.used / slots)
+        return total
+
+    def encode(self) -> float:
+        """One image through tower and projector."""
+        vision = self.model.config.vision_config
+        pixels = self.generator.standard_normal((1, 3, vision.image_size, vision.image_size)).astype(np.float32)
+        start = time.perf_counter()
+        self.model.encode_images(pixels).asnumpy()
+        return time.perf_counter() - start
+
+    def prefill(self, tokens: int = 512, batch: int = 1) -> float:
+        """A prompt of `tokens` embeddings, from nothing to the logits of its last."""
+        cache = self._cache(batch)
+        embeds = Tensor(
+            self.generator.standard_normal((batch, tokens, self.text.hidden_size)).astype(np.float32) * 0.02
+        )
+        start = time.perf_counter()
+        for first in range(0, tokens, cache.chunk):
+            positions = np.arange(first, first + cache.chunk)
+            part = embeds[:, first : first + cache.chunk]
+            if part.shape[1] < cache.chunk:
+                room = np.zeros((batch, cache.chunk, self.text.hidden_size), np.float32)
+                room[:, : part.shape[1]] = part.asnumpy()
+                part = Tensor(room)
+            placed = np.broadcast_to(np.where(positions < tokens, positions, -1), (batch, cache.chunk))
+            last = np.full(batch, min(tokens - 1 - first, cache.chunk - 1))
+            logits = cache.prefill(part, placed, np.full(batch, tokens), last)
+        logits.asnumpy()
+        return time.perf_counter() - start
+
+    def decode(self, tokens: int = 16, context: int = 512, batch: int = 1) -> float:
+        """Mean of `tokens` steps of every text of the batch behind `context` tokens."""
+        cache = self._cache(batch)
+        ids = self.generator.integers(3, self.text.vocab_size, batch)
+        start = time.perf_counter()
+        for step in range(tokens):
+            ids = cache.decode(ids, np.full(batch, context + step)).asnumpy().argmax(-1)
+        return (time.perf_counter() - start) / tokens
+
+    def caption(self, tokens: int) -> tuple[float, float]:
+        """A picture and a question through `generate`: seconds to the first token, and to all `tokens`."""
+        config, times = self.model.config, []
+        pixels = self.generator.standard_normal((1, 3, *[config.vision_config.image_size] * 2)).astype(np.float32)
+        ids = _prompt(50, config.image_token_id)
+        for count in (1, tokens):
+            start = time.perf_counter()
+            self.model.generate(ids, pixels, max_new_tokens=count, min_new_tokens=count)
+            times.append(time.perf_counter() - start)
+            pixels = pixels + 1  # another picture: nothing is taken from the cache but the system prompt
+        return times[0], times[1]
+
+    def batch_decode(self, batch: int = 8, tokens: int = 16, context: int = 512) -> float:
+        """Seconds of one step of a batch."""
+        return self.decode(tokens, context, batch)
+
+
+def _prompt(text: int, image: int) -> np.ndarray:
+    """Ids of a captioning prompt: about what vicuna_v1 and its question take, and one image."""
+    return np.concatenate((np.arange(3, 3 + text - 10), [image], np.arange(100, 110)))[None]
+
+
+def make_model(shape: str, dtype: str, threads: int = 0, kv_cache_dtype: str | None = None) -> Runner:
+    """Return a runner for a shape of SHAPES; threads 0 means every CPU."""
+    library().threads = threads
+    return Runner(random_model(shape, dtype, kv_cache_dtype))

@@ -1,0 +1,128 @@
+"""A GGUF file of a LLaMA with random weights and a made-up vocabulary, for llama.cpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+from shapes import LanguageShape
+
+# A block of 32 weights is a float16 scale and then its integers: 4 bits (minus 8) or 8 bits (signed) each. The scales
+# give the weights a standard deviation near 0.02, as trained ones have.
+BLOCKS = {
+    "Q4_0": (gguf.GGMLQuantizationType.Q4_0, 2 + 16, 0.02 / 4.6),
+    "Q8_0": (gguf.GGMLQuantizationType.Q8_0, 2 + 32, 0.02 / 73.9),
+}
+PATTERN = 1_000_003  # a prime: a repeated pattern of this many bytes or blocks makes no two rows of a matrix equal
+
+
+def write_model(path: Path, shape: LanguageShape, kind: str) -> None:
+    """Write the file, a tensor at a time; it appears under its name only when it is complete.
+
+    Every matrix has the same type, embedding and head too; the norms are float32.
+
+    Args:
+        path: where to.
+        shape: the model's sizes.
+        kind: "F32", "F16", "Q8_0" or "Q4_0".
+
+    Raises:
+        ValueError: the kind is not known.
+    """
+    if kind not in ("F32", "F16", *BLOCKS):
+        raise ValueError(f"no llama.cpp type {kind!r} here; there are F32, F16, {', '.join(BLOCKS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    writer = gguf.GGUFWriter(part, "llama")
+    _add_metadata(writer, shape)
+    tensors = _tensors(shape)
+    values = _RandomValues(kind)
+    for name, dimensions in tensors:
+        values.declare(writer, name, dimensions)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, dimensions in tensors:
+        writer.write_tensor_data(values.make(dimensions))
+    writer.close()
+    part.replace(path)
+
+
+def _add_metadata(writer: gguf.GGUFWriter, shape: LanguageShape) -> None:
+    writer.add_context_length(shape.max_position_embeddings)
+    writer.add_embedding_length(shape.hidden_size)
+    writer.add_block_count(shape.num_hidden_layers)
+    writer.add_feed_forward_length(shape.intermediate_size)
+    writer.add_head_count(shape.num_attention_heads)
+    writer.add_head_count_kv(shape.num_attention_heads)
+    writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
+    writer.add_rope_dimension_count(shape.hidden_size // shape.num_attention_heads)
+    writer.add_vocab_size(shape.vocab_size)
+    pieces, types = _vocabulary(shape.vocab_size)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores([-float(index) for index in range(shape.vocab_size)])
+    writer.add_token_types(types)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+
+def _vocabulary(size: int) -> tuple[list[str], list[int]]:
+    """SentencePiece's special tokens, its 256 bytes, and pieces that no one asks for: only token ids are timed."""
+    special = ["<unk>", "<s>", "</s>"]
+    single_bytes = [f"<0x{value:02X}>" for value in range(256)]
+    fillers = [f"▁piece{index}" for index in range(size - len(special) - len(single_bytes))]
+    kinds = gguf.TokenType
+    types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.BYTE] * 256 + [kinds.NORMAL] * len(fillers)
+    return special + single_bytes + fillers, [int(kind) for kind in types]
+
+
+def _tensors(shape: LanguageShape) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and dimensions [out, in] in the file's order. Vectors are norms."""
+    hidden, inner, vocab = shape.hidden_size, shape.intermediate_size, shape.vocab_size
+    layer = [
+        ("attn_norm", (hidden,)), ("attn_q", (hidden, hidden)), ("attn_k", (hidden, hidden)),
+        ("attn_v", (hidden, hidden)), ("attn_output", (hidden, hidden)), ("ffn_norm", (hidden,)),
+        ("ffn_gate", (inner, hidden)), ("ffn_up", (inner, hidden)), ("ffn_down", (hidden, inner)),
+    ]  # fmt: skip
+    tensors: list[tuple[str, tuple[int, ...]]] = [("token_embd.weight", (vocab, hidden))]
+    for index in range(shape.num_hidden_layers):
+        tensors += [(f"blk.{index}.{name}.weight", dimensions) for name, dimensions in layer]
+    return [*tensors, ("output_norm.weight", (hidden,)), ("output.weight", (vocab, hidden))]
+
+
+class _RandomValues:
+    """Tensors' bytes, repeated from one random pattern: drawing gigabytes of numbers would take minutes."""
+
+    def __init__(self, kind: str) -> None:
+        generator = np.random.default_rng(0)
+        self.quantized = BLOCKS.get(kind)
+        if self.quantized is None:
+            dtype = {"F32": np.float32, "F16": np.float16}[kind]
+            self.pattern = (generator.standard_normal((PATTERN, 1), dtype=np.float32) * 0.02).astype(dtype)
+        else:
+            _, size, scale = self.quantized
+            self.pattern = generator.integers(0, 256, (PATTERN, size), dtype=np.uint8)
+            self.pattern[:, :2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+
+    def declare(self, writer: gguf.GGUFWriter, name: str, dimensions: tuple[int, ...]) -> None:
+        """Tell the writer a tensor's type and size, before any is written."""
+        if len(dimensions) == 1 or self.quantized is None:
+            dtype = np.dtype(np.float32) if len(dimensions) == 1 else self.pattern.dtype
+            size = int(np.prod(dimensions)) * dtype.itemsize
+            writer.add_tensor_info(name, dimensions, dtype, size)
+            return
+        kind, block, _ = self.quantized
+        row = dimensions[1] // 32 * block
+        writer.add_tensor_info(name, (dimensions[0], row), np.dtype(np.uint8), dimensions[0] * row, raw_dtype=kind)
+
+    def make(self, dimensions: tuple[int, ...]) -> NDArray[np.generic]:
+        """The tensor's values: ones for a norm."""
+        if len(dimensions) == 1:
+            return np.ones(dimensions, np.float32)
+        weights = dimensions[0] * dimensions[1]
+        units = weights if self.quantized is None else weights // 32
+        repeated = np.resize(self.pattern, (units, self.pattern.shape[1]))
+        return repeated.reshape(dimensions[0], -1)

@@ -1,0 +1,100 @@
+"""What a worker of compare.py is: a process that answers one JSON request a line with one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Runner(Protocol):
+    """One model of one library, timed. Every method runs the work once and returns how long it took, in seconds."""
+
+    def encode(self) -> float:
+        """One image through the vision tower."""
+
+    def prefill(self, tokens: int) -> float:
+        """One prompt of `tokens` tokens, into an empty cache, with the logits of the last one."""
+
+    def decode(self, tokens: int, context: int) -> float:
+        """A greedily chosen token after `context` others: the mean of `tokens` of them."""
+
+    def batch_decode(self, batch: int, tokens: int, context: int) -> float:
+        """A decode step of `batch` rows, each after `context` tokens: the mean of `tokens` steps."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What compare.py tells a worker on its command line."""
+
+    shape: str
+    dtype: str
+    threads: int
+    directory: Path
+
+
+def _prefill(runner: Runner, request: dict[str, int]) -> dict[str, float]:
+    return {"tokens_per_second": request["tokens"] / runner.prefill(request["tokens"])}
+
+
+def _decode(runner: Runner, request: dict[str, int]) -> dict[str, float]:
+    return {"seconds_per_token": runner.decode(request["tokens"], request["context"])}
+
+
+def _batch_decode(runner: Runner, request: dict[str, int]) -> dict[str, float]:
+    return {"seconds_per_step": runner.batch_decode(request["batch"], request["tokens"], request["context"])}
+
+
+def _encode(runner: Runner, request: dict[str, int]) -> dict[str, float]:
+    return {"seconds": runner.encode()}
+
+
+ANSWERS: dict[str, Callable[[Runner, dict[str, int]], dict[str, float]]] = {
+    "prefill": _prefill, "decode": _decode, "batch_decode": _batch_decode, "encode": _encode,
+}  # fmt: skip
+
+
+def serve(build: Callable[[Options], tuple[Runner, dict[str, Any]]], packages: tuple[str, ...]) -> None:
+    """Build a runner, say `{"ready": facts}`, and answer requests until the input ends.
+
+    Args:
+        build: makes the runner and a dict of facts about it.
+        packages: the distributions whose versions belong to the facts.
+    """
+    # Libraries print what they like to standard output: keep the real one for the answers, send theirs to the errors.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    runner, facts = build(_options())
+    ready = {"versions": {name: _version(name) for name in packages}, **facts}
+    answers.write(json.dumps({"ready": ready}) + "\n")
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            reply = ANSWERS[request["do"]](runner, request)
+            reply["peak_memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            answers.write(json.dumps(reply) + "\n")
+        except Exception as error:  # whatever it is, it belongs to compare.py, which goes on with the next pair
+            answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+
+
+def _options() -> Options:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", required=True)
+    parser.add_argument("--dtype", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--directory", type=Path, required=True)
+    return Options(**vars(parser.parse_args()))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
