@@ -2,13 +2,14 @@
 
 The kernels are compiled once for each kind of CPU and chosen at run time, so a wheel serves every machine of its
 architecture. Where no C++ compiler is found the package is built without them and runs on MindSpore's operators.
-SHARE4V_SANITIZE=1 builds them with the address and undefined-behaviour sanitizers.
+SHARE4V_NO_KERNELS=1 leaves them out; SHARE4V_SANITIZE=1 adds the address and undefined-behaviour sanitizers.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -48,25 +49,24 @@ class BuildKernels(build_ext):
                 extra_postargs=[*FLAGS, *flags, *sanitizers],
             )
 
-        objects: list[str] = []
-        for source in ext.sources:
-            objects += compiled(Path(source).name, "common", [], [])
-        for kind, flags in KINDS.items():
-            objects += compiled("isa.cpp", kind, [("SHARE4V_ISA", kind)], flags)
+        jobs = [(Path(source).name, "common", [], []) for source in ext.sources]
+        jobs += [("isa.cpp", kind, [("SHARE4V_ISA", kind)], flags) for kind, flags in KINDS.items()]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for a compiler of its own
+            objects = [name for names in pool.map(lambda job: compiled(*job), jobs) for name in names]
         flags = ["-fopenmp", *(sanitizers or ["-s"])]
         self.compiler.link_shared_object(
             objects, self.get_ext_fullpath(ext.name), extra_postargs=flags, target_lang="c++"
         )
 
 
+KERNELS = Extension(
+    "mindone.models.share4v.kernels.libshare4v",
+    [str(SOURCES / name) for name in ("operators.cpp", "memory.cpp", "threads.cpp")],
+    language="c++",
+    optional=True,
+)
+
 setup(
-    ext_modules=[
-        Extension(
-            "mindone.models.share4v.kernels.libshare4v",
-            [str(SOURCES / name) for name in ("operators.cpp", "memory.cpp", "threads.cpp")],
-            language="c++",
-            optional=True,
-        )
-    ],
+    ext_modules=[] if os.environ.get("SHARE4V_NO_KERNELS") else [KERNELS],
     cmdclass={"build_ext": BuildKernels},
 )
