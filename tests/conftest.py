@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Read when OpenMP is loaded: a thread that waits leaves its CPU to others, which counts on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Names alone at import: a test that needs none of this pays nothing.
 WORDS = "a red green blue circle square left of the large small What is Why where Describe this image in one sentence ."

@@ -42,7 +42,8 @@ class CachedLanguageModel(Protocol):
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
         """Take in a chunk [B, C, H] at positions [B, C] (-1: padding) of prompts of `totals` [B] tokens.
 
-        Returns float32 logits [B, V] of the token at index `last` [B] of each text's chunk.
+        Returns float32 logits [B, V] of the token at index `last` [B] of the chunk, for texts whose prompt ends there;
+        another text's are of no use.
         """
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:

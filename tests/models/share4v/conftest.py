@@ -74,6 +74,13 @@ def small_cells(pair_of: Callable[..., Pair]) -> Pair:
     return pair_of("small", "cells")
 
 
+@pytest.fixture(autouse=True)
+def same_prompts_in_any_order(request: pytest.FixtureRequest) -> None:
+    """Let a test's random prompts and images not depend on which tests ran before it."""
+    for name in {"pair", "usual", "small", "small_cells"}.intersection(request.fixturenames):
+        request.getfixturevalue(name)[0].reseed()
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     model = io.BytesIO()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 PACKAGE = "mindone.models.share4v"
 # A room: the modules (or packages) that belong to it, and the rooms whose modules it may import.
 ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "configuration": (("configuration", "configuration_forms", "tower_places"), ()),
+    "configuration": (("configuration", "configuration_forms", "tower_places"), ("quantization",)),
     "registry": (("registry",), ()),
     "protocols": (("protocols",), ("configuration",)),
     "layers": (("layers",), ()),

@@ -157,10 +157,11 @@ def _check_language_model(model: object) -> None:
     assert embeds.shape == (2, 4, 32) and embeds.dtype == model.activations
     logits = model(embeds, np.array([4, 4])).asnumpy()
     assert logits.shape == (2, 4, 50) and logits.dtype == np.float32
-    cached, positions = model.new_cached(2, 8), np.tile(np.arange(3), (2, 1))
-    first = cached.prefill(embeds[:, :3], positions, np.array([3, 3]), np.array([2, 1])).asnumpy()
+    cached, positions = model.new_cached(2, 8), np.array([[0, 1, 2], [0, 1, -1]])
+    first = cached.prefill(embeds[:, :3], positions, np.array([3, 2]), np.array([2, 1])).asnumpy()
     np.testing.assert_allclose(first, np.stack([logits[0, 2], logits[1, 1]]), atol=1e-5)
-    np.testing.assert_allclose(cached.decode(ids[:, 3], np.array([3, 3])).asnumpy(), logits[:, 3], atol=1e-5)
+    second = cached.decode(np.array([ids[0, 3], ids[1, 2]]), np.array([3, 2])).asnumpy()
+    np.testing.assert_allclose(second, np.stack([logits[0, 3], logits[1, 2]]), atol=1e-5)
     other = model.new_cached(2, 8)
     other.take(cached, np.array([1, 1]))
     np.testing.assert_allclose(other.decode(ids[::-1, 3], np.array([-1, 3])).asnumpy()[1], model(

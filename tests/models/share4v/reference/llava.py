@@ -125,7 +125,11 @@ class Reference:
                 _randomise(name, parameter, text.tie_word_embeddings)
             # transformers penalises the repetition of its own placeholder, which ours has no id for.
             self.model.lm_head.weight[self.image_token] = 0
-        self.rng = np.random.default_rng(shape.seed)
+        self.reseed()
+
+    def reseed(self) -> None:
+        """Begin `text` and `images` anew."""
+        self.rng = np.random.default_rng(self.shape.seed)
 
     @property
     def vocab_size(self) -> int:

@@ -60,6 +60,7 @@ class StoredTensor:
         owner: object = self.mapped
         while isinstance(owner, np.ndarray):
             owner = owner.base
+        owner = owner.obj if isinstance(owner, memoryview) else owner
         if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             owner.madvise(mmap.MADV_DONTNEED)
 
