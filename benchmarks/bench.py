@@ -81,8 +81,9 @@ def measure(runner: Runner, arguments: argparse.Namespace, most: dict[str, float
     report("prefill", first, seconds, tokens_per_second=context / seconds, share_of_peak=rate / most["peak_flops"])
     first = runner.decode(1, context)
     busy = library().busy_seconds
-    seconds = statistics.median(runner.decode(8, context) for _ in range(rounds))
-    outside = 1 - (library().busy_seconds - busy) / (8 * rounds) / seconds
+    steps = [runner.decode(8, context) for _ in range(rounds)]
+    outside = 1 - (library().busy_seconds - busy) / (8 * sum(steps))
+    seconds = statistics.median(steps)
     read = weight_bytes(runner, "language_model") / seconds
     share = read / most["read_bytes_per_second"]
     report(

@@ -125,11 +125,11 @@ class Reference:
                 _randomise(name, parameter, text.tie_word_embeddings)
             # transformers penalises the repetition of its own placeholder, which ours has no id for.
             self.model.lm_head.weight[self.image_token] = 0
-        self.reseed()
+        self.reseed(shape.seed)
 
-    def reseed(self) -> None:
+    def reseed(self, seed: int) -> None:
         """Begin `text` and `images` anew."""
-        self.rng = np.random.default_rng(self.shape.seed)
+        self.rng = np.random.default_rng(seed)
 
     @property
     def vocab_size(self) -> int:
