@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -77,6 +78,55 @@ class NewToken:
     finish_reason: str | None
 
 
+class RunningText:
+    """One text that is being generated: what it says so far, and which token comes next.
+
+    Args:
+        prompt: int [T], ids of the prompt, -1 at images.
+        settings: how far to generate and how to choose.
+        context_length: of the model.
+        is_stopped: told each new id; True ends the text with reason "stop".
+        forbidden: told the new ids so far, returns those that must not come next.
+    """
+
+    def __init__(
+        self,
+        prompt: np.ndarray,
+        settings: GenerationSettings,
+        context_length: int,
+        is_stopped: Callable[[int], bool] = lambda token_id: False,
+        forbidden: Callable[[Sequence[int]], Collection[int]] = lambda token_ids: (),
+    ) -> None:
+        self.settings, self.context_length = settings, context_length
+        self.prompt_tokens = len(prompt)
+        self.token_ids: list[int] = []
+        self._prompt, self._sampler = prompt, Sampler(settings.sampling)
+        self._is_stopped, self._forbidden = is_stopped, forbidden
+
+    @property
+    def position(self) -> int:
+        """Where the last token stands."""
+        return self.prompt_tokens + len(self.token_ids) - 1
+
+    def advance(self, logits: np.ndarray) -> tuple[int | None, str | None]:
+        """Choose the next token from logits [V]; return its id and the reason why the text ends, as in `NewToken`."""
+        settings = self.settings
+        banned = settings.eos_token_ids if len(self.token_ids) < settings.min_new_tokens else ()
+        seen = np.concatenate((self._prompt, np.array(self.token_ids, np.int64)))
+        token_id = self._sampler.choose(logits, seen, (*banned, *self._forbidden(self.token_ids)))
+        if token_id in settings.eos_token_ids:
+            return None, "eos"
+        self.token_ids.append(token_id)
+        return token_id, self._reason(token_id)
+
+    def _reason(self, token_id: int) -> str | None:
+        if self._is_stopped(token_id):
+            return "stop"
+        if len(self.token_ids) >= self.settings.max_new_tokens:
+            return "length"
+        return "context" if self.position + 1 >= self.context_length else None
+
+
 def generate_tokens(
     prompts: Prompts,
     cache: KVCache,
@@ -90,40 +140,23 @@ def generate_tokens(
         stops: told each new token (text, id); True ends the text with reason "stop".
     """
     logits = prefill(prompts, cache, config)
-    turn = cache.turn
-    batch, rows = len(prompts), cache.batch_size
-    samplers = [Sampler(settings.sampling) for _ in range(batch)]
-    seen = [prompts.ids[text, : prompts.lengths[text]] for text in range(batch)]
-    counts = np.zeros(batch, np.int64)
+    turn, rows = cache.turn, cache.batch_size
+    texts = [
+        RunningText(prompts.ids[text, : prompts.lengths[text]], settings, config.context_length, partial(stops, text))
+        for text in range(len(prompts))
+    ]
     ids, positions = np.zeros(rows, np.int64), np.full(rows, -1)
-    active = list(range(batch))
+    active = list(range(len(prompts)))
     while active:
         for text in list(active):
-            banned = settings.eos_token_ids if counts[text] < settings.min_new_tokens else ()
-            token_id = samplers[text].choose(logits[text], seen[text], banned)
-            if token_id in settings.eos_token_ids:
-                new = NewToken(text, None, "eos")
-            else:
-                counts[text] += 1
-                length = int(prompts.lengths[text] + counts[text])
-                new = NewToken(
-                    text, token_id, _reason(stops(text, token_id), int(counts[text]), length, config, settings)
-                )
-                seen[text] = np.append(seen[text], token_id)
-                ids[text], positions[text] = token_id, length - 1
-            if new.finish_reason:
+            token_id, reason = texts[text].advance(logits[text])
+            if reason:
                 active.remove(text)
                 positions[text] = -1
-            yield new
+            else:
+                ids[text], positions[text] = token_id, texts[text].position
+            yield NewToken(text, token_id, reason)
         if active:
             cache.check(turn)  # a caller may have begun something else with it between two tokens
             logits = cache.decoder.decode(ids, positions).asnumpy()
             finite(logits[active], cache)
-
-
-def _reason(stopped: bool, count: int, length: int, config: TextConfig, settings: GenerationSettings) -> str | None:
-    if stopped:
-        return "stop"
-    if count >= settings.max_new_tokens:
-        return "length"
-    return "context" if length >= config.context_length else None

@@ -12,6 +12,7 @@ from mindspore import Tensor
 from .beam_search import beam_search
 from .cache import CachePool, KVCache
 from .configuration import Share4VConfig
+from .continuous_batch import ContinuousBatch
 from .generation import MAX_NEW_TOKENS, GenerationSettings, generate_tokens, stop_strings
 from .prefill import Prompts
 from .sampling import Sampling
@@ -53,6 +54,24 @@ class GenerationMixin:
             max_length: tokens of prompt and answer together; by default the model's whole context.
         """
         return self._make_cache(batch_size, max_length or self.config.text_config.context_length)
+
+    def new_batch(self, batch_size: int) -> ContinuousBatch[Any]:
+        """Return an empty batch that up to `batch_size` texts can join and leave at any time; see `lay_out`."""
+        return ContinuousBatch(self.language_model, self.config.text_config, self.tokenizer, batch_size)
+
+    def lay_out(
+        self,
+        input_ids: Array | None = None,
+        pixel_values: Array | None = None,
+        attention_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+    ) -> Prompts:
+        """Encode the images and put everything where it goes: what `ContinuousBatch.join` takes.
+
+        Raises:
+            ValueError: the inputs contradict each other, or a prompt fills the model's context.
+        """
+        return self._checked(input_ids, pixel_values, attention_mask, inputs_embeds)
 
     def generate(
         self,

@@ -34,13 +34,19 @@ class Prompts:
 
 
 def finite(logits: np.ndarray, cache: KVCache) -> np.ndarray:
-    """Return `logits`, which `cache` has led to.
+    """Return `logits`, which `cache` has led to; a cache that led to what is not a number is renewed first."""
+    if not np.isfinite(logits).all():
+        cache.renew()
+    return check_finite(logits)
+
+
+def check_finite(logits: np.ndarray) -> np.ndarray:
+    """Return `logits`.
 
     Raises:
         FloatingPointError: one is not a number; a caption of such would be a wrong answer without a word.
     """
     if not np.isfinite(logits).all():
-        cache.renew()
         raise FloatingPointError(
             "the model's logits are not finite numbers: the checkpoint is damaged, or its values are too large for "
             "float16"

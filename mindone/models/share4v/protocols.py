@@ -34,10 +34,12 @@ class Projector(Protocol):
 class CachedLanguageModel(Protocol):
     """A language model with room for a batch of texts.
 
-    `chunk` is how many tokens of each text one prefill step takes, a multiple of cache.CHUNK.
+    `chunk` is how many tokens of each text one prefill step takes, a multiple of cache.CHUNK; `shares_prefixes` says
+    whether `copy_prefix` is there.
     """
 
     chunk: int
+    shares_prefixes: bool
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
         """Take in a chunk [B, C, H] at positions [B, C] (-1: padding) of prompts of `totals` [B] tokens.
@@ -51,6 +53,9 @@ class CachedLanguageModel(Protocol):
 
     def take(self, source: Any, texts: np.ndarray) -> None:
         """Let text i go on from what text `texts`[i] of `source`, a model of the same kind, has kept."""
+
+    def copy_prefix(self, text: int, source: Any, length: int) -> None:
+        """Let `text` hold the first `length` tokens of the first text of `source`; the other texts stay."""
 
 
 class LanguageModel(Protocol):

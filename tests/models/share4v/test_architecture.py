@@ -33,7 +33,16 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "checkpoint": (("checkpoint",), ("configuration", "hub", "pictures", "kernels", "quantization")),
     "processing": (("processing", "tokenization", "conversation"), ("configuration", "checkpoint", "pictures")),
     "generation": (
-        ("generation", "generation_mixin", "beam_search", "sampling", "streaming", "cache", "prefill"),
+        (
+            "generation",
+            "generation_mixin",
+            "beam_search",
+            "continuous_batch",
+            "sampling",
+            "streaming",
+            "cache",
+            "prefill",
+        ),
         ("configuration", "protocols", "processing"),
     ),
     "modeling": (

@@ -62,3 +62,11 @@ class CacheMemory:
         self.values[:, :, :, :used] = source.values[:, texts, :, :used]
         if self.scales is not None and source.scales is not None:
             self.scales[..., :used] = source.scales[:, :, texts, :, :used]
+
+    def copy_prefix(self, text: int, source: CacheMemory, length: int) -> None:
+        """Let `text` hold the first `length` tokens of the first text of `source`, a cache of the same type."""
+        panels = -(-length // LANES)  # what lies behind `length` in the last panel is written before it is read
+        self.keys[:, text, :, :panels] = source.keys[:, 0, :, :panels]
+        self.values[:, text, :, :length] = source.values[:, 0, :, :length]
+        if self.scales is not None and source.scales is not None:
+            self.scales[:, :, text, :, :length] = source.scales[:, :, 0, :, :length]

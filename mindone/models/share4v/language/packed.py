@@ -139,6 +139,8 @@ class PackedCachedLlama:
         used: slots that any text has ever filled.
     """
 
+    shares_prefixes = True
+
     def __init__(self, llama: PackedLlamaForCausalLM, batch_size: int, capacity: int) -> None:
         self.llama = llama
         self.config = llama.config
@@ -187,3 +189,8 @@ class PackedCachedLlama:
         """Let text i go on from what text `texts`[i] of `source` (maybe this one) holds; capacities must be equal."""
         self.used = source.used
         self.cache.take(source.cache, texts, self.used)
+
+    def copy_prefix(self, text: int, source: PackedCachedLlama, length: int) -> None:
+        """Let `text` hold the first `length` tokens of the first text of `source`; the other texts stay."""
+        self.used = max(self.used, length)
+        self.cache.copy_prefix(text, source.cache, length)
