@@ -93,8 +93,17 @@ class ContinuousBatch(Generic[Ticket]):
         settings: GenerationSettings,
         stops: Sequence[str] = (),
         forbidden: Callable[[Sequence[int]], Collection[int]] = lambda token_ids: (),
+        beginning: Sequence[int] = (),
     ) -> None:
         """Give one text (`model.lay_out`) a free place; it is taken in at the next step.
+
+        Args:
+            ticket: comes back with the finished text.
+            prompts: one text.
+            settings: how far to generate and how to choose; what ends a text is the model's to say.
+            stops: strings before which the text ends.
+            forbidden: told the new ids so far, returns those that must not come next.
+            beginning: ids at the prompt's end that belong to the answer's text.
 
         Raises:
             ValueError: no place is free, there are more texts than one, or the prompt fills the model's context.
@@ -107,6 +116,8 @@ class ContinuousBatch(Generic[Ticket]):
                 f"the prompt has {length} tokens with its images, the model's context {self._config.context_length}"
             )
         answer = AnswerText(self._tokenizer, stops)
+        for token_id in beginning:
+            answer.push(token_id)
         ids = prompts.ids[0, :length]
         settings = replace(settings, eos_token_ids=self._config.eos_token_ids)
         running = RunningText(ids, settings, self._config.context_length, answer.push, forbidden)
