@@ -23,6 +23,7 @@ _EXPORTS = {
     "VISION_TOWERS": "registry",
     "VisionConfig": "configuration",
     "build_projector": "projector",
+    "register_auto_classes": "zoo.registration",
 }
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .processing import Share4VProcessor
     from .projector import build_projector
     from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
+    from .zoo.registration import register_auto_classes
 
 __all__ = [
     "AutoConfig",
@@ -56,6 +58,7 @@ __all__ = [
     "VISION_TOWERS",
     "VisionConfig",
     "build_projector",
+    "register_auto_classes",
 ]
 
 

@@ -9,8 +9,8 @@ import mindspore as ms
 from .checkpoint.blocks import projector_plans
 from .configuration import Share4VConfig
 from .kernels.library import kernels_available, library
-from .layers import DTYPES
-from .packed_component import PackedComponent
+from .layers import DTYPES, weight_dtype
+from .packed_component import PackedComponent, WeightHolder
 from .projector import build_projector
 from .quantization import precision_of
 from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
@@ -25,35 +25,54 @@ def native_backends(dtype: str) -> dict[str, str]:
     """Return what "native" stands for when a checkpoint of type `dtype` is loaded.
 
     Raises:
-        ValueError: the dtype is not known, or needs the kernels on a device they do not run on.
+        ValueError: the dtype is not known, or the device does not compute in it.
         KernelsMissingError: the dtype needs the kernels, and they were not built.
     """
     quantized = precision_of(dtype).is_quantized
+    if not quantized:
+        weight_dtype(dtype)  # raises where the device does not compute in it
     if ms.get_context("device_target") != "CPU":
         if quantized:
-            raise ValueError(f"dtype {dtype!r} runs on a CPU alone: use 'float16' or 'float32' on this device")
+            raise ValueError(f"dtype {dtype!r} runs on a CPU alone: use 'bfloat16', 'float16' or 'float32' here")
         return CELLS
     if quantized:
         library()  # raises with what to do
     return KERNELS if kernels_available() else CELLS
 
 
-def resolve_backends(language_backend: str, vision_backend: str, native: dict[str, str]) -> tuple[Any, Any]:
+def resolve_backends(
+    language_backend: str, vision_backend: str, native: dict[str, str], dtype: str, kv_cache_dtype: str | None
+) -> tuple[Any, Any]:
     """Return the classes of the vision tower and of the language model.
 
     Raises:
-        ValueError: a name is not known; the message names the known ones.
+        ValueError: a name is not known, and the message names the known ones; or the language model does not know the
+            types that are asked for.
     """
     vision = native["vision_tower"] if vision_backend == "native" else vision_backend
     language = native["language_model"] if language_backend == "native" else language_backend
-    return VISION_TOWERS.resolve(vision), LANGUAGE_MODELS.resolve(language)
+    classes = VISION_TOWERS.resolve(vision), LANGUAGE_MODELS.resolve(language)
+    if not is_packed(classes[1]):
+        asked = {"kv_cache_dtype": kv_cache_dtype, "dtype": dtype if precision_of(dtype).is_quantized else None}
+        for name, value in asked.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} {value!r} needs the CPU kernels; the language model is {language!r}: load the checkpoint "
+                    f"with Share4V.from_pretrained and leave language_backend out, or leave {name} out"
+                )
+    return classes
 
 
 def is_packed(component: Any) -> bool:
-    """Whether a component, or its class, keeps its weights in blocks."""
+    """Whether a component, or its class, runs on the kernels."""
     return isinstance(component, PackedComponent) or (
         isinstance(component, type) and issubclass(component, PackedComponent)
     )
+
+
+def weight_holders(*components: Any) -> list[WeightHolder]:
+    """Return those of a model's parts that keep their weights themselves; the others' are Parameters."""
+    return [component for component in components if isinstance(component, WeightHolder)]
 
 
 def make_projector(config: Share4VConfig, dtype: str, packed: bool) -> Any:

@@ -182,14 +182,14 @@ class ImageProcessor:
         return processor
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write `directory`/preprocessor_config.json, which transformers' CLIPImageProcessor reads too."""
+        """Write `directory`/preprocessor_config.json, which transformers' LlavaImageProcessor reads too."""
         size = self.size
         stated: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         stated["size"] = {"height": size[0], "width": size[1]} if isinstance(size, tuple) else {"shortest_edge": size}
         stated["crop_size"] = {"height": self.crop_size, "width": self.crop_size}
-        stated.update(
-            {"do_convert_rgb": True, **dict.fromkeys(_STEPS, True)}, image_processor_type="CLIPImageProcessor"
-        )
+        stated.update({"do_convert_rgb": True, **dict.fromkeys(_STEPS, True)})
+        # CLIPImageProcessor, which the original's files name, knows no padding and would crop.
+        stated.update(do_pad=self.image_aspect_ratio == "pad", image_processor_type="LlavaImageProcessor")
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / PREPROCESSOR_NAME).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
 

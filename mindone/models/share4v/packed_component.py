@@ -6,6 +6,7 @@ where they lie, in memory or in a mapped file.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,18 +15,40 @@ from mindspore import Tensor
 from .checkpoint.blocks import BlockPlan
 
 
-class PackedComponent:
-    """Holds blocks by name.
+class WeightHolder(ABC):
+    """A part of a model that keeps its weights itself, so that none of them is a Parameter.
 
     Attributes:
         plans: every block the component needs, and how it is filled.
         plain: shapes of the weights it needs besides, float32 arrays, by name.
-        names: the blocks' names, in the order of `plans`.
     """
 
     def __init__(self, plans: tuple[BlockPlan, ...], plain: Mapping[str, tuple[int, ...]]) -> None:
         self.plans = plans
         self.plain = dict(plain)
+
+    @abstractmethod
+    def put(self, name: str, array: np.ndarray) -> None:
+        """Take a block (uint8) or a plain weight (float32)."""
+
+    @abstractmethod
+    def array(self, name: str) -> np.ndarray:
+        """Return what was put under a name.
+
+        Raises:
+            RuntimeError: the weights were not loaded.
+        """
+
+
+class PackedComponent(WeightHolder):
+    """Holds blocks by name, in this process's memory.
+
+    Attributes:
+        names: the blocks' names, in the order of `plans`.
+    """
+
+    def __init__(self, plans: tuple[BlockPlan, ...], plain: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__(plans, plain)
         self.names = tuple([plan.name for plan in plans])
         self._held: dict[str, Tensor] = {}
         self._arrays: dict[str, np.ndarray] = {}

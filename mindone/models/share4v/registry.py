@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any
 
 ENTRY_POINT_GROUP = "mindone.share4v"
@@ -30,9 +31,15 @@ class Registry:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._targets: dict[str, str] = {}
+        self.extras: dict[str, str] = {}
 
-    def register(self, name: str, target: str) -> None:
+    def register(self, name: str, target: str, extra: str | None = None) -> None:
         """Make `name` stand for `target`, a string "module:attribute" that is not imported yet.
+
+        Args:
+            name: what a caller asks for.
+            target: where the component is.
+            extra: the package that it needs and that only this project's extra of the same name installs.
 
         Raises:
             ValueError: `target` has another form, or `name` already stands for something else.
@@ -43,6 +50,8 @@ class Registry:
         current = self._targets.setdefault(name, target)
         if current != target:
             raise ValueError(f"{self.kind} {name!r} is already registered as {current!r}, cannot become {target!r}")
+        if extra is not None:
+            self.extras[name] = extra
 
     def names(self) -> list[str]:
         """Return every known name, the entry points' among them."""
@@ -53,8 +62,14 @@ class Registry:
 
         Raises:
             ValueError: the name is not known; the message lists the known ones and the closest.
-            ImportError: what the name stands for cannot be imported.
+            ImportError: what the name stands for cannot be imported, or needs a package that is not installed.
         """
+        extra = self.extras.get(name)
+        if extra is not None and find_spec(extra) is None:
+            raise ImportError(
+                f"{self.kind} {name!r} needs {extra}, which is not installed: pip install 'mindone-share4v[{extra}]', "
+                "best into an environment of its own"
+            )
         target = self._targets.get(name)
         if target is None:
             entry_point = self._entry_points().get(name)
@@ -84,6 +99,7 @@ class Registry:
 VISION_TOWERS = Registry("vision_tower")
 VISION_TOWERS.register("clip", "mindone.models.share4v.vision.clip:CLIPVisionTower")
 VISION_TOWERS.register("packed-clip", "mindone.models.share4v.vision.packed:PackedCLIPVisionTower")
+VISION_TOWERS.register("mindone", "mindone.models.share4v.vision.zoo:MindoneCLIPVisionTower")
 
 PROJECTORS = Registry("projector")
 PROJECTORS.register("linear", "mindone.models.share4v.projector:LinearProjector")
@@ -94,3 +110,4 @@ PROJECTORS.register("packed", "mindone.models.share4v.packed_projector:PackedPro
 LANGUAGE_MODELS = Registry("language_model")
 LANGUAGE_MODELS.register("llama", "mindone.models.share4v.language.llama:LlamaForCausalLM")
 LANGUAGE_MODELS.register("packed-llama", "mindone.models.share4v.language.packed:PackedLlamaForCausalLM")
+LANGUAGE_MODELS.register("mindnlp", "mindone.models.share4v.language.mindnlp:MindNLPLlamaForCausalLM", "mindnlp")

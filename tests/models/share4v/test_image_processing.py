@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import CLIPImageProcessor
+from transformers import AutoImageProcessor, CLIPImageProcessor
 
 from mindone.models.share4v import image_processing
 from mindone.models.share4v.configuration import Share4VConfig, VisionConfig
@@ -122,6 +122,8 @@ def test_saved_files_are_read_by_transformers_and_by_us(tmp_path: Path) -> None:
     image = square(noise(50, 50))
     clip = CLIPImageProcessor.from_pretrained(tmp_path)
     np.testing.assert_array_equal(clip(image, return_tensors="np")["pixel_values"][0], processor(image))
+    wide, llava = noise(70, 40), AutoImageProcessor.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(llava(wide, return_tensors="np")["pixel_values"][0], processor(wide))
     stretched = replace(processor, size=(30, 31))
     stretched.save_pretrained(tmp_path)
     assert ImageProcessor.from_pretrained(tmp_path) == stretched

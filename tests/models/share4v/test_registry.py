@@ -11,22 +11,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 from reference.backends import CELLS
+from reference.contract import CONFIG, check_component
 
-from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
-from mindone.models.share4v.backends import is_packed
+from mindone.models.share4v import ProjectorConfig, Share4V
 from mindone.models.share4v.checkpoint import CheckpointError, save_weights
-from mindone.models.share4v.checkpoint.blocks import pack
-from mindone.models.share4v.checkpoint.shapes import expected_shapes
-from mindone.models.share4v.packed_component import PackedComponent
 from mindone.models.share4v.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS, Registry
-
-CONFIG = Share4VConfig(
-    vision_config=VisionConfig(32, 48, 2, 4, image_size=28, patch_size=14),
-    projector_config=ProjectorConfig("linear"),
-    text_config=TextConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4
-    ),
-)
 
 PLUGIN = {
     "their_towers.py": '"""A tower of another package."""\n\nclass Tower:\n    kind = "theirs"\n',
@@ -113,59 +102,38 @@ def test_a_model_of_unknown_components_says_which_there_are() -> None:
             Share4V(CONFIG, **{backend: "nothing"})
 
 
-# Names whose component needs another package, installed only on request, belong into OPTIONAL once there are any.
 NAMES = [(registry, name) for registry in (VISION_TOWERS, PROJECTORS, LANGUAGE_MODELS) for name in registry._targets]
+# What needs a package that only an extra installs is held to the contract in that extra's environment.
+EXTRA_FOLDERS = {"mindnlp": "tests/mindnlp"}
 
 
-@pytest.mark.parametrize("registry, name", NAMES, ids=lambda item: item if isinstance(item, str) else item.kind)
+@pytest.mark.parametrize(
+    "registry, name",
+    [(registry, name) for registry, name in NAMES if name not in registry.extras],
+    ids=lambda item: item if isinstance(item, str) else item.kind,
+)
 def test_every_component_keeps_to_its_contract(registry: Registry, name: str) -> None:
-    if name == "mlp":
-        config = Share4VConfig(CONFIG.vision_config, ProjectorConfig("mlp3x_gelu"), CONFIG.text_config)
-    else:
-        config = CONFIG
-    component = registry.resolve(name)(config, "float32")
-    if is_packed(component):
-        _fill(component)
-    features = Tensor(np.random.default_rng(0).standard_normal((2, config.num_image_tokens, 32)).astype(np.float32))
-    if registry is VISION_TOWERS:
-        assert component(Tensor(np.ones((2, 3, 28, 28), np.float32))).shape == (2, config.num_image_tokens, 32)
-    elif registry is PROJECTORS:
-        assert component(features).shape == (2, config.num_image_tokens, 32)
-    else:
-        _check_language_model(component)
+    check_component(registry, name)
 
 
-def _fill(component: PackedComponent) -> None:
-    """Give a component of the kernels random weights, as loading a checkpoint does."""
-    shapes, rng = expected_shapes(CONFIG)[0], np.random.default_rng(1)
-    weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-    for plan in component.plans:
-        component.put(plan.name, pack(plan, weights.__getitem__))
-    for name in component.plain:
-        component.put(name, weights[name])
+def test_components_that_need_an_extra_have_tests_in_a_folder_of_their_own() -> None:
+    extras = {registry.extras[name] for registry, name in NAMES if name in registry.extras}
+    assert extras == set(EXTRA_FOLDERS)
+    for folder in EXTRA_FOLDERS.values():
+        assert list((Path(__file__).parents[3] / folder).glob("test_*.py"))
+
+
+def test_a_component_whose_package_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mindnlp", None)  # as if it were not there
+    message = r"language_model 'mindnlp' needs mindnlp, .*not installed: pip install 'mindone-share4v\[mindnlp\]'"
+    with pytest.raises(ImportError, match=message):
+        Share4V.from_pretrained("sharegpt4v-7b", language_backend="mindnlp", local_files_only=True)
 
 
 def test_a_component_of_the_kernels_without_weights_says_so() -> None:
     tower = VISION_TOWERS.resolve("packed-clip")(CONFIG, "float32")
     with pytest.raises(RuntimeError, match=r"class_embedding were not loaded: make the model with .*from_pretrained"):
         tower(Tensor(np.ones((1, 3, 28, 28), np.float32)))
-
-
-def _check_language_model(model: object) -> None:
-    ids = np.array([[3, 1, 4, 1], [5, 9, 2, 6]])
-    embeds = model.embed(Tensor(ids.astype(np.int32)))
-    assert embeds.shape == (2, 4, 32) and embeds.dtype == model.activations
-    logits = model(embeds, np.array([4, 4])).asnumpy()
-    assert logits.shape == (2, 4, 50) and logits.dtype == np.float32
-    cached, positions = model.new_cached(2, 8), np.array([[0, 1, 2], [0, 1, -1]])
-    first = cached.prefill(embeds[:, :3], positions, np.array([3, 2]), np.array([2, 1])).asnumpy()
-    np.testing.assert_allclose(first, np.stack([logits[0, 2], logits[1, 1]]), atol=1e-5)
-    second = cached.decode(np.array([ids[0, 3], ids[1, 2]]), np.array([3, 2])).asnumpy()
-    np.testing.assert_allclose(second, np.stack([logits[0, 3], logits[1, 2]]), atol=1e-5)
-    other = model.new_cached(2, 8)
-    other.take(cached, np.array([1, 1]))
-    np.testing.assert_allclose(other.decode(ids[::-1, 3], np.array([-1, 3])).asnumpy()[1], model(
-        model.embed(Tensor(np.array([[5, 9, 2, 1]], np.int32)))).asnumpy()[0, 3], atol=1e-5)  # fmt: skip
 
 
 def test_the_registries_import_nothing_heavy() -> None:

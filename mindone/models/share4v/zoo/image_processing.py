@@ -1,0 +1,49 @@
+"""Share4VImageProcessor: transformers' LlavaImageProcessor, set up as a ShareGPT4V checkpoint says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import LlavaImageProcessor
+
+from ..processing import Share4VProcessor
+
+
+class Share4VImageProcessor(LlavaImageProcessor):
+    """Makes the same pixel_values as this project's ImageProcessor, which a test compares bit by bit.
+
+    Args:
+        do_pad: centre the picture on a square first; by default what image_aspect_ratio says.
+        image_aspect_ratio: "pad" or "square", as this project's preprocessor_config.json writes it.
+        stated: the other fields of LlavaImageProcessor.
+    """
+
+    def __init__(self, do_pad: bool | None = None, image_aspect_ratio: str = "pad", **stated: Any) -> None:
+        super().__init__(do_pad=image_aspect_ratio == "pad" if do_pad is None else do_pad, **stated)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        vision_tower: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        **others: Any,
+    ) -> Share4VImageProcessor:
+        """Read a checkpoint of any form; arguments and errors are those of `Share4VProcessor.from_pretrained`.
+
+        Args:
+            others: what the Auto classes and pipelines pass along.
+        """
+        own = Share4VProcessor.from_pretrained(name_or_path, vision_tower, cache_dir, local_files_only).image_processor
+        size = own.size
+        return cls(
+            do_pad=own.image_aspect_ratio == "pad",
+            size={"height": size[0], "width": size[1]} if isinstance(size, tuple) else {"shortest_edge": size},
+            crop_size={"height": own.crop_size, "width": own.crop_size},
+            image_mean=list(own.image_mean),
+            image_std=list(own.image_std),
+            rescale_factor=own.rescale_factor,
+            resample=own.resample,
+        )

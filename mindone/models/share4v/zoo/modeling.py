@@ -1,0 +1,241 @@
+"""Share4VForConditionalGeneration: a Share4V with the methods that mindone.transformers calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from transformers import GenerationConfig
+
+from ..generation import MAX_NEW_TOKENS
+from ..generation_mixin import Array
+from ..modeling import Share4V, Share4VOutput, as_numpy
+from .configuration import Share4VPretrainedConfig
+from .processing import Share4VProcessor
+
+# GenerationConfig's fields that have a meaning here, with the name that `Share4V.generate` has for them.
+SETTINGS = {
+    **{name: name for name in ("max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p")},
+    **{name: name for name in ("num_beams", "length_penalty", "repetition_penalty")},
+    "stop_strings": "stop",
+}
+# Fields that say what is so in any case.
+_SILENT = ("transformers_version", "_from_model_config", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
+_UNSUPPORTED = ("revision", "token", "subfolder", "proxies", "force_download", "resume_download", "adapter_kwargs")
+# What the Auto classes and pipelines pass along, which says nothing about how to load.
+_NOTES = ("_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "attn_implementation", "mindspore_dtype")
+
+
+class Share4VForConditionalGeneration(nn.Cell):
+    """What `AutoModelForImageTextToText` and `AutoModelForVision2Seq` give for the model type "share4v".
+
+    It is no PreTrainedModel: weights may be packed for the kernels, and what such a class promises beyond generation
+    (resizing embeddings, gradient checkpoints, attention implementations) is not offered. Train with `share4v`.
+
+    Args:
+        share4v: the model, with everything that it can.
+        config: by default made of the model's.
+
+    Attributes:
+        share4v: as above.
+        generation_config: the defaults of `generate`; changing it changes nothing.
+
+    Example:
+        >>> from mindone.models.share4v.zoo.modeling import Share4VForConditionalGeneration
+        >>> model = Share4VForConditionalGeneration.from_pretrained("sharegpt4v-tiny")
+        >>> inputs = model.processor(images="photo.jpg", return_tensors="ms")
+        >>> ids = model.generate(**inputs, max_new_tokens=8)
+        >>> ids.shape[1] - inputs["input_ids"].shape[1]
+        8
+    """
+
+    config_class = Share4VPretrainedConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, share4v: Share4V, config: Share4VPretrainedConfig | None = None) -> None:
+        super().__init__(auto_prefix=False)  # the weights keep the names they have in the model
+        self.share4v = share4v
+        self.config = Share4VPretrainedConfig(share4v.config) if config is None else config
+        text = share4v.config.text_config
+        self.generation_config = GenerationConfig(
+            max_new_tokens=MAX_NEW_TOKENS,
+            bos_token_id=text.bos_token_id,
+            eos_token_id=list(text.eos_token_ids),
+            pad_token_id=_fill(share4v),
+        )
+        self._place: dict[str, Any] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        config: Share4VPretrainedConfig | None = None,
+        dtype: Any = None,
+        vision_tower: str | Path | None = None,
+        language_backend: str = "native",
+        vision_backend: str = "native",
+        kv_cache_dtype: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        **others: Any,
+    ) -> Share4VForConditionalGeneration:
+        """Load a checkpoint; arguments and errors are those of `Share4V.from_pretrained`.
+
+        Args:
+            config: what was read of the checkpoint already; it changes nothing of what is loaded.
+            dtype: also a MindSpore type or "auto", which is None.
+            others: what the Auto classes pass along. Those that ask for something, such as `revision`, are refused.
+
+        Raises:
+            ValueError: besides, an argument is not supported.
+        """
+        refuse(others)
+        share4v = Share4V.from_pretrained(
+            name_or_path,
+            vision_tower=vision_tower,
+            dtype=dtype_name(dtype),
+            language_backend=language_backend,
+            vision_backend=vision_backend,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            kv_cache_dtype=kv_cache_dtype,
+        )
+        common = {"name_or_path": str(name_or_path), "_commit_hash": getattr(config, "_commit_hash", None)}
+        model = cls(share4v, Share4VPretrainedConfig(share4v.config, **common))
+        model._place = {"name_or_path": name_or_path, "vision_tower": vision_tower, "cache_dir": cache_dir}
+        model._place["local_files_only"] = local_files_only
+        return model
+
+    @classmethod
+    def _from_config(cls, config: Share4VPretrainedConfig, dtype: Any = None, **others: Any) -> Any:
+        """Build a model of random weights, which can be trained; AutoModel...from_config calls this."""
+        refuse(others)
+        return cls(Share4V(config.share4v, dtype_name(dtype) or "float32"), config)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the pixels that go in and of the logits that come out; the weights' is `share4v.dtype`."""
+        return ms.float32
+
+    @cached_property
+    def processor(self) -> Share4VProcessor:
+        """The checkpoint's processor.
+
+        Raises:
+            ValueError: the model was not loaded from a checkpoint.
+        """
+        if self._place is None:
+            raise ValueError("this model was not loaded from a checkpoint: pass processor= to the pipeline")
+        return Share4VProcessor.from_pretrained(**self._place)
+
+    def can_generate(self) -> bool:
+        """Return True."""
+        return True
+
+    def construct(
+        self,
+        input_ids: Array | None = None,
+        pixel_values: Array | None = None,
+        attention_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+    ) -> Share4VOutput:
+        """Return the logits of whole prompts; see `Share4V.construct`."""
+        return self.share4v(input_ids, pixel_values, attention_mask, inputs_embeds)
+
+    def generate(
+        self,
+        input_ids: Array,
+        pixel_values: Array | None = None,
+        attention_mask: Array | None = None,
+        generation_config: GenerationConfig | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """Return prompts and answers as Hugging Face's `generate` does.
+
+        Args:
+            input_ids: int [B, L], padded on the left, with config.image_token_id where an image goes.
+            pixel_values: float32 [N, 3, S, S].
+            attention_mask: int [B, L], 0 at padding.
+            generation_config: settings; those named by themselves come before it.
+            settings: the settings of `Share4V.generate`, whose defaults hold (top_k is off), and stop_strings.
+
+        Returns:
+            int64 [B, L + M]: the input_ids, then the new ids, filled up with generation_config.pad_token_id to the
+            longest answer.
+
+        Raises:
+            ValueError: a setting is not supported or out of range, or as `Share4V.generate` says.
+        """
+        ids = as_numpy(input_ids)
+        chosen = merged_settings(generation_config, settings)
+        answers = self.share4v.generate(
+            input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, **chosen
+        )
+        longest = max(map(len, answers))
+        new = np.full((len(answers), longest), _fill(self.share4v), np.int64)
+        for row, answer in enumerate(answers):
+            new[row, : len(answer)] = answer
+        return Tensor(np.concatenate([ids.astype(np.int64), new], 1))
+
+    def save_pretrained(
+        self, directory: str | Path, max_shard_size: int | str = "5GB", safe_serialization: bool = True
+    ) -> None:
+        """Write config.json and safetensors; see `Share4V.save_pretrained`.
+
+        Raises:
+            ValueError: safe_serialization is off.
+        """
+        if not safe_serialization:
+            raise ValueError("weights are written as safetensors alone: leave safe_serialization=True")
+        self.share4v.save_pretrained(directory, max_shard_size)
+
+
+def merged_settings(generation_config: GenerationConfig | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Join what a GenerationConfig says and what was named by itself into the arguments of `Share4V.generate`.
+
+    Raises:
+        ValueError: a field that is set has no meaning here.
+    """
+    chosen: dict[str, Any] = {}
+    if generation_config is not None:
+        unknown = sorted(set(generation_config.to_diff_dict()) - {*SETTINGS, *_SILENT})
+        if unknown:
+            raise ValueError(
+                f"generation_config sets {', '.join(unknown)}, which is not supported; known: {', '.join(SETTINGS)}"
+            )
+        stated = {ours: getattr(generation_config, name) for name, ours in SETTINGS.items()}
+        chosen = {name: value for name, value in stated.items() if value is not None}
+    return {**chosen, **{SETTINGS.get(name, name): value for name, value in settings.items()}}
+
+
+def dtype_name(dtype: Any) -> str | None:
+    """Turn what mindone.transformers takes for a type into the name that Share4V takes; None and "auto" are None."""
+    if dtype is None or dtype == "auto":
+        return None
+    return dtype if isinstance(dtype, str) else str(dtype).lower()
+
+
+def refuse(others: Mapping[str, Any]) -> None:
+    """Check arguments that the Auto classes pass along.
+
+    Raises:
+        ValueError: one of them asks for something that is not done here.
+    """
+    asked = sorted(name for name, value in others.items() if name not in _NOTES and value)
+    known = [name for name in asked if name in _UNSUPPORTED]
+    if asked:
+        what = "download the revision and give its directory" if known else "check its spelling"
+        raise ValueError(f"{', '.join(asked)} is not supported for Share4V: {what}")
+
+
+def _fill(share4v: Share4V) -> int:
+    """Return the id that fills up shorter answers."""
+    text = share4v.config.text_config
+    ends: Sequence[int] = text.eos_token_ids
+    return text.pad_token_id if text.pad_token_id is not None else ends[0] if ends else 0

@@ -1,0 +1,177 @@
+"""Share4VProcessor as mindone.transformers' AutoProcessor gives it: the same, with that library's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mindone.transformers import BatchFeature, ProcessorMixin
+
+from .. import processing
+from ..conversation import Message, Template, read_messages
+from ..processing import Images, Messages, Text
+
+_QUESTION = "?"
+
+
+class Prompt(str):
+    """A whole prompt, to which no template is applied any more."""
+
+
+class Chat(list[Any]):
+    """Messages, and how their prompt ends.
+
+    Attributes:
+        ending: "open" leaves the answer to the model, "continue" the rest of the last message, "closed" nothing.
+        given: the messages as they came.
+    """
+
+    def __init__(self, messages: Messages, ending: str) -> None:
+        super().__init__(map(_with_sources, messages))
+        self.ending, self.given = ending, list(messages)
+
+
+class Share4VProcessor(processing.Share4VProcessor, ProcessorMixin):
+    """This project's processor as a ProcessorMixin; called, it gives a BatchFeature of the same arrays.
+
+    It has its own tokenizer and image processor, which are no transformers classes: `processor.tokenizer.encode(text)`
+    and `processor.image_processor(picture)`.
+
+    Example:
+        >>> from mindone.models.share4v.zoo.processing import Share4VProcessor
+        >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+        >>> question = {"role": "user", "content": [{"type": "text", "text": "What is this?"}]}
+        >>> processor.apply_chat_template([question], add_generation_prompt=True)[-30:]
+        'USER: What is this? ASSISTANT:'
+    """
+
+    # The class is known by its name: processor_config.json says "Share4VProcessor".
+    attributes: ClassVar[list[str]] = []
+    chat_template = None
+    audio_tokenizer = None
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Images | Sequence[Images | None] | None = None,
+        text: Text | Sequence[Text] | None = None,
+        conversation: str | None = None,
+        return_tensors: str | None = None,
+        padding: bool | str = True,
+    ) -> Any:
+        """Make the model's inputs; see `mindone.models.share4v.Share4VProcessor`.
+
+        Args:
+            images, text, conversation: as there. Besides, a text that ends with the assistant's open turn, such as
+                "USER: <image>\\nWhat is this? ASSISTANT:", is a whole prompt and stays as it is.
+            return_tensors: "ms" for MindSpore tensors, "np" or None for arrays.
+            padding: a batch is padded on the left in any case.
+
+        Returns:
+            BatchFeature of input_ids, attention_mask and, where there are pictures, pixel_values.
+        """
+        return BatchFeature(super().__call__(images, text, conversation), tensor_type=return_tensors)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Messages | Sequence[Messages],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+    ) -> Any:
+        """Write chats as prompts, and with `tokenize` make the model's inputs of them and of the pictures they hold.
+
+        Args:
+            conversation: a list of `{"role", "content"}` messages, or a list of such lists.
+            chat_template: name of one of this project's templates ("vicuna_v1", ...), by default the processor's.
+            add_generation_prompt: end with the assistant's open turn.
+            continue_final_message: leave the last message, the assistant's, open.
+            tokenize: False returns the text.
+            return_dict: with `tokenize`, False returns the input_ids alone.
+            return_tensors: as in a call.
+
+        Raises:
+            ValueError: a chat is malformed, or the two ways to end contradict each other or the last message.
+        """
+        is_one = not conversation or isinstance(conversation[0], (Mapping, Message))
+        ending = "continue" if continue_final_message else "open" if add_generation_prompt else "closed"
+        if continue_final_message and add_generation_prompt:
+            raise ValueError("add_generation_prompt starts a new message, continue_final_message does not: choose one")
+        given: Any = [conversation] if is_one else conversation
+        chats = [Chat(chat, ending) for chat in given]
+        template = self._template(chat_template)
+        if not tokenize:
+            prompts = [Prompt(self._render(chat, 0, template)) for chat in chats]
+            return prompts[0] if is_one else prompts
+        inputs = self(text=chats, conversation=template.name, return_tensors=return_tensors)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:  # type: ignore[override]
+        """Turn ids into text as `mindone.models.share4v.Share4VProcessor.decode` does; placeholders are left out."""
+        numbers = ids.asnumpy() if hasattr(ids, "asnumpy") else ids
+        return super().decode((one for one in map(int, numbers) if one != self.image_token_id), skip_special_tokens)
+
+    def post_process_image_text_to_text(self, generated_outputs: Any, skip_special_tokens: bool = True) -> list[str]:
+        """Turn rows of ids into texts."""
+        return self.batch_decode(generated_outputs, skip_special_tokens)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a call gives."""
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        name_or_path: str | Path,
+        vision_tower: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        **others: Any,
+    ) -> Any:
+        """Read a checkpoint's processor; arguments and errors are those of this project's.
+
+        Args:
+            others: what the Auto classes and pipelines pass along, the options of the model's loading among them.
+        """
+        return super().from_pretrained(name_or_path, vision_tower, cache_dir, local_files_only)
+
+    def _render(self, text: Text | None, num_images: int, template: Template) -> str:
+        if isinstance(text, Prompt) or (isinstance(text, str) and _is_whole(text, template)):
+            return str(text)
+        if not isinstance(text, Chat) or text.ending == "open":
+            return super()._render(text, num_images, template)
+        if text.ending == "closed":
+            return template.render(text, add_generation_prompt=False)
+        last = read_messages(text[-1:])
+        if not last or last[0].role != "assistant":
+            raise ValueError("continue_final_message needs a chat whose last message is the assistant's")
+        gap = " " if _ending(template) else ""
+        return super()._render(text[:-1], num_images, template) + gap + last[0].text.strip()
+
+
+def _ending(template: Template) -> str:
+    """Return what opens the assistant's turn behind a question, such as "ASSISTANT:"; empty in the plain style."""
+    return template.render([Message("user", _QUESTION)]).rpartition(_QUESTION)[2].strip()
+
+
+def _is_whole(text: str, template: Template) -> bool:
+    ending = _ending(template)
+    return bool(ending) and text.rstrip().endswith(ending)
+
+
+def _with_sources(message: Any) -> Any:
+    """Copy a message with what the key "base64" of an image part holds as a data URI, which `load_image` takes."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, (list, tuple)):
+        return message
+    parts = [
+        {"type": "image", "image": f"data:application/octet-stream;base64,{part['base64']}"}
+        if isinstance(part, Mapping) and part.get("type") == "image" and "base64" in part
+        else part
+        for part in content
+    ]
+    return {**message, "content": parts}
