@@ -22,7 +22,7 @@ CONVERT = Command(
                 Argument(
                     ("--dtype",),
                     {
-                        "choices": ("float32", "float16", "int8", "int4"),
+                        "choices": ("float32", "float16", "bfloat16", "int8", "int4"),
                         "help": "type to write (default: as stored; bfloat16 as float32); int8 and int4 are for CPUs",
                     },
                 ),

@@ -20,7 +20,10 @@ MODEL = (
     ),
     Argument(
         ("--dtype",),
-        {"help": "type of the weights in memory: float32, float16, int8, int4 (default: float32, or as stored)"},
+        {
+            "help": "type of the weights in memory: float32, float16, bfloat16 (on an Ascend), int8 or int4 (on a CPU) "
+            "(default: float32, or as stored)"
+        },
     ),
     Argument(
         ("--kv-cache-dtype",),

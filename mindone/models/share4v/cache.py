@@ -48,9 +48,13 @@ class KVCache:
     answer is the same to the bit as without.
 
     Example:
-        >>> cache = model.new_cache(max_length=1024)  # doctest: +SKIP
-        >>> for question in questions:  # doctest: +SKIP
-        ...     ids = model.generate(**processor(images=[image], text=question), past_key_values=cache)
+        >>> from mindone.models.share4v import Share4V, Share4VProcessor
+        >>> model = Share4V.from_pretrained("sharegpt4v-tiny")
+        >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+        >>> cache = model.new_cache(max_length=512)
+        >>> for question in ("What is this?", "Describe this image"):  # the second finds the picture in the cache
+        ...     inputs = processor(images=["photo.jpg"], text=question)
+        ...     ids = model.generate(**inputs, max_new_tokens=8, past_key_values=cache)
     """
 
     def __init__(self, language_model: LanguageModel, batch_size: int, capacity: int) -> None:

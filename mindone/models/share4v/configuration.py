@@ -42,6 +42,11 @@ class VisionConfig:
 
     Raises:
         ValueError: a size is not positive, or the heads do not divide hidden_size.
+
+    Example:
+        >>> from mindone.models.share4v import VisionConfig
+        >>> VisionConfig(image_size=336, patch_size=14).num_patches
+        576
     """
 
     hidden_size: int = 768
@@ -79,7 +84,13 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ProjectorConfig:
-    """The projector from image features to token embeddings: `linear`, `mlp{N}x_gelu` or `identity`."""
+    """The projector from image features to token embeddings: `linear`, `mlp{N}x_gelu` or `identity`.
+
+    Example:
+        >>> from mindone.models.share4v import ProjectorConfig
+        >>> ProjectorConfig("mlp2x_gelu").projector_type
+        'mlp2x_gelu'
+    """
 
     projector_type: str = "linear"
     bias: bool = True
@@ -128,6 +139,11 @@ class TextConfig:
 
     Raises:
         ValueError: sizes contradict each other; the message names the fields.
+
+    Example:
+        >>> from mindone.models.share4v import TextConfig
+        >>> TextConfig(hidden_size=5120, num_attention_heads=40).head_dim
+        128
     """
 
     vocab_size: int = 32000
@@ -348,7 +364,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file is not a JSON object; the message names it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}: is this a checkpoint's directory?")
+        raise FileNotFoundError(f"no {path.name} in {path.parent}: {_missing_config_hint(path)}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -356,3 +372,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds a {type(data).__name__}, expected a JSON object")
     return data
+
+
+def _missing_config_hint(path: Path) -> str:
+    """Say what to do about a directory without its config.json."""
+    if path.name == CONFIG_NAME and any(path.parent.glob("*.ckpt")):
+        return (
+            "the earlier MindSpore port kept it among its sources: copy config.json and vit/ from its share4v/configs "
+            "into this directory, and the vision tower's .ckpt too"
+        )
+    return "is this a checkpoint's directory?"

@@ -169,6 +169,7 @@ def read_own(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[
 
 READERS = {"original": read_original, "llava": read_llava, "own": read_own}
 ORIGINAL_MODEL_TYPES = ("share4v", "llava_llama", "llava")
+TOWER_MODEL_TYPES = ("clip_vision_model", "clip")
 
 
 def form_of(data: Mapping[str, Any]) -> str:
@@ -184,6 +185,11 @@ def form_of(data: Mapping[str, Any]) -> str:
         return "llava"
     if model_type in ORIGINAL_MODEL_TYPES and "hidden_size" in data:
         return "original"
+    if model_type in TOWER_MODEL_TYPES:
+        raise ValueError(
+            f"config.json has model_type {model_type!r}: this is a vision tower alone; name the model that it belongs "
+            "to, and give this as its vision_tower (--vision-tower)"
+        )
     raise ValueError(
         f"config.json has model_type {model_type!r} and is no form of ShareGPT4V that is known here: expected "
         "'share4v' (the original or saved by save_pretrained) or 'llava' with a text_config "

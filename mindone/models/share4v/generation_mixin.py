@@ -138,8 +138,12 @@ class GenerationMixin:
         """Yield the answers' text as it is made; arguments as in `generate`, which has the same texts.
 
         Example:
-            >>> for piece in model.stream(**processor(images=[image])):  # doctest: +SKIP
+            >>> from mindone.models.share4v import Share4V, Share4VProcessor
+            >>> model = Share4V.from_pretrained("sharegpt4v-tiny")
+            >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+            >>> for piece in model.stream(**processor(images=["photo.jpg"])):
             ...     print(piece.text, end="", flush=True)
+            In the top left there are four small blue stars. ...
         """
         sampling = Sampling(do_sample, temperature, top_k, top_p, repetition_penalty, seed)
         settings = self._settings(max_new_tokens, min_new_tokens, sampling, 1, 1.0)

@@ -15,12 +15,20 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .backends import CELLS, cell_dtype, is_packed, make_projector, native_backends, resolve_backends
+from .backends import (
+    CELLS,
+    cell_dtype,
+    is_packed,
+    make_projector,
+    native_backends,
+    resolve_backends,
+    weight_holders,
+)
 from .cache import CachePool, FeatureCache, KVCache, pixel_digest, prompt_signature
 from .configuration import Share4VConfig, VisionConfig
 from .generation_mixin import Array, GenerationMixin
 from .merging import check_vocabulary, plan_merge
-from .packed_component import PackedComponent
+from .packed_component import WeightHolder
 from .prefill import Prompts
 from .quantization import precision_of
 
@@ -58,7 +66,8 @@ class Share4V(GenerationMixin, nn.Cell):
 
     Args:
         config: what to build.
-        dtype: type of the weight matrices, "float32" or "float16"; with packed components "int8" or "int4" too.
+        dtype: type of the weight matrices, "float32", "float16", on an Ascend "bfloat16", with packed components "int8"
+            or "int4".
         language_backend, vision_backend: "native" (cells of MindSpore's operators, which can be trained), or the name
             of a registered component.
         kv_cache_dtype: as in `from_pretrained`.
@@ -83,15 +92,8 @@ class Share4V(GenerationMixin, nn.Cell):
         super().__init__()
         self.config = config
         self.dtype = dtype
-        vision_class, language_class = resolve_backends(language_backend, vision_backend, CELLS)
+        vision_class, language_class = resolve_backends(language_backend, vision_backend, CELLS, dtype, kv_cache_dtype)
         packed = is_packed(vision_class), is_packed(language_class)
-        if kv_cache_dtype is not None and not packed[1]:
-            raise ValueError(
-                f"kv_cache_dtype {kv_cache_dtype!r} needs the CPU kernels; the language model is "
-                f"{language_class.__name__}"
-            )
-        if precision_of(dtype).is_quantized and not packed[1]:
-            raise ValueError(f"dtype {dtype!r} needs the CPU kernels: the language model is {language_class.__name__}")
         self.vision_tower = vision_class(config, dtype if packed[0] else cell_dtype(dtype))
         self.mm_projector = make_projector(config, dtype, packed[0])
         self.language_model = language_class(config, dtype, *([kv_cache_dtype] if packed[1] else []))
@@ -123,9 +125,9 @@ class Share4V(GenerationMixin, nn.Cell):
             name_or_path: "sharegpt4v-tiny", "sharegpt4v-7b", "sharegpt4v-13b", a directory, or owner/name on a hub.
             vision_tower: directory or name of the vision tower's own checkpoint; by default what the config's
                 mm_vision_tower says.
-            dtype: type of the weight matrices in memory: "float32" (the default), "float16", and on a CPU "int8" or
-                "int4", to which each weight is rounded as it is read. A checkpoint that `share4v convert` wrote as int8
-                or int4 stays what it is, and is used where it lies on disk.
+            dtype: type of the weight matrices in memory: "float32" (the default), "float16", on an Ascend "bfloat16",
+                and on a CPU "int8" or "int4", to which each weight is rounded as it is read. A checkpoint that
+                `share4v convert` wrote as int8 or int4 stays what it is, and is used where it lies on disk.
             language_backend, vision_backend: "native", or the name of a registered component.
             cache_dir: where downloads are kept; by default SHARE4V_HOME, or ~/.cache/share4v.
             local_files_only: open no connection.
@@ -136,13 +138,14 @@ class Share4V(GenerationMixin, nn.Cell):
             FileNotFoundError, HubError: nothing was found; the message says what was tried.
             KernelsMissingError: the dtype needs the CPU kernels, and they were not built.
             CheckpointError: a weight is missing, unexpected or misshapen; the message names it.
-            ValueError: the config contradicts itself, or the dtype is not known.
+            ValueError: the config contradicts itself, or the dtype is not known or not there on the device.
         """
         from .checkpoint.layout import locate
         from .checkpoint.loading import load_weights
 
         # What is asked for is checked before gigabytes are fetched for it.
-        resolve_backends(language_backend, vision_backend, native_backends(dtype or "float32"))
+        native = native_backends(dtype or "float32")
+        resolve_backends(language_backend, vision_backend, native, dtype or "float32", kv_cache_dtype)
         layout = locate(name_or_path, vision_tower, cache_dir, local_files_only)
         kind = check_dtype(dtype, layout.config.quantization)
         native = native_backends(kind)
@@ -163,7 +166,7 @@ class Share4V(GenerationMixin, nn.Cell):
         """
         from .checkpoint.packed_form import stored_form, write_held
         from .checkpoint.publishing import staged
-        from .checkpoint.saving import byte_count, write_shards
+        from .checkpoint.saving import byte_count, parameter_array, write_shards
         from .checkpoint.shapes import expected_shapes
 
         quantization = self.dtype if precision_of(self.dtype).is_quantized else None
@@ -172,17 +175,16 @@ class Share4V(GenerationMixin, nn.Cell):
         with staged(directory) as staging:
             changes: dict[str, Any] = {"vision_tower": None, "torch_dtype": dtype, "quantization": quantization}
             replace(self.config, **changes).save_pretrained(staging)
-            cells = ((name, value.asnumpy()) for name, value in self.parameters_and_names())
+            cells = ((name, parameter_array(value)) for name, value in self.parameters_dict().items())
             packed = (pair for part in parts for pair in stored_form(part, self.dtype, shapes))
             if quantization:
                 write_held([*cells, *packed], staging)
             else:
                 write_shards(chain(cells, packed), staging, byte_count(max_shard_size))
 
-    def packed_components(self) -> list[PackedComponent]:
-        """Return the parts whose weights are packed for the kernels; the other parts' are Parameters."""
-        parts = (self.vision_tower, self.mm_projector, self.language_model)
-        return [part for part in parts if is_packed(part)]
+    def packed_components(self) -> list[WeightHolder]:
+        """Return the parts that keep their weights themselves, as all on the kernels do; the others' are Parameters."""
+        return weight_holders(self.vision_tower, self.mm_projector, self.language_model)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -326,7 +328,7 @@ class Share4V(GenerationMixin, nn.Cell):
             hidden = self.config.text_config.hidden_size
             if embeds.ndim != 3 or embeds.shape[-1] != hidden:
                 raise ValueError(f"inputs_embeds must be [B, T, {hidden}], got {list(embeds.shape)}")
-            if not np.isfinite(embeds.asnumpy()).all():
+            if not np.isfinite(as_numpy(embeds)).all():
                 raise ValueError("inputs_embeds are not all finite numbers")
             plan = plan_merge(np.zeros(embeds.shape[:2], np.int64), mask, 0, 0)
             table = embedding_table(embeds.astype(self.language_model.activations), None)
@@ -390,5 +392,7 @@ def check_pixels(vision: VisionConfig, pixel_values: Array | None) -> np.ndarray
 
 
 def as_numpy(values: Array) -> np.ndarray:
-    """Return a MindSpore tensor, a NumPy array or nested lists as a NumPy array."""
-    return values.asnumpy() if isinstance(values, Tensor) else np.asarray(values)
+    """Return a MindSpore tensor, a NumPy array or nested lists as a NumPy array; bfloat16 as float32."""
+    if isinstance(values, Tensor):
+        return (values.float() if values.dtype == ms.bfloat16 else values).asnumpy()
+    return np.asarray(values)

@@ -53,10 +53,13 @@ class Share4VProcessor:
         ValueError: the template is not known, or the tokenizer lacks `<im_start>` or `<im_end>` where they are used.
 
     Example:
-        processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
-        inputs = processor(images="photo.jpg", text="What is in the picture?")
-        ids = model.generate(**inputs)
-        processor.batch_decode(ids)
+        >>> from mindone.models.share4v import Share4VProcessor
+        >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+        >>> inputs = processor(images="photo.jpg", text="What is in the picture?")
+        >>> inputs.pixel_values.shape, inputs.input_ids.dtype
+        ((1, 3, 96, 96), dtype('int64'))
+        >>> processor.decode(processor.tokenizer.encode("A red circle."))
+        'A red circle.'
     """
 
     def __init__(
@@ -136,7 +139,10 @@ class Share4VProcessor:
             ValueError: the template is not known, or the conversation is malformed.
 
         Example:
-            processor.prompt("Why?", 1, "share4v_v0")[-32:]  # 'Human: <image>\\nWhy?###Assistant:'
+            >>> from mindone.models.share4v import Share4VProcessor
+            >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+            >>> processor.prompt("Why?", 1, "share4v_v0")[-32:]
+            'Human: <image>\\nWhy?###Assistant:'
         """
         return self._render(text, num_images, self._template(conversation))
 

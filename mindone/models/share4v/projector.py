@@ -54,7 +54,7 @@ def build_projector(config: Share4VConfig, dtype: str = "float32") -> Any:
 
     Args:
         config: sizes come from `vision_config.hidden_size` and `text_config.hidden_size`.
-        dtype: type of the weight matrices, "float32" or "float16".
+        dtype: type of the weight matrices, "float32", "float16", or on an Ascend "bfloat16".
 
     Returns:
         A cell that turns [B, N, D] into [B, N, H].

@@ -34,10 +34,13 @@ class Precision:
 
 
 QUANTIZED = ("int8", "int4")
+# What the CPU kernels know; MindSpore's cells know the float types.
+KERNEL_DTYPES = ("float32", "float16", *QUANTIZED)
 # docs/performance.md has the measurements by which the wider types of int8 and int4 were chosen.
 PRECISIONS = {
     "float32": Precision("float32", "float32", "float32", "float32", "float32", "float32", "float32"),
     "float16": Precision("float16", "float16", "float16", "float16", "float16", "float16", "float16"),
+    "bfloat16": Precision("bfloat16", "bfloat16", "bfloat16", "bfloat16", "bfloat16", "bfloat16", "bfloat16"),
     "int8": Precision("int8", "int8", "float16", "int8", "float16", "int8", "float16"),
     "int4": Precision("int4", "int8", "float16", "int8", "float16", "int8", "float16"),
 }
@@ -57,3 +60,18 @@ def precision_of(dtype: str) -> Precision:
     if dtype not in PRECISIONS:
         raise ValueError(f"dtype {dtype!r} is not supported: expected one of {', '.join(PRECISIONS)}")
     return PRECISIONS[dtype]
+
+
+def kernel_precision_of(dtype: str) -> Precision:
+    """Return what a model of type `dtype` is made of on the CPU kernels.
+
+    Raises:
+        ValueError: the kernels do not know the dtype.
+    """
+    precision = precision_of(dtype)
+    if dtype not in KERNEL_DTYPES:
+        raise ValueError(
+            f"dtype {dtype!r} is not there on a CPU: expected one of {', '.join(KERNEL_DTYPES)}, as which a checkpoint "
+            "of any type can be loaded"
+        )
+    return precision

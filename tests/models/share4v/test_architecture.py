@@ -18,16 +18,20 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "configuration": (("configuration", "configuration_forms", "tower_places"), ("quantization",)),
     "registry": (("registry",), ()),
     "protocols": (("protocols",), ("configuration",)),
-    "layers": (("layers",), ()),
+    "devices": (("device_operators",), ()),
+    "layers": (("layers", "fused"), ("devices",)),
     "kernels": (("kernels",), ()),
     "packed": (("packed_component",), ("kernels", "checkpoint")),
     "quantization": (("quantization",), ()),
-    "vision": (("vision",), ("configuration", "layers", "kernels", "checkpoint", "packed")),
+    "vision": (("vision",), ("configuration", "devices", "layers", "kernels", "checkpoint", "packed")),
     "projector": (
         ("projector", "packed_projector"),
         ("configuration", "layers", "registry", "kernels", "checkpoint", "packed"),
     ),
-    "language": (("language",), ("configuration", "layers", "kernels", "quantization", "checkpoint", "packed")),
+    "language": (
+        ("language",),
+        ("configuration", "devices", "layers", "kernels", "quantization", "checkpoint", "packed"),
+    ),
     "hub": (("hub",), ()),
     "pictures": (("image_loading", "image_modes", "image_processing"), ("configuration",)),
     "checkpoint": (("checkpoint",), ("configuration", "hub", "pictures", "kernels", "quantization")),
@@ -61,6 +65,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "auto": (("auto",), ("configuration", "registry", "hub", "checkpoint", "processing", "modeling")),
+    "zoo": (("zoo",), ("configuration", "hub", "pictures", "processing", "generation", "modeling")),
     "training": (("training",), ("configuration", "processing", "modeling")),
 }
 # Where nothing may bring MindSpore with it: a server that only prepares inputs, or `share4v --help`, has no use for it.

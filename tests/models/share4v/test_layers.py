@@ -114,5 +114,5 @@ def test_attention_with_every_key_masked_is_finite() -> None:
 
 
 def test_weights_of_another_type_are_named_in_the_error() -> None:
-    with pytest.raises(ValueError, match="dtype 'bfloat16' is not supported: expected one of float32, float16"):
-        layers.weight_dtype("bfloat16")
+    with pytest.raises(ValueError, match="dtype 'int8' is not supported: expected one of float32, float16, bfloat16"):
+        layers.weight_dtype("int8")

@@ -20,7 +20,7 @@ from mindone.models.share4v.cache import KVCache
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import HEADER_BYTES, read_vector
 from mindone.models.share4v.prefill import prefill
-from mindone.models.share4v.quantization import PRECISIONS
+from mindone.models.share4v.quantization import KERNEL_DTYPES
 
 Pair = tuple[Reference, Share4V]
 Texts = tuple[list[list[int]], np.ndarray]
@@ -33,7 +33,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Path]:
     return reference, write_llava(reference, tmp_path_factory.mktemp("llava"))
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(scope="module", params=KERNEL_DTYPES)
 def model(request: pytest.FixtureRequest, stored: tuple[Reference, Path]) -> Share4V:
     """The same checkpoint in every type."""
     return Share4V.from_pretrained(stored[1], dtype=request.param)

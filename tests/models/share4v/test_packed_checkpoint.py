@@ -99,7 +99,7 @@ def test_blocks_are_used_where_they_lie_in_the_file(converted: dict[str, Path]) 
             block, (tensor,) = component.array(name), component.held(name)
             assert isinstance(base_of(block), mmap.mmap)
             address = block.ctypes.data
-            assert tensor.asnumpy().ctypes.data == address == tensor.data_ptr()
+            assert tensor.asnumpy().ctypes.data == address
             assert any(start <= address and address + block.size <= end for start, end in ranges)
             assert address % 64 == 0
             count += 1

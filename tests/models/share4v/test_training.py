@@ -135,7 +135,6 @@ def test_steps_of_training_equal_torchs_adam(pair: Pair) -> None:
     batch = batch_of(model, texts, pixels, LENGTH)
     schedule = Schedule(peak=2e-3, steps=4, warmup=2)
     stage = Stage(schedule, LENGTH, train_language_and_projector, max_grad_norm=0.5, beta2=0.95)
-    start = {name: value.asnumpy().copy() for name, value in model.parameters_and_names()}
     losses = list(train(model, stage, itertools.repeat(batch)))
 
     chosen = {our_name(name): value for name, value in reference.model.named_parameters()}
@@ -154,9 +153,9 @@ def test_steps_of_training_equal_torchs_adam(pair: Pair) -> None:
     assert losses[-1] < losses[0] - 0.1
     trained = {name: value.asnumpy() for name, value in model.parameters_and_names()}
     for name, value in chosen.items():
-        # Adam divides by the gradient, which near 0 is all rounding: single elements may differ, a whole matrix not.
-        moved, error = value.detach().numpy() - start[name], trained[name] - value.detach().numpy()
-        assert np.linalg.norm(error) < 2e-3 * np.linalg.norm(moved), name
+        # Adam moves an element by the rate whatever its gradient; where that is all rounding, it moves by chance.
+        error = np.abs(trained[name] - value.detach().numpy())
+        assert (error < 1e-3 * sum(schedule.rates())).mean() > 0.99, name
     for name, value in reference.model.named_parameters():
         if our_name(name) not in chosen:
             np.testing.assert_array_equal(trained[our_name(name)], value.detach().numpy(), err_msg=name)

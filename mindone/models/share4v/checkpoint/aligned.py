@@ -13,9 +13,11 @@ import numpy as np
 
 from ..kernels.packing import ALIGNMENT, anonymous_memory
 from .errors import CheckpointError
+from .formats.safetensors_file import DTYPES
+from .formats.stored import item_size
 
-# NumPy's dtype -> the format's name for it: packed blocks are bytes, what is not packed is float32 or float16.
-_NAMES = {"uint8": "U8", "float32": "F32", "float16": "F16"}
+# A dtype -> the format's name for it.
+_NAMES = {ours: theirs for theirs, ours in DTYPES.items()}
 
 
 def write_aligned(sizes: Iterable[tuple[str, tuple[int, ...], str]], arrays: Iterable[np.ndarray], path: Path) -> None:
@@ -40,7 +42,7 @@ def write_aligned(sizes: Iterable[tuple[str, tuple[int, ...], str]], arrays: Ite
             raise CheckpointError(f"the weight {name} is given twice")
         if dtype not in _NAMES:
             raise CheckpointError(f"the weight {name} has dtype {dtype}, expected one of {', '.join(_NAMES)}")
-        end = offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
+        end = offset + int(np.prod(shape)) * item_size(dtype)
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..configuration import Share4VConfig
 from ..kernels.packing import LANES, BlockSpec, BlockWriter, MatrixSpec, NormSpec, read_vector, unpack_matrix
-from ..quantization import precision_of
+from ..quantization import kernel_precision_of
 from .errors import CheckpointError
 from .names import LANGUAGE_MODEL, LM_HEAD, MM_PROJECTOR, VISION_MODEL
 
@@ -65,7 +65,7 @@ def _norm(number: int, name: str, size: int, bias: bool) -> Iterator[Piece]:
 
 def language_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
     """Return the blocks of the language model: embedding, layers, head (which begins with the last norm)."""
-    text, types = config.text_config, precision_of(dtype)
+    text, types = config.text_config, kernel_precision_of(dtype)
     hidden, inner, head_dim = text.hidden_size, text.intermediate_size, text.head_size
     queries, keys = text.num_attention_heads * head_dim, text.kv_heads * head_dim
     norm = NormSpec("rms", hidden, text.rms_norm_eps)
@@ -108,7 +108,7 @@ def language_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
 
 def vision_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
     """Return the blocks of CLIP: the patch embedding, and every layer, also those behind the selected one."""
-    vision, types = config.vision_config, precision_of(dtype)
+    vision, types = config.vision_config, kernel_precision_of(dtype)
     hidden, inner, heads = vision.hidden_size, vision.intermediate_size, vision.num_attention_heads
     patches = f"{VISION_MODEL}embeddings.patch_embedding"
     inputs = vision.num_channels * vision.patch_size**2
@@ -141,7 +141,7 @@ def vision_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
 
 def projector_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...] | None:
     """Return the blocks of the projector, one a linear layer; None where another package registered it."""
-    projector, types = config.projector_config, precision_of(dtype)
+    projector, types = config.projector_config, kernel_precision_of(dtype)
     inputs, outputs = config.vision_config.hidden_size, config.text_config.hidden_size
     depth = re.fullmatch(r"mlp([1-9][0-9]*)x_gelu", projector.projector_type)
     if projector.projector_type == "identity":

@@ -61,8 +61,9 @@ def convert(
         out: the directory to write. It may be missing, empty, or hold an earlier checkpoint of this project's form,
             which is replaced.
         vision_tower: as `locate` takes it.
-        dtype: "float32" or "float16"; None keeps what is stored, except that bfloat16 becomes float32. "int8" or "int4"
-            packs the weights for the CPU kernels in one file, which is then used where it lies, without a copy.
+        dtype: "float32", "float16" or "bfloat16"; None keeps what is stored, except that bfloat16 becomes float32.
+            "int8" or "int4" packs the weights for the CPU kernels in one file, which is then used where it lies,
+            without a copy.
         cache_dir, local_files_only: as `locate` takes them.
         max_shard_size: as `save_weights` takes it.
         progress: show a bar on standard error; None shows it if that is a terminal.

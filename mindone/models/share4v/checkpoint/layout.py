@@ -161,9 +161,17 @@ def _tower(data: dict[str, Any], directory: Path, search: _Search) -> Path | Non
         return None
     raise CheckpointError(
         f"{directory} is a checkpoint of the original form, which keeps its vision tower apart; its config.json names "
-        f"{named!r}, which cannot be had:\n{_tries(search)}\nPass vision_tower= with the directory that holds the "
-        "tower's config.json and weights, or its name on a hub"
+        f"{named!r}, which cannot be had:\n{_tries(search)}\n{_ckpt_hint(data, directory)}Pass vision_tower= with the "
+        "directory that holds the tower's config.json and weights, or its name on a hub"
     )
+
+
+def _ckpt_hint(data: dict[str, Any], directory: Path) -> str:
+    """The earlier MindSpore port names a tower's weights and its configs apart."""
+    weights = data.get("mm_vision_tower_path")
+    if not weights:
+        return ""
+    return f"config.json's mm_vision_tower_path names {weights!r}: copy that file into {directory}, and it is found. "
 
 
 def _assumed_tower(data: dict[str, Any], directory: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bfloat16 import dtype_name, from_bfloat16, to_bfloat16
 from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
 from .layout import CheckpointLayout
@@ -17,7 +18,7 @@ from .shapes import expected_shapes
 if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def weight_entries(layout: CheckpointLayout) -> dict[str, StoredTensor]:
@@ -112,16 +113,22 @@ def iterate_weights(layout: CheckpointLayout) -> Iterator[tuple[str, np.ndarray]
 
 
 def cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """Convert a floating-point weight.
+    """Convert a floating-point weight; bfloat16 becomes bfloat16.BFLOAT16.
 
     Raises:
         CheckpointError: a finite value is too large for `dtype`.
     """
-    if array.dtype.name == dtype:
+    if dtype_name(array) == dtype:
         return array
-    with np.errstate(over="ignore"):
-        result = array.astype(dtype)
-    if np.finfo(dtype).max < np.finfo(np.float32).max and not np.array_equal(np.isfinite(array), np.isfinite(result)):
+    if dtype == "bfloat16":
+        result = to_bfloat16(array)
+        overflows = not np.array_equal(np.isfinite(array), np.isfinite(from_bfloat16(result)))
+    else:
+        with np.errstate(over="ignore"):
+            result = array.astype(dtype)
+        is_narrow = np.finfo(dtype).max < np.finfo(np.float32).max
+        overflows = bool(is_narrow) and not np.array_equal(np.isfinite(array), np.isfinite(result))
+    if overflows:
         largest = np.abs(array[np.isfinite(array)]).max()
         raise CheckpointError(f"{name} holds values up to {largest:g}, more than {dtype} can: use dtype='float32'")
     return result
@@ -138,7 +145,7 @@ def load_weights(
     Args:
         cell: its parameters are named as this project names weights.
         layout: what `locate` found.
-        dtype: "float32" or "float16"; None keeps each parameter's own.
+        dtype: "float32", "float16" or "bfloat16"; None keeps each parameter's own.
         packed: the cell's parts that keep their weights in blocks, which are filled too.
 
     Raises:
@@ -176,4 +183,4 @@ def _fill(parameter: Parameter, name: str, tensor: StoredTensor, dtype: str | No
     if parameter.dtype != target:
         parameter.set_dtype(target)
     array = cast(tensor.read(), str(target).lower(), name)
-    parameter.set_data(ms.Tensor(array))
+    parameter.set_data(ms.Tensor(from_bfloat16(array), target) if target == ms.bfloat16 else ms.Tensor(array))

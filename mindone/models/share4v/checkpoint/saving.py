@@ -6,15 +6,23 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from .aligned import write_aligned
+from .bfloat16 import dtype_name, to_bfloat16
 from .errors import CheckpointError
 from .publishing import OURS_INDEX, OURS_SINGLE, staged
 
+if TYPE_CHECKING:
+    from mindspore import Parameter
+
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-SAVED_DTYPES = frozenset(("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"))
+SAVED_DTYPES = frozenset(
+    ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+)
 
 
 def byte_count(size: str | int) -> int:
@@ -40,7 +48,7 @@ def save_weights(
 
     Args:
         parameters: (name, array) pairs, taken one by one; what two names share is to be given once. At most one
-            shard is held.
+            shard is held. An array of dtype bfloat16.BFLOAT16 is written as bfloat16.
         directory: made if need be; weights that were saved there before are replaced.
         max_shard_size: a tensor larger than this has a shard of its own.
 
@@ -69,7 +77,7 @@ def write_shards(parameters: Iterable[tuple[str, np.ndarray]], directory: Path, 
         path = directory / f"shard-{len(shards)}"
         path.touch()
         mode = path.stat().st_mode
-        save_file(waiting, path, metadata={"format": "ms"})
+        _write_file(waiting, path)
         path.chmod(mode)  # safetensors makes files that their owner alone may read
         shards.append(path)
         waiting.clear()
@@ -90,8 +98,28 @@ def write_shards(parameters: Iterable[tuple[str, np.ndarray]], directory: Path, 
     _name_shards(shards, weight_map, total)
 
 
+def parameter_array(parameter: Parameter) -> np.ndarray:
+    """Return a parameter as `save_weights` takes it; bfloat16 comes as bfloat16.BFLOAT16."""
+    if str(parameter.dtype) == "BFloat16":
+        return to_bfloat16(parameter.float().asnumpy())
+    array: np.ndarray = parameter.asnumpy()
+    return array
+
+
+def _write_file(tensors: dict[str, np.ndarray], path: Path) -> None:
+    names = {name: dtype_name(array) for name, array in tensors.items()}
+    if "bfloat16" not in names.values():
+        save_file(tensors, path, metadata={"format": "ms"})
+        return
+    # The library cannot take bfloat16 from NumPy. Wide elements first, so that each lies at a multiple of its size.
+    ordered = sorted(tensors, key=lambda name: -tensors[name].itemsize)
+    write_aligned(
+        [(name, tensors[name].shape, names[name]) for name in ordered], (tensors[name] for name in ordered), path
+    )
+
+
 def _writable(name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype.name not in SAVED_DTYPES:
+    if dtype_name(array) not in SAVED_DTYPES:
         raise CheckpointError(f"the weight {name} has dtype {array.dtype}, expected one of {sorted(SAVED_DTYPES)}")
     # safetensors takes the bytes from the array's address on, whatever its strides are.
     return np.require(array, requirements="C")

@@ -6,7 +6,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ..layers import MASKED
 from .llama import LlamaForCausalLM
 from .rope import rope_tables
 
@@ -55,13 +54,21 @@ class CachedForward(nn.Cell):
         starts = np.arange(batch_size * config.kv_heads, dtype=np.int32) * slots
         self.starts = Tensor(starts.reshape(batch_size, config.kv_heads, 1))
 
-    def construct(self, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor) -> Tensor:
-        """x [B, C, H] at positions [B, C] -> logits [B, V] of the rows `last` [B] of [B * C]."""
+    def construct(
+        self, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor, seen: tuple[Tensor, ...]
+    ) -> Tensor:
+        """x [B, C, H] at positions [B, C] -> logits [B, V] of the rows `last` [B] of [B * C].
+
+        `seen` may hold how many slots the one token of each text sees, int64 [B].
+        """
         slots = ops.select(positions < 0, ops.full_like(positions, self.capacity), positions)  # [B, C]
         rows = (self.starts + slots.expand_dims(1)).reshape(-1)  # [B * Hkv * C]
-        hidden_keys = self.slot_ids > slots.reshape(slots.shape[0], 1, slots.shape[1], 1)  # [B, 1, C, S]
-        mask = hidden_keys.astype(ms.float32) * MASKED
-        hidden = self.llama.model(x, cos, sin, mask, self.caches, rows)  # [B, C, H]
+        if seen:
+            visible = seen[0]
+        else:
+            hidden_keys = self.slot_ids > slots.reshape(slots.shape[0], 1, slots.shape[1], 1)  # [B, 1, C, S]
+            visible = self.llama.attend.mask(hidden_keys)
+        hidden = self.llama.model(x, cos, sin, visible, self.caches, rows)  # [B, C, H]
         wanted = ops.gather(hidden.reshape(-1, hidden.shape[-1]), last, 0)  # [B, H]
         return self.llama.head(wanted)
 
@@ -78,9 +85,11 @@ class CachedGraph(nn.Cell):
         self.cached = cached
         self.takes_ids = takes_ids
 
-    def construct(self, tokens: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor) -> Tensor:
+    def construct(
+        self, tokens: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor, *seen: Tensor
+    ) -> Tensor:
         x = self.cached.llama.embed(tokens) if self.takes_ids else tokens
-        return self.cached(x, positions, cos, sin, last)
+        return self.cached(x, positions, cos, sin, last, seen)
 
 
 class CachedLlama:
@@ -102,6 +111,7 @@ class CachedLlama:
         self.first_rows = np.arange(batch_size, dtype=np.int32)
         forward = CachedForward(llama, batch_size, capacity)
         self.caches = forward.caches
+        self.counts_slots = llama.counts_slots
         self._prefill = CachedGraph(forward, takes_ids=False)
         self._decode = CachedGraph(forward, takes_ids=True)
 
@@ -130,7 +140,9 @@ class CachedLlama:
         columns = positions.astype(np.int32)[:, None]
         cos, sin = self._tables(columns, np.maximum(positions, 0) + 1)
         tokens, last = Tensor(ids.astype(np.int32)[:, None]), Tensor(self.first_rows)
-        return self._decode.compile_and_run(tokens, Tensor(columns), cos, sin, last)
+        # Made on the host, where the operator wants it: made by the graph, every layer would wait for the device.
+        seen = (Tensor(np.maximum(positions, 0).astype(np.int64) + 1),) if self.counts_slots else ()
+        return self._decode.compile_and_run(tokens, Tensor(columns), cos, sin, last, *seen)
 
     def take(self, source: CachedLlama, texts: np.ndarray) -> None:
         """Let text i go on from what text `texts`[i] of `source` (maybe this one) holds; capacities must be equal."""

@@ -9,8 +9,10 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ..configuration import Share4VConfig, TextConfig
-from ..layers import MASKED, Embedding, Linear, RMSNorm, activation_dtype, attention, weight_dtype, widened
-from .rope import apply_rope, rope_tables
+from ..device_operators import DeviceOperators
+from ..fused import Arithmetic
+from ..layers import Embedding, Linear, widened
+from .rope import Rotary, rope_tables
 
 if TYPE_CHECKING:
     from .cached import CachedLlama
@@ -19,28 +21,40 @@ if TYPE_CHECKING:
 class LlamaAttention(nn.Cell):
     """Causal self-attention whose keys and values may come from a cache."""
 
-    def __init__(self, config: TextConfig, dtype: ms.Type) -> None:
+    def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.kv_heads, config.head_size
-        hidden, bias = config.hidden_size, config.attention_bias
+        hidden, bias, dtype = config.hidden_size, config.attention_bias, arithmetic.weights
         self.q_proj = Linear(hidden, self.heads * self.head_dim, bias, dtype)
         self.k_proj = Linear(hidden, self.kv_heads * self.head_dim, bias, dtype)
         self.v_proj = Linear(hidden, self.kv_heads * self.head_dim, bias, dtype)
         self.o_proj = Linear(self.heads * self.head_dim, hidden, bias, dtype)
+        self.rotate_query = Rotary(self.heads, self.head_dim, arithmetic.operators)
+        self.rotate_key = Rotary(self.kv_heads, self.head_dim, arithmetic.operators)
+        sizes = attention_sizes(config)
+        self.attend = arithmetic.attention(*sizes)
+        self.attend_one: Any = arithmetic.one_query_attention(*sizes)
 
     def split(self, x: Tensor, heads: int) -> Tensor:
         """[B, T, H * D] -> [B, H, T, D]."""
         return x.reshape(x.shape[0], x.shape[1], heads, self.head_dim).transpose(0, 2, 1, 3)
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Any = None, slots: Tensor | None = None
+        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, slots: Tensor | None = None
     ) -> Tensor:
-        query = apply_rope(self.split(self.q_proj(x), self.heads), cos, sin)
-        key = apply_rope(self.split(self.k_proj(x), self.kv_heads), cos, sin)
+        query = self.rotate_query(self.q_proj(x), cos, sin)
+        key = self.rotate_key(self.k_proj(x), cos, sin)
         value = self.split(self.v_proj(x), self.kv_heads)
         if cache is not None:
             key, value = cache(key, value, slots)  # [B, Hkv, S, D]: everything kept so far
-        return self.o_proj(attention(query, key, value, mask))
+        if visible.ndim == 1:
+            return self.o_proj(self.attend_one(query, key, value, visible))
+        return self.o_proj(self.attend(query, key, value, visible))
+
+
+def attention_sizes(config: TextConfig) -> tuple[int, int, int, int]:
+    """Return what the choice of an attention goes by: heads, key/value heads, head size, most slots of a cache."""
+    return config.num_attention_heads, config.kv_heads, config.head_size, config.context_length + 1
 
 
 class LlamaMLP(nn.Cell):
@@ -55,40 +69,47 @@ class LlamaMLP(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         gate = self.gate_proj(x)
-        return self.down_proj(gate * ops.sigmoid(gate) * self.up_proj(x))
+        wide = gate.astype(ms.float32)
+        return self.down_proj((wide * ops.sigmoid(wide)).astype(gate.dtype) * self.up_proj(x))
 
 
 class LlamaDecoderLayer(nn.Cell):
     """Attention and MLP, each behind an RMSNorm and around a residual."""
 
-    def __init__(self, config: TextConfig, dtype: ms.Type) -> None:
+    def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = LlamaAttention(config, dtype)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = LlamaMLP(config, dtype)
+        self.input_layernorm = arithmetic.rms_norm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = LlamaAttention(config, arithmetic)
+        self.post_attention_layernorm = arithmetic.rms_norm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LlamaMLP(config, arithmetic.weights)
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Any = None, slots: Tensor | None = None
+        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, slots: Tensor | None = None
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache, slots)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, visible, cache, slots)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class LlamaModel(nn.Cell):
     """Embedding, layers and the last norm."""
 
-    def __init__(self, config: TextConfig, dtype: ms.Type, activations: ms.Type) -> None:
+    def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype, activations)
-        self.layers = nn.CellList([LlamaDecoderLayer(config, dtype) for _ in range(config.num_hidden_layers)])
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        table = config.vocab_size, config.hidden_size
+        self.embed_tokens = Embedding(*table, arithmetic.weights, arithmetic.activations)
+        self.layers = nn.CellList([LlamaDecoderLayer(config, arithmetic) for _ in range(config.num_hidden_layers)])
+        self.norm = arithmetic.rms_norm(config.hidden_size, config.rms_norm_eps)
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, caches: Any = None, slots: Tensor | None = None
+        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, caches: Any = None, slots: Tensor | None = None
     ) -> Tensor:
+        """x [B, T, H] -> [B, T, H].
+
+        `visible` is a mask that `attend` knows, or with a cache and one token a text the number of slots that each text
+        sees, int64 [B].
+        """
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, mask, None if caches is None else caches[index], slots)
+            x = layer(x, cos, sin, visible, None if caches is None else caches[index], slots)
         return self.norm(x)
 
 
@@ -97,7 +118,11 @@ class LlamaForCausalLM(nn.Cell):
 
     Args:
         config: the whole model's config; `text_config` is read.
-        dtype: type of the weight matrices, "float32" or "float16".
+        dtype: type of the weight matrices, "float32", "float16", or on an Ascend "bfloat16".
+        operators: what the device offers; by default the row of MindSpore's device.
+
+    Raises:
+        ValueError: the dtype is not known, or the device does not compute in it.
 
     Example:
         >>> from mindspore import Tensor
@@ -112,16 +137,21 @@ class LlamaForCausalLM(nn.Cell):
 
     takes_memory_as_used = False
 
-    def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
+    def __init__(self, config: Share4VConfig, dtype: str = "float32", operators: DeviceOperators | None = None) -> None:
         super().__init__()
         self.config = config.text_config
-        self.activations = activation_dtype(dtype)
-        weights = weight_dtype(dtype)
-        self.model = LlamaModel(self.config, weights, self.activations)
+        arithmetic = Arithmetic.of(dtype, operators)
+        self.activations = arithmetic.activations
+        self.model = LlamaModel(self.config, arithmetic)
+        sizes = attention_sizes(self.config)
+        self.attend = arithmetic.attention(*sizes)
+        # Whether one token a text is attended from by its number of slots, in place of a mask.
+        self.counts_slots = arithmetic.one_query_attention(*sizes) is not None
         if self.config.tie_word_embeddings:
             self.lm_head = None
         else:
-            self.lm_head = Linear(self.config.hidden_size, self.config.vocab_size, bias=False, dtype=weights)
+            vocabulary = self.config.vocab_size
+            self.lm_head = Linear(self.config.hidden_size, vocabulary, bias=False, dtype=arithmetic.weights)
         self.matmul = ops.MatMul(transpose_b=True)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -147,14 +177,14 @@ class LlamaForCausalLM(nn.Cell):
         return self.forward(inputs_embeds.astype(self.activations), cos, sin, mask)
 
     def tables(self, batch: int, length: int, lengths: np.ndarray | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return cosines, sines [B, 1, T, D] and the causal mask [1, 1, T, T] of texts padded to `length` tokens.
+        """Return cosines, sines [B, 1, T, D] and the causal mask, of one for all texts, padded to `length` tokens.
 
         `lengths` [B] are the texts' own, which dynamic rotary scaling goes by; None means that all are full.
         """
         positions = np.broadcast_to(np.arange(length), (batch, length))
         cos, sin = rope_tables(self.config, positions, np.full(batch, length) if lengths is None else lengths)
-        mask = np.triu(np.full((length, length), MASKED, np.float32), 1)[None, None]
-        return Tensor(cos), Tensor(sin), Tensor(mask)
+        hidden = np.triu(np.ones((length, length), bool), 1)[None, None]
+        return Tensor(cos), Tensor(sin), self.attend.mask(Tensor(hidden))
 
     def new_cached(self, batch_size: int, capacity: int) -> CachedLlama:
         """Return this model with room for `batch_size` texts of up to `capacity` tokens, sharing the weights."""

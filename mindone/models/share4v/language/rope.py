@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from ..configuration import TextConfig
+from ..device_operators import DeviceOperators
 
 
 def inverse_frequencies(config: TextConfig, total: int) -> np.ndarray:
@@ -48,3 +51,31 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     wide = x.astype(ms.float32)
     turned = ops.concat((-wide[..., half:], wide[..., :half]), -1)
     return (wide * cos + turned * sin).astype(x.dtype)
+
+
+class Rotary(nn.Cell):
+    """Splits into heads what a projection gives, and rotates every head; in float32.
+
+    A device's `rotary_position_embedding` gets all texts' tokens as one text, [1, B * T, H, D], and tables
+    [1, B * T, 1, D]. With heads before tokens its documentation excludes a batch of more heads than eight times the
+    tokens, which every step of decoding has. One head alone could still be read so, and goes in as [1, 1, B * T, D].
+    """
+
+    def __init__(self, heads: int, head_size: int, operators: DeviceOperators) -> None:
+        super().__init__()
+        self.heads, self.head_size = heads, head_size
+        self.operator: Any = operators.rotary_position_embedding
+        self.is_fused = self.operator is not None and operators.rotary_limits.allow(heads, head_size)
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [B, T, H * D], tables float32 [B, 1, T, D] -> [B, H, T, D]."""
+        batch, length = x.shape[:2]
+        split = (batch, length, self.heads, self.head_size)
+        if self.is_fused:
+            rows, size = batch * length, self.head_size
+            tokens = (1, 1, rows, size) if self.heads == 1 else (1, rows, self.heads, size)
+            table = (1, 1, rows, size) if self.heads == 1 else (1, rows, 1, size)
+            wide = x.astype(ms.float32).reshape(tokens)
+            turned = self.operator(wide, cos.reshape(table), sin.reshape(table), 0)
+            return turned.astype(x.dtype).reshape(split).transpose(0, 2, 1, 3)
+        return apply_rope(x.reshape(split).transpose(0, 2, 1, 3), cos, sin)

@@ -33,9 +33,14 @@ def tokenize_conversation(
         ValueError: a message is malformed, the template is not known, or there is no answer to learn.
 
     Example:
-        >>> text = tokenize_conversation(processor, [  # doctest: +SKIP
+        >>> from mindone.models.share4v import IGNORE_INDEX, Share4VProcessor
+        >>> from mindone.models.share4v.training.labels import tokenize_conversation
+        >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+        >>> text = tokenize_conversation(processor, [
         ...     {"role": "user", "content": "<image>\\nDescribe this image"},
         ...     {"role": "assistant", "content": "A red circle."}])
+        >>> processor.decode(text.labels[text.labels != IGNORE_INDEX].tolist())
+        'A red circle.'
     """
     template = get_template(processor.conversation if conversation is None else conversation)
     turns = read_messages(messages)

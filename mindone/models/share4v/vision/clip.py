@@ -7,7 +7,9 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from ..configuration import Share4VConfig, VisionConfig
-from ..layers import ACTIVATIONS, LayerNorm, Linear, activation_dtype, attention, weight_dtype, widened
+from ..device_operators import DeviceOperators
+from ..fused import Arithmetic
+from ..layers import ACTIVATIONS, LayerNorm, Linear, widened
 
 
 class PatchEmbedding(nn.Cell):
@@ -66,15 +68,16 @@ class PositionEmbedding(nn.Cell):
 class CLIPAttention(nn.Cell):
     """Multi-head self-attention over all tokens, nothing masked."""
 
-    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+    def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
-        dim = config.hidden_size
+        dim, dtype = config.hidden_size, arithmetic.weights
         self.heads = config.num_attention_heads
         self.head_dim = dim // self.heads
         self.q_proj = Linear(dim, dim, dtype=dtype)
         self.k_proj = Linear(dim, dim, dtype=dtype)
         self.v_proj = Linear(dim, dim, dtype=dtype)
         self.out_proj = Linear(dim, dim, dtype=dtype)
+        self.attend = arithmetic.attention(self.heads, self.heads, self.head_dim, config.num_patches + 1)
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, H, T, D / H]."""
@@ -82,7 +85,7 @@ class CLIPAttention(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         query, key, value = self.split(self.q_proj(x)), self.split(self.k_proj(x)), self.split(self.v_proj(x))
-        return self.out_proj(attention(query, key, value))
+        return self.out_proj(self.attend(query, key, value))
 
 
 class CLIPMLP(nn.Cell):
@@ -101,11 +104,11 @@ class CLIPMLP(nn.Cell):
 class CLIPEncoderLayer(nn.Cell):
     """Attention and MLP, each behind a LayerNorm and around a residual."""
 
-    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+    def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
-        self.self_attn = CLIPAttention(config, dtype)
+        self.self_attn = CLIPAttention(config, arithmetic)
         self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.mlp = CLIPMLP(config, dtype)
+        self.mlp = CLIPMLP(config, arithmetic.weights)
         self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -116,19 +119,19 @@ class CLIPEncoderLayer(nn.Cell):
 class CLIPEncoder(nn.Cell):
     """The stack of layers, as the checkpoints name it."""
 
-    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+    def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
-        self.layers = nn.CellList([CLIPEncoderLayer(config, dtype) for _ in range(config.num_hidden_layers)])
+        self.layers = nn.CellList([CLIPEncoderLayer(config, arithmetic) for _ in range(config.num_hidden_layers)])
 
 
 class CLIPVisionTransformer(nn.Cell):
     """Every weight of the tower, also of the layers behind the selected one, so that loading loses nothing."""
 
-    def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
+    def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
-        self.embeddings = CLIPVisionEmbeddings(config, dtype)
+        self.embeddings = CLIPVisionEmbeddings(config, arithmetic.weights)
         self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelt so in the checkpoints
-        self.encoder = CLIPEncoder(config, dtype)
+        self.encoder = CLIPEncoder(config, arithmetic)
         self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def hidden_state(self, pixel_values: Tensor, index: int) -> Tensor:
@@ -144,7 +147,11 @@ class CLIPVisionTower(nn.Cell):
 
     Args:
         config: the whole model's config; `vision_config`, `select_layer` and `select_feature` are read.
-        dtype: type of the weight matrices, "float32" or "float16".
+        dtype: type of the weight matrices, "float32", "float16", or on an Ascend "bfloat16".
+        operators: what the device offers; by default the row of MindSpore's device.
+
+    Raises:
+        ValueError: the dtype is not known, or the device does not compute in it.
 
     Example:
         >>> import numpy as np
@@ -158,12 +165,13 @@ class CLIPVisionTower(nn.Cell):
         (1, 4, 32)
     """
 
-    def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
+    def __init__(self, config: Share4VConfig, dtype: str = "float32", operators: DeviceOperators | None = None) -> None:
         super().__init__()
         self.index = config.hidden_state_index
         self.first = 1 if config.select_feature == "patch" else 0
-        self.activations = activation_dtype(dtype)
-        self.vision_model = CLIPVisionTransformer(config.vision_config, weight_dtype(dtype))
+        arithmetic = Arithmetic.of(dtype, operators)
+        self.activations = arithmetic.activations
+        self.vision_model = CLIPVisionTransformer(config.vision_config, arithmetic)
 
     def construct(self, pixel_values: Tensor) -> Tensor:
         """pixel_values [B, 3, S, S] float32 -> features [B, N, D]."""

@@ -1,0 +1,114 @@
+"""The scripts of docs/hardware.md, as far as a CPU can run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ASCEND = ROOT / "examples" / "sharegpt_4v" / "ascend"
+PORTABLE = ["linear", "embedding", "layer_norm", "gelu", "cache_write", "rms_norm", "rotary"]
+
+
+def run(
+    script: Path, *arguments: str | Path, status: int = 0, cwd: Path, **environment: str
+) -> list[dict[str, object]]:
+    command = [sys.executable, str(script), *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, timeout=300
+    )
+    assert done.returncode == status, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_operators_of_a_cpu_are_right_and_the_fused_ones_are_not_there(dtype: str, tmp_path: Path) -> None:
+    fused = ["fused_rms_norm", "fused_rotary_decode", "flash_attention_score_prefill", "incre_flash_attention"]
+    reports = run(ASCEND / "check_operators.py", *PORTABLE, *fused, "--dtype", dtype, cwd=tmp_path)
+    assert [report["operator"] for report in reports] == [*PORTABLE, *fused]
+    assert [report["status"] for report in reports] == ["ok"] * len(PORTABLE) + ["not there"] * len(fused)
+    assert {report["dtype"] for report in reports} == {dtype}
+
+
+def test_what_goes_wrong_is_told_and_the_rest_still_runs(tmp_path: Path) -> None:
+    shutil.copy(ASCEND / "check_operators.py", tmp_path)
+    (tmp_path / "operator_cases.py").write_text(
+        "import os\n"
+        "import numpy as np\n"
+        "ONE = np.ones(3)\n"
+        "CASES = {\n"
+        "    'right': lambda dtype: (ONE, ONE),\n"
+        "    'dies': lambda dtype: os._exit(9),\n"
+        "    'wrong': lambda dtype: (ONE, 2 * ONE),\n"
+        "    'not_a_number': lambda dtype: (ONE * np.nan, ONE),\n"
+        "    'of_another_shape': lambda dtype: (ONE, ONE[:2]),\n"
+        "    'raises': lambda dtype: 1 / 0,\n"
+        "    'missing': lambda dtype: None,\n"
+        "}\n"
+    )
+    reports = run(tmp_path / "check_operators.py", status=1, cwd=tmp_path)
+    found = {str(report["operator"]): report for report in reports}
+    assert {name: report["status"] for name, report in found.items()} == {
+        "right": "ok",
+        "dies": "crashed",
+        "wrong": "wrong",
+        "not_a_number": "wrong",
+        "of_another_shape": "wrong",
+        "raises": "failed",
+        "missing": "not there",
+    }
+    assert found["dies"]["exit"] == 9 and "ZeroDivisionError" in str(found["raises"]["message"])
+    run(tmp_path / "check_operators.py", "right", "missing", cwd=tmp_path)
+    run(tmp_path / "check_operators.py", "unknown", status=2, cwd=tmp_path)
+
+
+def test_throughput(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = [
+        "--model",
+        checkpoint,
+        "--dtype",
+        "float32",
+        "--batch-sizes",
+        "1",
+        "2",
+        "--tokens",
+        "3",
+        "--rounds",
+        "1",
+    ]
+    reports = run(ASCEND / "throughput.py", *arguments, cwd=tmp_path)
+    assert [report["batch_size"] for report in reports] == [1, 2]
+    assert all(report["device"] == "CPU" and report["decoded_tokens_per_second"] > 0 for report in reports)
+
+
+def test_ranks_share_a_folder_and_go_on_where_they_were(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
+    """As under msrun, whose workers know each other by these variables."""
+    photos = tmp_path / "photos" / "sub"
+    photos.mkdir(parents=True)
+    for picture in pictures:
+        shutil.copy(picture, photos)
+    (photos / "picture-9.png").write_text("no picture")
+    (photos / "notes.txt").write_text("no picture either")
+    script, arguments = ASCEND / "caption_ranks.py", ["--model", checkpoint, "--images", "photos", "--out", "out"]
+    arguments += ["--batch-size", "2", "--max-new-tokens", "4"]
+    assert run(script, *arguments, cwd=tmp_path, MS_ROLE="MS_SCHED") == [] and not (tmp_path / "out").exists()
+
+    def records(rank: int) -> list[dict[str, str]]:
+        run(script, *arguments, cwd=tmp_path, RANK_ID=str(rank), MS_WORKER_NUM="2", MS_ROLE="MS_WORKER")
+        lines = (tmp_path / "out" / f"captions-{rank}.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    shares = [records(rank) for rank in range(2)]
+    names = [[Path(record["image"]).name for record in share] for share in shares]
+    assert names == [[f"picture-{number}.png" for number in numbers] for numbers in ((0, 2, 4), (1, 3, 9))]
+    assert ["error" in record for record in shares[1]] == [False, False, True]
+    path = tmp_path / "out" / "captions-1.jsonl"
+    first, rest = path.read_text().split("\n", 1)
+    path.write_text(json.dumps({**json.loads(first), "caption": "kept"}) + "\n" + rest[:20])  # killed in a line
+    assert records(1) == [{**shares[1][0], "caption": "kept"}, *shares[1][1:]]
