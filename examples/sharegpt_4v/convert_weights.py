@@ -6,8 +6,22 @@ python convert_weights.py --source ShareGPT4V-7B --vision-tower ShareGPT4V-7B_Pr
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from mindone.models.share4v.checkpoint import convert
+
+
+def instead(source: str, target: str) -> str | None:
+    """Say what to use in place of a command line that only the earlier port's script of this name took."""
+    if target.endswith(".ckpt"):
+        return (
+            f"--target names a directory, which gets safetensors: --target {target.removesuffix('.ckpt')} (nothing "
+            "needs a .ckpt, and a vision tower is written with its model: --source MODEL --vision-tower TOWER)"
+        )
+    if "," in source and not Path(source).exists():
+        folder = Path(source.split(",")[0]).parent
+        return f"--source names the directory that holds the files, with config.json among them: --source {folder}"
+    return None
 
 
 def main() -> None:
@@ -17,7 +31,13 @@ def main() -> None:
     parser.add_argument("--vision-tower", help="directory or name, where config.json's is not to be used")
     parser.add_argument("--dtype", choices=("float32", "float16"), help="default: as stored")
     arguments = parser.parse_args()
-    print(convert(arguments.source, arguments.target, arguments.vision_tower, arguments.dtype))
+    wrong = instead(arguments.source, arguments.target)
+    if wrong is not None:
+        parser.error(wrong)
+    try:
+        print(convert(arguments.source, arguments.target, arguments.vision_tower, arguments.dtype))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

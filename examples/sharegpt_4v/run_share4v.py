@@ -6,13 +6,16 @@ python run_share4v.py --model-path sharegpt4v-7b --image-file photo.jpg --query 
 from __future__ import annotations
 
 import argparse
+import sys
 
+from mindone.models.share4v.image_loading import ImageLoadError
 from mindone.pipelines import pipeline
 
 
-def parse_arguments() -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-path", default="sharegpt4v-tiny", help="known name, directory, or owner/name on a hub")
+    parser.add_argument("--model-base", help=argparse.SUPPRESS)
     parser.add_argument("--vision-tower", help="directory or name, where config.json's is not to be used")
     parser.add_argument("--image-file", nargs="+", required=True, help="one or more paths or URLs")
     parser.add_argument("--query", default="Describe this image", help="the question; <image> marks a picture's place")
@@ -21,29 +24,33 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--top_p", "--top-p", type=float, default=1.0)
     parser.add_argument("--num_beams", "--num-beams", type=int, default=1)
     parser.add_argument("--max_new_tokens", "--max-new-tokens", type=int, default=512)
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def answer(arguments: argparse.Namespace) -> str:
     answerer = pipeline(
         "image-text-to-text",
         model=arguments.model_path,
         vision_tower=arguments.vision_tower,
         conversation=arguments.conv_mode,
     )
-    settings = {
-        "do_sample": arguments.temperature > 0,
-        "temperature": arguments.temperature,
-        "top_p": arguments.top_p,
-        "num_beams": arguments.num_beams,
-        "max_new_tokens": arguments.max_new_tokens,
-    }
-    records = answerer(
-        images=arguments.image_file, text=arguments.query, generate_kwargs=settings, return_full_text=False
-    )
-    for record in records:
-        print(record["generated_text"])
+    names = ("temperature", "top_p", "num_beams", "max_new_tokens")
+    settings = {"do_sample": arguments.temperature > 0, **{name: getattr(arguments, name) for name in names}}
+    images, query = arguments.image_file, arguments.query
+    return answerer(images=images, text=query, generate_kwargs=settings, return_full_text=False)[0]["generated_text"]
+
+
+def main() -> None:
+    parser = make_parser()
+    arguments = parser.parse_args()
+    if arguments.model_base is not None:
+        parser.error("--model-base was read and never used, here as in the earlier port: leave it out")
+    try:
+        print(answer(arguments))
+    except ImageLoadError as error:
+        sys.exit(f"{parser.prog}: {error}")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000, help="of the scenes; their facts never appear in training")
     parser.add_argument("--count", type=int, default=500, help="number of scenes")
     parser.add_argument("--model", default="sharegpt4v-tiny", help="name or directory")
-    parser.add_argument("--dtype", help="type of the weights in memory: float32, float16, int8, int4")
+    parser.add_argument("--dtype", help="type of the weights in memory: float32, float16, bfloat16, int8, int4")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--show", type=int, default=0, metavar="N", help="put the first N wrong captions into the JSON")
     args = parser.parse_args()
