@@ -22,7 +22,7 @@ from shapes import SHAPES
 from mindone.models.share4v.kernels.cache_memory import KV_CACHE_DTYPES
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import anonymous_memory
-from mindone.models.share4v.quantization import PRECISIONS
+from mindone.models.share4v.quantization import KERNEL_DTYPES
 
 READ_BYTES = 1 << 29
 
@@ -102,7 +102,7 @@ def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
-    parser.add_argument("--dtype", choices=PRECISIONS, default="int4")
+    parser.add_argument("--dtype", choices=KERNEL_DTYPES, default="int4")
     parser.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES)
     parser.add_argument("--threads", type=int, default=0, help="default: every CPU")
     parser.add_argument("--tokens", type=int, default=512, help="of the prompt that prefill takes")

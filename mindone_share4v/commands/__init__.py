@@ -1,10 +1,13 @@
 """The commands of `share4v` as data: adding a command is adding a file and a row of `COMMANDS`."""
 
 from .caption import CAPTION
+from .caption_dataset import CAPTION_DATASET
 from .chat import CHAT
 from .convert import CONVERT
+from .report import REPORT
 from .rows import Argument, Command
+from .score import SCORE
 
 __all__ = ["COMMANDS", "Argument", "Command"]
 
-COMMANDS = (CAPTION, CHAT, CONVERT)
+COMMANDS = (CAPTION, CAPTION_DATASET, CHAT, CONVERT, REPORT, SCORE)

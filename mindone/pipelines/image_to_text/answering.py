@@ -18,11 +18,11 @@ class ImageTextToTextPipeline(Pipeline):
     Example:
         >>> from mindone.pipelines import pipeline
         >>> answerer = pipeline("image-text-to-text")
-        >>> answerer(images="photo.jpg", text="What is this?", return_full_text=False)  # doctest: +SKIP
+        >>> answerer(images="photo.jpg", text="What is this?", return_full_text=False)
         [{'input_text': 'What is this?', 'generated_text': '...'}]
         >>> part = {"type": "image", "path": "photo.jpg"}
         >>> chat = [{"role": "user", "content": [part, {"type": "text", "text": "What is this?"}]}]
-        >>> answerer(text=chat)[0]["generated_text"][-1]  # doctest: +SKIP
+        >>> answerer(text=chat)[0]["generated_text"][-1]
         {'role': 'assistant', 'content': '...'}
     """
 

@@ -20,12 +20,14 @@ class ImageToTextPipeline(Pipeline):
     Example:
         >>> from mindone.pipelines import pipeline
         >>> captioner = pipeline("image-to-text")
-        >>> captioner("photo.jpg")  # doctest: +SKIP
-        [{'generated_text': '...'}]
-        >>> captioner(["a.jpg", "b.jpg"], batch_size=2)  # doctest: +SKIP
+        >>> captioner("photo.jpg")
+        [{'generated_text': 'In the top left there are four small blue stars. ...'}]
+        >>> captioner(["a.jpg", "b.jpg"], batch_size=2)
         [[{'generated_text': '...'}], [{'generated_text': '...'}]]
-        >>> for result in captioner(path for path in paths):  # doctest: +SKIP
+        >>> for result in captioner(path for path in ["a.jpg", "b.jpg"]):
         ...     print(result[0]["generated_text"])
+        In the top right you can see a large red circle, ...
+        In the top left you can see a large red circle, ...
     """
 
     task = "image-to-text"

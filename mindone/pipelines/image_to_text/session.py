@@ -30,9 +30,11 @@ class ChatSession:
     Example:
         >>> from mindone.pipelines import pipeline
         >>> from mindone.pipelines.image_to_text.session import ChatSession
-        >>> session = ChatSession(pipeline("image-text-to-text"), ["photo.jpg"])  # doctest: +SKIP
-        >>> for question in ("What is this?", "What colour is it?"):  # doctest: +SKIP
-        ...     print("".join(piece.text for piece in session.ask(question)))
+        >>> session = ChatSession(pipeline("image-text-to-text"), ["photo.jpg"], {"max_new_tokens": 8})
+        >>> for question in ("What is this?", "What colour is it?"):
+        ...     answer = "".join(piece.text for piece in session.ask(question))
+        >>> [message["role"] for message in session.messages]
+        ['user', 'assistant', 'user', 'assistant']
     """
 
     def __init__(

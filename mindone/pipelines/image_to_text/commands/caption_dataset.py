@@ -1,0 +1,142 @@
+"""`share4v caption-dataset`: the command line's arguments become a job."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from .common import DONE, SOME_FAILED, complain, model_options, one_line, read_settings, wrong_use
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from ..dataset.prompting import PromptPlan
+    from ..dataset.records import Record
+    from ..dataset.running import JobOptions
+    from ..dataset.sources import SourceOptions
+    from ..dataset.worker import CaptioningSettings, ModelChoice
+
+STOPPED = 3
+_SHOWN_FAILURES = 20  # the others are in failed.jsonl
+
+
+def run(arguments: Namespace) -> int:
+    """Caption the data set and return the exit status."""
+    from tqdm import tqdm
+
+    from ..dataset.running import caption_dataset
+
+    if arguments.list_styles:
+        return _list_styles()
+    if not arguments.inputs:
+        return wrong_use(ValueError("no INPUT is given: name a folder, pictures, a list, a table or shards"))
+    with tqdm(unit="image", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+        progress = _Progress(bar)
+        try:
+            choice, plan, settings, sources, options = _job(arguments)
+            summary = caption_dataset(
+                arguments.inputs, choice, plan, settings, sources, options, progress.begin, progress.show
+            )
+        except (ValueError, ImportError, FileNotFoundError) as error:
+            return wrong_use(error)
+        except (RuntimeError, OSError, FloatingPointError) as error:
+            complain(f"stopped: {error}")
+            return STOPPED
+    seconds = max(summary.seconds, 1e-9)
+    complain(
+        f"{summary.inputs} inputs: {summary.captioned} captioned in {seconds:.0f} s "
+        f"({summary.captioned / seconds:.2f} a second, {summary.tokens / seconds:.0f} tokens a second), "
+        f"{summary.kept} kept, {summary.failed} failed"
+    )
+    return SOME_FAILED if summary.failed else DONE
+
+
+def _job(
+    arguments: Namespace,
+) -> tuple[ModelChoice, PromptPlan, CaptioningSettings, SourceOptions, JobOptions]:
+    """Return what `caption_dataset` takes behind its inputs.
+
+    Raises:
+        ValueError: a value is outside its range, or a name is not known.
+        OSError: a prompt file cannot be read.
+    """
+    from ..dataset.engines import EngineOptions
+    from ..dataset.prompting import PromptPlan
+    from ..dataset.running import JobOptions
+    from ..dataset.sinks import SinkOptions
+    from ..dataset.sources import SourceOptions
+    from ..dataset.text_rules import TextRules
+    from ..dataset.worker import CaptioningSettings, ModelChoice
+
+    seed = arguments.seed or 0
+    files = [arguments.prompt_file] if arguments.prompt_file else []
+    plan = PromptPlan.from_options(
+        arguments.style or (), arguments.prompt or (), files, arguments.captions, arguments.every_prompt, seed
+    )
+    generation = read_settings(arguments)
+    generation.pop("seed", None)  # each caption has one of its own, which follows from the job's
+    rules = TextRules(
+        strip_openings=arguments.strip_openings,
+        required_words=tuple(arguments.require),
+        forbidden_words=tuple(arguments.forbid),
+    )
+    settings = CaptioningSettings(
+        generation, rules, arguments.begin_with, arguments.attempts, seed, arguments.batch_size, arguments.workers
+    )
+    many = arguments.frames > 1
+    sources = SourceOptions(
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        image_column=arguments.image_column,
+        caption_column=arguments.caption_column,
+        frames=arguments.frames if many else None,
+        frame_mode="grid" if arguments.frame_grid else "even" if many else "middle",
+    )
+    options = JobOptions(
+        arguments.out,
+        tuple(arguments.format or ()),
+        arguments.existing,
+        SinkOptions(shard_size=arguments.shard_size) if arguments.shard_size else SinkOptions(),
+        arguments.engine,
+        EngineOptions(arguments.actors, arguments.cpus),
+        arguments.state,
+        arguments.restart,
+    )
+    return ModelChoice(**model_options(arguments)), plan, settings, sources, options
+
+
+def _list_styles() -> int:
+    from ..dataset.styles import STYLES
+
+    for style in STYLES.values():
+        print(f"{style.name}: {style.description}\n    {style.prompt}")
+    return DONE
+
+
+class _Progress:
+    """The bar at a terminal, and a line for each of the first failures."""
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self.bar, self.failures, self.tokens = bar, 0, 0
+
+    def begin(self, done: int, total: int) -> None:
+        """Told once the inputs are listed."""
+        self.bar.reset(total)
+        self.bar.update(done)
+        if done:
+            complain(f"going on behind {done} of {total} inputs")
+
+    def show(self, record: Record) -> None:
+        """Told of every record."""
+        self.tokens += sum(record.tokens)
+        elapsed = self.bar.format_dict["elapsed"] or 1e-9
+        self.bar.set_postfix_str(f"{self.tokens / elapsed:.0f} tokens/s", refresh=False)
+        self.bar.update()
+        if record.error is not None:
+            self.failures += 1
+            if self.failures <= _SHOWN_FAILURES:
+                self.bar.clear()
+                complain(one_line(f"{record.source}: {record.error}"))
+            elif self.failures == _SHOWN_FAILURES + 1:
+                complain("more inputs failed; failed.jsonl has them all")

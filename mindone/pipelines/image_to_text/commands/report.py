@@ -1,0 +1,21 @@
+"""`share4v report`: a job's journal becomes a page to look at."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from .common import DONE, one_line, wrong_use
+
+
+def run(arguments: Namespace) -> int:
+    """Write the page, say where it is, and return the exit status."""
+    from ..dataset.records import printable
+    from ..dataset.report import write_report
+
+    try:
+        path, summary = write_report(arguments.out, arguments.html)
+    except (ValueError, OSError) as error:
+        return wrong_use(error)
+    captions = f"{summary.captions:,} captions, {summary.failed:,} failed, {summary.loops:,} suspected loops"
+    print(one_line(printable(f"{path}: {captions}")))
+    return DONE

@@ -1,0 +1,251 @@
+"""One model captions a stream of inputs: texts join its batch as others leave it, and bad ones are tried again."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mindone.models.share4v.generation import GenerationSettings, stop_strings
+from mindone.models.share4v.sampling import Sampling
+
+from .attempts import Attempt, judged, next_attempt
+from .preparation import Preparation, Prepared
+from .records import Record
+from .seen import Caption, SeenCaptions
+from .styles import get_style
+from .tasks import Task
+from .text_rules import TextRules
+from .token_rules import ForbiddenWords, forced_ids
+
+if TYPE_CHECKING:
+    from mindone.models.share4v.continuous_batch import FinishedText
+
+    from ..base import Pipeline
+    from .worker import CaptioningSettings
+
+AHEAD = 2  # pictures prepared for each text of the batch
+FARTHEST = 64  # batches that a later input may be ahead of the oldest unfinished one
+
+
+@dataclass
+class _Open:
+    """An input some of whose captions are not there yet."""
+
+    prepared: Prepared
+    begun: float
+    captions: list[Caption | None]
+
+
+@dataclass
+class _Unit:
+    """One caption that is being made."""
+
+    number: int  # of the input
+    place: int  # of the prompt among the input's
+    key: tuple[bytes, str]
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+class Captioner:
+    """Captions inputs as they come.
+
+    Args:
+        pipeline: model, processor and template.
+        model_name: how records name the model.
+        settings: how captions are made.
+        seen: captions made before; equal pictures with equal questions get equal captions, so they are made once.
+
+    Raises:
+        ValueError: a forbidden word or the beginning cannot be written with the model's vocabulary.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, model_name: str, settings: CaptioningSettings, seen: SeenCaptions | None = None
+    ) -> None:
+        self.pipeline, self.model_name, self.settings = pipeline, model_name, settings
+        self.seen = SeenCaptions(None) if seen is None else seen
+        self.beginning = forced_ids(pipeline.processor, settings.beginning, pipeline.template().name)
+        self.stops = (*stop_strings(settings.generation.get("stop")), *pipeline.template().stop_strings)
+        self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
+        """Yield a record for every task, in the order in which they are done.
+
+        Raises:
+            FloatingPointError: the model's values are no numbers; a damaged checkpoint.
+        """
+        yield from _Run(self, iter(tasks)).records()
+
+    def record(self, opened: _Open) -> Record:
+        """An input all of whose captions are there."""
+        captions = [caption for caption in opened.captions if caption is not None]
+        return replace(
+            self._common(opened.prepared),
+            captions=tuple(caption.text for caption in captions),
+            tokens=tuple(caption.tokens for caption in captions),
+            finish_reasons=tuple(caption.finish_reason for caption in captions),
+            notes=tuple(note for caption in captions for note in caption.notes),
+            seconds=round(time.perf_counter() - opened.begun, 3),
+        )
+
+    def failure(self, prepared: Prepared, reason: str) -> Record:
+        """An input that has no caption, and why."""
+        return replace(self._common(prepared), error=reason)
+
+    def _common(self, prepared: Prepared) -> Record:
+        item = prepared.task.item
+        return Record(
+            number=item.number,
+            key=item.key,
+            source=item.source,
+            model=self.model_name,
+            dtype=self.pipeline.model.dtype,
+            prompts=prepared.task.prompts,
+            settings=self.settings.generation,
+            sha256=prepared.sha256,
+            width=prepared.width,
+            height=prepared.height,
+            columns={**item.columns, **(prepared.columns or {})},
+        )
+
+    def rules_of(self, style: str | None) -> TextRules:
+        """What a caption of that style must be."""
+        rules = self.settings.rules
+        return rules if style is None else get_style(style).rules.joined(rules)
+
+    def generation_of(self, style: str | None, attempt: Attempt) -> GenerationSettings:
+        """The settings of one attempt: the caller's, where he gives none the style's, and what a retry changes."""
+        usual = {} if style is None else {"max_new_tokens": get_style(style).max_new_tokens}
+        chosen = {**usual, **self.settings.generation, **attempt.changes}
+        sampling = Sampling(**{name: chosen[name] for name in Sampling.__dataclass_fields__ if name in chosen})
+        lengths = {name: chosen[name] for name in ("max_new_tokens", "min_new_tokens") if name in chosen}
+        return GenerationSettings(**lengths, sampling=sampling)
+
+    def forbidden_by(self, rules: TextRules) -> Callable[[Sequence[int]], Collection[int]]:
+        """What tells which ids must not come next; made once for each set of words."""
+        words = rules.forbidden_words
+        if words not in self._forbidden:
+            self._forbidden[words] = ForbiddenWords(self.pipeline.processor.tokenizer, words)
+        return self._forbidden[words]
+
+
+class _Run:
+    """One stream of tasks on its way through the batch."""
+
+    def __init__(self, captioner: Captioner, tasks: Iterator[Task]) -> None:
+        self.captioner, self.tasks = captioner, tasks
+        self.batch = captioner.pipeline.model.new_batch(captioner.settings.batch_size)
+        self.open: dict[int, _Open] = {}  # by number, oldest first
+        self.waiting: deque[_Unit] = deque()  # captions that have no place in the batch yet
+        self.twins: dict[tuple[bytes, str], list[_Unit]] = {}  # captions being made, and who waits for the same
+        self.done: deque[Record] = deque()
+
+    def records(self) -> Iterator[Record]:
+        captioner, pipeline = self.captioner, self.captioner.pipeline
+        workers, ahead = captioner.settings.workers, AHEAD * captioner.settings.batch_size
+        conversation = pipeline.template().name
+        with Preparation(
+            self.tasks, pipeline.processor, conversation, captioner.beginning, workers, ahead
+        ) as preparation:
+            while not preparation.exhausted or self.open:
+                self._admit(preparation)
+                for finished in self.batch.step() if len(self.batch) else ():
+                    self._judge(finished)
+                while self.done:
+                    yield self.done.popleft()
+
+    def _admit(self, preparation: Preparation) -> None:
+        """Fill the batch's free places with what is ready; wait for a picture where there is nothing else to do."""
+        while self.batch.free:
+            if self.waiting:
+                self._join(self.waiting.popleft())
+            elif preparation.exhausted or self._is_far_ahead():
+                return
+            elif preparation.ready or not (len(self.batch) or self.done):
+                self._begin(preparation.take())
+            else:
+                return
+
+    def _is_far_ahead(self) -> bool:
+        """Whether the oldest input has held up the results of too many later ones, which wait in memory."""
+        return (
+            len(self.open) > 0 and self.newest - next(iter(self.open)) > FARTHEST * self.captioner.settings.batch_size
+        )
+
+    def _begin(self, prepared: Prepared) -> None:
+        item = prepared.task.item
+        self.newest = item.number
+        if prepared.error is not None:
+            self.done.append(self.captioner.failure(prepared, prepared.error))
+            return
+        prompts = prepared.task.prompts
+        self.open[item.number] = _Open(prepared, time.perf_counter(), [None] * len(prompts))
+        self.waiting.extend(_Unit(item.number, place, self._key(prepared, place)) for place in range(len(prompts)))
+
+    def _key(self, prepared: Prepared, place: int) -> tuple[bytes, str]:
+        """What decides a caption: picture, question and style; and which of several to the same question it is."""
+        task = prepared.task
+        repeat = task.prompts[:place].count(task.prompts[place])
+        return bytes.fromhex(prepared.sha256 or ""), f"{repeat} {task.styles[place] or ''} {task.prompts[place]}"
+
+    def _join(self, unit: _Unit) -> None:
+        if unit.number not in self.open:  # another of its captions failed
+            return
+        held = self.captioner.seen.get(unit.key)
+        if held is not None:
+            self._finish(unit, held)
+        elif unit.key in self.twins and not unit.attempts:
+            self.twins[unit.key].append(unit)
+        else:
+            self.twins.setdefault(unit.key, [])
+            self._generate(unit)
+
+    def _generate(self, unit: _Unit) -> None:
+        captioner, prepared = self.captioner, self.open[unit.number].prepared
+        attempt = next_attempt(unit.attempts, captioner.settings.seed, unit.key)
+        style = prepared.task.styles[unit.place]
+        try:
+            prompts = captioner.pipeline.model.lay_out(prepared.input_ids[unit.place], prepared.pixel_values)
+        except ValueError as error:  # the prompt fills the model's context
+            self._fail(unit, str(error))
+            return
+        unit.attempts.append(attempt)
+        self.batch.join(
+            unit,
+            prompts,
+            captioner.generation_of(style, attempt),
+            captioner.stops,
+            captioner.forbidden_by(captioner.rules_of(style)),
+            captioner.beginning,
+        )
+
+    def _judge(self, finished: FinishedText[_Unit]) -> None:
+        """Accept a caption, or send it to the end of the queue to be made anew."""
+        unit, captioner = finished.ticket, self.captioner
+        opened = self.open.get(unit.number)
+        style = None if opened is None else opened.prepared.task.styles[unit.place]
+        caption = judged(finished, unit.attempts, captioner.rules_of(style), captioner.settings.attempts)
+        if caption is None:
+            self.waiting.append(unit)
+            return
+        captioner.seen.put(unit.key, caption)
+        for one in (unit, *self.twins.pop(unit.key, ())):
+            self._finish(one, caption)
+
+    def _fail(self, unit: _Unit, reason: str) -> None:
+        for one in (unit, *self.twins.pop(unit.key, ())):
+            opened = self.open.pop(one.number, None)
+            if opened is not None:
+                self.done.append(self.captioner.failure(opened.prepared, reason))
+
+    def _finish(self, unit: _Unit, caption: Caption) -> None:
+        opened = self.open.get(unit.number)
+        if opened is None:  # another of its captions failed
+            return
+        opened.captions[unit.place] = caption
+        if None not in opened.captions:
+            del self.open[unit.number]
+            self.done.append(self.captioner.record(opened))

@@ -1,0 +1,64 @@
+"""inputs.jsonl: what a job is about, written once before its first caption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .files import count_lines, lines_from, whole_file
+from .records import Item, item_from_line, to_line
+
+
+def write_listing(path: Path, items: Iterable[Item]) -> int:
+    """Write the items' lines to a file that appears only when it is whole; return how many there are.
+
+    Raises:
+        ValueError: the items are not numbered 0, 1, 2, ...
+        OSError: the disk is full, or another reason why it cannot be written.
+    """
+    count = 0
+    with whole_file(path) as file:
+        for item in items:
+            if item.number != count:
+                raise ValueError(f"item {item.key!r} has number {item.number}, expected {count}")
+            file.write(to_line(item).encode())
+            count += 1
+    return count
+
+
+class Listing:
+    """The inputs of a job, read from their file whenever they are needed.
+
+    Args:
+        path: written by `write_listing`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._count = path, count_lines(path)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """Yield the items from number `start` on.
+
+        Raises:
+            ValueError: the file was changed: a line cannot be read, or has another number.
+        """
+        for number, line in enumerate(lines_from(self.path, start), start):
+            try:
+                item = item_from_line(line)
+            except (ValueError, TypeError) as error:
+                raise ValueError(self._changed(number, str(error))) from error
+            if item.number != number:
+                raise ValueError(self._changed(number, f"it has number {item.number}"))
+            yield item
+
+    def _changed(self, number: int, reason: str) -> str:
+        return (
+            f"{self.path}, line {number + 1}: {reason}; the list of inputs was changed after it was written: begin the "
+            "job anew in another place, or remove its directory of state"
+        )

@@ -1,0 +1,74 @@
+"""Sinks: what becomes of records. Each form is a row of FORMATS."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .base import Sink, SinkOptions, Target
+
+__all__ = ["FORMATS", "Sink", "SinkOptions", "format_of", "open_sink"]
+
+# Name -> "module:class".
+FORMATS = {
+    "txt": "sidecars:SidecarWriter",
+    "caption": "sidecars:CaptionSidecarWriter",
+    "jsonl": "jsonl:JsonlWriter",
+    "parquet": "parquet:ParquetWriter",
+    "webdataset": "webdataset:WebDatasetWriter",
+    "open-sora-csv": "open_sora_files:OpenSoraSink",
+    "open-sora-plan-json": "open_sora_files:OpenSoraPlanSink",
+}
+_BY_SUFFIX = {
+    "": "txt",
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+    ".csv": "open-sora-csv",
+    ".json": "open-sora-plan-json",
+}
+
+
+def format_of(out: str | None) -> str:
+    """Return the format that an output's name tells; captions beside the pictures where there is no name.
+
+    Raises:
+        ValueError: it tells none.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.sinks import format_of
+        >>> format_of(None), format_of("captions.jsonl"), format_of("captions")
+        ('txt', 'jsonl', 'txt')
+    """
+    suffix = "" if out is None or Path(out).is_dir() else Path(out).suffix.lower()
+    if suffix not in _BY_SUFFIX:
+        raise ValueError(f"{out}: its ending tells no format; name one of {', '.join(FORMATS)}")
+    return _BY_SUFFIX[suffix]
+
+
+def open_sink(name: str, out: str | None, options: SinkOptions, state: Path) -> Sink:
+    """Open an output, or one that an interrupted job left; it reads from the journal what it lacks.
+
+    Args:
+        name: a key of FORMATS.
+        out: file or directory; None for captions beside the pictures.
+        options: how it is written.
+        state: the job's directory, with inputs.jsonl, and journal.jsonl if the job was begun before.
+
+    Raises:
+        ValueError: the format is not known, or cannot be written there or from these inputs.
+        ImportError: a package that the format needs is not installed; the message says which.
+        OSError: it cannot be written.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format {name!r} is not known: expected one of {', '.join(FORMATS)}")
+    module, _, attribute = FORMATS[name].partition(":")
+    found: Any = getattr(import_module(f"{__name__}.{module}"), attribute)
+    if module == "open_sora_files":
+        from ..listing import Listing
+
+        sink: Sink = found(Target(out, options, Listing(state / "inputs.jsonl")), state / "journal.jsonl")
+        return sink
+    from .following import FollowingSink
+
+    return FollowingSink(name, found, out, options, state)

@@ -1,0 +1,114 @@
+"""Parquet: a row for every input, failures included; one file, or parts of a fixed number of rows."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ..records import Item, Record, portable_dumps, printable
+from .base import Mark, Target
+from .parts import Parts
+from .rows import output_row
+
+SUFFIX, PATTERN = ".parquet", "part-*.parquet"
+GROUP_ROWS = 1024  # of a row group; what a reader loads at once
+
+
+class ParquetWriter:
+    """Writes parts one after another; a part appears when it is whole, and is begun anew after a crash.
+
+    Nested columns that differ from job to job, `settings` and `columns`, are texts of JSON.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        ValueError: the directory has parts of another job.
+    """
+
+    def __init__(self, target: Target) -> None:
+        from ..sources.columns import arrow_modules
+
+        self._pa = arrow_modules()
+        self._count, self._seconds = len(target.listing), target.options.seconds
+        path = target.file(SUFFIX, "part")
+        self._single = path.name if path.suffix == SUFFIX else None
+        self._rows = sys.maxsize if self._single else target.options.shard_size
+        self._parts = Parts(path.parent, None if self._single else PATTERN, target)
+        self.left_out: list[str] = []
+        self._schema = _schema(self._pa, self._seconds)
+        self._writer: Any = None
+        self._buffer: list[dict[str, Any]] = []
+        self.start = self._next = self._count if self._parts.finished else self._durable()
+
+    def write(self, item: Item, record: Record) -> None:
+        """Add a record's row."""
+        row = output_row(record, self._seconds)
+        row |= {name: portable_dumps(row[name]) for name in ("settings", "columns")}
+        self._buffer.append(row)
+        self._next += 1
+        if len(self._buffer) == GROUP_ROWS:
+            self._write_group()
+        if self._next % self._rows == 0:
+            self._end_part()
+
+    def flush(self) -> Mark:
+        """Return which parts are whole; the one that is being written is not."""
+        return self._parts.mark(self._durable())
+
+    def finish(self) -> Mark:
+        """Publish the last part."""
+        if not self._parts.finished:
+            if self._buffer or self._writer is not None or not self._parts.names:
+                self._end_part()
+            self._parts.finished = True
+        return self._parts.mark(self._next)
+
+    def _durable(self) -> int:
+        return 0 if self._single else len(self._parts.names) * self._rows
+
+    def _name(self) -> str:
+        return self._single or f"part-{len(self._parts.names):05d}{SUFFIX}"
+
+    def _write_group(self) -> None:
+        import pyarrow.parquet as parquet
+
+        if self._writer is None:
+            self._writer = parquet.ParquetWriter(self._parts.partial(self._name()), self._schema, compression="zstd")
+        columns = {name: [_clean(row[name]) for row in self._buffer] for name in self._schema.names}
+        self._writer.write_table(self._pa.table(columns, self._schema))
+        self._buffer.clear()
+
+    def _end_part(self) -> None:
+        self._write_group()
+        self._writer.close()
+        self._writer = None
+        self._parts.publish(self._name())
+
+
+def _clean(value: Any) -> Any:
+    """Make texts what Arrow can hold."""
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def _schema(pa: Any, seconds: bool) -> Any:
+    text, texts = pa.string(), pa.list_(pa.string())
+    types = {
+        "key": text,
+        "source": text,
+        "caption": text,
+        "captions": texts,
+        "error": text,
+        "model": text,
+        "dtype": text,
+        "prompts": texts,
+        "settings": text,
+        "sha256": text,
+        "tokens": pa.list_(pa.int32()),
+        "finish_reasons": texts,
+        "notes": texts,
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "columns": text,
+    }
+    return pa.schema(types | {"seconds": pa.float64()} if seconds else types)

@@ -1,0 +1,63 @@
+"""Parts of an output: files that appear one after another, each when it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..files import partial_path, publish, sync_file
+from .base import Target
+
+
+class Parts:
+    """The files that one output has published in a directory.
+
+    Args:
+        directory: made if need be.
+        pattern: of the names that the output gives to its files; None where there is a single file, which may replace
+            another.
+        target: the output's, whose mark names the files that are whole.
+
+    Attributes:
+        names: of the files that are whole, in order; empty where one of those in the mark has vanished.
+        finished: whether that is all of them.
+
+    Raises:
+        ValueError: there are files of such names, and this job did not write them.
+    """
+
+    def __init__(self, directory: Path, pattern: str | None, target: Target) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        if pattern and target.mark is None and target.stale is None:
+            _require_none(directory, pattern)
+        mark = target.mark or {}
+        self.names: list[str] = list(mark.get("names", ()))
+        self.finished = bool(mark.get("finished")) and mark["records"] == len(target.listing)
+        usable = self.finished or not mark.get("finished")
+        if not usable or not all((directory / name).exists() for name in self.names):
+            self.names, self.finished = [], False
+        for name in {*(target.stale or {}).get("names", ()), *mark.get("names", ())} - set(self.names):
+            (directory / name).unlink(missing_ok=True)
+
+    def partial(self, name: str) -> Path:
+        """Return where a part is written until it is whole."""
+        return partial_path(self.directory / name)
+
+    def publish(self, name: str) -> None:
+        """Give a part its name; it is written and closed."""
+        sync_file(self.partial(name))
+        publish(self.partial(name), self.directory / name)
+        self.names.append(name)
+
+    def mark(self, records: int, **more: Any) -> dict[str, Any]:
+        """Return what is on the disk."""
+        return {"records": records, "names": list(self.names), "finished": self.finished, **more}
+
+
+def _require_none(directory: Path, pattern: str) -> None:
+    found = next(iter(sorted(directory.glob(pattern))), None)
+    if found is not None:
+        raise ValueError(
+            f"{found} is there already, and this job did not write it: give another directory, or remove it"
+        )

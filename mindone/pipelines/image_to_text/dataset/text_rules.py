@@ -1,0 +1,147 @@
+"""What is done to a finished caption, and what it must fulfil: openings, tags, length and words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .loops import find_loop
+from .openings import remove_opening
+from .words import count_words, has_word, missing_words, split_sentences
+
+_TAG_HEAD = re.compile(r"^\s*(?:here (?:are|is) the )?tags?\s*:\s*", re.IGNORECASE)
+_TAG_BREAK = re.compile(r"[,;\n•，、]+")
+_TAG_EDGE = re.compile(r"^(?:\s|[-*#\"'`]|\d+[.)](?=\s)|and\s)+|[\s.\"'`]+$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """What captions are to be like. The first five change a caption, the others only judge it.
+
+    Attributes:
+        strip_openings: take openings such as "The image shows" away.
+        openings: further openings to take away.
+        as_tags: bring a list of tags into one form: commas, lower case, none twice.
+        max_sentences: keep so many sentences.
+        max_words: keep as many whole sentences as fit; a first sentence that is longer is a fault.
+        min_words: a shorter caption is a fault.
+        required_words: words or phrases that must occur.
+        forbidden_words: words or phrases that must not occur.
+        refuse_loops: a caption that runs in a loop is a fault.
+
+    Words and phrases are found as whole words. One that is written in lower case is found in any case, one with
+    capitals only as it is written.
+
+    Raises:
+        ValueError: a bound is outside its range, or a word is empty.
+    """
+
+    strip_openings: bool = False
+    openings: tuple[str, ...] = ()
+    as_tags: bool = False
+    max_sentences: int | None = None
+    max_words: int | None = None
+    min_words: int = 0
+    required_words: tuple[str, ...] = ()
+    forbidden_words: tuple[str, ...] = ()
+    refuse_loops: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_sentences", "max_words"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        if self.min_words < 0:
+            raise ValueError(f"min_words must be 0 or more, got {self.min_words}")
+        if self.max_words is not None and self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is more than max_words {self.max_words}")
+        for name in ("openings", "required_words", "forbidden_words"):
+            if not all(isinstance(word, str) and word.strip() for word in getattr(self, name)):
+                raise ValueError(f"{name} holds an empty word: {getattr(self, name)!r}")
+        both = [word for word in self.required_words if word in self.forbidden_words]
+        if both:
+            raise ValueError(f"{both[0]!r} is both required and forbidden: take it out of one list")
+
+    def joined(self, other: TextRules) -> TextRules:
+        """Return these rules with another's: what `other` leaves at its default stays, lists are put together.
+
+        Example:
+            >>> TextRules(max_sentences=1).joined(TextRules(required_words=("cat",))).max_sentences
+            1
+        """
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            own, new = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(own, tuple):
+                changed[field.name] = tuple(dict.fromkeys((*own, *new)))
+            elif new != field.default:
+                changed[field.name] = new
+        return replace(self, **changed)
+
+
+def mend(text: str, rules: TextRules) -> str:
+    """Return a caption as the rules want it; one that has anything in it is never emptied.
+
+    Example:
+        >>> mend("The image shows a cat. It sleeps. It is black.", TextRules(strip_openings=True, max_sentences=2))
+        'A cat. It sleeps.'
+    """
+    text = text.strip()
+    if rules.strip_openings or rules.openings:
+        text = remove_opening(text, rules.openings, usual=rules.strip_openings)
+    if rules.as_tags:
+        text = _tags(text)
+    if rules.max_sentences is not None:
+        text = "".join(split_sentences(text)[: rules.max_sentences]).rstrip()
+    if rules.max_words is not None and count_words(text) > rules.max_words:
+        text = _shorten(text, rules.max_words, rules.as_tags)
+    return text
+
+
+def faults(text: str, rules: TextRules, token_ids: Sequence[int] | None = None) -> tuple[str, ...]:
+    """Return what is wrong with a caption, each in a few words; nothing where it will do.
+
+    Args:
+        text: the caption as `mend` returned it.
+        token_ids: of the answer as it was generated; where they are given, loops are looked for in them too.
+
+    Example:
+        >>> faults("A black cat.", TextRules(required_words=("cat", "dog"), min_words=5))
+        ('3 words, at least 5 wanted', 'required word missing: dog')
+    """
+    found = [] if text else ["empty"]
+    count = count_words(text)
+    if text and count < rules.min_words:
+        found.append(f"{count} words, at least {rules.min_words} wanted")
+    if rules.max_words is not None and count > rules.max_words:
+        found.append(f"{count} words, at most {rules.max_words} wanted")
+    found += [f"required word missing: {word}" for word in missing_words(text, rules.required_words)]
+    found += [f"forbidden word: {word}" for word in rules.forbidden_words if has_word(text, word)]
+    if rules.refuse_loops:
+        loop = find_loop(text) or (None if token_ids is None else find_loop(token_ids))
+        if loop is not None:
+            found.append(f"runs in a loop: {loop.unit[:60]!r} {loop.repeats:g} times")
+    return tuple(found)
+
+
+def _tags(text: str) -> str:
+    tags = []
+    for part in _TAG_BREAK.split(_TAG_HEAD.sub("", text)):
+        tag = " ".join(_TAG_EDGE.sub("", part).split()).lower()
+        if any(character.isalnum() for character in tag):
+            tags.append(tag)
+    return ", ".join(dict.fromkeys(tags)) or text
+
+
+def _shorten(text: str, most: int, as_tags: bool) -> str:
+    """Keep whole sentences (tags) up to `most` words, and at least one of them."""
+    parts = [f"{tag}," for tag in text.split(",")] if as_tags else split_sentences(text)
+    kept, count = "", 0
+    for part in parts:
+        count += count_words(part)
+        if kept and count > most:
+            break
+        kept += part
+    return kept.rstrip(", ") if as_tags else kept.rstrip()

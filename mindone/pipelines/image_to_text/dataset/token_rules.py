@@ -1,0 +1,256 @@
+"""Words as token ids: what must not be generated next, and a beginning as training would have tokenized it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mindone.models.share4v.conversation import IMAGE_TOKEN, Message, get_template
+
+if TYPE_CHECKING:
+    from mindone.models.share4v.processing import Share4VProcessor
+    from mindone.models.share4v.tokenization import Tokenizer
+
+_SPACE = "▁"  # sentencepiece writes a space so
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+# A word of nine letters can be spelled in up to 256 ways; of a longer one the ways with the fewest pieces are taken.
+# The others, which are nearly letters alone, no model writes.
+MOST_SPELLINGS = 256
+
+Ids = tuple[int, ...]
+
+
+class ForbiddenSequences:
+    """Which id must not come next, so that none of some sequences is completed.
+
+    The rule of transformers' `NoBadWordsLogitsProcessor`: a sequence's last id is forbidden where the ids so far end
+    with the others.
+
+    Args:
+        sequences: of at least one id each.
+
+    Raises:
+        ValueError: a sequence is empty.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.token_rules import ForbiddenSequences
+        >>> forbidden = ForbiddenSequences([(7,), (4, 5), (4, 6)])
+        >>> sorted(forbidden([1, 4]))
+        [5, 6, 7]
+    """
+
+    def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
+        last: dict[Ids, set[int]] = defaultdict(set)
+        for sequence in sequences:
+            if not len(sequence):
+                raise ValueError("a forbidden sequence has no ids")
+            last[tuple(map(int, sequence[:-1]))].add(int(sequence[-1]))
+        self._last = {prefix: frozenset(ids) for prefix, ids in last.items()}
+        self._lengths = sorted({len(prefix) for prefix in self._last})
+
+    def __call__(self, token_ids: Sequence[int]) -> frozenset[int]:
+        """Return the ids that must not follow `token_ids`."""
+        return frozenset().union(*(ids for _, ids in self.completions(token_ids)))
+
+    def completions(self, token_ids: Sequence[int]) -> Iterator[tuple[int, frozenset[int]]]:
+        """Yield, for each length of a beginning with which `token_ids` end, that length and the last ids."""
+        count = len(token_ids)
+        for length in self._lengths:
+            if length > count:
+                return
+            found = self._last.get(tuple(token_ids[count - length :]))
+            if found:
+                yield length, found
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """The ways in which a vocabulary can write some words.
+
+    Attributes:
+        anywhere: sequences that begin with what sets a word apart (a space, a quote), or whose word needs no such.
+        at_word_start: sequences that are one of the words only where no letter or digit comes right before.
+    """
+
+    anywhere: tuple[Ids, ...]
+    at_word_start: tuple[Ids, ...]
+
+
+class ForbiddenWords:
+    """Which id must not come next, so that none of some words or phrases is written.
+
+    A word that is given in lower case is forbidden in lower case, with a capital, and in capitals; any other one as it
+    stands. Every way of cutting it into pieces counts, after a space, a quote or a line end, yet not inside a longer
+    word that it ends ("art" leaves "smart"). The piece that completes it is never chosen, so a longer word that begins
+    with the same pieces is lost too ("cat" may cost "catfish", not "category", which has a piece of its own). Other
+    forms ("cats") are other words: give them as well.
+
+    Args:
+        tokenizer: of the model.
+        words: words or phrases; between the words of a phrase stands one space.
+
+    Raises:
+        ValueError: a word is empty, or the vocabulary cannot write it.
+
+    Example:
+        >>> from mindone.models.share4v import AutoProcessor
+        >>> from mindone.pipelines.image_to_text.dataset.token_rules import ForbiddenWords
+        >>> tokenizer = AutoProcessor.from_pretrained("sharegpt4v-tiny").tokenizer
+        >>> forbidden = ForbiddenWords(tokenizer, ["red"])
+        >>> [tokenizer.token_of(one) for one in forbidden(tokenizer.encode("a large"))]
+        ['▁red']
+    """
+
+    def __init__(self, tokenizer: Tokenizer, words: Iterable[str]) -> None:
+        vocabulary = _Vocabulary(tokenizer)
+        spellings = [vocabulary.spellings(form) for word in words for form in case_forms(word)]
+        self.spellings = Spellings(
+            tuple(dict.fromkeys(ids for one in spellings for ids in one.anywhere)),
+            tuple(dict.fromkeys(ids for one in spellings for ids in one.at_word_start)),
+        )
+        self._anywhere = ForbiddenSequences(self.spellings.anywhere)
+        self._at_word_start = ForbiddenSequences(self.spellings.at_word_start)
+        self._inside_words = vocabulary.inside_words
+
+    def __call__(self, token_ids: Sequence[int]) -> frozenset[int]:
+        """Return the ids that must not follow the new ids so far."""
+        forbidden = set(self._anywhere(token_ids))
+        for length, ids in self._at_word_start.completions(token_ids):
+            if length == len(token_ids) or token_ids[-length - 1] not in self._inside_words:
+                forbidden |= ids
+        return frozenset(forbidden)
+
+
+def case_forms(word: str) -> tuple[str, ...]:
+    """Return the forms in which a word is forbidden.
+
+    Raises:
+        ValueError: the word is empty.
+
+    Example:
+        >>> case_forms("stock photo")
+        ('stock photo', 'Stock photo', 'Stock Photo', 'STOCK PHOTO')
+        >>> case_forms("Apple")
+        ('Apple',)
+    """
+    plain = " ".join(word.split())
+    if not plain:
+        raise ValueError("a forbidden word is empty: leave it out")
+    if plain != plain.lower():
+        return (plain,)
+    titled = " ".join(part[:1].upper() + part[1:] for part in plain.split())
+    return tuple(dict.fromkeys((plain, plain[:1].upper() + plain[1:], titled, plain.upper())))
+
+
+def forced_ids(processor: Share4VProcessor, beginning: str, conversation: str | None = None) -> Ids:
+    """Return the ids with which an answer begins, to be put behind the prompt's ids as if they had been generated.
+
+    They are the ids that the same text has in training, where it follows "ASSISTANT:" and a space: the piece "▁A", not
+    "A". White space around the beginning is left out, since the next word brings its own space. End it after a whole
+    word: half a word is cut into other pieces than the whole one, and the model has not learnt to go on from there.
+
+    Args:
+        processor: the model's.
+        beginning: what every answer must begin with; empty gives no ids.
+        conversation: name of the template, by default the processor's.
+
+    Raises:
+        ValueError: the beginning holds `<image>` or another special token, or the vocabulary joins the prompt's end and
+            the beginning in one piece, so that nothing can be put behind the prompt.
+
+    Example:
+        >>> from mindone.models.share4v import AutoProcessor
+        >>> from mindone.pipelines.image_to_text.dataset.token_rules import forced_ids
+        >>> processor = AutoProcessor.from_pretrained("sharegpt4v-tiny")
+        >>> [processor.tokenizer.token_of(one) for one in forced_ids(processor, "On a black background,")]
+        ['▁On', '▁a', '▁black', '▁background', ',']
+    """
+    text, tokenizer = beginning.strip(), processor.tokenizer
+    if not text:
+        return ()
+    tokens = (IMAGE_TOKEN, *map(tokenizer.token_of, sorted(tokenizer.special_ids)))
+    special = next((token for token in tokens if token in text), None)
+    if special is not None:
+        raise ValueError(f"the forced beginning {text!r:.60} holds {special}, which is no text to the model")
+    template = get_template(processor.conversation if conversation is None else conversation)
+    asked = [Message("user", f"{IMAGE_TOKEN}\n{template.question}")]
+    prompt = template.render(asked)
+    answered = template.render([*asked, Message("assistant", text)], add_generation_prompt=False)
+    end = answered.index(text, len(prompt)) + len(text)
+    before, whole = processor.encode_prompt(prompt), processor.encode_prompt(answered[:end])
+    if whole[: len(before)] != before:
+        raise ValueError(
+            f"the vocabulary joins the end of the prompt with the forced beginning {text!r:.60}: begin it differently"
+        )
+    return tuple(whole[len(before) :])
+
+
+class _Vocabulary:
+    """A tokenizer's pieces by what they write, cut at the borders of words."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        # By (something before the word, something after it): what of a word a piece writes -> ids.
+        self._parts: dict[tuple[bool, bool], dict[str, list[int]]] = {
+            (before, after): defaultdict(list) for before in (False, True) for after in (False, True)
+        }
+        self._bytes: dict[int, int] = {}
+        inside = set()
+        for token_id in range(tokenizer.vocab_size):
+            if token_id in tokenizer.special_ids:
+                continue
+            surface = tokenizer.token_of(token_id).replace(_SPACE, " ")
+            byte = _BYTE.fullmatch(surface)
+            if byte:
+                self._bytes[int(byte[1], 16)] = token_id
+                continue
+            self._add(surface, token_id)
+            if _is_letter(surface[-1:]):
+                inside.add(token_id)
+        self.inside_words = frozenset(inside)
+
+    def _add(self, surface: str, token_id: int) -> None:
+        starts = [0, *(k for k in range(1, len(surface)) if not _is_letter(surface[k - 1]))]
+        ends = [len(surface), *(k for k in range(1, len(surface)) if not _is_letter(surface[k]))]
+        for start in starts:
+            for end in ends:
+                if start < end:
+                    self._parts[start > 0, end < len(surface)][surface[start:end]].append(token_id)
+
+    def spellings(self, word: str) -> Spellings:
+        """Return every way to write a word or phrase, those of the fewest pieces first.
+
+        Raises:
+            ValueError: there is none.
+        """
+        rests: list[list[Ids]] = [[] for _ in word] + [[()]]  # ways to write word[start:]
+        for start in reversed(range(1, len(word))):
+            rests[start] = self._ways(word, start, rests, before=False)
+        bare = self._ways(word, 0, rests, before=False)
+        apart = self._ways(word, 0, rests, before=True)
+        if not bare and not apart:
+            raise ValueError(f"the vocabulary cannot write {word!r}, so it need not be forbidden: leave it out")
+        if not _is_letter(word[0]):  # "#1": what comes before does not matter
+            return Spellings((*apart, *bare), ())
+        return Spellings(tuple(apart), tuple(bare))
+
+    def _ways(self, word: str, start: int, rests: list[list[Ids]], before: bool) -> list[Ids]:
+        ways: list[Ids] = [(one,) for one in self._parts[before, True].get(word[start:], ())]
+        for end in range(start + 1, len(word) + 1):
+            heads: list[Ids] = [(one,) for one in self._parts[before, False].get(word[start:end], ())]
+            if not heads and not before and end == start + 1:
+                heads = self._as_bytes(word[start])
+            ways += [head + rest for head in heads for rest in rests[end]]
+        return sorted(dict.fromkeys(ways), key=len)[:MOST_SPELLINGS]
+
+    def _as_bytes(self, character: str) -> list[Ids]:
+        """A character without a piece of its own is written by bytes."""
+        ids = [self._bytes.get(byte) for byte in character.encode()]
+        known = tuple(one for one in ids if one is not None)
+        return [known] if len(known) == len(ids) else []
+
+
+def _is_letter(character: str) -> bool:
+    return character.isalnum() or character == "_"

@@ -1,0 +1,66 @@
+"""Words, phrases and sentences of a text: found, missed, counted and split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+# Scripts without spaces count a word a character, which is near the truth.
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORDS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+\S)|[。！？]+|(?=\n)")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:mr|mrs|ms|dr|prof|st|no|vs|etc|approx|jr|sr|inc|co|ltd|fig|vol|ca|cf|e\.g|i\.e|a\.m|p\.m)|\b[a-z])\.$",
+    re.IGNORECASE,
+)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Tell whether a word or phrase occurs as whole words; written in lower case it is found in any case.
+
+    Example:
+        >>> has_word("The Cat's tail", "cat"), has_word("a category", "cat"), has_word("an apple", "Apple")
+        (True, False, False)
+    """
+    return _word_pattern(word).search(text) is not None
+
+
+def missing_words(text: str, words: Iterable[str]) -> list[str]:
+    """Return which of the words or phrases do not occur, as `has_word` finds them."""
+    return [word for word in words if not has_word(text, word)]
+
+
+def count_words(text: str) -> int:
+    """Count words: what stands between spaces; in Chinese, Japanese and Korean characters."""
+    return sum(1 for _ in _WORDS.finditer(text))
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a text into sentences, which joined are the text again; abbreviations such as "Mr." end none.
+
+    Example:
+        >>> split_sentences("Dr. Smith sits. He reads, e.g. a book!")
+        ['Dr. Smith sits. ', 'He reads, e.g. a book!']
+    """
+    parts, start = [], 0
+    for end in _SENTENCE_END.finditer(text):
+        if end.end() == start or _ABBREVIATION.search(text, max(start, end.end() - 12), end.end()):
+            continue
+        stop = end.end()
+        while stop < len(text) and text[stop].isspace():
+            stop += 1
+        if text[stop : stop + 1].islower() and "\n" not in text[end.end() : stop]:  # "3.5 ft. tall", '"Stop!" he says'
+            continue
+        parts.append(text[start:stop])
+        start = stop
+    return [*parts, text[start:]] if start < len(text) else parts
+
+
+@lru_cache(maxsize=1024)
+def _word_pattern(word: str) -> re.Pattern[str]:
+    body = r"\s+".join(map(re.escape, word.split()))
+    # \b would not do: "C++" and "#1" begin or end with what is no letter. Scripts without spaces have no borders.
+    left = r"(?<!\w)" if not re.match(f"[{_UNSPACED}]", word) else ""
+    right = r"(?!\w)" if not re.search(f"[{_UNSPACED}]$", word) else ""
+    return re.compile(f"{left}{body}{right}", re.IGNORECASE if word == word.lower() else 0)

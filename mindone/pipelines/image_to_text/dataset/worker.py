@@ -1,0 +1,81 @@
+"""What makes captions, as plain data, from which any process, here or on another machine, builds its captioner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .attempts import RETRIES
+from .text_rules import TextRules
+
+if TYPE_CHECKING:
+    from .captioner import Captioner
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, and how it is loaded: arguments of `mindone.pipelines.pipeline`."""
+
+    model: str = "sharegpt4v-tiny"
+    vision_tower: str | None = None
+    dtype: str | None = None
+    kv_cache_dtype: str | None = None
+    language_backend: str = "native"
+    vision_backend: str = "native"
+    conversation: str | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+
+
+@dataclass(frozen=True)
+class CaptioningSettings:
+    """How captions are made.
+
+    Attributes:
+        generation: arguments of `generate`, as `check_settings` returns them.
+        rules: what a caption must be, besides what its style says.
+        beginning: what every caption begins with.
+        attempts: how often a caption that breaks the rules is made at most.
+        seed: of every random choice.
+        batch_size: texts that are decoded together.
+        workers: threads that read and decode pictures.
+    """
+
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    rules: TextRules = field(default_factory=TextRules)
+    beginning: str = ""
+    attempts: int = 3
+    seed: int = 0
+    batch_size: int = 8
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "workers"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if not 1 <= self.attempts <= len(RETRIES):
+            raise ValueError(f"attempts must be 1 to {len(RETRIES)}, got {self.attempts}")
+        if self.generation.get("num_beams", 1) > 1:
+            raise ValueError("beams are not for data sets: leave num_beams out, or caption the pictures one by one")
+
+
+def make_captioner(choice: ModelChoice, settings: CaptioningSettings, seen: Path | None = None) -> Captioner:
+    """Load the model and return its captioner.
+
+    Args:
+        choice, settings: what to load, and how to caption.
+        seen: where captions made before are kept; None keeps those of this process.
+
+    Raises:
+        What `pipeline` and `Captioner` raise.
+    """
+    from mindone.pipelines import pipeline
+
+    from .captioner import Captioner
+    from .seen import SeenCaptions
+
+    made = pipeline("image-to-text", **asdict(choice))
+    return Captioner(made, choice.model, settings, SeenCaptions(seen))

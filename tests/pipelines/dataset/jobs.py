@@ -1,0 +1,112 @@
+"""Helpers of the tests of sources and sinks: small pictures, archives, and jobs that need no model."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mindone.pipelines.image_to_text.dataset.captions import KEPT_EXISTING
+from mindone.pipelines.image_to_text.dataset.journal import Journal
+from mindone.pipelines.image_to_text.dataset.listing import Listing, write_listing
+from mindone.pipelines.image_to_text.dataset.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.sinks import SinkOptions, open_sink
+from mindone.pipelines.image_to_text.dataset.sources import ItemError, Reader, SourceOptions, open_source
+
+
+def png(number: int) -> bytes:
+    """A small picture; another one for every number below 2 ** 24."""
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), (number >> 16, number >> 8 & 255, number & 255)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mode: str = "w", **header: Any) -> None:
+    """Write an archive."""
+    with tarfile.open(path, mode) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for key, value in header.items():
+                setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def listed(*inputs: Path | str, **options: Any) -> list[Item]:
+    """List inputs."""
+    return list(open_source([str(one) for one in inputs], SourceOptions(**options)))
+
+
+def read(item: Item) -> bytes | str:
+    """Return an item's bytes, or why there are none."""
+    try:
+        return Reader().data(item)
+    except ItemError as error:
+        return str(error)
+
+
+def caption_of(item: Item, reader: Reader) -> Record:
+    """What a model would make of an item; here it follows from the picture alone."""
+    common = {"model": "none", "dtype": "float32", "prompts": ("Describe",), "settings": {"max_new_tokens": 8}}
+    if item.caption is not None:
+        return Record(item.number, item.key, item.source, (item.caption,), notes=(KEPT_EXISTING,), columns=item.columns)
+    try:
+        digest = sha256(reader.data(item)).hexdigest()
+    except ItemError as error:
+        return Record(item.number, item.key, item.source, error=str(error), columns=item.columns, **common)
+    return Record(
+        item.number,
+        item.key,
+        item.source,
+        (f"A picture that begins with {digest[:6]}.",),
+        sha256=digest,
+        tokens=(7,),
+        finish_reasons=("eos",),
+        width=6,
+        height=4,
+        columns=item.columns,
+        **common,
+    )
+
+
+def run(
+    state: Path,
+    inputs: Sequence[Path | str],
+    outputs: Sequence[tuple[str, Path | None]],
+    options: SinkOptions | None = None,
+    sources: SourceOptions | None = None,
+    group: int = 5,
+) -> list[Any]:
+    """Do a whole job, as the engine does one: the journal first, then the outputs; return the sinks."""
+    state.mkdir(parents=True, exist_ok=True)
+    if not (state / "inputs.jsonl").exists():
+        write_listing(state / "inputs.jsonl", open_source([str(one) for one in inputs], sources))
+    listing, reader = Listing(state / "inputs.jsonl"), Reader()
+    sinks = [
+        open_sink(name, None if out is None else str(out), options or SinkOptions(), state) for name, out in outputs
+    ]
+    with Journal(state / "journal.jsonl") as journal:
+        waiting: list[Record] = []
+        for item in listing.items(journal.count):
+            waiting.append(caption_of(item, reader))
+            journal.append(waiting[-1])
+            if len(waiting) == group or item.number == len(listing) - 1:
+                journal.flush()
+                for sink in sinks:
+                    for record in waiting:
+                        sink.write(record)
+                    sink.flush()
+                waiting.clear()
+    for sink in sinks:
+        sink.finish()
+    return sinks
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files of a folder, by name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

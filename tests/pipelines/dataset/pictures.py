@@ -1,0 +1,78 @@
+"""Folders of rendered scenes, with broken files among them, for tests that caption data sets."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+from PIL import Image
+
+TINY = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "tiny"
+
+
+def scene(number: int, size: int = 64) -> Image.Image:
+    """A rendered scene; the same one for the same number."""
+    if str(TINY) not in sys.path:
+        sys.path.insert(0, str(TINY))
+    from scenes import render, sample_scene, scene_rng
+
+    rng = scene_rng(7, number)
+    return render(sample_scene(rng), rng, size)
+
+
+def encoded(image: Image.Image, form: str = "PNG") -> bytes:
+    """An image's file."""
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def _bomb() -> bytes:
+    """A PNG that says it has 100,000 x 100,000 pixels."""
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def broken_files() -> dict[str, bytes]:
+    """Twenty kinds of files that are called pictures and are none, by name."""
+    png, jpeg, gif = (encoded(scene(0), form) for form in ("PNG", "JPEG", "GIF"))
+    webp, bmp, tiff = (encoded(scene(0), form) for form in ("WEBP", "BMP", "TIFF"))
+    return {
+        "empty.png": b"",
+        "one-byte.jpg": b"\xff",
+        "zeros.png": bytes(4096),
+        "text.jpg": b"this is no picture\n" * 40,
+        "html.png": b"<!DOCTYPE html><html><body>404 not found</body></html>",
+        "json.jpg": b'{"error": "expired"}',
+        "svg.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>',
+        "half.png": png[: len(png) // 2],
+        "half.jpg": jpeg[: len(jpeg) // 3],
+        "header-only.png": png[:8],
+        "header-only.jpg": jpeg[:20],
+        "flipped.png": png[:60] + bytes(byte ^ 0xFF for byte in png[60:]),
+        "magic-gone.png": b"\0\0\0\0" + png[4:],
+        "half.gif": gif[:20],
+        "half.webp": webp[: len(webp) // 3],
+        "half.bmp": bmp[:40],
+        "half.tiff": tiff[: len(tiff) // 3],
+        "bomb.png": _bomb(),
+        "zip.jpg": b"PK\x03\x04" + bytes(200),
+        "elf.webp": b"\x7fELF" + bytes(300),
+    }
+
+
+def write_folder(folder: Path, count: int, broken: bool = True, twins: int = 0) -> None:
+    """Write `count` scenes in subfolders, the broken files among them, and `twins` copies of the first ones."""
+    for number in range(count):
+        place = folder / f"part{number % 3}" / f"scene{number:04d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(scene(number)))
+    for number in range(twins):
+        (folder / "part1" / f"copy{number:04d}.png").write_bytes(encoded(scene(number)))
+    if broken:
+        for name, data in broken_files().items():
+            (folder / f"part{len(name) % 3}" / f"bad-{name}").write_bytes(data)

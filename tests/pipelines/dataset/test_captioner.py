@@ -1,0 +1,128 @@
+"""The captioner on sharegpt4v-tiny: what it makes of a stream of inputs is what the pipeline makes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pictures import encoded, scene, write_folder
+
+from mindone.pipelines import pipeline
+from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+from mindone.pipelines.image_to_text.dataset.captioner import Captioner
+from mindone.pipelines.image_to_text.dataset.prompting import PromptPlan
+from mindone.pipelines.image_to_text.dataset.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.seen import SeenCaptions
+from mindone.pipelines.image_to_text.dataset.sources import open_source
+from mindone.pipelines.image_to_text.dataset.tasks import Task
+from mindone.pipelines.image_to_text.dataset.text_rules import TextRules
+from mindone.pipelines.image_to_text.dataset.worker import CaptioningSettings
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ImageToTextPipeline:
+    return pipeline("image-to-text")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("captioner") / "photos"
+    write_folder(place, 12, broken=True, twins=4)
+    return place
+
+
+def tasks_of(items: Iterator[Item], *prompts: str) -> list[Task]:
+    return [Task(item, prompts, (None,) * len(prompts)) for item in items]
+
+
+def captioned(tiny: ImageToTextPipeline, tasks: list[Task], **settings: object) -> dict[int, Record]:
+    captioner = Captioner(tiny, "tiny", CaptioningSettings(**{"batch_size": 5, **settings}))
+    records = list(captioner.run(tasks))
+    assert sorted(record.number for record in records) == [task.item.number for task in tasks]
+    return {record.number: record for record in records}
+
+
+def test_every_caption_is_what_the_pipeline_gives_alone(tiny: ImageToTextPipeline, folder: Path) -> None:
+    tasks = tasks_of(open_source([str(folder)]), tiny.template().question)
+    records = captioned(tiny, tasks)
+    failed = [record for record in records.values() if record.error is not None]
+    assert len(failed) == 20 and all("bad-" in record.source and record.error for record in failed)
+    assert not any(record.captions for record in failed)
+    for task in tasks:
+        record = records[task.item.number]
+        if record.error is None:
+            alone = tiny.answer([tiny.template().question], [[task.item.path]], {})[0]
+            assert record.captions == (alone.text,)
+            assert record.tokens == (len(alone.token_ids),) and record.finish_reasons == (alone.finish_reason,)
+            assert (record.width, record.height) == (64, 64) and len(record.sha256 or "") == 64
+
+
+def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(scene(3)))
+    tasks = tasks_of(open_source([str(tmp_path)]), "Describe this image")
+    seen = SeenCaptions(None)
+    captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2), seen)
+    joined = []
+    batch = type(tiny.model.new_batch(1))
+    join = batch.join
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "join", lambda self, unit, *rest: joined.append(unit) or join(self, unit, *rest))
+        first = {record.captions for record in captioner.run(tasks)}
+        again = {record.captions for record in captioner.run(tasks)}
+    assert len(joined) == 1 and len(first) == 1 and first == again
+
+
+def test_captions_do_not_depend_on_batch_or_company(tiny: ImageToTextPipeline, folder: Path) -> None:
+    """Sampled ones neither: a picture and a question decide the seed."""
+    tasks = tasks_of(open_source([str(folder)]), "Describe this image", "Describe this image")
+    generation = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 24}
+    many = captioned(tiny, tasks, batch_size=7, generation=generation, seed=3)
+    few = captioned(tiny, tasks[::3], batch_size=1, generation=generation, seed=3)
+    other = captioned(tiny, tasks[::3], batch_size=1, generation=generation, seed=4)
+    for number, record in few.items():
+        assert record.captions == many[number].captions
+    good = [number for number, record in few.items() if record.captions]
+    assert any(few[number].captions != other[number].captions for number in good)
+    assert any(len(set(many[number].captions)) == 2 for number in good)  # asked twice, drawn twice
+
+
+def test_forced_beginning_forbidden_and_required_words(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
+    tasks = tasks_of(open_source([str(tmp_path)]), "Describe this image")
+    begun = captioned(tiny, tasks, beginning="In the picture there are")
+    assert all(record.captions[0].startswith("In the picture there are ") for record in begun.values())
+    assert all(len(record.captions[0]) > 30 for record in begun.values())
+    plain = captioned(tiny, tasks)
+    word = "background"
+    assert any(word in record.captions[0] for record in plain.values())
+    without = captioned(tiny, tasks, rules=TextRules(forbidden_words=(word,)))
+    assert not any(word in record.captions[0].lower() for record in without.values())
+    wanting = captioned(tiny, tasks, rules=TextRules(required_words=("zebra",)), attempts=2)
+    for number, record in wanting.items():
+        assert "required word missing: zebra" in record.notes
+        assert any(note.startswith("attempt ") and "of 2" in note for note in record.notes)
+        assert record.captions == plain[number].captions  # the first of equals
+
+
+def test_a_prompt_that_fills_the_context_is_a_failure_of_that_input_alone(
+    tiny: ImageToTextPipeline, tmp_path: Path
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
+    items = list(open_source([str(tmp_path)]))
+    tasks = tasks_of(iter(items), "Describe this image")
+    tasks[1] = Task(items[1], ("Describe this image", "why " * 2000), (None, None))
+    records = captioned(tiny, tasks)
+    assert "the model's context" in (records[1].error or "") and not records[1].captions
+    assert records[0].captions and records[2].captions
+
+
+def test_styles_bring_their_rules(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(encoded(scene(1)))
+    item = next(open_source([str(tmp_path)]))
+    question = PromptPlan.from_options(styles=["one-sentence"]).questions(item)[0]
+    record = captioned(tiny, [Task(item, (question.text,), ("one-sentence",))])[0]
+    assert record.captions[0].count(".") <= 1

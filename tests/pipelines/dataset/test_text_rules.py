@@ -1,0 +1,306 @@
+"""Text rules: openings go, captions stay; loops are found, ordinary repetition is not; words and sentences."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindone.models.share4v import AutoProcessor
+from mindone.pipelines.image_to_text.dataset.loops import find_loop, is_loop
+from mindone.pipelines.image_to_text.dataset.openings import remove_opening
+from mindone.pipelines.image_to_text.dataset.text_rules import TextRules, faults, mend
+from mindone.pipelines.image_to_text.dataset.words import count_words, has_word, missing_words, split_sentences
+
+TINY = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "tiny"
+
+# Openings
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("The image shows a dog.", "A dog."),
+        ("The image showcases a vibrant street.", "A vibrant street."),
+        ("This picture depicts two red cars.", "Two red cars."),
+        ("The photograph captures the moment a wave breaks.", "The moment a wave breaks."),
+        ("The image features: a cat", "A cat"),
+        ("The provided image presents an old town.", "An old town."),
+        ("The image shows that the man is tall.", "The man is tall."),
+        ("The image is a close-up of a flower.", "A close-up of a flower."),
+        ("The image appears to be a still from a film.", "A still from a film."),
+        ("The image is of a dog.", "A dog."),
+        ("This is an image of a dog.", "A dog."),
+        ("Here is a picture of a dog.", "A dog."),
+        ("An image of a dog.", "A dog."),
+        ("In this picture, we can see a dog.", "A dog."),
+        ("In this image we can see a dog.", "A dog."),
+        ("In the image, there are two dogs.", "There are two dogs."),
+        ("In the picture a man stands.", "A man stands."),
+        ("in the photo, you see the sea.", "The sea."),
+        ("We can see a dog.", "A dog."),
+        ("In this image, the picture shows a dog.", "A dog."),
+        ("The  image\nshows  a dog.", "A dog."),
+        ('The image shows "stop" on a sign.', '"Stop" on a sign.'),
+        ("The image shows iPhones on a table.", "iPhones on a table."),
+        ("The image shows élan.", "Élan."),
+        ("The video shows a runner.", "A runner."),
+    ],
+)
+def test_openings_go(caption: str, expected: str) -> None:
+    assert remove_opening(caption) == expected
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A dog.",
+        "The image's background is blue.",
+        "The image does not show any people.",
+        "The image is dark.",
+        "The image is a bit dark.",
+        "The images show dogs.",
+        "The picture frame hangs on a wall.",
+        "The photographer shows a camera.",
+        "The painting shows a dog.",  # that it is a painting is content
+        "A photo of a dog.",
+        "In the image on the left, a dog sits.",
+        "In the center of the image, a dog sits.",
+        "In the picturesque valley, a river runs.",
+        "This picture has a white background.",
+        "There is a dog.",
+        "The image shows",
+        "The image shows.",
+        "In this image, ",
+        "iPhone on a table",
+        "",
+    ],
+)
+def test_what_is_no_opening_stays(caption: str) -> None:
+    assert remove_opening(caption) == caption.strip()
+
+
+def test_openings_of_ones_own() -> None:
+    assert remove_opening("Sure! here it is: a dog.", ["Sure!", "Here it is"]) == "A dog."
+    assert remove_opening("The photographer smiles.", ["the photo"]) == "The photographer smiles."
+    assert remove_opening("The image shows a dog.", ["Sure!"], usual=False) == "The image shows a dog."
+
+
+WORDS = "the image shows this picture in we can see a dog of is an there, two that. it photo"
+words = st.sampled_from(sorted(WORDS.split()))
+
+
+@given(st.lists(words, max_size=14).map(" ".join))
+def test_what_is_left_is_the_end_of_the_caption_and_has_no_opening(caption: str) -> None:
+    left = remove_opening(caption)
+    assert caption.lower().endswith(left.lower())
+    assert bool(left) == bool(caption)
+    assert remove_opening(left) == left
+    if left != caption and left[0].isalpha():
+        assert left[0].isupper()
+
+
+# Loops
+
+
+def has_loop(items: list[int], least: int) -> bool:
+    """The definition, tried out piece by piece."""
+    for start in range(len(items)):
+        for period in range(1, len(items) // 3 + 1):
+            needed = max(least, period * (5 if period < 8 else 3))
+            if start + needed > len(items):
+                continue
+            if all(items[place] == items[place + period] for place in range(start, start + needed - period)):
+                return True
+    return False
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    st.integers(1, 12),
+    st.lists(st.integers(0, 5), max_size=12),
+    st.lists(st.integers(0, 5), max_size=12),
+)
+def test_loops_of_ids_are_those_of_the_definition(
+    unit: list[int], times: int, head: list[int], tail: list[int]
+) -> None:
+    ids = head + unit * times + tail
+    found = find_loop(ids)
+    assert (found is not None) == has_loop(ids, 24) == is_loop(ids)
+    if found:
+        length = round(found.period * found.repeats)
+        run = ids[found.start : found.start + length]
+        assert length >= 24 and run[found.period :] == run[: -found.period]
+        assert found.unit == " ".join(map(str, run[: found.period]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A shelf. " + "There is a book to the left of the book. " * 3,
+        "A crowd: " + "a man and a woman, " * 5 + "and so on",
+        "very " * 16,
+        "A sign reads " + "HA" * 60,
+        "天空是蓝色的，" * 20,
+        "The dog is very happy. It runs. The dog is very happy. It sits. The dog is very happy. It barks.",
+        "Before " + " ".join(f"word{number}" for number in range(30)) + " one two three four five six" * 5 + " after.",
+    ],
+)
+def test_loops_of_text(text: str) -> None:
+    assert is_loop(text) and "runs in a loop" in faults(text, TextRules())[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "A dog.",
+        "In the top left there are four small blue stars. In the bottom left there are two small yellow squares. In "
+        "the bottom right there are four small blue circles.",
+        "A man in a red shirt stands beside a man in a blue shirt, beside a man in a green shirt, beside a man in a "
+        "red shirt. Behind them stand a woman in a red dress, a woman in a blue dress and a woman in a green dress.",
+        "From left to right: red, blue, red, blue, red, blue, red.",
+        "The neon sign says 'ha ha ha ha ha'. Below it, bottles stand in a row: green, green, green, brown, green.",
+        "It is red. It is red. It is red.",
+        "One cup stands on the left. One cup stands on the right. One plate stands on the left. One plate lies behind.",
+        "The scoreboard shows 0 0 0 1 0 0 2 0 0. The clock shows 10:10.",
+        "Table of contents ........................ 3\nIndex ........................ 9",
+    ],
+)
+def test_ordinary_repetition_is_no_loop(text: str) -> None:
+    assert find_loop(text) is None
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
+    """The renderer's modules of scenes and their captions."""
+    monkeypatch.syspath_prepend(str(TINY))
+    yield importlib.import_module("scenes"), importlib.import_module("captions")
+    for name in ("scenes", "captions"):
+        sys.modules.pop(name, None)
+
+
+def test_true_captions_of_scenes_are_no_loops(tiny: tuple[Any, Any]) -> None:
+    scenes, captions = tiny
+    tokenizer = AutoProcessor.from_pretrained("sharegpt4v-tiny").tokenizer
+    for number in range(1500):
+        scene = scenes.sample_scene(scenes.scene_rng(5, number))
+        for form in captions.FORMS:
+            text = form(scene)
+            assert not is_loop(text) and not is_loop(tokenizer.encode(text)), text
+
+
+def test_a_caption_that_falls_into_a_loop_is_found_in_its_ids_and_can_be_cut() -> None:
+    tokenizer = AutoProcessor.from_pretrained("sharegpt4v-tiny").tokenizer
+    text = "The background is white. " + "In the top left there are two red stars. " * 4 + "The end."
+    ids = tokenizer.encode(text)
+    found = find_loop(ids)
+    assert found is not None and found.repeats >= 3
+    once = tokenizer.decode(ids[: found.start + found.period])
+    assert once.count("two red stars") == 1 and not is_loop(once)
+
+
+def test_a_long_caption_takes_no_time_in_proportion_to_its_square() -> None:
+    rng = random.Random(0)
+    text = " ".join("".join(rng.choices("abcdefgh", k=4)) for _ in range(100_000))
+    assert find_loop(text) is None  # by the square this would take an hour
+
+
+# Length, words, tags
+
+
+@given(st.text(alphabet=st.sampled_from("ab.!? \n\"'。"), max_size=40))
+def test_sentences_joined_are_the_text(text: str) -> None:
+    assert "".join(split_sentences(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Mr. and Mrs. Fox live at No. 5, St. Louis. They are 3.5 ft. tall.", 2),
+        ('He says "Stop!" and waits. "Stop!" She stops. Then?', 4),
+        ("One line\nanother line", 2),
+        ("It costs 3.50. J. R. Smith paid, e.g. in cash.", 2),
+        ("狗在跑。猫在睡。", 2),
+        ("no end", 1),
+        ("", 0),
+    ],
+)
+def test_sentences(text: str, count: int) -> None:
+    assert len(split_sentences(text)) == count
+
+
+def test_a_caption_that_is_too_long_loses_whole_sentences() -> None:
+    text = "A dog runs. It is brown. It barks loudly at a cat."
+    assert mend(text, TextRules(max_words=6)) == "A dog runs. It is brown."
+    assert mend(text, TextRules(max_sentences=1)) == "A dog runs."
+    assert mend(text, TextRules(max_words=2)) == "A dog runs."
+    assert faults(mend(text, TextRules(max_words=2)), TextRules(max_words=2)) == ("3 words, at most 2 wanted",)
+    assert mend("cat, dog, red bird, sea", TextRules(as_tags=True, max_words=4)) == "cat, dog, red bird"
+
+
+@given(st.text(max_size=60), st.integers(1, 5), st.integers(1, 8), st.booleans(), st.booleans())
+def test_mending_empties_nothing_and_mends_once(text: str, sentences: int, most: int, tags: bool, strip: bool) -> None:
+    rules = TextRules(strip_openings=strip, as_tags=tags, max_sentences=sentences, max_words=most)
+    mended = mend(text, rules)
+    assert bool(mended) == bool(text.strip())
+    assert mended == mended.strip()
+
+
+def test_tags_come_in_one_form() -> None:
+    rules = TextRules(as_tags=True, strip_openings=True)
+    assert mend("Tags: Cat, 'black cat', CAT, sofa, and sunlight.", rules) == "cat, black cat, sofa, sunlight"
+    assert mend("1. cat\n2. sofa\n- 3 dogs\n* #sun", rules) == "cat, sofa, 3 dogs, sun"
+    assert mend("!!!", rules) == "!!!"
+
+
+def test_words_are_whole_and_lower_case_matches_any() -> None:
+    assert has_word("The CAT sat", "cat") and has_word("cat's", "cat") and not has_word("concatenate", "cat")
+    assert has_word("an Apple logo", "Apple") and not has_word("an apple", "Apple")
+    assert has_word("written in C++.", "c++") and has_word("#1 fan", "#1") and not has_word("a#1 fan", "a#")
+    assert has_word("a stock\nphoto", "stock photo") and not has_word("stock photos", "stock photo")
+    assert has_word("一只黑猫", "猫")
+    assert missing_words("a dog", ["cat", "dog", "Dog"]) == ["cat", "Dog"]
+    assert count_words("a well-lit room, 3 m wide") == 6 and count_words("黑猫 cat") == 3
+
+
+def test_faults_are_named() -> None:
+    rules = TextRules(min_words=4, required_words=("cat",), forbidden_words=("stock photo",))
+    assert faults("a Stock photo", rules) == (
+        "3 words, at least 4 wanted",
+        "required word missing: cat",
+        "forbidden word: stock photo",
+    )
+    assert faults("A cat on a sofa", rules) == () and faults("", TextRules()) == ("empty",)
+    assert faults("fine text", TextRules(), [5] * 30)[0].startswith("runs in a loop: '5' 30 times")
+    assert faults("fine text", TextRules(refuse_loops=False), [5] * 30) == ()
+
+
+def test_rules_of_a_style_and_of_a_user_are_joined() -> None:
+    style = TextRules(strip_openings=True, max_sentences=1, required_words=("cat",))
+    user = TextRules(min_words=3, max_sentences=2, required_words=("dog", "cat"))
+    assert style.joined(user) == TextRules(
+        strip_openings=True, max_sentences=2, min_words=3, required_words=("cat", "dog")
+    )
+    assert style.joined(TextRules()) == style
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_words": 0}, "max_words must be 1 or more, got 0"),
+        ({"min_words": 5, "max_words": 4}, "min_words 5 is more than max_words 4"),
+        ({"required_words": (" ",)}, "required_words holds an empty word"),
+        ({"required_words": ("a",), "forbidden_words": ("a",)}, "'a' is both required and forbidden"),
+    ],
+)
+def test_rules_that_will_not_do(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TextRules(**options)
