@@ -1,0 +1,60 @@
+"""What a page of the documentation finds: `sharegpt4v-7b` in small, behind SHARE4V_MIRROR."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from pages.document import ROOT
+from pages.stand_in import write_mirror, write_original
+
+TINY = ROOT / "mindone" / "models" / "share4v" / "assets" / "sharegpt4v-tiny"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and its vision tower in the original's layout, both small."""
+    folder = tmp_path_factory.mktemp("originals")
+    write_original(TINY, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a process in which the names of the real checkpoints stand for the small one.
+
+    By documented variables alone (docs/checkpoints.md), and without a connection that leaves this machine.
+    """
+    mirror = tmp_path_factory.mktemp("mirror")
+    write_mirror(originals, mirror)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(mirror)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    nowhere = "http://127.0.0.1:9"  # the port of `discard`: a block that asks for anything else fails
+    yield {
+        **os.environ,
+        "SHARE4V_HOME": str(tmp_path_factory.mktemp("home")),
+        "SHARE4V_MIRROR": address,
+        "HF_ENDPOINT": f"{address}/hub",
+        "OMP_NUM_THREADS": "1",  # two threads of two small programs would wait for each other most of the time
+        "HTTPS_PROXY": nowhere,
+        "https_proxy": nowhere,
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
+    }
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -1,0 +1,148 @@
+"""Every code block of README, docs and examples runs as it stands, or says in front of it why it is not run.
+
+A page runs in a temporary folder with a few pictures (`stand_in.draw_pictures`), a clone's `examples` and a small
+checkpoint in the original's layout; `sharegpt4v-7b` is the same one, behind SHARE4V_MIRROR.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from pages.document import PAGES, ROOT, RUNNABLE, SHOWN, Block, blocks_of, name_of
+from pages.stand_in import MODEL, TOWER, draw_pictures
+
+BLOCKS = {name_of(page): blocks_of(page.read_text(encoding="utf-8")) for page in PAGES}
+SCENE = ROOT / "examples" / "sharegpt_4v" / "scene.png"
+RUN_PAGE = Path(__file__).parent / "pages" / "run_page.py"
+SECONDS = 1800  # a page that hangs; how long one takes decides nothing
+AT_ONCE = 2
+
+
+def runs() -> dict[str, list[Block]]:
+    """Pages with something to run; one of several that have the same code, as a translation has."""
+    chosen: dict[tuple[str, ...], str] = {}
+    for name, blocks in BLOCKS.items():
+        run = tuple(block.code for block in blocks if block.is_run)
+        if run:
+            chosen.setdefault(run, name)
+    return {name: BLOCKS[name] for name in chosen.values()}
+
+
+def run_page(page: str, folder: Path, originals: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    if page.startswith("examples/"):  # a page of a folder speaks of the files beside it
+        shutil.copytree(ROOT / Path(page).parent, folder)
+    else:
+        folder.mkdir()
+        (folder / "examples").symlink_to(ROOT / "examples")
+    draw_pictures(SCENE, folder)
+    for original in originals.iterdir():
+        (folder / original.name).symlink_to(original)
+    blocks = [asdict(block) for block in BLOCKS[page] if block.is_run or block.title]
+    return subprocess.run(
+        [sys.executable, str(RUN_PAGE), page],
+        input=json.dumps(blocks),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment,
+        timeout=SECONDS,
+    )
+
+
+@pytest.fixture(scope="module")
+def results(
+    request: pytest.FixtureRequest,
+    originals: Path,
+    environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """What becomes of each page that is asked for; two run at a time, as a page's processes wait for each other."""
+    asked = [item for item in request.session.items if getattr(item, "originalname", "") == "test_code_blocks_run"]
+    folder = tmp_path_factory.mktemp("pages")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            page: pool.submit(run_page, page, folder / str(number), originals, environment)
+            for number, page in enumerate(item.callspec.params["page"] for item in asked)
+        }
+
+
+@pytest.mark.parametrize("page", runs())
+def test_code_blocks_run(page: str, results: dict[str, Future[subprocess.CompletedProcess[str]]]) -> None:
+    done = results[page].result()
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", BLOCKS)
+def test_every_block_says_what_it_is(page: str) -> None:
+    """A command in a block without a language, or in one of another name, would never be run."""
+    for block in BLOCKS[page]:
+        known = (*RUNNABLE, *SHOWN)
+        assert block.language in known, f"line {block.line}: {block.language!r} is none of {', '.join(known)}"
+        if block.language in SHOWN:
+            commands = [line for line in block.text.splitlines() if line.startswith(("$ ", "share4v ", "python "))]
+            assert not commands, f"line {block.line}: commands go into a bash or console block, which is run"
+
+
+def skipped() -> list[tuple[str, Block]]:
+    return [(name, block) for name, blocks in BLOCKS.items() for block in blocks if block.reason is not None]
+
+
+@pytest.mark.parametrize(("page", "block"), skipped(), ids=lambda item: getattr(item, "line", item))
+def test_a_block_that_is_not_run_says_why(page: str, block: Block) -> None:
+    assert block.reason and len(block.reason.split()) >= 3, f"{page}, line {block.line}: <!-- not run: REASON -->"
+    assert block.language in RUNNABLE, f"{page}, line {block.line}: nothing would run this anyway"
+
+
+def test_blocks_are_read_as_they_stand() -> None:
+    page = (
+        "<!-- not run: needs an Ascend -->\n\n```bash\nmsrun x\n```\n"
+        '1. a list\n\n    ```python title="a.py"\n    x = 1\n    ```\n\n<!-- a note -->\n'
+        "~~~console\n$ echo ```\n```\n~~~\n"
+    )
+    first, second, third = blocks_of(page)
+    assert (first.language, first.text, first.line, first.reason) == ("bash", "msrun x\n", 4, "needs an Ascend")
+    assert (second.title, second.text, second.is_run) == ("a.py", "x = 1\n", True)
+    assert (third.text, third.reason) == ("$ echo ```\n```\n", None)
+    with pytest.raises(ValueError, match="line 1 has no end"):
+        blocks_of("```python\nx = 1\n")
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "said"),
+    [
+        ("python", "x = 1\nraise KeyError('here')\n", "line 8"),
+        ("bash", "false\ntrue\n", "status 1"),
+        ("bash", "false | cat\n", "status 1"),
+        ("console", "$ echo one\ntwo\n", "expected was"),
+        ("console", "echo one\n", "no line that begins"),
+    ],
+)
+def test_a_block_that_fails_is_found(language: str, text: str, said: str, tmp_path: Path) -> None:
+    block = Block(language, text, 7)
+    command = [sys.executable, str(RUN_PAGE), "page.md"]
+    options = {"input": json.dumps([asdict(block)]), "capture_output": True, "text": True, "cwd": tmp_path}
+    done = subprocess.run(command, **options)
+    assert done.returncode == 1 and said in done.stderr and "page.md, line 7" in done.stderr
+
+
+def test_a_session_compares_what_is_printed(tmp_path: Path) -> None:
+    text = "$ echo one; echo two\none\n...\n$ printf '%s' \\\n> three\nthree\n"
+    block = Block("console", text, 1)
+    command = [sys.executable, str(RUN_PAGE), "page.md"]
+    done = subprocess.run(command, input=json.dumps([asdict(block)]), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_small_checkpoint_is_the_tiny_model_in_the_originals_layout(originals: Path) -> None:
+    from mindone.pipelines import pipeline
+
+    stand_in = pipeline("image-to-text", originals / MODEL, vision_tower=originals / TOWER)
+    assert stand_in(str(SCENE)) == pipeline("image-to-text", "sharegpt4v-tiny")(str(SCENE))

@@ -1,0 +1,83 @@
+"""What the pages must agree with: the parser, the public names, each other, and the files that they link to."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pages.document import PAGES, ROOT, name_of
+
+import mindone.models.share4v
+import mindone.pipelines
+from mindone_share4v.cli import build_parser
+
+DOCS = ROOT / "docs"
+# What the site shows of a page is this file's text.
+INCLUDED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_cli", DOCS / "generate_cli.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_line_page_is_the_parsers(generator: ModuleType) -> None:
+    assert (DOCS / "cli.md").read_text(encoding="utf-8") == generator.page(), "run: python docs/generate_cli.py"
+
+
+def test_the_command_line_page_has_every_command_and_flag(generator: ModuleType) -> None:
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    sections = dict(part.split("\n", 1) for part in re.split(r"^## share4v ", page, flags=re.MULTILINE)[1:])
+    commands = generator.commands_of(build_parser())
+    assert list(sections) == list(commands) and len(commands) >= 3
+    for name, command in commands.items():
+        flags = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", command.format_usage()))
+        missing = [flag for flag in flags - {"-h"} if f"`{flag}" not in sections[name]]
+        assert not missing, f"share4v {name}: {missing}"
+
+
+@pytest.mark.parametrize("page", INCLUDED)
+def test_a_text_that_is_shown_twice_is_written_once(page: str) -> None:
+    assert (DOCS / page).read_text(encoding="utf-8").strip() == f'--8<-- "{INCLUDED[page]}"'
+    assert len((ROOT / INCLUDED[page]).read_text(encoding="utf-8").splitlines()) > 10
+
+
+@pytest.mark.parametrize("package", [mindone.models.share4v, mindone.pipelines], ids=lambda package: package.__name__)
+def test_the_reference_has_every_public_name(package: ModuleType) -> None:
+    pages = [path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md")]
+    named = set(re.findall(r"^::: (\S+)$", "\n".join(pages), flags=re.MULTILINE))
+    missing = [name for name in package.__all__ if f"{package.__name__}.{name}" not in named]
+    assert not missing, f"docs/reference needs a line `::: {package.__name__}.NAME` for {missing}"
+
+
+def links() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        text = re.sub(
+            r"^([ \t]*)(```|~~~).*?^\1\2", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+        )
+        yield from ((name_of(page), target) for target in LINK.findall(text) if "://" not in target)
+
+
+@pytest.mark.parametrize(("page", "target"), sorted(set(links())))
+def test_a_link_leads_to_a_file(page: str, target: str) -> None:
+    path, _, _ = target.partition("#")
+    if not path:
+        return
+    found = (ROOT / page).parent / path
+    assert found.exists(), f"{page} links to {target}"
+    if Path(page).parts[0] == "docs":  # the site has nothing else
+        assert found.resolve().is_relative_to(DOCS), f"{page} links out of docs: {target}"
+
+
+def test_nothing_that_a_page_shows_comes_from_elsewhere() -> None:
+    pictures = re.compile(r"!\[[^\]]*\]\(\s*https?:|<(?:img|script|iframe)[^>]+https?:")
+    assert [name_of(page) for page in PAGES if pictures.search(page.read_text(encoding="utf-8"))] == []
