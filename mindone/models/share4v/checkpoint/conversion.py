@@ -86,13 +86,7 @@ def convert(
     limit = byte_count(max_shard_size)
     _check_free(out)
     layout = locate(source, vision_tower, cache_dir, local_files_only)
-    if out.exists() and any(out.samefile(part) for part in (layout.directory, layout.vision_directory) if part):
-        raise FileExistsError(f"{out} is the source itself: choose another directory for the result")
-    if layout.config.quantization is not None:
-        raise ValueError(
-            f"{layout.directory} holds weights that were rounded to {layout.config.quantization} already: convert the "
-            "checkpoint that they came from"
-        )
+    _check_source(layout, out)
     entries = weight_entries(layout)
     check_weights(entries, _expected(layout, entries), layout)
     with staged(out) as staging:
@@ -108,6 +102,17 @@ def convert(
         replace(layout.config, **changes).save_pretrained(staging)
         _copy_companions(layout, staging)
     return out
+
+
+def _check_source(layout: CheckpointLayout, out: Path) -> None:
+    """Refuse a source that would be written over, and one whose weights were rounded already."""
+    if out.exists() and any(out.samefile(part) for part in (layout.directory, layout.vision_directory) if part):
+        raise FileExistsError(f"{out} is the source itself: choose another directory for the result")
+    if layout.config.quantization is not None:
+        raise ValueError(
+            f"{layout.directory} holds weights that were rounded to {layout.config.quantization} already: convert the "
+            "checkpoint that they came from"
+        )
 
 
 def _check_free(out: Path) -> None:
