@@ -54,7 +54,7 @@ class Arithmetic:
         limits, operator = self.operators.incremental_limits, self.operators.incre_flash_attention
         if operator is None or not limits.allow(self.activations, heads, kv_heads, head_size, length):
             return None
-        return IncrementalAttention(operator, heads, kv_heads, head_size)
+        return IncrementalAttention(operator, heads, kv_heads, head_size, limits.texts)
 
 
 class Attention(nn.Cell):
@@ -102,8 +102,9 @@ class FlashAttention(Attention):
 class IncrementalAttention(nn.Cell):
     """Attention of one query a text by `incre_flash_attention`, over the first slots of a cache."""
 
-    def __init__(self, operator: Operator, heads: int, kv_heads: int, head_size: int) -> None:
+    def __init__(self, operator: Operator, heads: int, kv_heads: int, head_size: int, texts: int) -> None:
         super().__init__()
+        self.texts = texts
         self.operator, self.heads, self.kv_heads, self.head_size = operator, heads, kv_heads, head_size
         self.scale = 1.0 / math.sqrt(head_size)
 

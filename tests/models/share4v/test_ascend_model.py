@@ -7,6 +7,7 @@ rounding; tests/ascend has the same in half precision.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import mindspore as ms
@@ -91,7 +92,9 @@ def test_stand_ins_are_used_where_the_documentation_lets_them(trio: Trio, reques
     _, ours, portable_model = trio
     attention = ours.language_model.model.layers[0].self_attn
     assert type(attention.attend) is (FlashAttention if fits else Attention)
-    assert (attention.attend_one is not None) == ours.language_model.counts_slots == fits
+    assert (attention.attend_one is not None) == fits
+    assert ours.language_model.new_cached(1, 64).counts_slots == fits
+    assert not portable_model.language_model.new_cached(1, 64).counts_slots
     assert attention.rotate_query.is_fused and attention.rotate_key.is_fused  # heads of 18 are even
     assert ours.language_model.model.norm.is_fused
     assert type(ours.vision_tower.vision_model.encoder.layers[0].self_attn.attend) is FlashAttention
@@ -141,6 +144,39 @@ def test_cached_logits_equal(trio: Trio) -> None:
         results.append(np.concatenate(logits))
     assert np.abs(results[1]).max() > 1
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=2e-5)
+
+
+def never(*arguments: object, **options: object) -> None:
+    raise AssertionError("an operator got more texts than it takes")
+
+
+@pytest.mark.parametrize("trio", ["grouped"], indirect=True)
+def test_a_batch_that_is_too_large_is_left_to_the_portable_cells(trio: Trio) -> None:
+    """Limits are lowered to one text: two are more."""
+    operators = fused("float32")
+    operators = replace(
+        operators,
+        flash_attention_score=never,
+        incre_flash_attention=never,
+        flash_limits=replace(operators.flash_limits, texts=1),
+        incremental_limits=replace(operators.incremental_limits, texts=1),
+    )
+    wanted = trio[2].language_model
+    ours = LlamaForCausalLM(trio[2].config, operators=operators)
+    for (name, mine), (other, theirs) in zip(ours.parameters_and_names(), wanted.parameters_and_names(), strict=True):
+        assert name == other
+        mine.set_data(Tensor(theirs.asnumpy()))
+    assert type(ours.attend) is FlashAttention
+    embeds = np.random.default_rng(2).standard_normal((2, 64, trio[2].config.text_config.hidden_size))
+    embeds = Tensor(embeds.astype(np.float32))
+    logits = []
+    for model in (ours, wanted):
+        cached = model.new_cached(2, 64)
+        positions = np.arange(64)[None].repeat(2, 0)
+        first = cached.prefill(embeds, np.where(positions < 60, positions, -1), np.full(2, 60), np.full(2, 59))
+        step = cached.decode(np.array([5, 6]), np.array([60, 60]))
+        logits.append(np.stack([model(embeds).asnumpy()[:, -1], first.asnumpy(), step.asnumpy()]))
+    np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=2e-5)
 
 
 def test_loss_and_gradients_equal(trio: Trio) -> None:

@@ -111,7 +111,7 @@ class CachedLlama:
         self.first_rows = np.arange(batch_size, dtype=np.int32)
         forward = CachedForward(llama, batch_size, capacity)
         self.caches = forward.caches
-        self.counts_slots = llama.counts_slots
+        self.counts_slots = batch_size <= llama.most_counted
         self._prefill = CachedGraph(forward, takes_ids=False)
         self._decode = CachedGraph(forward, takes_ids=True)
 

@@ -145,8 +145,9 @@ class LlamaForCausalLM(nn.Cell):
         self.model = LlamaModel(self.config, arithmetic)
         sizes = attention_sizes(self.config)
         self.attend = arithmetic.attention(*sizes)
-        # Whether one token a text is attended from by its number of slots, in place of a mask.
-        self.counts_slots = arithmetic.one_query_attention(*sizes) is not None
+        by_count = arithmetic.one_query_attention(*sizes)
+        # So many texts of one token each can be attended from by their numbers of slots, in place of a mask.
+        self.most_counted = 0 if by_count is None else by_count.texts
         if self.config.tie_word_embeddings:
             self.lm_head = None
         else:
