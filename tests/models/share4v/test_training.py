@@ -155,7 +155,7 @@ def test_steps_of_training_equal_torchs_adam(pair: Pair) -> None:
     for name, value in chosen.items():
         # Adam moves an element by the rate whatever its gradient; where that is all rounding, it moves by chance.
         error = np.abs(trained[name] - value.detach().numpy())
-        assert (error < 1e-3 * sum(schedule.rates())).mean() > 0.99, name
+        assert (error < 1e-2 * sum(schedule.rates())).mean() > 0.99, name
     for name, value in reference.model.named_parameters():
         if our_name(name) not in chosen:
             np.testing.assert_array_equal(trained[our_name(name)], value.detach().numpy(), err_msg=name)
