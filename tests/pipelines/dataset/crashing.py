@@ -75,7 +75,7 @@ def child(inputs: list[Path], place: Path, limit: int | None) -> int:
     except OSError:
         status = 3
     except BaseException as error:
-        print(repr(error), file=sys.stderr)
+        sys.stderr.write(f"{error!r}\n")
     finally:
         os._exit(status)
 
@@ -136,7 +136,7 @@ def main(root: str, what: str, folder: str, seed: str) -> None:
         raise SystemExit("a job that was done wrote something again")
     if "mindspore" in sys.modules:
         raise SystemExit("MindSpore was imported")
-    print(count)
+    sys.stdout.write(f"{count}\n")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_a_crash_at_any_step_changes_nothing_in_the_end(
     options = SinkOptions(shard_size=3)
 
     def job(place: Path) -> dict[str, bytes]:
-        run(place / "state", inputs, [(name, place / out)], options, group=2)
+        run(place / "state", inputs, [(name, place / out)], options, group=3)
         return tree(place / "out")
 
     whole = job(tmp_path / "whole")

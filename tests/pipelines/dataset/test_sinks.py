@@ -43,7 +43,9 @@ def expected(folder: Path, **options: Any) -> list[Record]:
     return [caption_of(item, Reader()) for item in listed(folder, **options)]
 
 
-def written(tmp_path: Path, name: str, out: Path | None, items: list[Item], records: list[Record], **options: Any) -> Any:
+def written(
+    tmp_path: Path, name: str, out: Path | None, items: list[Item], records: list[Record], **options: Any
+) -> Any:
     """Give these records to an output."""
     state = tmp_path / "state"
     write_listing(state / "inputs.jsonl", items)
@@ -176,7 +178,11 @@ def test_several_captions_have_a_line_each_and_one_keeps_its_lines(tmp_path: Pat
     texts = [("One\ntwo. ", "Three."), ("One\n\ntwo.",), ("half \ud83d",)]
     records = [Record(item.number, item.key, item.source, text) for item, text in zip(items, texts, strict=True)]
     written(tmp_path, "txt", tmp_path / "out", items, records)
-    assert tree(tmp_path / "out") == {"0.txt": b"One two.\nThree.\n", "1.txt": b"One\n\ntwo.\n", "2.txt": b"half \\ud83d\n"}
+    assert tree(tmp_path / "out") == {
+        "0.txt": b"One two.\nThree.\n",
+        "1.txt": b"One\n\ntwo.\n",
+        "2.txt": b"half \\ud83d\n",
+    }
 
 
 def test_a_sidecar_that_somebody_removed_comes_back(tmp_path: Path, photos: Path) -> None:
@@ -300,18 +306,31 @@ def test_files_of_another_job_are_not_touched(tmp_path: Path) -> None:
             run(tmp_path / f"state-{name}", [tmp_path / "s.tar"], [(name, tmp_path)])
 
 
-@pytest.mark.parametrize(("name", "out"), [("webdataset", "out"), ("parquet", "out"), ("jsonl", "a.jsonl")])
+@pytest.mark.parametrize(("name", "out"), [("webdataset", "out"), ("parquet", "out"), ("jsonl", "out/a.jsonl")])
 def test_a_job_begun_anew_leaves_nothing_of_the_old_one(tmp_path: Path, photos: Path, name: str, out: str) -> None:
-    options = SinkOptions(shard_size=3)
-    run(tmp_path / "state", [photos], [(name, tmp_path / out)], options)
-    for path in (tmp_path / "state").glob("*.jsonl"):  # as --restart does
+    """And takes nothing away before it has something better."""
+    options, state, target = SinkOptions(shard_size=3), tmp_path / "state", [(name, tmp_path / out)]
+    run(state, [photos], target, options)
+    old = tree(tmp_path / "out")
+    for path in state.glob("*.jsonl"):  # as --restart does
         path.unlink()
-    run(tmp_path / "state", [photos / "cats"], [(name, tmp_path / out)], options)
+    write_listing(state / "inputs.jsonl", listed(photos / "cats"))
+    for _ in range(2):  # begun, and ended at once
+        open_sink(name, str(tmp_path / out), options, state)
+        assert {path: data for path, data in tree(tmp_path / "out").items() if not path.endswith(".partial")} == old
+    run(state, [photos / "cats"], target, options)
     run(tmp_path / "fresh", [photos / "cats"], [(name, tmp_path / "fresh" / out)], options)
-    if name == "jsonl":
-        assert (tmp_path / out).read_bytes() == (tmp_path / "fresh" / out).read_bytes()
-    else:
-        assert tree(tmp_path / out) == tree(tmp_path / "fresh" / out)
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh" / "out") and len(tree(tmp_path / "out")) <= len(old)
+
+
+def test_a_part_that_vanished_is_made_again(tmp_path: Path, photos: Path) -> None:
+    for name in ("parquet", "webdataset"):
+        job = tmp_path / name, [photos], [(name, tmp_path / f"{name}-out")], SinkOptions(shard_size=3)
+        run(*job)
+        before = tree(tmp_path / f"{name}-out")
+        (tmp_path / f"{name}-out" / sorted(before)[1]).unlink()
+        run(*job)
+        assert tree(tmp_path / f"{name}-out") == before
 
 
 def test_open_sora_files(tmp_path: Path, photos: Path) -> None:

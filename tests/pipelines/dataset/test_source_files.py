@@ -51,8 +51,24 @@ def test_relative_inputs_are_shown_as_they_were_given(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     "name",
-    ["a b.png", "it's.png", 'say "hi".png', "line\nbreak.png", "tab\t.png", "caf\u00e9.png", "cafe\u0301.png", "\u2028.png"]
-    + [os.fsdecode(b"caf\xe9.png"), "猫/🐈.png", "%20.png", "-rf.png", "a\\b.png", "[1].png", "{a,b}.png", "#1.png"],
+    [
+        "a b.png",
+        "it's.png",
+        'say "hi".png',
+        "line\nbreak.png",
+        "tab\t.png",
+        "caf\u00e9.png",
+        "cafe\u0301.png",
+        "\u2028.png",
+        "caf\udce9.png",
+        "猫/🐈.png",
+        "%20.png",
+        "-rf.png",
+        "a\\b.png",
+        "[1].png",
+        "{a,b}.png",
+        "#1.png",
+    ],
 )
 def test_any_name_a_file_may_have(tmp_path: Path, name: str) -> None:
     put(tmp_path / "photos", name)
@@ -204,16 +220,19 @@ def test_a_list_of_paths(tmp_path: Path) -> None:
     lines += [b"photos/caf\xe9.png", b"./photos/../photos/2.png", bytes(outside), b"nul\0.png", b"http://[x/1.png"]
     (tmp_path / "list.txt").write_bytes(b"\n".join(lines))
     items = listed(tmp_path / "list.txt")
-    assert keys(items) == [
-        "photos/ 1",
-        "photos/2",
-        "other/2",
-        "photos/caf\udce9",
-        "photos/2.png",  # listed twice: two inputs
-        str(outside)[1:].removesuffix(".png"),
-        "nul_",
-        "http_/[x/1",
-    ]
+    assert (
+        keys(items)
+        == [
+            "photos/ 1",
+            "photos/2",
+            "other/2",
+            "photos/caf\udce9",
+            "photos/2.png",  # listed twice: two inputs
+            str(outside)[1:].removesuffix(".png"),
+            "nul_",
+            "http_/[x/1",
+        ]
+    )
     assert items[2].caption == "Two." and items[1].source == str(tmp_path / "photos/2.png")
     assert [isinstance(read(item), bytes) for item in items] == [True] * 5 + [False] * 3
     assert read(items[5]) == "there is no such file" and read(items[6]) == "the path has a null character in it"
@@ -259,7 +278,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read(items["1"]) == "there is no such file"
     assert read(items["2"]) == "not a regular file"
     assert read(items["empty"]) == "it is empty, 0 bytes"
-    assert read(items["large"]) == f"{len(png(9))} bytes are more than a picture may have (10)"
+    assert read(items["large"]) == f"{len(png(9))} bytes are more than it may have (10)"
     with pytest.raises(ItemError, match="nothing reads a locator of kind 'new'; it was listed by another version"):
         read_item(Item(0, "a", "a", {"kind": "new"}))
 

@@ -76,7 +76,8 @@ def test_headers_with_more_than_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "compress"), [("tar.gz", gzip.compress), ("tgz", gzip.compress), ("tar.bz2", bz2.compress), ("tar.xz", lzma.compress)]
+    ("suffix", "compress"),
+    [("tar.gz", gzip.compress), ("tgz", gzip.compress), ("tar.bz2", bz2.compress), ("tar.xz", lzma.compress)],
 )
 def test_compressed_shards(tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]) -> None:
     write_tar(tmp_path / "plain.tar", SAMPLES)
@@ -96,7 +97,7 @@ def test_compressed_archives_are_read_once_where_threads_ask_nearly_in_order(
     monkeypatch.setattr(archives, "WINDOW_BYTES", 20_000)
     monkeypatch.setattr(archives, "_CHUNK", 1000)
     opened = []
-    archive = CompressedArchive(lambda: opened.append(1) or gzip.open(tmp_path / "x.gz"))
+    archive = CompressedArchive(lambda: opened.append(1) or gzip.open(tmp_path / "x.gz"))  # noqa: SIM115
     spans = [(place, 700) for place in range(0, 300_000, 900)]
     rng = random.Random(3)
     order = sorted(spans, key=lambda span: span[0] + rng.uniform(0, 15_000))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -18,9 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import listed, png, read
 
-from mindone.pipelines.image_to_text.dataset.sources import InputError, Reader
+from mindone.pipelines.image_to_text.dataset.sources import InputError, Reader, parquet_rows
 from mindone.pipelines.image_to_text.dataset.sources import json_table as json_module
-from mindone.pipelines.image_to_text.dataset.sources import parquet_rows
 from mindone.pipelines.image_to_text.dataset.sources.parquet_rows import ParquetColumn
 
 LONG = png(1) + bytes(400)  # base64 of a real picture's length
@@ -66,7 +66,11 @@ def check_rows(path: Path) -> None:
             assert item.columns == {name: value for name, value in row.items() if name != "image"}
         # The list of inputs holds no pictures.
         assert BASE64 not in json.dumps(item.locator)
-    assert items[0].caption == "One." and items[3].source == f"{path}::3" and items[0].source == str(path.parent / "a/1.png")
+    assert (
+        items[0].caption == "One."
+        and items[3].source == f"{path}::3"
+        and items[0].source == str(path.parent / "a/1.png")
+    )
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -94,7 +98,11 @@ def test_bad_json_lines_fail_by_themselves(tmp_path: Path) -> None:
     assert all("not JSON" in str(reasons[place]) for place in (0, 5)) and "got float" in str(reasons[4])
 
 
-@given(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
 def test_elements_are_where_the_scanner_says(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "elements.json"
     rng = random.Random(0)
@@ -174,20 +182,27 @@ def test_rows_before_the_first_picture_count(tmp_path: Path) -> None:
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
-    rows = [{"image": "wrong", "photo": "1.png", "alt": f" Alt {n}. ", "caption": "x", "id": f"k/{n}"} for n in range(2)]
+    rows = [
+        {"image": "wrong", "photo": "1.png", "alt": f" Alt {n}. ", "caption": "x", "id": f"k/{n}"} for n in range(2)
+    ]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     names = {"image_column": "photo", "caption_column": "alt", "key_column": "id", "image_root": str(tmp_path / "a")}
     items = listed(tmp_path / "t.jsonl", **names)
-    assert [(item.key, item.caption, read(item)) for item in items] == [("k/0", "Alt 0.", png(7)), ("k/1", "Alt 1.", png(7))]
-    with pytest.raises(InputError, match=r"has no column 'foto' \(image_column\); it has image, photo, alt, caption, id"):
+    assert [(item.key, item.caption, read(item)) for item in items] == [
+        ("k/0", "Alt 0.", png(7)),
+        ("k/1", "Alt 1.", png(7)),
+    ]
+    with pytest.raises(
+        InputError, match=r"has no column 'foto' \(image_column\); it has image, photo, alt, caption, id"
+    ):
         listed(tmp_path / "t.jsonl", image_column="foto")
 
 
 def test_csv_with_quotes_line_ends_and_a_mark(tmp_path: Path) -> None:
-    (tmp_path / "new\nline, \"q\".png").write_bytes(png(9))
+    (tmp_path / 'new\nline, "q".png').write_bytes(png(9))
     text = (
         '\ufeffid,file_name,"a ""title"""\r\n1,"new\nline, ""q"".png","two\r\nlines"\r\n\r\n'
-        f"2,{BASE64},é\r\n3\r\n4,3.png,x,y\r\n5,\"3.png\"x,y\r\n6,3.png,"
+        f'2,{BASE64},é\r\n3\r\n4,3.png,x,y\r\n5,"3.png"x,y\r\n6,3.png,'
     )
     (tmp_path / "t.csv").write_bytes(text.encode() + b"caf\xe9\n")
     items = listed(tmp_path / "t.csv")
@@ -261,6 +276,14 @@ def test_other_types_are_no_pictures(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "t.parquet")
     with pytest.raises(InputError, match="name it by image_column: x"):
         listed(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow"])
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / name).touch()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'mindone-share4v\[dataset\]'"):
+        listed(tmp_path / name)
 
 
 def test_a_root_of_paths_inside_stored_structs(tmp_path: Path) -> None:

@@ -43,13 +43,15 @@ def run(arguments: Namespace) -> int:
         except (RuntimeError, OSError, FloatingPointError) as error:
             complain(f"stopped: {error}")
             return STOPPED
+    for reason in summary.left_out:
+        complain(one_line(f"left out of the output: {reason}"))
     seconds = max(summary.seconds, 1e-9)
     complain(
         f"{summary.inputs} inputs: {summary.captioned} captioned in {seconds:.0f} s "
         f"({summary.captioned / seconds:.2f} a second, {summary.tokens / seconds:.0f} tokens a second), "
         f"{summary.kept} kept, {summary.failed} failed"
     )
-    return SOME_FAILED if summary.failed else DONE
+    return SOME_FAILED if summary.failed or summary.left_out else DONE
 
 
 def _job(

@@ -45,6 +45,7 @@ class JobSummary:
         failed: of all inputs.
         seconds: of this run.
         tokens: that this run's captions have.
+        left_out: what outputs could not hold, and why; the first hundred of each.
     """
 
     inputs: int
@@ -53,6 +54,7 @@ class JobSummary:
     failed: int
     seconds: float
     tokens: int
+    left_out: tuple[str, ...] = ()
 
 
 class JobState(AbstractContextManager["JobState"]):
@@ -181,6 +183,7 @@ class CaptionJob:
             failed,
             time.perf_counter() - begun,
             counts["tokens"],
+            tuple(reason for sink in self.sinks for reason in sink.left_out),
         )
 
     def _records(self, engine: Callable[[], Engine], start: int) -> Iterator[Record]:

@@ -109,12 +109,12 @@ _TUPLES = tuple(one.name for one in fields(Record) if str(one.type).startswith("
 
 
 def dumps(value: Any) -> str:
-    """Return JSON on one line that any reader takes: no NaN, and odd characters as escapes.
+    r"""Return JSON on one line that any reader takes: no NaN, and odd characters as escapes.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.records import dumps
-        >>> dumps({"name": "caf\u00e9 \udcff", "score": float("nan")})
-        '{"name":"caf\u00e9 \\\\udcff","score":null}'
+        >>> print(dumps({"name": "cafe\udcff", "score": float("nan")}))
+        {"name":"cafe\udcff","score":null}
     """
     return _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", _dumps(value))
 

@@ -20,6 +20,7 @@ from .sources import SourceOptions, open_source
 from .worker import CaptioningSettings, ModelChoice
 
 STATE = ".share4v"
+SIDECARS = frozenset(("txt", "caption"))
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,10 @@ def caption_dataset(
     )
     sources, options = sources or SourceOptions(), options or JobOptions()
     formats = options.formats or (format_of(options.out),)
+    if options.out is not None:
+        _check_output(options.out, places)
+        if sources.caption_root is None and SIDECARS.intersection(formats):
+            sources = replace(sources, caption_root=options.out)  # where captions go is where there may be some
     wanted = engine_class(options.engine)
     description = _description(places, choice, plan, settings, sources, options, formats)
 
@@ -139,6 +144,12 @@ def _description(
         "sinks": asdict(options.sinks),
         "existing": options.existing,
     }
+
+
+def _check_output(out: str, places: Sequence[str]) -> None:
+    """Refuse to write over an input."""
+    if Path(out).is_file() and any(Path(place).exists() and Path(out).samefile(place) for place in places):
+        raise ValueError(f"{out} is both an input and the output: choose another name for the result")
 
 
 def _state_directory(places: Sequence[str], options: JobOptions) -> Path:

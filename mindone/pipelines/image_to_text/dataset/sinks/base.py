@@ -111,6 +111,10 @@ class Writer(Protocol):
 class Sink(Protocol):
     """An output as a job sees it."""
 
+    @property
+    def left_out(self) -> list[str]:
+        """What could not be written, and why; the first hundred."""
+
     def write(self, record: Record) -> None:
         """Take a record that is in the journal, in input order; one that was taken before changes nothing."""
 

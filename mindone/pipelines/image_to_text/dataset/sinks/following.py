@@ -39,7 +39,7 @@ class FollowingSink:
         self._items: Iterator[Item] | None = None
         self._saved: Mark | None = before if is_valid else None
         if not is_valid:
-            self._save({"records": 0})
+            self._save(self._writer.flush())  # from now on, what is there is this job's
 
     @property
     def left_out(self) -> list[str]:

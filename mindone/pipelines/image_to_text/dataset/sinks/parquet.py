@@ -59,7 +59,7 @@ class ParquetWriter:
         if not self._parts.finished:
             if self._buffer or self._writer is not None or not self._parts.names:
                 self._end_part()
-            self._parts.finished = True
+            self._parts.finish()
         return self._parts.mark(self._next)
 
     def _durable(self) -> int:

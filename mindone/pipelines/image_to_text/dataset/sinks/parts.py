@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..files import partial_path, publish, sync_file
-from .base import Target
+from ..files import partial_path, publish, sync_directory, sync_file
+from .base import Mark, Target
 
 
 class Parts:
@@ -34,11 +34,11 @@ class Parts:
         mark = target.mark or {}
         self.names: list[str] = list(mark.get("names", ()))
         self.finished = bool(mark.get("finished")) and mark["records"] == len(target.listing)
+        self._stale: set[str] = {*mark.get("stale", ()), *_all_names(target.stale or {})}
         usable = self.finished or not mark.get("finished")
         if not usable or not all((directory / name).exists() for name in self.names):
+            self._stale |= set(self.names)
             self.names, self.finished = [], False
-        for name in {*(target.stale or {}).get("names", ()), *mark.get("names", ())} - set(self.names):
-            (directory / name).unlink(missing_ok=True)
 
     def partial(self, name: str) -> Path:
         """Return where a part is written until it is whole."""
@@ -50,9 +50,22 @@ class Parts:
         publish(self.partial(name), self.directory / name)
         self.names.append(name)
 
+    def finish(self) -> None:
+        """Remove what an earlier job of the same name left; until now its parts were better than none."""
+        for name in self._stale - set(self.names):
+            (self.directory / name).unlink(missing_ok=True)
+        sync_directory(self.directory)
+        self._stale.clear()
+        self.finished = True
+
     def mark(self, records: int, **more: Any) -> dict[str, Any]:
         """Return what is on the disk."""
-        return {"records": records, "names": list(self.names), "finished": self.finished, **more}
+        stale = {"stale": sorted(self._stale)} if self._stale else {}
+        return {"records": records, "names": list(self.names), "finished": self.finished, **stale, **more}
+
+
+def _all_names(mark: Mark) -> set[str]:
+    return {*mark.get("names", ()), *mark.get("stale", ())}
 
 
 def _require_none(directory: Path, pattern: str) -> None:

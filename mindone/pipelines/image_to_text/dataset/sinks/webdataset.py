@@ -71,7 +71,8 @@ class WebDatasetWriter:
     def finish(self) -> Mark:
         """Publish the last shard."""
         self._end_shard()
-        self._parts.finished = True
+        if not self._parts.finished:
+            self._parts.finish()
         return self.flush()
 
     def _shard_for(self, origin: str | None, number: int) -> _Shard:

@@ -16,6 +16,7 @@ from mindone.models.share4v.image_loading import ImageLoadError, _data_uri, _dow
 from .base import ItemError
 
 MAX_PICTURE_BYTES = 2**28  # as for a download; what is larger is no picture
+MAX_VIDEO_BYTES = 2**31  # of one that is put into a shard
 
 
 def cell_bytes(cell: Any, folder: str) -> bytes:
@@ -52,18 +53,19 @@ def cell_bytes(cell: Any, folder: str) -> bytes:
     return file_bytes(os.path.join(folder, cell))
 
 
-def file_bytes(path: str) -> bytes:
-    """Return a file's bytes.
+def file_bytes(path: str, limit: int | None = None) -> bytes:
+    """Return a file's bytes, of which there may be `limit`, by default as many as a picture may have.
 
     Raises:
-        ItemError: it is not there, no file, or larger than a picture may be.
+        ItemError: it is not there, no file, or larger than it may be.
     """
     try:
         status = os.stat(path)
         if not S_ISREG(status.st_mode):
             raise ItemError("not a regular file")
-        if status.st_size > MAX_PICTURE_BYTES:
-            raise ItemError(f"{status.st_size:,} bytes are more than a picture may have ({MAX_PICTURE_BYTES:,})")
+        limit = MAX_PICTURE_BYTES if limit is None else limit
+        if status.st_size > limit:
+            raise ItemError(f"{status.st_size:,} bytes are more than it may have ({limit:,})")
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise ItemError("there is no such file") from None

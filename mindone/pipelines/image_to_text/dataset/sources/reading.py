@@ -17,7 +17,7 @@ from ..records import Item, Picture
 from .archives import Archive, PlainArchive, open_archive
 from .arrow_table import open_arrow
 from .base import ItemError
-from .cells import MAX_PICTURE_BYTES, cell_bytes, file_bytes, json_cell, url_bytes
+from .cells import MAX_PICTURE_BYTES, MAX_VIDEO_BYTES, cell_bytes, file_bytes, json_cell, url_bytes
 from .columns import arrow_modules
 from .csv_table import parse_row
 from .parquet_rows import ParquetColumn
@@ -144,7 +144,7 @@ class Reader:
         """A member of an archive; its header must still say its size."""
         offset, size = locator["offset"], locator["size"]
         if size > MAX_PICTURE_BYTES:
-            raise ItemError(f"{size:,} bytes are more than a picture may have ({MAX_PICTURE_BYTES:,})")
+            raise ItemError(f"{size:,} bytes are more than it may have ({MAX_PICTURE_BYTES:,})")
         data = self._span(locator["path"], offset - BLOCK, BLOCK + size, self._archive)
         header = None
         with suppress(tarfile.HeaderError):
@@ -161,6 +161,7 @@ def _read_failure(reader: Reader, locator: Locator) -> bytes:
 # Kind of a locator -> how its bytes are read.
 _READERS: dict[str, Callable[[Reader, Locator], bytes]] = {
     "file": lambda reader, locator: file_bytes(locator["path"]),
+    "video": lambda reader, locator: file_bytes(locator["path"], MAX_VIDEO_BYTES),
     "url": lambda reader, locator: url_bytes(locator["url"]),
     "json": Reader.read_row,
     "csv": Reader.read_row,
