@@ -24,6 +24,18 @@ INPUTS = (
     ),
     Argument(("--caption-column",), {"metavar": "NAME", "help": "of a table, the column with an existing caption"}),
     Argument(
+        ("--key-column",),
+        {"metavar": "NAME", "help": "of a table, the column that names records (default: path or row)"},
+    ),
+    Argument(
+        ("--image-root",),
+        {"metavar": "DIR", "help": "where a list's or table's relative paths begin (default: where it is)"},
+    ),
+    Argument(
+        ("--caption-root",),
+        {"metavar": "DIR", "help": "where existing captions are (default: beside the pictures, or under --out)"},
+    ),
+    Argument(
         ("--frames",),
         {"type": int, "default": 1, "metavar": "N", "help": "frames of a video, as several pictures (default: 1)"},
     ),
@@ -54,6 +66,7 @@ OUTPUTS = (
     ),
     Argument(("--shard-size",), {"type": int, "metavar": "N", "help": "records of a shard or part"}),
     Argument(("--state",), {"metavar": "DIR", "help": "where the job keeps its journal (default: beside the output)"}),
+    Argument(("--retry-failed",), {"action": "store_true", "help": "once more for the inputs that failed"}),
     Argument(("--restart",), {"action": "store_true", "help": "forget what this job did before, and begin anew"}),
 )
 
@@ -107,6 +120,15 @@ CONTROL = (
         },
     ),
     Argument(("--strip-openings",), {"action": "store_true", "help": 'remove openings such as "The image shows"'}),
+    Argument(("--strip",), {"action": "append", "default": [], "metavar": "TEXT", "help": "remove this opening too"}),
+    Argument(
+        ("--min-words",),
+        {"type": int, "default": 0, "metavar": "N", "help": "try again where a caption is shorter (default: 0)"},
+    ),
+    Argument(
+        ("--max-words",), {"type": int, "metavar": "N", "help": "keep as many whole sentences as fit (default: all)"}
+    ),
+    Argument(("--max-sentences",), {"type": int, "metavar": "N", "help": "keep so many (default: all)"}),
 )
 
 WORK = (
@@ -116,7 +138,11 @@ WORK = (
     ),
     Argument(
         ("--engine",),
-        {"choices": ("local", "ray"), "default": "local", "help": "this process, or a Ray cluster (default: local)"},
+        {
+            "choices": ("local", "ray", "msrun"),
+            "help": "this process, a Ray cluster, or the processes that msrun starts (default: msrun under msrun, else "
+            "local)",
+        },
     ),
     Argument(
         ("--actors",), {"type": int, "default": 1, "metavar": "N", "help": "models on the Ray cluster (default: 1)"}

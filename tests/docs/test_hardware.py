@@ -47,9 +47,10 @@ def test_a_command_is_one_that_is_there(words: list[str]) -> None:
         parsed = build_parser().parse_args(words[1:])
         assert parsed.dtype == "bfloat16"
     elif words[0] == "msrun":
-        script = next(number for number, word in enumerate(words) if word.endswith(".py"))
-        check_flags([sys.executable, "-m", "mindspore.parallel.cluster.run"], words[1:script])
-        check_flags([sys.executable, words[script]], words[script + 1 :])
+        program = words.index("python")  # msrun starts it as it stands
+        check_flags([sys.executable, "-m", "mindspore.parallel.cluster.run"], words[1:program])
+        assert words[program + 1 : program + 3] == ["-m", "mindone_share4v"]
+        assert build_parser().parse_args(words[program + 3 :]).dtype == "bfloat16"
     else:
         assert words[0] == "python" and Path(ROOT / words[1]).is_file()
         check_flags([sys.executable, words[1]], words[2:])

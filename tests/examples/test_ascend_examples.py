@@ -85,30 +85,3 @@ def test_throughput(checkpoint: Path, tmp_path: Path) -> None:
     reports = run(ASCEND / "throughput.py", *arguments, cwd=tmp_path)
     assert [report["batch_size"] for report in reports] == [1, 2]
     assert all(report["device"] == "CPU" and report["decoded_tokens_per_second"] > 0 for report in reports)
-
-
-def test_ranks_share_a_folder_and_go_on_where_they_were(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
-    """As under msrun, whose workers know each other by these variables."""
-    photos = tmp_path / "photos" / "sub"
-    photos.mkdir(parents=True)
-    for picture in pictures:
-        shutil.copy(picture, photos)
-    (photos / "picture-9.png").write_text("no picture")
-    (photos / "notes.txt").write_text("no picture either")
-    script, arguments = ASCEND / "caption_ranks.py", ["--model", checkpoint, "--images", "photos", "--out", "out"]
-    arguments += ["--batch-size", "2", "--max-new-tokens", "4"]
-    assert run(script, *arguments, cwd=tmp_path, MS_ROLE="MS_SCHED") == [] and not (tmp_path / "out").exists()
-
-    def records(rank: int) -> list[dict[str, str]]:
-        run(script, *arguments, cwd=tmp_path, RANK_ID=str(rank), MS_WORKER_NUM="2", MS_ROLE="MS_WORKER")
-        lines = (tmp_path / "out" / f"captions-{rank}.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
-    shares = [records(rank) for rank in range(2)]
-    names = [[Path(record["image"]).name for record in share] for share in shares]
-    assert names == [[f"picture-{number}.png" for number in numbers] for numbers in ((0, 2, 4), (1, 3, 9))]
-    assert ["error" in record for record in shares[1]] == [False, False, True]
-    path = tmp_path / "out" / "captions-1.jsonl"
-    first, rest = path.read_text().split("\n", 1)
-    path.write_text(json.dumps({**json.loads(first), "caption": "kept"}) + "\n" + rest[:20])  # killed in a line
-    assert records(1) == [{**shares[1][0], "caption": "kept"}, *shares[1][1:]]

@@ -26,6 +26,7 @@ from .backends import (
 )
 from .cache import CachePool, FeatureCache, KVCache, pixel_digest, prompt_signature
 from .configuration import Share4VConfig, VisionConfig
+from .eager import concat_rows
 from .generation_mixin import Array, GenerationMixin
 from .merging import check_vocabulary, plan_merge
 from .packed_component import WeightHolder
@@ -308,7 +309,7 @@ class Share4V(GenerationMixin, nn.Cell):
             self._features.get(digest, partial(self._encode_one, Tensor(image[None])))
             for image, digest in zip(pixels, digests, strict=True)
         ]
-        return ops.concat(encoded, 0)
+        return concat_rows(encoded)
 
     def _lay_out(
         self,
@@ -343,7 +344,9 @@ class Share4V(GenerationMixin, nn.Cell):
         check_vocabulary(plan, placed, vocabulary)
         digests = [pixel_digest(image) for image in pixels]
         tokens = Tensor(np.where((ids < 0) | (ids >= vocabulary), 0, ids).astype(np.int32))
-        table = embedding_table(self.language_model.embed(tokens), self._features_of(pixels, digests))
+        rows = embedding_table(self.language_model.embed(tokens), None)
+        features = self._features_of(pixels, digests)
+        table = rows if features is None else concat_rows((rows, features.reshape(-1, rows.shape[-1])))
         names = [
             prompt_signature(placed[text, :length], plan.images[text, :length], digests, self._weights)
             for text, length in enumerate(plan.lengths)

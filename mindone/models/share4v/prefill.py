@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from .cache import KVCache
 from .configuration import TextConfig
+from .eager import gather_rows
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def prefill(prompts: Prompts, cache: KVCache, config: TextConfig) -> np.ndarray:
         index = np.zeros((rows, step_size), np.int32)
         index[:batch] = np.where(inside[:batch], np.take_along_axis(prompts.index, columns, 1), 0)
         last = np.clip(lengths - 1 - offsets, 0, step_size - 1)
-        embeds = ops.gather(prompts.table, Tensor(index), 0)
+        embeds = gather_rows(prompts.table, index)
         step = cache.decoder.prefill(embeds, np.where(inside, positions, -1), np.maximum(lengths, 1), last).asnumpy()
         for text in range(batch):
             if offsets[text] <= lengths[text] - 1 < offsets[text] + step_size:

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindone.models.share4v.image_loading import load_image
+from mindone.models.share4v.image_loading import IMAGE_SUFFIXES, load_image
 
 from .video import VIDEO_SUFFIXES, FrameSampling, is_video, read_frames
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 
 
 @dataclass(frozen=True)

@@ -150,3 +150,34 @@ def test_an_input_that_vanishes_is_a_failure_and_no_more(tmp_path: Path) -> None
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 6
     failed = [json.loads(line) for line in (state / "failed.jsonl").read_text().splitlines()]
     assert len(failed) == 1 and failed[0]["error"]
+
+
+def test_a_second_try_at_failures_survives_kills(unbroken: tuple[Path, Path]) -> None:
+    """Killed while it goes over its inputs again, after a journal that a crash left torn."""
+    place, whole = unbroken
+    out = place / "retried.jsonl"
+    assert finished(command(place / "photos", out)).returncode == 1
+    journal = place / "retried.jsonl.share4v" / "journal.jsonl"
+    with journal.open("ab") as file:
+        file.write(b'{"number": 9')
+    bad = sorted((place / "photos").rglob("bad-*"))[0]
+    kept = bad.read_bytes()
+    bad.write_bytes(next((place / "photos").rglob("*.png")).read_bytes())
+    try:
+        for seconds in (2.5, 3.0, 3.5):
+            job = subprocess.Popen(
+                command(place / "photos", out, "--retry-failed"), stderr=subprocess.DEVNULL, env=environment()
+            )
+            try:
+                job.wait(seconds)
+            except subprocess.TimeoutExpired:
+                job.send_signal(signal.SIGKILL)
+                job.wait()
+        done = finished(command(place / "photos", out, "--retry-failed"))
+    finally:
+        bad.write_bytes(kept)
+    assert done.returncode == 1, done.stderr
+    before = [stable(line) for line in whole.read_text(encoding="utf-8").splitlines()]
+    after = [stable(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 1 and str(bad) in changed[0][1]["source"] and changed[0][1]["caption"]

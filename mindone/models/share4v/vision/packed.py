@@ -10,28 +10,29 @@ from mindspore import Tensor, nn, ops
 from ..checkpoint.blocks import vision_plans
 from ..checkpoint.shapes import vision_shapes
 from ..configuration import Share4VConfig
+from ..eager import concat_rows
 from ..kernels.cache_memory import CacheMemory
 from ..kernels.operators import layer_operator, linear_operator
 from ..packed_component import PackedComponent
 
 
 class PackedCLIPGraph(nn.Cell):
-    """One image from patches to the wanted hidden state."""
+    """One image from patches to the wanted hidden state, its first `skipped` rows left out."""
 
-    def __init__(self, hidden: int, eps: float) -> None:
+    def __init__(self, hidden: int, eps: float, skipped: int) -> None:
         super().__init__(auto_prefix=False)
-        self.hidden = hidden
+        self.hidden, self.skipped = hidden, skipped
         self.patches = linear_operator(hidden)
         self.layer = layer_operator()
         self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
 
     def construct(self, tiles, index, first, positions, scale, shift, rows, nothing, cache, patches, *layers):  # type: ignore
-        """tiles [N, C * P * P] -> [1 + N, D]; `nothing` stands in for the rotary tables."""
+        """tiles [N, C * P * P] -> [1, N or 1 + N, D]; `nothing` stands in for the rotary tables."""
         x = ops.concat((first.reshape(1, self.hidden), self.patches(tiles, index, patches)), 0) + positions
         x = self.norm(x, scale, shift)[0]
         for block in layers:
             x = self.layer(x, block, cache, rows, nothing, nothing)
-        return x
+        return x[self.skipped :].expand_dims(0)
 
 
 class PackedCLIPVisionTower(PackedComponent):
@@ -57,11 +58,12 @@ class PackedCLIPVisionTower(PackedComponent):
         self._rows, self._index = Tensor(rows), Tensor(np.arange(vision.num_patches, dtype=np.int32))
         self._nothing = Tensor(np.zeros((1, 1), np.float32))
         self._memory = Tensor.from_numpy(self._cache.memory)
-        self._graph = PackedCLIPGraph(vision.hidden_size, vision.layer_norm_eps)
+        skipped = 0 if config.select_feature == "cls_patch" else 1
+        self._graph = PackedCLIPGraph(vision.hidden_size, vision.layer_norm_eps, skipped)
 
     def __call__(self, pixel_values: Tensor) -> Tensor:
         """pixel_values [B, 3, S, S] float32 -> features [B, N, D]; images go through one by one."""
-        return ops.stack([self._encode(image) for image in pixel_values.asnumpy()])
+        return concat_rows([self._encode(image) for image in pixel_values.asnumpy()])
 
     def _encode(self, image: np.ndarray) -> Any:
         vision = self.config.vision_config
@@ -78,5 +80,4 @@ class PackedCLIPVisionTower(PackedComponent):
         )
         patches, *layers = self.held(*self.names[: 1 + self.config.hidden_state_index])
         plain = Tensor(flat), self._index, first, positions, scale, shift
-        hidden = self._graph.compile_and_run(*plain, self._rows, self._nothing, self._memory, patches, *layers)
-        return hidden[0 if self.config.select_feature == "cls_patch" else 1 :]
+        return self._graph.compile_and_run(*plain, self._rows, self._nothing, self._memory, patches, *layers)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..dataset.records import Record
     from ..dataset.running import JobOptions
     from ..dataset.sources import SourceOptions
+    from ..dataset.text_rules import TextRules
     from ..dataset.worker import CaptioningSettings, ModelChoice
 
 STOPPED = 3
@@ -25,6 +26,7 @@ def run(arguments: Namespace) -> int:
     """Caption the data set and return the exit status."""
     from tqdm import tqdm
 
+    from ..dataset.ranks import current_rank
     from ..dataset.running import caption_dataset
 
     if arguments.list_styles:
@@ -46,11 +48,14 @@ def run(arguments: Namespace) -> int:
     for reason in summary.left_out:
         complain(one_line(f"left out of the output: {reason}"))
     seconds = max(summary.seconds, 1e-9)
+    counted = f"{summary.inputs} inputs" + " of this share" * summary.is_share
     complain(
-        f"{summary.inputs} inputs: {summary.captioned} captioned in {seconds:.0f} s "
+        f"{counted}: {summary.captioned} captioned in {seconds:.0f} s "
         f"({summary.captioned / seconds:.2f} a second, {summary.tokens / seconds:.0f} tokens a second), "
         f"{summary.kept} kept, {summary.failed} failed"
     )
+    if current_rank() is not None:
+        return DONE  # any other status msrun takes for a process that broke, and ends its others
     return SOME_FAILED if summary.failed or summary.left_out else DONE
 
 
@@ -67,8 +72,6 @@ def _job(
     from ..dataset.prompting import PromptPlan
     from ..dataset.running import JobOptions
     from ..dataset.sinks import SinkOptions
-    from ..dataset.sources import SourceOptions
-    from ..dataset.text_rules import TextRules
     from ..dataset.worker import CaptioningSettings, ModelChoice
 
     seed = arguments.seed or 0
@@ -78,22 +81,19 @@ def _job(
     )
     generation = read_settings(arguments)
     generation.pop("seed", None)  # each caption has one of its own, which follows from the job's
-    rules = TextRules(
-        strip_openings=arguments.strip_openings,
-        required_words=tuple(arguments.require),
-        forbidden_words=tuple(arguments.forbid),
-    )
+    if plan.repeats and not generation["do_sample"]:
+        complain(
+            "note: a picture is asked the same more than once, and without a --temperature above 0 the answers are the "
+            "same too"
+        )
     settings = CaptioningSettings(
-        generation, rules, arguments.begin_with, arguments.attempts, seed, arguments.batch_size, arguments.workers
-    )
-    many = arguments.frames > 1
-    sources = SourceOptions(
-        include=tuple(arguments.include),
-        exclude=tuple(arguments.exclude),
-        image_column=arguments.image_column,
-        caption_column=arguments.caption_column,
-        frames=arguments.frames if many else None,
-        frame_mode="grid" if arguments.frame_grid else "even" if many else "middle",
+        generation,
+        _rules(arguments),
+        arguments.begin_with,
+        arguments.attempts,
+        seed,
+        arguments.batch_size,
+        arguments.workers,
     )
     options = JobOptions(
         arguments.out,
@@ -104,8 +104,40 @@ def _job(
         EngineOptions(arguments.actors, arguments.cpus),
         arguments.state,
         arguments.restart,
+        arguments.retry_failed,
     )
-    return ModelChoice(**model_options(arguments)), plan, settings, sources, options
+    return ModelChoice(**model_options(arguments)), plan, settings, _sources(arguments), options
+
+
+def _rules(arguments: Namespace) -> TextRules:
+    from ..dataset.text_rules import TextRules
+
+    return TextRules(
+        strip_openings=arguments.strip_openings,
+        openings=tuple(arguments.strip),
+        max_sentences=arguments.max_sentences,
+        max_words=arguments.max_words,
+        min_words=arguments.min_words,
+        required_words=tuple(arguments.require),
+        forbidden_words=tuple(arguments.forbid),
+    )
+
+
+def _sources(arguments: Namespace) -> SourceOptions:
+    from ..dataset.sources import SourceOptions
+
+    many = arguments.frames > 1
+    return SourceOptions(
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        image_root=arguments.image_root,
+        image_column=arguments.image_column,
+        caption_column=arguments.caption_column,
+        key_column=arguments.key_column,
+        caption_root=arguments.caption_root,
+        frames=arguments.frames if many else None,
+        frame_mode="grid" if arguments.frame_grid else "even" if many else "middle",
+    )
 
 
 def _list_styles() -> int:

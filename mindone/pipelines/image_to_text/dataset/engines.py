@@ -1,4 +1,4 @@
-"""The engines: what turns tasks into records, in this process or on a cluster."""
+"""The engines: what turns tasks into records, in this process, on a cluster, or on all cards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .records import Record
+from .seen import seen_name
 from .tasks import Task
 from .worker import CaptioningSettings, ModelChoice, make_captioner
 
@@ -16,6 +17,7 @@ from .worker import CaptioningSettings, ModelChoice, make_captioner
 ENGINES = {
     "local": "mindone.pipelines.image_to_text.dataset.engines:LocalEngine",
     "ray": "mindone.pipelines.image_to_text.dataset.ray_engine:RayEngine",
+    "msrun": "mindone.pipelines.image_to_text.dataset.msrun_engine:MsrunEngine",
 }
 
 
@@ -26,7 +28,7 @@ class EngineOptions:
     Attributes:
         actors: how many models work at once.
         cpus: that each of them has.
-        block: inputs that an actor takes at a time.
+        block: inputs that an actor of Ray takes at a time.
     """
 
     actors: int = 1
@@ -55,7 +57,7 @@ class LocalEngine:
     """One model in this process."""
 
     def __init__(self, choice: ModelChoice, settings: CaptioningSettings, options: EngineOptions, state: Path) -> None:
-        self.captioner = make_captioner(choice, settings, state / "seen.sqlite")
+        self.captioner = make_captioner(choice, settings, state / seen_name())
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         """Yield records in the order in which they are done."""

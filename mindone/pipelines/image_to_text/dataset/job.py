@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from .captions import KEPT_EXISTING, merge_captions, needs_caption
 from .engines import Engine
-from .files import whole_file
-from .journal import Journal, write_failed
+from .files import publish, whole_file
+from .journal import Journal, matched, read_records, write_failed
 from .listing import Listing, write_listing
 from .prompting import PromptPlan
 from .records import Item, Record
@@ -26,6 +26,7 @@ from .sinks import Sink
 from .speed import SPEED_NAME, SpeedLog
 from .tasks import Task
 
+PREVIOUS = "previous.jsonl"  # the journal of the pass before this one: what did not fail in it stands
 # Records are brought to the disk, and then to the outputs, at least so often.
 GROUP_SECONDS, GROUP_RECORDS = 1.0, 256
 
@@ -46,6 +47,7 @@ class JobSummary:
         seconds: of this run.
         tokens: that this run's captions have.
         left_out: what outputs could not hold, and why; the first hundred of each.
+        is_share: whether all this is about what one process of several did, and not about the job.
     """
 
     inputs: int
@@ -55,6 +57,7 @@ class JobSummary:
     seconds: float
     tokens: int
     left_out: tuple[str, ...] = ()
+    is_share: bool = False
 
 
 class JobState(AbstractContextManager["JobState"]):
@@ -75,7 +78,7 @@ class JobState(AbstractContextManager["JobState"]):
 
     def __enter__(self) -> JobState:
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=1)  # msrun's other processes look whether it is held, and let go at once
         except Timeout:
             raise JobError(
                 f"another process is working on this job ({self.directory}): wait until it is done, or give --state"
@@ -103,8 +106,15 @@ class JobState(AbstractContextManager["JobState"]):
 
     def forget(self) -> None:
         """Begin anew: remove what the job knows, captions that were made for equal pictures excepted."""
-        for name in ("journal.jsonl", "inputs.jsonl", "failed.jsonl", "tasks.jsonl", SPEED_NAME):
+        for name in ("journal.jsonl", PREVIOUS, "inputs.jsonl", "failed.jsonl", "tasks.jsonl", SPEED_NAME):
             self.path(name).unlink(missing_ok=True)
+
+    def retry_failed(self) -> None:
+        """Let the job go over its inputs again for those that failed; nothing, where it is about that already."""
+        journal = self.path("journal.jsonl")
+        if journal.exists() and not self.path(PREVIOUS).exists():
+            Journal(journal).close()  # which cuts off what a crash left behind
+            publish(journal, self.path(PREVIOUS))
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Note what the job is."""
@@ -167,15 +177,17 @@ class CaptionJob:
         with Journal(self.state.path("journal.jsonl")) as journal:
             self._speed = SpeedLog(self.state.path(SPEED_NAME))
             if journal.count < len(self.listing):
-                for record in self._records(engine, journal.count):
-                    counts["captioned"] += record.error is None and KEPT_EXISTING not in record.notes
+                for record, is_new in self._records(engine, journal.count):
                     counts["kept"] += KEPT_EXISTING in record.notes
-                    counts["tokens"] += sum(record.tokens)
+                    if is_new:
+                        counts["captioned"] += record.error is None
+                        counts["tokens"] += sum(record.tokens)
                     self._append(journal, record)
                 self._write_out(journal)
             failed = write_failed(journal, self.state.path("failed.jsonl"))
         for sink in self.sinks:
             sink.finish()
+        self.state.path(PREVIOUS).unlink(missing_ok=True)
         return JobSummary(
             len(self.listing),
             counts["captioned"],
@@ -186,32 +198,42 @@ class CaptionJob:
             tuple(reason for sink in self.sinks for reason in sink.left_out),
         )
 
-    def _records(self, engine: Callable[[], Engine], start: int) -> Iterator[Record]:
-        """Yield the records from number `start` on, in order."""
-        made = iter(()) if all(map(self._settled, self.listing.items(start))) else engine().run(self._tasks(start))
+    def _records(self, engine: Callable[[], Engine], start: int) -> Iterator[tuple[Record, bool]]:
+        """Yield the records from number `start` on, in order, and whether an engine made them."""
+        has_work = any(settled is None for _, settled in self._inputs(start))
+        made = engine().run(self._tasks(start)) if has_work else iter(())
         waiting: dict[int, Record] = {}  # done before an earlier one
-        for item in self.listing.items(start):
-            settled = self._settled(item)
+        for item, settled in self._inputs(start):
             if settled is not None:
-                yield settled
+                yield settled, False
                 continue
             while item.number not in waiting:
                 record = next(made, None)
                 if record is None:
                     raise JobError(f"the engine gave no record of {item.source}; run the command again to go on")
                 waiting[record.number] = record
-            yield self._joined(item, waiting.pop(item.number))
+            yield self._joined(item, waiting.pop(item.number)), True
 
     def _tasks(self, start: int) -> Iterator[Task]:
         """What an engine has to do, from number `start` on."""
-        for item in self.listing.items(start):
-            if self._settled(item) is None:
+        for item, settled in self._inputs(start):
+            if settled is None:
                 questions = self.plan.questions(item)
                 styles = tuple(None if question.style is None else question.style.name for question in questions)
                 yield Task(item, tuple(question.text for question in questions), styles)
 
+    def _inputs(self, start: int) -> Iterator[tuple[Item, Record | None]]:
+        """Yield the inputs from number `start` on, each with its record where no model is needed for it."""
+        previous = self.state.path(PREVIOUS)
+        before = read_records(previous, start) if previous.exists() else iter(())
+        for item in self.listing.items(start):
+            record = next(before, None)
+            if record is not None:
+                matched(item, record, previous)
+            yield item, self._settled(item) if record is None or record.error is not None else record
+
     def _settled(self, item: Item) -> Record | None:
-        """Return the record of an input for which no model is needed."""
+        """Return the record of an input that has a caption, or cannot be asked about."""
         blank = Record(item.number, item.key, item.source, columns=item.columns)
         if not needs_caption(self.existing, item.caption):
             return replace(blank, captions=((item.caption or "").strip(),), notes=(KEPT_EXISTING,))

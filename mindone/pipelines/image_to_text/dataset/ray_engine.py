@@ -6,15 +6,14 @@ The job's directory and the inputs must be seen under the same paths by every no
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .engines import EngineOptions
 from .records import Record, from_line, to_line
-from .tasks import Task, read_tasks, task_to_line
+from .tasks import Block, Task, read_tasks, write_tasks
 from .worker import CaptioningSettings, ModelChoice, make_captioner
 
 try:
@@ -36,7 +35,7 @@ class CaptionActor:
         """Caption blocks of tasks, given by where they begin and how many they are; records come in their order."""
         lines = []
         for start, count in zip(block["start"], block["count"], strict=True):
-            tasks = read_tasks(self.tasks, int(start), int(count))
+            tasks = read_tasks(self.tasks, Block(int(start), int(count)))
             records = {record.number: record for record in self.captioner.run(tasks)}
             lines += [to_line(records[task.item.number]) for task in tasks]
         return {"record": lines}
@@ -57,7 +56,7 @@ class RayEngine:
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         """Yield records in the tasks' order."""
-        blocks = self._write(tasks)
+        blocks = [asdict(block) for block in write_tasks(Path(self._arguments[2]), tasks, self._options.block)]
         if not blocks:
             return
         context = ray.data.DataContext.get_current()
@@ -76,16 +75,3 @@ class RayEngine:
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise RuntimeError(f"the Ray cluster gave up: {reason}; run the command again to go on") from error
-
-    def _write(self, tasks: Iterable[Task]) -> list[dict[str, int]]:
-        """Write the tasks where the actors find them; return where each block begins and how many it has."""
-        path, blocks = Path(self._arguments[2]), []
-        remaining = iter(tasks)
-        with path.open("wb") as file:
-            while block := list(islice(remaining, self._options.block)):
-                blocks.append({"start": file.tell(), "count": len(block)})
-                for task in block:
-                    file.write(task_to_line(task).encode("utf-8", "surrogatepass"))
-            file.flush()
-            os.fsync(file.fileno())
-        return blocks

@@ -13,8 +13,12 @@ from .engines import EngineOptions, engine_class
 from .files import count_lines
 from .job import CaptionJob, JobError, JobState, JobSummary
 from .listing import Listing
+from .msrun_share import take_share
 from .prompting import PromptPlan
+from .ranks import current_rank
 from .records import Item, Record
+from .seen import forget_seen
+from .shares import clear
 from .sinks import SinkOptions, format_of, open_sink
 from .sources import SourceOptions, open_source
 from .worker import CaptioningSettings, ModelChoice
@@ -32,20 +36,22 @@ class JobOptions:
         formats: names of outputs; by default what the ending of `out` says.
         existing: what becomes of captions that are there: "skip", "overwrite", "append" or "prepend".
         sinks: settings of the outputs.
-        engine: "local" or "ray".
+        engine: "local", "ray" or "msrun"; None is "msrun" in a process that msrun started, else "local".
         cluster: what the engine "ray" asks for.
         state: the job's own directory; by default beside the output.
         restart: forget what an earlier run did.
+        retry_failed: once more for the inputs that failed; the other records stand.
     """
 
     out: str | None = None
     formats: tuple[str, ...] = ()
     existing: str = "skip"
     sinks: SinkOptions = field(default_factory=SinkOptions)
-    engine: str = "local"
+    engine: str | None = None
     cluster: EngineOptions = field(default_factory=EngineOptions)
     state: str | None = None
     restart: bool = False
+    retry_failed: bool = False
 
     def __post_init__(self) -> None:
         if self.existing not in MODES:
@@ -75,10 +81,10 @@ def caption_dataset(
         watch: told of every record as it is done.
 
     Returns:
-        Counts of the whole job.
+        Counts of the whole job; under msrun, in another process than the first, of its share.
 
     Raises:
-        JobError: another process works on the job, or its settings changed.
+        JobError: another process works on the job, its settings changed, or msrun's first process has ended.
         InputError: the inputs cannot be listed.
         ValueError: a setting is wrong.
         OSError: a file cannot be read or written; what was done stays.
@@ -101,15 +107,24 @@ def caption_dataset(
         _check_output(options.out, places)
         if sources.caption_root is None and SIDECARS.intersection(formats):
             sources = replace(sources, caption_root=options.out)  # where captions go is where there may be some
-    wanted = engine_class(options.engine)
+    open_source(places, sources)  # what is not there is told before anything is written
+    rank, directory = current_rank(), _state_directory(places, options)
+    engine = options.engine or ("local" if rank is None else "msrun")
+    wanted = engine_class(engine)
+    if engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler):
+        return take_share(directory, rank, choice, settings)
     description = _description(places, choice, plan, settings, sources, options, formats)
 
     def found() -> Iterator[Item]:
         return open_source(places, sources)
 
-    with JobState(_state_directory(places, options), description if not options.restart else None) as state:
+    with JobState(directory, description if not options.restart else None) as state:
         if options.restart:
             state.forget()
+            forget_seen(state.directory)  # other settings make other captions of the same pictures
+        elif options.retry_failed:
+            state.retry_failed()
+        clear(state.directory)
         state.describe(description)
         listing = _current_listing(state, found, options)
         journal = state.path("journal.jsonl")
@@ -163,7 +178,7 @@ def _state_directory(places: Sequence[str], options: JobOptions) -> Path:
         return first / STATE
     if len(places) == 1 and first.is_file():
         return first.with_name(first.name + STATE)
-    raise JobError("several inputs, and no --out: say with --state where the job keeps its journal")
+    raise ValueError("several inputs, and no --out: say with --state where the job keeps its journal")
 
 
 def _current_listing(state: JobState, found: Callable[[], Iterator[Item]], options: JobOptions) -> Listing:

@@ -87,6 +87,17 @@ class SeenCaptions:
         self._connection.close()
 
 
+def seen_name(rank: int = 0) -> str:
+    """Name of the file of one of a job's processes."""
+    return f"seen-{rank}.sqlite" if rank else "seen.sqlite"
+
+
+def forget_seen(directory: Path) -> None:
+    """Remove the files of all processes; those that sqlite keeps beside them too."""
+    for path in directory.glob("seen*.sqlite*"):
+        path.unlink()
+
+
 def _columns(key: Key) -> tuple[bytes, bytes]:
     picture, prompt = key
     return picture, prompt.encode("utf-8", "surrogatepass")  # a prompt may hold a file's name that is no text

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from .records import Item, dumps
@@ -24,14 +27,43 @@ class Task:
     styles: tuple[str | None, ...]
 
 
-def task_to_line(task: Task) -> str:
-    """Return a task as one line of JSON, its line end included."""
-    return dumps({"item": asdict(task.item), "prompts": task.prompts, "styles": task.styles}) + "\n"
+@dataclass(frozen=True)
+class Block:
+    """Tasks that one process takes at a time: lines of a file.
+
+    Attributes:
+        start: byte at which they begin.
+        count: how many they are.
+    """
+
+    start: int
+    count: int
 
 
-def read_tasks(path: Path, offset: int, count: int) -> list[Task]:
-    """Read `count` tasks from the byte `offset` of a file of such lines on."""
+def write_tasks(path: Path, tasks: Iterable[Task], block: int) -> list[Block]:
+    """Write tasks where other processes find them; return the blocks, `block` tasks each, the last perhaps fewer.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    blocks, remaining = [], iter(tasks)
+    with path.open("wb") as file:
+        while taken := list(islice(remaining, block)):
+            blocks.append(Block(file.tell(), len(taken)))
+            for task in taken:
+                file.write(_to_line(task).encode("utf-8", "surrogatepass"))
+        file.flush()
+        os.fsync(file.fileno())
+    return blocks
+
+
+def read_tasks(path: Path, block: Block) -> list[Task]:
+    """Read the tasks of a block."""
     with path.open("rb") as file:
-        file.seek(offset)
-        values = [json.loads(file.readline()) for _ in range(count)]
+        file.seek(block.start)
+        values = [json.loads(file.readline()) for _ in range(block.count)]
     return [Task(Item(**value["item"]), tuple(value["prompts"]), tuple(value["styles"])) for value in values]
+
+
+def _to_line(task: Task) -> str:
+    return dumps({"item": asdict(task.item), "prompts": task.prompts, "styles": task.styles}) + "\n"

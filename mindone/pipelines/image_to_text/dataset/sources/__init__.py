@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from .base import IMAGE_SUFFIXES, InputError, ItemError, SourceOptions
+from .base import InputError, ItemError, SourceOptions
 from .kinds import KINDS
 from .opening import open_source
 from .reading import Reader, read_item
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "KINDS",
     "InputError",
     "ItemError",

@@ -9,12 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from mindone.models.share4v.image_loading import IMAGE_SUFFIXES
+
 from ...video import VIDEO_SUFFIXES
 from ..keys import path_keys, url_keys
-
-# Formats that Pillow reads, and two that it reads with a plug-in: better an input that fails than one that is missed.
-_PILLOW = "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pbm pnm tga jp2 avif heic heif"
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _PILLOW.split())
 
 
 class InputError(ValueError):

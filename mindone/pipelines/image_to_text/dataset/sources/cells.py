@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from mindone.models.share4v.image_loading import ImageLoadError, _data_uri, _download, describe
+from mindone.models.share4v.image_loading import ImageLoadError, data_uri_bytes, describe, download
 
 from .base import ItemError
 
@@ -42,7 +42,7 @@ def cell_bytes(cell: Any, folder: str) -> bytes:
     from .rows import is_inline
 
     if cell[:5].lower() == "data:":
-        return _plain(_data_uri, cell)
+        return _plain(data_uri_bytes, cell)
     if is_inline(cell):
         try:
             return base64.b64decode("".join(cell.split()), validate=True)
@@ -81,7 +81,7 @@ def url_bytes(url: str) -> bytes:
     Raises:
         ItemError: it cannot be had.
     """
-    return _plain(_download, url)
+    return _plain(download, url)
 
 
 def json_cell(data: bytes, column: str) -> Any:

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mindone.models.share4v.image_loading import IMAGE_SUFFIXES
+
 from ..captions import MAX_CAPTION_BYTES, decode_caption
 from ..keys import fold, safe_key, without_suffix
 from ..records import jsonable
 from .archives import Archive, open_archive
-from .base import IMAGE_SUFFIXES, Found, Place, SourceOptions, failure
+from .base import Found, Place, SourceOptions, failure
 from .kinds import suffix_of
 from .rows import CAPTION_COLUMNS
 

@@ -1,0 +1,71 @@
+"""Memory that MindSpore keeps at every call of an operator outside graphs, in bytes a call.
+
+    python benchmarks/operator_memory.py --calls 20000
+
+Why mindone/models/share4v/eager.py goes by way of NumPy on a CPU. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import machine
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+WARM_UP = 2000
+
+
+class Doubled(nn.Cell):
+    """The smallest graph."""
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        """x [...] -> 2 x [...]."""
+        return x + x
+
+
+def contenders() -> dict[str, Callable[[], object]]:
+    """What is called, by name."""
+    x, graph = Tensor(np.ones((4, 8), np.float32)), Doubled()
+    index = Tensor(np.arange(4, dtype=np.int32))
+    return {
+        "concat": lambda: ops.concat((x, x), 0),
+        "cast to float16": lambda: x.astype(ms.float16),
+        "gather": lambda: ops.gather(x, index, 0),
+        "graph": lambda: graph.compile_and_run(x),
+        "graph of a gather's result": lambda: graph.compile_and_run(ops.gather(x, index, 0)),
+        "graph of a stack's result": lambda: graph.compile_and_run(ops.stack((x, x))),
+        "concat by NumPy": lambda: Tensor.from_numpy(np.concatenate((x.asnumpy(), x.asnumpy()))),
+        "graph of NumPy's result": lambda: graph.compile_and_run(Tensor.from_numpy(x.asnumpy()[[0, 1, 2, 3]])),
+    }
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Read the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=20000)
+    arguments = parser.parse_args()
+    kept = {}
+    for name, call in contenders().items():
+        for _ in range(WARM_UP):
+            call()
+        before = resident()
+        for _ in range(arguments.calls):
+            call()
+        kept[name] = round((resident() - before) / arguments.calls)
+        print(f"{name}: {kept[name]} bytes a call", flush=True)
+    print(json.dumps({"mindspore": ms.__version__, "calls": arguments.calls, "kept": kept, **machine.describe()}))
+
+
+if __name__ == "__main__":
+    main()
