@@ -64,7 +64,14 @@ OUTPUTS = (
             "help": "what to do with an input that has a caption (default: skip)",
         },
     ),
-    Argument(("--shard-size",), {"type": int, "metavar": "N", "help": "records of a shard or part"}),
+    Argument(
+        ("--shard-size",),
+        {"type": int, "default": 10_000, "metavar": "N", "help": "records of a shard or part (default: 10000)"},
+    ),
+    Argument(
+        ("--seconds",),
+        {"action": "store_true", "help": "let records say how long they took, which differs from run to run"},
+    ),
     Argument(("--state",), {"metavar": "DIR", "help": "where the job keeps its journal (default: beside the output)"}),
     Argument(("--retry-failed",), {"action": "store_true", "help": "once more for the inputs that failed"}),
     Argument(("--restart",), {"action": "store_true", "help": "forget what this job did before, and begin anew"}),

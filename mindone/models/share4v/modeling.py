@@ -31,7 +31,7 @@ from .generation_mixin import Array, GenerationMixin
 from .merging import check_vocabulary, plan_merge
 from .packed_component import WeightHolder
 from .prefill import Prompts
-from .quantization import precision_of
+from .quantization import loaded_dtype, precision_of
 
 if TYPE_CHECKING:
     from .tokenization import Tokenizer
@@ -148,7 +148,7 @@ class Share4V(GenerationMixin, nn.Cell):
         native = native_backends(dtype or "float32")
         resolve_backends(language_backend, vision_backend, native, dtype or "float32", kv_cache_dtype)
         layout = locate(name_or_path, vision_tower, cache_dir, local_files_only)
-        kind = check_dtype(dtype, layout.config.quantization)
+        kind = loaded_dtype(dtype, layout.config.quantization)
         native = native_backends(kind)
         language = native["language_model"] if language_backend == "native" else language_backend
         vision = native["vision_tower"] if vision_backend == "native" else vision_backend
@@ -352,20 +352,6 @@ class Share4V(GenerationMixin, nn.Cell):
             for text, length in enumerate(plan.lengths)
         ]
         return Prompts(table, plan.index, placed, plan.lengths, names)
-
-
-def check_dtype(asked: str | None, stored: str | None) -> str:
-    """Return the type a checkpoint is loaded as: what was asked for, else what is stored, else float32.
-
-    Raises:
-        ValueError: the stored weights were rounded to another type already.
-    """
-    if stored is not None and asked not in (None, stored):
-        raise ValueError(
-            f"the checkpoint's weights are {stored} already and cannot become {asked}: leave dtype out, or load the "
-            "checkpoint that they were converted from"
-        )
-    return asked or stored or "float32"
 
 
 def embedding_table(token_embeds: Tensor, image_features: Tensor | None) -> Tensor:

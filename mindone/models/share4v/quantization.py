@@ -75,3 +75,17 @@ def kernel_precision_of(dtype: str) -> Precision:
             "of any type can be loaded"
         )
     return precision
+
+
+def loaded_dtype(asked: str | None, stored: str | None) -> str:
+    """Return the type a checkpoint is loaded as: what was asked for, else what is stored, else float32.
+
+    Raises:
+        ValueError: the stored weights were rounded to another type already.
+    """
+    if stored is not None and asked not in (None, stored):
+        raise ValueError(
+            f"the checkpoint's weights are {stored} already and cannot become {asked}: leave dtype out, or load the "
+            "checkpoint that they were converted from"
+        )
+    return asked or stored or "float32"

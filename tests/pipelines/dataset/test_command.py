@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_restart_with_other_settings_makes_other_captions(photos: Path, tmp_path
     assert captions(out) == whole
     assert main(["caption-dataset", str(photos), "--out", str(out), "--max-new-tokens", "3", "--restart"]) == 0
     assert all(len(short) < len(long) for short, long in zip(captions(out), whole, strict=True))
+
+
+def test_a_record_says_what_made_it(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert main(["caption-dataset", str(photos), "--out", str(out), "--seconds", "--max-new-tokens", "5"]) == 0
+    for line in out.read_text().splitlines():
+        record = json.loads(line)
+        assert record["sha256"] == sha256(Path(record["source"]).read_bytes()).hexdigest()
+        assert record["model"] == "sharegpt4v-tiny" and record["dtype"] == "float32" and record["seconds"] > 0
+        assert record["settings"]["max_new_tokens"] == 5 and record["tokens"] == [5]
+        assert record["finish_reasons"] == ["length"] and len(record["prompts"]) == 1 and record["caption"]
 
 
 def test_pictures_that_come_later_are_captioned_by_the_same_command(photos: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def _job(
         arguments.out,
         tuple(arguments.format or ()),
         arguments.existing,
-        SinkOptions(shard_size=arguments.shard_size) if arguments.shard_size else SinkOptions(),
+        SinkOptions(arguments.shard_size, arguments.seconds),
         arguments.engine,
         EngineOptions(arguments.actors, arguments.cpus),
         arguments.state,
