@@ -151,10 +151,8 @@ WORK = (
             "local)",
         },
     ),
-    Argument(
-        ("--actors",), {"type": int, "default": 1, "metavar": "N", "help": "models on the Ray cluster (default: 1)"}
-    ),
-    Argument(("--cpus",), {"type": int, "default": 1, "metavar": "N", "help": "CPUs of each of them (default: 1)"}),
+    Argument(("--actors",), {"type": int, "metavar": "N", "help": "models on the Ray cluster (default: 1)"}),
+    Argument(("--cpus",), {"type": int, "metavar": "N", "help": "CPUs of each of them (default: 1)"}),
 )
 
 CAPTION_DATASET = Command(

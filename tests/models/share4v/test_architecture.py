@@ -18,7 +18,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "configuration": (("configuration", "configuration_forms", "tower_places"), ("quantization",)),
     "registry": (("registry",), ()),
     "protocols": (("protocols",), ("configuration",)),
-    "devices": (("device_operators",), ()),
+    "devices": (("device_operators", "eager"), ()),
     "layers": (("layers", "fused"), ("devices",)),
     "kernels": (("kernels",), ()),
     "packed": (("packed_component",), ("kernels", "checkpoint")),
@@ -47,12 +47,13 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "cache",
             "prefill",
         ),
-        ("configuration", "protocols", "processing"),
+        ("configuration", "devices", "protocols", "processing"),
     ),
     "modeling": (
         ("modeling", "merging", "backends"),
         (
             "configuration",
+            "devices",
             "registry",
             "layers",
             "projector",

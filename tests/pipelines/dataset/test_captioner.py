@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from pictures import encoded, scene, write_folder
 
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+from mindone.pipelines.image_to_text.dataset import captioner as captioner_module
 from mindone.pipelines.image_to_text.dataset.captioner import Captioner
+from mindone.pipelines.image_to_text.dataset.preparation import Preparation
 from mindone.pipelines.image_to_text.dataset.prompting import PromptPlan
 from mindone.pipelines.image_to_text.dataset.records import Item, Record
 from mindone.pipelines.image_to_text.dataset.seen import SeenCaptions
@@ -126,3 +129,83 @@ def test_styles_bring_their_rules(tiny: ImageToTextPipeline, tmp_path: Path) -> 
     question = PromptPlan.from_options(styles=["one-sentence"]).questions(item)[0]
     record = captioned(tiny, [Task(item, (question.text,), ("one-sentence",))])[0]
     assert record.captions[0].count(".") <= 1
+
+
+OVERFULL = "why " * 2000
+
+
+def equal_items(folder: Path, count: int) -> list[Item]:
+    """Inputs with the same picture."""
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(encoded(scene(3)))
+    return list(open_source([str(folder)]))
+
+
+@pytest.fixture
+def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A captioner that goes round in circles fails, and does not hang."""
+    rounds, admit = iter(range(20_000)), captioner_module._Run._admit
+
+    def counted(self: captioner_module._Run, preparation: Preparation) -> None:
+        assert next(rounds, None) is not None, "it does not end"
+        admit(self, preparation)
+
+    monkeypatch.setattr(captioner_module._Run, "_admit", counted)
+
+
+@pytest.mark.usefixtures("_few_rounds")
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_twins_do_not_wait_for_a_caption_whose_input_failed(
+    tiny: ImageToTextPipeline, tmp_path: Path, batch_size: int
+) -> None:
+    """The first two inputs fail by their second prompt while their first caption is to be made again."""
+    question = "Describe this image"
+    items = equal_items(tmp_path, 5)
+    seconds = [OVERFULL, OVERFULL, "What is it?", "What is it?", question]
+    tasks = [Task(item, (question, second), (None, None)) for item, second in zip(items, seconds, strict=True)]
+    settings = {"rules": TextRules(required_words=("zebra",)), "attempts": 3, "batch_size": batch_size}
+    records = captioned(tiny, tasks, **settings)
+    assert all("the model's context" in (records[number].error or "") for number in (0, 1))
+    for number in (2, 3, 4):
+        alone = captioned(tiny, [tasks[number]], **settings)[number]
+        assert records[number].captions == alone.captions and len(alone.captions) == 2
+        assert records[number].notes == alone.notes
+
+
+@pytest.mark.usefixtures("_few_rounds")
+def test_a_caption_follows_its_style_when_the_input_that_it_was_made_for_failed(
+    tiny: ImageToTextPipeline, tmp_path: Path
+) -> None:
+    question, style = "Describe this image", "one-sentence"
+    first, second = equal_items(tmp_path, 2)
+    tasks = [Task(first, (question, OVERFULL), (style, None)), Task(second, (question,), (style,))]
+    assert captioned(tiny, [Task(second, (question,), (None,))])[1].captions[0].count(".") > 1  # the rules matter
+    seen = SeenCaptions(None)
+    captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=5), seen)
+    records = {record.number: record for record in captioner.run(tasks)}
+    assert records[0].error and records[1].captions == captioned(tiny, tasks[1:])[1].captions
+    assert records[1].captions[0].count(".") == 1
+
+
+def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
+    tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a few failures are tried again. That the oldest input holds up too many later ones is still told."""
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
+    items = list(open_source([str(tmp_path)]))
+    batch, sizes = type(tiny.model.new_batch(1)), []
+    step = batch.step
+    monkeypatch.setattr(batch, "step", lambda self: sizes.append(len(self)) or step(self))
+    monkeypatch.setattr(Preparation, "ready", property(lambda self: True))  # the threads' pace must not matter
+
+    def sizes_with(gap: int) -> list[int]:
+        sizes.clear()
+        numbered = (replace(item, number=gap * item.number) for item in items)
+        captioned(tiny, tasks_of(numbered, "Describe this image"), batch_size=4)
+        return list(sizes)
+
+    dense = sizes_with(1)
+    assert max(dense) == 4 and sizes_with(1000) == dense
+    monkeypatch.setattr(captioner_module, "FARTHEST", 0)
+    assert max(sizes_with(1)) == max(sizes_with(1000)) == 2

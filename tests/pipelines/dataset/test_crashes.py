@@ -102,7 +102,7 @@ def test_other_settings_are_refused_and_restart_begins_anew(unbroken: tuple[Path
     place, whole = unbroken
     changed = finished(command(place / "photos", whole, "--prompt", "What is this?"))
     assert changed.returncode == 3
-    assert "its prompts is" in changed.stderr and "--restart" in changed.stderr
+    assert "its prompts.prompts is" in changed.stderr and "--restart" in changed.stderr
     assert "Traceback" not in changed.stderr
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,6 +234,42 @@ class _Disk:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.file, name)
+
+
+WRITER = """
+import runpy, sys
+from pathlib import Path
+file = runpy.run_path(sys.argv[1])["GroupFile"](Path(sys.argv[2]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks of this kind")
+def test_two_processes_do_not_append_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl.partial"
+    command = [sys.executable, "-c", WRITER, files.__file__, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"open\n"
+        with pytest.raises(OSError, match=r"partial: another process is writing this file: wait .* another output"):
+            GroupFile(path)
+        other.communicate()
+    GroupFile(path).close()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_takes_a_file_over_from_its_own_job_that_broke_off(tmp_path: Path) -> None:
+    """As in a notebook, which keeps the traceback of the job, and with it the file open."""
+    path = tmp_path / "lines"
+    first = GroupFile(path)
+    first.append(b"never on the disk")
+    again = GroupFile(path)
+    with pytest.raises(ValueError, match="closed file"):
+        first.flush()
+    again.append(b"line")
+    again.flush()
+    again.close()
+    assert path.read_bytes() == b"line"
 
 
 def test_a_whole_file_replaces_another_or_leaves_it(tmp_path: Path) -> None:

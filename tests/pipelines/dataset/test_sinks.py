@@ -204,6 +204,77 @@ def test_a_directory_that_vanished_loses_no_other_caption(tmp_path: Path, photos
     assert len(sink.left_out) == 8 and "its directory has vanished" in sink.left_out[0]
 
 
+def opened(state: Path, items: list[Item], out: Path | None = None) -> Any:
+    """Open sidecars of a job whose records are all in its journal."""
+    write_listing(state / "inputs.jsonl", items)
+    with Journal(state / "journal.jsonl") as journal:
+        for item in items[journal.count :]:
+            journal.append(caption_of(item, Reader()))
+    return open_sink("txt", None if out is None else str(out), SinkOptions(), state)
+
+
+def test_two_jobs_on_overlapping_folders_do_not_mix_captions_up(tmp_path: Path, photos: Path) -> None:
+    """Both have captions waiting aside, of the same pictures by other numbers, when they put them in their places."""
+    items, inner = listed(photos), listed(photos / "cats")
+    records = [caption_of(item, Reader()) for item in items]
+    sinks = [opened(tmp_path / "a", items), opened(tmp_path / "b", inner)]
+    for sink, own in zip(sinks, (items, inner), strict=True):
+        for item in own:
+            sink.write(caption_of(item, Reader()))
+    for sink in sinks:
+        sink.finish()
+    for record in records:
+        if record.captions:
+            assert (photos / f"{record.key}.txt").read_text() == record.captions[0] + "\n"
+    assert not list(photos.rglob("*.partial")) and [sink.left_out for sink in sinks] == [[], []]
+
+
+def test_two_jobs_on_one_picture_never_share_a_partial_file(tmp_path: Path, photos: Path) -> None:
+    [item] = listed(photos / "1.jpg")
+    sinks = [opened(tmp_path / "a", [item]), opened(tmp_path / "b", [item])]
+    for sink in sinks:
+        sink.write(caption_of(item, Reader()))
+    partials = list(photos.glob(".*.partial"))
+    assert len(partials) == 2 and all(path.name.startswith(".1.txt.share4v-") for path in partials)
+
+
+def test_what_a_crash_left_of_a_sidecar_is_written_over(tmp_path: Path, photos: Path) -> None:
+    items = listed(photos)
+    sink = opened(tmp_path / "state", items)
+    for item in items:
+        sink.write(caption_of(item, Reader()))
+    left = list(photos.rglob("*.partial"))
+    assert len(left) == 10
+    for path in left:
+        path.write_bytes(b"torn, and longer than the caption that comes in its place" * 9)
+    opened(tmp_path / "state", items).finish()
+    assert not list(photos.rglob("*.partial"))
+    texts = [path.read_text() for path in photos.rglob("*.txt")]
+    assert len(texts) == 10 and all(text.startswith("A picture") for text in texts)
+
+
+@pytest.mark.parametrize("stem", ["n" * 240, "é" * 120])
+def test_the_longest_names_have_sidecars(tmp_path: Path, stem: str) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / f"{stem}.png").write_bytes(png(1))
+    [item] = listed(tmp_path / "photos")
+    opened(tmp_path / "state", [item]).finish()
+    assert (tmp_path / "photos" / f"{stem}.txt").read_text().startswith("A picture")
+
+
+def test_a_caption_removed_while_it_waits_is_told_and_comes_back(tmp_path: Path, photos: Path) -> None:
+    items = listed(photos)
+    sink = opened(tmp_path / "state", items)
+    for item in items:
+        sink.write(caption_of(item, Reader()))
+    next((photos / "cats").glob(".a b*.partial")).unlink()
+    sink.finish()
+    assert len(sink.left_out) == 1 and "a b.png: its caption was removed while" in sink.left_out[0]
+    assert len(list(photos.rglob("*.txt"))) == 9
+    opened(tmp_path / "state", items).finish()
+    assert len(list(photos.rglob("*.txt"))) == 10
+
+
 def samples(path: Path) -> list[dict[str, Any]]:
     """Read shards with WebDataset's own reader."""
     shards = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else str(path)
@@ -302,8 +373,23 @@ def test_files_of_another_job_are_not_touched(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", INPUT)
     for name, file in [("webdataset", "s.tar"), ("parquet", "part-00007.parquet")]:
         (tmp_path / file).touch()
-        with pytest.raises(ValueError, match=rf"{file} is there already, and this job did not write it"):
+        with pytest.raises(ValueError, match=rf"{file} is there already, and nothing says that this job wrote it"):
             run(tmp_path / f"state-{name}", [tmp_path / "s.tar"], [(name, tmp_path)])
+
+
+@pytest.mark.parametrize(("name", "file"), [("webdataset", "mine.tar"), ("parquet", "part-00009.parquet")])
+def test_a_job_begun_anew_does_not_touch_what_others_put_beside_its_files(
+    tmp_path: Path, photos: Path, name: str, file: str
+) -> None:
+    state, out = tmp_path / "state", tmp_path / "out"
+    run(state, [photos], [(name, out)])
+    (out / file).write_text("mine")
+    for path in state.glob("*.jsonl"):  # as --restart does
+        path.unlink()
+    before = tree(out)
+    with pytest.raises(ValueError, match=rf"{file} is there already"):
+        run(state, [photos], [(name, out)])
+    assert tree(out) == before
 
 
 @pytest.mark.parametrize(("name", "out"), [("webdataset", "out"), ("parquet", "out"), ("jsonl", "out/a.jsonl")])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import subprocess
+import sys
+from collections import Counter
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -11,7 +15,9 @@ from threading import Thread
 import pytest
 from jobs import listed, png, read, write_tar
 
+from mindone.pipelines.image_to_text.dataset.keys import fold, without_suffix
 from mindone.pipelines.image_to_text.dataset.records import Item
+from mindone.pipelines.image_to_text.dataset.seen import SeenCaptions
 from mindone.pipelines.image_to_text.dataset.sources import InputError, ItemError, read_item
 from mindone.pipelines.image_to_text.dataset.sources.patterns import expand_braces, matches, split_pattern
 
@@ -100,6 +106,33 @@ def test_pictures_of_one_name_have_keys_with_their_extension(tmp_path: Path) -> 
     }
     (tmp_path / "cats" / "1.jpg").unlink()
     assert keys(listed(tmp_path / "cats")) == ["1", "2"]
+
+
+def test_keys_and_order_of_many_names_that_are_alike(tmp_path: Path) -> None:
+    """Against the rule itself: an extension stays where the name without it is not one file's alone."""
+    draw, names = random.Random(5), {f"n{number}.png" for number in range(1000)}
+    letters = ["a", "A", "b", "-", ".", "\u00e9", "e\u0301", "\u00df", "ss", "\udce9"]
+    for _ in range(1500):
+        suffix = draw.choice([".png", ".PNG", ".jpg", ".jpg.png"])
+        names.add("x" + "".join(draw.choices(letters, k=draw.randint(1, 4))) + suffix)
+    for name in names:
+        (tmp_path / name).touch()
+    stems = Counter(fold(without_suffix(name)) for name in names)
+    full_names = Counter(fold(name) for name in names)
+    put(tmp_path, "x/1.png", "x-/1.png")
+    found, written = listed(tmp_path), Counter[str]()
+    assert [item.source.removeprefix(f"{tmp_path}/") for item in found] == [
+        name + "/1.png" * (name in ("x", "x-")) for name in sorted({*names, "x", "x-"}, key=os.fsencode)
+    ]
+    for item in found:
+        name = item.source.removeprefix(f"{tmp_path}/")
+        stem = without_suffix(name)
+        if name not in names or (stems[fold(stem)] == 1 and fold(stem) not in full_names):
+            assert item.key == stem
+        else:
+            written[fold(name)] += 1
+            assert item.key == name + (f"~{written[fold(name)]}" if written[fold(name)] > 1 else "")
+    assert len(written) > 100 and max(written.values()) > 2
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
@@ -318,3 +351,54 @@ def test_a_folder_of_shards_is_one_data_set(tmp_path: Path) -> None:
     put(tmp_path / "shards", "1.png")
     assert keys(listed(tmp_path / "shards")) == ["1"]
     assert keys(listed(tmp_path / "shards", include=("*.tar",))) == ["s-02/a", "s-10/a"]
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from crashing import without_upstream
+without_upstream(sys.argv[1])
+from mindone.pipelines.image_to_text.dataset.keys import KeyBook
+from mindone.pipelines.image_to_text.dataset.seen import Caption, SeenCaptions
+what, path = sys.argv[2], Path(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
+try:
+    if what == "keys":
+        book = KeyBook()
+        for number in range(100_000):
+            book.settle(f"{number}/" + "x" * 230, "y")
+    else:
+        seen = SeenCaptions(path / "seen.sqlite" if what == "seen" else None)
+        for number in range(6_000):
+            seen.put((number.to_bytes(32, "big"), "Describe"), Caption("x" * 500, 9, "eos"))
+    print("done")
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "limit", "said"),
+    [
+        ("keys", 2**20, "free space in the directory of temporary files, /var/tmp as a rule, or name another one in"),
+        ("seen", 0, "captions made before cannot be kept (disk I/O error): free space for "),
+        ("seen", 2**20, "done"),  # begun anew whenever it is full: it only spares work
+        ("seen-temporary", 2**20, "done"),
+    ],
+)
+def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path, what: str, limit: int, said: str) -> None:
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(here.parents[2]), what, str(tmp_path), str(limit)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(here)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+
+
+def test_captions_made_before_in_a_directory_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"cannot be kept \(unable to open database file\): free space for .*seen.sqlite"):
+        SeenCaptions(tmp_path / "gone" / "seen.sqlite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from .common import DONE, SOME_FAILED, complain, model_options, one_line, read_s
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from ..dataset.engines import EngineOptions
     from ..dataset.prompting import PromptPlan
     from ..dataset.records import Record
     from ..dataset.running import JobOptions
@@ -26,23 +28,25 @@ def run(arguments: Namespace) -> int:
     """Caption the data set and return the exit status."""
     from tqdm import tqdm
 
+    from ..dataset.journal import JournalError
     from ..dataset.ranks import current_rank
     from ..dataset.running import caption_dataset
 
     if arguments.list_styles:
         return _list_styles()
-    if not arguments.inputs:
-        return wrong_use(ValueError("no INPUT is given: name a folder, pictures, a list, a table or shards"))
-    with tqdm(unit="image", dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(unit="image", dynamic_ncols=True, smoothing=0, disable=not sys.stderr.isatty()) as bar:
         progress = _Progress(bar)
         try:
             choice, plan, settings, sources, options = _job(arguments)
             summary = caption_dataset(
                 arguments.inputs, choice, plan, settings, sources, options, progress.begin, progress.show
             )
-        except (ValueError, ImportError, FileNotFoundError) as error:
+        except ImportError as error:
             return wrong_use(error)
-        except (RuntimeError, OSError, FloatingPointError) as error:
+        except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+            is_wrong_use = isinstance(error, (ValueError, FileNotFoundError)) and not isinstance(error, JournalError)
+            if is_wrong_use and not progress.is_begun:
+                return wrong_use(error)
             complain(f"stopped: {error}")
             return STOPPED
     for reason in summary.left_out:
@@ -68,12 +72,13 @@ def _job(
         ValueError: a value is outside its range, or a name is not known.
         OSError: a prompt file cannot be read.
     """
-    from ..dataset.engines import EngineOptions
     from ..dataset.prompting import PromptPlan
     from ..dataset.running import JobOptions
     from ..dataset.sinks import SinkOptions
     from ..dataset.worker import CaptioningSettings, ModelChoice
 
+    if not arguments.inputs:
+        raise ValueError("no INPUT is given: name a folder, pictures, a list, a table or shards")
     seed = arguments.seed or 0
     files = [arguments.prompt_file] if arguments.prompt_file else []
     plan = PromptPlan.from_options(
@@ -97,11 +102,11 @@ def _job(
     )
     options = JobOptions(
         arguments.out,
-        tuple(arguments.format or ()),
+        tuple(dict.fromkeys(arguments.format or ())),
         arguments.existing,
         SinkOptions(arguments.shard_size, arguments.seconds),
         arguments.engine,
-        EngineOptions(arguments.actors, arguments.cpus),
+        _cluster(arguments),
         arguments.state,
         arguments.restart,
         arguments.retry_failed,
@@ -123,9 +128,20 @@ def _rules(arguments: Namespace) -> TextRules:
     )
 
 
+def _cluster(arguments: Namespace) -> EngineOptions:
+    from ..dataset.engines import EngineOptions
+
+    asked = {name: getattr(arguments, name) for name in ("actors", "cpus") if getattr(arguments, name) is not None}
+    if asked and arguments.engine != "ray":
+        complain(f"note: {' and '.join(f'--{name}' for name in asked)} change nothing without --engine ray")
+    return EngineOptions(**asked)
+
+
 def _sources(arguments: Namespace) -> SourceOptions:
     from ..dataset.sources import SourceOptions
 
+    if arguments.frames < 1:
+        raise ValueError(f"--frames must be at least 1, got {arguments.frames}")
     many = arguments.frames > 1
     return SourceOptions(
         include=tuple(arguments.include),
@@ -149,28 +165,60 @@ def _list_styles() -> int:
 
 
 class _Progress:
-    """The bar at a terminal, and a line for each of the first failures."""
+    """The bar at a terminal, else a line now and then; and a line for each of the first failures.
+
+    Records that stand from an earlier pass count as done, and for nothing else.
+
+    Attributes:
+        is_begun: whether a record was made, so that what goes wrong from now on is no wrong use any more.
+    """
+
+    LINE_SECONDS = 60.0  # between two lines
 
     def __init__(self, bar: tqdm[Any]) -> None:
-        self.bar, self.failures, self.tokens = bar, 0, 0
+        self.bar, self.is_begun = bar, False
+        self.done = self.total = self.made = self.tokens = self.failures = 0
 
     def begin(self, done: int, total: int) -> None:
         """Told once the inputs are listed."""
+        self.done, self.total = done, total
+        self.begun = self.told = time.monotonic()
         self.bar.reset(total)
+        self.bar.initial = done  # the rate is of this run
         self.bar.update(done)
         if done:
             complain(f"going on behind {done} of {total} inputs")
 
     def show(self, record: Record) -> None:
         """Told of every record."""
-        self.tokens += sum(record.tokens)
-        elapsed = self.bar.format_dict["elapsed"] or 1e-9
-        self.bar.set_postfix_str(f"{self.tokens / elapsed:.0f} tokens/s", refresh=False)
+        self.is_begun = True
+        self.done += 1
+        if record.stands:
+            self.bar.initial += 1
+        else:
+            self._count(record)
         self.bar.update()
+        if self.bar.disable and time.monotonic() - self.told >= self.LINE_SECONDS:
+            self._tell()
+
+    def _count(self, record: Record) -> None:
+        self.made += 1
+        self.tokens += sum(record.tokens)
+        self.bar.set_postfix_str(f"{self.tokens / self._elapsed():.0f} tokens/s", refresh=False)
         if record.error is not None:
             self.failures += 1
             if self.failures <= _SHOWN_FAILURES:
                 self.bar.clear()
                 complain(one_line(f"{record.source}: {record.error}"))
             elif self.failures == _SHOWN_FAILURES + 1:
-                complain("more inputs failed; failed.jsonl has them all")
+                complain("more inputs failed; failed.jsonl will have them all when the job is done")
+
+    def _tell(self) -> None:
+        self.told, line = time.monotonic(), f"{self.done} of {self.total} inputs"
+        if self.made:
+            rate = self.made / self._elapsed()
+            line += f", {rate:.2f} a second, {self.bar.format_interval((self.total - self.done) / rate)} left"
+        complain(line)
+
+    def _elapsed(self) -> float:
+        return max(time.monotonic() - self.begun, 1e-9)

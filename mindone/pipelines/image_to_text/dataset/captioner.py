@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .worker import CaptioningSettings
 
 AHEAD = 2  # pictures prepared for each text of the batch
-FARTHEST = 64  # batches that a later input may be ahead of the oldest unfinished one
+FARTHEST = 64  # batches of inputs that may begin after the oldest unfinished one
 
 
 @dataclass
@@ -36,6 +36,7 @@ class _Open:
 
     prepared: Prepared
     begun: float
+    order: int  # inputs that had begun by then, this one among them
     captions: list[Caption | None]
 
 
@@ -46,6 +47,7 @@ class _Unit:
     number: int  # of the input
     place: int  # of the prompt among the input's
     key: tuple[bytes, str]
+    style: str | None
     attempts: list[Attempt] = field(default_factory=list)
 
 
@@ -142,6 +144,7 @@ class _Run:
         self.waiting: deque[_Unit] = deque()  # captions that have no place in the batch yet
         self.twins: dict[tuple[bytes, str], list[_Unit]] = {}  # captions being made, and who waits for the same
         self.done: deque[Record] = deque()
+        self.begun = 0  # inputs; their numbers may have gaps
 
     def records(self) -> Iterator[Record]:
         captioner, pipeline = self.captioner, self.captioner.pipeline
@@ -171,19 +174,20 @@ class _Run:
 
     def _is_far_ahead(self) -> bool:
         """Whether the oldest input has held up the results of too many later ones, which wait in memory."""
-        return (
-            len(self.open) > 0 and self.newest - next(iter(self.open)) > FARTHEST * self.captioner.settings.batch_size
-        )
+        oldest = next(iter(self.open.values()), None)
+        return oldest is not None and self.begun - oldest.order > FARTHEST * self.captioner.settings.batch_size
 
     def _begin(self, prepared: Prepared) -> None:
         item = prepared.task.item
-        self.newest = item.number
+        self.begun += 1
         if prepared.error is not None:
             self.done.append(self.captioner.failure(prepared, prepared.error))
             return
-        prompts = prepared.task.prompts
-        self.open[item.number] = _Open(prepared, time.perf_counter(), [None] * len(prompts))
-        self.waiting.extend(_Unit(item.number, place, self._key(prepared, place)) for place in range(len(prompts)))
+        styles = prepared.task.styles
+        self.open[item.number] = _Open(prepared, time.perf_counter(), self.begun, [None] * len(styles))
+        self.waiting.extend(
+            _Unit(item.number, place, self._key(prepared, place), style) for place, style in enumerate(styles)
+        )
 
     def _key(self, prepared: Prepared, place: int) -> tuple[bytes, str]:
         """What decides a caption: picture, question and style; and which of several to the same question it is."""
@@ -193,6 +197,8 @@ class _Run:
 
     def _join(self, unit: _Unit) -> None:
         if unit.number not in self.open:  # another of its captions failed
+            if unit.attempts:  # others may wait for this one: now the first of them makes it
+                self.waiting.extend(self.twins.pop(unit.key))
             return
         held = self.captioner.seen.get(unit.key)
         if held is not None:
@@ -206,7 +212,6 @@ class _Run:
     def _generate(self, unit: _Unit) -> None:
         captioner, prepared = self.captioner, self.open[unit.number].prepared
         attempt = next_attempt(unit.attempts, captioner.settings.seed, unit.key)
-        style = prepared.task.styles[unit.place]
         try:
             prompts = captioner.pipeline.model.lay_out(prepared.input_ids[unit.place], prepared.pixel_values)
         except ValueError as error:  # the prompt fills the model's context
@@ -216,18 +221,16 @@ class _Run:
         self.batch.join(
             unit,
             prompts,
-            captioner.generation_of(style, attempt),
+            captioner.generation_of(unit.style, attempt),
             captioner.stops,
-            captioner.forbidden_by(captioner.rules_of(style)),
+            captioner.forbidden_by(captioner.rules_of(unit.style)),
             captioner.beginning,
         )
 
     def _judge(self, finished: FinishedText[_Unit]) -> None:
         """Accept a caption, or send it to the end of the queue to be made anew."""
         unit, captioner = finished.ticket, self.captioner
-        opened = self.open.get(unit.number)
-        style = None if opened is None else opened.prepared.task.styles[unit.place]
-        caption = judged(finished, unit.attempts, captioner.rules_of(style), captioner.settings.attempts)
+        caption = judged(finished, unit.attempts, captioner.rules_of(unit.style), captioner.settings.attempts)
         if caption is None:
             self.waiting.append(unit)
             return

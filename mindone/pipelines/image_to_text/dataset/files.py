@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from weakref import WeakValueDictionary
 
 PARTIAL = ".partial"  # what a file is called until it is whole
 GROUP_BYTES = 4 * 2**20
@@ -69,6 +70,9 @@ class GroupFile:
     Args:
         path: made if there is nothing.
 
+    Raises:
+        OSError: another process writes it, or it cannot be written at all.
+
     Attributes:
         size: bytes on the disk.
     """
@@ -76,6 +80,11 @@ class GroupFile:
     def __init__(self, path: Path) -> None:
         is_new = not path.exists()
         self._file = path.open("ab+", buffering=0)
+        try:
+            self._take(path)
+        except BaseException:
+            self._file.close()
+            raise
         self.size = os.fstat(self._file.fileno()).st_size
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -136,6 +145,35 @@ class GroupFile:
     def close(self) -> None:
         """Close the file; what was not flushed is lost."""
         self._file.close()
+
+    def _take(self, path: Path) -> None:
+        place = os.fstat(self._file.fileno())
+        earlier = _OPEN.get((place.st_dev, place.st_ino))
+        if earlier is not None:
+            earlier.close()
+        _lock(self._file, path)
+        _OPEN[place.st_dev, place.st_ino] = self
+
+
+# What this process writes: a notebook keeps the traceback of a job that broke off, and with it the job's files open.
+# The same job begun again takes them over.
+_OPEN: WeakValueDictionary[tuple[int, int], GroupFile] = WeakValueDictionary()
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Let no other process append to a file while it is open, where the system and the disk know locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"{path}: another process is writing this file: wait until it is done, or name another output"
+        ) from None
+    except OSError:  # some network file systems have no locks
+        return
 
 
 def count_lines(path: Path) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .captions import KEPT_EXISTING, merge_captions, needs_caption
+from .earlier import EarlierRecords
 from .engines import Engine
-from .files import publish, whole_file
-from .journal import Journal, matched, read_records, write_failed
-from .listing import Listing, write_listing
+from .files import whole_file
+from .journal import Journal, write_failed
+from .listing import Listing
+from .passes import JOURNAL, PREVIOUS
 from .prompting import PromptPlan
 from .records import Item, Record
 from .sinks import Sink
 from .speed import SPEED_NAME, SpeedLog
 from .tasks import Task
 
-PREVIOUS = "previous.jsonl"  # the journal of the pass before this one: what did not fail in it stands
+RESTARTED = "restarted"  # there while the job that --restart began is not done: the same command again goes on
 # Records are brought to the disk, and then to the outputs, at least so often.
 GROUP_SECONDS, GROUP_RECORDS = 1.0, 256
 
@@ -97,44 +99,39 @@ class JobState(AbstractContextManager["JobState"]):
         """A file of the job."""
         return self.directory / name
 
-    def listing(self, items: Callable[[], Iterable[Item]]) -> Listing:
-        """Return the inputs, which are listed where they were not yet."""
-        path = self.path("inputs.jsonl")
-        if not path.exists():
-            write_listing(path, items())
-        return Listing(path)
-
-    def forget(self) -> None:
-        """Begin anew: remove what the job knows, captions that were made for equal pictures excepted."""
-        for name in ("journal.jsonl", PREVIOUS, "inputs.jsonl", "failed.jsonl", "tasks.jsonl", SPEED_NAME):
-            self.path(name).unlink(missing_ok=True)
-
-    def retry_failed(self) -> None:
-        """Let the job go over its inputs again for those that failed; nothing, where it is about that already."""
-        journal = self.path("journal.jsonl")
-        if journal.exists() and not self.path(PREVIOUS).exists():
-            Journal(journal).close()  # which cuts off what a crash left behind
-            publish(journal, self.path(PREVIOUS))
-
     def describe(self, description: Mapping[str, Any]) -> None:
         """Note what the job is."""
         with whole_file(self.path("job.json")) as file:
             file.write(json.dumps(description, indent=2, sort_keys=True).encode())
 
-    def _check(self) -> None:
+    def is_described_by(self, description: Mapping[str, Any]) -> bool:
+        """Whether this is what the job is."""
+        return not _differences(self._stated(), json.loads(json.dumps(description)))
+
+    def _stated(self) -> dict[str, Any]:
         path = self.path("job.json")
-        if self._description is None or not path.exists():
-            return
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        names = sorted({*stated, *self._description})
-        changed = [name for name in names if stated.get(name) != self._description.get(name)]
+        stated: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return stated
+
+    def _check(self) -> None:
+        stated = self._stated()
+        changed = _differences(stated, self._description) if stated and self._description is not None else []
         if changed:
-            name = changed[0]
+            name, before, now = changed[0]
             raise JobError(
-                f"{self.directory} belongs to another job: its {name} is {stated.get(name)!r:.200}, now "
-                f"{self._description.get(name)!r:.200}. Run the command as it was to go on, with --restart to begin "
-                "anew, or with another --state or --out"
+                f"{self.directory} belongs to another job: its {name} is {before!r:.200}, now {now!r:.200}. Run the "
+                "command as it was to go on, with --restart to begin anew, or with another --state or --out"
             )
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Return what differs between two descriptions, down to the single setting: its name, and what it was and is."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for one in sorted({*before, *now}):
+            found += _differences(before.get(one), now.get(one), f"{name}.{one}" if name else one)
+        return found
+    return [] if before == now else [(name, before, now)]
 
 
 class CaptionJob:
@@ -174,7 +171,9 @@ class CaptionJob:
             JournalError: the journal was damaged by something other than a crash.
         """
         begun, counts = time.perf_counter(), {"captioned": 0, "kept": 0, "tokens": 0}
-        with Journal(self.state.path("journal.jsonl")) as journal:
+        earlier = EarlierRecords(self.state.path(PREVIOUS))
+        with closing(earlier), Journal(self.state.path(JOURNAL)) as journal:
+            self._earlier = earlier
             self._speed = SpeedLog(self.state.path(SPEED_NAME))
             if journal.count < len(self.listing):
                 for record, is_new in self._records(engine, journal.count):
@@ -187,7 +186,8 @@ class CaptionJob:
             failed = write_failed(journal, self.state.path("failed.jsonl"))
         for sink in self.sinks:
             sink.finish()
-        self.state.path(PREVIOUS).unlink(missing_ok=True)
+        for name in (PREVIOUS, RESTARTED):
+            self.state.path(name).unlink(missing_ok=True)
         return JobSummary(
             len(self.listing),
             counts["captioned"],
@@ -224,13 +224,8 @@ class CaptionJob:
 
     def _inputs(self, start: int) -> Iterator[tuple[Item, Record | None]]:
         """Yield the inputs from number `start` on, each with its record where no model is needed for it."""
-        previous = self.state.path(PREVIOUS)
-        before = read_records(previous, start) if previous.exists() else iter(())
         for item in self.listing.items(start):
-            record = next(before, None)
-            if record is not None:
-                matched(item, record, previous)
-            yield item, self._settled(item) if record is None or record.error is not None else record
+            yield item, self._earlier.of(item) or self._settled(item)
 
     def _settled(self, item: Item) -> Record | None:
         """Return the record of an input that has a caption, or cannot be asked about."""
@@ -262,6 +257,7 @@ class CaptionJob:
             for record in self._pending:
                 sink.write(record)
             sink.flush()
-        self._speed.note(len(self._pending), sum(sum(record.tokens) for record in self._pending))
+        made = [record for record in self._pending if not record.stands]
+        self._speed.note(len(made), sum(sum(record.tokens) for record in made))
         self._pending.clear()
         self._last = time.monotonic()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 import unicodedata
 from urllib.parse import unquote, urlsplit
+
+from .scratch import ScratchTable
 
 MAX_COMPONENT_BYTES = 240  # file systems allow 255; a suffix must fit behind
 
@@ -72,6 +73,9 @@ def fold(key: str) -> str:
 class KeyBook:
     """The keys that are taken, kept on disk, so that any number of them takes no memory.
 
+    Raises:
+        OSError: the disk is full, say; `settle` and `take` raise it too.
+
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.keys import KeyBook
         >>> book = KeyBook()
@@ -81,11 +85,7 @@ class KeyBook:
     """
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None)  # no name: a temporary file
-        for setting in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -8192"):
-            self._database.execute(f"PRAGMA {setting}")
-        self._database.execute("CREATE TABLE taken (name BLOB PRIMARY KEY, next INTEGER) WITHOUT ROWID")
-        self._database.execute("BEGIN")
+        self._taken = ScratchTable("next INTEGER")
 
     def settle(self, key: str, full_key: str, beside: str | None = None) -> str:
         """Take the first of key, full_key, full_key~2, full_key~3, ... that is free, and return it.
@@ -99,11 +99,11 @@ class KeyBook:
             if self._claim(one, beside):
                 return one
         counter = b"\0" + _blob(full_key)
-        row = self._database.execute("SELECT next FROM taken WHERE name = ?", (counter,)).fetchone()
+        row = self._taken.get(counter)
         number = row[0] if row else 2
         while not self._claim(f"{full_key}~{number}", beside):
             number += 1
-        self._database.execute("INSERT OR REPLACE INTO taken VALUES (?, ?)", (counter, number + 1))
+        self._taken.put(counter, number + 1)
         return f"{full_key}~{number}"
 
     def take(self, name: str) -> bool:
@@ -112,7 +112,7 @@ class KeyBook:
 
     def close(self) -> None:
         """Give the disk space back."""
-        self._database.close()
+        self._taken.close()
 
     def _claim(self, key: str, beside: str | None) -> bool:
         if not self._insert(_blob(key)):
@@ -120,7 +120,7 @@ class KeyBook:
         return beside is None or self._insert(b"\1" + _blob(f"{beside}\0{key.rpartition('/')[2]}"))
 
     def _insert(self, name: bytes) -> bool:
-        return self._database.execute("INSERT OR IGNORE INTO taken VALUES (?, NULL)", (name,)).rowcount == 1
+        return self._taken.add(name, None)
 
 
 def _blob(key: str) -> bytes:

@@ -23,6 +23,8 @@ from .worker import CaptioningSettings, ModelChoice, make_captioner
 
 _LOOK = 0.5  # seconds between two looks at what other ranks made
 _LOOK_FOR_LIFE = 5.0  # and at whether they live
+# Seconds after which a rank that lives is taken for stuck. Until then, what the others make waits in memory.
+_STUCK = 1800.0
 
 
 class MsrunEngine:
@@ -35,7 +37,7 @@ class MsrunEngine:
     def __init__(self, choice: ModelChoice, settings: CaptioningSettings, options: EngineOptions, state: Path) -> None:
         rank = current_rank()
         if rank is None:
-            raise ValueError("the engine 'msrun' is for processes that msrun starts; leave --engine out, or use 'ray'")
+            raise ValueError("msrun did not start this process")
         self._state, self._others = state, range(1, rank.count)
         use_device(rank)
         self.captioner = make_captioner(choice, settings, state / seen_name())
@@ -91,6 +93,7 @@ class _OtherRanks:
         self._shares = shares
         self._read = dict.fromkeys(ranks, 0)  # bytes of each rank's file
         self._owed: dict[int, dict[int, Task]] = {rank: {} for rank in self._read}
+        self._heard = dict.fromkeys(self._read, time.monotonic())  # when each wrote something
         self._looked_for_life = time.monotonic()
         self.lost: deque[Task] = deque()
 
@@ -101,20 +104,23 @@ class _OtherRanks:
 
     @property
     def live(self) -> bool:
-        """Whether any of them is alive."""
-        return any(is_held(self._shares.life(rank)) for rank in self._read)
+        """Whether any of them is at work."""
+        return any(map(self._works, self._read))
 
     def look(self) -> Iterator[Record]:
         """Yield what was made since the last look."""
         dead: list[int] = []
         if time.monotonic() - self._looked_for_life > _LOOK_FOR_LIFE:
             self._looked_for_life = time.monotonic()
-            dead += (rank for rank, owed in self._owed.items() if owed and not is_held(self._shares.life(rank)))
+            dead += (rank for rank, owed in self._owed.items() if owed and not self._works(rank))
         for rank in self._read:
             yield from self._new(rank)
         for rank in dead:  # all that it ever wrote has been read
             self.lost.extend(self._owed[rank].values())
             self._owed[rank].clear()
+
+    def _works(self, rank: int) -> bool:
+        return time.monotonic() - self._heard[rank] < _STUCK and is_held(self._shares.life(rank))
 
     def _new(self, rank: int) -> Iterator[Record]:
         path, owed = self._shares.records(rank), self._owed[rank]
@@ -126,6 +132,7 @@ class _OtherRanks:
                 if not line.endswith(b"\n"):  # being written
                     return
                 self._read[rank] += len(line)
+                self._heard[rank] = time.monotonic()
                 values = json.loads(line)
                 if "block" in values:
                     owed |= {

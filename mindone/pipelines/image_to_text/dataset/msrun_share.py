@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from .job import JobError, JobSummary
+from .passes import is_complete
 from .ranks import Rank, use_device
 from .records import to_line
 from .seen import seen_name
@@ -18,6 +19,7 @@ from .tasks import Task, read_tasks
 from .worker import CaptioningSettings, ModelChoice, make_captioner
 
 _LOOK = 0.3  # seconds between two looks
+_GRACE = 30.0  # seconds in which it begins where a job is done, if there is more to do
 _PATIENCE = 300.0  # seconds in which the first rank must have begun
 _SYNC = 1.0  # seconds after which records are brought to where other hosts see them
 
@@ -61,15 +63,20 @@ def take_share(
 
 def _wait_for(state: Path, patience: float) -> Shares | None:
     """Return the run that the first rank leads; None where it has nothing to share."""
-    deadline, is_begun = time.monotonic() + patience, False
+    begun, is_led, is_checked = time.monotonic(), False, False
     while True:
         shares = current(state)
         if shares is not None:
             return shares
+        waited = time.monotonic() - begun
         if is_held(state / "lock"):
-            is_begun = True  # it lists the inputs, which may take long
-        elif is_begun or time.monotonic() > deadline:
+            is_led = True  # it lists the inputs, which may take long
+        elif is_led or waited > patience:
             return None
+        elif waited > _GRACE and not is_checked:  # once: it counts the lines of large files
+            is_checked = True
+            if is_complete(state):
+                return None
         time.sleep(_LOOK)
 
 

@@ -82,6 +82,7 @@ class Record:
         notes: what is worth knowing: a retry, a required word that is missing, an existing caption that was kept.
         width, height: of the picture in pixels, as it is shown.
         columns: the item's, and what reading it taught.
+        stands: whether an earlier pass over the job's inputs made it.
     """
 
     number: int
@@ -101,6 +102,7 @@ class Record:
     width: int | None = None
     height: int | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    stands: bool = False
 
 
 _ITEM_FIELDS = tuple(one.name for one in fields(Item))

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from .charts import histogram, median, speed_chart
 from .files import lines_from, whole_file
+from .passes import JOURNAL
 from .records import Item, Picture, item_from_line, printable
 from .sketches import TopCounts
+from .sources import STATE
 from .summary import LISTED, Summary, Told, summarize
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-STATE, JOURNAL_NAME, REPORT_NAME = ".share4v", "journal.jsonl", "report.html"
+REPORT_NAME = "report.html"
 THUMBNAIL = 320  # pixels of the longer side; the page shows half of it, for screens of double density
 _NEEDED = ("jinja2", "matplotlib")
 _ROWS = 12
@@ -38,10 +40,10 @@ def find_state(out: str | Path) -> Path:
     """
     place = Path(out)
     tried = [place, place / STATE, place.with_name(place.name + STATE)]
-    found = next((one for one in tried if (one / JOURNAL_NAME).is_file()), None)
+    found = next((one for one in tried if (one / JOURNAL).is_file()), None)
     if found is None:
         raise ReportError(
-            f"no {JOURNAL_NAME} in {', '.join(map(str, tried))}: give what `share4v caption-dataset` got as --out or "
+            f"no {JOURNAL} in {', '.join(map(str, tried))}: give what `share4v caption-dataset` got as --out or "
             "--state, or the folder that it captioned"
         )
     return found

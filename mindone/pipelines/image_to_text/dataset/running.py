@@ -11,19 +11,19 @@ from typing import Any
 from .captions import MODES
 from .engines import EngineOptions, engine_class
 from .files import count_lines
-from .job import CaptionJob, JobError, JobState, JobSummary
+from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .listing import Listing
 from .msrun_share import take_share
+from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, first_pass, go_over_again, is_changed, settle
 from .prompting import PromptPlan
-from .ranks import current_rank
+from .ranks import Rank, current_rank
 from .records import Item, Record
 from .seen import forget_seen
 from .shares import clear
-from .sinks import SinkOptions, format_of, open_sink
-from .sources import SourceOptions, open_source
+from .sinks import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
+from .sources import STATE, InputError, SourceOptions, open_source, split_pattern
 from .worker import CaptioningSettings, ModelChoice
 
-STATE = ".share4v"
 SIDECARS = frozenset(("txt", "caption"))
 
 
@@ -54,6 +54,8 @@ class JobOptions:
     retry_failed: bool = False
 
     def __post_init__(self) -> None:
+        if self.restart and self.retry_failed:
+            raise ValueError("restart and retry_failed do not go together: the one forgets what the other keeps")
         if self.existing not in MODES:
             raise ValueError(f"existing must be one of {', '.join(MODES)}, got {self.existing!r}")
 
@@ -96,39 +98,22 @@ def caption_dataset(
         JobSummary(inputs=3, captioned=3, kept=0, failed=0, seconds=1.2, tokens=117)
     """
     places = [os.fspath(one) for one in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
-    choice, plan, settings = (
-        choice or ModelChoice(),
-        plan or PromptPlan.from_options(),
-        settings or CaptioningSettings(),
-    )
-    sources, options = sources or SourceOptions(), options or JobOptions()
+    choice, settings = choice or ModelChoice(), settings or CaptioningSettings()
+    plan, sources, options = plan or PromptPlan.from_options(), sources or SourceOptions(), options or JobOptions()
     formats = options.formats or (format_of(options.out),)
-    if options.out is not None:
-        _check_output(options.out, places)
-        if sources.caption_root is None and SIDECARS.intersection(formats):
-            sources = replace(sources, caption_root=options.out)  # where captions go is where there may be some
+    sources = _beside_output(sources, options.out, formats)
     open_source(places, sources)  # what is not there is told before anything is written
     rank, directory = current_rank(), _state_directory(places, options)
-    engine = options.engine or ("local" if rank is None else "msrun")
+    engine = _engine_name(options, rank)
     wanted = engine_class(engine)
+    check_outputs(formats, options.out, places)
     if engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler):
         return take_share(directory, rank, choice, settings)
     description = _description(places, choice, plan, settings, sources, options, formats)
-
-    def found() -> Iterator[Item]:
-        return open_source(places, sources)
-
     with JobState(directory, description if not options.restart else None) as state:
-        if options.restart:
-            state.forget()
-            forget_seen(state.directory)  # other settings make other captions of the same pictures
-        elif options.retry_failed:
-            state.retry_failed()
+        listing = _inputs(state, lambda: open_source(places, sources), options, description)
         clear(state.directory)
-        state.describe(description)
-        listing = _current_listing(state, found, options)
-        journal = state.path("journal.jsonl")
-        begun(count_lines(journal) if journal.exists() else 0, len(listing))
+        begun(_done(state), len(listing))
         outputs = [open_sink(name, options.out, options.sinks, state.directory) for name in formats]
         job = CaptionJob(state, listing, plan, options.existing, outputs, watch)
         return job.run(lambda: wanted(choice, settings, options.cluster, state.directory))
@@ -161,10 +146,19 @@ def _description(
     }
 
 
-def _check_output(out: str, places: Sequence[str]) -> None:
-    """Refuse to write over an input."""
-    if Path(out).is_file() and any(Path(place).exists() and Path(out).samefile(place) for place in places):
-        raise ValueError(f"{out} is both an input and the output: choose another name for the result")
+def _beside_output(sources: SourceOptions, out: str | None, formats: Sequence[str]) -> SourceOptions:
+    """Where captions go is where there may be some; what the job itself writes into a folder is none of its inputs."""
+    if out is None:
+        return sources
+    place = str(Path(out).absolute())
+    root = place if sources.caption_root is None and SIDECARS.intersection(formats) else sources.caption_root
+    return replace(sources, caption_root=root, ignored=(*sources.ignored, place))
+
+
+def _engine_name(options: JobOptions, rank: Rank | None) -> str:
+    if options.engine == "msrun" and rank is None:
+        raise ValueError("the engine 'msrun' is for processes that msrun starts; leave --engine out, or use 'ray'")
+    return options.engine or ("local" if rank is None else "msrun")
 
 
 def _state_directory(places: Sequence[str], options: JobOptions) -> Path:
@@ -172,8 +166,9 @@ def _state_directory(places: Sequence[str], options: JobOptions) -> Path:
         return Path(options.state)
     if options.out is not None:
         out = Path(options.out)
-        return out.with_name(out.name + STATE) if out.suffix and not out.is_dir() else out / STATE
-    first = Path(places[0])
+        is_file = out.suffix.lower() in FILE_SUFFIXES and not out.is_dir()
+        return out.with_name(out.name + STATE) if is_file else out / STATE
+    first = Path(split_pattern(places[0])[0])
     if len(places) == 1 and first.is_dir():
         return first / STATE
     if len(places) == 1 and first.is_file():
@@ -181,24 +176,46 @@ def _state_directory(places: Sequence[str], options: JobOptions) -> Path:
     raise ValueError("several inputs, and no --out: say with --state where the job keeps its journal")
 
 
-def _current_listing(state: JobState, found: Callable[[], Iterator[Item]], options: JobOptions) -> Listing:
-    """Return the inputs: those of a job that is under way, or what is there now."""
-    listing, journal = state.listing(found), state.path("journal.jsonl")
-    if not journal.exists() or count_lines(journal) < len(listing) or _same_inputs(listing, found()):
-        return listing
-    if options.existing in ("append", "prepend"):
+def _inputs(
+    state: JobState, found: Callable[[], Iterator[Item]], options: JobOptions, description: dict[str, Any]
+) -> Listing:
+    """Return the job's inputs, listed anew where a pass over them begins.
+
+    Raises:
+        JobError: inputs that have captions are gone.
+        InputError: there are none.
+    """
+    directory, restarted = state.directory, state.path(RESTARTED)
+    settle(directory)
+    if options.restart and not (restarted.exists() and state.is_described_by(description)):
+        if not state.is_described_by(description):
+            forget_seen(directory)  # other settings make other captions of the same pictures
+        begin_anew(directory, found)
+        state.describe(description)
+        restarted.touch()
+    state.describe(description)
+    listing = first_pass(directory, found)
+    is_complete = _done(state) == len(listing)
+    is_begun = state.path(JOURNAL).exists() and (is_complete or not state.path(PREVIOUS).exists())
+    if is_begun and (options.retry_failed or (is_complete and is_changed(listing, found))):
+        _refuse_where_gone(go_over_again(directory, found, options.retry_failed))
+        listing = Listing(state.path(INPUTS))
+    if not len(listing):
+        state.path(INPUTS).unlink()
+        raise InputError("there are no pictures among the inputs: check the paths, and --include and --exclude")
+    return listing
+
+
+def _refuse_where_gone(gone: Sequence[Item]) -> None:
+    if gone:
+        many = "a hundred or more" if len(gone) >= 100 else str(len(gone))
         raise JobError(
-            f"this job is done, and its inputs have changed since. To {options.existing} captions to all of them anew, "
-            "give --restart; to caption the new ones alone, name them"
+            f"{many} inputs that have captions are gone, the first: {gone[0].source}. Nothing was changed. Is a disk "
+            "missing? If they are to be left out, run the command once with --restart; captions of equal pictures with "
+            "equal settings are not made again"
         )
-    state.forget()
-    return state.listing(found)
 
 
-def _same_inputs(listing: Listing, found: Iterator[Item]) -> bool:
-    """Whether what is there now is what was listed; captions that this job wrote do not count."""
-    for held in listing.items():
-        item = next(found, None)
-        if item is None or replace(item, caption=None) != replace(held, caption=None):
-            return False
-    return next(found, None) is None
+def _done(state: JobState) -> int:
+    journal = state.path(JOURNAL)
+    return count_lines(journal) if journal.exists() else 0

@@ -28,37 +28,53 @@ class Caption:
 
 
 class SeenCaptions:
-    """A table on disk, or in memory for a job that keeps none: memory must not grow with the number of pictures.
+    """A table on disk: memory must not grow with the number of pictures.
 
     It only spares work: what it says would come out the same if it were made again. So a damaged file is begun anew.
 
     Args:
-        path: where it is kept; None keeps it in memory.
+        path: where it is kept; None keeps it in a temporary file, for this object alone.
+
+    Raises:
+        OSError: it cannot be begun anew, as on a full disk; `get` and `put` raise it too.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         try:
-            self._open()
+            self._connection = self._open()
         except sqlite3.DatabaseError:
-            self._begin_anew()
+            self._connection = self._emptied()
 
-    def _open(self) -> None:
+    def _open(self) -> sqlite3.Connection:
+        # Without a name SQLite makes a temporary file, which vanishes with the connection; ":memory:" would grow.
         # Ray calls an actor from another thread than the one that made it, yet never from two at once.
-        self._connection = sqlite3.connect(self._path or ":memory:", isolation_level=None, check_same_thread=False)
-        # A killed process leaves it whole. A power cut may not, as nothing waits for the disk: it is begun anew then.
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = OFF")
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS captions (picture BLOB, prompt BLOB, caption TEXT, "
-            "PRIMARY KEY (picture, prompt)) WITHOUT ROWID"
-        )
+        connection = sqlite3.connect(self._path or "", isolation_level=None, check_same_thread=False)
+        try:
+            # A killed process leaves it whole. A power cut may not, as nothing waits for the disk: begun anew then.
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS captions (picture BLOB, prompt BLOB, caption TEXT, "
+                "PRIMARY KEY (picture, prompt)) WITHOUT ROWID"
+            )
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
+        return connection
 
     def _begin_anew(self) -> None:
         self._connection.close()
+        self._connection = self._emptied()
+
+    def _emptied(self) -> sqlite3.Connection:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-        self._open()
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            place = self._path or "a temporary file; SQLITE_TMPDIR or TMPDIR may name another directory for it"
+            raise OSError(f"captions made before cannot be kept ({error}): free space for {place}") from error
 
     def get(self, key: Key) -> Caption | None:
         """The caption of a picture (its sha256) and prompt, if one was made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from .tasks import Block, Task, write_tasks
 
@@ -89,10 +90,10 @@ def publish(state: Path, tasks: Iterable[Task], stack: ExitStack) -> tuple[Share
         OSError: the files cannot be written.
     """
     clear(state)
-    stack.callback(clear, state)
     shares = Shares(state / _DIRECTORY / uuid.uuid4().hex)
     shares.directory.mkdir(parents=True)
     stack.enter_context(FileLock(shares.directory / "leader.lock"))
+    stack.callback(clear, state)  # before the lock goes: a run that nobody leads any more must not be found
     count = sum(block.count for block in write_tasks(shares.tasks, tasks, 1024))
     _put(shares.directory / "next", "0")  # with it the run is there
     return shares, count
@@ -113,15 +114,22 @@ def clear(state: Path) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether any process, this one too, holds a lock."""
-    if not path.exists():
-        return False
-    probe = FileLock(path)
+    """Whether a process holds a lock; any number of processes may look at once, and none takes another for the holder.
+
+    Those who take a lock must wait a moment for those who look.
+    """
+    import fcntl  # msrun is there on Linux alone
+
     try:
-        probe.acquire(timeout=0)
-    except Timeout:
+        place = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(place, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    probe.release()
+    finally:
+        os.close(place)
     return False
 
 

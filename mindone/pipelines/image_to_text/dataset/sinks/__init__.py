@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .base import Sink, SinkOptions, Target
+from .base import FILE_SUFFIXES, Sink, SinkOptions, Target
 
-__all__ = ["FORMATS", "Sink", "SinkOptions", "format_of", "open_sink"]
+__all__ = ["FILE_SUFFIXES", "FORMATS", "Sink", "SinkOptions", "check_outputs", "format_of", "open_sink"]
 
 # Name -> "module:class".
 FORMATS = {
@@ -44,6 +45,28 @@ def format_of(out: str | None) -> str:
     if suffix not in _BY_SUFFIX:
         raise ValueError(f"{out}: its ending tells no format; name one of {', '.join(FORMATS)}")
     return _BY_SUFFIX[suffix]
+
+
+# What a single file is called in a directory.
+_FILES = {
+    "jsonl": "captions.jsonl",
+    "open-sora-csv": "open_sora.csv",
+    "open-sora-plan-json": "open_sora_plan.json",
+}
+
+
+def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]) -> None:
+    """Refuse to write over an input.
+
+    Raises:
+        ValueError: an output's file is an input.
+    """
+    if out is None:
+        return
+    files = [Path(out), *(Path(out) / _FILES[name] for name in formats if name in _FILES)]
+    for file in files:
+        if file.is_file() and any(Path(one).exists() and file.samefile(one) for one in inputs):
+            raise ValueError(f"{file} is both an input and the output: choose another name for the result")
 
 
 def open_sink(name: str, out: str | None, options: SinkOptions, state: Path) -> Sink:

@@ -12,6 +12,8 @@ from ..listing import Listing
 from ..records import Item, Record
 from .base import Mark, SinkOptions, Target, Writer
 
+_OFTEN = 4096  # records after which an output that catches up notes how far it is
+
 
 class FollowingSink:
     """Hands records with their inputs to a writer, each once and in order, and keeps the writer's mark.
@@ -30,6 +32,7 @@ class FollowingSink:
     ) -> None:
         self._journal, self._listing = state / "journal.jsonl", Listing(state / "inputs.jsonl")
         self._mark_path = state / f"output-{name}.json"
+        self._place = None if out is None else str(Path(out).absolute())
         before = self._read_mark()
         # A mark of more records than there are is from before the job was begun anew.
         is_valid = before is not None and before["seen"] <= self._recorded()
@@ -67,6 +70,8 @@ class FollowingSink:
             for item, record in read_pairs(self._journal, self._listing, self._next, end):
                 self._writer.write(item, record)
                 self._next += 1
+                if self._next % _OFTEN == 0:
+                    self.flush()
 
     def _give(self, record: Record) -> None:
         if self._items is None:
@@ -81,10 +86,10 @@ class FollowingSink:
         if not self._mark_path.exists():
             return None
         mark: Mark = json.loads(self._mark_path.read_text(encoding="utf-8"))
-        return mark
+        return mark if mark.get("out") == self._place else None  # what it says is of another place
 
     def _save(self, mark: Mark) -> None:
-        full = {**mark, "seen": self._next}
+        full = {**mark, "seen": self._next, "out": self._place}
         if full != self._saved:
             with whole_file(self._mark_path) as file:
                 file.write(json.dumps(full).encode())

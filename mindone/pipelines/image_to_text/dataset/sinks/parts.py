@@ -23,18 +23,19 @@ class Parts:
         finished: whether that is all of them.
 
     Raises:
-        ValueError: there are files of such names, and this job did not write them.
+        ValueError: there are files of such names, and no mark says that this job wrote them.
     """
 
     def __init__(self, directory: Path, pattern: str | None, target: Target) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        if pattern and target.mark is None and target.stale is None:
-            _require_none(directory, pattern)
+        stale = _all_names(target.stale or {})
+        if pattern and target.mark is None:
+            _require_none(directory, pattern, stale)
         mark = target.mark or {}
         self.names: list[str] = list(mark.get("names", ()))
         self.finished = bool(mark.get("finished")) and mark["records"] == len(target.listing)
-        self._stale: set[str] = {*mark.get("stale", ()), *_all_names(target.stale or {})}
+        self._stale: set[str] = {*mark.get("stale", ()), *stale}
         usable = self.finished or not mark.get("finished")
         if not usable or not all((directory / name).exists() for name in self.names):
             self._stale |= set(self.names)
@@ -68,9 +69,9 @@ def _all_names(mark: Mark) -> set[str]:
     return {*mark.get("names", ()), *mark.get("stale", ())}
 
 
-def _require_none(directory: Path, pattern: str) -> None:
-    found = next(iter(sorted(directory.glob(pattern))), None)
+def _require_none(directory: Path, pattern: str, own: set[str]) -> None:
+    found = next((path for path in sorted(directory.glob(pattern)) if path.name not in own), None)
     if found is not None:
         raise ValueError(
-            f"{found} is there already, and this job did not write it: give another directory, or remove it"
+            f"{found} is there already, and nothing says that this job wrote it: give another directory, or remove it"
         )

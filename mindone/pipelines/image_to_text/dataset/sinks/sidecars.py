@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from ..captions import KEPT_EXISTING
@@ -13,6 +14,7 @@ from .base import Mark, Target, note
 from .rows import caption_text
 
 _GROUP = 512  # files that are written and not yet in their places
+_LONGEST = 255  # bytes of a name that file systems take
 # Locators, as lines of a listing hold them, of inputs that have a place beside them or need none.
 _PLACED = (b'"locator":{"kind":"file"', b'"locator":{"kind":"video"', b'"locator":{"kind":"failure"')
 
@@ -36,7 +38,9 @@ class SidecarWriter:
         self.left_out: list[str] = []
         self._durable = int((target.mark or {}).get("durable", 0))
         self._next = 0
-        self._waiting: dict[Path, Path] = {}
+        # Jobs on folders that overlap put captions into the same ones; none may take what another writes.
+        self._ending = f".share4v-{_digest(str(target.listing.path.resolve()))[:12]}{PARTIAL}"
+        self._waiting: dict[Path, tuple[Path, Item]] = {}
         self._new_directories: set[Path] = set()
 
     def write(self, item: Item, record: Record) -> None:
@@ -49,9 +53,9 @@ class SidecarWriter:
             note(self.left_out, item, "it has no place beside it")
             return
         is_there = os.path.lexists(path)
-        if is_there and (record.number < self._durable or KEPT_EXISTING in record.notes):
+        if is_there and (record.number < self._durable or record.stands or KEPT_EXISTING in record.notes):
             return
-        partial = path.with_name(f".share4v-{record.number}{PARTIAL}")
+        partial = self._partial(path)
         if self._root is not None:
             self._make(path.parent)
         try:
@@ -60,7 +64,7 @@ class SidecarWriter:
         except FileNotFoundError:
             note(self.left_out, item, "its directory has vanished")
             return
-        self._waiting[partial] = path
+        self._waiting[partial] = path, item
         if len(self._waiting) >= _GROUP:
             self._place_all()
 
@@ -79,6 +83,13 @@ class SidecarWriter:
             return self._root / (item.key + self.suffix)
         return None if item.path is None else Path(item.path).with_name(item.key.rpartition("/")[2] + self.suffix)
 
+    def _partial(self, path: Path) -> Path:
+        """Return where a caption is written: a name that tells its picture and its job."""
+        name = f".{path.name}{self._ending}"
+        if len(os.fsencode(name)) > _LONGEST:
+            name = f".{_digest(path.name)}{self._ending}"
+        return path.with_name(name)
+
     def _make(self, directory: Path) -> None:
         missing = []
         while not directory.exists():
@@ -89,12 +100,16 @@ class SidecarWriter:
             self._new_directories.add(one.parent)
 
     def _place_all(self) -> None:
-        for partial in self._waiting:
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-        for partial, path in self._waiting.items():
+        for partial, (_, item) in list(self._waiting.items()):
+            try:
+                with partial.open("rb+") as file:
+                    os.fsync(file.fileno())
+            except FileNotFoundError:
+                note(self.left_out, item, "its caption was removed while it was being written")
+                del self._waiting[partial]
+        for partial, (path, _) in self._waiting.items():
             partial.replace(path)
-        for directory in {path.parent for path in self._waiting.values()} | self._new_directories:
+        for directory in {path.parent for path in self._waiting} | self._new_directories:
             sync_directory(directory)
         self._waiting.clear()
         self._new_directories.clear()
@@ -104,6 +119,10 @@ class CaptionSidecarWriter(SidecarWriter):
     """The same with another ending."""
 
     suffix = ".caption"
+
+
+def _digest(text: str) -> str:
+    return sha256(os.fsencode(text)).hexdigest()
 
 
 def _require_places(target: Target) -> None:

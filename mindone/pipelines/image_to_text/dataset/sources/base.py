@@ -14,6 +14,8 @@ from mindone.models.share4v.image_loading import IMAGE_SUFFIXES
 from ...video import VIDEO_SUFFIXES
 from ..keys import path_keys, url_keys
 
+STATE = ".share4v"  # what the name of a job's own directory ends in
+
 
 class InputError(ValueError):
     """The inputs cannot be listed: what was named is not there, or says nothing about pictures."""
@@ -39,6 +41,7 @@ class SourceOptions:
         caption_suffixes: of files with captions, the first one first.
         frames: how many frames of a video are looked at.
         frame_mode: how they are chosen and arranged: "middle", "even" or "grid".
+        ignored: absolute paths that say nothing about what a folder is: an output in it.
     """
 
     kind: str | None = None
@@ -53,6 +56,7 @@ class SourceOptions:
     caption_suffixes: tuple[str, ...] = (".txt", ".caption")
     frames: int | None = None
     frame_mode: str = "middle"
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

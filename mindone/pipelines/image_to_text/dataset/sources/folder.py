@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..keys import fold, key_pair, safe_key, without_suffix
-from .base import Found, Place, SourceOptions, failure, is_media, locate_file
+from .base import STATE, Found, Place, SourceOptions, failure, is_media, locate_file
 from .kinds import SHARDS, found_in, kind_of_file
 from .patterns import matches
 
-STATE_SUFFIX = ".share4v"  # a job's own directory, beside its output or inside
+_DIRECTORY = b"\0"  # put behind a directory's name: no name has it in it, and the order of names stays
+_SLOTS = 16  # bytes for each file of a directory in which equal names are looked for
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,6 @@ class _Folder:
     path: str
     inside: str
     above: frozenset[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    is_directory: bool
 
 
 def single_file(place: Place, options: SourceOptions) -> Iterator[Found]:
@@ -78,46 +73,46 @@ def _entries(
         if identity in within.above:
             return
         names, entries = _scan(within, options, include)
-        around = names if options.caption_root is None else _names_under(options.caption_root, place, within)
+        if options.caption_root is not None:
+            names = _names_under(options.caption_root, options.caption_suffixes, place, within)
     except OSError as error:
         key = safe_key(place.prefix + within.inside + "-")
         yield failure(key, shown, f"the directory cannot be read: {error.strerror or error}")
         return
-    stems = Counter(fold(without_suffix(entry.name)) for entry in entries if not entry.is_directory)
-    full_names = {fold(entry.name) for entry in entries if not entry.is_directory}
-    above = within.above | {identity}
+    repeated, above = _repeated(entries), within.above | {identity}
     for entry in entries:
-        path = os.path.join(within.path, entry.name)
-        if entry.is_directory:
-            yield _Folder(path, f"{within.inside}{entry.name}/", above)
+        name = os.fsdecode(entry.removesuffix(_DIRECTORY))
+        path = os.path.join(within.path, name)
+        if entry.endswith(_DIRECTORY):
+            yield _Folder(path, f"{within.inside}{name}/", above)
             continue
-        shown_path = os.path.join(shown, entry.name)
-        if not is_media(entry.name):
-            kind = kind_of_file(entry.name)
+        shown_path = os.path.join(shown, name)
+        if not is_media(name):
+            kind = kind_of_file(name)
             if kind is not None:
                 yield from found_in(Place(kind, path, shown_path, place.prefix + within.inside), options)
             continue
-        stem = without_suffix(entry.name)
-        is_alone = stems[fold(stem)] == 1 and fold(stem) not in full_names
-        key, full_key = key_pair(place.prefix + within.inside + entry.name)
+        key, full_key = key_pair(place.prefix + within.inside + name)
         yield Found(
-            key if is_alone else full_key,
+            full_key if fold(without_suffix(name)) in repeated else key,
             full_key,
             shown_path,
             locate_file(path, options),
             beside=within.path,
-            names=around,
+            names=names,
             once=True,
         )
 
 
-def _scan(within: _Folder, options: SourceOptions, include: tuple[str, ...]) -> tuple[Collection[str], list[_Entry]]:
-    """Return all names of a directory, and in order those that are to be looked at."""
-    names, entries = set(), []
+def _scan(within: _Folder, options: SourceOptions, include: tuple[str, ...]) -> tuple[Collection[str], list[bytes]]:
+    """Return the names of a directory's captions, and in order what is to be looked at, as bytes, which take less."""
+    names: set[str] = set()
+    entries: list[bytes] = []
     with os.scandir(within.path) as found:
         for entry in found:
-            names.add(entry.name)
-            if (entry.name.startswith(".") and not options.hidden) or entry.name.endswith(STATE_SUFFIX):
+            if entry.name.endswith(options.caption_suffixes):
+                names.add(entry.name)
+            if (entry.name.startswith(".") and not options.hidden) or entry.name.endswith(STATE):
                 continue
             inside = within.inside + entry.name
             if any(matches(inside, pattern) for pattern in options.exclude):
@@ -125,8 +120,30 @@ def _scan(within: _Folder, options: SourceOptions, include: tuple[str, ...]) -> 
             is_wanted = any(matches(inside, pattern) for pattern in include) if include else is_media(entry.name)
             kind = _kind(entry)
             if kind == "directory" or (kind == "file" and is_wanted):
-                entries.append(_Entry(entry.name, kind == "directory"))
-    return names, sorted(entries, key=lambda entry: os.fsencode(entry.name))
+                entries.append(os.fsencode(entry.name) + (_DIRECTORY if kind == "directory" else b""))
+    entries.sort()
+    return names, entries
+
+
+def _repeated(entries: Sequence[bytes]) -> Collection[str]:
+    """Return the folded names, with and without extension, that files have more than once.
+
+    A rough table comes first: only what shares a slot of it with another is kept as text and counted, not everything.
+    """
+
+    def folded() -> Iterator[str]:
+        for entry in entries:
+            if not entry.endswith(_DIRECTORY):
+                name = os.fsdecode(entry)
+                yield fold(name)
+                yield fold(without_suffix(name))
+
+    slots = bytearray(_SLOTS * len(entries))
+    for text in folded():
+        slot = hash(text) % len(slots)
+        slots[slot] = min(slots[slot] + 1, 2)
+    counts = Counter(text for text in folded() if slots[hash(text) % len(slots)] > 1)
+    return {text for text, count in counts.items() if count > 1}
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -139,10 +156,11 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "file"
 
 
-def _names_under(root: str, place: Place, within: _Folder) -> Collection[str]:
-    """Return what is in the directory under the root of captions that belongs to this one."""
+def _names_under(root: str, suffixes: tuple[str, ...], place: Place, within: _Folder) -> Collection[str]:
+    """Return the names of captions in the directory under their root that belongs to this one."""
     inside = place.prefix + within.inside
     try:
-        return set(os.listdir(os.path.join(root, safe_key(inside)) if inside else root))
+        with os.scandir(os.path.join(root, safe_key(inside)) if inside else root) as found:
+            return {entry.name for entry in found if entry.name.endswith(suffixes)}
     except (FileNotFoundError, NotADirectoryError):
         return ()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 
-from .base import Found, InputError, Place, SourceOptions, is_media
+from ..files import PARTIAL
+from .base import STATE, Found, InputError, Place, SourceOptions, is_media
 
 _HERE = __name__.rpartition(".")[0]
 # Name -> "module:function"; the function takes a Place and SourceOptions and yields what it finds.
@@ -54,8 +55,12 @@ def kind_of_file(name: str) -> str | None:
     return "file" if is_media(name) else SUFFIXES.get(suffix_of(name))
 
 
-def kind_of(path: str) -> str:
+def kind_of(path: str, ignored: Collection[str] = ()) -> str:
     """Return the kind of what is at a path.
+
+    Args:
+        path: a file or a directory.
+        ignored: absolute paths that do not count in a directory, nor the directories that they are in.
 
     Raises:
         InputError: there is nothing, or nothing of a known kind.
@@ -63,7 +68,7 @@ def kind_of(path: str) -> str:
     if not os.path.exists(path):
         raise InputError(f"{path}: there is no such file or directory (looked in {os.getcwd()}); check the path")
     if os.path.isdir(path):
-        return _kind_of_directory(path)
+        return _kind_of_directory(path, ignored)
     kind = kind_of_file(path)
     if kind is None:
         raise InputError(
@@ -85,12 +90,15 @@ def found_in(place: Place, options: SourceOptions) -> Iterator[Found]:
     return function(place, options)
 
 
-def _kind_of_directory(path: str) -> str:
+def _kind_of_directory(path: str, ignored: Collection[str]) -> str:
     names = set()
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name.endswith((STATE, PARTIAL)):
+                    continue
+                here = os.path.abspath(entry.path) + os.sep
+                if any(f"{one}{os.sep}".startswith(here) for one in ignored):
                     continue
                 if is_media(entry.name) or entry.is_dir():
                     names.add("folder")

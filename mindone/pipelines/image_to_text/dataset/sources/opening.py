@@ -67,7 +67,8 @@ def _places(text: str, options: SourceOptions) -> Iterator[Place]:
 
 
 def _place(name: str, options: SourceOptions) -> Place:
-    return Place(options.kind if options.kind and os.path.exists(name) else kind_of(name), os.path.abspath(name), name)
+    kind = options.kind if options.kind and os.path.exists(name) else kind_of(name, options.ignored)
+    return Place(kind, os.path.abspath(name), name)
 
 
 def _with_prefixes(places: Sequence[Place]) -> Iterator[Place]:

@@ -1,0 +1,42 @@
+"""An engine without a model, for tests of what a job makes of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mindone.pipelines.image_to_text.dataset.engines import EngineOptions
+from mindone.pipelines.image_to_text.dataset.records import Record
+from mindone.pipelines.image_to_text.dataset.tasks import Task
+from mindone.pipelines.image_to_text.dataset.worker import CaptioningSettings, ModelChoice
+
+
+class FakeEngine:
+    """Captions a file by its text; one that says "broken" fails.
+
+    Attributes:
+        asked: keys of what engines were asked for since it was last cleared.
+        most: tasks after which the process seems to be killed; None: never.
+    """
+
+    asked: ClassVar[list[str]] = []
+    most: ClassVar[int | None] = None
+
+    def __init__(self, choice: ModelChoice, settings: CaptioningSettings, options: EngineOptions, state: Path) -> None:
+        self.opening = settings.beginning
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
+        for count, task in enumerate(tasks):
+            if count == self.most:
+                raise KeyboardInterrupt
+            item = task.item
+            self.asked.append(item.key)
+            text = Path(item.path or "").read_text()
+            common: dict[str, Any] = {"prompts": task.prompts, "columns": item.columns}
+            if "broken" in text:
+                yield Record(item.number, item.key, item.source, error="broken", **common)
+            else:
+                captions = tuple(f"{self.opening}{text} ({prompt})" for prompt in task.prompts)
+                tokens = (3,) * len(captions)
+                yield Record(item.number, item.key, item.source, captions, tokens=tokens, **common)
