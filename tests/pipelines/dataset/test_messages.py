@@ -36,7 +36,7 @@ def command(photos: Path, *more: str) -> list[str]:
     [
         (FileNotFoundError("gone"), False, 2, "error: gone"),
         (FileNotFoundError("gone"), True, 3, "stopped: gone"),
-        (JournalError("damaged"), False, 2, "error: damaged"),
+        (JournalError("damaged"), False, 3, "stopped: damaged"),
         (JournalError("damaged"), True, 3, "stopped: damaged"),
         (ImportError("install it"), True, 2, "error: install it"),
         (OSError("full"), False, 3, "stopped: full"),
