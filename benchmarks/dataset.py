@@ -49,7 +49,7 @@ def one_by_one(folder: Path, count: int) -> None:
     print(json.dumps({"seconds": time.perf_counter() - start, "images": len(paths), "tokens": tokens}))
 
 
-def as_a_data_set(folder: Path, batch_size: int) -> None:
+def as_a_data_set(folder: Path, batch_size: int, workers: int) -> None:
     """In a process of its own: `caption_dataset`; prints seconds, tokens and resident memory as it went."""
     from mindone.pipelines.image_to_text.dataset.running import JobOptions, caption_dataset
     from mindone.pipelines.image_to_text.dataset.worker import CaptioningSettings
@@ -66,7 +66,9 @@ def as_a_data_set(folder: Path, batch_size: int) -> None:
 
     options = JobOptions(str(folder / "captions.jsonl"), state=str(folder / ".state"))
     start = time.perf_counter()
-    caption_dataset(folder, settings=CaptioningSettings(batch_size=batch_size), options=options, watch=watch)
+    caption_dataset(
+        folder, settings=CaptioningSettings(batch_size=batch_size, workers=workers), options=options, watch=watch
+    )
     whole = time.perf_counter() - start
     # From the first caption on, as the loop is timed behind its first.
     result = {"seconds": times[-1] - times[0], "whole_seconds": whole, "images": len(times), "tokens": tokens}
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400, help="scenes")
     parser.add_argument("--loop", type=int, default=100, help="scenes that the loop captions; 0: none")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2, help="threads that read pictures")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contender", choices=("loop", "dataset"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -95,11 +98,12 @@ def main() -> None:
     if arguments.contender == "loop":
         return one_by_one(arguments.folder, arguments.loop)
     if arguments.contender == "dataset":
-        return as_a_data_set(arguments.folder, arguments.batch_size)
+        return as_a_data_set(arguments.folder, arguments.batch_size, arguments.workers)
     ratios, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), arguments.count)
         own = ["--folder", folder, "--loop", str(arguments.loop), "--batch-size", str(arguments.batch_size)]
+        own += ["--workers", str(arguments.workers)]
         for _ in range(arguments.rounds if arguments.loop else 1):
             for path in (Path(folder) / "captions.jsonl", *Path(folder, ".state").glob("*")):
                 path.unlink(missing_ok=True)

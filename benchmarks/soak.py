@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--longest", type=float, default=10.0, help="seconds between two kills at most")
+    parser.add_argument("--longest", type=float, default=12.0, help="seconds between two kills at most")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
