@@ -43,6 +43,8 @@ def begin_anew(directory: Path, found: Found) -> None:
     """Begin a pass in which nothing stands; captions that the job wrote beside pictures do not count as existing."""
     for name in (PREVIOUS, "failed.jsonl", SPEED_NAME):
         (directory / name).unlink(missing_ok=True)
+    if (directory / JOURNAL).exists():
+        Journal(directory / JOURNAL).close()  # which cuts off what a crash left behind
     _list_again(directory, found)
 
 
@@ -58,14 +60,15 @@ def go_over_again(directory: Path, found: Found, with_failures: bool) -> list[It
     scratch = directory / "inputs.scratch.jsonl"
     write_listing(scratch, found())
     gone = vanished(directory / JOURNAL, Listing(directory / INPUTS), Listing(scratch))
-    scratch.unlink()
     if gone:
+        scratch.unlink()
         return gone
     with Journal(directory / JOURNAL) as journal, whole_file(directory / PREVIOUS) as file:
         for record in journal.records():
             if _stands(record, with_failures):
                 file.write(to_line(replace(record, stands=True)).encode())
-    _list_again(directory, found)
+    _list_again(directory, Listing(scratch).items)  # a walk over millions of files is not made twice
+    scratch.unlink()
     return []
 
 
@@ -91,8 +94,6 @@ def _stands(record: Record, with_failures: bool) -> bool:
 
 
 def _list_again(directory: Path, found: Found) -> None:
-    if (directory / JOURNAL).exists():
-        Journal(directory / JOURNAL).close()  # which cuts off what a crash left behind
     if not (directory / INPUTS).exists():
         write_listing(directory / INPUTS, found())
         return

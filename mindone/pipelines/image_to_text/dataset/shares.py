@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from .files import partial_path
 from .tasks import Block, Task, write_tasks
 
 _DIRECTORY = "shares"
@@ -134,7 +135,7 @@ def is_held(path: Path) -> bool:
 
 
 def _put(path: Path, text: str) -> None:
-    """Write a file that readers see whole."""
-    partial = path.with_name(path.name + ".partial")
+    """Write a file that readers see whole; unlike `whole_file` it need not outlive a power cut."""
+    partial = partial_path(path)
     partial.write_text(text)
     partial.replace(path)
