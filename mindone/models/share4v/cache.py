@@ -1,4 +1,4 @@
-"""What a model remembers between calls: key/value caches by text, and the features of the last images."""
+"""What a model remembers between calls: key/value caches by text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -140,30 +140,3 @@ class CachePool:
         self._free[shape] = cache
         while len(self._free) > self._keep:
             self._free.popitem(last=False)
-
-
-class FeatureCache:
-    """Features of the last few images, by the digest of their pixels: asking again does not encode again."""
-
-    def __init__(self, keep: int = 8) -> None:
-        self._keep = keep
-        self._features: OrderedDict[bytes, Any] = OrderedDict()
-
-    def get(self, digest: bytes, encode: Callable[[], Any]) -> Any:
-        """Return the features of an image, encoding it if it is not among the last few."""
-        features = self._features.pop(digest, None)
-        if features is None:
-            features = encode()
-        self._features[digest] = features
-        if len(self._features) > self._keep:
-            self._features.popitem(last=False)
-        return features
-
-    def clear(self) -> None:
-        """Forget all, since weights changed."""
-        self._features.clear()
-
-
-def pixel_digest(pixel_values: np.ndarray) -> bytes:
-    """Return 16 bytes that name an image's pixel_values [3, S, S]."""
-    return blake2b(np.ascontiguousarray(pixel_values).tobytes(), digest_size=16).digest()

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
 from .configuration import TextConfig
+from .eager import float32_array
 from .generation import GenerationSettings, RunningText
 from .prefill import Prompts, check_finite
 from .protocols import CachedLanguageModel, LanguageModel
@@ -49,7 +49,7 @@ class _Seat(Generic[Ticket]):
     running: RunningText
     answer: AnswerText
     start: int  # tokens of the prompt that the cache holds already
-    logits: np.ndarray | None = None
+    token_id: int | None = None  # the last one, which the cache does not hold yet; None: the prompt is not whole there
 
 
 class ContinuousBatch(Generic[Ticket]):
@@ -121,52 +121,67 @@ class ContinuousBatch(Generic[Ticket]):
         ids = prompts.ids[0, :length]
         settings = replace(settings, eos_token_ids=self._config.eos_token_ids)
         running = RunningText(ids, settings, self._config.context_length, answer.push, forbidden)
-        embeds = prompts.table.astype(ms.float32).asnumpy()[prompts.index[0, :length]]
+        embeds = float32_array(prompts.table)[prompts.index[0, :length]]
         place = self._seats.index(None)
         start = self._copy_prefix(place, ids, embeds)
         self._seats[place] = _Seat(ticket, embeds, running, answer, start)
 
     def step(self) -> list[FinishedText[Ticket]]:
-        """Take in the prompts of those who joined, add a token to every text, and return the texts that ended."""
-        self._prefill()
+        """Take in a part of each new prompt, add a token to every other text, and return the texts that ended.
+
+        Where the language model skips idle rows, both are one run of it (Agrawal et al. 2023, SARATHI): what a chunk of
+        a prompt and the others' tokens need of the weights is read once, and nobody waits while a prompt is taken in.
+        Elsewhere new prompts are taken in whole, then every text gets its token.
+        """
+        seats = {place: seat for place, seat in enumerate(self._seats) if seat is not None}
+        new = {place: seat for place, seat in seats.items() if seat.token_id is None}
+        running = {place: seat for place, seat in seats.items() if place not in new}
+        if new and self._decoder.skips_idle_rows:
+            logits = self._prefill(new, running)
+        else:
+            logits = self._decode(running) if running else {}
+            while len(logits) < len(seats):
+                logits |= self._prefill({place: seat for place, seat in new.items() if place not in logits}, {})
         finished = []
-        ids, positions = np.zeros(len(self._seats), np.int64), np.full(len(self._seats), -1)
-        for place, seat in enumerate(self._seats):
-            if seat is None or seat.logits is None:
-                continue
-            token_id, reason = seat.running.advance(seat.logits)
+        for place, row in sorted(logits.items()):
+            seat = seats[place]
+            seat.token_id, reason = seat.running.advance(check_finite(row))
             if reason:
                 finished.append(_finish(seat, reason))
                 self._seats[place] = None
-            else:
-                ids[place], positions[place] = token_id, seat.running.position
-        if (positions >= 0).any():
-            logits = self._decoder.decode(ids, positions).asnumpy()
-            for place, seat in enumerate(self._seats):
-                if seat is not None:
-                    seat.logits = check_finite(logits[place])
         return finished
 
-    def _prefill(self) -> None:
-        """Take in the prompts of all who joined since the last step, a chunk of each at a time."""
-        new = {place: seat for place, seat in enumerate(self._seats) if seat is not None and seat.logits is None}
+    def _decode(self, seats: dict[int, _Seat[Ticket]]) -> dict[int, np.ndarray]:
+        """Take in the last token of each text; return the logits of its next one."""
+        ids, positions = np.zeros(len(self._seats), np.int64), np.full(len(self._seats), -1)
+        for place, seat in seats.items():
+            ids[place], positions[place] = seat.token_id, seat.running.position
+        logits = self._decoder.decode(ids, positions).asnumpy()
+        return {place: logits[place] for place in seats}
+
+    def _prefill(self, new: dict[int, _Seat[Ticket]], running: dict[int, _Seat[Ticket]]) -> dict[int, np.ndarray]:
+        """Take in the next chunk of each new prompt and the last token of each running text.
+
+        Returns the logits of texts that have something to go on from.
+        """
         size, rows = self._decoder.chunk, len(self._seats)
-        hidden = self._config.hidden_size
-        totals = np.ones(rows, np.int64)
+        embeds = np.zeros((rows, size, self._config.hidden_size), np.float32)
+        positions, last, totals = np.full((rows, size), -1), np.zeros(rows, np.int64), np.ones(rows, np.int64)
+        if running:
+            ids = np.array([[seat.token_id for seat in running.values()]], np.int32)
+            places = list(running)
+            embeds[places, 0] = self._language_model.embed(Tensor(ids)).asnumpy()[0]
+            positions[places, 0] = [seat.running.position for seat in running.values()]
+            totals[places] = positions[places, 0] + 1
         for place, seat in new.items():
-            totals[place] = len(seat.prompt)
-        while new:
-            embeds = np.zeros((rows, size, hidden), np.float32)
-            positions, last = np.full((rows, size), -1), np.zeros(rows, np.int64)
-            for place, seat in new.items():
-                part = seat.prompt[seat.start : seat.start + size]
-                embeds[place, : len(part)] = part
-                positions[place, : len(part)] = np.arange(seat.start, seat.start + len(part))
-                last[place] = len(part) - 1
-                seat.start += len(part)
-            logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()
-            for place in [place for place, seat in new.items() if seat.start >= len(seat.prompt)]:
-                new.pop(place).logits = check_finite(logits[place])
+            part = seat.prompt[seat.start : seat.start + size]
+            embeds[place, : len(part)] = part
+            positions[place, : len(part)] = np.arange(seat.start, seat.start + len(part))
+            totals[place], last[place] = len(seat.prompt), len(part) - 1
+            seat.start += len(part)
+        logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()
+        whole = [place for place, seat in new.items() if seat.start >= len(seat.prompt)]
+        return {place: logits[place] for place in (*running, *whole)}
 
     def _tensor(self, embeds: np.ndarray) -> Tensor:
         """Embeddings in the type that the language model computes in."""

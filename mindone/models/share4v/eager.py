@@ -22,6 +22,19 @@ def concat_rows(parts: Sequence[Tensor]) -> Tensor:
     return ops.concat(tuple(parts), 0)
 
 
+def stack_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors [..., H] -> all their rows, one after the other [R, H]; no gradients."""
+    size = parts[0].shape[-1]
+    if ms.get_context("device_target") == "CPU":
+        return Tensor.from_numpy(np.concatenate([part.asnumpy().reshape(-1, size) for part in parts]))
+    return concat_rows([part.reshape(-1, size) for part in parts])
+
+
+def float32_array(tensor: Tensor) -> np.ndarray:
+    """A tensor of any floating-point type as a float32 array."""
+    return (tensor if tensor.dtype == ms.float32 else tensor.astype(ms.float32)).asnumpy()  # NumPy has no bfloat16
+
+
 def gather_rows(table: Tensor, index: np.ndarray) -> Tensor:
     """table [N, H], index int [...] -> rows [..., H]; no gradients."""
     if ms.get_context("device_target") == "CPU":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +22,11 @@ from .backends import (
     resolve_backends,
     weight_holders,
 )
-from .cache import CachePool, FeatureCache, KVCache, pixel_digest, prompt_signature
+from .cache import CachePool, KVCache, prompt_signature
 from .configuration import Share4VConfig, VisionConfig
-from .eager import concat_rows
+from .eager import stack_rows
 from .generation_mixin import Array, GenerationMixin
+from .image_features import ImageFeatures, pixel_digest
 from .merging import check_vocabulary, plan_merge
 from .packed_component import WeightHolder
 from .prefill import Prompts
@@ -47,19 +46,6 @@ class Share4VOutput:
 
     logits: Tensor
     attention_mask: np.ndarray
-
-
-class ImageEncoder(nn.Cell):
-    """Tower and projector as one graph, which goes when the model goes (what `mindspore.jit` compiles stays)."""
-
-    def __init__(self, vision_tower: nn.Cell, mm_projector: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)  # the weights keep the names they have in the model
-        self.vision_tower = vision_tower
-        self.mm_projector = mm_projector
-
-    def construct(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values [B, 3, S, S] -> [B, P, H]."""
-        return self.mm_projector(self.vision_tower(pixel_values))
 
 
 class Share4V(GenerationMixin, nn.Cell):
@@ -100,7 +86,7 @@ class Share4V(GenerationMixin, nn.Cell):
         self.language_model = language_class(config, dtype, *([kv_cache_dtype] if packed[1] else []))
         self._directory: Path | None = None
         self._tokenizer: Tokenizer | None = None
-        self._features = FeatureCache()
+        self._features = ImageFeatures(self.vision_tower, self.mm_projector)
         self._caches: WeakSet[KVCache] = WeakSet()
         self._pool = CachePool(self._make_cache)
         self.forget()
@@ -213,10 +199,7 @@ class Share4V(GenerationMixin, nn.Cell):
         `load_param_into_net`, whatever lies there by now, so graphs go too.
         """
         self.forget_values()
-        if self.packed_components():
-            self._encode_one: Callable[[Tensor], Tensor] = self._encode_in_parts
-        else:
-            self._encode_one = ImageEncoder(self.vision_tower, self.mm_projector).compile_and_run
+        self._features.forget_graphs()
         for cache in self._caches:
             cache.renew()
 
@@ -226,12 +209,7 @@ class Share4V(GenerationMixin, nn.Cell):
         Caches stay, and the graphs compiled for them; what they hold is not recognised any more.
         """
         self._weights = uuid4().bytes
-        self._features.clear()
-
-    def _encode_in_parts(self, pixel_values: Tensor) -> Tensor:
-        """As ImageEncoder; packed components have graphs of their own."""
-        features: Tensor = self.mm_projector(self.vision_tower(pixel_values))
-        return features
+        self._features.forget()
 
     def _make_cache(self, batch_size: int, capacity: int) -> KVCache:
         cache = KVCache(self.language_model, batch_size, capacity)
@@ -241,14 +219,13 @@ class Share4V(GenerationMixin, nn.Cell):
     def encode_images(self, pixel_values: Array) -> Tensor:
         """pixel_values [N, 3, S, S] float32 -> features in the language model's space [N, P, H].
 
-        Images go through one by one: one compiled graph serves any number, and an image's features do not depend on
-        what else is in the batch.
+        An image's features do not depend on what else is in the batch.
 
         Raises:
             ValueError: the shape is another.
         """
         pixels = check_pixels(self.config.vision_config, pixel_values)
-        features = self._features_of(pixels, [pixel_digest(image) for image in pixels])
+        features = self._features.of(pixels, [pixel_digest(image) for image in pixels])
         return (
             ops.zeros((0, self.config.num_image_tokens, self.config.text_config.hidden_size))
             if features is None
@@ -302,26 +279,18 @@ class Share4V(GenerationMixin, nn.Cell):
         """Put features [N, P, H] among embeddings [B, L, H] by `index` [B, T] (merging.MergePlan) -> [B, T, H]."""
         return ops.gather(embedding_table(token_embeds, image_features), index, 0)
 
-    def _features_of(self, pixels: np.ndarray, digests: Sequence[bytes]) -> Tensor | None:
-        if not len(pixels):
-            return None
-        encoded = [
-            self._features.get(digest, partial(self._encode_one, Tensor(image[None])))
-            for image, digest in zip(pixels, digests, strict=True)
-        ]
-        return concat_rows(encoded)
-
     def _lay_out(
         self,
         input_ids: Array | None,
         pixel_values: Array | None,
         attention_mask: Array | None,
         inputs_embeds: Array | None,
+        image_features: Tensor | None = None,
     ) -> Prompts:
         """Check what a caller gave and lay it out as one table of embeddings and rows of it."""
         mask = None if attention_mask is None else as_numpy(attention_mask)
         if inputs_embeds is not None:
-            if input_ids is not None or pixel_values is not None:
+            if input_ids is not None or pixel_values is not None or image_features is not None:
                 raise ValueError("give either inputs_embeds, or input_ids and pixel_values, not both")
             embeds = (
                 inputs_embeds if isinstance(inputs_embeds, Tensor) else Tensor(np.asarray(inputs_embeds, np.float32))
@@ -338,20 +307,34 @@ class Share4V(GenerationMixin, nn.Cell):
         if input_ids is None:
             raise ValueError("input_ids or inputs_embeds must be given")
         pixels, ids = check_pixels(self.config.vision_config, pixel_values), as_numpy(input_ids).astype(np.int64)
-        plan = plan_merge(ids, mask, len(pixels), self.config.num_image_tokens, self.config.image_token_id)
+        if image_features is not None:
+            self._check_features(image_features, pixels)
+        images = len(pixels) if image_features is None else len(image_features)
+        plan = plan_merge(ids, mask, images, self.config.num_image_tokens, self.config.image_token_id)
         placed = plan.place(ids, -1)
         vocabulary = self.config.text_config.vocab_size
         check_vocabulary(plan, placed, vocabulary)
-        digests = [pixel_digest(image) for image in pixels]
         tokens = Tensor(np.where((ids < 0) | (ids >= vocabulary), 0, ids).astype(np.int32))
-        rows = embedding_table(self.language_model.embed(tokens), None)
-        features = self._features_of(pixels, digests)
-        table = rows if features is None else concat_rows((rows, features.reshape(-1, rows.shape[-1])))
-        names = [
-            prompt_signature(placed[text, :length], plan.images[text, :length], digests, self._weights)
-            for text, length in enumerate(plan.lengths)
-        ]
+        embeds = self.language_model.embed(tokens)
+        digests = [pixel_digest(image) for image in pixels]
+        features = self._features.of(pixels, digests) if image_features is None else image_features
+        table = stack_rows([embeds] if features is None else [embeds, features])
+        names = (
+            [[] for _ in plan.lengths]
+            if image_features is not None
+            else [
+                prompt_signature(placed[text, :length], plan.images[text, :length], digests, self._weights)
+                for text, length in enumerate(plan.lengths)
+            ]
+        )
         return Prompts(table, plan.index, placed, plan.lengths, names)
+
+    def _check_features(self, image_features: Tensor, pixels: np.ndarray) -> None:
+        patches, hidden = self.config.num_image_tokens, self.config.text_config.hidden_size
+        if len(pixels):
+            raise ValueError("give either pixel_values or image_features, not both")
+        if image_features.ndim != 3 or image_features.shape[1:] != (patches, hidden):
+            raise ValueError(f"image_features must be [N, {patches}, {hidden}], got {list(image_features.shape)}")
 
 
 def embedding_table(token_embeds: Tensor, image_features: Tensor | None) -> Tensor:

@@ -14,6 +14,10 @@ from mindspore import Tensor
 
 from .checkpoint.blocks import BlockPlan
 
+# Images that go through tower and projector in one run, each number a graph of its own. A row has the same bits
+# whatever stands beside it, and a small tower spends more time between two runs than in one.
+IMAGES_TOGETHER = (8, 1)
+
 
 class WeightHolder(ABC):
     """A part of a model that keeps its weights itself, so that none of them is a Parameter.

@@ -35,11 +35,13 @@ class CachedLanguageModel(Protocol):
     """A language model with room for a batch of texts.
 
     `chunk` is how many tokens of each text one prefill step takes, a multiple of cache.CHUNK; `shares_prefixes` says
-    whether `copy_prefix` is there.
+    whether `copy_prefix` is there; `skips_idle_rows` whether prefill spends nothing on tokens at position -1, so that a
+    text whose chunk is one token costs one token.
     """
 
     chunk: int
     shares_prefixes: bool
+    skips_idle_rows: bool
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
         """Take in a chunk [B, C, H] at positions [B, C] (-1: padding) of prompts of `totals` [B] tokens.

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from mindone.models.share4v.cache import CHUNK, CachePool, FeatureCache, KVCache, pixel_digest, prompt_signature
+from mindone.models.share4v.cache import CHUNK, CachePool, KVCache, prompt_signature
 
 LENGTH = 4 * CHUNK
 A, B = b"a" * 16, b"b" * 16
@@ -134,28 +134,3 @@ def test_a_cache_comes_back_to_the_pool_when_nobody_reads_on() -> None:
         raise GeneratorExit
     with pool.lease(1, 10, limit=1000) as second:
         assert second is first
-
-
-def test_features_are_encoded_once_while_they_are_among_the_last_few() -> None:
-    features, encoded = FeatureCache(keep=2), []
-
-    def ask(digest: bytes) -> bytes:
-        return features.get(digest, lambda: encoded.append(digest) or digest * 2)
-
-    assert [ask(item) for item in (A, B, A, A, B)] == [A * 2, B * 2, A * 2, A * 2, B * 2]
-    assert encoded == [A, B]
-    ask(b"c")  # A was used longest ago
-    ask(B)
-    assert encoded == [A, B, b"c"]
-    ask(A)
-    features.clear()
-    ask(A)
-    assert encoded == [A, B, b"c", A, A]
-
-
-def test_pixel_digests_differ_by_any_pixel_and_not_by_memory_layout() -> None:
-    pixels = np.random.default_rng(0).standard_normal((3, 8, 8)).astype(np.float32)
-    changed = pixels.copy()
-    changed[2, 7, 7] = np.nextafter(changed[2, 7, 7], np.float32(9))
-    assert pixel_digest(pixels) != pixel_digest(changed)
-    assert pixel_digest(np.asfortranarray(pixels)) == pixel_digest(pixels)

@@ -89,6 +89,27 @@ def test_what_all_prompts_begin_with_is_computed_once(
     assert sum(computed) == (total - 5 * 30 if decoder.shares_prefixes else total)
 
 
+def test_texts_go_on_while_a_long_prompt_is_taken_in(usual: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = usual
+    model.tokenizer = tokenizer
+    batch = model.new_batch(2)
+    short = model.lay_out(np.array([reference.text(5)]))
+    # It begins with an image, so that it has nothing in common with others.
+    long = model.lay_out(np.array([[IMAGE, *reference.text(450)]]), reference.images(1))
+    chunks = -(-int(long.lengths[0]) // batch._decoder.chunk)
+    assert chunks > 1
+    batch.join("short", short, GenerationSettings(max_new_tokens=20, min_new_tokens=20))
+    batch.step()
+    batch.join("long", long, GenerationSettings(max_new_tokens=2, min_new_tokens=2))
+    steps = {"short": 1, "long": 0}  # until each has ended
+    while len(batch):
+        running = {seat.ticket for seat in batch._seats if seat is not None}
+        steps |= {ticket: steps[ticket] + 1 for ticket in running}
+        batch.step()
+    assert steps["short"] == 20  # a token at every step
+    assert steps["long"] == (chunks + 1 if batch._decoder.skips_idle_rows else 2)
+
+
 def test_stop_strings_and_forbidden_ids_are_each_texts_own(usual: Pair, tokenizer: Tokenizer) -> None:
     reference, model = usual
     model.tokenizer = tokenizer

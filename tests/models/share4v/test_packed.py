@@ -106,6 +106,24 @@ def test_cached_steps_have_the_bits_of_the_uncached_pass(model: Share4V, texts: 
         np.testing.assert_array_equal(np.stack(steps, 1)[row], whole[first : first + 6])
 
 
+def test_a_step_has_the_same_bits_beside_prompts_that_are_taken_in(model: Share4V, texts: Texts) -> None:
+    """One run takes a token of some texts and a chunk of the others."""
+    logits, cache = last_logits(model, texts)
+    ids, lengths = logits.argmax(-1), np.array([len(logits_of(model, *pair)) for pair in split(texts)])
+    wanted = cache.decoder.decode(ids, lengths).asnumpy()
+    cache, new, prompt = last_logits(model, texts)[1], len(ids) - 1, np.arange(3, 14)
+    shape = cache.batch_size, 16
+    embeds, positions = np.zeros((*shape, model.config.text_config.hidden_size), np.float32), np.full(shape, -1)
+    totals, last = np.ones(cache.batch_size, np.int64), np.zeros(cache.batch_size, np.int64)
+    embeds[:new, 0] = model.language_model.embed(Tensor(ids[None, :new].astype(np.int32))).asnumpy()[0]
+    positions[:new, 0], totals[:new] = lengths[:new], lengths[:new] + 1
+    embeds[new, : len(prompt)] = model.language_model.embed(Tensor(prompt[None].astype(np.int32))).asnumpy()[0]
+    positions[new, : len(prompt)], totals[new], last[new] = np.arange(len(prompt)), len(prompt), len(prompt) - 1
+    step = cache.decoder.prefill(Tensor(embeds), positions, totals, last).asnumpy()
+    np.testing.assert_array_equal(step[:new], wanted[:new])
+    np.testing.assert_array_equal(step[new], logits_of(model, prompt.tolist(), texts[1][:0])[-1])
+
+
 def test_threads_change_no_bit(model: Share4V, texts: Texts) -> None:
     logits, features = [], []
     try:

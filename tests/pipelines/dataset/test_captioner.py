@@ -197,7 +197,9 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
     batch, sizes = type(tiny.model.new_batch(1)), []
     step = batch.step
     monkeypatch.setattr(batch, "step", lambda self: sizes.append(len(self)) or step(self))
-    monkeypatch.setattr(Preparation, "ready", property(lambda self: True))  # the threads' pace must not matter
+    monkeypatch.setattr(
+        Preparation, "ready", property(lambda self: not self.exhausted)
+    )  # the threads' pace must not matter
 
     def sizes_with(gap: int) -> list[int]:
         sizes.clear()
@@ -209,3 +211,20 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
     assert max(dense) == 4 and sizes_with(1000) == dense
     monkeypatch.setattr(captioner_module, "FARTHEST", 0)
     assert max(sizes_with(1)) == max(sizes_with(1000)) == 2
+
+
+def test_pictures_are_encoded_a_few_at_a_time_and_equal_ones_once(
+    tiny: ImageToTextPipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several questions about each, and with those that cannot be read among them."""
+    model, runs = tiny.model, []
+    encode = type(model).encode_images
+    monkeypatch.setattr(
+        type(model), "encode_images", lambda self, pixels: runs.append(len(pixels)) or encode(self, pixels)
+    )
+    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))  # whatever the threads' pace
+    tasks = tasks_of(open_source([str(folder)]), "Describe this image", "What is there?")
+    records = captioned(tiny, tasks, batch_size=3)
+    different = {record.sha256 for record in records.values() if record.error is None}
+    assert len(different) == 12 and sum(runs) < 12 + 4
+    assert len(runs) <= 4 and max(runs) <= 8

@@ -105,6 +105,7 @@ class CachedLlama:
 
     chunk = 64  # an image of 576 patches is nine of them, and a product of 64 rows is bound by arithmetic
     shares_prefixes = False
+    skips_idle_rows = False
 
     def __init__(self, llama: LlamaForCausalLM, batch_size: int, capacity: int) -> None:
         self.text_config = llama.config

@@ -125,6 +125,7 @@ class MindNLPCachedLlama:
 
     chunk = 512  # nothing is compiled for a shape, and no padding behind the longest text is computed
     shares_prefixes = False
+    skips_idle_rows = False
 
     def __init__(self, llama: MindNLPLlamaForCausalLM, number: int) -> None:
         self.llama, self.number = llama, number

@@ -18,30 +18,21 @@ from .rope import rope_tables
 PREFILL_ROWS = 512  # of one prefill step, over all texts; the kernels take 256 at a time
 
 
-class LayersGraph(nn.Cell):
-    """Embeddings through all layers."""
+class PrefillGraph(nn.Cell):
+    """Embeddings through all layers, then the last norm and the output layer for the rows that are wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: int, vocabulary: int) -> None:
         super().__init__(auto_prefix=False)
+        self.hidden = hidden
         self.layer = layer_operator()
+        self.head = linear_operator(vocabulary)
 
-    def construct(self, x, rows, cos, sin, cache, *layers):  # type: ignore[no-untyped-def]
-        """x [R, H] -> [R, H]."""
+    def construct(self, x, index, rows, cos, sin, cache, head, *layers):  # type: ignore[no-untyped-def]
+        """x [B, C, H] or [R, H], index [M] (-1: not wanted) -> logits [M, V]."""
+        x = x.reshape(-1, self.hidden)
         for block in layers:
             x = self.layer(x, block, cache, rows, cos, sin)
-        return x
-
-
-class HeadGraph(nn.Cell):
-    """The last norm and the output layer, for the rows that are wanted."""
-
-    def __init__(self, vocabulary: int) -> None:
-        super().__init__(auto_prefix=False)
-        self.linear = linear_operator(vocabulary)
-
-    def construct(self, x, index, head):  # type: ignore[no-untyped-def]
-        """x [R, H], index [M] -> logits [M, V]."""
-        return self.linear(x, index, head)
+        return self.head(x, index, head)
 
 
 class DecodeGraph(nn.Cell):
@@ -50,13 +41,11 @@ class DecodeGraph(nn.Cell):
     def __init__(self, hidden: int, vocabulary: int) -> None:
         super().__init__(auto_prefix=False)
         self.embedding = embedding_operator(hidden)
-        self.layers = LayersGraph()
-        self.head = HeadGraph(vocabulary)
+        self.embedded = PrefillGraph(hidden, vocabulary)
 
     def construct(self, ids, index, rows, cos, sin, cache, table, head, *layers):  # type: ignore[no-untyped-def]
         """ids [B], index [B] (-1: not wanted) -> logits [B, V]."""
-        x = self.layers(self.embedding(ids, table), rows, cos, sin, cache, *layers)
-        return self.head(x, index, head)
+        return self.embedded(self.embedding(ids, table), index, rows, cos, sin, cache, head, *layers)
 
 
 class PackedLlamaForCausalLM(PackedComponent):
@@ -82,8 +71,7 @@ class PackedLlamaForCausalLM(PackedComponent):
             raise ValueError(
                 f"kv_cache_dtype {kv_cache_dtype!r}: expected one of {', '.join(KV_CACHE_DTYPES)}, or None"
             )
-        self._layers = LayersGraph()
-        self._head = HeadGraph(self.config.vocab_size)
+        self._prefill = PrefillGraph(self.config.hidden_size, self.config.vocab_size)
         self._decode = DecodeGraph(self.config.hidden_size, self.config.vocab_size)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -104,19 +92,17 @@ class PackedLlamaForCausalLM(PackedComponent):
             positions = np.broadcast_to(np.arange(first, first + step), (batch, step))
             inside = positions < totals[:, None]
             taken = ops.gather(inputs_embeds, Tensor(np.minimum(positions[0], width - 1).astype(np.int32)), 1)
-            hidden = cached.forward(taken, np.where(inside, positions, -1), totals)
             wanted = np.where(inside, np.arange(batch * step).reshape(batch, step), -1)
-            rows = self.head(hidden, wanted.reshape(-1)).reshape(batch, step, -1)
-            logits.append(rows[:, : width - first])
+            rows = cached.logits(taken, np.where(inside, positions, -1), totals, wanted.reshape(-1))
+            logits.append(rows.reshape(batch, step, -1)[:, : width - first])
         return ops.concat(logits, 1)
 
-    def run_layers(self, x: Tensor, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor) -> Tensor:
-        """x [R, H] at `rows` (kernels.operators) over a cache -> [R, H]."""
-        return self._layers.compile_and_run(x, Tensor(rows), cos, sin, memory, *self.held(*self.names[1:-1]))
-
-    def head(self, hidden: Tensor, index: np.ndarray) -> Tensor:
-        """Logits [M, V] of the rows `index` [M] of hidden [R, H]; zeros for -1."""
-        return self._head.compile_and_run(hidden, Tensor(index.astype(np.int32)), *self.held(self.names[-1]))
+    def run_prefill(
+        self, x: Tensor, index: np.ndarray, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor
+    ) -> Tensor:
+        """x [B, C, H] -> logits [M, V] of its rows `index` [M] of [B * C]; zeros for -1."""
+        _, *layers, head = self.held(*self.names)
+        return self._prefill.compile_and_run(x, Tensor(index), Tensor(rows), cos, sin, memory, head, *layers)
 
     def run_decode(
         self, ids: np.ndarray, index: np.ndarray, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor
@@ -140,6 +126,7 @@ class PackedCachedLlama:
     """
 
     shares_prefixes = True
+    skips_idle_rows = True
 
     def __init__(self, llama: PackedLlamaForCausalLM, batch_size: int, capacity: int) -> None:
         self.llama = llama
@@ -163,21 +150,19 @@ class PackedCachedLlama:
         self.used = max(self.used, int(positions.max()) + 1)
         return rows, Tensor(cos.reshape(-1, size)), Tensor(sin.reshape(-1, size))
 
-    def forward(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray) -> Tensor:
-        """inputs_embeds [B, C, H] at positions [B, C] -> what the last layer makes of them, [B * C, H]."""
+    def logits(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, index: np.ndarray) -> Tensor:
+        """inputs_embeds [B, C, H] at positions [B, C] -> logits [M, V] of rows `index` [M] of [B * C]; -1: zeros."""
         rows, cos, sin = self._tables(positions, totals)
-        x = inputs_embeds.reshape(-1, self.config.hidden_size)
-        return self.llama.run_layers(x, rows, cos, sin, self._memory)
+        return self.llama.run_prefill(inputs_embeds, index.astype(np.int32), rows, cos, sin, self._memory)
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
         """Take in one chunk of each text; arguments and result as `cached.CachedLlama.prefill` says.
 
         Logits are computed for the texts that end in this chunk; the others' are zeros.
         """
-        hidden = self.forward(inputs_embeds, positions, totals)
         texts = np.arange(len(positions))
         index = np.where(positions[texts, last] == totals - 1, texts * positions.shape[1] + last, -1)
-        return self.llama.head(hidden, index)
+        return self.logits(inputs_embeds, positions, totals, index)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
         """Take in one token of each text: ids and positions int [B] (-1 for a text that is done) -> logits [B, V]."""

@@ -13,11 +13,11 @@ from ..configuration import Share4VConfig
 from ..eager import concat_rows
 from ..kernels.cache_memory import CacheMemory
 from ..kernels.operators import layer_operator, linear_operator
-from ..packed_component import PackedComponent
+from ..packed_component import IMAGES_TOGETHER, PackedComponent
 
 
 class PackedCLIPGraph(nn.Cell):
-    """One image from patches to the wanted hidden state, its first `skipped` rows left out."""
+    """B images from patches to the wanted hidden state, the first `skipped` rows of each left out."""
 
     def __init__(self, hidden: int, eps: float, skipped: int) -> None:
         super().__init__(auto_prefix=False)
@@ -27,12 +27,15 @@ class PackedCLIPGraph(nn.Cell):
         self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
 
     def construct(self, tiles, index, first, positions, scale, shift, rows, nothing, cache, patches, *layers):  # type: ignore
-        """tiles [N, C * P * P] -> [1, N or 1 + N, D]; `nothing` stands in for the rotary tables."""
-        x = ops.concat((first.reshape(1, self.hidden), self.patches(tiles, index, patches)), 0) + positions
-        x = self.norm(x, scale, shift)[0]
+        """tiles [B * N, C * P * P] -> [B, N or 1 + N, D]; `nothing` stands in for the rotary tables."""
+        tokens = positions.shape[0]
+        x = self.patches(tiles, index, patches).reshape(-1, tokens - 1, self.hidden)  # [B, N, D]
+        first = ops.broadcast_to(first.reshape(1, 1, self.hidden), (x.shape[0], 1, self.hidden))
+        x = ops.concat((first, x), 1) + positions  # [B, 1 + N, D]
+        x = self.norm(x, scale, shift)[0].reshape(-1, self.hidden)
         for block in layers:
             x = self.layer(x, block, cache, rows, nothing, nothing)
-        return x[self.skipped :].expand_dims(0)
+        return x.reshape(-1, tokens, self.hidden)[:, self.skipped :]
 
 
 class PackedCLIPVisionTower(PackedComponent):
@@ -51,26 +54,28 @@ class PackedCLIPVisionTower(PackedComponent):
         super().__init__(plans, plain)
         vision = config.vision_config
         tokens, heads = vision.num_patches + 1, vision.num_attention_heads
-        # Keys and values of the layer being computed; every token sees every other.
-        self._cache = CacheMemory(1, 1, heads, vision.hidden_size // heads, tokens, "float32")
-        rows = np.zeros((tokens, 4), np.int32)
-        rows[:, 1], rows[:, 3] = np.arange(tokens), tokens
-        self._rows, self._index = Tensor(rows), Tensor(np.arange(vision.num_patches, dtype=np.int32))
+        # Keys and values of the layer being computed; every token sees every other of its image.
+        most = IMAGES_TOGETHER[0]
+        self._cache = CacheMemory(1, most, heads, vision.hidden_size // heads, tokens, "float32")
+        self._rows = np.zeros((most, tokens, 4), np.int32)
+        self._rows[..., 0] = np.arange(most)[:, None]
+        self._rows[..., 1], self._rows[..., 3] = np.arange(tokens), tokens
         self._nothing = Tensor(np.zeros((1, 1), np.float32))
         self._memory = Tensor.from_numpy(self._cache.memory)
         skipped = 0 if config.select_feature == "cls_patch" else 1
         self._graph = PackedCLIPGraph(vision.hidden_size, vision.layer_norm_eps, skipped)
 
     def __call__(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values [B, 3, S, S] float32 -> features [B, N, D]; images go through one by one."""
-        return concat_rows([self._encode(image) for image in pixel_values.asnumpy()])
+        """pixel_values [B, 3, S, S] float32 -> features [B, N, D]; a graph for every size of batch."""
+        pixels, most = pixel_values.asnumpy(), IMAGES_TOGETHER[0]
+        return concat_rows([self._encode(pixels[first : first + most]) for first in range(0, len(pixels), most)])
 
-    def _encode(self, image: np.ndarray) -> Any:
+    def _encode(self, images: np.ndarray) -> Any:
         vision = self.config.vision_config
         grid, patch = vision.image_size // vision.patch_size, vision.patch_size
-        used = image[:, : grid * patch, : grid * patch]
-        tiles = used.reshape(vision.num_channels, grid, patch, grid, patch).transpose(1, 3, 0, 2, 4)
-        flat = np.ascontiguousarray(tiles, np.float32).reshape(grid * grid, -1)  # [N, C * P * P]
+        used = images[:, :, : grid * patch, : grid * patch]
+        tiles = used.reshape(-1, vision.num_channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
+        flat = np.ascontiguousarray(tiles, np.float32).reshape(len(images) * grid * grid, -1)  # [B * N, C * P * P]
         name = "vision_tower.vision_model."
         first, positions, scale, shift = self.held(
             f"{name}embeddings.class_embedding",
@@ -79,5 +84,7 @@ class PackedCLIPVisionTower(PackedComponent):
             f"{name}pre_layrnorm.bias",
         )
         patches, *layers = self.held(*self.names[: 1 + self.config.hidden_state_index])
-        plain = Tensor(flat), self._index, first, positions, scale, shift
-        return self._graph.compile_and_run(*plain, self._rows, self._nothing, self._memory, patches, *layers)
+        index = Tensor(np.arange(len(flat), dtype=np.int32))
+        rows = Tensor(self._rows[: len(images)].reshape(-1, 4))
+        plain = Tensor(flat), index, first, positions, scale, shift
+        return self._graph.compile_and_run(*plain, rows, self._nothing, self._memory, patches, *layers)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+from mindspore import Tensor
+
 from mindone.models.share4v.generation import GenerationSettings, stop_strings
 from mindone.models.share4v.sampling import Sampling
 
@@ -27,17 +30,20 @@ if TYPE_CHECKING:
     from .worker import CaptioningSettings
 
 AHEAD = 2  # pictures prepared for each text of the batch
+ENCODED_TOGETHER = 8  # pictures that go through the vision tower in one run, where so many are there
 FARTHEST = 64  # batches of inputs that may begin after the oldest unfinished one
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """An input some of whose captions are not there yet."""
 
     prepared: Prepared
-    begun: float
+    pixel_values: np.ndarray  # [N, 3, S, S]
     order: int  # inputs that had begun by then, this one among them
     captions: list[Caption | None]
+    begun: float | None = None  # when the first of them was begun
+    features: Tensor | None = None  # of its pictures, [N, P, H]
 
 
 @dataclass
@@ -90,7 +96,7 @@ class Captioner:
             tokens=tuple(caption.tokens for caption in captions),
             finish_reasons=tuple(caption.finish_reason for caption in captions),
             notes=tuple(note for caption in captions for note in caption.notes),
-            seconds=round(time.perf_counter() - opened.begun, 3),
+            seconds=0.0 if opened.begun is None else round(time.perf_counter() - opened.begun, 3),
         )
 
     def failure(self, prepared: Prepared, reason: str) -> Record:
@@ -163,14 +169,14 @@ class _Run:
     def _admit(self, preparation: Preparation) -> None:
         """Fill the batch's free places with what is ready; wait for a picture where there is nothing else to do."""
         while self.batch.free:
+            while len(self.waiting) < ENCODED_TOGETHER and preparation.ready and not self._is_far_ahead():
+                self._begin(preparation.take())
             if self.waiting:
                 self._join(self.waiting.popleft())
-            elif preparation.exhausted or self._is_far_ahead():
+            elif preparation.exhausted or len(self.batch) or self.done or self._is_far_ahead():
                 return
-            elif preparation.ready or not (len(self.batch) or self.done):
-                self._begin(preparation.take())
             else:
-                return
+                self._begin(preparation.take())
 
     def _is_far_ahead(self) -> bool:
         """Whether the oldest input has held up the results of too many later ones, which wait in memory."""
@@ -180,11 +186,11 @@ class _Run:
     def _begin(self, prepared: Prepared) -> None:
         item = prepared.task.item
         self.begun += 1
-        if prepared.error is not None:
-            self.done.append(self.captioner.failure(prepared, prepared.error))
+        if prepared.error is not None or prepared.pixel_values is None:
+            self.done.append(self.captioner.failure(prepared, prepared.error or "it has no pixels"))
             return
         styles = prepared.task.styles
-        self.open[item.number] = _Open(prepared, time.perf_counter(), self.begun, [None] * len(styles))
+        self.open[item.number] = _Open(prepared, prepared.pixel_values, self.begun, [None] * len(styles))
         self.waiting.extend(
             _Unit(item.number, place, self._key(prepared, place), style) for place, style in enumerate(styles)
         )
@@ -210,10 +216,14 @@ class _Run:
             self._generate(unit)
 
     def _generate(self, unit: _Unit) -> None:
-        captioner, prepared = self.captioner, self.open[unit.number].prepared
+        captioner, opened = self.captioner, self.open[unit.number]
+        opened.begun = opened.begun or time.perf_counter()
         attempt = next_attempt(unit.attempts, captioner.settings.seed, unit.key)
+        if opened.features is None:
+            self._encode(opened)
         try:
-            prompts = captioner.pipeline.model.lay_out(prepared.input_ids[unit.place], prepared.pixel_values)
+            ids = opened.prepared.input_ids[unit.place]
+            prompts = captioner.pipeline.model.lay_out(ids, image_features=opened.features)
         except ValueError as error:  # the prompt fills the model's context
             self._fail(unit, str(error))
             return
@@ -226,6 +236,23 @@ class _Run:
             captioner.forbidden_by(captioner.rules_of(unit.style)),
             captioner.beginning,
         )
+
+    def _encode(self, opened: _Open) -> None:
+        """Encode an input's pictures, and in the same run those that are wanted next."""
+        group = [opened]
+        for unit in self.waiting:
+            if sum(len(one.pixel_values) for one in group) >= ENCODED_TOGETHER:
+                break
+            other = self.open.get(unit.number)
+            if other is None or other.features is not None or other in group:
+                continue
+            if unit.key not in self.twins and self.captioner.seen.get(unit.key) is None:
+                group.append(other)
+        pixels = np.concatenate([one.pixel_values for one in group])
+        features = self.captioner.pipeline.model.encode_images(pixels).asnumpy()  # [N, P, H]
+        for one in group:
+            images = len(one.pixel_values)
+            one.features, features = Tensor(features[:images]), features[images:]
 
     def _judge(self, finished: FinishedText[_Unit]) -> None:
         """Accept a caption, or send it to the end of the queue to be made anew."""
