@@ -14,7 +14,7 @@ from .files import count_lines
 from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .listing import Listing
 from .msrun_share import take_share
-from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, first_pass, go_over_again, is_changed, settle
+from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, first_pass, go_over_again, is_changed, is_complete, settle
 from .prompting import PromptPlan
 from .ranks import Rank, current_rank
 from .records import Item, Record
@@ -195,9 +195,9 @@ def _inputs(
         restarted.touch()
     state.describe(description)
     listing = first_pass(directory, found)
-    is_complete = _done(state) == len(listing)
-    is_begun = state.path(JOURNAL).exists() and (is_complete or not state.path(PREVIOUS).exists())
-    if is_begun and (options.retry_failed or (is_complete and is_changed(listing, found))):
+    is_whole = is_complete(directory)
+    is_begun = state.path(JOURNAL).exists() and (is_whole or not state.path(PREVIOUS).exists())
+    if is_begun and (options.retry_failed or (is_whole and is_changed(listing, found))):
         _refuse_where_gone(go_over_again(directory, found, options.retry_failed))
         listing = Listing(state.path(INPUTS))
     if not len(listing):

@@ -88,7 +88,7 @@ class Found:
         key, full_key: without and with its extension.
         source, locator, columns, caption: as an Item has them.
         beside: the directory that holds its file, if it has one of its own.
-        names: what is in the directory where its caption would be, where that is known.
+        names: of the captions in the directory where its own would be, where they are known.
         once: whether the same file, found again, is the same input.
     """
 
