@@ -95,7 +95,7 @@ class ContinuousBatch(Generic[Ticket]):
         forbidden: Callable[[Sequence[int]], Collection[int]] = lambda token_ids: (),
         beginning: Sequence[int] = (),
     ) -> None:
-        """Give one text (`model.lay_out`) a free place; it is taken in at the next step.
+        """Give one text (`model.lay_out`) a free place; the next steps take it in.
 
         Args:
             ticket: comes back with the finished text.
@@ -181,6 +181,8 @@ class ContinuousBatch(Generic[Ticket]):
             seat.start += len(part)
         logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()
         whole = [place for place, seat in new.items() if seat.start >= len(seat.prompt)]
+        for place in whole:
+            new[place].prompt = new[place].prompt[:0].copy()  # the cache holds it now; here it is megabytes
         return {place: logits[place] for place in (*running, *whole)}
 
     def _tensor(self, embeds: np.ndarray) -> Tensor:

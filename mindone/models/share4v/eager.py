@@ -30,6 +30,15 @@ def stack_rows(parts: Sequence[Tensor]) -> Tensor:
     return concat_rows([part.reshape(-1, size) for part in parts])
 
 
+def split_rows(tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """A tensor [sum of N_i, ...] -> tensors [N_i, ...]; no gradients."""
+    ends = np.cumsum(counts)
+    if ms.get_context("device_target") == "CPU":
+        array = tensor.asnumpy()
+        return [Tensor(array[end - count : end]) for count, end in zip(counts, ends, strict=True)]
+    return [tensor[end - count : end] for count, end in zip(counts, ends.tolist(), strict=True)]
+
+
 def float32_array(tensor: Tensor) -> np.ndarray:
     """A tensor of any floating-point type as a float32 array."""
     return (tensor if tensor.dtype == ms.float32 else tensor.astype(ms.float32)).asnumpy()  # NumPy has no bfloat16

@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from .backends import is_packed, weight_holders
-from .eager import concat_rows
+from .eager import concat_rows, split_rows
 from .packed_component import IMAGES_TOGETHER
 
 
@@ -60,17 +60,18 @@ class ImageFeatures:
         """pixel_values [N, 3, S, S] float32 with their digests -> features [N, P, H]; None where there is no image."""
         if not len(pixels):
             return None
-        known = {digest: self._features.pop(digest) for digest in set(digests) & self._features.keys()}
+        known = {digest: self._features[digest] for digest in digests if digest in self._features}
         numbers = {digest: number for number, digest in reversed(list(enumerate(digests)))}  # where each stands first
         missing = sorted(number for digest, number in numbers.items() if digest not in known)
         for group in _groups(missing, self._sizes):
             encoded = self._encode(Tensor(pixels[group]))
-            parts = [encoded] if len(group) == 1 else [Tensor(part[None]) for part in encoded.asnumpy()]
+            parts = [encoded] if len(group) == 1 else split_rows(encoded, [1] * len(group))
             known |= zip([digests[number] for number in group], parts, strict=True)
-        for digest, features in known.items():
-            self._features[digest] = features
-            if len(self._features) > self._keep:
-                self._features.popitem(last=False)
+        for digest in digests:
+            self._features[digest] = known[digest]
+            self._features.move_to_end(digest)
+        while len(self._features) > self._keep:
+            self._features.popitem(last=False)
         return concat_rows([known[digest] for digest in digests])
 
     def _in_parts(self, pixel_values: Tensor) -> Tensor:

@@ -19,10 +19,12 @@ class PackedProjectorGraph(nn.Cell):
         self.linear = linear_operator(outputs)
 
     def construct(self, x, index, *layers):  # type: ignore[no-untyped-def]
-        """x [R, D] -> [R, H]."""
+        """x [B, N, D] -> [B, N, H]."""
+        batch, count, size = x.shape
+        x = x.reshape(-1, size)
         for block in layers:
             x = self.linear(x, index, block)
-        return x
+        return x.reshape(batch, count, -1)
 
 
 class PackedProjector(PackedComponent):
@@ -47,7 +49,6 @@ class PackedProjector(PackedComponent):
         """features [B, N, D] -> embeddings [B, N, H]."""
         if not self.names:
             return features
-        batch, count, size = features.shape
-        index = Tensor(np.arange(batch * count, dtype=np.int32))
-        rows = self._graph.compile_and_run(features.reshape(-1, size), index, *self.held(*self.names))
-        return rows.reshape(batch, count, -1)
+        index = Tensor(np.arange(features.shape[0] * features.shape[1], dtype=np.int32))
+        embeddings: Tensor = self._graph.compile_and_run(features, index, *self.held(*self.names))
+        return embeddings

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import encoded, scene, write_folder
 
+from mindone.models.share4v.image_loading import load_image
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
 from mindone.pipelines.image_to_text.dataset import captioner as captioner_module
@@ -213,18 +215,41 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
     assert max(sizes_with(1)) == max(sizes_with(1000)) == 2
 
 
-def test_pictures_are_encoded_a_few_at_a_time_and_equal_ones_once(
-    tiny: ImageToTextPipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_pictures_are_encoded_eight_at_a_time_and_equal_ones_once(
+    tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
     """With several questions about each, and with those that cannot be read among them."""
-    model, runs = tiny.model, []
-    encode = type(model).encode_images
-    monkeypatch.setattr(
-        type(model), "encode_images", lambda self, pixels: runs.append(len(pixels)) or encode(self, pixels)
-    )
+    write_folder(tmp_path / "photos", 24, broken=True, twins=4)
+    features, runs = tiny.model._features, []
+    encode = features._encode
+    monkeypatch.setattr(features, "_encode", lambda pixels: runs.append(len(pixels)) or encode(pixels))
     monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))  # whatever the threads' pace
-    tasks = tasks_of(open_source([str(folder)]), "Describe this image", "What is there?")
-    records = captioned(tiny, tasks, batch_size=3)
+    tiny.model.forget_values()
+    tasks = tasks_of(open_source([str(tmp_path / "photos")]), "Describe this image", "What is there?")
+    records = captioned(tiny, tasks, batch_size=batch_size)
     different = {record.sha256 for record in records.values() if record.error is None}
-    assert len(different) == 12 and sum(runs) < 12 + 4
-    assert len(runs) <= 4 and max(runs) <= 8
+    assert len(different) == 24
+    assert runs == [8, 8, 8]
+
+
+def test_pixels_that_the_model_refuses_fail_their_own_picture(
+    tiny: ImageToTextPipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they were to be encoded with."""
+    processor, tasks = tiny.processor.image_processor, tasks_of(open_source([str(folder)]), "Describe this image")
+    wanted = captioned(tiny, tasks)
+    preprocess, bad = type(processor).__call__, encoded(scene(5))
+
+    def broken(self: object, image: object) -> np.ndarray:
+        pixels = preprocess(self, image)
+        return pixels * np.float32("nan") if np.array_equal(np.asarray(image), np.asarray(load_image(bad))) else pixels
+
+    monkeypatch.setattr(type(processor), "__call__", broken)
+    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))
+    records = captioned(tiny, tasks)
+    failed = {number for number, record in records.items() if record.error and not wanted[number].error}
+    assert failed and all("not all finite" in str(records[number].error) for number in failed)
+    assert len({records[number].sha256 for number in failed}) == 1
+    others = records.keys() - failed
+    assert [records[number].captions for number in others] == [wanted[number].captions for number in others]

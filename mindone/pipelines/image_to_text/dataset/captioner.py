@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from mindspore import Tensor
 
+from mindone.models.share4v.eager import split_rows
 from mindone.models.share4v.generation import GenerationSettings, stop_strings
+from mindone.models.share4v.packed_component import IMAGES_TOGETHER
 from mindone.models.share4v.sampling import Sampling
 
 from .attempts import Attempt, judged, next_attempt
@@ -24,13 +25,16 @@ from .text_rules import TextRules
 from .token_rules import ForbiddenWords, forced_ids
 
 if TYPE_CHECKING:
+    from mindspore import Tensor
+
     from mindone.models.share4v.continuous_batch import FinishedText
 
     from ..base import Pipeline
     from .worker import CaptioningSettings
 
 AHEAD = 2  # pictures prepared for each text of the batch
-ENCODED_TOGETHER = 8  # pictures that go through the vision tower in one run, where so many are there
+ENCODED_TOGETHER = IMAGES_TOGETHER[0]  # pictures that are given to the vision tower at once, where so many are there
+WAITING = 64  # captions that may wait for a place while pictures to encode are looked for
 FARTHEST = 64  # batches of inputs that may begin after the oldest unfinished one
 
 
@@ -39,7 +43,7 @@ class _Open:
     """An input some of whose captions are not there yet."""
 
     prepared: Prepared
-    pixel_values: np.ndarray  # [N, 3, S, S]
+    pixel_values: np.ndarray  # [N, 3, S, S]; empty once they are encoded
     order: int  # inputs that had begun by then, this one among them
     captions: list[Caption | None]
     begun: float | None = None  # when the first of them was begun
@@ -148,13 +152,13 @@ class _Run:
         self.batch = captioner.pipeline.model.new_batch(captioner.settings.batch_size)
         self.open: dict[int, _Open] = {}  # by number, oldest first
         self.waiting: deque[_Unit] = deque()  # captions that have no place in the batch yet
-        self.twins: dict[tuple[bytes, str], list[_Unit]] = {}  # captions being made, and who waits for the same
+        self.twins: dict[tuple[bytes, str], list[_Unit]] = {}  # captions to be made, and who waits for the same
         self.done: deque[Record] = deque()
         self.begun = 0  # inputs; their numbers may have gaps
 
     def records(self) -> Iterator[Record]:
         captioner, pipeline = self.captioner, self.captioner.pipeline
-        workers, ahead = captioner.settings.workers, AHEAD * captioner.settings.batch_size
+        workers, ahead = captioner.settings.workers, AHEAD * max(captioner.settings.batch_size, ENCODED_TOGETHER)
         conversation = pipeline.template().name
         with Preparation(
             self.tasks, pipeline.processor, conversation, captioner.beginning, workers, ahead
@@ -169,7 +173,7 @@ class _Run:
     def _admit(self, preparation: Preparation) -> None:
         """Fill the batch's free places with what is ready; wait for a picture where there is nothing else to do."""
         while self.batch.free:
-            while len(self.waiting) < ENCODED_TOGETHER and preparation.ready and not self._is_far_ahead():
+            while preparation.ready and not self._is_far_ahead() and self._has_room():
                 self._begin(preparation.take())
             if self.waiting:
                 self._join(self.waiting.popleft())
@@ -177,6 +181,20 @@ class _Run:
                 return
             else:
                 self._begin(preparation.take())
+
+    def _has_room(self) -> bool:
+        """Whether more inputs are to begin, so that pictures can be encoded together."""
+        pictures = sum(len(equal[0].pixel_values) for equal in self._unencoded().values())
+        return pictures < ENCODED_TOGETHER and len(self.waiting) < WAITING
+
+    def _unencoded(self) -> dict[str | None, list[_Open]]:
+        """The inputs whose pictures must be encoded next, in their order, equal ones together."""
+        found: dict[str | None, list[_Open]] = {}
+        for unit in self.waiting:
+            opened = self.open.get(unit.number)
+            if opened is not None and opened.features is None:
+                found.setdefault(opened.prepared.sha256, []).append(opened)
+        return found
 
     def _is_far_ahead(self) -> bool:
         """Whether the oldest input has held up the results of too many later ones, which wait in memory."""
@@ -190,10 +208,10 @@ class _Run:
             self.done.append(self.captioner.failure(prepared, prepared.error or "it has no pixels"))
             return
         styles = prepared.task.styles
-        self.open[item.number] = _Open(prepared, prepared.pixel_values, self.begun, [None] * len(styles))
-        self.waiting.extend(
-            _Unit(item.number, place, self._key(prepared, place), style) for place, style in enumerate(styles)
-        )
+        pixels, prepared = prepared.pixel_values, replace(prepared, pixel_values=None)  # which go once they are encoded
+        self.open[item.number] = _Open(prepared, pixels, self.begun, [None] * len(styles))
+        for place, style in enumerate(styles):
+            self._queue(_Unit(item.number, place, self._key(prepared, place), style))
 
     def _key(self, prepared: Prepared, place: int) -> tuple[bytes, str]:
         """What decides a caption: picture, question and style; and which of several to the same question it is."""
@@ -201,32 +219,36 @@ class _Run:
         repeat = task.prompts[:place].count(task.prompts[place])
         return bytes.fromhex(prepared.sha256 or ""), f"{repeat} {task.styles[place] or ''} {task.prompts[place]}"
 
-    def _join(self, unit: _Unit) -> None:
-        if unit.number not in self.open:  # another of its captions failed
-            if unit.attempts:  # others may wait for this one: now the first of them makes it
-                self.waiting.extend(self.twins.pop(unit.key))
-            return
+    def _queue(self, unit: _Unit) -> None:
+        """Let a caption be made, where it neither was nor will be for an equal picture."""
         held = self.captioner.seen.get(unit.key)
         if held is not None:
             self._finish(unit, held)
-        elif unit.key in self.twins and not unit.attempts:
+        elif unit.key in self.twins:
             self.twins[unit.key].append(unit)
         else:
-            self.twins.setdefault(unit.key, [])
+            self.twins[unit.key] = []
+            self.waiting.append(unit)
+
+    def _join(self, unit: _Unit) -> None:
+        if unit.number in self.open:
             self._generate(unit)
+            return
+        for one in self.twins.pop(unit.key):  # another caption of its input failed: now the first of them makes it
+            self._queue(one)
 
     def _generate(self, unit: _Unit) -> None:
         captioner, opened = self.captioner, self.open[unit.number]
-        opened.begun = opened.begun or time.perf_counter()
         attempt = next_attempt(unit.attempts, captioner.settings.seed, unit.key)
-        if opened.features is None:
-            self._encode(opened)
         try:
+            if opened.features is None:
+                self._encode(opened)
             ids = opened.prepared.input_ids[unit.place]
             prompts = captioner.pipeline.model.lay_out(ids, image_features=opened.features)
         except ValueError as error:  # the prompt fills the model's context
             self._fail(unit, str(error))
             return
+        opened.begun = opened.begun or time.perf_counter()
         unit.attempts.append(attempt)
         self.batch.join(
             unit,
@@ -238,21 +260,26 @@ class _Run:
         )
 
     def _encode(self, opened: _Open) -> None:
-        """Encode an input's pictures, and in the same run those that are wanted next."""
-        group = [opened]
-        for unit in self.waiting:
-            if sum(len(one.pixel_values) for one in group) >= ENCODED_TOGETHER:
-                break
-            other = self.open.get(unit.number)
-            if other is None or other.features is not None or other in group:
-                continue
-            if unit.key not in self.twins and self.captioner.seen.get(unit.key) is None:
-                group.append(other)
-        pixels = np.concatenate([one.pixel_values for one in group])
-        features = self.captioner.pipeline.model.encode_images(pixels).asnumpy()  # [N, P, H]
-        for one in group:
-            images = len(one.pixel_values)
-            one.features, features = Tensor(features[:images]), features[images:]
+        """Encode an input's pictures, and with them those that are wanted next.
+
+        Raises:
+            ValueError: its pixels are not what the model takes.
+        """
+        model, sha256 = self.captioner.pipeline.model, opened.prepared.sha256
+        found = self._unencoded()
+        group = [[opened, *found.pop(sha256, ())]]
+        for equal in found.values():
+            if sum(len(one[0].pixel_values) for one in group) < ENCODED_TOGETHER:
+                group.append(equal)
+        try:
+            features = model.encode_images(np.concatenate([equal[0].pixel_values for equal in group]))  # [N, P, H]
+        except ValueError:  # another's pixels may be at fault
+            group = group[:1]
+            features = model.encode_images(opened.pixel_values)
+        counts = [len(equal[0].pixel_values) for equal in group]
+        for equal, part in zip(group, split_rows(features, counts), strict=True):
+            for one in equal:
+                one.features, one.pixel_values = part, one.pixel_values[:0].copy()
 
     def _judge(self, finished: FinishedText[_Unit]) -> None:
         """Accept a caption, or send it to the end of the queue to be made anew."""
