@@ -50,7 +50,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("configuration", "devices", "protocols", "processing"),
     ),
     "modeling": (
-        ("modeling", "merging", "backends"),
+        ("modeling", "merging", "backends", "image_features"),
         (
             "configuration",
             "devices",
