@@ -131,7 +131,7 @@ class ContinuousBatch(Generic[Ticket]):
 
         Where the language model skips idle rows, both are one run of it (Agrawal et al. 2023, SARATHI): what a chunk of
         a prompt and the others' tokens need of the weights is read once, and nobody waits while a prompt is taken in.
-        Elsewhere new prompts are taken in whole, then every text gets its token.
+        Elsewhere new prompts are taken in whole, in runs of their own.
         """
         seats = {place: seat for place, seat in enumerate(self._seats) if seat is not None}
         new = {place: seat for place, seat in seats.items() if seat.token_id is None}

@@ -222,7 +222,7 @@ class Share4V(GenerationMixin, nn.Cell):
         An image's features do not depend on what else is in the batch.
 
         Raises:
-            ValueError: the shape is another.
+            ValueError: the shape is another, or a value is not finite.
         """
         pixels = check_pixels(self.config.vision_config, pixel_values)
         features = self._features.of(pixels, [pixel_digest(image) for image in pixels])

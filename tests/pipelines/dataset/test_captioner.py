@@ -15,9 +15,10 @@ from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
 from mindone.pipelines.image_to_text.dataset import captioner as captioner_module
 from mindone.pipelines.image_to_text.dataset.captioner import Captioner
-from mindone.pipelines.image_to_text.dataset.preparation import Preparation
+from mindone.pipelines.image_to_text.dataset.preparation import Preparation, prepare
 from mindone.pipelines.image_to_text.dataset.prompting import PromptPlan
 from mindone.pipelines.image_to_text.dataset.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.running import caption_dataset
 from mindone.pipelines.image_to_text.dataset.seen import SeenCaptions
 from mindone.pipelines.image_to_text.dataset.sources import open_source
 from mindone.pipelines.image_to_text.dataset.tasks import Task
@@ -253,3 +254,56 @@ def test_pixels_that_the_model_refuses_fail_their_own_picture(
     assert len({records[number].sha256 for number in failed}) == 1
     others = records.keys() - failed
     assert [records[number].captions for number in others] == [wanted[number].captions for number in others]
+
+
+def test_a_question_that_cannot_be_written_fails_its_own_input(tiny: ImageToTextPipeline, folder: Path) -> None:
+    """As `{filename}` may be, where a name's bytes are no UTF-8."""
+    first, second, *_ = (item for item in open_source([str(folder)]) if "bad-" not in item.source)
+    asked = Task(first, ("What is caf\udce9?",), (None,)), Task(second, ("What is there?",), (None,))
+    records = captioned(tiny, list(asked))
+    assert "half a surrogate pair" in str(records[first.number].error)
+    assert records[second.number].captions
+
+
+def test_many_that_cannot_be_read_are_told_as_they_come(
+    tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that waits for a thousand failures would lose them to a crash."""
+    for number in range(300):
+        (tmp_path / f"{number:03d}.png").write_bytes(b"")
+    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))
+    taken: list[int] = []
+    tasks = (task for task in tasks_of(open_source([str(tmp_path)]), "What is there?") if not taken.append(0))
+    records = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)).run(tasks)
+    assert next(records).error is not None
+    assert len(taken) < 150
+    assert len(list(records)) == 299
+
+
+def test_equal_pictures_that_wait_for_a_caption_are_held_once(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(3)))
+    tasks = tasks_of(open_source([str(tmp_path)]), "What is there?")
+    run = captioner_module._Run(Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)), iter(tasks))
+    processor, conversation = tiny.processor, tiny.template().name
+    for task in tasks:
+        run._begin(prepare(task, processor, conversation))
+    assert len(run.open) == 20 and len(run.waiting) == 1
+    assert len({one.pixel_values.__array_interface__["data"] for one in run.open.values()}) == 1
+    late = prepare(replace(tasks[0], item=replace(tasks[0].item, number=99)), processor, conversation)
+    run._join(run.waiting.popleft())  # encodes the picture
+    run._begin(late)
+    assert run.open[99].features is run.open[tasks[0].item.number].features is not None
+    assert not len(run.open[99].pixel_values)
+
+
+def test_a_style_and_settings_that_contradict_each_other_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(scene(3)))
+    plan = PromptPlan.from_options(styles=("default", "one-sentence"))
+    tokens = CaptioningSettings(generation={"min_new_tokens": 100})
+    assert tokens.of_style("default")[0] == {"max_new_tokens": 384, "min_new_tokens": 100}
+    with pytest.raises(ValueError, match="'one-sentence' ends after 64 new tokens, min_new_tokens is 100"):
+        caption_dataset(tmp_path, plan=plan, settings=tokens)
+    loop = CaptioningSettings(rules=TextRules(required_words=("cat",)))
+    assert loop.of_style("one-sentence")[1].required_words == ("cat",)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.png"]

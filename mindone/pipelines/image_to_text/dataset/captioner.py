@@ -19,7 +19,6 @@ from .attempts import Attempt, judged, next_attempt
 from .preparation import Preparation, Prepared
 from .records import Record
 from .seen import Caption, SeenCaptions
-from .styles import get_style
 from .tasks import Task
 from .text_rules import TextRules
 from .token_rules import ForbiddenWords, forced_ids
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
     from ..base import Pipeline
     from .worker import CaptioningSettings
 
-AHEAD = 2  # pictures prepared for each text of the batch
-ENCODED_TOGETHER = IMAGES_TOGETHER[0]  # pictures that are given to the vision tower at once, where so many are there
-WAITING = 64  # captions that may wait for a place while pictures to encode are looked for
+AHEAD = 2  # inputs prepared for each text of the batch, or for each picture of a group
+ENCODED_TOGETHER = IMAGES_TOGETHER[0]  # pictures of a group for the vision tower, where so many are there
+WAITING = 64  # captions that may wait for a place, and records to be taken, while pictures to encode are looked for
 FARTHEST = 64  # batches of inputs that may begin after the oldest unfinished one
 
 
@@ -82,6 +81,7 @@ class Captioner:
         self.beginning = forced_ids(pipeline.processor, settings.beginning, pipeline.template().name)
         self.stops = (*stop_strings(settings.generation.get("stop")), *pipeline.template().stop_strings)
         self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
+        self.forbidden_by(settings.rules)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         """Yield a record for every task, in the order in which they are done.
@@ -123,15 +123,9 @@ class Captioner:
             columns={**item.columns, **(prepared.columns or {})},
         )
 
-    def rules_of(self, style: str | None) -> TextRules:
-        """What a caption of that style must be."""
-        rules = self.settings.rules
-        return rules if style is None else get_style(style).rules.joined(rules)
-
     def generation_of(self, style: str | None, attempt: Attempt) -> GenerationSettings:
         """The settings of one attempt: the caller's, where he gives none the style's, and what a retry changes."""
-        usual = {} if style is None else {"max_new_tokens": get_style(style).max_new_tokens}
-        chosen = {**usual, **self.settings.generation, **attempt.changes}
+        chosen = {**self.settings.of_style(style)[0], **attempt.changes}
         sampling = Sampling(**{name: chosen[name] for name in Sampling.__dataclass_fields__ if name in chosen})
         lengths = {name: chosen[name] for name in ("max_new_tokens", "min_new_tokens") if name in chosen}
         return GenerationSettings(**lengths, sampling=sampling)
@@ -152,7 +146,7 @@ class _Run:
         self.batch = captioner.pipeline.model.new_batch(captioner.settings.batch_size)
         self.open: dict[int, _Open] = {}  # by number, oldest first
         self.waiting: deque[_Unit] = deque()  # captions that have no place in the batch yet
-        self.twins: dict[tuple[bytes, str], list[_Unit]] = {}  # captions to be made, and who waits for the same
+        self.twins: dict[tuple[bytes, str], list[_Unit]] = {}  # who makes a caption, and who waits for it
         self.done: deque[Record] = deque()
         self.begun = 0  # inputs; their numbers may have gaps
 
@@ -185,7 +179,7 @@ class _Run:
     def _has_room(self) -> bool:
         """Whether more inputs are to begin, so that pictures can be encoded together."""
         pictures = sum(len(equal[0].pixel_values) for equal in self._unencoded().values())
-        return pictures < ENCODED_TOGETHER and len(self.waiting) < WAITING
+        return pictures < ENCODED_TOGETHER and len(self.waiting) < WAITING and len(self.done) < WAITING
 
     def _unencoded(self) -> dict[str | None, list[_Open]]:
         """The inputs whose pictures must be encoded next, in their order, equal ones together."""
@@ -225,17 +219,25 @@ class _Run:
         if held is not None:
             self._finish(unit, held)
         elif unit.key in self.twins:
+            self._share(unit, self.twins[unit.key][0])
             self.twins[unit.key].append(unit)
         else:
-            self.twins[unit.key] = []
+            self.twins[unit.key] = [unit]
             self.waiting.append(unit)
+
+    def _share(self, unit: _Unit, maker: _Unit) -> None:
+        """Hold what an equal input holds once, since hundreds may wait for the same caption."""
+        opened, other = self.open[unit.number], self.open.get(maker.number)
+        if other is not None:
+            opened.pixel_values, opened.features = other.pixel_values, other.features
 
     def _join(self, unit: _Unit) -> None:
         if unit.number in self.open:
             self._generate(unit)
             return
-        for one in self.twins.pop(unit.key):  # another caption of its input failed: now the first of them makes it
-            self._queue(one)
+        for one in self.twins.pop(unit.key):  # another caption of its input failed: now the next of them makes it
+            if one.number in self.open:
+                self._queue(one)
 
     def _generate(self, unit: _Unit) -> None:
         captioner, opened = self.captioner, self.open[unit.number]
@@ -245,7 +247,7 @@ class _Run:
                 self._encode(opened)
             ids = opened.prepared.input_ids[unit.place]
             prompts = captioner.pipeline.model.lay_out(ids, image_features=opened.features)
-        except ValueError as error:  # the prompt fills the model's context
+        except ValueError as error:  # the prompt fills the model's context, or pixels are no numbers
             self._fail(unit, str(error))
             return
         opened.begun = opened.begun or time.perf_counter()
@@ -255,7 +257,7 @@ class _Run:
             prompts,
             captioner.generation_of(unit.style, attempt),
             captioner.stops,
-            captioner.forbidden_by(captioner.rules_of(unit.style)),
+            captioner.forbidden_by(captioner.settings.of_style(unit.style)[1]),
             captioner.beginning,
         )
 
@@ -283,17 +285,17 @@ class _Run:
 
     def _judge(self, finished: FinishedText[_Unit]) -> None:
         """Accept a caption, or send it to the end of the queue to be made anew."""
-        unit, captioner = finished.ticket, self.captioner
-        caption = judged(finished, unit.attempts, captioner.rules_of(unit.style), captioner.settings.attempts)
+        unit, settings = finished.ticket, self.captioner.settings
+        caption = judged(finished, unit.attempts, settings.of_style(unit.style)[1], settings.attempts)
         if caption is None:
             self.waiting.append(unit)
             return
-        captioner.seen.put(unit.key, caption)
-        for one in (unit, *self.twins.pop(unit.key, ())):
+        self.captioner.seen.put(unit.key, caption)
+        for one in self.twins.pop(unit.key):
             self._finish(one, caption)
 
     def _fail(self, unit: _Unit, reason: str) -> None:
-        for one in (unit, *self.twins.pop(unit.key, ())):
+        for one in self.twins.pop(unit.key):
             opened = self.open.pop(one.number, None)
             if opened is not None:
                 self.done.append(self.captioner.failure(opened.prepared, reason))

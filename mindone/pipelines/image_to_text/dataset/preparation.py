@@ -60,10 +60,10 @@ def prepare(task: Task, processor: Share4VProcessor, conversation: str, beginnin
         images = [load_image(frame) for frame in picture.frames]
         pixels = np.stack([processor.image_processor(image) for image in images])
         prompts = [processor.prompt(prompt, len(images), conversation) for prompt in task.prompts]
+        ids = tuple([np.array([[*processor.encode_prompt(prompt), *beginning]]) for prompt in prompts])
     except (ImageLoadError, ValueError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         return Prepared(task, picture.sha256, columns=dict(picture.columns), error=reason)
-    ids = tuple(np.array([[*processor.encode_prompt(prompt), *beginning]]) for prompt in prompts)
     width, height = images[0].size
     return Prepared(task, picture.sha256, pixels, ids, width, height, dict(picture.columns))
 

@@ -78,7 +78,7 @@ class Record:
         sha256: of the picture's bytes; None where they could not be read.
         tokens: new tokens, one number a caption.
         seconds: from when its first caption joined the batch until its last one left it; 0 where an equal picture's
-            caption was there. It differs from run to run.
+            caption served. It differs from run to run.
         finish_reasons: one a caption.
         notes: what is worth knowing: a retry, a required word that is missing, an existing caption that was kept.
         width, height: of the picture in pixels, as it is shown.

@@ -102,7 +102,9 @@ def caption_dataset(
     plan, sources, options = plan or PromptPlan.from_options(), sources or SourceOptions(), options or JobOptions()
     formats = options.formats or (format_of(options.out),)
     sources = _beside_output(sources, options.out, formats)
-    open_source(places, sources)  # what is not there is told before anything is written
+    for prompt in plan.prompts:  # what is wrong is told before anything is written
+        settings.of_style(prompt.style)
+    open_source(places, sources)
     rank, directory = current_rank(), _state_directory(places, options)
     engine = _engine_name(options, rank)
     wanted = engine_class(engine)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attempts import RETRIES
+from .styles import get_style
 from .text_rules import TextRules
 
 if TYPE_CHECKING:
@@ -60,6 +61,27 @@ class CaptioningSettings:
             raise ValueError(f"attempts must be 1 to {len(RETRIES)}, got {self.attempts}")
         if self.generation.get("num_beams", 1) > 1:
             raise ValueError("beams are not for data sets: leave num_beams out, or caption the pictures one by one")
+
+    def of_style(self, style: str | None) -> tuple[dict[str, Any], TextRules]:
+        """Return arguments of `generate`, and what a caption must be, the style's own among them.
+
+        Raises:
+            ValueError: the style and these settings contradict each other.
+        """
+        if style is None:
+            return dict(self.generation), self.rules
+        chosen = get_style(style)
+        generation = {"max_new_tokens": chosen.max_new_tokens, **self.generation}
+        try:
+            rules = chosen.rules.joined(self.rules)
+        except ValueError as error:
+            raise ValueError(f"the style {style!r} does not go with these settings: {error}") from error
+        least, most = generation.get("min_new_tokens", 0), generation["max_new_tokens"]
+        if least > most:
+            raise ValueError(
+                f"the style {style!r} ends after {most} new tokens, min_new_tokens is {least}: give max_new_tokens too"
+            )
+        return generation, rules
 
 
 def make_captioner(choice: ModelChoice, settings: CaptioningSettings, seen: Path | None = None) -> Captioner:
