@@ -29,6 +29,22 @@ def finished(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600, check=False)
 
 
+def started(arguments: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+
+
+def wait_for_work(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Wait until the job's journal has grown, or the process has ended."""
+    journal, deadline = out.with_name(f"{out.name}.share4v") / "journal.jsonl", time.monotonic() + 120
+
+    def size() -> int:
+        return journal.stat().st_size if journal.exists() else 0
+
+    before = size()
+    while size() == before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def stable(line: str) -> dict[str, object]:
     """A record without what differs from run to run."""
     values = json.loads(line)
@@ -48,12 +64,15 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_killed_a_dozen_times_nothing_is_lost_torn_or_twice(unbroken: tuple[Path, Path]) -> None:
     place, whole = unbroken
     out, rng, kills = place / "killed.jsonl", random.Random(5), 0
-    for _ in range(40):
-        process = subprocess.Popen(
-            command(place / "photos", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
-        )
+    for attempt in range(40):
+        process = started(command(place / "photos", out))
+        if attempt % 2:  # while it starts, mostly; else at work
+            delay = rng.uniform(0.5, 4.0)
+        else:
+            wait_for_work(process, out)
+            delay = rng.uniform(0.0, 0.2)
         try:
-            status = process.wait(rng.uniform(1.5, 6.0))
+            status = process.wait(delay)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -83,14 +102,11 @@ def _remove_state(out: Path) -> None:
 def test_a_second_process_is_refused(unbroken: tuple[Path, Path]) -> None:
     place, _ = unbroken
     out = place / "shared.jsonl"
-    first = subprocess.Popen(
-        command(place / "photos", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
-    )
+    first = started(command(place / "photos", out))
     try:
-        journal = place / "shared.jsonl.share4v" / "journal.jsonl"
-        deadline = time.monotonic() + 120
-        while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for_work(first, out)
+        first.send_signal(signal.SIGSTOP)  # or it may be done before the second has begun
+        assert first.poll() is None
         second = finished(command(place / "photos", out))
         assert second.returncode == 3 and "another process is working on this job" in second.stderr
     finally:
