@@ -56,7 +56,7 @@ def stable(path: Path) -> list[dict[str, object]]:
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_local_one(tmp_path: Path) -> None:
-    write_folder(tmp_path / "photos", 60, broken=True, twins=4)
+    write_folder(tmp_path / "photos", 160, broken=True, twins=4)
     local = start(tmp_path / "photos", tmp_path / "local.jsonl", "local")
     assert local.wait(300) == 0, local.stdout and local.stdout.read()
     job = start(tmp_path / "photos", tmp_path / "ray.jsonl", "ray")
