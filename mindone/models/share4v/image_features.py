@@ -41,12 +41,12 @@ class ImageFeatures:
 
     def __init__(self, vision_tower: Any, mm_projector: Any, keep: int = 8) -> None:
         self._tower, self._projector, self._keep = vision_tower, mm_projector, keep
+        self._sizes = IMAGES_TOGETHER if is_packed(vision_tower) and is_packed(mm_projector) else (1,)
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()  # [1, P, H] by digest, the last used at the end
         self.forget_graphs()
 
     def forget_graphs(self) -> None:
         """Drop what was compiled: weights were replaced."""
-        self._sizes = IMAGES_TOGETHER if is_packed(self._tower) and is_packed(self._projector) else (1,)
         if weight_holders(self._tower, self._projector):
             self._encode = self._in_parts
         else:

@@ -316,17 +316,15 @@ class Share4V(GenerationMixin, nn.Cell):
         check_vocabulary(plan, placed, vocabulary)
         tokens = Tensor(np.where((ids < 0) | (ids >= vocabulary), 0, ids).astype(np.int32))
         embeds = self.language_model.embed(tokens)
-        digests = [pixel_digest(image) for image in pixels]
-        features = self._features.of(pixels, digests) if image_features is None else image_features
-        table = stack_rows([embeds] if features is None else [embeds, features])
-        names = (
-            [[] for _ in plan.lengths]
-            if image_features is not None
-            else [
+        names: list[list[bytes]] = [[] for _ in plan.lengths]
+        if image_features is None:
+            digests = [pixel_digest(image) for image in pixels]
+            image_features = self._features.of(pixels, digests)
+            names = [
                 prompt_signature(placed[text, :length], plan.images[text, :length], digests, self._weights)
                 for text, length in enumerate(plan.lengths)
             ]
-        )
+        table = stack_rows([embeds] if image_features is None else [embeds, image_features])
         return Prompts(table, plan.index, placed, plan.lengths, names)
 
     def _check_features(self, image_features: Tensor, pixels: np.ndarray) -> None:

@@ -181,9 +181,7 @@ def test_a_second_try_at_failures_survives_kills(unbroken: tuple[Path, Path]) ->
     bad.write_bytes(next((place / "photos").rglob("*.png")).read_bytes())
     try:
         for seconds in (2.5, 3.0, 3.5):
-            job = subprocess.Popen(
-                command(place / "photos", out, "--retry-failed"), stderr=subprocess.DEVNULL, env=environment()
-            )
+            job = started(command(place / "photos", out, "--retry-failed"))
             try:
                 job.wait(seconds)
             except subprocess.TimeoutExpired:

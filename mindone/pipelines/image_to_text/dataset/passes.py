@@ -72,10 +72,16 @@ def go_over_again(directory: Path, found: Found, with_failures: bool) -> list[It
     return []
 
 
+def count_done(directory: Path) -> int:
+    """Return how many inputs have their record."""
+    journal = directory / JOURNAL
+    return count_lines(journal) if journal.exists() else 0
+
+
 def is_complete(directory: Path) -> bool:
     """Whether every input that was listed has its record."""
-    inputs, journal = directory / INPUTS, directory / JOURNAL
-    return inputs.exists() and journal.exists() and count_lines(inputs) == count_lines(journal)
+    inputs = directory / INPUTS
+    return inputs.exists() and (directory / JOURNAL).exists() and count_lines(inputs) == count_done(directory)
 
 
 def is_changed(listing: Listing, found: Found) -> bool:

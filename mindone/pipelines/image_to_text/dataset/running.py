@@ -10,11 +10,10 @@ from typing import Any
 
 from .captions import MODES
 from .engines import EngineOptions, engine_class
-from .files import count_lines
 from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .listing import Listing
 from .msrun_share import take_share
-from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, first_pass, go_over_again, is_changed, is_complete, settle
+from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, count_done, first_pass, go_over_again, is_changed, settle
 from .prompting import PromptPlan
 from .ranks import Rank, current_rank
 from .records import Item, Record
@@ -115,7 +114,7 @@ def caption_dataset(
     with JobState(directory, description if not options.restart else None) as state:
         listing = _inputs(state, lambda: open_source(places, sources), options, description)
         clear(state.directory)
-        begun(_done(state), len(listing))
+        begun(count_done(directory), len(listing))
         outputs = [open_sink(name, options.out, options.sinks, state.directory) for name in formats]
         job = CaptionJob(state, listing, plan, options.existing, outputs, watch)
         return job.run(lambda: wanted(choice, settings, options.cluster, state.directory))
@@ -197,7 +196,7 @@ def _inputs(
         restarted.touch()
     state.describe(description)
     listing = first_pass(directory, found)
-    is_whole = is_complete(directory)
+    is_whole = count_done(directory) == len(listing)  # which is counted already
     is_begun = state.path(JOURNAL).exists() and (is_whole or not state.path(PREVIOUS).exists())
     if is_begun and (options.retry_failed or (is_whole and is_changed(listing, found))):
         _refuse_where_gone(go_over_again(directory, found, options.retry_failed))
@@ -216,8 +215,3 @@ def _refuse_where_gone(gone: Sequence[Item]) -> None:
             "missing? If they are to be left out, run the command once with --restart; captions of equal pictures with "
             "equal settings are not made again"
         )
-
-
-def _done(state: JobState) -> int:
-    journal = state.path(JOURNAL)
-    return count_lines(journal) if journal.exists() else 0
