@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .configuration_forms import READERS, form_of
+from .configuration_formats import READERS, form_of
 from .quantization import QUANTIZED
 from .tower_places import named_tower, tower_places
 

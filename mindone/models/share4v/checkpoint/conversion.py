@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..configuration import CONFIG_NAME, read_json
-from ..configuration_forms import form_of
+from ..configuration_formats import form_of
 from ..kernels.library import library
 from ..quantization import PRECISIONS, QUANTIZED
 from .blocks import all_plans
