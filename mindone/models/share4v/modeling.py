@@ -151,8 +151,8 @@ class Share4V(GenerationMixin, nn.Cell):
 
         The processor has a `save_pretrained` of its own.
         """
-        from .checkpoint.packed_form import stored_form, write_held
-        from .checkpoint.publishing import staged
+        from .checkpoint.atomic import staged
+        from .checkpoint.packed import stored_form, write_held
         from .checkpoint.saving import byte_count, parameter_array, write_shards
         from .checkpoint.shapes import expected_shapes
 

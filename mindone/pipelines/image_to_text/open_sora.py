@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from mindone.models.share4v.checkpoint.publishing import staged
+from mindone.models.share4v.checkpoint.atomic import staged
 
 PLAN_SUFFIXES = (".mp4", ".jpg")
 Write = Callable[["Annotation"], None]

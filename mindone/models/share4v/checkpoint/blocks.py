@@ -12,7 +12,7 @@ from ..configuration import Share4VConfig
 from ..kernels.packing import LANES, BlockSpec, BlockWriter, MatrixSpec, NormSpec, read_vector, unpack_matrix
 from ..quantization import kernel_precision_of
 from .errors import CheckpointError
-from .names import LANGUAGE_MODEL, LM_HEAD, MM_PROJECTOR, VISION_MODEL
+from .weights import LANGUAGE_MODEL, LM_HEAD, MM_PROJECTOR, VISION_MODEL
 
 STORED_SUFFIX = ".packed"
 

@@ -14,7 +14,7 @@ from ..image_processing import PREPROCESSOR_NAME, ImageProcessor
 from ..tower_places import named_tower, tower_places
 from .errors import CheckpointError
 from .formats import find_weights, stored_tensors
-from .names import VISION_MODEL, is_known, our_name
+from .weights import VISION_MODEL, is_known, our_name
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from .bfloat16 import dtype_name, from_bfloat16, to_bfloat16
 from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
 from .layout import CheckpointLayout
-from .names import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, is_known, our_name
-from .packed_form import Packed, expected_of, fill
+from .packed import Packed, expected_of, fill
 from .shapes import expected_shapes
+from .weights import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, is_known, our_name
 
 if TYPE_CHECKING:
     from mindspore import Parameter, nn

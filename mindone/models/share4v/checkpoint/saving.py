@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import save_file
 
-from .aligned import write_aligned
+from .atomic import OURS_INDEX, OURS_SINGLE, staged
 from .bfloat16 import dtype_name, to_bfloat16
 from .errors import CheckpointError
-from .publishing import OURS_INDEX, OURS_SINGLE, staged
+from .safetensors_writer import write_aligned
 
 if TYPE_CHECKING:
     from mindspore import Parameter

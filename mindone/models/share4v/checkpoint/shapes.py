@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..configuration import Share4VConfig, TextConfig, VisionConfig
-from .names import LANGUAGE_MODEL, LM_HEAD, MM_PROJECTOR, VISION_MODEL
+from .weights import LANGUAGE_MODEL, LM_HEAD, MM_PROJECTOR, VISION_MODEL
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -16,15 +16,15 @@ from ..configuration import CONFIG_NAME, read_json
 from ..configuration_formats import form_of
 from ..kernels.library import library
 from ..quantization import PRECISIONS, QUANTIZED
+from .atomic import STAGING, staged
 from .blocks import all_plans
 from .formats import StoredTensor
 from .layout import CheckpointLayout, locate
 from .loading import cast, check_weights, weight_entries
-from .names import MM_PROJECTOR
-from .packed_form import write_packed
-from .publishing import STAGING, staged
+from .packed import write_packed
 from .saving import byte_count, write_shards
 from .shapes import expected_shapes
+from .weights import MM_PROJECTOR
 
 # Copied where the source has them; the vision tower's directory is asked for what the checkpoint's own has not.
 COMPANIONS = (

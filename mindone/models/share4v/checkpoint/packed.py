@@ -10,11 +10,11 @@ import numpy as np
 
 from ..kernels.packing import block_bytes, check_block
 from ..quantization import precision_of
-from .aligned import aligned, ordered, write_aligned
+from .atomic import OURS_SINGLE
 from .blocks import BlockPlan, finite_vector, pack, unpack
 from .errors import CheckpointError
 from .formats import StoredTensor
-from .publishing import OURS_SINGLE
+from .safetensors_writer import aligned, ordered, write_aligned
 
 
 class Packed(Protocol):

@@ -139,7 +139,7 @@ def our_name(name: str) -> str | None:
         KeyError: no form has this name.
 
     Example:
-        >>> from mindone.models.share4v.checkpoint.names import our_name
+        >>> from mindone.models.share4v.checkpoint.weights import our_name
         >>> our_name("model.layers.7.self_attn.q_proj.weight")
         'language_model.model.layers.7.self_attn.q_proj.weight'
         >>> our_name("multi_modal_projector.linear_2.bias")
