@@ -14,7 +14,7 @@ import numpy as np
 from ..kernels.packing import ALIGNMENT, anonymous_memory
 from .errors import CheckpointError
 from .formats.safetensors_file import DTYPES
-from .formats.stored import item_size
+from .formats.tensor import item_size
 
 # A dtype -> the format's name for it.
 _NAMES = {ours: theirs for theirs, ours in DTYPES.items()}

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .directory import WeightFiles, find_weights, stored_tensors
-from .stored import StoredTensor
+from .tensor import StoredTensor
 
 __all__ = ["StoredTensor", "WeightFiles", "find_weights", "stored_tensors"]

@@ -10,7 +10,7 @@ from ...configuration import read_json
 from ..errors import CheckpointError, listing
 from .mindspore_ckpt import open_ckpt
 from .safetensors_file import open_safetensors
-from .stored import StoredTensor
+from .tensor import StoredTensor
 from .torch_zip import open_torch
 
 # The suffix of a weight file -> what lists its tensors.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CheckpointError
-from .stored import StoredTensor, decoded, item_size, map_file, typed
+from .tensor import StoredTensor, decoded, item_size, map_file, typed
 
 DTYPES = {
     "Float64": "float64",

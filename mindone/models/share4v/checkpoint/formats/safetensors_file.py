@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
-from .stored import StoredTensor, decoded, item_size, map_file, typed
+from .tensor import StoredTensor, decoded, item_size, map_file, typed
 
 DTYPES = {
     "F64": "float64",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..errors import CheckpointError
-from .stored import StoredTensor, decoded, item_size, map_file, typed
+from .tensor import StoredTensor, decoded, item_size, map_file, typed
 from .torch_pickle import TensorRecord, unpickle_tensors
 
 ZIP_MAGIC = b"PK\x03\x04"
