@@ -18,7 +18,7 @@ from reference.contract import check_component
 from reference.llava import IMAGE, Reference
 
 from mindone.models.share4v import Share4V, Share4VProcessor
-from mindone.models.share4v.generation import GenerationSettings
+from mindone.models.share4v.generation.decoding import GenerationSettings
 from mindone.models.share4v.language.worker import WorkerError
 from mindone.models.share4v.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 from mindone.pipelines import pipeline

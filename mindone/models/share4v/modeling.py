@@ -22,14 +22,14 @@ from .backends import (
     resolve_backends,
     weight_holders,
 )
-from .cache import CachePool, KVCache, prompt_signature
 from .configuration import Share4VConfig, VisionConfig
 from .eager import stack_rows
-from .generation_mixin import Array, GenerationMixin
+from .generation.kv_cache import CachePool, KVCache, prompt_signature
+from .generation.mixin import Array, GenerationMixin
+from .generation.prefill import Prompts
 from .image_features import ImageFeatures, pixel_digest
 from .merging import check_vocabulary, plan_merge
 from .packed_component import WeightHolder
-from .prefill import Prompts
 from .quantization import loaded_dtype, precision_of
 
 if TYPE_CHECKING:

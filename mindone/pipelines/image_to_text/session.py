@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mindone.models.share4v.generation import MAX_NEW_TOKENS
+from mindone.models.share4v.generation.decoding import MAX_NEW_TOKENS
 
 from .base import Pipeline
 
 if TYPE_CHECKING:
-    from mindone.models.share4v.cache import KVCache
+    from mindone.models.share4v.generation.kv_cache import KVCache
+    from mindone.models.share4v.generation.streaming import GenerationPiece
     from mindone.models.share4v.image_loading import ImageSource
-    from mindone.models.share4v.streaming import GenerationPiece
 
 _SMALLEST_CACHE = 512  # tokens
 

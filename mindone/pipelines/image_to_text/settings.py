@@ -8,9 +8,9 @@ from functools import cache
 from inspect import signature
 from typing import Any
 
-from mindone.models.share4v.generation import GenerationSettings, stop_strings
-from mindone.models.share4v.generation_mixin import GenerationMixin
-from mindone.models.share4v.sampling import Sampling
+from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
+from mindone.models.share4v.generation.mixin import GenerationMixin
+from mindone.models.share4v.generation.sampling import Sampling
 
 # What a pipeline's processor makes is not for the caller to set.
 _INPUTS = ("self", "input_ids", "pixel_values", "attention_mask", "inputs_embeds")

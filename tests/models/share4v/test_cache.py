@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from mindone.models.share4v.cache import CHUNK, CachePool, KVCache, prompt_signature
+from mindone.models.share4v.generation.kv_cache import CHUNK, CachePool, KVCache, prompt_signature
 
 LENGTH = 4 * CHUNK
 A, B = b"a" * 16, b"b" * 16

@@ -9,8 +9,8 @@ import pytest
 from reference.llava import IMAGE, Reference
 
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.generation import GenerationSettings
-from mindone.models.share4v.sampling import Sampling
+from mindone.models.share4v.generation.decoding import GenerationSettings
+from mindone.models.share4v.generation.sampling import Sampling
 from mindone.models.share4v.tokenization import Tokenizer
 
 Pair = tuple[Reference, Share4V]

@@ -12,7 +12,7 @@ from mindspore import Tensor, ops
 from reference.llava import IMAGE, Reference, padded
 
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.cache import CHUNK
+from mindone.models.share4v.generation.kv_cache import CHUNK
 from mindone.models.share4v.merging import plan_merge
 
 Pair = tuple[Reference, Share4V]

@@ -7,7 +7,7 @@ import pytest
 from reference.llava import IMAGE, Reference
 
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.generation import GenerationSettings
+from mindone.models.share4v.generation.decoding import GenerationSettings
 from mindone.models.share4v.image_features import pixel_digest
 from mindone.models.share4v.packed_component import IMAGES_TOGETHER
 

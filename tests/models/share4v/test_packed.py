@@ -16,10 +16,10 @@ from reference.forms import write_llava
 from reference.llava import IMAGE, SHAPES, Reference, padded
 
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.cache import KVCache
+from mindone.models.share4v.generation.kv_cache import KVCache
+from mindone.models.share4v.generation.prefill import prefill
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import HEADER_BYTES, read_vector
-from mindone.models.share4v.prefill import prefill
 from mindone.models.share4v.quantization import KERNEL_DTYPES
 
 Pair = tuple[Reference, Share4V]

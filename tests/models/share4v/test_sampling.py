@@ -14,7 +14,14 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mindone.models.share4v.sampling import Sampler, Sampling, log_softmax, penalize_repetition, softmax, warp
+from mindone.models.share4v.generation.sampling import (
+    Sampler,
+    Sampling,
+    log_softmax,
+    penalize_repetition,
+    softmax,
+    warp,
+)
 
 VOCABULARY = 60
 

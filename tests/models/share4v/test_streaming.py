@@ -10,7 +10,7 @@ import pytest
 from reference.llava import Reference
 
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.streaming import GenerationPiece
+from mindone.models.share4v.generation.streaming import GenerationPiece
 from mindone.models.share4v.tokenization import Tokenizer
 
 Pair = tuple[Reference, Share4V]

@@ -12,8 +12,8 @@ import numpy as np
 from mindspore import Tensor, nn
 from transformers import GenerationConfig
 
-from ..generation import MAX_NEW_TOKENS
-from ..generation_mixin import Array
+from ..generation.decoding import MAX_NEW_TOKENS
+from ..generation.mixin import Array
 from ..modeling import Share4V, Share4VOutput, as_numpy
 from .configuration import Share4VPretrainedConfig
 from .processing import Share4VProcessor

@@ -12,7 +12,7 @@ from .seen import Caption, Key
 from .text_rules import TextRules, faults, mend
 
 if TYPE_CHECKING:
-    from mindone.models.share4v.continuous_batch import FinishedText
+    from mindone.models.share4v.generation.continuous_batch import FinishedText
 
 # What each further attempt changes of the settings; the first is as the caller asked. The same settings again would
 # give the same caption, so a penalty comes first, which keeps decoding greedy, and then chance.

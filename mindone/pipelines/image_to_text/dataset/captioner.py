@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mindone.models.share4v.eager import split_rows
-from mindone.models.share4v.generation import GenerationSettings, stop_strings
+from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
+from mindone.models.share4v.generation.sampling import Sampling
 from mindone.models.share4v.packed_component import IMAGES_TOGETHER
-from mindone.models.share4v.sampling import Sampling
 
 from .attempts import Attempt, judged, next_attempt
 from .preparation import Preparation, Prepared
@@ -26,7 +26,7 @@ from .token_rules import ForbiddenWords, forced_ids
 if TYPE_CHECKING:
     from mindspore import Tensor
 
-    from mindone.models.share4v.continuous_batch import FinishedText
+    from mindone.models.share4v.generation.continuous_batch import FinishedText
 
     from ..base import Pipeline
     from .worker import CaptioningSettings

@@ -9,13 +9,13 @@ from typing import Generic, TypeVar
 import numpy as np
 from mindspore import Tensor
 
-from .configuration import TextConfig
-from .eager import float32_array
-from .generation import GenerationSettings, RunningText
+from ..configuration import TextConfig
+from ..eager import float32_array
+from ..protocols import CachedLanguageModel, LanguageModel
+from ..tokenization import Tokenizer
+from .decoding import GenerationSettings, RunningText
 from .prefill import Prompts, check_finite
-from .protocols import CachedLanguageModel, LanguageModel
 from .streaming import AnswerText
-from .tokenization import Tokenizer
 
 Ticket = TypeVar("Ticket")
 _SHORTEST_PREFIX = 8  # tokens; fewer are computed sooner than copied

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from .protocols import LanguageModel
+    from ..protocols import LanguageModel
 
 # Prompts are compared by so many tokens at a time; every prefill step takes a multiple of it.
 CHUNK = 64

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .cache import KVCache
-from .configuration import TextConfig
-from .generation import GenerationSettings
+from ..configuration import TextConfig
+from .decoding import GenerationSettings
+from .kv_cache import KVCache
 from .prefill import Prompts, finite, prefill
 from .sampling import log_softmax, penalize_repetition
 

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from .cache import KVCache
-from .configuration import TextConfig
+from ..configuration import TextConfig
+from .kv_cache import KVCache
 from .prefill import Prompts, finite, prefill
 from .sampling import Sampler, Sampling
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cache import KVCache
-from .configuration import TextConfig
-from .generation import GenerationSettings, generate_tokens
+from ..configuration import TextConfig
+from ..tokenization import IncrementalDecoder, Tokenizer
+from .decoding import GenerationSettings, generate_tokens
+from .kv_cache import KVCache
 from .prefill import Prompts
-from .tokenization import IncrementalDecoder, Tokenizer
 
 
 @dataclass(frozen=True)

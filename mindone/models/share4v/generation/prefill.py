@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor
 
-from .cache import KVCache
-from .configuration import TextConfig
-from .eager import gather_rows
+from ..configuration import TextConfig
+from ..eager import gather_rows
+from .kv_cache import KVCache
 
 
 @dataclass(frozen=True)

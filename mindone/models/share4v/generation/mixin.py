@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from mindspore import Tensor
 
+from ..configuration import Share4VConfig
 from .beam_search import beam_search
-from .cache import CachePool, KVCache
-from .configuration import Share4VConfig
 from .continuous_batch import ContinuousBatch
-from .generation import MAX_NEW_TOKENS, GenerationSettings, generate_tokens, stop_strings
+from .decoding import MAX_NEW_TOKENS, GenerationSettings, generate_tokens, stop_strings
+from .kv_cache import CachePool, KVCache
 from .prefill import Prompts
 from .sampling import Sampling
 from .streaming import AnswerText, GenerationPiece, stream_text
 
 if TYPE_CHECKING:
-    from .tokenization import Tokenizer
+    from ..tokenization import Tokenizer
 
 Array: TypeAlias = np.ndarray | Tensor | Sequence[Any]
 

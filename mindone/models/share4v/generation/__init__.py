@@ -1,0 +1,1 @@
+"""Generation: KV cache, prefill, decoding, sampling, beam search, continuous batching and streaming."""
