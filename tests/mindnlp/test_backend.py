@@ -19,7 +19,7 @@ from reference.llava import IMAGE, Reference
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 from mindone.models.share4v.generation.decoding import GenerationSettings
-from mindone.models.share4v.language.worker import WorkerError
+from mindone.models.share4v.integrations.mindnlp.process import WorkerError
 from mindone.models.share4v.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 from mindone.pipelines import pipeline
 
@@ -160,7 +160,7 @@ def test_mindnlp_is_imported_on_request_alone() -> None:
 
 def test_where_torch_is_imported_first_mindnlp_says_what_to_do() -> None:
     code = (
-        "import torch; from mindone.models.share4v.language.mindnlp_worker import import_torch\n"
+        "import torch; from mindone.models.share4v.integrations.mindnlp.worker import import_torch\n"
         "try: import_torch()\n"
         "except ImportError as error: print(error)"
     )

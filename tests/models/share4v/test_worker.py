@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindone.models.share4v.language.worker import Worker, WorkerError
+from mindone.models.share4v.integrations.mindnlp.process import Worker, WorkerError
 
 MODULE = """
 import os, sys, time
-from mindone.models.share4v.language.worker import serve
+from mindone.models.share4v.integrations.mindnlp.process import serve
 
 
 class Desk:
@@ -90,7 +90,7 @@ def test_a_process_that_dies_is_told_with_its_exit_code(worker: Worker) -> None:
 
 INTERRUPTED = """
 import os, signal, threading
-from mindone.models.share4v.language.worker import Worker
+from mindone.models.share4v.integrations.mindnlp.process import Worker
 
 worker = Worker("desk", "the desk")
 process = worker.call("facts")[0]
@@ -153,7 +153,7 @@ def test_the_process_ends_with_its_owner(worker: Worker, tmp_path: Path) -> None
     del other
     assert gone(process)
     code = (
-        "from mindone.models.share4v.language.worker import Worker; import os, sys\n"
+        "from mindone.models.share4v.integrations.mindnlp.process import Worker; import os, sys\n"
         "worker = Worker('desk', 'the desk'); print(worker.call('facts')[0], flush=True); os.kill(os.getpid(), 9)"
     )
     killed = alone(code, tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from .worker import serve
+from .process import serve
 
 SLOTS = 64  # a cache grows by so many
 

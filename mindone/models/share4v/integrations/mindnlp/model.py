@@ -8,14 +8,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from ..checkpoint.loading import cast
-from ..checkpoint.shapes import expected_shapes
-from ..configuration import Share4VConfig
-from ..packed_component import WeightHolder
-from .rope import rope_tables
-from .worker import Worker
+from ...checkpoint.loading import cast
+from ...checkpoint.shapes import expected_shapes
+from ...configuration import Share4VConfig
+from ...language.rope import rope_tables
+from ...packed_component import WeightHolder
+from .process import Worker
 
-WORKER = "mindone.models.share4v.language.mindnlp_worker"
+WORKER = "mindone.models.share4v.integrations.mindnlp.worker"
 DTYPES = ("float32", "float16")
 PREFIX = "language_model."  # our name of a weight is Hugging Face's behind this
 # Fields that LlamaConfig has too; rotary scaling is not among them, since tables are made here.

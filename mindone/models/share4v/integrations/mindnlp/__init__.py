@@ -1,0 +1,1 @@
+"""mindnlp's LLaMA as a language model, run in a process of its own."""
