@@ -23,7 +23,7 @@ _EXPORTS = {
     "VISION_TOWERS": "registry",
     "VisionConfig": "configuration",
     "build_projector": "projector",
-    "register_auto_classes": "zoo.registration",
+    "register_auto_classes": "integrations.mindone_transformers.registration",
 }
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
         TextConfig,
         VisionConfig,
     )
+    from .integrations.mindone_transformers.registration import register_auto_classes
     from .modeling import Share4V
     from .processing import Share4VProcessor
     from .projector import build_projector
     from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
-    from .zoo.registration import register_auto_classes
 
 __all__ = [
     "AutoConfig",

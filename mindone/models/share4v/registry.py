@@ -99,7 +99,9 @@ class Registry:
 VISION_TOWERS = Registry("vision_tower")
 VISION_TOWERS.register("clip", "mindone.models.share4v.vision.clip:CLIPVisionTower")
 VISION_TOWERS.register("packed-clip", "mindone.models.share4v.vision.packed:PackedCLIPVisionTower")
-VISION_TOWERS.register("mindone", "mindone.models.share4v.vision.zoo:MindoneCLIPVisionTower")
+VISION_TOWERS.register(
+    "mindone", "mindone.models.share4v.integrations.mindone_transformers.vision_tower:MindoneCLIPVisionTower"
+)
 
 PROJECTORS = Registry("projector")
 PROJECTORS.register("linear", "mindone.models.share4v.projector:LinearProjector")

@@ -14,8 +14,11 @@ from mindone.transformers.pipelines.image_text_to_text import ImageTextToTextPip
 from mindone.transformers.pipelines.image_to_text import ImageToTextPipeline
 from transformers import AutoTokenizer
 
-from mindone.models.share4v.zoo.modeling import Share4VForConditionalGeneration, merged_settings
-from mindone.models.share4v.zoo.processing import Chat, Share4VProcessor
+from mindone.models.share4v.integrations.mindone_transformers.modeling import (
+    Share4VForConditionalGeneration,
+    merged_settings,
+)
+from mindone.models.share4v.integrations.mindone_transformers.processing import Chat, Share4VProcessor
 
 from .base import Answer, Pipeline, batches
 from .settings import check_settings

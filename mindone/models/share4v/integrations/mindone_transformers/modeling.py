@@ -12,9 +12,9 @@ import numpy as np
 from mindspore import Tensor, nn
 from transformers import GenerationConfig
 
-from ..generation.decoding import MAX_NEW_TOKENS
-from ..generation.mixin import Array
-from ..modeling import Share4V, Share4VOutput, as_numpy
+from ...generation.decoding import MAX_NEW_TOKENS
+from ...generation.mixin import Array
+from ...modeling import Share4V, Share4VOutput, as_numpy
 from .configuration import Share4VPretrainedConfig
 from .processing import Share4VProcessor
 
@@ -46,7 +46,7 @@ class Share4VForConditionalGeneration(nn.Cell):
         generation_config: the defaults of `generate`; changing it changes nothing.
 
     Example:
-        >>> from mindone.models.share4v.zoo.modeling import Share4VForConditionalGeneration
+        >>> from mindone.models.share4v.integrations.mindone_transformers.modeling import Share4VForConditionalGeneration
         >>> model = Share4VForConditionalGeneration.from_pretrained("sharegpt4v-tiny")
         >>> inputs = model.processor(images="photo.jpg", return_tensors="ms")
         >>> ids = model.generate(**inputs, max_new_tokens=8)

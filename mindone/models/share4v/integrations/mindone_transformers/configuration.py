@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import CLIPVisionConfig, LlamaConfig, PretrainedConfig
 
-from ..configuration import Share4VConfig
+from ...configuration import Share4VConfig
 
 # What the Auto classes add for themselves.
 _NOTES = ("_from_auto", "_from_pipeline", "attn_implementation")
@@ -29,7 +29,7 @@ class Share4VPretrainedConfig(PretrainedConfig):
 
     Example:
         >>> from mindone.models.share4v import Share4VConfig
-        >>> from mindone.models.share4v.zoo.configuration import Share4VPretrainedConfig
+        >>> from mindone.models.share4v.integrations.mindone_transformers.configuration import Share4VPretrainedConfig
         >>> Share4VPretrainedConfig(Share4VConfig()).text_config.hidden_size
         4096
     """

@@ -12,8 +12,8 @@ from mindone.transformers import CLIPVisionModel
 from mindspore import Tensor, nn
 from transformers import CLIPVisionConfig
 
-from ..configuration import Share4VConfig, VisionConfig
-from ..layers import activation_dtype, weight_dtype
+from ...configuration import Share4VConfig, VisionConfig
+from ...layers import activation_dtype, weight_dtype
 
 # MindSpore's name of a weight -> the checkpoints'.
 LEAVES = {"gamma": "weight", "beta": "bias", "embedding_table": "weight"}
@@ -37,7 +37,7 @@ class MindoneCLIPVisionTower(nn.Cell):
         >>> import numpy as np
         >>> from mindspore import Tensor
         >>> from mindone.models.share4v import Share4VConfig, VisionConfig
-        >>> from mindone.models.share4v.vision.zoo import MindoneCLIPVisionTower
+        >>> from mindone.models.share4v.integrations.mindone_transformers.vision_tower import MindoneCLIPVisionTower
         >>> vision = VisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         ...                       image_size=28, patch_size=14)
         >>> tower = MindoneCLIPVisionTower(Share4VConfig(vision_config=vision))

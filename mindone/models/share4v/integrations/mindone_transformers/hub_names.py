@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.utils import hub as hugging_face
 
-from ..hub import PRESETS, resolve
+from ...hub import PRESETS, resolve
 
 # Files that the Auto classes ask for and these checkpoints lack. Hugging Face's cache notes such files, so that nobody
 # asks the hub for them, which would say that there is no such repository.

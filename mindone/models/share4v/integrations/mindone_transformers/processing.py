@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from mindone.transformers import BatchFeature, ProcessorMixin
 
-from .. import processing
-from ..conversation import Message, Template, read_messages
-from ..processing import Images, Messages, Text
+from ... import processing
+from ...conversation import Message, Template, read_messages
+from ...processing import Images, Messages, Text
 
 _QUESTION = "?"
 
@@ -39,7 +39,7 @@ class Share4VProcessor(processing.Share4VProcessor, ProcessorMixin):
     and `processor.image_processor(picture)`.
 
     Example:
-        >>> from mindone.models.share4v.zoo.processing import Share4VProcessor
+        >>> from mindone.models.share4v.integrations.mindone_transformers.processing import Share4VProcessor
         >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
         >>> question = {"role": "user", "content": [{"type": "text", "text": "What is this?"}]}
         >>> processor.apply_chat_template([question], add_generation_prompt=True)[-30:]
