@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 
 from .backends import is_packed, weight_holders
 from .eager import concat_rows, split_rows
-from .packed_component import IMAGES_TOGETHER
+from .kernels.component import IMAGES_TOGETHER
 
 
 class ImageEncoder(nn.Cell):

@@ -28,8 +28,8 @@ from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts
 from .image_features import ImageFeatures, pixel_digest
+from .kernels.component import WeightHolder
 from .merging import check_vocabulary, plan_merge
-from .packed_component import WeightHolder
 from .quantization import loaded_dtype, precision_of
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from mindspore import Tensor, nn
 
 from .checkpoint.blocks import projector_plans
 from .configuration import Share4VConfig
+from .kernels.component import PackedComponent
 from .kernels.operators import linear_operator
-from .packed_component import PackedComponent
 
 
 class PackedProjectorGraph(nn.Cell):

@@ -9,9 +9,9 @@ from mindspore import Tensor, nn, ops
 from ..checkpoint.blocks import language_plans
 from ..configuration import Share4VConfig
 from ..kernels.cache_memory import KV_CACHE_DTYPES, CacheMemory
+from ..kernels.component import PackedComponent
 from ..kernels.library import library
 from ..kernels.operators import embedding_operator, layer_operator, linear_operator
-from ..packed_component import PackedComponent
 from ..quantization import precision_of
 from .rope import rope_tables
 

@@ -12,8 +12,8 @@ from ..checkpoint.shapes import vision_shapes
 from ..configuration import Share4VConfig
 from ..eager import concat_rows
 from ..kernels.cache_memory import CacheMemory
+from ..kernels.component import IMAGES_TOGETHER, PackedComponent
 from ..kernels.operators import layer_operator, linear_operator
-from ..packed_component import IMAGES_TOGETHER, PackedComponent
 
 
 class PackedCLIPGraph(nn.Cell):

@@ -13,7 +13,7 @@ import numpy as np
 from mindone.models.share4v.eager import split_rows
 from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
 from mindone.models.share4v.generation.sampling import Sampling
-from mindone.models.share4v.packed_component import IMAGES_TOGETHER
+from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
 
 from .attempts import Attempt, judged, next_attempt
 from .preparation import Preparation, Prepared

@@ -11,7 +11,7 @@ from mindone.models.share4v import ProjectorConfig, Share4VConfig, TextConfig, V
 from mindone.models.share4v.backends import weight_holders
 from mindone.models.share4v.checkpoint.blocks import pack
 from mindone.models.share4v.checkpoint.shapes import expected_shapes
-from mindone.models.share4v.packed_component import WeightHolder
+from mindone.models.share4v.kernels.component import WeightHolder
 from mindone.models.share4v.registry import PROJECTORS, VISION_TOWERS, Registry
 
 CONFIG = Share4VConfig(

@@ -11,8 +11,8 @@ from mindspore import Tensor
 from ...checkpoint.loading import cast
 from ...checkpoint.shapes import expected_shapes
 from ...configuration import Share4VConfig
+from ...kernels.component import WeightHolder
 from ...language.rope import rope_tables
-from ...packed_component import WeightHolder
 from .process import Worker
 
 WORKER = "mindone.models.share4v.integrations.mindnlp.worker"

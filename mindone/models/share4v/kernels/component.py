@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from mindspore import Tensor
 
-from .checkpoint.blocks import BlockPlan
+from ..checkpoint.blocks import BlockPlan
 
 # Images that go through tower and projector in one run, each number a graph of its own. A row has the same bits
 # whatever stands beside it, and a small tower spends more time between two runs than in one.
