@@ -111,7 +111,7 @@ PROJECTORS.register("packed", "mindone.models.share4v.packed_projector:PackedPro
 
 LANGUAGE_MODELS = Registry("language_model")
 LANGUAGE_MODELS.register("llama", "mindone.models.share4v.language.llama:LlamaForCausalLM")
-LANGUAGE_MODELS.register("packed-llama", "mindone.models.share4v.language.packed:PackedLlamaForCausalLM")
+LANGUAGE_MODELS.register("packed-llama", "mindone.models.share4v.language.llama_kernels:PackedLlamaForCausalLM")
 LANGUAGE_MODELS.register(
     "mindnlp", "mindone.models.share4v.integrations.mindnlp.model:MindNLPLlamaForCausalLM", "mindnlp"
 )
