@@ -2,7 +2,7 @@
 
     python benchmarks/operator_memory.py --calls 20000
 
-Why mindone/models/share4v/eager.py goes by way of NumPy on a CPU. The last line is one JSON object.
+Why mindone/models/share4v/nn/host_ops.py goes by way of NumPy on a CPU. The last line is one JSON object.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import mindspore as ms
 import pytest
 from reference.ascend import stand_ins
 
-from mindone.models.share4v.device_operators import DeviceOperators, device_operators
+from mindone.models.share4v.nn.device_operators import DeviceOperators, device_operators
 
 IS_ASCEND = ms.get_context("device_target") == "Ascend"
 # MindSpore's CPU has no bfloat16 arithmetic.

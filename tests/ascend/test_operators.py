@@ -9,9 +9,9 @@ from mindspore import Tensor, nn
 from reference.ascend import portable
 
 from mindone.models.share4v import TextConfig
-from mindone.models.share4v.device_operators import FUSED, DeviceOperators
-from mindone.models.share4v.fused import Arithmetic, FlashAttention
 from mindone.models.share4v.language.rope import Rotary, rope_tables
+from mindone.models.share4v.nn.device_operators import FUSED, DeviceOperators
+from mindone.models.share4v.nn.fused import Arithmetic, FlashAttention
 
 # What an error is measured in: half a unit in the last place of 1, and more room where no one rounds the result.
 UNIT = {"float32": 2.0**-20, "float16": 2.0**-11, "bfloat16": 2.0**-8}

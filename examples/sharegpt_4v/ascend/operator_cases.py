@@ -47,8 +47,8 @@ def arithmetic(dtype: str, fused: bool) -> Any:
     """The device's types and operators, or its types alone."""
     from dataclasses import replace
 
-    from mindone.models.share4v.device_operators import FUSED, device_operators
-    from mindone.models.share4v.fused import Arithmetic
+    from mindone.models.share4v.nn.device_operators import FUSED, device_operators
+    from mindone.models.share4v.nn.fused import Arithmetic
 
     operators = device_operators()
     return Arithmetic.of(dtype, operators if fused else replace(operators, **dict.fromkeys(FUSED)))
@@ -57,7 +57,7 @@ def arithmetic(dtype: str, fused: bool) -> Any:
 def linear(dtype: str) -> Case:
     import mindspore as ms
 
-    from mindone.models.share4v.layers import Linear
+    from mindone.models.share4v.nn.layers import Linear
 
     cell, (x,) = weighted(Linear(HIDDEN, HIDDEN // 4, dtype=getattr(ms, dtype))), inputs(dtype, (TEXTS, 8, HIDDEN))
     return exact(cell.compile_and_run(x)), exact(x) @ exact(cell.weight).T + exact(cell.bias)
@@ -66,7 +66,7 @@ def linear(dtype: str) -> Case:
 def embedding(dtype: str) -> Case:
     import mindspore as ms
 
-    from mindone.models.share4v.layers import Embedding
+    from mindone.models.share4v.nn.layers import Embedding
 
     kind = getattr(ms, dtype)
     cell, ids = weighted(Embedding(32000, 64, kind, kind)), np.random.default_rng(2).integers(0, 32000, (TEXTS, 9))
@@ -74,7 +74,7 @@ def embedding(dtype: str) -> Case:
 
 
 def layer_norm(dtype: str) -> Case:
-    from mindone.models.share4v.layers import LayerNorm
+    from mindone.models.share4v.nn.layers import LayerNorm
 
     cell, (x,) = weighted(LayerNorm(1024, 1e-5)), inputs(dtype, (1, 577, 1024))
     wide = exact(x)
@@ -83,7 +83,7 @@ def layer_norm(dtype: str) -> Case:
 
 
 def activation(name: str, right: Callable[[np.ndarray], np.ndarray], dtype: str) -> Case:
-    from mindone.models.share4v.layers import ACTIVATIONS
+    from mindone.models.share4v.nn.layers import ACTIVATIONS
 
     (x,) = inputs(dtype, (TEXTS, 5, HIDDEN))
     return exact(ACTIVATIONS[name]().compile_and_run(x)), right(exact(x))
@@ -159,7 +159,7 @@ def prefill_attention(fused: bool, kv_heads: int, dtype: str) -> Case:
     """A chunk over a cache: text 0 stands at 500, text 1 at the beginning."""
     import mindspore as ms
 
-    from mindone.models.share4v.fused import FlashAttention
+    from mindone.models.share4v.nn.fused import FlashAttention
 
     cell = arithmetic(dtype, fused).attention(HEADS, kv_heads, SIZE, SLOTS)
     if isinstance(cell, FlashAttention) != fused:
@@ -173,7 +173,7 @@ def prefill_attention(fused: bool, kv_heads: int, dtype: str) -> Case:
 
 def vision_attention(fused: bool, dtype: str) -> Case:
     """CLIP ViT-L/14 at 336 pixels: 577 tokens, 16 heads of 64, nothing hidden."""
-    from mindone.models.share4v.fused import FlashAttention
+    from mindone.models.share4v.nn.fused import FlashAttention
 
     cell = arithmetic(dtype, fused).attention(16, 16, 64, 577)
     if isinstance(cell, FlashAttention) != fused:

@@ -23,13 +23,13 @@ from .backends import (
     weight_holders,
 )
 from .configuration import Share4VConfig, VisionConfig
-from .eager import stack_rows
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts
 from .image_features import ImageFeatures, pixel_digest
 from .kernels.component import WeightHolder
 from .merging import check_vocabulary, plan_merge
+from .nn.host_ops import stack_rows
 from .quantization import loaded_dtype, precision_of
 
 if TYPE_CHECKING:

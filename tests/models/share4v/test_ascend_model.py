@@ -20,9 +20,9 @@ from reference.forms import write_original
 from reference.llava import IMAGE, SHAPES, Reference, Shape, padded
 
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.device_operators import DeviceOperators
-from mindone.models.share4v.fused import Attention, FlashAttention
 from mindone.models.share4v.language.llama import LlamaForCausalLM
+from mindone.models.share4v.nn.device_operators import DeviceOperators
+from mindone.models.share4v.nn.fused import Attention, FlashAttention
 from mindone.models.share4v.training.labels import IGNORE_INDEX
 from mindone.models.share4v.training.loss import CaptionLoss, make_batch
 from mindone.models.share4v.vision.clip import CLIPVisionTower

@@ -22,8 +22,8 @@ from mindone.models.share4v.checkpoint import CheckpointError, convert, locate, 
 from mindone.models.share4v.checkpoint.bfloat16 import BFLOAT16, dtype_name, from_bfloat16, to_bfloat16
 from mindone.models.share4v.checkpoint.loading import cast, iterate_weights, load_weights
 from mindone.models.share4v.checkpoint.saving import parameter_array
-from mindone.models.share4v.device_operators import device_operators
 from mindone.models.share4v.language.llama import LlamaForCausalLM
+from mindone.models.share4v.nn.device_operators import device_operators
 from mindone.models.share4v.vision.clip import CLIPVisionTower
 
 ASCEND = device_operators("Ascend")

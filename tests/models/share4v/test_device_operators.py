@@ -9,16 +9,11 @@ import mindspore as ms
 import pytest
 from mindspore import ops
 
-from mindone.models.share4v import Share4V, Share4VConfig, TextConfig, VisionConfig, layers
-from mindone.models.share4v.device_operators import (
-    FUSED,
-    SWITCH,
-    AttentionLimits,
-    DeviceOperators,
-    device_operators,
-)
-from mindone.models.share4v.fused import Arithmetic, Attention, FlashAttention
+from mindone.models.share4v import Share4V, Share4VConfig, TextConfig, VisionConfig
 from mindone.models.share4v.language.rope import Rotary
+from mindone.models.share4v.nn import layers
+from mindone.models.share4v.nn.device_operators import FUSED, SWITCH, AttentionLimits, DeviceOperators, device_operators
+from mindone.models.share4v.nn.fused import Arithmetic, Attention, FlashAttention
 
 SIZES = (32, 8, 128, 4097)
 # What the cells pass to each operator: names that are positional there, and names that are keywords.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mindspore import Tensor, nn
 
-from mindone.models.share4v import layers
+from mindone.models.share4v.nn import layers
 
 RNG = np.random.default_rng(0)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 import numpy as np
 from mindone.models.share4v import Share4V, Share4VProcessor
-from mindone.models.share4v.eager import split_rows
+from mindone.models.share4v.nn.host_ops import split_rows
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -31,7 +31,7 @@ PACKAGE = {
     "acme_towers/__init__.py": "",
     "acme_towers/components.py": """
         import numpy as np
-        from mindone.models.share4v.layers import Linear, weight_dtype
+        from mindone.models.share4v.nn.layers import Linear, weight_dtype
         from mindspore import Parameter, Tensor, nn
 
 

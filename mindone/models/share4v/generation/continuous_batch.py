@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Tensor
 
 from ..configuration import TextConfig
-from ..eager import float32_array
+from ..nn.host_ops import float32_array
 from ..protocols import CachedLanguageModel, LanguageModel
 from ..tokenization import Tokenizer
 from .decoding import GenerationSettings, RunningText

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor
 
 from ..configuration import TextConfig
-from ..eager import gather_rows
+from ..nn.host_ops import gather_rows
 from .kv_cache import KVCache
 
 

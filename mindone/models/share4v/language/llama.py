@@ -9,9 +9,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ..configuration import Share4VConfig, TextConfig
-from ..device_operators import DeviceOperators
-from ..fused import Arithmetic
-from ..layers import Embedding, Linear, widened
+from ..nn.device_operators import DeviceOperators
+from ..nn.fused import Arithmetic
+from ..nn.layers import Embedding, Linear, widened
 from .rope import Rotary, rope_tables
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ..configuration import TextConfig
-from ..device_operators import DeviceOperators
+from ..nn.device_operators import DeviceOperators
 
 
 def inverse_frequencies(config: TextConfig, total: int) -> np.ndarray:

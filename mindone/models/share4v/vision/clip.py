@@ -7,9 +7,9 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from ..configuration import Share4VConfig, VisionConfig
-from ..device_operators import DeviceOperators
-from ..fused import Arithmetic
-from ..layers import ACTIVATIONS, LayerNorm, Linear, widened
+from ..nn.device_operators import DeviceOperators
+from ..nn.fused import Arithmetic
+from ..nn.layers import ACTIVATIONS, LayerNorm, Linear, widened
 
 
 class PatchEmbedding(nn.Cell):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mindone.models.share4v.eager import split_rows
 from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
 from mindone.models.share4v.generation.sampling import Sampling
 from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
+from mindone.models.share4v.nn.host_ops import split_rows
 
 from .attempts import Attempt, judged, next_attempt
 from .preparation import Preparation, Prepared

@@ -15,8 +15,8 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from mindone.models.share4v.device_operators import DEVICES, DeviceOperators
 from mindone.models.share4v.language.llama import LlamaForCausalLM
+from mindone.models.share4v.nn.device_operators import DEVICES, DeviceOperators
 from mindone.models.share4v.registry import LANGUAGE_MODELS, VISION_TOWERS
 from mindone.models.share4v.vision.clip import CLIPVisionTower
 

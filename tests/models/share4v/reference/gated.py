@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindone.models.share4v import Share4VConfig
-from mindone.models.share4v.layers import Linear, weight_dtype
+from mindone.models.share4v.nn.layers import Linear, weight_dtype
 
 
 class GatedProjector(nn.Cell):

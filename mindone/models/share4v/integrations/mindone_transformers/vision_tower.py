@@ -13,7 +13,7 @@ from mindspore import Tensor, nn
 from transformers import CLIPVisionConfig
 
 from ...configuration import Share4VConfig, VisionConfig
-from ...layers import activation_dtype, weight_dtype
+from ...nn.layers import activation_dtype, weight_dtype
 
 # MindSpore's name of a weight -> the checkpoints'.
 LEAVES = {"gamma": "weight", "beta": "bias", "embedding_table": "weight"}

@@ -75,7 +75,7 @@ class DeviceOperators:
         rotary_limits, flash_limits, incremental_limits: what the operators take.
 
     Example:
-        >>> from mindone.models.share4v.device_operators import device_operators
+        >>> from mindone.models.share4v.nn.device_operators import device_operators
         >>> device_operators().flash_attention_score is None  # on a CPU
         True
     """
