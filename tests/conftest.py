@@ -22,7 +22,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentencepiece model with LLaMA's flags, 400 pieces, trained on invented sentences."""
     import sentencepiece
 
-    from mindone.models.share4v.conversation import TEMPLATES
+    from mindone.models.share4v.processing.chat_templates import TEMPLATES
 
     words = sorted({*WORDS.split(), *(word for template in TEMPLATES.values() for word in template.system.split())})
     generator = random.Random(0)
@@ -56,8 +56,8 @@ def checkpoint(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         TextConfig,
         VisionConfig,
     )
-    from mindone.models.share4v.image_processing import ImageProcessor
-    from mindone.models.share4v.tokenization import Tokenizer
+    from mindone.models.share4v.processing.image_processor import ImageProcessor
+    from mindone.models.share4v.processing.tokenizer import Tokenizer
 
     vision = VisionConfig(32, 64, 2, 2, image_size=28, patch_size=14)
     text = TextConfig(400, 32, 64, 2, 4, 2, max_position_embeddings=512)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mindone.models.share4v.image_loading import ImageLoadError
+from mindone.models.share4v.processing.image_loading import ImageLoadError
 from mindone.pipelines import pipeline
 
 

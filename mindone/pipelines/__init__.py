@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from mindone.models.share4v.conversation import get_template
+from mindone.models.share4v.processing.chat_templates import get_template
 from mindone.models.share4v.registry import Registry
 
 if TYPE_CHECKING:

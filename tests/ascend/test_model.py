@@ -13,7 +13,7 @@ from reference.ascend import PORTABLE, STAND_INS, register
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, Share4VProcessor, TextConfig, VisionConfig
 from mindone.models.share4v.checkpoint.bfloat16 import from_bfloat16, to_bfloat16
-from mindone.models.share4v.image_loading import load_image
+from mindone.models.share4v.processing.image_loading import load_image
 
 IS_ASCEND = ms.get_context("device_target") == "Ascend"
 SCENE = Path(__file__).parents[2] / "examples" / "sharegpt_4v" / "scene.png"

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from mindone.models.share4v import Share4V, Share4VProcessor
-from mindone.models.share4v.image_loading import ImageNotFoundError
+from mindone.models.share4v.processing.image_loading import ImageNotFoundError
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
 

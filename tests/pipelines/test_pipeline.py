@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from mindone.models.share4v import Share4V, Share4VProcessor
-from mindone.models.share4v import conversation as conversation_module
-from mindone.models.share4v.conversation import Template, get_template
 from mindone.models.share4v.hub import HubError
-from mindone.models.share4v.image_loading import ImageLoadError, ImageNotFoundError
+from mindone.models.share4v.processing import chat_templates as conversation_module
+from mindone.models.share4v.processing.chat_templates import Template, get_template
+from mindone.models.share4v.processing.image_loading import ImageLoadError, ImageNotFoundError
 from mindone.pipelines import TASKS, pipeline
 from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline

@@ -16,7 +16,7 @@ from pathlib import Path
 import mindspore as ms
 
 from mindone.models.share4v import Share4V, Share4VProcessor
-from mindone.models.share4v.image_loading import load_image
+from mindone.models.share4v.processing.image_loading import load_image
 
 SCENE = Path(__file__).parents[1] / "scene.png"
 

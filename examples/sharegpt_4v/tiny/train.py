@@ -17,8 +17,8 @@ from vocabulary import VOCABULARY_SIZE, train_vocabulary
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, Share4VProcessor, TextConfig, VisionConfig
 from mindone.models.share4v.checkpoint import convert
-from mindone.models.share4v.image_processing import ImageProcessor
-from mindone.models.share4v.tokenization import Tokenizer
+from mindone.models.share4v.processing.image_processor import ImageProcessor
+from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.training.initialization import initialize
 from mindone.models.share4v.training.labels import TrainingText, collate, tokenize_conversation
 from mindone.models.share4v.training.loss import Batch, make_batch

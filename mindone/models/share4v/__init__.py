@@ -18,7 +18,7 @@ _EXPORTS = {
     "ProjectorConfig": "configuration",
     "Share4V": "modeling",
     "Share4VConfig": "configuration",
-    "Share4VProcessor": "processing",
+    "Share4VProcessor": "processing.processor",
     "TextConfig": "configuration",
     "VISION_TOWERS": "registry",
     "VisionConfig": "configuration",
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from .integrations.mindone_transformers.registration import register_auto_classes
     from .modeling import Share4V
-    from .processing import Share4VProcessor
+    from .processing.processor import Share4VProcessor
     from .projector import build_projector
     from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 

@@ -12,7 +12,7 @@ from .registry import Registry
 if TYPE_CHECKING:
     from .configuration import Share4VConfig
     from .modeling import Share4V
-    from .processing import Share4VProcessor
+    from .processing.processor import Share4VProcessor
 
 # LLaVA's form of a checkpoint (transformers' LlavaForConditionalGeneration, or its original code's) is ShareGPT4V too.
 _FAMILIES = ("share4v", "llava", "llava_llama")
@@ -23,7 +23,7 @@ PROCESSORS = Registry("processor")
 for _family in _FAMILIES:
     CONFIGS.register(_family, "mindone.models.share4v.configuration:Share4VConfig")
     MODELS.register(_family, "mindone.models.share4v.modeling:Share4V")
-    PROCESSORS.register(_family, "mindone.models.share4v.processing:Share4VProcessor")
+    PROCESSORS.register(_family, "mindone.models.share4v.processing.processor:Share4VProcessor")
 
 
 class AutoConfig:

@@ -33,7 +33,7 @@ from .nn.host_ops import stack_rows
 from .quantization import loaded_dtype, precision_of
 
 if TYPE_CHECKING:
-    from .tokenization import Tokenizer
+    from .processing.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Share4V(GenerationMixin, nn.Cell):
         Raises:
             ValueError: the model was not loaded from a checkpoint and none was set.
         """
-        from .tokenization import Tokenizer
+        from .processing.tokenizer import Tokenizer
 
         if self._tokenizer is None:
             if self._directory is None:

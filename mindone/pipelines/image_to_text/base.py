@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from mindone.models.share4v.conversation import Template, get_template
 from mindone.models.share4v.generation.decoding import MAX_NEW_TOKENS, stop_strings
+from mindone.models.share4v.processing.chat_templates import Template, get_template
 
 if TYPE_CHECKING:
     from mindone.models.share4v import Share4V, Share4VProcessor
     from mindone.models.share4v.generation.streaming import GenerationPiece
-    from mindone.models.share4v.image_loading import ImageSource
-    from mindone.models.share4v.processing import Inputs, Text
+    from mindone.models.share4v.processing.image_loading import ImageSource
+    from mindone.models.share4v.processing.processor import Inputs, Text
 
 Item = TypeVar("Item")
 

@@ -9,7 +9,7 @@ from .base import Pipeline, batches, is_stream
 from .settings import check_settings
 
 if TYPE_CHECKING:
-    from mindone.models.share4v.image_loading import ImageSource
+    from mindone.models.share4v.processing.image_loading import ImageSource
 
 Records = list[dict[str, str]]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindone.models.share4v.image_loading import IMAGE_SUFFIXES, load_image
+from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES, load_image
 
 from .video import VIDEO_SUFFIXES, FrameSampling, is_video, read_frames
 

@@ -12,7 +12,7 @@ from .base import Pipeline
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.kv_cache import KVCache
     from mindone.models.share4v.generation.streaming import GenerationPiece
-    from mindone.models.share4v.image_loading import ImageSource
+    from mindone.models.share4v.processing.image_loading import ImageSource
 
 _SMALLEST_CACHE = 512  # tokens
 

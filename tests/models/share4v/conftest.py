@@ -16,8 +16,8 @@ from reference.llava import SHAPES, SMALL, Reference
 from reference.scripted import ScriptedModel
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
+from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.registry import LANGUAGE_MODELS
-from mindone.models.share4v.tokenization import Tokenizer
 
 Pair = tuple[Reference, Share4V]
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "a red circle and two blue squares on white", "END of it"]

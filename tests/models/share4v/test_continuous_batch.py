@@ -11,7 +11,7 @@ from reference.llava import IMAGE, Reference
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.generation.decoding import GenerationSettings
 from mindone.models.share4v.generation.sampling import Sampling
-from mindone.models.share4v.tokenization import Tokenizer
+from mindone.models.share4v.processing.tokenizer import Tokenizer
 
 Pair = tuple[Reference, Share4V]
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mindone.models.share4v.conversation import TEMPLATES, Message, get_template
+from mindone.models.share4v.processing.chat_templates import TEMPLATES, Message, get_template
 
 ONE = [{"role": "user", "content": "<image>\nDescribe this image"}]
 THREE = [

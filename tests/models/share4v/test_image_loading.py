@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from mindone.models.share4v import image_loading
-from mindone.models.share4v.image_loading import ImageLoadError, load_image
+from mindone.models.share4v.processing import image_loading
+from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)

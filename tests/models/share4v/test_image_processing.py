@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessor
 
-from mindone.models.share4v import image_processing
 from mindone.models.share4v.configuration import Share4VConfig, VisionConfig
-from mindone.models.share4v.image_loading import ImageLoadError
-from mindone.models.share4v.image_processing import CLIP_MEAN, CLIP_STD, ImageProcessor
+from mindone.models.share4v.processing import image_processor
+from mindone.models.share4v.processing.image_loading import ImageLoadError
+from mindone.models.share4v.processing.image_processor import CLIP_MEAN, CLIP_STD, ImageProcessor
 
 RNG = np.random.default_rng(3)
 SIZES = [
@@ -95,7 +95,7 @@ def test_working_in_small_blocks_changes_nothing(
 ) -> None:
     image, processor = noise(*size), ImageProcessor(image_aspect_ratio=aspect_ratio)
     whole = processor(image)
-    monkeypatch.setattr(image_processing, "_BLOCK_PIXELS", 5000)
+    monkeypatch.setattr(image_processor, "_BLOCK_PIXELS", 5000)
     np.testing.assert_array_equal(processor(image), whole)
 
 

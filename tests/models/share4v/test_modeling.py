@@ -11,7 +11,7 @@ from reference.backends import CELLS
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 from mindone.models.share4v.hub import HubError
-from mindone.models.share4v.image_loading import ImageLoadError
+from mindone.models.share4v.processing.image_loading import ImageLoadError
 
 
 @pytest.fixture(scope="module")

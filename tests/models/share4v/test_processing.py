@@ -15,11 +15,11 @@ from PIL import Image
 from transformers import LlamaTokenizer
 
 from mindone.models.share4v.configuration import Share4VConfig, TextConfig, VisionConfig
-from mindone.models.share4v.conversation import get_template
-from mindone.models.share4v.image_loading import ImageLoadError
-from mindone.models.share4v.image_processing import ImageProcessor
-from mindone.models.share4v.processing import Inputs, Share4VProcessor
-from mindone.models.share4v.tokenization import Tokenizer
+from mindone.models.share4v.processing.chat_templates import get_template
+from mindone.models.share4v.processing.image_loading import ImageLoadError
+from mindone.models.share4v.processing.image_processor import ImageProcessor
+from mindone.models.share4v.processing.processor import Inputs, Share4VProcessor
+from mindone.models.share4v.processing.tokenizer import Tokenizer
 
 RNG = np.random.default_rng(5)
 PICTURES = [RNG.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8) for i in range(4)]

@@ -11,7 +11,7 @@ import pytest
 from mindone.models.share4v import Share4VConfig
 from mindone.models.share4v.checkpoint import CheckpointError, locate
 from mindone.models.share4v.hub import PRESETS, Preset
-from mindone.models.share4v.image_processing import ImageProcessor
+from mindone.models.share4v.processing.image_processor import ImageProcessor
 
 VISION = {"model_type": "clip_vision_model", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3}
 VISION |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}

@@ -14,9 +14,9 @@ from reference.llava import IMAGE, Reference, padded
 from transformers import get_cosine_schedule_with_warmup
 
 from mindone.models.share4v import IGNORE_INDEX, Share4V, Share4VProcessor
-from mindone.models.share4v.conversation import get_template, read_messages
-from mindone.models.share4v.image_processing import ImageProcessor
-from mindone.models.share4v.tokenization import Tokenizer
+from mindone.models.share4v.processing.chat_templates import get_template, read_messages
+from mindone.models.share4v.processing.image_processor import ImageProcessor
+from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.training.labels import collate, tokenize_conversation
 from mindone.models.share4v.training.loss import Batch, CaptionLoss, make_batch, mean_cross_entropy
 from mindone.models.share4v.training.trainer import (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pictures import encoded, scene, write_folder
 
-from mindone.models.share4v.image_loading import load_image
+from mindone.models.share4v.processing.image_loading import load_image
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
 from mindone.pipelines.image_to_text.dataset import captioner as captioner_module

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import NoBadWordsLogitsProcessor
 
 from mindone.models.share4v import AutoProcessor, Share4VProcessor
-from mindone.models.share4v.conversation import TEMPLATES
-from mindone.models.share4v.tokenization import Tokenizer
+from mindone.models.share4v.processing.chat_templates import TEMPLATES
+from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.training.labels import tokenize_conversation
 from mindone.pipelines.image_to_text.dataset.token_rules import (
     ForbiddenSequences,

@@ -10,7 +10,7 @@ from typing import Any
 from ..configuration import CONFIG_NAME, Share4VConfig, read_json
 from ..configuration_formats import CLIP_LARGE_336, form_of
 from ..hub import HubError, is_checkpoint_name, resolve
-from ..image_processing import PREPROCESSOR_NAME, ImageProcessor
+from ..processing.image_processor import PREPROCESSOR_NAME, ImageProcessor
 from ..tower_places import named_tower, tower_places
 from .errors import CheckpointError
 from .formats import find_weights, stored_tensors

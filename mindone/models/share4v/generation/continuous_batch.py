@@ -11,8 +11,8 @@ from mindspore import Tensor
 
 from ..configuration import TextConfig
 from ..nn.host_ops import float32_array
+from ..processing.tokenizer import Tokenizer
 from ..protocols import CachedLanguageModel, LanguageModel
-from ..tokenization import Tokenizer
 from .decoding import GenerationSettings, RunningText
 from .prefill import Prompts, check_finite
 from .streaming import AnswerText

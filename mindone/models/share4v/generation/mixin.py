@@ -19,7 +19,7 @@ from .sampling import Sampling
 from .streaming import AnswerText, GenerationPiece, stream_text
 
 if TYPE_CHECKING:
-    from ..tokenization import Tokenizer
+    from ..processing.tokenizer import Tokenizer
 
 Array: TypeAlias = np.ndarray | Tensor | Sequence[Any]
 

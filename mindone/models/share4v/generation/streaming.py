@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..configuration import TextConfig
-from ..tokenization import IncrementalDecoder, Tokenizer
+from ..processing.tokenizer import IncrementalDecoder, Tokenizer
 from .decoding import GenerationSettings, generate_tokens
 from .kv_cache import KVCache
 from .prefill import Prompts

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..configuration import IGNORE_INDEX
-from ..conversation import get_template, read_messages
-from ..processing import Share4VProcessor
+from ..processing.chat_templates import get_template, read_messages
+from ..processing.processor import Share4VProcessor
 
 
 @dataclass(frozen=True)

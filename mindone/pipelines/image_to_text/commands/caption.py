@@ -82,7 +82,7 @@ class _Captions:
 
     def _caption(self, group: list[Source]) -> int:
         """Show the group's captions or failures in order; return how many failed."""
-        from mindone.models.share4v.image_loading import ImageLoadError
+        from mindone.models.share4v.processing.image_loading import ImageLoadError
 
         images = [source.image for source in group if source.image is not None]
         try:
@@ -137,7 +137,7 @@ class _Captions:
 
 
 def _load(given: str) -> Source:
-    from mindone.models.share4v.image_loading import ImageLoadError, load_image
+    from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
     source = read_image(given)
     try:

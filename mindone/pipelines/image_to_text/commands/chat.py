@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> int:
 
 def _load(sources: list[str]) -> list[PILImage] | None:
     """Load every picture; None if one failed, which is said."""
-    from mindone.models.share4v.image_loading import ImageLoadError, load_image
+    from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
     images = []
     for source in sources:

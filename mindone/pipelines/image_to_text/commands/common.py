@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..settings import check_settings
 
 if TYPE_CHECKING:
-    from mindone.models.share4v.image_loading import ImageSource
+    from mindone.models.share4v.processing.image_loading import ImageSource
 
 DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
 STANDARD_INPUT = "-"
@@ -58,14 +58,14 @@ def read_image(source: str) -> ImageSource:
 
 def image_name(source: str) -> str:
     """Name a command line's IMAGE in a short line."""
-    from mindone.models.share4v.image_loading import describe
+    from mindone.models.share4v.processing.image_loading import describe
 
     return one_line(describe(source))
 
 
 def failure(source: ImageSource, error: Exception) -> str:
     """Return why a picture failed, without its name, which the errors of `load_image` begin with."""
-    from mindone.models.share4v.image_loading import describe
+    from mindone.models.share4v.processing.image_loading import describe
 
     return one_line(str(error).removeprefix(f"{describe(source)}: "))
 

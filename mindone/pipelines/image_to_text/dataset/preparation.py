@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mindone.models.share4v.image_loading import ImageLoadError, load_image
+from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
 from .sources import ItemError, read_item
 from .tasks import Task

@@ -119,7 +119,7 @@ def thumbnails(
 
 
 def _thumbnail(line: bytes, read: Callable[[Item], Picture]) -> str | None:
-    from mindone.models.share4v.image_loading import load_image
+    from mindone.models.share4v.processing.image_loading import load_image
 
     try:
         image: PILImage = load_image(read(item_from_line(line)).frames[0])

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mindone.models.share4v.conversation import IMAGE_TOKEN, Message, get_template
+from mindone.models.share4v.processing.chat_templates import IMAGE_TOKEN, Message, get_template
 
 if TYPE_CHECKING:
-    from mindone.models.share4v.processing import Share4VProcessor
-    from mindone.models.share4v.tokenization import Tokenizer
+    from mindone.models.share4v.processing.processor import Share4VProcessor
+    from mindone.models.share4v.processing.tokenizer import Tokenizer
 
 _SPACE = "▁"  # sentencepiece writes a space so
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
 
-from mindone.models.share4v.image_loading import describe
+from mindone.models.share4v.processing.image_loading import describe
 
 from .decoding import decode
 from .errors import VideoLoadError, VideoNotFoundError, VideoReaderMissingError, damaged

@@ -15,7 +15,7 @@ import transformers
 from PIL import Image
 
 from mindone.models.share4v import Share4V, Share4VConfig, Share4VProcessor
-from mindone.models.share4v.image_processing import ImageProcessor
+from mindone.models.share4v.processing.image_processor import ImageProcessor
 
 NAME = "sharegpt4v-tiny"
 QUESTIONS = ("Describe this image", "What color is the background?")

@@ -19,7 +19,7 @@ from reference.llava import SMALL, Reference
 
 from mindone import pipelines
 from mindone.models.share4v import Share4VConfig
-from mindone.models.share4v.image_loading import ImageNotFoundError
+from mindone.models.share4v.processing.image_loading import ImageNotFoundError
 
 QUESTIONS = ("Describe this image", "What color is the background?")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import LlavaImageProcessor
 
-from ...processing import Share4VProcessor
+from ...processing.processor import Share4VProcessor
 
 
 class Share4VImageProcessor(LlavaImageProcessor):

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from mindone.transformers import BatchFeature, ProcessorMixin
 
-from ... import processing
-from ...conversation import Message, Template, read_messages
-from ...processing import Images, Messages, Text
+from ...processing import processor
+from ...processing.chat_templates import Message, Template, read_messages
+from ...processing.processor import Images, Messages, Text
 
 _QUESTION = "?"
 
@@ -32,7 +32,7 @@ class Chat(list[Any]):
         self.ending, self.given = ending, list(messages)
 
 
-class Share4VProcessor(processing.Share4VProcessor, ProcessorMixin):
+class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
     """This project's processor as a ProcessorMixin; called, it gives a BatchFeature of the same arrays.
 
     It has its own tokenizer and image processor, which are no transformers classes: `processor.tokenizer.encode(text)`

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from mindone.models.share4v.image_loading import IMAGE_SUFFIXES
+from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES
 
 from ...video import VIDEO_SUFFIXES
 from ..keys import path_keys, url_keys

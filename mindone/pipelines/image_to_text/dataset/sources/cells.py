@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from mindone.models.share4v.image_loading import ImageLoadError, data_uri_bytes, describe, download
+from mindone.models.share4v.processing.image_loading import ImageLoadError, data_uri_bytes, describe, download
 
 from .base import ItemError
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mindone.models.share4v.image_loading import IMAGE_SUFFIXES
+from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES
 
 from ..captions import MAX_CAPTION_BYTES, decode_caption
 from ..keys import fold, safe_key, without_suffix

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .configuration import IMAGE_TOKEN_INDEX, Share4VConfig, read_json
-from .conversation import DEFAULT_TEMPLATE, IMAGE_TOKEN, Message, Template, get_template, read_messages
+from ..configuration import IMAGE_TOKEN_INDEX, Share4VConfig, read_json
+from .chat_templates import DEFAULT_TEMPLATE, IMAGE_TOKEN, Message, Template, get_template, read_messages
 from .image_loading import ImageSource
-from .image_processing import ImageProcessor
-from .tokenization import Tokenizer
+from .image_processor import ImageProcessor
+from .tokenizer import Tokenizer
 
 PROCESSOR_NAME = "processor_config.json"
 IM_START, IM_END = "<im_start>", "<im_end>"
@@ -195,7 +195,7 @@ class Share4VProcessor:
             FileNotFoundError: a file is missing; the message names it.
             ValueError: a file contradicts another one, or is damaged.
         """
-        from .checkpoint.layout import locate
+        from ..checkpoint.layout import locate
 
         layout = locate(name_or_path, vision_tower, cache_dir, local_files_only, weights=False)
         config: Share4VConfig = layout.config

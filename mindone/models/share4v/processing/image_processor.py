@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .configuration import Share4VConfig, read_json
+from ..configuration import Share4VConfig, read_json
 from .image_loading import ImageLoadError, ImageSource, describe, load_image
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
@@ -40,7 +40,7 @@ class ImageProcessor:
 
     Example:
         >>> import numpy as np
-        >>> from mindone.models.share4v.image_processing import ImageProcessor
+        >>> from mindone.models.share4v.processing.image_processor import ImageProcessor
         >>> ImageProcessor(size=28, crop_size=28)(np.zeros((20, 50, 3), np.uint8)).shape
         (3, 28, 28)
     """

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 
-from .image_modes import to_rgb, upright
+from ..image_modes import to_rgb, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -34,7 +34,7 @@ class ImageLoadError(ValueError):
     """A picture could not be had; the message names the source, what was wrong and what to do.
 
     Example:
-        >>> from mindone.models.share4v.image_loading import ImageLoadError, load_image
+        >>> from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
         >>> try:
         ...     load_image(b"no picture")
         ... except ImageLoadError as error:
@@ -65,7 +65,7 @@ def load_image(source: ImageSource) -> PILImage:
 
     Example:
         >>> import numpy as np
-        >>> from mindone.models.share4v.image_loading import load_image
+        >>> from mindone.models.share4v.processing.image_loading import load_image
         >>> load_image(np.zeros((4, 6), np.uint8)).size
         (6, 4)
     """

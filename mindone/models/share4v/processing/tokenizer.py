@@ -10,7 +10,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, overload
 
-from .configuration import read_json
+from ..configuration import read_json
 
 VOCABULARY_NAME = "tokenizer.model"
 _CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"

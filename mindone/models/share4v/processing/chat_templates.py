@@ -76,7 +76,7 @@ class Template:
             ValueError: a message is malformed or out of turn, or there is no question to answer.
 
         Example:
-            >>> from mindone.models.share4v.conversation import get_template
+            >>> from mindone.models.share4v.processing.chat_templates import get_template
             >>> get_template("share4v_v0").render([{"role": "user", "content": "Hello"}])[-31:]
             'ns.###Human: Hello###Assistant:'
         """

@@ -1,0 +1,1 @@
+"""Preprocessing without MindSpore: images, tokens, chat messages and templates."""
