@@ -22,7 +22,7 @@ _EXPORTS = {
     "TextConfig": "configuration",
     "VISION_TOWERS": "registry",
     "VisionConfig": "configuration",
-    "build_projector": "projector",
+    "build_projector": "projector.mlp",
     "register_auto_classes": "integrations.mindone_transformers.registration",
 }
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .integrations.mindone_transformers.registration import register_auto_classes
     from .modeling import Share4V
     from .processing.processor import Share4VProcessor
-    from .projector import build_projector
+    from .projector.mlp import build_projector
     from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 
 __all__ = [

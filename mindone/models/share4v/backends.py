@@ -11,7 +11,7 @@ from .configuration import Share4VConfig
 from .kernels.component import PackedComponent, WeightHolder
 from .kernels.library import kernels_available, library
 from .nn.layers import DTYPES, weight_dtype
-from .projector import build_projector
+from .projector.mlp import build_projector
 from .quantization import precision_of
 from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 

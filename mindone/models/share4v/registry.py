@@ -104,10 +104,10 @@ VISION_TOWERS.register(
 )
 
 PROJECTORS = Registry("projector")
-PROJECTORS.register("linear", "mindone.models.share4v.projector:LinearProjector")
-PROJECTORS.register("mlp", "mindone.models.share4v.projector:MLPProjector")
-PROJECTORS.register("identity", "mindone.models.share4v.projector:IdentityProjector")
-PROJECTORS.register("packed", "mindone.models.share4v.packed_projector:PackedProjector")
+PROJECTORS.register("linear", "mindone.models.share4v.projector.mlp:LinearProjector")
+PROJECTORS.register("mlp", "mindone.models.share4v.projector.mlp:MLPProjector")
+PROJECTORS.register("identity", "mindone.models.share4v.projector.mlp:IdentityProjector")
+PROJECTORS.register("packed", "mindone.models.share4v.projector.mlp_kernels:PackedProjector")
 
 LANGUAGE_MODELS = Registry("language_model")
 LANGUAGE_MODELS.register("llama", "mindone.models.share4v.language.llama:LlamaForCausalLM")

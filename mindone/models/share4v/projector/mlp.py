@@ -7,9 +7,9 @@ from typing import Any
 
 from mindspore import Tensor, nn
 
-from .configuration import Share4VConfig
-from .nn.layers import GELU, Linear, weight_dtype
-from .registry import PROJECTORS
+from ..configuration import Share4VConfig
+from ..nn.layers import GELU, Linear, weight_dtype
+from ..registry import PROJECTORS
 
 MLP_TYPE = re.compile(r"mlp(\d+)x_gelu")
 
