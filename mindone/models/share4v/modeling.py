@@ -26,11 +26,11 @@ from .configuration import Share4VConfig, VisionConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts
-from .image_features import ImageFeatures, pixel_digest
 from .kernels.component import WeightHolder
 from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows
 from .quantization import loaded_dtype, precision_of
+from .vision.features import ImageFeatures, pixel_digest
 
 if TYPE_CHECKING:
     from .processing.tokenizer import Tokenizer

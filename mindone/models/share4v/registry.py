@@ -98,7 +98,7 @@ class Registry:
 
 VISION_TOWERS = Registry("vision_tower")
 VISION_TOWERS.register("clip", "mindone.models.share4v.vision.clip:CLIPVisionTower")
-VISION_TOWERS.register("packed-clip", "mindone.models.share4v.vision.packed:PackedCLIPVisionTower")
+VISION_TOWERS.register("packed-clip", "mindone.models.share4v.vision.clip_kernels:PackedCLIPVisionTower")
 VISION_TOWERS.register(
     "mindone", "mindone.models.share4v.integrations.mindone_transformers.vision_tower:MindoneCLIPVisionTower"
 )

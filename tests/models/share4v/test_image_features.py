@@ -8,8 +8,8 @@ from reference.llava import IMAGE, Reference
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.generation.decoding import GenerationSettings
-from mindone.models.share4v.image_features import pixel_digest
 from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
+from mindone.models.share4v.vision.features import pixel_digest
 
 Pair = tuple[Reference, Share4V]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from .backends import is_packed, weight_holders
-from .kernels.component import IMAGES_TOGETHER
-from .nn.host_ops import concat_rows, split_rows
+from ..backends import is_packed, weight_holders
+from ..kernels.component import IMAGES_TOGETHER
+from ..nn.host_ops import concat_rows, split_rows
 
 
 class ImageEncoder(nn.Cell):
