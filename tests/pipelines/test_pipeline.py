@@ -19,7 +19,7 @@ from mindone.models.share4v.processing.image_loading import ImageLoadError, Imag
 from mindone.pipelines import TASKS, pipeline
 from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
-from mindone.pipelines.image_to_text.session import ChatSession
+from mindone.pipelines.image_to_text.chat import ChatSession
 
 TOKENS = 20
 

@@ -7,8 +7,8 @@ from typing import Any
 
 # The pipelines stand above the models, so they are named by strings, as in the registries.
 PIPELINES = {
-    "image-to-text": "mindone.pipelines.image_to_text.zoo:ImageToText",
-    "image-text-to-text": "mindone.pipelines.image_to_text.zoo:ImageTextToText",
+    "image-to-text": "mindone.pipelines.image_to_text.mindone_transformers:ImageToText",
+    "image-text-to-text": "mindone.pipelines.image_to_text.mindone_transformers:ImageTextToText",
 }
 
 

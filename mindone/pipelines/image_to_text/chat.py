@@ -29,7 +29,7 @@ class ChatSession:
 
     Example:
         >>> from mindone.pipelines import pipeline
-        >>> from mindone.pipelines.image_to_text.session import ChatSession
+        >>> from mindone.pipelines.image_to_text.chat import ChatSession
         >>> session = ChatSession(pipeline("image-text-to-text"), ["photo.jpg"], {"max_new_tokens": 8})
         >>> for question in ("What is this?", "What colour is it?"):
         ...     answer = "".join(piece.text for piece in session.ask(question))
