@@ -51,8 +51,8 @@ def one_by_one(folder: Path, count: int) -> None:
 
 def as_a_data_set(folder: Path, batch_size: int, workers: int) -> None:
     """In a process of its own: `caption_dataset`; prints seconds, tokens and resident memory as it went."""
-    from mindone.pipelines.image_to_text.dataset.running import JobOptions, caption_dataset
-    from mindone.pipelines.image_to_text.dataset.worker import CaptioningSettings
+    from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
+    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
 
     times, memory, tokens = [], [], 0
     page = os.sysconf("SC_PAGE_SIZE")

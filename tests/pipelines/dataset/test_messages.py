@@ -11,7 +11,7 @@ from pictures import encoded, scene
 from tqdm import tqdm
 
 from mindone.pipelines.image_to_text.commands.caption_dataset import _Progress
-from mindone.pipelines.image_to_text.dataset import running
+from mindone.pipelines.image_to_text.dataset import api
 from mindone.pipelines.image_to_text.dataset.job import JobSummary
 from mindone.pipelines.image_to_text.dataset.journal import JournalError
 from mindone.pipelines.image_to_text.dataset.records import Record
@@ -58,7 +58,7 @@ def test_what_goes_wrong_in_the_middle_is_no_wrong_use(
             watch(Record(0, "a", "a.png", ("A cat.",)))
         raise error
 
-    monkeypatch.setattr(running, "caption_dataset", job)
+    monkeypatch.setattr(api, "caption_dataset", job)
     assert main(command(photos)) == status
     assert said in capsys.readouterr().err
 

@@ -12,10 +12,10 @@ import pytest
 from fake_engine import FakeEngine
 
 from mindone.pipelines.image_to_text.dataset import job, passes
+from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
 from mindone.pipelines.image_to_text.dataset.engines import ENGINES
 from mindone.pipelines.image_to_text.dataset.job import JobError, JobSummary
 from mindone.pipelines.image_to_text.dataset.prompting import PromptPlan
-from mindone.pipelines.image_to_text.dataset.running import JobOptions, caption_dataset
 from mindone.pipelines.image_to_text.dataset.sinks import FORMATS
 from mindone.pipelines.image_to_text.dataset.sources import InputError
 

@@ -15,8 +15,8 @@ from pictures import write_folder
 SCRIPT = """
 import sys
 from mindone.pipelines.image_to_text.dataset.engines import EngineOptions
-from mindone.pipelines.image_to_text.dataset.running import JobOptions, caption_dataset
-from mindone.pipelines.image_to_text.dataset.worker import CaptioningSettings
+from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
+from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
 
 def main(folder, out, engine):
     options = JobOptions(out, engine=engine, cluster=EngineOptions(actors=2, cpus=1, block=8))

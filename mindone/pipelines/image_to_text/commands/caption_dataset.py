@@ -12,13 +12,13 @@ from .common import DONE, SOME_FAILED, complain, model_options, one_line, read_s
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from ..dataset.api import JobOptions
     from ..dataset.engines import EngineOptions
+    from ..dataset.options import CaptioningSettings, ModelChoice
     from ..dataset.prompting import PromptPlan
     from ..dataset.records import Record
-    from ..dataset.running import JobOptions
     from ..dataset.sources import SourceOptions
     from ..dataset.text_rules import TextRules
-    from ..dataset.worker import CaptioningSettings, ModelChoice
 
 STOPPED = 3
 _SHOWN_FAILURES = 20  # the others are in failed.jsonl
@@ -28,9 +28,9 @@ def run(arguments: Namespace) -> int:
     """Caption the data set and return the exit status."""
     from tqdm import tqdm
 
+    from ..dataset.api import caption_dataset
     from ..dataset.journal import JournalError
     from ..dataset.ranks import current_rank
-    from ..dataset.running import caption_dataset
 
     if arguments.list_styles:
         return _list_styles()
@@ -72,10 +72,10 @@ def _job(
         ValueError: a value is outside its range, or a name is not known.
         OSError: a prompt file cannot be read.
     """
+    from ..dataset.api import JobOptions
+    from ..dataset.options import CaptioningSettings, ModelChoice
     from ..dataset.prompting import PromptPlan
-    from ..dataset.running import JobOptions
     from ..dataset.sinks import SinkOptions
-    from ..dataset.worker import CaptioningSettings, ModelChoice
 
     if not arguments.inputs:
         raise ValueError("no INPUT is given: name a folder, pictures, a list, a table or shards")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mindone.models.share4v.generation.continuous_batch import FinishedText
 
     from ..base import Pipeline
-    from .worker import CaptioningSettings
+    from .options import CaptioningSettings
 
 AHEAD = 2  # inputs prepared for each text of the batch, or for each picture of a group
 ENCODED_TOGETHER = IMAGES_TOGETHER[0]  # pictures of a group for the vision tower, where so many are there

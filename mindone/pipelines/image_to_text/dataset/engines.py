@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from .options import CaptioningSettings, ModelChoice, make_captioner
 from .records import Record
 from .seen import seen_name
 from .tasks import Task
-from .worker import CaptioningSettings, ModelChoice, make_captioner
 
 # Name on the command line -> "module:class".
 ENGINES = {

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from .engines import EngineOptions
+from .options import CaptioningSettings, ModelChoice, make_captioner
 from .ranks import current_rank, use_device
 from .records import Record, from_line
 from .seen import seen_name
 from .shares import Shares, is_held, publish
 from .tasks import Block, Task, read_tasks
-from .worker import CaptioningSettings, ModelChoice, make_captioner
 
 _LOOK = 0.5  # seconds between two looks at what other ranks made
 _LOOK_FOR_LIFE = 5.0  # and at whether they live

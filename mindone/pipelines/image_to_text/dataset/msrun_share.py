@@ -10,13 +10,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from .job import JobError, JobSummary
+from .options import CaptioningSettings, ModelChoice, make_captioner
 from .passes import is_complete
 from .ranks import Rank, use_device
 from .records import to_line
 from .seen import seen_name
 from .shares import Shares, current, is_held
 from .tasks import Task, read_tasks
-from .worker import CaptioningSettings, ModelChoice, make_captioner
 
 _LOOK = 0.3  # seconds between two looks
 _GRACE = 30.0  # seconds in which it begins where a job is done, if there is more to do

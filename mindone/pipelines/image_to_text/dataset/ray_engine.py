@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .engines import EngineOptions
+from .options import CaptioningSettings, ModelChoice, make_captioner
 from .records import Record, from_line, to_line
 from .tasks import Block, Task, read_tasks, write_tasks
-from .worker import CaptioningSettings, ModelChoice, make_captioner
 
 try:
     import ray

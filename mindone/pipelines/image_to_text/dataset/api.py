@@ -13,6 +13,7 @@ from .engines import EngineOptions, engine_class
 from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .listing import Listing
 from .msrun_share import take_share
+from .options import CaptioningSettings, ModelChoice
 from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, count_done, first_pass, go_over_again, is_changed, settle
 from .prompting import PromptPlan
 from .ranks import Rank, current_rank
@@ -21,7 +22,6 @@ from .seen import forget_seen
 from .shares import clear
 from .sinks import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
 from .sources import STATE, InputError, SourceOptions, open_source, split_pattern
-from .worker import CaptioningSettings, ModelChoice
 
 SIDECARS = frozenset(("txt", "caption"))
 
@@ -92,7 +92,7 @@ def caption_dataset(
 
     Example:
         >>> from mindone.pipelines.image_to_text import caption_dataset
-        >>> from mindone.pipelines.image_to_text.dataset.running import JobOptions
+        >>> from mindone.pipelines.image_to_text.dataset.api import JobOptions
         >>> caption_dataset("photos", options=JobOptions(out="captions.jsonl"))  # doctest: +SKIP
         JobSummary(inputs=3, captioned=3, kept=0, failed=0, seconds=1.2, tokens=117)
     """
