@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mindone.pipelines.image_to_text.dataset.engines import EngineOptions
+from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
 from mindone.pipelines.image_to_text.dataset.records import Record
 from mindone.pipelines.image_to_text.dataset.tasks import Task

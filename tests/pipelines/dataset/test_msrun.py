@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pictures import write_folder
 
-from mindone.pipelines.image_to_text.dataset.ranks import Rank, current_rank
+from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
 
 COUNT, TWINS, BROKEN = 240, 6, 20  # so many that the first rank is not done before the second has begun
 

@@ -14,7 +14,7 @@ from pictures import write_folder
 
 SCRIPT = """
 import sys
-from mindone.pipelines.image_to_text.dataset.engines import EngineOptions
+from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
 from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from mindone.pipelines.image_to_text.dataset import msrun_engine
-from mindone.pipelines.image_to_text.dataset.msrun_engine import _OtherRanks
+from mindone.pipelines.image_to_text.dataset.executors import msrun_leader
+from mindone.pipelines.image_to_text.dataset.executors.msrun_leader import _OtherRanks
+from mindone.pipelines.image_to_text.dataset.executors.work_queue import Shares, publish
 from mindone.pipelines.image_to_text.dataset.records import Item, Record, to_line
-from mindone.pipelines.image_to_text.dataset.shares import Shares, publish
 from mindone.pipelines.image_to_text.dataset.tasks import Task, read_tasks
 
 
@@ -34,7 +34,7 @@ def write(shares: Shares, number: int) -> None:
 
 
 def test_a_rank_that_lives_keeps_what_it_took(shares: Shares, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(msrun_engine, "_LOOK_FOR_LIFE", 0.0)
+    monkeypatch.setattr(msrun_leader, "_LOOK_FOR_LIFE", 0.0)
     others = _OtherRanks(shares, [1])
     with FileLock(shares.life(1)):
         write(shares, 3)
@@ -47,14 +47,14 @@ def test_the_first_does_what_a_dead_or_a_stuck_one_leaves(
     shares: Shares, monkeypatch: pytest.MonkeyPatch, stuck: bool
 ) -> None:
     """One that holds its lock and is silent for too long is given up; what it writes later is not taken twice."""
-    monkeypatch.setattr(msrun_engine, "_LOOK_FOR_LIFE", 0.0)
+    monkeypatch.setattr(msrun_leader, "_LOOK_FOR_LIFE", 0.0)
     others = _OtherRanks(shares, [1])
     with FileLock(shares.life(1)) if stuck else ExitStack():
         write(shares, 0)
         write(shares, 5)
         if stuck:
             assert [record.number for record in others.look()] == [0, 5] and not others.lost
-            monkeypatch.setattr(msrun_engine, "_STUCK", 0.0)
+            monkeypatch.setattr(msrun_leader, "_STUCK", 0.0)
             assert list(others.look()) == []
         else:
             # Who took a block is found dead once the block is known.

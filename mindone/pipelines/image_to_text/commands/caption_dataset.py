@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from ..dataset.api import JobOptions
-    from ..dataset.engines import EngineOptions
+    from ..dataset.executors.base import EngineOptions
     from ..dataset.options import CaptioningSettings, ModelChoice
     from ..dataset.prompting import PromptPlan
     from ..dataset.records import Record
@@ -29,8 +29,8 @@ def run(arguments: Namespace) -> int:
     from tqdm import tqdm
 
     from ..dataset.api import caption_dataset
+    from ..dataset.executors.ranks import current_rank
     from ..dataset.journal import JournalError
-    from ..dataset.ranks import current_rank
 
     if arguments.list_styles:
         return _list_styles()
@@ -129,7 +129,7 @@ def _rules(arguments: Namespace) -> TextRules:
 
 
 def _cluster(arguments: Namespace) -> EngineOptions:
-    from ..dataset.engines import EngineOptions
+    from ..dataset.executors.base import EngineOptions
 
     asked = {name: getattr(arguments, name) for name in ("actors", "cpus") if getattr(arguments, name) is not None}
     if asked and arguments.engine != "ray":

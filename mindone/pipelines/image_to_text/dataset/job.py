@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from .captions import KEPT_EXISTING, merge_captions, needs_caption
 from .earlier import EarlierRecords
-from .engines import Engine
+from .executors.base import Engine
 from .files import whole_file
 from .journal import Journal, write_failed
 from .listing import Listing

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .engines import EngineOptions
-from .options import CaptioningSettings, ModelChoice, make_captioner
-from .records import Record, from_line, to_line
-from .tasks import Block, Task, read_tasks, write_tasks
+from ..options import CaptioningSettings, ModelChoice, make_captioner
+from ..records import Record, from_line, to_line
+from ..tasks import Block, Task, read_tasks, write_tasks
+from .base import EngineOptions
 
 try:
     import ray

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from .engines import EngineOptions
-from .options import CaptioningSettings, ModelChoice, make_captioner
+from ..options import CaptioningSettings, ModelChoice, make_captioner
+from ..records import Record, from_line
+from ..seen import seen_name
+from ..tasks import Block, Task, read_tasks
+from .base import EngineOptions
 from .ranks import current_rank, use_device
-from .records import Record, from_line
-from .seen import seen_name
-from .shares import Shares, is_held, publish
-from .tasks import Block, Task, read_tasks
+from .work_queue import Shares, is_held, publish
 
 _LOOK = 0.5  # seconds between two looks at what other ranks made
 _LOOK_FOR_LIFE = 5.0  # and at whether they live

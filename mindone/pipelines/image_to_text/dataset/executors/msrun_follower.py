@@ -9,14 +9,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from .job import JobError, JobSummary
-from .options import CaptioningSettings, ModelChoice, make_captioner
-from .passes import is_complete
+from ..job import JobError, JobSummary
+from ..options import CaptioningSettings, ModelChoice, make_captioner
+from ..passes import is_complete
+from ..records import to_line
+from ..seen import seen_name
+from ..tasks import Task, read_tasks
 from .ranks import Rank, use_device
-from .records import to_line
-from .seen import seen_name
-from .shares import Shares, current, is_held
-from .tasks import Task, read_tasks
+from .work_queue import Shares, current, is_held
 
 _LOOK = 0.3  # seconds between two looks
 _GRACE = 30.0  # seconds in which it begins where a job is done, if there is more to do

@@ -8,16 +8,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from .options import CaptioningSettings, ModelChoice, make_captioner
-from .records import Record
-from .seen import seen_name
-from .tasks import Task
+from ..options import CaptioningSettings, ModelChoice, make_captioner
+from ..records import Record
+from ..seen import seen_name
+from ..tasks import Task
 
 # Name on the command line -> "module:class".
 ENGINES = {
-    "local": "mindone.pipelines.image_to_text.dataset.engines:LocalEngine",
-    "ray": "mindone.pipelines.image_to_text.dataset.ray_engine:RayEngine",
-    "msrun": "mindone.pipelines.image_to_text.dataset.msrun_engine:MsrunEngine",
+    "local": "mindone.pipelines.image_to_text.dataset.executors.base:LocalEngine",
+    "ray": "mindone.pipelines.image_to_text.dataset.executors.ray_executor:RayEngine",
+    "msrun": "mindone.pipelines.image_to_text.dataset.executors.msrun_leader:MsrunEngine",
 }
 
 
