@@ -13,14 +13,14 @@ from pictures import encoded, scene, write_folder
 from mindone.models.share4v.processing.image_loading import load_image
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
-from mindone.pipelines.image_to_text.dataset import captioner as captioner_module
 from mindone.pipelines.image_to_text.dataset.api import caption_dataset
-from mindone.pipelines.image_to_text.dataset.captioner import Captioner
+from mindone.pipelines.image_to_text.dataset.inference import captioner as captioner_module
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import SeenCaptions
+from mindone.pipelines.image_to_text.dataset.inference.captioner import Captioner
+from mindone.pipelines.image_to_text.dataset.inference.prefetch import Preparation, prepare
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
-from mindone.pipelines.image_to_text.dataset.preparation import Preparation, prepare
 from mindone.pipelines.image_to_text.dataset.prompting import PromptPlan
 from mindone.pipelines.image_to_text.dataset.records import Item, Record
-from mindone.pipelines.image_to_text.dataset.seen import SeenCaptions
 from mindone.pipelines.image_to_text.dataset.sources import open_source
 from mindone.pipelines.image_to_text.dataset.tasks import Task
 from mindone.pipelines.image_to_text.dataset.text_rules import TextRules

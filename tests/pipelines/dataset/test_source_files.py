@@ -15,9 +15,9 @@ from threading import Thread
 import pytest
 from jobs import listed, png, read, write_tar
 
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import SeenCaptions
 from mindone.pipelines.image_to_text.dataset.keys import fold, without_suffix
 from mindone.pipelines.image_to_text.dataset.records import Item
-from mindone.pipelines.image_to_text.dataset.seen import SeenCaptions
 from mindone.pipelines.image_to_text.dataset.sources import InputError, ItemError, read_item
 from mindone.pipelines.image_to_text.dataset.sources.patterns import expand_braces, matches, split_pattern
 
@@ -359,7 +359,7 @@ from pathlib import Path
 from crashing import without_upstream
 without_upstream(sys.argv[1])
 from mindone.pipelines.image_to_text.dataset.keys import KeyBook
-from mindone.pipelines.image_to_text.dataset.seen import Caption, SeenCaptions
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Caption, SeenCaptions
 what, path = sys.argv[2], Path(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
 try:

@@ -165,7 +165,7 @@ def test_two_hundred_thousand_inputs_take_no_more_memory_than_half_of_them(tmp_p
 SEEN = """
 from crashing import without_upstream
 without_upstream(sys.argv[1])
-from mindone.pipelines.image_to_text.dataset.seen import Caption, SeenCaptions
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Caption, SeenCaptions
 seen = SeenCaptions(None)
 for number in range(24_000):
     seen.put((number.to_bytes(32, "big"), "Describe this image"), Caption("x" * 900, 200, "eos"))

@@ -16,7 +16,7 @@ from mindone.models.share4v import AutoProcessor, Share4VProcessor
 from mindone.models.share4v.processing.chat_templates import TEMPLATES
 from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.training.labels import tokenize_conversation
-from mindone.pipelines.image_to_text.dataset.token_rules import (
+from mindone.pipelines.image_to_text.dataset.inference.token_rules import (
     ForbiddenSequences,
     ForbiddenWords,
     case_forms,

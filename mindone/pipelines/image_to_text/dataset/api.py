@@ -13,13 +13,13 @@ from .executors.base import EngineOptions, engine_class
 from .executors.msrun_follower import take_share
 from .executors.ranks import Rank, current_rank
 from .executors.work_queue import clear
+from .inference.caption_cache import forget_seen
 from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .listing import Listing
 from .options import CaptioningSettings, ModelChoice
 from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, count_done, first_pass, go_over_again, is_changed, settle
 from .prompting import PromptPlan
 from .records import Item, Record
-from .seen import forget_seen
 from .sinks import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
 from .sources import STATE, InputError, SourceOptions, open_source, split_pattern
 

@@ -12,7 +12,7 @@ from .styles import get_style
 from .text_rules import TextRules
 
 if TYPE_CHECKING:
-    from .captioner import Captioner
+    from .inference.captioner import Captioner
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def make_captioner(choice: ModelChoice, settings: CaptioningSettings, seen: Path
     """
     from mindone.pipelines import pipeline
 
-    from .captioner import Captioner
-    from .seen import SeenCaptions
+    from .inference.caption_cache import SeenCaptions
+    from .inference.captioner import Captioner
 
     made = pipeline("image-to-text", **asdict(choice))
     return Captioner(made, choice.model, settings, SeenCaptions(seen))

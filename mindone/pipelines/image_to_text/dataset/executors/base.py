@@ -8,9 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from ..inference.caption_cache import seen_name
 from ..options import CaptioningSettings, ModelChoice, make_captioner
 from ..records import Record
-from ..seen import seen_name
 from ..tasks import Task
 
 # Name on the command line -> "module:class".

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from ..inference.caption_cache import seen_name
 from ..options import CaptioningSettings, ModelChoice, make_captioner
 from ..records import Record, from_line
-from ..seen import seen_name
 from ..tasks import Block, Task, read_tasks
 from .base import EngineOptions
 from .ranks import current_rank, use_device

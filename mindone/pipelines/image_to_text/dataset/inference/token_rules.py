@@ -36,7 +36,7 @@ class ForbiddenSequences:
         ValueError: a sequence is empty.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.token_rules import ForbiddenSequences
+        >>> from mindone.pipelines.image_to_text.dataset.inference.token_rules import ForbiddenSequences
         >>> forbidden = ForbiddenSequences([(7,), (4, 5), (4, 6)])
         >>> sorted(forbidden([1, 4]))
         [5, 6, 7]
@@ -97,7 +97,7 @@ class ForbiddenWords:
 
     Example:
         >>> from mindone.models.share4v import AutoProcessor
-        >>> from mindone.pipelines.image_to_text.dataset.token_rules import ForbiddenWords
+        >>> from mindone.pipelines.image_to_text.dataset.inference.token_rules import ForbiddenWords
         >>> tokenizer = AutoProcessor.from_pretrained("sharegpt4v-tiny").tokenizer
         >>> forbidden = ForbiddenWords(tokenizer, ["red"])
         >>> [tokenizer.token_of(one) for one in forbidden(tokenizer.encode("a large"))]
@@ -163,7 +163,7 @@ def forced_ids(processor: Share4VProcessor, beginning: str, conversation: str | 
 
     Example:
         >>> from mindone.models.share4v import AutoProcessor
-        >>> from mindone.pipelines.image_to_text.dataset.token_rules import forced_ids
+        >>> from mindone.pipelines.image_to_text.dataset.inference.token_rules import forced_ids
         >>> processor = AutoProcessor.from_pretrained("sharegpt4v-tiny")
         >>> [processor.tokenizer.token_of(one) for one in forced_ids(processor, "On a black background,")]
         ['▁On', '▁a', '▁black', '▁background', ',']

@@ -15,12 +15,12 @@ from mindone.models.share4v.generation.sampling import Sampling
 from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
 from mindone.models.share4v.nn.host_ops import split_rows
 
-from .attempts import Attempt, judged, next_attempt
-from .preparation import Preparation, Prepared
-from .records import Record
-from .seen import Caption, SeenCaptions
-from .tasks import Task
-from .text_rules import TextRules
+from ..attempts import Attempt, judged, next_attempt
+from ..records import Record
+from ..tasks import Task
+from ..text_rules import TextRules
+from .caption_cache import Caption, SeenCaptions
+from .prefetch import Preparation, Prepared
 from .token_rules import ForbiddenWords, forced_ids
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from mindone.models.share4v.generation.continuous_batch import FinishedText
 
-    from ..base import Pipeline
-    from .options import CaptioningSettings
+    from ...base import Pipeline
+    from ..options import CaptioningSettings
 
 AHEAD = 2  # inputs prepared for each text of the batch, or for each picture of a group
 ENCODED_TOGETHER = IMAGES_TOGETHER[0]  # pictures of a group for the vision tower, where so many are there

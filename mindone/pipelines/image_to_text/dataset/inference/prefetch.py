@@ -13,8 +13,8 @@ import numpy as np
 
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
-from .sources import ItemError, read_item
-from .tasks import Task
+from ..sources import ItemError, read_item
+from ..tasks import Task
 
 if TYPE_CHECKING:
     from mindone.models.share4v import Share4VProcessor
