@@ -19,7 +19,7 @@ from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Seen
 from mindone.pipelines.image_to_text.dataset.inference.captioner import Captioner
 from mindone.pipelines.image_to_text.dataset.inference.prefetch import Preparation, prepare
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
-from mindone.pipelines.image_to_text.dataset.prompting import PromptPlan
+from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.records import Item, Record
 from mindone.pipelines.image_to_text.dataset.sources import open_source
 from mindone.pipelines.image_to_text.dataset.tasks import Task

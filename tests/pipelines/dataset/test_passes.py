@@ -15,7 +15,7 @@ from mindone.pipelines.image_to_text.dataset import job, passes
 from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors.base import ENGINES
 from mindone.pipelines.image_to_text.dataset.job import JobError, JobSummary
-from mindone.pipelines.image_to_text.dataset.prompting import PromptPlan
+from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.sinks import FORMATS
 from mindone.pipelines.image_to_text.dataset.sources import InputError
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindone.pipelines.image_to_text.dataset.prompting import Prompt, PromptPlan, read_prompt_file
-from mindone.pipelines.image_to_text.dataset.styles import STYLES
-from mindone.pipelines.image_to_text.dataset.variables import VariableError, fill, variables_of
+from mindone.pipelines.image_to_text.dataset.prompts.plan import Prompt, PromptPlan, read_prompt_file
+from mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES
+from mindone.pipelines.image_to_text.dataset.prompts.variables import VariableError, fill, variables_of
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def test_prompts_are_drawn_by_their_weights() -> None:
 def test_draws_are_the_same_in_another_process_and_written_down_here() -> None:
     """A job may be resumed by another version of Python, so the first draws are part of the contract."""
     program = (
-        "from mindone.pipelines.image_to_text.dataset.prompting import Prompt, PromptPlan\n"
+        "from mindone.pipelines.image_to_text.dataset.prompts.plan import Prompt, PromptPlan\n"
         "from types import SimpleNamespace as Input\n"
         "plan = PromptPlan((Prompt('a', 1), Prompt('b', 2), Prompt('c', 5)), seed=7)\n"
         "print(''.join(plan.texts(Input(key=f'key-{n}', source='', columns={}))[0] for n in reversed(range(24))))"

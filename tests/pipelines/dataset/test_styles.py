@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mindone.pipelines.image_to_text.dataset.prompting import Prompt
-from mindone.pipelines.image_to_text.dataset.styles import STYLES, Style, get_style
+from mindone.pipelines.image_to_text.dataset.prompts.plan import Prompt
+from mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES, Style, get_style
+from mindone.pipelines.image_to_text.dataset.prompts.variables import variables_of
 from mindone.pipelines.image_to_text.dataset.text_rules import mend
-from mindone.pipelines.image_to_text.dataset.variables import variables_of
 
 ALL = pytest.mark.parametrize("style", STYLES.values(), ids=list(STYLES))
 

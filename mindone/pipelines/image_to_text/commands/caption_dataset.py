@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..dataset.api import JobOptions
     from ..dataset.executors.base import EngineOptions
     from ..dataset.options import CaptioningSettings, ModelChoice
-    from ..dataset.prompting import PromptPlan
+    from ..dataset.prompts.plan import PromptPlan
     from ..dataset.records import Record
     from ..dataset.sources import SourceOptions
     from ..dataset.text_rules import TextRules
@@ -74,7 +74,7 @@ def _job(
     """
     from ..dataset.api import JobOptions
     from ..dataset.options import CaptioningSettings, ModelChoice
-    from ..dataset.prompting import PromptPlan
+    from ..dataset.prompts.plan import PromptPlan
     from ..dataset.sinks import SinkOptions
 
     if not arguments.inputs:
@@ -157,7 +157,7 @@ def _sources(arguments: Namespace) -> SourceOptions:
 
 
 def _list_styles() -> int:
-    from ..dataset.styles import STYLES
+    from ..dataset.prompts.styles import STYLES
 
     for style in STYLES.values():
         print(f"{style.name}: {style.description}\n    {style.prompt}")

@@ -18,7 +18,7 @@ from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .listing import Listing
 from .options import CaptioningSettings, ModelChoice
 from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, count_done, first_pass, go_over_again, is_changed, settle
-from .prompting import PromptPlan
+from .prompts.plan import PromptPlan
 from .records import Item, Record
 from .sinks import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
 from .sources import STATE, InputError, SourceOptions, open_source, split_pattern

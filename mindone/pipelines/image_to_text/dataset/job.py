@@ -22,7 +22,7 @@ from .files import whole_file
 from .journal import Journal, write_failed
 from .listing import Listing
 from .passes import JOURNAL, PREVIOUS
-from .prompting import PromptPlan
+from .prompts.plan import PromptPlan
 from .records import Item, Record
 from .sinks import Sink
 from .speed import SPEED_NAME, SpeedLog

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .attempts import RETRIES
-from .styles import get_style
+from .prompts.styles import get_style
 from .text_rules import TextRules
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from .text_rules import TextRules
+from ..text_rules import TextRules
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Style:
         rules: what is done to the finished text.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.styles import get_style
+        >>> from mindone.pipelines.image_to_text.dataset.prompts.styles import get_style
         >>> get_style("one-sentence").prompt
         'Provide a one-sentence caption for the provided image.'
     """
