@@ -16,8 +16,8 @@ from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_data
 from mindone.pipelines.image_to_text.dataset.executors.base import ENGINES
 from mindone.pipelines.image_to_text.dataset.job import JobError, JobSummary
 from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
+from mindone.pipelines.image_to_text.dataset.readers import InputError
 from mindone.pipelines.image_to_text.dataset.sinks import FORMATS
-from mindone.pipelines.image_to_text.dataset.sources import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from jobs import listed, png, read, write_tar
 
+from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, read_item
 from mindone.pipelines.image_to_text.dataset.records import item_from_line, to_line
-from mindone.pipelines.image_to_text.dataset.sources import ItemError, Reader, read_item
 
 
 def test_threads_that_read_from_everything_at_once(tmp_path: Path) -> None:

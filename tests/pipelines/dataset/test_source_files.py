@@ -17,9 +17,9 @@ from jobs import listed, png, read, write_tar
 
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import SeenCaptions
 from mindone.pipelines.image_to_text.dataset.keys import fold, without_suffix
+from mindone.pipelines.image_to_text.dataset.readers import InputError, ItemError, read_item
+from mindone.pipelines.image_to_text.dataset.readers.patterns import expand_braces, matches, split_pattern
 from mindone.pipelines.image_to_text.dataset.records import Item
-from mindone.pipelines.image_to_text.dataset.sources import InputError, ItemError, read_item
-from mindone.pipelines.image_to_text.dataset.sources.patterns import expand_braces, matches, split_pattern
 
 
 def keys(items: list[Item]) -> list[str]:
@@ -307,7 +307,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "1.png").unlink()
     (tmp_path / "2.png").unlink()
     (tmp_path / "2.png").mkdir()
-    monkeypatch.setattr("mindone.pipelines.image_to_text.dataset.sources.cells.MAX_PICTURE_BYTES", 10)
+    monkeypatch.setattr("mindone.pipelines.image_to_text.dataset.readers.cells.MAX_PICTURE_BYTES", 10)
     assert read(items["1"]) == "there is no such file"
     assert read(items["2"]) == "not a regular file"
     assert read(items["empty"]) == "it is empty, 0 bytes"

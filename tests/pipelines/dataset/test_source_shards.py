@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from jobs import listed, png, read, write_tar
 
-from mindone.pipelines.image_to_text.dataset.sources import Reader, archives
-from mindone.pipelines.image_to_text.dataset.sources.archives import CompressedArchive, PlainArchive
+from mindone.pipelines.image_to_text.dataset.readers import Reader, archives
+from mindone.pipelines.image_to_text.dataset.readers.archives import CompressedArchive, PlainArchive
 
 SAMPLES = [
     ("000/a.jpg", png(0)),

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import listed, png, read
 
-from mindone.pipelines.image_to_text.dataset.sources import InputError, Reader, parquet_rows
-from mindone.pipelines.image_to_text.dataset.sources import json_table as json_module
-from mindone.pipelines.image_to_text.dataset.sources.parquet_rows import ParquetColumn
+from mindone.pipelines.image_to_text.dataset.readers import InputError, Reader, parquet_rows
+from mindone.pipelines.image_to_text.dataset.readers import json_table as json_module
+from mindone.pipelines.image_to_text.dataset.readers.parquet_rows import ParquetColumn
 
 LONG = png(1) + bytes(400)  # base64 of a real picture's length
 BASE64 = base64.b64encode(LONG).decode()

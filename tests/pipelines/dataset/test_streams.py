@@ -18,9 +18,9 @@ from jobs import png, write_tar
 from mindone.pipelines.image_to_text.dataset import files
 from mindone.pipelines.image_to_text.dataset.journal import Journal
 from mindone.pipelines.image_to_text.dataset.listing import Listing, write_listing
+from mindone.pipelines.image_to_text.dataset.readers import archives, json_table, open_source
 from mindone.pipelines.image_to_text.dataset.records import Record
 from mindone.pipelines.image_to_text.dataset.sinks import FORMATS, SinkOptions, open_sink, sidecars
-from mindone.pipelines.image_to_text.dataset.sources import archives, json_table, open_source
 
 HERE = Path(__file__).parent
 FEW, MANY = 600, 2400
@@ -137,7 +137,7 @@ def resident():
 SCRIPT = """
 from crashing import without_upstream
 without_upstream(sys.argv[1])
-from mindone.pipelines.image_to_text.dataset.sources import open_source
+from mindone.pipelines.image_to_text.dataset.readers import open_source
 for item in open_source([sys.argv[2]]):
     if item.number in (100_000, 199_999):
         print(resident())

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..dataset.executors.base import EngineOptions
     from ..dataset.options import CaptioningSettings, ModelChoice
     from ..dataset.prompts.plan import PromptPlan
+    from ..dataset.readers import SourceOptions
     from ..dataset.records import Record
-    from ..dataset.sources import SourceOptions
     from ..dataset.text_rules import TextRules
 
 STOPPED = 3
@@ -138,7 +138,7 @@ def _cluster(arguments: Namespace) -> EngineOptions:
 
 
 def _sources(arguments: Namespace) -> SourceOptions:
-    from ..dataset.sources import SourceOptions
+    from ..dataset.readers import SourceOptions
 
     if arguments.frames < 1:
         raise ValueError(f"--frames must be at least 1, got {arguments.frames}")

@@ -19,9 +19,9 @@ from .listing import Listing
 from .options import CaptioningSettings, ModelChoice
 from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, count_done, first_pass, go_over_again, is_changed, settle
 from .prompts.plan import PromptPlan
+from .readers import STATE, InputError, SourceOptions, open_source, split_pattern
 from .records import Item, Record
 from .sinks import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
-from .sources import STATE, InputError, SourceOptions, open_source, split_pattern
 
 SIDECARS = frozenset(("txt", "caption"))
 

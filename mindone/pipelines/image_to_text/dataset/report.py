@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .charts import histogram, median, speed_chart
 from .files import lines_from, whole_file
 from .passes import JOURNAL
+from .readers import STATE
 from .records import Item, Picture, item_from_line, printable
 from .sketches import TopCounts
-from .sources import STATE
 from .summary import LISTED, Summary, Told, summarize
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def thumbnails(
         numbers: of the inputs.
         read: reads an input.
     """
-    from .sources import read_item
+    from .readers import read_item
 
     wanted = sorted(set(numbers))
     made: dict[int, str | None] = dict.fromkeys(wanted)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
-from ..sources import ItemError, read_item
+from ..readers import ItemError, read_item
 from ..tasks import Task
 
 if TYPE_CHECKING:

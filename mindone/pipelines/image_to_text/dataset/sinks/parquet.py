@@ -25,7 +25,7 @@ class ParquetWriter:
     """
 
     def __init__(self, target: Target) -> None:
-        from ..sources.columns import arrow_modules
+        from ..readers.columns import arrow_modules
 
         self._pa = arrow_modules()
         self._count, self._seconds = len(target.listing), target.options.seconds

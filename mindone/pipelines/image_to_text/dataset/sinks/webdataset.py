@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ..readers.base import ItemError
+from ..readers.kinds import suffix_of
+from ..readers.reading import Reader
+from ..readers.tar_shard import BLOCK, DAMAGE
 from ..records import Item, Record, portable_dumps
-from ..sources.base import ItemError
-from ..sources.kinds import suffix_of
-from ..sources.reading import Reader
-from ..sources.tar_shard import BLOCK, DAMAGE
 from .base import Mark, Target, note
 from .parts import Parts
 from .rows import caption_text, output_row

@@ -31,7 +31,7 @@ def open_source(inputs: Sequence[str], options: SourceOptions | None = None) -> 
         ImportError: while listing: a package that a kind needs is not installed.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.sources import open_source
+        >>> from mindone.pipelines.image_to_text.dataset.readers import open_source
         >>> for item in open_source(["photos"]):  # doctest: +SKIP
         ...     print(item.number, item.key, item.source)
         0 cats/001 photos/cats/001.jpg

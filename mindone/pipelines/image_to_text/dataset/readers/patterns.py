@@ -16,7 +16,7 @@ def matches(path: str, pattern: str) -> bool:
     """Tell whether a relative path fits a pattern; one without `/` is compared with the path's last part.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.sources.patterns import matches
+        >>> from mindone.pipelines.image_to_text.dataset.readers.patterns import matches
         >>> matches("cats/old/1.jpg", "*.jpg"), matches("cats/old/1.jpg", "cats/*.jpg"), matches("1.jpg", "**/*.jpg")
         (True, False, True)
     """
@@ -41,7 +41,7 @@ def split_pattern(text: str) -> tuple[str, str]:
     """Split "photos/**/*.jpg" into a directory and a pattern inside it; the pattern is "" where there is none.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.sources.patterns import split_pattern
+        >>> from mindone.pipelines.image_to_text.dataset.readers.patterns import split_pattern
         >>> split_pattern("photos/**/*.jpg"), split_pattern("*.tar"), split_pattern("photos")
         (('photos', '**/*.jpg'), ('.', './*.tar'), ('photos', ''))
     """
@@ -58,7 +58,7 @@ def expand_braces(text: str) -> list[str]:
     """Write out `{0000..0012}` and `{a,b}`.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.sources.patterns import expand_braces
+        >>> from mindone.pipelines.image_to_text.dataset.readers.patterns import expand_braces
         >>> expand_braces("{a,b}-{08..10}.tar")
         ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
     """
