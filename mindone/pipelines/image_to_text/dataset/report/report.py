@@ -10,12 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import lines_from, whole_file
+from ..passes import JOURNAL
+from ..readers import STATE
+from ..records import Item, Picture, item_from_line, printable
 from .charts import histogram, median, speed_chart
-from .files import lines_from, whole_file
-from .passes import JOURNAL
-from .readers import STATE
-from .records import Item, Picture, item_from_line, printable
-from .sketches import TopCounts
+from .streaming_stats import TopCounts
 from .summary import LISTED, Summary, Told, summarize
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def write_report(
         OSError: the page cannot be written.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.report import write_report
+        >>> from mindone.pipelines.image_to_text.dataset.report.report import write_report
         >>> write_report("captions.jsonl", "report.html")  # doctest: +SKIP
     """
     check_installed()
@@ -103,7 +103,7 @@ def thumbnails(
         numbers: of the inputs.
         read: reads an input.
     """
-    from .readers import read_item
+    from ..readers import read_item
 
     wanted = sorted(set(numbers))
     made: dict[int, str | None] = dict.fromkeys(wanted)

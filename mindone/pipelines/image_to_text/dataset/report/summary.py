@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .captions import KEPT_EXISTING
-from .files import count_lines, lines_from
-from .loops import find_loop
-from .records import Record, from_line
-from .sketches import Best, Repeats, TopCounts, mark_of
-from .speed import SPEED_NAME, Stretch, read_speed
-from .words import count_words
+from ..captions import KEPT_EXISTING
+from ..files import count_lines, lines_from
+from ..loops import find_loop
+from ..records import Record, from_line
+from ..speed import SPEED_NAME, Stretch, read_speed
+from ..words import count_words
+from .streaming_stats import Best, Repeats, TopCounts, mark_of
 
 SAMPLE, EXTREMES, LISTED = 24, 5, 50
 _OPENING_WORDS = 3

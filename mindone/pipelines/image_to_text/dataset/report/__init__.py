@@ -1,0 +1,1 @@
+"""Summary, statistics and the HTML report of a job."""
