@@ -22,8 +22,8 @@ from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
 from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.readers import open_source
 from mindone.pipelines.image_to_text.dataset.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 from mindone.pipelines.image_to_text.dataset.tasks import Task
-from mindone.pipelines.image_to_text.dataset.text_rules import TextRules
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from mindone.pipelines.image_to_text.dataset.prompts.plan import Prompt
 from mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES, Style, get_style
 from mindone.pipelines.image_to_text.dataset.prompts.variables import variables_of
-from mindone.pipelines.image_to_text.dataset.text_rules import mend
+from mindone.pipelines.image_to_text.dataset.rules.text_rules import mend
 
 ALL = pytest.mark.parametrize("style", STYLES.values(), ids=list(STYLES))
 

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindone.models.share4v import AutoProcessor
-from mindone.pipelines.image_to_text.dataset.loops import find_loop, is_loop
-from mindone.pipelines.image_to_text.dataset.openings import remove_opening
-from mindone.pipelines.image_to_text.dataset.text_rules import TextRules, faults, mend
-from mindone.pipelines.image_to_text.dataset.words import count_words, has_word, missing_words, split_sentences
+from mindone.pipelines.image_to_text.dataset.rules.openings import remove_opening
+from mindone.pipelines.image_to_text.dataset.rules.repetition import find_loop, is_loop
+from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules, faults, mend
+from mindone.pipelines.image_to_text.dataset.rules.words import count_words, has_word, missing_words, split_sentences
 
 TINY = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "tiny"
 

@@ -22,7 +22,7 @@ from mindone.pipelines.image_to_text.dataset.inference.token_rules import (
     case_forms,
     forced_ids,
 )
-from mindone.pipelines.image_to_text.dataset.words import has_word
+from mindone.pipelines.image_to_text.dataset.rules.words import has_word
 
 VOCABULARY = 12
 

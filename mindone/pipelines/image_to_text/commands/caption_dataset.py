@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..dataset.prompts.plan import PromptPlan
     from ..dataset.readers import SourceOptions
     from ..dataset.records import Record
-    from ..dataset.text_rules import TextRules
+    from ..dataset.rules.text_rules import TextRules
 
 STOPPED = 3
 _SHOWN_FAILURES = 20  # the others are in failed.jsonl
@@ -115,7 +115,7 @@ def _job(
 
 
 def _rules(arguments: Namespace) -> TextRules:
-    from ..dataset.text_rules import TextRules
+    from ..dataset.rules.text_rules import TextRules
 
     return TextRules(
         strip_openings=arguments.strip_openings,

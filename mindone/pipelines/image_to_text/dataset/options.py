@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .attempts import RETRIES
 from .prompts.styles import get_style
-from .text_rules import TextRules
+from .rules.retries import RETRIES
+from .rules.text_rules import TextRules
 
 if TYPE_CHECKING:
     from .inference.captioner import Captioner

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from ..text_rules import TextRules
+from ..rules.text_rules import TextRules
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 from ..captions import KEPT_EXISTING
 from ..files import count_lines, lines_from
-from ..loops import find_loop
 from ..records import Record, from_line
+from ..rules.repetition import find_loop
+from ..rules.words import count_words
 from ..speed import SPEED_NAME, Stretch, read_speed
-from ..words import count_words
 from .streaming_stats import Best, Repeats, TopCounts, mark_of
 
 SAMPLE, EXTREMES, LISTED = 24, 5, 50

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .loops import find_loop
 from .openings import remove_opening
+from .repetition import find_loop
 from .words import count_words, has_word, missing_words, split_sentences
 
 _TAG_HEAD = re.compile(r"^\s*(?:here (?:are|is) the )?tags?\s*:\s*", re.IGNORECASE)

@@ -50,7 +50,7 @@ def remove_opening(text: str, openings: Sequence[str] = (), usual: bool = True) 
         usual: remove the usual ones too; False: those of `openings` alone.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.openings import remove_opening
+        >>> from mindone.pipelines.image_to_text.dataset.rules.openings import remove_opening
         >>> remove_opening("In this picture, we can see a dog on a sofa.")
         'A dog on a sofa.'
         >>> remove_opening("The image's colours are warm.")

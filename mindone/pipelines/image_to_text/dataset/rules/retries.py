@@ -8,7 +8,7 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .inference.caption_cache import Caption, Key
+from ..inference.caption_cache import Caption, Key
 from .text_rules import TextRules, faults, mend
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ def is_loop(sequence: Sequence[int] | str) -> bool:
     """Tell whether token ids, or a text, run in a loop somewhere.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.loops import is_loop
+        >>> from mindone.pipelines.image_to_text.dataset.rules.repetition import is_loop
         >>> is_loop("A dog. " + "There is another dog to the left of it. " * 4)
         True
         >>> is_loop("In the top left there are two red stars. In the top right there are two blue stars.")

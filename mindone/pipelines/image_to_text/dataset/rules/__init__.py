@@ -1,0 +1,1 @@
+"""Rules for captions and the retry policy; pure text functions."""
