@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
-from mindone.pipelines.image_to_text.dataset.records import Record
-from mindone.pipelines.image_to_text.dataset.tasks import Task
+from mindone.pipelines.image_to_text.dataset.state.records import Record
+from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 
 
 class FakeEngine:

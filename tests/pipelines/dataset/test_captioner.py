@@ -21,9 +21,9 @@ from mindone.pipelines.image_to_text.dataset.inference.prefetch import Preparati
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
 from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.readers import open_source
-from mindone.pipelines.image_to_text.dataset.records import Item, Record
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
-from mindone.pipelines.image_to_text.dataset.tasks import Task
+from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mindone.pipelines.image_to_text.dataset import files
-from mindone.pipelines.image_to_text.dataset.files import GroupFile, lines_from, whole_file
-from mindone.pipelines.image_to_text.dataset.journal import Journal, JournalError, write_failed
-from mindone.pipelines.image_to_text.dataset.listing import Listing, write_listing
-from mindone.pipelines.image_to_text.dataset.records import Item, Record, to_line
+from mindone.pipelines.image_to_text.dataset.state import atomic_files
+from mindone.pipelines.image_to_text.dataset.state.atomic_files import GroupFile, lines_from, whole_file
+from mindone.pipelines.image_to_text.dataset.state.journal import Journal, JournalError, write_failed
+from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
+from mindone.pipelines.image_to_text.dataset.state.records import Item, Record, to_line
 
 
 def record(number: int, caption: str = "Ein Kätzchen 🐈, \u2028.") -> Record:
@@ -67,12 +67,12 @@ def test_a_listing_that_was_changed_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
 def test_any_line_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(files, "_CHUNK", chunk)
+    monkeypatch.setattr(atomic_files, "_CHUNK", chunk)
     path = tmp_path / "lines"
     lines = [b"a\n", b"\n", b"ccc\n", b"dd\n", b"no end"]
     path.write_bytes(b"".join(lines))
     assert [list(lines_from(path, start)) for start in range(7)] == [lines[start:] for start in range(7)]
-    assert files.count_lines(path) == 4
+    assert atomic_files.count_lines(path) == 4
 
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ sys.stdin.read()
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no locks of this kind")
 def test_two_processes_do_not_append_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl.partial"
-    command = [sys.executable, "-c", WRITER, files.__file__, str(path)]
+    command = [sys.executable, "-c", WRITER, atomic_files.__file__, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"open\n"
         with pytest.raises(OSError, match=r"partial: another process is writing this file: wait .* another output"):

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from mindone.pipelines.image_to_text.commands.caption_dataset import _Progress
 from mindone.pipelines.image_to_text.dataset import api
 from mindone.pipelines.image_to_text.dataset.job import JobSummary
-from mindone.pipelines.image_to_text.dataset.journal import JournalError
-from mindone.pipelines.image_to_text.dataset.records import Record
+from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
+from mindone.pipelines.image_to_text.dataset.state.records import Record
 from mindone_share4v.cli import main
 
 

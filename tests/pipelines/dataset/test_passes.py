@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_engine import FakeEngine
 
-from mindone.pipelines.image_to_text.dataset import job, passes
+from mindone.pipelines.image_to_text.dataset import job
 from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors.base import ENGINES
 from mindone.pipelines.image_to_text.dataset.job import JobError, JobSummary

@@ -18,7 +18,7 @@ import pytest
 from jobs import listed, png, read, write_tar
 
 from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, read_item
-from mindone.pipelines.image_to_text.dataset.records import item_from_line, to_line
+from mindone.pipelines.image_to_text.dataset.state.records import item_from_line, to_line
 
 
 def test_threads_that_read_from_everything_at_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindone.pipelines.image_to_text.dataset.captions import (
+from mindone.pipelines.image_to_text.dataset.state.existing_captions import (
     MAX_CAPTION_BYTES,
     MODES,
     decode_caption,
@@ -21,8 +21,8 @@ from mindone.pipelines.image_to_text.dataset.captions import (
     needs_caption,
     read_caption,
 )
-from mindone.pipelines.image_to_text.dataset.keys import KeyBook, path_keys, safe_key, url_keys, without_suffix
-from mindone.pipelines.image_to_text.dataset.records import (
+from mindone.pipelines.image_to_text.dataset.state.keys import KeyBook, path_keys, safe_key, url_keys, without_suffix
+from mindone.pipelines.image_to_text.dataset.state.records import (
     Item,
     Record,
     dumps,

@@ -21,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mindone.pipelines.image_to_text.dataset.records import Item, Picture, Record, to_line
 from mindone.pipelines.image_to_text.dataset.report import report as report_module
 from mindone.pipelines.image_to_text.dataset.report.charts import median
 from mindone.pipelines.image_to_text.dataset.report.report import ReportError, find_state, write_report
 from mindone.pipelines.image_to_text.dataset.report.streaming_stats import Best, Repeats, TopCounts, mark_of
 from mindone.pipelines.image_to_text.dataset.report.summary import Summary, summarize
-from mindone.pipelines.image_to_text.dataset.speed import SPEED_NAME, SpeedLog, Stretch, read_speed
+from mindone.pipelines.image_to_text.dataset.state.records import Item, Picture, Record, to_line
+from mindone.pipelines.image_to_text.dataset.state.speed_log import SPEED_NAME, SpeedLog, Stretch, read_speed
 from mindone_share4v.cli import main
 
 TINY = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "tiny"

@@ -12,8 +12,8 @@ from filelock import FileLock
 from mindone.pipelines.image_to_text.dataset.executors import msrun_leader
 from mindone.pipelines.image_to_text.dataset.executors.msrun_leader import _OtherRanks
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import Shares, publish
-from mindone.pipelines.image_to_text.dataset.records import Item, Record, to_line
-from mindone.pipelines.image_to_text.dataset.tasks import Task, read_tasks
+from mindone.pipelines.image_to_text.dataset.state.records import Item, Record, to_line
+from mindone.pipelines.image_to_text.dataset.state.tasks import Task, read_tasks
 
 
 @pytest.fixture

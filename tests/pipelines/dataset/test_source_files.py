@@ -16,10 +16,10 @@ import pytest
 from jobs import listed, png, read, write_tar
 
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import SeenCaptions
-from mindone.pipelines.image_to_text.dataset.keys import fold, without_suffix
 from mindone.pipelines.image_to_text.dataset.readers import InputError, ItemError, read_item
 from mindone.pipelines.image_to_text.dataset.readers.patterns import expand_braces, matches, split_pattern
-from mindone.pipelines.image_to_text.dataset.records import Item
+from mindone.pipelines.image_to_text.dataset.state.keys import fold, without_suffix
+from mindone.pipelines.image_to_text.dataset.state.records import Item
 
 
 def keys(items: list[Item]) -> list[str]:
@@ -358,7 +358,7 @@ import resource, sys
 from pathlib import Path
 from crashing import without_upstream
 without_upstream(sys.argv[1])
-from mindone.pipelines.image_to_text.dataset.keys import KeyBook
+from mindone.pipelines.image_to_text.dataset.state.keys import KeyBook
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Caption, SeenCaptions
 what, path = sys.argv[2], Path(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from jobs import png, write_tar
 
-from mindone.pipelines.image_to_text.dataset import files
-from mindone.pipelines.image_to_text.dataset.journal import Journal
-from mindone.pipelines.image_to_text.dataset.listing import Listing, write_listing
 from mindone.pipelines.image_to_text.dataset.readers import archives, json_table, open_source
-from mindone.pipelines.image_to_text.dataset.records import Record
 from mindone.pipelines.image_to_text.dataset.sinks import FORMATS, SinkOptions, open_sink, sidecars
+from mindone.pipelines.image_to_text.dataset.state import atomic_files
+from mindone.pipelines.image_to_text.dataset.state.journal import Journal
+from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
+from mindone.pipelines.image_to_text.dataset.state.records import Record
 
 HERE = Path(__file__).parent
 FEW, MANY = 600, 2400
@@ -71,7 +71,7 @@ def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read or kept at a time must be less than the smaller of two inputs, or both look alike."""
     for module in (files, json_table, archives):
         monkeypatch.setattr(module, "_CHUNK", 4096)
-    monkeypatch.setattr(files, "GROUP_BYTES", 2**14)
+    monkeypatch.setattr(atomic_files, "GROUP_BYTES", 2**14)
     monkeypatch.setattr(archives, "WINDOW_BYTES", 2**14)
     monkeypatch.setattr(sidecars, "_GROUP", 32)
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..dataset.options import CaptioningSettings, ModelChoice
     from ..dataset.prompts.plan import PromptPlan
     from ..dataset.readers import SourceOptions
-    from ..dataset.records import Record
     from ..dataset.rules.text_rules import TextRules
+    from ..dataset.state.records import Record
 
 STOPPED = 3
 _SHOWN_FAILURES = 20  # the others are in failed.jsonl
@@ -30,7 +30,7 @@ def run(arguments: Namespace) -> int:
 
     from ..dataset.api import caption_dataset
     from ..dataset.executors.ranks import current_rank
-    from ..dataset.journal import JournalError
+    from ..dataset.state.journal import JournalError
 
     if arguments.list_styles:
         return _list_styles()

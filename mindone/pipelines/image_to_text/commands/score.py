@@ -113,8 +113,8 @@ def _table(result: Mapping[str, Any]) -> str:
 def _write_per_image(path: str, scores: Scores) -> None:
     from pathlib import Path
 
-    from ..dataset.files import whole_file
-    from ..dataset.records import dumps
+    from ..dataset.state.atomic_files import whole_file
+    from ..dataset.state.records import dumps
 
     with whole_file(Path(path)) as file:
         for key, row in scores.per_image.items():

@@ -8,20 +8,30 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .captions import MODES
 from .executors.base import EngineOptions, engine_class
 from .executors.msrun_follower import take_share
 from .executors.ranks import Rank, current_rank
 from .executors.work_queue import clear
 from .inference.caption_cache import forget_seen
 from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
-from .listing import Listing
 from .options import CaptioningSettings, ModelChoice
-from .passes import INPUTS, JOURNAL, PREVIOUS, begin_anew, count_done, first_pass, go_over_again, is_changed, settle
 from .prompts.plan import PromptPlan
 from .readers import STATE, InputError, SourceOptions, open_source, split_pattern
-from .records import Item, Record
 from .sinks import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
+from .state.existing_captions import MODES
+from .state.listing import Listing
+from .state.records import Item, Record
+from .state.resume import (
+    INPUTS,
+    JOURNAL,
+    PREVIOUS,
+    begin_anew,
+    count_done,
+    first_pass,
+    go_over_again,
+    is_changed,
+    settle,
+)
 
 SIDECARS = frozenset(("txt", "caption"))
 

@@ -15,18 +15,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .captions import KEPT_EXISTING, merge_captions, needs_caption
-from .earlier import EarlierRecords
 from .executors.base import Engine
-from .files import whole_file
-from .journal import Journal, write_failed
-from .listing import Listing
-from .passes import JOURNAL, PREVIOUS
 from .prompts.plan import PromptPlan
-from .records import Item, Record
 from .sinks import Sink
-from .speed import SPEED_NAME, SpeedLog
-from .tasks import Task
+from .state.atomic_files import whole_file
+from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
+from .state.journal import Journal, write_failed
+from .state.listing import Listing
+from .state.previous_run import EarlierRecords
+from .state.records import Item, Record
+from .state.resume import JOURNAL, PREVIOUS
+from .state.speed_log import SPEED_NAME, SpeedLog
+from .state.tasks import Task
 
 RESTARTED = "restarted"  # there while the job that --restart began is not done: the same command again goes on
 # Records are brought to the disk, and then to the outputs, at least so often.

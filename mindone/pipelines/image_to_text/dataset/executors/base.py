@@ -10,8 +10,8 @@ from typing import Protocol
 
 from ..inference.caption_cache import seen_name
 from ..options import CaptioningSettings, ModelChoice, make_captioner
-from ..records import Record
-from ..tasks import Task
+from ..state.records import Record
+from ..state.tasks import Task
 
 # Name on the command line -> "module:class".
 ENGINES = {

@@ -12,9 +12,9 @@ from filelock import FileLock
 from ..inference.caption_cache import seen_name
 from ..job import JobError, JobSummary
 from ..options import CaptioningSettings, ModelChoice, make_captioner
-from ..passes import is_complete
-from ..records import to_line
-from ..tasks import Task, read_tasks
+from ..state.records import to_line
+from ..state.resume import is_complete
+from ..state.tasks import Task, read_tasks
 from .ranks import Rank, use_device
 from .work_queue import Shares, current, is_held
 

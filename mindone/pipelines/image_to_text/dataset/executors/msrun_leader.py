@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..inference.caption_cache import seen_name
 from ..options import CaptioningSettings, ModelChoice, make_captioner
-from ..records import Record, from_line
-from ..tasks import Block, Task, read_tasks
+from ..state.records import Record, from_line
+from ..state.tasks import Block, Task, read_tasks
 from .base import EngineOptions
 from .ranks import current_rank, use_device
 from .work_queue import Shares, is_held, publish

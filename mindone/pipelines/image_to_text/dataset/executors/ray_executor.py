@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..options import CaptioningSettings, ModelChoice, make_captioner
-from ..records import Record, from_line, to_line
-from ..tasks import Block, Task, read_tasks, write_tasks
+from ..state.records import Record, from_line, to_line
+from ..state.tasks import Block, Task, read_tasks, write_tasks
 from .base import EngineOptions
 
 try:

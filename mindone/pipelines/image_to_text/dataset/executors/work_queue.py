@@ -14,8 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..files import partial_path
-from ..tasks import Block, Task, write_tasks
+from ..state.atomic_files import partial_path
+from ..state.tasks import Block, Task, write_tasks
 
 _DIRECTORY = "shares"
 _BLOCK = 8  # tasks that are taken at a time: few, so that no process has much left when the others are done

@@ -15,10 +15,10 @@ from mindone.models.share4v.generation.sampling import Sampling
 from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
 from mindone.models.share4v.nn.host_ops import split_rows
 
-from ..records import Record
 from ..rules.retries import Attempt, judged, next_attempt
 from ..rules.text_rules import TextRules
-from ..tasks import Task
+from ..state.records import Record
+from ..state.tasks import Task
 from .caption_cache import Caption, SeenCaptions
 from .prefetch import Preparation, Prepared
 from .token_rules import ForbiddenWords, forced_ids

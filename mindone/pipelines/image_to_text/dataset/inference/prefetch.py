@@ -14,7 +14,7 @@ import numpy as np
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
 from ..readers import ItemError, read_item
-from ..tasks import Task
+from ..state.tasks import Task
 
 if TYPE_CHECKING:
     from mindone.models.share4v import Share4VProcessor

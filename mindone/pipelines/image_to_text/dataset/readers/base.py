@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES
 
 from ...video import VIDEO_SUFFIXES
-from ..keys import path_keys, url_keys
+from ..state.keys import path_keys, url_keys
 
 STATE = ".share4v"  # what the name of a job's own directory ends in
 

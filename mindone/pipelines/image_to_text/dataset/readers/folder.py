@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..keys import fold, key_pair, safe_key, without_suffix
+from ..state.keys import fold, key_pair, safe_key, without_suffix
 from .base import STATE, Found, Place, SourceOptions, failure, is_media, locate_file
 from .kinds import SHARDS, found_in, kind_of_file
 from .patterns import matches

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 
-from ..files import PARTIAL
+from ..state.atomic_files import PARTIAL
 from .base import STATE, Found, InputError, Place, SourceOptions, is_media
 
 _HERE = __name__.rpartition(".")[0]

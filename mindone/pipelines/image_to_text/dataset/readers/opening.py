@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ..captions import read_caption
-from ..keys import KeyBook, fold, safe_key
-from ..records import Item
+from ..state.existing_captions import read_caption
+from ..state.keys import KeyBook, fold, safe_key
+from ..state.records import Item
 from .base import Found, InputError, Place, SourceOptions
 from .kinds import KINDS, found_in, kind_of
 from .patterns import expand_braces, split_pattern

@@ -13,7 +13,7 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
-from ..records import Item, Picture
+from ..state.records import Item, Picture
 from .archives import Archive, PlainArchive, open_archive
 from .arrow_table import open_arrow
 from .base import ItemError

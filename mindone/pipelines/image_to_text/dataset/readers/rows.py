@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ..keys import safe_key, without_suffix
-from ..records import jsonable
+from ..state.keys import safe_key, without_suffix
+from ..state.records import jsonable
 from .base import Found, InputError, Place, SourceOptions, failure, listed_file
 
 # Guessed in this order, case not counted.

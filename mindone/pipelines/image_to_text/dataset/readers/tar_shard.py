@@ -16,9 +16,9 @@ from typing import Any
 
 from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES
 
-from ..captions import MAX_CAPTION_BYTES, decode_caption
-from ..keys import fold, safe_key, without_suffix
-from ..records import jsonable
+from ..state.existing_captions import MAX_CAPTION_BYTES, decode_caption
+from ..state.keys import fold, safe_key, without_suffix
+from ..state.records import jsonable
 from .archives import Archive, open_archive
 from .base import Found, Place, SourceOptions, failure
 from .kinds import suffix_of

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..speed import Stretch
+    from ..state.speed_log import Stretch
 
 # matplotlib knows no CSS: it draws in these colours, and each becomes a variable of the page.
 _ACCENT, _SECOND, _TEXT, _LINES = "#a10001", "#a10002", "#a10003", "#a10004"

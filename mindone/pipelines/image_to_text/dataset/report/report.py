@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import lines_from, whole_file
-from ..passes import JOURNAL
 from ..readers import STATE
-from ..records import Item, Picture, item_from_line, printable
+from ..state.atomic_files import lines_from, whole_file
+from ..state.records import Item, Picture, item_from_line, printable
+from ..state.resume import JOURNAL
 from .charts import histogram, median, speed_chart
 from .streaming_stats import TopCounts
 from .summary import LISTED, Summary, Told, summarize

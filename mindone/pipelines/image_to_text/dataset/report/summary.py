@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..captions import KEPT_EXISTING
-from ..files import count_lines, lines_from
-from ..records import Record, from_line
 from ..rules.repetition import find_loop
 from ..rules.words import count_words
-from ..speed import SPEED_NAME, Stretch, read_speed
+from ..state.atomic_files import count_lines, lines_from
+from ..state.existing_captions import KEPT_EXISTING
+from ..state.records import Record, from_line
+from ..state.speed_log import SPEED_NAME, Stretch, read_speed
 from .streaming_stats import Best, Repeats, TopCounts, mark_of
 
 SAMPLE, EXTREMES, LISTED = 24, 5, 50

@@ -88,7 +88,7 @@ def open_sink(name: str, out: str | None, options: SinkOptions, state: Path) -> 
     module, _, attribute = FORMATS[name].partition(":")
     found: Any = getattr(import_module(f"{__name__}.{module}"), attribute)
     if module == "open_sora_files":
-        from ..listing import Listing
+        from ..state.listing import Listing
 
         sink: Sink = found(Target(out, options, Listing(state / "inputs.jsonl")), state / "journal.jsonl")
         return sink

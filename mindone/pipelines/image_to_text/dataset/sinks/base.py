@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..listing import Listing
-from ..records import Item, Record
+from ..state.listing import Listing
+from ..state.records import Item, Record
 
 Mark = Mapping[str, Any]  # what an output has on the disk, JSON-able; "records" says from where on it wants more
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..files import count_lines, whole_file
-from ..journal import matched, read_pairs
-from ..listing import Listing
-from ..records import Item, Record
+from ..state.atomic_files import count_lines, whole_file
+from ..state.journal import matched, read_pairs
+from ..state.listing import Listing
+from ..state.records import Item, Record
 from .base import Mark, SinkOptions, Target, Writer
 
 _OFTEN = 4096  # records after which an output that catches up notes how far it is

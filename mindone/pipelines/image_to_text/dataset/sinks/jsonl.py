@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..files import GroupFile, partial_path, publish
-from ..records import Item, Record, portable_dumps
+from ..state.atomic_files import GroupFile, partial_path, publish
+from ..state.records import Item, Record, portable_dumps
 from .base import Mark, Target
 from .rows import output_row
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from ...media import read_media
 from ...open_sora import Annotation, AnnotationError, Write, open_sora_plan_writer, open_sora_writer
-from ..journal import read_pairs
-from ..listing import Listing
-from ..records import Item, Record
+from ..state.journal import read_pairs
+from ..state.listing import Listing
+from ..state.records import Item, Record
 from .base import Target, note
 
 _MEASURES = ("width", "height", "num_frames", "fps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..records import Item, Record, portable_dumps, printable
+from ..state.records import Item, Record, portable_dumps, printable
 from .base import Mark, Target
 from .parts import Parts
 from .rows import output_row

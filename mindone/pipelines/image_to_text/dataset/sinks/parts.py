@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..files import partial_path, publish, sync_directory, sync_file
+from ..state.atomic_files import partial_path, publish, sync_directory, sync_file
 from .base import Mark, Target
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..records import Record, printable
+from ..state.records import Record, printable
 
 
 def output_row(record: Record, seconds: bool = False) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from ..captions import KEPT_EXISTING
-from ..files import PARTIAL, sync_directory
-from ..records import Item, Record
+from ..state.atomic_files import PARTIAL, sync_directory
+from ..state.existing_captions import KEPT_EXISTING
+from ..state.records import Item, Record
 from .base import Mark, Target, note
 from .rows import caption_text
 

@@ -13,7 +13,7 @@ from ..readers.base import ItemError
 from ..readers.kinds import suffix_of
 from ..readers.reading import Reader
 from ..readers.tar_shard import BLOCK, DAMAGE
-from ..records import Item, Record, portable_dumps
+from ..state.records import Item, Record, portable_dumps
 from .base import Mark, Target, note
 from .parts import Parts
 from .rows import caption_text, output_row

@@ -11,13 +11,13 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from .captions import KEPT_EXISTING
-from .earlier import OwnCaptions, vanished
-from .files import count_lines, publish, whole_file
+from .atomic_files import count_lines, publish, whole_file
+from .existing_captions import KEPT_EXISTING
 from .journal import Journal
 from .listing import Listing, write_listing
+from .previous_run import OwnCaptions, vanished
 from .records import Item, Record, to_line
-from .speed import SPEED_NAME
+from .speed_log import SPEED_NAME
 
 INPUTS, JOURNAL, PREVIOUS = "inputs.jsonl", "journal.jsonl", "previous.jsonl"
 _NEXT = "inputs.next.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .files import GROUP_BYTES, GroupFile, count_lines, lines_from, offset_of_line, whole_file
+from .atomic_files import GROUP_BYTES, GroupFile, count_lines, lines_from, offset_of_line, whole_file
 from .listing import Listing
 from .records import Item, Record, dumps, from_line, to_line
 

@@ -7,7 +7,7 @@ import os
 import unicodedata
 from urllib.parse import unquote, urlsplit
 
-from .scratch import ScratchTable
+from .temp_table import ScratchTable
 
 MAX_COMPONENT_BYTES = 240  # file systems allow 255; a suffix must fit behind
 
@@ -16,7 +16,7 @@ def safe_key(text: str) -> str:
     """Return a relative path that stays inside the directory it is put in, whatever an archive or a table says.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.keys import safe_key
+        >>> from mindone.pipelines.image_to_text.dataset.state.keys import safe_key
         >>> safe_key("/data//../cats/./1")
         'data/__/cats/1'
     """
@@ -38,7 +38,7 @@ def without_suffix(name: str) -> str:
     """Return a path without what follows the last dot of its last part; a dot in front stays.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.keys import without_suffix
+        >>> from mindone.pipelines.image_to_text.dataset.state.keys import without_suffix
         >>> without_suffix("a.b/c.d.JPG"), without_suffix("a/.hidden")
         ('a.b/c.d', 'a/.hidden')
     """
@@ -77,7 +77,7 @@ class KeyBook:
         OSError: the disk is full, say; `settle` and `take` raise it too.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.keys import KeyBook
+        >>> from mindone.pipelines.image_to_text.dataset.state.keys import KeyBook
         >>> book = KeyBook()
         >>> [book.settle(key, full) for key, full in [("1", "1.jpg"), ("1", "1.png"), ("1", "1.png")]]
         ['1', '1.png', '1.png~2']

@@ -17,7 +17,7 @@ class ScratchTable:
         OSError: the disk is full, say; every method raises it too.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.scratch import ScratchTable
+        >>> from mindone.pipelines.image_to_text.dataset.state.temp_table import ScratchTable
         >>> table = ScratchTable("place INTEGER")
         >>> table.put(b"cats/1", 17)
         >>> table.get(b"cats/1"), table.get(b"cats/2"), table.add(b"cats/1", 18)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .files import count_lines, lines_from, whole_file
+from .atomic_files import count_lines, lines_from, whole_file
 from .records import Item, item_from_line, to_line
 
 

@@ -7,11 +7,11 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from .captions import KEPT_EXISTING
+from .existing_captions import KEPT_EXISTING
 from .journal import read_pairs
 from .listing import Listing
 from .records import Item, Record, from_line
-from .scratch import ScratchTable
+from .temp_table import ScratchTable
 
 
 class EarlierRecords:

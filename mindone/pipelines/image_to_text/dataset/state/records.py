@@ -115,7 +115,7 @@ def dumps(value: Any) -> str:
     r"""Return JSON on one line that any reader takes: no NaN, and odd characters as escapes.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.records import dumps
+        >>> from mindone.pipelines.image_to_text.dataset.state.records import dumps
         >>> print(dumps({"name": "cafe\udcff", "score": float("nan")}))
         {"name":"cafe\udcff","score":null}
     """
@@ -156,7 +156,7 @@ def printable(text: str) -> str:
     r"""Return text that UTF-8 can hold: bytes of a file name that are no text become `\xff`.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.records import printable
+        >>> from mindone.pipelines.image_to_text.dataset.state.records import printable
         >>> print(printable("caf\udce9.jpg"))
         caf\xe9.jpg
     """
@@ -172,7 +172,7 @@ def to_line(entry: Item | Record) -> str:
     """Return an Item or a Record as one line of JSON, its line end included.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.records import Record, from_line, to_line
+        >>> from mindone.pipelines.image_to_text.dataset.state.records import Record, from_line, to_line
         >>> record = Record(0, "cats/1", "cats/1.jpg", ("A cat.",))
         >>> from_line(to_line(record)) == record
         True

@@ -31,7 +31,7 @@ def merge_captions(mode: str, existing: str | None, new: str, separator: str = "
         ValueError: the mode is not known.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.captions import merge_captions
+        >>> from mindone.pipelines.image_to_text.dataset.state.existing_captions import merge_captions
         >>> merge_captions("append", "A cat.", "It sleeps.")
         'A cat. It sleeps.'
         >>> merge_captions("skip", None, "It sleeps.")

@@ -1,0 +1,1 @@
+"""What a job stores on disk: inputs, journal, and what resuming needs."""
