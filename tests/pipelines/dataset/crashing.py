@@ -45,7 +45,7 @@ def do_job(inputs: list[Path], place: Path) -> None:
     """Do the job in this process, with every form of output that these inputs may have."""
     from jobs import run
 
-    from mindone.pipelines.image_to_text.dataset.sinks import SinkOptions
+    from mindone.pipelines.image_to_text.dataset.writers import SinkOptions
 
     names = ("txt", "jsonl", "parquet", "webdataset")
     run(place / "state", inputs, [(name, place / "out") for name in names], SinkOptions(shard_size=25))

@@ -12,11 +12,11 @@ from typing import Any
 from PIL import Image
 
 from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, SourceOptions, open_source
-from mindone.pipelines.image_to_text.dataset.sinks import SinkOptions, open_sink
 from mindone.pipelines.image_to_text.dataset.state.existing_captions import KEPT_EXISTING
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.writers import SinkOptions, open_sink
 
 
 def png(number: int) -> bytes:

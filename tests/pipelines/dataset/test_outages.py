@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from jobs import png, run, tree, write_tar
 
-from mindone.pipelines.image_to_text.dataset.sinks import SinkOptions
+from mindone.pipelines.image_to_text.dataset.writers import SinkOptions
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

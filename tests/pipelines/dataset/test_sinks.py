@@ -16,11 +16,11 @@ import webdataset
 from jobs import caption_of, listed, png, run, tree, write_tar
 
 from mindone.pipelines.image_to_text.dataset.readers import Reader, SourceOptions
-from mindone.pipelines.image_to_text.dataset.sinks import FORMATS, SinkOptions, format_of, open_sink
 from mindone.pipelines.image_to_text.dataset.state.existing_captions import merge_captions
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.writers import FORMATS, SinkOptions, format_of, open_sink
 
 ODD = ["a b", 'say "hi"', "line\nbreak", "caf\u00e9", "cafe\u0301", "caf\udce9", "\u2028", "猫"]
 

@@ -16,11 +16,11 @@ import pytest
 from jobs import png, write_tar
 
 from mindone.pipelines.image_to_text.dataset.readers import archives, json_table, open_source
-from mindone.pipelines.image_to_text.dataset.sinks import FORMATS, SinkOptions, open_sink, sidecars
 from mindone.pipelines.image_to_text.dataset.state import atomic_files
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Record
+from mindone.pipelines.image_to_text.dataset.writers import FORMATS, SinkOptions, open_sink, sidecars
 
 HERE = Path(__file__).parent
 FEW, MANY = 600, 2400

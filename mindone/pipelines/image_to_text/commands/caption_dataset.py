@@ -75,7 +75,7 @@ def _job(
     from ..dataset.api import JobOptions
     from ..dataset.options import CaptioningSettings, ModelChoice
     from ..dataset.prompts.plan import PromptPlan
-    from ..dataset.sinks import SinkOptions
+    from ..dataset.writers import SinkOptions
 
     if not arguments.inputs:
         raise ValueError("no INPUT is given: name a folder, pictures, a list, a table or shards")

@@ -17,7 +17,6 @@ from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .options import CaptioningSettings, ModelChoice
 from .prompts.plan import PromptPlan
 from .readers import STATE, InputError, SourceOptions, open_source, split_pattern
-from .sinks import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
 from .state.existing_captions import MODES
 from .state.listing import Listing
 from .state.records import Item, Record
@@ -32,6 +31,7 @@ from .state.resume import (
     is_changed,
     settle,
 )
+from .writers import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
 
 SIDECARS = frozenset(("txt", "caption"))
 

@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from .executors.base import Engine
 from .prompts.plan import PromptPlan
-from .sinks import Sink
 from .state.atomic_files import whole_file
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
 from .state.journal import Journal, write_failed
@@ -27,6 +26,7 @@ from .state.records import Item, Record
 from .state.resume import JOURNAL, PREVIOUS
 from .state.speed_log import SPEED_NAME, SpeedLog
 from .state.tasks import Task
+from .writers import Sink
 
 RESTARTED = "restarted"  # there while the job that --restart began is not done: the same command again goes on
 # Records are brought to the disk, and then to the outputs, at least so often.

@@ -37,7 +37,7 @@ def format_of(out: str | None) -> str:
         ValueError: it tells none.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.sinks import format_of
+        >>> from mindone.pipelines.image_to_text.dataset.writers import format_of
         >>> format_of(None), format_of("captions.jsonl"), format_of("captions")
         ('txt', 'jsonl', 'txt')
     """
