@@ -27,11 +27,11 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from mindone.pipelines.image_to_text.scoring import metrics as metrics_module
-from mindone.pipelines.image_to_text.scoring import read_captions, score_captions
-from mindone.pipelines.image_to_text.scoring import words as words_module
-from mindone.pipelines.image_to_text.scoring.metrics import METRICS, Metric
-from mindone.pipelines.image_to_text.scoring.words import plain, ptb_words, tokenize
+from mindone.pipelines.image_to_text.evaluation import metrics as metrics_module
+from mindone.pipelines.image_to_text.evaluation import ptb_tokenizer as words_module
+from mindone.pipelines.image_to_text.evaluation import read_captions, score_captions
+from mindone.pipelines.image_to_text.evaluation.metrics import METRICS, Metric
+from mindone.pipelines.image_to_text.evaluation.ptb_tokenizer import plain, ptb_words, tokenize
 from mindone_share4v.cli import main
 
 WITH_JAVA = pytest.mark.skipif(shutil.which("java") is None, reason="PTBTokenizer and METEOR are Java programs")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from .common import DONE, SOME_FAILED, complain, one_line, print_json, wrong_use
 
 if TYPE_CHECKING:
-    from ..scoring import CaptionFile, Scores
+    from ..evaluation import CaptionFile, Scores
 
 _SHOWN_KEYS = 5
 
 
 def run(arguments: Namespace) -> int:
     """Score, show the scores, and return the exit status."""
-    from ..scoring import match, read_captions, score_captions
+    from ..evaluation import match, read_captions, score_captions
 
     try:
         keys, captions = _columns("key", arguments.key), _columns("caption", arguments.caption)

@@ -1,6 +1,6 @@
 """Scores of captions against references: BLEU, METEOR, ROUGE-L, CIDEr and SPICE, as pycocoevalcap computes them."""
 
-from .files import CaptionFile, match, read_captions
+from .caption_files import CaptionFile, match, read_captions
 from .metrics import METRICS, Scores, score_captions
 
 __all__ = ["METRICS", "CaptionFile", "Scores", "match", "read_captions", "score_captions"]

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .words import java_problem, tokenize
+from .ptb_tokenizer import java_problem, tokenize
 
 Words = dict[int, list[str]]
 _PACKAGE = "pycocoevalcap"
@@ -84,7 +84,7 @@ def score_captions(
         ImportError: pycocoevalcap is not installed.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.scoring import score_captions
+        >>> from mindone.pipelines.image_to_text.evaluation import score_captions
         >>> made = score_captions({"a": "a red dog"}, {"a": ["a red cat"]}, ["bleu"], "python")
         >>> round(made.scores["BLEU-1"], 3)
         0.667
