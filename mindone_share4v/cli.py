@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from .commands import COMMANDS
-from .interruption import INTERRUPTED, leave, message, on_interruption, unwind
+from .signals import INTERRUPTED, leave, message, on_interruption, unwind
 
 PIPE_CLOSED = 141  # as shells count SIGPIPE
 # MindSpore's C++ side logs from this level on: 3 leaves errors, and its warnings do not bury a caption.
