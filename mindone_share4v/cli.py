@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from .commands import COMMANDS
+from .arguments import COMMANDS
 from .signals import INTERRUPTED, leave, message, on_interruption, unwind
 
 PIPE_CLOSED = 141  # as shells count SIGPIPE

@@ -23,8 +23,8 @@ from mindone.models.share4v import Share4V
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.commands import caption as caption_command
 from mindone.pipelines.image_to_text.commands.common import one_line, visible
+from mindone_share4v.arguments import COMMANDS
 from mindone_share4v.cli import main
-from mindone_share4v.commands import COMMANDS
 
 SHARE4V = [sys.executable, "-m", "mindone_share4v"]
 TOKENS = ["--max-new-tokens", "12"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .rows import Argument
+from .command import Argument
 
 MODEL = (
     Argument(

@@ -1,6 +1,6 @@
 """`share4v convert`."""
 
-from .rows import HANDLERS, Argument, Command
+from .command import HANDLERS, Argument, Command
 
 CONVERT = Command(
     name="convert",

@@ -1,7 +1,7 @@
 """`share4v caption`."""
 
-from .rows import HANDLERS, Argument, Command
-from .shared import GENERATION, JSON_LINES, MODEL
+from .command import HANDLERS, Argument, Command
+from .common import GENERATION, JSON_LINES, MODEL
 
 CAPTION = Command(
     name="caption",

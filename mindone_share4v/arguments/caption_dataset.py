@@ -1,7 +1,7 @@
 """`share4v caption-dataset`."""
 
-from .rows import HANDLERS, Argument, Command
-from .shared import GENERATION, MODEL
+from .command import HANDLERS, Argument, Command
+from .common import GENERATION, MODEL
 
 INPUTS = (
     Argument(

@@ -3,9 +3,9 @@
 from .caption import CAPTION
 from .caption_dataset import CAPTION_DATASET
 from .chat import CHAT
+from .command import Argument, Command
 from .convert import CONVERT
 from .report import REPORT
-from .rows import Argument, Command
 from .score import SCORE
 
 __all__ = ["COMMANDS", "Argument", "Command"]

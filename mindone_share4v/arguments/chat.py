@@ -1,7 +1,7 @@
 """`share4v chat`."""
 
-from .rows import HANDLERS, Argument, Command
-from .shared import GENERATION, JSON_LINES, MODEL
+from .command import HANDLERS, Argument, Command
+from .common import GENERATION, JSON_LINES, MODEL
 
 CHAT = Command(
     name="chat",

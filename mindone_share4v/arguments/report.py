@@ -1,6 +1,6 @@
 """`share4v report`."""
 
-from .rows import HANDLERS, Argument, Command
+from .command import HANDLERS, Argument, Command
 
 REPORT = Command(
     name="report",

@@ -1,6 +1,6 @@
 """`share4v score`."""
 
-from .rows import HANDLERS, Argument, Command
+from .command import HANDLERS, Argument, Command
 
 SCORE = Command(
     name="score",
