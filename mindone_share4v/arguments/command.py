@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-HANDLERS = "mindone.pipelines.image_to_text.commands"
+HANDLERS = "mindone_share4v.commands"
 
 
 class Argument(NamedTuple):

@@ -21,10 +21,10 @@ import pytest
 
 from mindone.models.share4v import Share4V
 from mindone.pipelines import pipeline
-from mindone.pipelines.image_to_text.commands import caption as caption_command
-from mindone.pipelines.image_to_text.commands.common import one_line, visible
 from mindone_share4v.arguments import COMMANDS
 from mindone_share4v.cli import main
+from mindone_share4v.commands import caption as caption_command
+from mindone_share4v.commands.common import one_line, visible
 
 SHARE4V = [sys.executable, "-m", "mindone_share4v"]
 TOKENS = ["--max-new-tokens", "12"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mindone.pipelines import pipeline
-from mindone.pipelines.image_to_text.commands.common import one_line
 from mindone_share4v.cli import main
+from mindone_share4v.commands.common import one_line
 
 TOKENS = ["--max-new-tokens", "12"]
 

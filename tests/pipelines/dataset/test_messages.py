@@ -10,12 +10,12 @@ import pytest
 from pictures import encoded, scene
 from tqdm import tqdm
 
-from mindone.pipelines.image_to_text.commands.caption_dataset import _Progress
 from mindone.pipelines.image_to_text.dataset import api
 from mindone.pipelines.image_to_text.dataset.job import JobSummary
 from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 from mindone.pipelines.image_to_text.dataset.state.records import Record
 from mindone_share4v.cli import main
+from mindone_share4v.commands.caption_dataset import _Progress
 
 
 @pytest.fixture

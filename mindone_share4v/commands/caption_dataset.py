@@ -12,13 +12,13 @@ from .common import DONE, SOME_FAILED, complain, model_options, one_line, read_s
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from ..dataset.api import JobOptions
-    from ..dataset.executors.base import EngineOptions
-    from ..dataset.options import CaptioningSettings, ModelChoice
-    from ..dataset.prompts.plan import PromptPlan
-    from ..dataset.readers import SourceOptions
-    from ..dataset.rules.text_rules import TextRules
-    from ..dataset.state.records import Record
+    from ...mindone.pipelines.image_to_text.dataset.api import JobOptions
+    from ...mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
+    from ...mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
+    from ...mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
+    from ...mindone.pipelines.image_to_text.dataset.readers import SourceOptions
+    from ...mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
+    from ...mindone.pipelines.image_to_text.dataset.state.records import Record
 
 STOPPED = 3
 _SHOWN_FAILURES = 20  # the others are in failed.jsonl
@@ -28,9 +28,9 @@ def run(arguments: Namespace) -> int:
     """Caption the data set and return the exit status."""
     from tqdm import tqdm
 
-    from ..dataset.api import caption_dataset
-    from ..dataset.executors.ranks import current_rank
-    from ..dataset.state.journal import JournalError
+    from ...mindone.pipelines.image_to_text.dataset.api import caption_dataset
+    from ...mindone.pipelines.image_to_text.dataset.executors.ranks import current_rank
+    from ...mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 
     if arguments.list_styles:
         return _list_styles()
@@ -72,10 +72,10 @@ def _job(
         ValueError: a value is outside its range, or a name is not known.
         OSError: a prompt file cannot be read.
     """
-    from ..dataset.api import JobOptions
-    from ..dataset.options import CaptioningSettings, ModelChoice
-    from ..dataset.prompts.plan import PromptPlan
-    from ..dataset.writers import SinkOptions
+    from ...mindone.pipelines.image_to_text.dataset.api import JobOptions
+    from ...mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
+    from ...mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
+    from ...mindone.pipelines.image_to_text.dataset.writers import SinkOptions
 
     if not arguments.inputs:
         raise ValueError("no INPUT is given: name a folder, pictures, a list, a table or shards")
@@ -115,7 +115,7 @@ def _job(
 
 
 def _rules(arguments: Namespace) -> TextRules:
-    from ..dataset.rules.text_rules import TextRules
+    from ...mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 
     return TextRules(
         strip_openings=arguments.strip_openings,
@@ -129,7 +129,7 @@ def _rules(arguments: Namespace) -> TextRules:
 
 
 def _cluster(arguments: Namespace) -> EngineOptions:
-    from ..dataset.executors.base import EngineOptions
+    from ...mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
 
     asked = {name: getattr(arguments, name) for name in ("actors", "cpus") if getattr(arguments, name) is not None}
     if asked and arguments.engine != "ray":
@@ -138,7 +138,7 @@ def _cluster(arguments: Namespace) -> EngineOptions:
 
 
 def _sources(arguments: Namespace) -> SourceOptions:
-    from ..dataset.readers import SourceOptions
+    from ...mindone.pipelines.image_to_text.dataset.readers import SourceOptions
 
     if arguments.frames < 1:
         raise ValueError(f"--frames must be at least 1, got {arguments.frames}")
@@ -157,7 +157,7 @@ def _sources(arguments: Namespace) -> SourceOptions:
 
 
 def _list_styles() -> int:
-    from ..dataset.prompts.styles import STYLES
+    from ...mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES
 
     for style in STYLES.values():
         print(f"{style.name}: {style.description}\n    {style.prompt}")

@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from ..settings import check_settings
+from ...mindone.pipelines.image_to_text.settings import check_settings
 
 if TYPE_CHECKING:
     from mindone.models.share4v.processing.image_loading import ImageSource

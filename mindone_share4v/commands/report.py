@@ -9,8 +9,8 @@ from .common import DONE, one_line, wrong_use
 
 def run(arguments: Namespace) -> int:
     """Write the page, say where it is, and return the exit status."""
-    from ..dataset.report.report import write_report
-    from ..dataset.state.records import printable
+    from ...mindone.pipelines.image_to_text.dataset.report.report import write_report
+    from ...mindone.pipelines.image_to_text.dataset.state.records import printable
 
     try:
         path, summary = write_report(arguments.out, arguments.html)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from .common import DONE, SOME_FAILED, complain, one_line, print_json, wrong_use
 
 if TYPE_CHECKING:
-    from ..evaluation import CaptionFile, Scores
+    from ...mindone.pipelines.image_to_text.evaluation import CaptionFile, Scores
 
 _SHOWN_KEYS = 5
 
 
 def run(arguments: Namespace) -> int:
     """Score, show the scores, and return the exit status."""
-    from ..evaluation import match, read_captions, score_captions
+    from ...mindone.pipelines.image_to_text.evaluation import match, read_captions, score_captions
 
     try:
         keys, captions = _columns("key", arguments.key), _columns("caption", arguments.caption)
@@ -113,8 +113,8 @@ def _table(result: Mapping[str, Any]) -> str:
 def _write_per_image(path: str, scores: Scores) -> None:
     from pathlib import Path
 
-    from ..dataset.state.atomic_files import whole_file
-    from ..dataset.state.records import dumps
+    from ...mindone.pipelines.image_to_text.dataset.state.atomic_files import whole_file
+    from ...mindone.pipelines.image_to_text.dataset.state.records import dumps
 
     with whole_file(Path(path)) as file:
         for key, row in scores.per_image.items():

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
     from tqdm import tqdm
 
-    from ..base import Answer
-    from ..captioning import ImageToTextPipeline
+    from ...mindone.pipelines.image_to_text.base import Answer
+    from ...mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from .common import (
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from ..chat import ChatSession
+    from ...mindone.pipelines.image_to_text.chat import ChatSession
 
 PROMPT = "> "
 
@@ -37,7 +37,7 @@ def run(arguments: Namespace) -> int:
     """Load pictures and model, answer until the questions end, and return the exit status."""
     from mindone.pipelines import pipeline
 
-    from ..chat import ChatSession
+    from ...mindone.pipelines.image_to_text.chat import ChatSession
 
     try:
         settings = read_settings(arguments)
