@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import pytest
-from reference.ascend import stand_ins
+from helpers.ascend import stand_ins
 
 from mindone.models.share4v.nn.device_operators import DeviceOperators, device_operators
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers.ascend import PORTABLE, STAND_INS, register
 from mindspore import Tensor
-from reference.ascend import PORTABLE, STAND_INS, register
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, Share4VProcessor, TextConfig, VisionConfig
 from mindone.models.share4v.checkpoint.bfloat16 import from_bfloat16, to_bfloat16

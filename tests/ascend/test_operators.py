@@ -5,8 +5,8 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers.ascend import portable
 from mindspore import Tensor, nn
-from reference.ascend import portable
 
 from mindone.models.share4v import TextConfig
 from mindone.models.share4v.language.rope import Rotary, rope_tables

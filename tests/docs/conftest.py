@@ -11,8 +11,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from pages.document import ROOT
-from pages.stand_in import write_mirror, write_original
+from helpers.pages.document import ROOT
+from helpers.pages.stand_in import write_mirror, write_original
 
 TINY = ROOT / "mindone" / "models" / "share4v" / "assets" / "sharegpt4v-tiny"
 

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from pages.document import PAGES, ROOT, RUNNABLE, SHOWN, Block, blocks_of, name_of
-from pages.stand_in import MODEL, TOWER, draw_pictures
+from helpers.pages.document import PAGES, ROOT, RUNNABLE, SHOWN, Block, blocks_of, name_of
+from helpers.pages.stand_in import MODEL, TOWER, draw_pictures
 
 BLOCKS = {name_of(page): blocks_of(page.read_text(encoding="utf-8")) for page in PAGES}
 SCENE = ROOT / "examples" / "sharegpt_4v" / "scene.png"

@@ -9,8 +9,8 @@ import pkgutil
 from pathlib import Path
 
 import pytest
-from pages.document import ROOT
-from pages.stand_in import draw_pictures
+from helpers.pages.document import ROOT
+from helpers.pages.stand_in import draw_pictures
 
 import mindone.models.share4v
 import mindone.pipelines

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages.document import ROOT, blocks_of
+from helpers.pages.document import ROOT, blocks_of
 
 from mindone_share4v.cli import build_parser
 

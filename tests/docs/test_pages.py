@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pages.document import PAGES, ROOT, name_of
+from helpers.pages.document import PAGES, ROOT, name_of
 
 import mindone.models.share4v
 import mindone.pipelines

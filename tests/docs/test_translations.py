@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pages.document import ROOT, Block, blocks_of
+from helpers.pages.document import ROOT, Block, blocks_of
 
 PAIRS = {"README.md": "README_CN.md", "docs/quick_start.md": "docs/quick_start.zh.md"}
 NUMBER = re.compile(r"(?<![A-Za-z0-9_.,-])\d+(?:[.,]\d+)*(?:e-?\d+)?")

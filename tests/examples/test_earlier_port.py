@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from reference.earlier_port import LLAMA_CKPT, TINY, TOWER_CKPT, write_configs, write_port
+from helpers.earlier_port import LLAMA_CKPT, TINY, TOWER_CKPT, write_configs, write_port
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.checkpoint import CheckpointError

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from captions import parse_caption
+from helpers.open_sora import plan_captions, read_plan, read_table
+from helpers.videos import numbered, write_sound, write_video
 from PIL import Image
-from reference.open_sora import plan_captions, read_plan, read_table
-from reference.videos import numbered, write_sound, write_video
 from scenes import Scene, render, sample_scene, scene_rng
 
 from mindone.pipelines import pipeline

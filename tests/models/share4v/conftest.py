@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
-from reference.backends import BACKENDS
-from reference.forms import write_original
-from reference.llava import SHAPES, SMALL, Reference
-from reference.scripted import ScriptedModel
+from helpers.backends import BACKENDS
+from helpers.llava import SHAPES, SMALL, Reference
+from helpers.published_formats import write_original
+from helpers.scripted import ScriptedModel
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
 from mindone.models.share4v.processing.tokenizer import Tokenizer
@@ -103,7 +103,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def scripted_model(tokenizer: Tokenizer) -> Share4V:
     """A model whose answers a test writes down; everything but the language model is real."""
-    LANGUAGE_MODELS.register("scripted", "reference.scripted:ScriptedModel")
+    LANGUAGE_MODELS.register("scripted", "helpers.scripted:ScriptedModel")
     config = Share4VConfig(
         vision_config=VisionConfig(8, 8, 2, 2, image_size=4, patch_size=2),
         projector_config=ProjectorConfig("identity"),

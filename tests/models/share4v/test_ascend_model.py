@@ -13,11 +13,11 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers.ascend import PORTABLE, STAND_INS, fused, portable, register
+from helpers.backends import CELLS
+from helpers.llava import IMAGE, SHAPES, Reference, Shape, padded
+from helpers.published_formats import write_original
 from mindspore import Tensor
-from reference.ascend import PORTABLE, STAND_INS, fused, portable, register
-from reference.backends import CELLS
-from reference.forms import write_original
-from reference.llava import IMAGE, SHAPES, Reference, Shape, padded
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.language.llama import LlamaForCausalLM

@@ -7,7 +7,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from reference.backends import CELLS
+from helpers.backends import CELLS
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 from mindone.models.share4v.hub import HubError

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.backends import BACKENDS
+from helpers.llava import IMAGE, SHAPES, Reference, padded
+from helpers.published_formats import DTYPES, write_llava, write_llava_in_memory_names, write_original
 from mindspore import Tensor
-from reference.backends import BACKENDS
-from reference.forms import DTYPES, write_llava, write_llava_in_memory_names, write_original
-from reference.llava import IMAGE, SHAPES, Reference, padded
 
 from mindone.models.share4v import Share4V
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.backends import CELLS
+from helpers.contract import CONFIG, check_component
 from mindspore import Tensor
-from reference.backends import CELLS
-from reference.contract import CONFIG, check_component
 
 from mindone.models.share4v import ProjectorConfig, Share4V
 from mindone.models.share4v.checkpoint import CheckpointError, save_weights
@@ -144,7 +144,7 @@ def test_the_registries_import_nothing_heavy() -> None:
 
 
 def test_a_component_of_another_package_is_saved_and_loaded(tmp_path: Path) -> None:
-    PROJECTORS.register("gated", "reference.gated:GatedProjector")
+    PROJECTORS.register("gated", "helpers.gated:GatedProjector")
     model = Share4V(replace(CONFIG, projector_config=ProjectorConfig("gated")))
     model.save_pretrained(tmp_path)
     again = Share4V.from_pretrained(tmp_path, **CELLS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference.kernels import CACHE_DTYPES, attend_cache, causal, normals, rows_of, stored_keys, stored_values
+from helpers.kernels import CACHE_DTYPES, attend_cache, causal, normals, rows_of, stored_keys, stored_values
 
 from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import Library

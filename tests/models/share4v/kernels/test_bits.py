@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from reference.kernel_layers import CLIP, LLAMA, Layer, LayerShape
-from reference.kernels import CACHE_DTYPES, DTYPES, causal, linear_block, normals, rows_of, run_linear
+from helpers.kernel_layers import CLIP, LLAMA, Layer, LayerShape
+from helpers.kernels import CACHE_DTYPES, DTYPES, causal, linear_block, normals, rows_of, run_linear
 
 from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import Library

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference.kernel_layers import ExactLayer, Layer, LayerShape
-from reference.kernels import (
+from helpers.kernel_layers import ExactLayer, Layer, LayerShape
+from helpers.kernels import (
     CACHE_DTYPES,
     DTYPES,
     attend_cache,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference.kernel_layers import CLIP, CLIP_GELU, LLAMA, LLAMA_BIAS, ExactLayer, Layer, LayerShape, run_in_parts
-from reference.kernels import CACHE_DTYPES, DTYPES, causal, normals, rows_of
+from helpers.kernel_layers import CLIP, CLIP_GELU, LLAMA, LLAMA_BIAS, ExactLayer, Layer, LayerShape, run_in_parts
+from helpers.kernels import CACHE_DTYPES, DTYPES, causal, normals, rows_of
 
 from mindone.models.share4v.kernels.library import Library
 

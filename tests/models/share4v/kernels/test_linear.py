@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference.kernels import (
+from helpers.kernels import (
     DTYPES,
     UNIT,
     activation,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference.kernel_layers import LLAMA, Layer
-from reference.kernels import CACHE_DTYPES, DTYPES, causal, linear_block, normals, run_linear
+from helpers.kernel_layers import LLAMA, Layer
+from helpers.kernels import CACHE_DTYPES, DTYPES, causal, linear_block, normals, run_linear
 
 from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import Library

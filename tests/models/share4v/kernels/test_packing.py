@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference.kernels import DTYPES, in_groups, normals, stored_integers, stored_weight
+from helpers.kernels import DTYPES, in_groups, normals, stored_integers, stored_weight
 
 from mindone.models.share4v.kernels.library import Library
 from mindone.models.share4v.kernels.packing import (

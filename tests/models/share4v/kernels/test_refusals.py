@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from reference.kernel_layers import CLIP, LLAMA, Layer
-from reference.kernels import causal, linear_block, normals, rows_of
+from helpers.kernel_layers import CLIP, LLAMA, Layer
+from helpers.kernels import causal, linear_block, normals, rows_of
 
 from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import KernelError, Library

@@ -6,17 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from reference.kernels import (
-    UNIT,
-    activation,
-    erf,
-    norm,
-    normals,
-    rotary_tables,
-    rotate,
-    run_activation,
-    run_norm,
-)
+from helpers.kernels import UNIT, activation, erf, norm, normals, rotary_tables, rotate, run_activation, run_norm
 
 from mindone.models.share4v.kernels.library import Library
 from mindone.models.share4v.kernels.packing import BlockSpec, BlockWriter, MatrixSpec, NormSpec

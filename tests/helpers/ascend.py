@@ -1,0 +1,250 @@
+"""Stand-ins for the Ascend's fused operators: what MindSpore documents of each, and its refusals, in plain operators.
+
+Written from the documentation of MindSpore 2.7.0 to 2.10.0 (the functions' own under `mindspore.ops`) alone: nothing of
+the package is used, so that layouts, the mask's polarity, scales and types are stated twice. What the documentation
+does not allow raises, in graphs while they are compiled. Only what the package calls is there; any other argument
+raises as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, ops
+
+from mindone.models.share4v.language.llama import LlamaForCausalLM
+from mindone.models.share4v.nn.device_operators import DEVICES, DeviceOperators
+from mindone.models.share4v.registry import LANGUAGE_MODELS, VISION_TOWERS
+from mindone.models.share4v.vision.clip import CLIPVisionTower
+
+HALF = (ms.float16, ms.bfloat16)
+FLOATS = (ms.float16, ms.bfloat16, ms.float32)
+UNBOUNDED = 2147483647
+
+
+def need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def need_type(condition: bool, message: str) -> None:
+    if not condition:
+        raise TypeError(message)
+
+
+def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """y = x / sqrt(mean(x^2) + epsilon) * gamma over gamma's axes; x and gamma of one type."""
+    need_type(x.dtype in FLOATS, "x is not float16, float32 or bfloat16")
+    need_type(gamma.dtype == x.dtype, "x and gamma have different types")
+    need(0 < epsilon <= 1, "epsilon is not in (0, 1]")
+    need(gamma.ndim <= x.ndim, "gamma has more axes than x")
+    need(gamma.shape == x.shape[x.ndim - gamma.ndim :], "gamma's axes are not the last ones of x")
+    axes = tuple(range(x.ndim - gamma.ndim, x.ndim))
+    wide = x.astype(ms.float32)
+    reciprocal = 1.0 / ops.sqrt(ops.mean(wide * wide, axes, True) + epsilon)
+    return (wide * reciprocal * gamma.astype(ms.float32)).astype(x.dtype), reciprocal
+
+
+def rotary_position_embedding(x: Tensor, cos: Tensor, sin: Tensor, mode: int = 0) -> Tensor:
+    """mode 0: x * cos + concat(-x2, x1) * sin, with x1 and x2 the halves of the last axis."""
+    need_type(x.dtype in FLOATS, "x is not float16, bfloat16 or float32")
+    need_type(cos.dtype == x.dtype and sin.dtype == x.dtype, "x, cos and sin have different types")
+    need(
+        x.ndim == 4 and cos.ndim == 4 and sin.shape == cos.shape, "x, cos and sin have four axes, cos and sin one shape"
+    )
+    need(mode == 0, "the stand-in knows mode 0, rotate_half")
+    size = x.shape[3]
+    need(size % 2 == 0 and size < 896 and cos.shape[3] == size, "D must be even, less than 896, and the tables'")
+    need(layout_of(x.shape, cos.shape) != "", "cos fits no layout of x")
+    first, second = x[..., : size // 2], x[..., size // 2 :]
+    return x * cos + ops.concat((-second, first), -1) * sin
+
+
+def layout_of(x: tuple[int, ...], table: tuple[int, ...]) -> str:
+    """Return the documented layout in which `table` serves x and x is allowed, or nothing.
+
+    B and N are below 1000. Shapes that can be read as BNSD with B * N > 8S are excluded; the documentation excludes
+    them where D is a multiple of 32 bytes.
+    """
+    one, two, three = x[0], x[1], x[2]
+    sizes = table[:3]
+    found = ""
+    if sizes in ((1, 1, three), (one, 1, three), (one, two, three)):
+        found = "BNSD" if one < 1000 and two < 1000 and one * two <= 8 * three else ""
+    elif sizes in ((1, two, 1), (one, two, 1), (one, two, three)):
+        found = "BSND" if one < 1000 and three < 1000 else ""
+    elif sizes in ((one, 1, 1), (one, two, 1), (one, two, three)):
+        found = "SBND" if two < 1000 and three < 1000 else ""
+    return found
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The two attention operators, for query, key and value of `dtypes`.
+
+    float32 is not documented; with it the whole model can be compared more sharply than float16 allows.
+    """
+
+    dtypes: tuple[Any, ...] = HALF
+
+    def flash_attention_score(self) -> Callable[..., Tensor]:
+        dtypes = self.dtypes
+
+        def operator(
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            head_num: int,
+            attn_mask: Tensor | None = None,
+            keep_prob: float = 1.0,
+            scalar_value: float = 1.0,
+            pre_tokens: int = UNBOUNDED,
+            next_tokens: int = UNBOUNDED,
+            input_layout: str = "BSH",
+            sparse_mode: int = 0,
+        ) -> Tensor:
+            """Softmax of scale * query key^T where attn_mask is 0 or False; 1 or True is discarded."""
+            need(input_layout == "BNSD", "the stand-in knows the layout BNSD")
+            need(sparse_mode == 0 and pre_tokens == UNBOUNDED and next_tokens == UNBOUNDED, "sparse_mode 0, no band")
+            need(keep_prob == 1.0, "no dropout")
+            check_heads(query, key, value, head_num, dtypes)
+            batch, heads, rows, size = query.shape
+            slots = key.shape[2]
+            need(size % 16 == 0 and size <= 512, "D must be a multiple of 16, at most 512")
+            need(heads <= 256 and batch <= 2048, "N1 is at most 256, B at most 2k")
+            if attn_mask is None:
+                return softmax_product(query, key, value, scalar_value, None)
+            need_type(attn_mask.dtype in (ms.bool_, ms.uint8), "attn_mask is not bool or uint8")
+            allowed = ((batch, heads, rows, slots), (batch, 1, rows, slots), (rows, slots))
+            need(attn_mask.shape in allowed, "attn_mask is not (B, N1, S1, S2), (B, 1, S1, S2) or (S1, S2)")
+            return softmax_product(query, key, value, scalar_value, attn_mask.astype(ms.bool_))
+
+        return operator
+
+    def incre_flash_attention(self) -> Callable[..., Tensor]:
+        dtypes = self.dtypes
+
+        def operator(
+            query: Tensor,
+            key: tuple[Tensor, ...],
+            value: tuple[Tensor, ...],
+            actual_seq_lengths: Tensor | None = None,
+            num_heads: int = 1,
+            input_layout: str = "BSH",
+            scale_value: float = 1.0,
+            num_key_value_heads: int = 0,
+            inner_precise: int = 1,
+        ) -> Tensor:
+            """One query a text over the first actual_seq_lengths slots of key and value, tuples or lists of tensors."""
+            need(input_layout == "BNSD", "the stand-in knows the layout BNSD")
+            need(inner_precise in (0, 1), "inner_precise is 0 or 1")
+            need_type(isinstance(key, (tuple, list)) and isinstance(value, (tuple, list)), "key or value is no tuple")
+            need(len(key) == 1 and len(value) == 1, "one tensor holds all texts")
+            keys, values = key[0], value[0]
+            check_heads(query, keys, values, num_heads, dtypes)
+            batch, heads, rows, size = query.shape
+            need(rows == 1, "query has more than one row")
+            need(heads <= 256 and size <= 512 and size % 16 == 0, "N is at most 256, D at most 512, a multiple of 16")
+            kv_heads = heads if num_key_value_heads == 0 else num_key_value_heads
+            need(keys.shape[1] == kv_heads and heads % kv_heads == 0, "key's heads are not num_key_value_heads")
+            need(heads <= 64 * kv_heads, "a key/value head has more than 64 query heads")
+            if actual_seq_lengths is None:
+                return softmax_product(query, keys, values, scale_value, None)
+            need_type(actual_seq_lengths.dtype == ms.int64, "actual_seq_lengths is not int64")
+            need(actual_seq_lengths.shape == (batch,), "actual_seq_lengths is not (B,)")
+            slots = ops.arange(keys.shape[2]).reshape(1, 1, 1, -1)
+            discarded = slots >= actual_seq_lengths.reshape(-1, 1, 1, 1)
+            return softmax_product(query, keys, values, scale_value, discarded)
+
+        return operator
+
+
+def check_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, dtypes: tuple[Any, ...]) -> None:
+    need(query.ndim == 4 and key.ndim == 4, "query and key are not (B, N, S, D)")
+    need_type(query.dtype in dtypes, "query is not float16 or bfloat16")
+    need_type(key.dtype == query.dtype and value.dtype == query.dtype, "query, key and value have different types")
+    need(value.shape == key.shape, "key and value have different shapes")
+    need(query.shape[0] == key.shape[0] and query.shape[3] == key.shape[3], "query and key differ in B or D")
+    need(query.shape[1] == heads and heads % key.shape[1] == 0, "N2 is no factor of N1, or N1 not the number given")
+
+
+def softmax_product(query: Tensor, key: Tensor, value: Tensor, scale: float, discarded: Tensor | None) -> Tensor:
+    """Attention in float32, head by head: each key/value head is repeated for its group. [B, N1, S1, D]."""
+    need_type(isinstance(scale, float), "the scale is no double")
+    groups = query.shape[1] // key.shape[1]
+    wide_key = ops.repeat_interleave(key.astype(ms.float32), groups, 1)
+    wide_value = ops.repeat_interleave(value.astype(ms.float32), groups, 1)
+    scores = ops.matmul(query.astype(ms.float32), wide_key.swapaxes(-1, -2)) * scale
+    if discarded is not None:
+        scores = ops.masked_fill(scores, discarded, float("-inf"))
+    scores = scores - ops.amax(scores, -1, True)
+    weights = ops.exp(scores)
+    return ops.matmul(weights / weights.sum(-1, keepdims=True), wide_value).astype(query.dtype)
+
+
+def stand_ins(dtypes: tuple[Any, ...] = HALF) -> DeviceOperators:
+    """Return an Ascend's row with stand-ins in place of its operators; its attention takes `dtypes`."""
+    device, attention = DEVICES["Ascend"][0], Attention(dtypes)
+    return replace(
+        device,
+        rms_norm=rms_norm,
+        rotary_position_embedding=rotary_position_embedding,
+        flash_attention_score=attention.flash_attention_score(),
+        incre_flash_attention=attention.incre_flash_attention(),
+        flash_limits=replace(device.flash_limits, dtypes=dtypes),
+        incremental_limits=replace(device.incremental_limits, dtypes=dtypes),
+    )
+
+
+def portable(operators: DeviceOperators) -> DeviceOperators:
+    """Return the same device without its fused operators."""
+    names = [field.name for field in fields(operators) if callable(getattr(operators, field.name))]
+    return replace(operators, **dict.fromkeys(names))
+
+
+def fused(dtype: str) -> DeviceOperators:
+    """An Ascend of stand-ins; its attention takes float32 where the weights are float32."""
+    return stand_ins(FLOATS if dtype == "float32" else HALF)
+
+
+class StandInTower(CLIPVisionTower):
+    """CLIP on an Ascend of stand-ins."""
+
+    def __init__(self, config: Any, dtype: str = "float32") -> None:
+        super().__init__(config, dtype, fused(dtype))
+
+
+class StandInLlama(LlamaForCausalLM):
+    """LLaMA on an Ascend of stand-ins."""
+
+    def __init__(self, config: Any, dtype: str = "float32") -> None:
+        super().__init__(config, dtype, fused(dtype))
+
+
+class PortableTower(CLIPVisionTower):
+    """CLIP on an Ascend without fused operators."""
+
+    def __init__(self, config: Any, dtype: str = "float32") -> None:
+        super().__init__(config, dtype, portable(fused(dtype)))
+
+
+class PortableLlama(LlamaForCausalLM):
+    """LLaMA on an Ascend without fused operators."""
+
+    def __init__(self, config: Any, dtype: str = "float32") -> None:
+        super().__init__(config, dtype, portable(fused(dtype)))
+
+
+# As arguments of Share4V and of from_pretrained, once `register` was called.
+STAND_INS = {"language_backend": "ascend-stand-ins", "vision_backend": "ascend-stand-ins"}
+PORTABLE = {"language_backend": "ascend-portable", "vision_backend": "ascend-portable"}
+
+
+def register() -> None:
+    """Give the components their names."""
+    for kind, name in (("StandIn", "ascend-stand-ins"), ("Portable", "ascend-portable")):
+        LANGUAGE_MODELS.register(name, f"helpers.ascend:{kind}Llama")
+        VISION_TOWERS.register(name, f"helpers.ascend:{kind}Tower")

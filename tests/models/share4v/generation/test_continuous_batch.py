@@ -1,0 +1,154 @@
+"""Continuous batching: whoever sits beside it, and whenever it joins, a text gets what it gets alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.llava import IMAGE, Reference
+
+from mindone.models.share4v import Share4V
+from mindone.models.share4v.generation.decoding import GenerationSettings
+from mindone.models.share4v.generation.sampling import Sampling
+from mindone.models.share4v.processing.tokenizer import Tokenizer
+
+Pair = tuple[Reference, Share4V]
+
+
+def requests(reference: Reference, count: int, shared: int = 20) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Prompts that begin alike, of unequal length, most with an image and some with none or two."""
+    begin, made = reference.text(shared), []
+    for number in range(count):
+        images = (1, 1, 0, 2)[number % 4]
+        ids = [*begin, *[IMAGE] * images, *reference.text(1 + int(reference.rng.integers(90)))]
+        made.append((np.array([ids]), reference.images(images) if images else None))
+    return made
+
+
+def settings_of(number: int) -> GenerationSettings:
+    """Unequal lengths, and every third text is sampled."""
+    sampling = Sampling(do_sample=True, temperature=1.5, seed=number) if number % 3 == 2 else Sampling()
+    return GenerationSettings(max_new_tokens=1 + 5 * number % 17, sampling=sampling)
+
+
+def alone(model: Share4V, inputs: tuple[np.ndarray, np.ndarray | None], settings: GenerationSettings) -> list[int]:
+    sampling = settings.sampling
+    return model.generate(
+        *inputs,
+        max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens,
+        do_sample=sampling.do_sample,
+        temperature=sampling.temperature,
+        seed=sampling.seed,
+    )[0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_texts_that_come_and_go_get_what_they_get_alone(usual: Pair, tokenizer: Tokenizer, size: int) -> None:
+    reference, model = usual
+    model.tokenizer = tokenizer
+    waiting = list(enumerate(requests(reference, 14)))
+    wanted = [alone(model, inputs, settings_of(number)) for number, inputs in waiting]
+    batch, got, most = model.new_batch(size), {}, 0
+    while waiting or len(batch):
+        joins = int(reference.rng.integers(size + 1)) if len(batch) else 1  # some step with room to spare
+        for _ in range(min(joins, batch.free, len(waiting))):
+            number, inputs = waiting.pop(0)
+            batch.join(number, model.lay_out(*inputs), settings_of(number))
+        most = max(most, len(batch))
+        for finished in batch.step():
+            assert finished.ticket not in got
+            got[finished.ticket] = list(finished.token_ids)
+            assert finished.text == tokenizer.decode(finished.token_ids).strip()
+    assert [got[number] for number in range(14)] == wanted
+    assert most == size
+
+
+def test_what_all_prompts_begin_with_is_computed_once(
+    usual: Pair, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, model = usual
+    model.tokenizer = tokenizer
+    asked = requests(reference, 6, shared=30)
+    batch, computed = model.new_batch(2), []
+    decoder = type(batch._decoder)
+    prefill = decoder.prefill
+
+    def watched(self: object, embeds: object, positions: np.ndarray, *rest: np.ndarray) -> object:
+        computed.append(int((positions >= 0).sum()))
+        return prefill(self, embeds, positions, *rest)
+
+    monkeypatch.setattr(decoder, "prefill", watched)
+    total = 0
+    for number, inputs in enumerate(asked):
+        prompts = model.lay_out(*inputs)
+        total += int(prompts.lengths[0])
+        batch.join(number, prompts, GenerationSettings(max_new_tokens=1))
+        batch.step()
+    assert sum(computed) == (total - 5 * 30 if decoder.shares_prefixes else total)
+
+
+def test_texts_go_on_while_a_long_prompt_is_taken_in(usual: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = usual
+    model.tokenizer = tokenizer
+    batch = model.new_batch(2)
+    short = model.lay_out(np.array([reference.text(5)]))
+    # It begins with an image, so that it has nothing in common with others.
+    long = model.lay_out(np.array([[IMAGE, *reference.text(450)]]), reference.images(1))
+    chunks = -(-int(long.lengths[0]) // batch._decoder.chunk)
+    assert chunks > 1
+    batch.join("short", short, GenerationSettings(max_new_tokens=20, min_new_tokens=20))
+    batch.step()
+    batch.join("long", long, GenerationSettings(max_new_tokens=2, min_new_tokens=2))
+    steps = {"short": 1, "long": 0}  # until each has ended
+    while len(batch):
+        running = {seat.ticket for seat in batch._seats if seat is not None}
+        steps |= {ticket: steps[ticket] + 1 for ticket in running}
+        batch.step()
+    assert steps["short"] == 20  # a token at every step
+    assert steps["long"] == (chunks + 1 if batch._decoder.skips_idle_rows else 2)
+
+
+def test_stop_strings_and_forbidden_ids_are_each_texts_own(usual: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = usual
+    model.tokenizer = tokenizer
+    inputs, settings = requests(reference, 1)[0], GenerationSettings(max_new_tokens=12)
+    plain = alone(model, inputs, settings)
+    stop = tokenizer.decode(plain[3:5])
+    batch, got = model.new_batch(3), {}
+    batch.join("plain", model.lay_out(*inputs), settings)
+    batch.join("stopped", model.lay_out(*inputs), settings, stops=[stop])
+    batch.join("without", model.lay_out(*inputs), settings, forbidden=lambda ids: [plain[2]] if len(ids) == 2 else [])
+    while len(batch):
+        got |= {finished.ticket: finished for finished in batch.step()}
+    assert list(got["plain"].token_ids) == plain and got["plain"].finish_reason == "length"
+    assert got["stopped"].finish_reason == "stop" and stop not in got["stopped"].text
+    assert got["without"].token_ids[:2] == tuple(plain[:2]) and got["without"].token_ids[2] != plain[2]
+
+
+def test_the_shortest_length_holds_the_end_back(usual: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = usual
+    model.tokenizer = tokenizer
+    settings = GenerationSettings(max_new_tokens=30, min_new_tokens=30)
+    inputs = requests(reference, 1)[0]
+    batch = model.new_batch(1)
+    # Settings come from anywhere; what ends a text is the model's to say.
+    batch.join(0, model.lay_out(*inputs), replace(settings, eos_token_ids=(96,)))
+    finished = [one for _ in range(30) for one in batch.step()]
+    assert [len(one.token_ids) for one in finished] == [30]
+    assert list(finished[0].token_ids) == alone(model, inputs, settings)
+
+
+def test_a_text_that_cannot_join_is_refused(usual: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = usual
+    model.tokenizer = tokenizer
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        model.new_batch(0)
+    batch = model.new_batch(1)
+    prompts = model.lay_out(np.array([reference.text(5)]))
+    batch.join("first", prompts, GenerationSettings(max_new_tokens=4))
+    with pytest.raises(ValueError, match="0 places are free"):
+        batch.join("second", prompts, GenerationSettings())
+    with pytest.raises(ValueError, match="the model's context 512"):
+        model.lay_out(np.array([reference.text(600)]))

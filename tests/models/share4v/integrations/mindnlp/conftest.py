@@ -1,0 +1,30 @@
+"""Tests of what needs the extra `mindnlp`, collected where it is installed: elsewhere a run of this folder fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+collect_ignore_glob = [] if find_spec("mindnlp") else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[object, Path]]:
+    """Return transformers' model of one of `SHAPES`, or "small", and where it lies in the original's form."""
+    import torch
+    from helpers.llava import SHAPES, SMALL, Reference
+    from helpers.published_formats import write_original
+
+    torch.set_num_threads(1)
+    made: dict[str, tuple[object, Path]] = {}
+
+    def make(name: str) -> tuple[object, Path]:
+        if name not in made:
+            reference = Reference(SMALL if name == "small" else SHAPES[name])
+            made[name] = reference, write_original(reference, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return make

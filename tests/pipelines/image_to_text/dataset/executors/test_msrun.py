@@ -1,0 +1,176 @@
+"""Ranks under a real msrun, and as msrun starts them: they share a job, and what becomes of one harms no caption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.pictures import write_folder
+
+from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
+
+COUNT, TWINS, BROKEN = 240, 6, 20  # so many that the first rank is not done before the second has begun
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # msrun calls `python`
+    return {**os.environ, "PATH": path, "GLOG_v": "3", "OMP_NUM_THREADS": "1", **more}
+
+
+def command(folder: Path, out: Path) -> list[str]:
+    return ["-m", "mindone_share4v", "caption-dataset", str(folder), "--out", str(out), "--batch-size", "4"]
+
+
+def start_rank(folder: Path, out: Path, rank: int, count: int) -> subprocess.Popen[str]:
+    """A process with the variables that msrun sets."""
+    own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "MS_WORKER_NUM": str(count), "DEVICE_ID": str(rank)}
+    arguments = [sys.executable, *command(folder, out)]
+    return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment(**own))
+
+
+def msrun(folder: Path, out: Path, place: Path) -> subprocess.Popen[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = str(Path(sys.executable).with_name("msrun"))
+    options = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True"]
+    place.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [program, *options, f"--log_dir={place / 'log'}", "python", *command(folder, out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        cwd=place,
+    )
+
+
+def stable(path: Path) -> list[dict[str, object]]:
+    """Records without what differs from run to run."""
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+
+
+def wait_for(place: Path, text: str, process: subprocess.Popen[str]) -> None:
+    """Wait until the second rank has noted something."""
+    deadline = time.monotonic() + 200
+    while not any(text in found.read_text() for found in place.glob("*/records-1.jsonl")):
+        assert process.poll() is None and time.monotonic() < deadline, process.poll()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("msrun") / "photos"
+    write_folder(place, COUNT, broken=True, twins=TWINS)
+    return place
+
+
+@pytest.fixture(scope="module")
+def local(folder: Path) -> list[dict[str, object]]:
+    out = folder.with_name("local.jsonl")
+    done = subprocess.run([sys.executable, *command(folder, out)], capture_output=True, text=True, env=environment())
+    assert done.returncode == 1, done.stderr
+    records = stable(out)
+    assert len(records) == COUNT + TWINS + BROKEN
+    return records
+
+
+@pytest.fixture
+def ended() -> Iterator[list[subprocess.Popen[str]]]:
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_msrun_shares_the_job_and_a_killed_rank_is_made_good_by_the_next_run(
+    folder: Path, local: list[dict[str, object]], tmp_path: Path
+) -> None:
+    out, place = tmp_path / "out.jsonl", tmp_path / "run"
+    broken = msrun(folder, out, place)
+    wait_for(tmp_path / "out.jsonl.share4v" / "shares", '"key"', broken)
+    os.kill(rank_process(broken.pid, 1), signal.SIGKILL)
+    output, _ = broken.communicate(timeout=120)
+    assert broken.returncode != 0, output  # msrun ends them all
+    done = msrun(folder, out, place)
+    output, _ = done.communicate(timeout=300)
+    logs = [path.read_text() for path in sorted((place / "log").glob("worker_*.log"))]
+    assert done.returncode == 0, (output, logs)
+    assert stable(out) == local
+    assert "of this share" in logs[1]
+
+
+def rank_process(parent: int, rank: int) -> int:
+    """The process that msrun started as a rank."""
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                own = (place / "environ").read_bytes().split(b"\0")
+                stat = (place / "stat").read_text()
+            except OSError:
+                continue
+            if f"MS_NODE_ID={rank}".encode() in own and int(stat.rpartition(")")[2].split()[1]) == parent:
+                return int(place.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def test_what_a_dead_rank_had_taken_is_done_by_the_first(
+    folder: Path, local: list[dict[str, object]], tmp_path: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    """Hosts whose msrun do not know of each other."""
+    out = tmp_path / "out.jsonl"
+    second = start_rank(folder, out, 1, 2)  # before the first: it waits
+    ended.append(second)
+    first = start_rank(folder, out, 0, 2)
+    ended.append(first)
+    shares = tmp_path / "out.jsonl.share4v" / "shares"
+    wait_for(shares, '"block"', first)
+    second.send_signal(signal.SIGKILL)
+    _, said = first.communicate(timeout=300)
+    assert first.returncode == 0, said
+    assert stable(out) == local
+    assert not shares.exists()
+
+
+def test_when_the_first_rank_dies_the_others_stop_and_the_job_goes_on_later(
+    folder: Path, local: list[dict[str, object]], tmp_path: Path, ended: list[subprocess.Popen[str]]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    first, second = (start_rank(folder, out, rank, 2) for rank in range(2))
+    ended += first, second
+    shares = tmp_path / "out.jsonl.share4v" / "shares"
+    wait_for(shares, '"block"', first)
+    first.send_signal(signal.SIGKILL)
+    _, said = second.communicate(timeout=120)
+    assert second.returncode == 3 and "run the command again to go on" in said and "Traceback" not in said
+    done = subprocess.run([sys.executable, *command(folder, out)], capture_output=True, text=True, env=environment())
+    assert done.returncode == 1, done.stderr
+    assert stable(out) == local
+    assert not shares.exists()
+
+
+def test_a_rank_is_what_msrun_says_and_none_without_it() -> None:
+    assert current_rank({}) is None
+    assert current_rank({"RANK_ID": "1", "RANK_SIZE": "2"}) is None  # another launcher's
+    worker = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_NODE_ID": "2", "DEVICE_ID": "0", "RANK_ID": "0"}
+    assert current_rank(worker) == Rank(2, 4, 0)
+    scheduler = current_rank({"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "4", "RANK_ID": "0"})
+    assert scheduler is not None and scheduler.is_scheduler
+    with pytest.raises(ValueError, match="--node_rank"):
+        current_rank({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "RANK_ID": "0"})
+
+
+def test_the_engine_is_refused_where_msrun_did_not_start_it(folder: Path, tmp_path: Path) -> None:
+    arguments = [*command(folder, tmp_path / "out.jsonl"), "--engine", "msrun"]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment())
+    assert done.returncode == 2 and "msrun starts" in done.stderr and "Traceback" not in done.stderr

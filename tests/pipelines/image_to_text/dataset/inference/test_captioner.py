@@ -1,0 +1,309 @@
+"""The captioner on sharegpt4v-tiny: what it makes of a stream of inputs is what the pipeline makes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.pictures import encoded, scene, write_folder
+
+from mindone.models.share4v.processing.image_loading import load_image
+from mindone.pipelines import pipeline
+from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+from mindone.pipelines.image_to_text.dataset.api import caption_dataset
+from mindone.pipelines.image_to_text.dataset.inference import captioner as captioner_module
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import SeenCaptions
+from mindone.pipelines.image_to_text.dataset.inference.captioner import Captioner
+from mindone.pipelines.image_to_text.dataset.inference.prefetch import Preparation, prepare
+from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
+from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
+from mindone.pipelines.image_to_text.dataset.readers import open_source
+from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
+from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.state.tasks import Task
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ImageToTextPipeline:
+    return pipeline("image-to-text")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("captioner") / "photos"
+    write_folder(place, 12, broken=True, twins=4)
+    return place
+
+
+def tasks_of(items: Iterator[Item], *prompts: str) -> list[Task]:
+    return [Task(item, prompts, (None,) * len(prompts)) for item in items]
+
+
+def captioned(tiny: ImageToTextPipeline, tasks: list[Task], **settings: object) -> dict[int, Record]:
+    captioner = Captioner(tiny, "tiny", CaptioningSettings(**{"batch_size": 5, **settings}))
+    records = list(captioner.run(tasks))
+    assert sorted(record.number for record in records) == [task.item.number for task in tasks]
+    return {record.number: record for record in records}
+
+
+def test_every_caption_is_what_the_pipeline_gives_alone(tiny: ImageToTextPipeline, folder: Path) -> None:
+    tasks = tasks_of(open_source([str(folder)]), tiny.template().question)
+    records = captioned(tiny, tasks)
+    failed = [record for record in records.values() if record.error is not None]
+    assert len(failed) == 20 and all("bad-" in record.source and record.error for record in failed)
+    assert not any(record.captions for record in failed)
+    for task in tasks:
+        record = records[task.item.number]
+        if record.error is None:
+            alone = tiny.answer([tiny.template().question], [[task.item.path]], {})[0]
+            assert record.captions == (alone.text,)
+            assert record.tokens == (len(alone.token_ids),) and record.finish_reasons == (alone.finish_reason,)
+            assert (record.width, record.height) == (64, 64) and len(record.sha256 or "") == 64
+
+
+def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(scene(3)))
+    tasks = tasks_of(open_source([str(tmp_path)]), "Describe this image")
+    seen = SeenCaptions(None)
+    captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2), seen)
+    joined = []
+    batch = type(tiny.model.new_batch(1))
+    join = batch.join
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "join", lambda self, unit, *rest: joined.append(unit) or join(self, unit, *rest))
+        first = {record.captions for record in captioner.run(tasks)}
+        again = {record.captions for record in captioner.run(tasks)}
+    assert len(joined) == 1 and len(first) == 1 and first == again
+
+
+def test_captions_do_not_depend_on_batch_or_company(tiny: ImageToTextPipeline, folder: Path) -> None:
+    """Sampled ones neither: a picture and a question decide the seed."""
+    tasks = tasks_of(open_source([str(folder)]), "Describe this image", "Describe this image")
+    generation = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 24}
+    many = captioned(tiny, tasks, batch_size=7, generation=generation, seed=3)
+    few = captioned(tiny, tasks[::3], batch_size=1, generation=generation, seed=3)
+    other = captioned(tiny, tasks[::3], batch_size=1, generation=generation, seed=4)
+    for number, record in few.items():
+        assert record.captions == many[number].captions
+    good = [number for number, record in few.items() if record.captions]
+    assert any(few[number].captions != other[number].captions for number in good)
+    assert any(len(set(many[number].captions)) == 2 for number in good)  # asked twice, drawn twice
+
+
+def test_forced_beginning_forbidden_and_required_words(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
+    tasks = tasks_of(open_source([str(tmp_path)]), "Describe this image")
+    begun = captioned(tiny, tasks, beginning="In the picture there are")
+    assert all(record.captions[0].startswith("In the picture there are ") for record in begun.values())
+    assert all(len(record.captions[0]) > 30 for record in begun.values())
+    plain = captioned(tiny, tasks)
+    word = "background"
+    assert any(word in record.captions[0] for record in plain.values())
+    without = captioned(tiny, tasks, rules=TextRules(forbidden_words=(word,)))
+    assert not any(word in record.captions[0].lower() for record in without.values())
+    wanting = captioned(tiny, tasks, rules=TextRules(required_words=("zebra",)), attempts=2)
+    for number, record in wanting.items():
+        assert "required word missing: zebra" in record.notes
+        assert any(note.startswith("attempt ") and "of 2" in note for note in record.notes)
+        assert record.captions == plain[number].captions  # the first of equals
+
+
+def test_a_prompt_that_fills_the_context_is_a_failure_of_that_input_alone(
+    tiny: ImageToTextPipeline, tmp_path: Path
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
+    items = list(open_source([str(tmp_path)]))
+    tasks = tasks_of(iter(items), "Describe this image")
+    tasks[1] = Task(items[1], ("Describe this image", "why " * 2000), (None, None))
+    records = captioned(tiny, tasks)
+    assert "the model's context" in (records[1].error or "") and not records[1].captions
+    assert records[0].captions and records[2].captions
+
+
+def test_styles_bring_their_rules(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(encoded(scene(1)))
+    item = next(open_source([str(tmp_path)]))
+    question = PromptPlan.from_options(styles=["one-sentence"]).questions(item)[0]
+    record = captioned(tiny, [Task(item, (question.text,), ("one-sentence",))])[0]
+    assert record.captions[0].count(".") <= 1
+
+
+OVERFULL = "why " * 2000
+
+
+def equal_items(folder: Path, count: int) -> list[Item]:
+    """Inputs with the same picture."""
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(encoded(scene(3)))
+    return list(open_source([str(folder)]))
+
+
+@pytest.fixture
+def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A captioner that goes round in circles fails, and does not hang."""
+    rounds, admit = iter(range(20_000)), captioner_module._Run._admit
+
+    def counted(self: captioner_module._Run, preparation: Preparation) -> None:
+        assert next(rounds, None) is not None, "it does not end"
+        admit(self, preparation)
+
+    monkeypatch.setattr(captioner_module._Run, "_admit", counted)
+
+
+@pytest.mark.usefixtures("_few_rounds")
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_twins_do_not_wait_for_a_caption_whose_input_failed(
+    tiny: ImageToTextPipeline, tmp_path: Path, batch_size: int
+) -> None:
+    """The first two inputs fail by their second prompt while their first caption is to be made again."""
+    question = "Describe this image"
+    items = equal_items(tmp_path, 5)
+    seconds = [OVERFULL, OVERFULL, "What is it?", "What is it?", question]
+    tasks = [Task(item, (question, second), (None, None)) for item, second in zip(items, seconds, strict=True)]
+    settings = {"rules": TextRules(required_words=("zebra",)), "attempts": 3, "batch_size": batch_size}
+    records = captioned(tiny, tasks, **settings)
+    assert all("the model's context" in (records[number].error or "") for number in (0, 1))
+    for number in (2, 3, 4):
+        alone = captioned(tiny, [tasks[number]], **settings)[number]
+        assert records[number].captions == alone.captions and len(alone.captions) == 2
+        assert records[number].notes == alone.notes
+
+
+@pytest.mark.usefixtures("_few_rounds")
+def test_a_caption_follows_its_style_when_the_input_that_it_was_made_for_failed(
+    tiny: ImageToTextPipeline, tmp_path: Path
+) -> None:
+    question, style = "Describe this image", "one-sentence"
+    first, second = equal_items(tmp_path, 2)
+    tasks = [Task(first, (question, OVERFULL), (style, None)), Task(second, (question,), (style,))]
+    assert captioned(tiny, [Task(second, (question,), (None,))])[1].captions[0].count(".") > 1  # the rules matter
+    seen = SeenCaptions(None)
+    captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=5), seen)
+    records = {record.number: record for record in captioner.run(tasks)}
+    assert records[0].error and records[1].captions == captioned(tiny, tasks[1:])[1].captions
+    assert records[1].captions[0].count(".") == 1
+
+
+def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
+    tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a few failures are tried again. That the oldest input holds up too many later ones is still told."""
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
+    items = list(open_source([str(tmp_path)]))
+    batch, sizes = type(tiny.model.new_batch(1)), []
+    step = batch.step
+    monkeypatch.setattr(batch, "step", lambda self: sizes.append(len(self)) or step(self))
+    monkeypatch.setattr(
+        Preparation, "ready", property(lambda self: not self.exhausted)
+    )  # the threads' pace must not matter
+
+    def sizes_with(gap: int) -> list[int]:
+        sizes.clear()
+        numbered = (replace(item, number=gap * item.number) for item in items)
+        captioned(tiny, tasks_of(numbered, "Describe this image"), batch_size=4)
+        return list(sizes)
+
+    dense = sizes_with(1)
+    assert max(dense) == 4 and sizes_with(1000) == dense
+    monkeypatch.setattr(captioner_module, "FARTHEST", 0)
+    assert max(sizes_with(1)) == max(sizes_with(1000)) == 2
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_pictures_are_encoded_eight_at_a_time_and_equal_ones_once(
+    tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """With several questions about each, and with those that cannot be read among them."""
+    write_folder(tmp_path / "photos", 24, broken=True, twins=4)
+    features, runs = tiny.model._features, []
+    encode = features._encode
+    monkeypatch.setattr(features, "_encode", lambda pixels: runs.append(len(pixels)) or encode(pixels))
+    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))  # whatever the threads' pace
+    tiny.model.forget_values()
+    tasks = tasks_of(open_source([str(tmp_path / "photos")]), "Describe this image", "What is there?")
+    records = captioned(tiny, tasks, batch_size=batch_size)
+    different = {record.sha256 for record in records.values() if record.error is None}
+    assert len(different) == 24
+    assert runs == [8, 8, 8]
+
+
+def test_pixels_that_the_model_refuses_fail_their_own_picture(
+    tiny: ImageToTextPipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they were to be encoded with."""
+    processor, tasks = tiny.processor.image_processor, tasks_of(open_source([str(folder)]), "Describe this image")
+    wanted = captioned(tiny, tasks)
+    preprocess, bad = type(processor).__call__, encoded(scene(5))
+
+    def broken(self: object, image: object) -> np.ndarray:
+        pixels = preprocess(self, image)
+        return pixels * np.float32("nan") if np.array_equal(np.asarray(image), np.asarray(load_image(bad))) else pixels
+
+    monkeypatch.setattr(type(processor), "__call__", broken)
+    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))
+    records = captioned(tiny, tasks)
+    failed = {number for number, record in records.items() if record.error and not wanted[number].error}
+    assert failed and all("not all finite" in str(records[number].error) for number in failed)
+    assert len({records[number].sha256 for number in failed}) == 1
+    others = records.keys() - failed
+    assert [records[number].captions for number in others] == [wanted[number].captions for number in others]
+
+
+def test_a_question_that_cannot_be_written_fails_its_own_input(tiny: ImageToTextPipeline, folder: Path) -> None:
+    """As `{filename}` may be, where a name's bytes are no UTF-8."""
+    first, second, *_ = (item for item in open_source([str(folder)]) if "bad-" not in item.source)
+    asked = Task(first, ("What is caf\udce9?",), (None,)), Task(second, ("What is there?",), (None,))
+    records = captioned(tiny, list(asked))
+    assert "half a surrogate pair" in str(records[first.number].error)
+    assert records[second.number].captions
+
+
+def test_many_that_cannot_be_read_are_told_as_they_come(
+    tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that waits for a thousand failures would lose them to a crash."""
+    for number in range(300):
+        (tmp_path / f"{number:03d}.png").write_bytes(b"")
+    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))
+    taken: list[int] = []
+    tasks = (task for task in tasks_of(open_source([str(tmp_path)]), "What is there?") if not taken.append(0))
+    records = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)).run(tasks)
+    assert next(records).error is not None
+    assert len(taken) < 150
+    assert len(list(records)) == 299
+
+
+def test_equal_pictures_that_wait_for_a_caption_are_held_once(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(encoded(scene(3)))
+    tasks = tasks_of(open_source([str(tmp_path)]), "What is there?")
+    run = captioner_module._Run(Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)), iter(tasks))
+    processor, conversation = tiny.processor, tiny.template().name
+    for task in tasks:
+        run._begin(prepare(task, processor, conversation))
+    assert len(run.open) == 20 and len(run.waiting) == 1
+    assert len({one.pixel_values.__array_interface__["data"] for one in run.open.values()}) == 1
+    late = prepare(replace(tasks[0], item=replace(tasks[0].item, number=99)), processor, conversation)
+    run._join(run.waiting.popleft())  # encodes the picture
+    run._begin(late)
+    assert run.open[99].features is run.open[tasks[0].item.number].features is not None
+    assert not len(run.open[99].pixel_values)
+
+
+def test_a_style_and_settings_that_contradict_each_other_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(scene(3)))
+    plan = PromptPlan.from_options(styles=("default", "one-sentence"))
+    tokens = CaptioningSettings(generation={"min_new_tokens": 100})
+    assert tokens.of_style("default")[0] == {"max_new_tokens": 384, "min_new_tokens": 100}
+    with pytest.raises(ValueError, match="'one-sentence' ends after 64 new tokens, min_new_tokens is 100"):
+        caption_dataset(tmp_path, plan=plan, settings=tokens)
+    loop = CaptioningSettings(rules=TextRules(required_words=("cat",)))
+    assert loop.of_style("one-sentence")[1].required_words == ("cat",)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.png"]

@@ -1,0 +1,93 @@
+"""Reading items: in threads, with few files open, in another process; and videos."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.jobs import listed, png, read, write_tar
+
+from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, read_item
+from mindone.pipelines.image_to_text.dataset.state.records import item_from_line, to_line
+
+
+def test_threads_that_read_from_everything_at_once(tmp_path: Path) -> None:
+    """More files than may stay open: readers let go of them while others read."""
+    for number in range(4):
+        base = number * 100
+        pictures = [png(base + place) for place in range(40)]
+        write_tar(tmp_path / f"a{number}.tar", [(f"{place}.png", data) for place, data in enumerate(pictures)])
+        (tmp_path / f"b{number}.tar.gz").write_bytes(gzip.compress((tmp_path / f"a{number}.tar").read_bytes(), 1))
+        table = pa.table({"image": [{"bytes": data, "path": None} for data in pictures]})
+        pq.write_table(table, tmp_path / f"c{number}.parquet", row_group_size=16)
+        with pa.OSFile(str(tmp_path / f"d{number}.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
+            out.write_table(table, max_chunksize=7)
+    items = listed(*sorted(tmp_path.iterdir()))
+    assert len(items) == 16 * 40
+    reader, rng = Reader(open_files=3), random.Random(4)
+    order = sorted(items, key=lambda item: item.number + rng.uniform(0, 12))
+    with ThreadPoolExecutor(6) as pool:
+        found = dict(zip((item.number for item in order), pool.map(reader.data, order), strict=True))
+    for item in items:
+        source = Path(item.source.partition("::")[0]).name
+        base, place = int(source[1]) * 100, int(item.key.rpartition("/")[2])
+        assert found[item.number] == png(base + place), item
+
+
+def test_an_item_is_read_from_nothing_but_its_line(tmp_path: Path) -> None:
+    (tmp_path / "caf\udce9.png").write_bytes(png(1))
+    [item] = listed(tmp_path)
+    again = item_from_line(to_line(item).encode())
+    picture = read_item(again)
+    assert picture.frames == (png(1),) and picture.sha256 == sha256(png(1)).hexdigest()
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Twenty frames that become lighter, two seconds long."""
+    path = tmp_path / "clips" / "a b.MP4"
+    path.parent.mkdir()
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(10))
+        stream.width, stream.height = 32, 16
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), 10 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_videos_become_frames(clip: Path) -> None:
+    (clip.parent / "a b.txt").write_text("Mine.")
+    [item] = listed(clip.parent, frames=4, frame_mode="even")
+    assert item.key == "a b" and item.path == str(clip) and item.caption == "Mine."
+    picture = read_item(item)
+    assert len(picture.frames) == 4 and picture.sha256 == sha256(clip.read_bytes()).hexdigest()
+    assert picture.columns == {"num_frames": 20, "width": 32, "height": 16, "fps": 10.0, "duration": 2.0}
+    lightness = [np.asarray(frame).mean() for frame in picture.frames]
+    assert lightness == sorted(lightness) and lightness[-1] - lightness[0] > 100
+    assert len(read_item(listed(clip.parent)[0]).frames) == 1  # the middle one
+    assert json.loads(to_line(item))["locator"]["frames"] == 4
+    assert Reader().data(item) == clip.read_bytes()
+
+
+def test_videos_that_cannot_be_read(clip: Path) -> None:
+    [item] = listed(clip)
+    clip.write_bytes(clip.read_bytes()[:400])
+    with pytest.raises(ItemError) as caught:
+        read_item(item)
+    assert str(clip) not in str(caught.value)
+    clip.unlink()
+    assert read(item) == "there is no such file"
+    with pytest.raises(ItemError, match="No such file"):
+        read_item(item)

@@ -1,0 +1,260 @@
+"""Passes over a job's inputs: the same call again, with other inputs, for failures, anew; and broken in between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.fake_executor import FakeEngine
+
+from mindone.pipelines.image_to_text.dataset import job
+from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
+from mindone.pipelines.image_to_text.dataset.executors.base import ENGINES
+from mindone.pipelines.image_to_text.dataset.job import JobError, JobSummary
+from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
+from mindone.pipelines.image_to_text.dataset.readers import InputError
+from mindone.pipelines.image_to_text.dataset.writers import FORMATS
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(ENGINES, "local", "fake_engine:FakeEngine")
+    monkeypatch.setattr(job, "GROUP_RECORDS", 1)  # a kill loses no more than the record that is being made
+    FakeEngine.asked.clear()
+    yield
+    FakeEngine.most = None
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    place = tmp_path / "photos"
+    place.mkdir()
+    for number in range(5):
+        (place / f"{number}.png").write_text(f"picture {number}")
+    return place
+
+
+def run(
+    inputs: Path | str | list[str], out: Path | None = None, *, prompt: str = "Describe", **more: object
+) -> JobSummary:
+    options = JobOptions(None if out is None else str(out), **more)
+    FakeEngine.asked.clear()
+    return caption_dataset(inputs, plan=PromptPlan.from_options(prompts=[prompt]), options=options)
+
+
+def broken_run(*arguments: object, after: int, **more: object) -> None:
+    """As if the process had been killed before caption number `after`."""
+    FakeEngine.most = after
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments, **more)
+    FakeEngine.most = None
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.rglob("*.txt"))}
+
+
+def test_new_inputs_are_captioned_and_no_others(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    run(photos, out)
+    (photos / "00.png").write_text("a new one")  # before all others
+    (photos / "2.png").write_text("changed")  # an input is known by its name
+    summary = run(photos, out)
+    assert FakeEngine.asked == ["00"] and (summary.captioned, summary.tokens) == (1, 3)
+    assert [row["key"] for row in lines(out)] == ["0", "00", "1", "2", "3", "4"]
+    assert lines(out)[3]["caption"] == "picture 2 (Describe)"
+    speed = [json.loads(line) for line in (tmp_path / "out.jsonl.share4v" / "speed.jsonl").read_text().splitlines()]
+    assert sum(row["records"] for row in speed) == 6  # 5 and 1, not 5 and 6
+
+
+@pytest.mark.parametrize("form", ["txt", "jsonl"])
+def test_inputs_that_vanish_take_no_caption_with_them(photos: Path, tmp_path: Path, form: str) -> None:
+    out = tmp_path / ("texts" if form == "txt" else "out.jsonl")
+    run(photos, out)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"}
+    (photos / "3.png").rename(tmp_path / "3.png")
+    with pytest.raises(JobError, match=r"1 inputs that have captions are gone, the first: .*3\.png"):
+        run(photos, out)
+    for path in photos.iterdir():
+        path.rename(tmp_path / path.name)  # as when a disk is not mounted
+    with pytest.raises(JobError, match=r"5 inputs"):
+        run(photos, out)
+    assert {path: path.read_bytes() for path in before} == before
+    for number in range(5):
+        (tmp_path / f"{number}.png").rename(photos / f"{number}.png")
+    assert run(photos, out).captioned == 0 and not FakeEngine.asked
+
+
+def test_a_failed_input_may_go(photos: Path, tmp_path: Path) -> None:
+    (photos / "1.png").write_text("broken")
+    out = tmp_path / "out.jsonl"
+    assert run(photos, out).failed == 1
+    (photos / "1.png").unlink()
+    assert run(photos, out).failed == 0 and not FakeEngine.asked
+    assert [row["key"] for row in lines(out)] == ["0", "2", "3", "4"]
+
+
+def test_nothing_to_caption_is_said_and_what_comes_later_is_captioned(photos: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match="no pictures"):
+        run(empty, tmp_path / "out.jsonl")
+    (empty / "1.png").write_text("at last")
+    assert run(empty, tmp_path / "out.jsonl").captioned == 1
+
+
+def test_captions_that_people_wrote_or_edited_stay(photos: Path) -> None:
+    (photos / "1.png").write_text("broken")
+    run(photos)
+    (photos / "0.txt").write_text("mine")
+    (photos / "1.txt").write_text("by hand")
+    summary = run(photos, retry_failed=True)
+    assert not FakeEngine.asked and summary.kept == 1
+    assert texts(photos)["0.txt"] == "mine" and texts(photos)["1.txt"] == "by hand"
+    assert texts(photos)["2.txt"] == "picture 2 (Describe)\n"
+
+
+def test_failures_stay_until_they_are_to_be_tried_again(photos: Path, tmp_path: Path) -> None:
+    (photos / "1.png").write_text("broken")
+    out = tmp_path / "out.jsonl"
+    run(photos, out)
+    (photos / "9.png").write_text("new")
+    assert run(photos, out).failed == 1 and FakeEngine.asked == ["9"]
+    (photos / "1.png").write_text("whole")
+    assert run(photos, out, retry_failed=True).failed == 0 and FakeEngine.asked == ["1"]
+    assert lines(out)[1]["caption"] == "whole (Describe)"
+
+
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append", "prepend"])
+def test_restart_takes_back_what_the_job_wrote_beside_the_pictures(photos: Path, existing: str) -> None:
+    (photos / "2.txt").write_text("mine")
+    broken_run(photos, after=3, existing=existing)
+    with pytest.raises(JobError, match=r"its prompts\.prompts is .*--restart"):
+        run(photos, prompt="What is it?", existing=existing)
+    broken_run(photos, prompt="What is it?", existing=existing, restart=True, after=2)
+    run(photos, prompt="What is it?", existing=existing, restart=True)
+    assert len(FakeEngine.asked) <= 3  # it went on, and did not begin anew once more
+    joined = {
+        "skip": "mine",
+        "overwrite": "picture 2 (What is it?)\n",
+        "append": "mine picture 2 (What is it?)\n",
+        "prepend": "picture 2 (What is it?) mine\n",
+    }
+    whole = {f"{number}.txt": f"picture {number} (What is it?)\n" for number in range(5)}
+    found = texts(photos)
+    assert " ".join(found.pop("2.txt").split()) == " ".join(joined[existing].split())
+    assert found == {name: text for name, text in whole.items() if name != "2.txt"}
+
+
+def test_a_finished_restart_can_be_asked_for_again(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    for _ in range(2):
+        assert run(photos, out, restart=True).captioned == 5 and len(FakeEngine.asked) == 5
+
+
+@pytest.mark.parametrize("form", sorted(set(FORMATS) - {"open-sora-csv", "open-sora-plan-json", "parquet"}))
+@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("mode", ["retry", "grown", "restart"])
+def test_killed_at_any_step_of_a_new_pass(
+    photos: Path, tmp_path: Path, mode: str, step: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the last step before the kill was, the same command ends as one that was never killed."""
+    (photos / "1.png").write_text("broken")
+    out, more = tmp_path / ("out.jsonl" if form == "jsonl" else "out"), {"formats": (form,)}
+    run(photos, out, **more)
+    (photos / "1.png").write_text("picture 1")
+    if mode == "grown":
+        (photos / "9.png").write_text("picture 9")
+    flags = {"retry": {"retry_failed": True}, "grown": {}, "restart": {"restart": True}}[mode]
+    count = 0
+
+    def killed(function):  # type: ignore[no-untyped-def]
+        def stands_in(*arguments, **named):  # type: ignore[no-untyped-def]
+            nonlocal count
+            count += 1
+            if count == step + 1:
+                raise KeyboardInterrupt
+            return function(*arguments, **named)
+
+        return stands_in
+
+    with monkeypatch.context() as patch:
+        for name in ("publish", "write_listing"):
+            patch.setattr(passes, name, killed(getattr(passes, name)))
+        with suppress(KeyboardInterrupt):
+            run(photos, out, **more, **flags)
+    run(photos, out, **more, **flags)
+    whole = tmp_path / ("whole.jsonl" if form == "jsonl" else "whole")
+    if mode == "grown":
+        (photos / "1.png").write_text("broken")  # failures stay failures
+    run(photos, whole, **more)
+    assert content(out) == content(whole)
+
+
+def content(path: Path) -> object:
+    if path.is_file():
+        return lines(path)
+    return {
+        str(one.relative_to(path)): one.read_bytes()
+        for one in path.rglob("*")
+        if one.is_file() and ".share4v" not in str(one)
+    }
+
+
+def test_a_directory_with_a_dot_in_its_name_keeps_its_state(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "caps-1.0"
+    broken_run(photos, out, after=2, formats=("txt",))
+    run(photos, out, formats=("txt",))
+    assert len(FakeEngine.asked) <= 4
+    assert [path.name for path in tmp_path.glob("caps*")] == ["caps-1.0"]
+
+
+def test_a_folder_of_tables_with_the_output_in_it_stays_one_data_set(photos: Path, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for number in range(2):
+        rows = {"image": [str(photos / f"{number}.png"), str(photos / f"{number + 2}.png")]}
+        pandas.DataFrame(rows).to_parquet(tables / f"{number}.parquet")
+    for name in ("captions.jsonl", "captioned/captions.jsonl"):
+        for _ in range(2):
+            summary = run(tables, tables / name)
+            assert (summary.inputs, summary.failed) == (4, 0)
+
+
+def test_an_input_is_never_the_output(photos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "captions.jsonl"
+    table.write_text(json.dumps({"image": str(photos / "0.png")}) + "\n")
+    before = table.read_bytes()
+    with pytest.raises(ValueError, match="both an input and the output"):
+        run(table, tmp_path, formats=("jsonl",))
+    assert table.read_bytes() == before
+
+
+def test_a_mark_of_another_place_is_no_leave_to_write(photos: Path, tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    run(photos, tmp_path / "one", formats=("webdataset",), state=state)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "shard-00000.tar").write_bytes(b"somebody else's")
+    with pytest.raises(ValueError, match="is there already"):
+        run(photos, other, formats=("webdataset",), state=state, restart=True)
+    assert (other / "shard-00000.tar").read_bytes() == b"somebody else's"
+
+
+def test_a_pattern_is_one_input(photos: Path) -> None:
+    run(str(photos / "*.png"))
+    assert len(texts(photos)) == 5 and (photos / ".share4v").is_dir()
+
+
+def test_flags_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not go together"):
+        replace(JobOptions(restart=True), retry_failed=True)

@@ -1,0 +1,197 @@
+"""Killed again and again, a job ends with the output of one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.pictures import write_folder
+
+COUNT, TWINS, KILLS = 220, 20, 12
+
+
+def command(folder: Path, out: Path, *extra: str) -> list[str]:
+    return [sys.executable, "-m", "mindone_share4v", "caption-dataset", str(folder), "--out", str(out), *extra]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "GLOG_v": "3"}
+
+
+def finished(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600, check=False)
+
+
+def started(arguments: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+
+
+def wait_for_work(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Wait until the job's journal has grown, or the process has ended."""
+    journal, deadline = out.with_name(f"{out.name}.share4v") / "journal.jsonl", time.monotonic() + 120
+
+    def size() -> int:
+        return journal.stat().st_size if journal.exists() else 0
+
+    before = size()
+    while size() == before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def stable(line: str) -> dict[str, object]:
+    """A record without what differs from run to run."""
+    values = json.loads(line)
+    values.pop("seconds", None)
+    return values
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    place = tmp_path_factory.mktemp("crashes")
+    write_folder(place / "photos", COUNT, broken=True, twins=TWINS)
+    done = finished(command(place / "photos", place / "whole.jsonl"))
+    assert done.returncode == 1, done.stderr  # the broken files
+    return place, place / "whole.jsonl"
+
+
+def test_killed_a_dozen_times_nothing_is_lost_torn_or_twice(unbroken: tuple[Path, Path]) -> None:
+    place, whole = unbroken
+    out, rng, kills = place / "killed.jsonl", random.Random(5), 0
+    for attempt in range(40):
+        process = started(command(place / "photos", out))
+        if attempt % 2:  # while it starts, mostly; else at work
+            delay = rng.uniform(0.5, 4.0)
+        else:
+            wait_for_work(process, out)
+            delay = rng.uniform(0.0, 0.2)
+        try:
+            status = process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            assert status == 1  # a kill came too late: it was done
+            if kills >= KILLS:
+                break
+            out.unlink()
+            _remove_state(out)
+        if kills >= KILLS:
+            break
+    assert kills >= KILLS
+    done = finished(command(place / "photos", out))
+    assert done.returncode == 1, done.stderr
+    records = [stable(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert records == [stable(line) for line in whole.read_text(encoding="utf-8").splitlines()]
+    assert len({record["key"] for record in records}) == len(records) == COUNT + TWINS + 20
+
+
+def _remove_state(out: Path) -> None:
+    state = out.with_name(out.name + ".share4v")
+    for path in state.iterdir():
+        path.unlink()
+
+
+def test_a_second_process_is_refused(unbroken: tuple[Path, Path]) -> None:
+    place, _ = unbroken
+    out = place / "shared.jsonl"
+    first = started(command(place / "photos", out))
+    try:
+        wait_for_work(first, out)
+        first.send_signal(signal.SIGSTOP)  # or it may be done before the second has begun
+        assert first.poll() is None
+        second = finished(command(place / "photos", out))
+        assert second.returncode == 3 and "another process is working on this job" in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_other_settings_are_refused_and_restart_begins_anew(unbroken: tuple[Path, Path]) -> None:
+    place, whole = unbroken
+    changed = finished(command(place / "photos", whole, "--prompt", "What is this?"))
+    assert changed.returncode == 3
+    assert "its prompts.prompts is" in changed.stderr and "--restart" in changed.stderr
+    assert "Traceback" not in changed.stderr
+
+
+def test_a_finished_job_has_nothing_to_do(unbroken: tuple[Path, Path]) -> None:
+    place, whole = unbroken
+    before = whole.read_bytes()
+    done = finished(command(place / "photos", whole))
+    assert done.returncode == 1 and " 0 captioned" in done.stderr, done.stderr
+    assert whole.read_bytes() == before
+
+
+def test_a_full_disk_stops_the_job_and_more_room_lets_it_go_on(unbroken: tuple[Path, Path]) -> None:
+    """A limit on the size of files stands in for the disk."""
+    place, whole = unbroken
+    out = place / "full.jsonl"
+    limited = [
+        sys.executable,
+        "-c",
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "sys.argv = sys.argv[1:];"
+        "from mindone.pipelines.image_to_text.dataset import running;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000));"
+        "from mindone_share4v.cli import main; sys.exit(main(sys.argv[1:]))",
+        *command(place / "photos", out)[2:],
+    ]
+    stopped = finished(limited)
+    assert stopped.returncode == 3 and "stopped: " in stopped.stderr and "Traceback" not in stopped.stderr
+    done = finished(command(place / "photos", out))
+    assert done.returncode == 1, done.stderr
+    same = [stable(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert same == [stable(line) for line in whole.read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_input_that_vanishes_is_a_failure_and_no_more(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", 6, broken=False)
+    listed = finished(command(tmp_path / "photos", tmp_path / "a.jsonl", "--max-new-tokens", "3"))
+    assert listed.returncode == 0, listed.stderr
+    state = tmp_path / "a.jsonl.share4v"
+    journal = (state / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (state / "journal.jsonl").write_bytes(b"".join(journal[:2]))  # as after a crash
+    for path in sorted((tmp_path / "photos").rglob("*.png"))[3:4]:
+        path.unlink()
+    done = finished(command(tmp_path / "photos", tmp_path / "a.jsonl", "--max-new-tokens", "3"))
+    assert done.returncode == 1 and "1 failed" in done.stderr, done.stderr
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 6
+    failed = [json.loads(line) for line in (state / "failed.jsonl").read_text().splitlines()]
+    assert len(failed) == 1 and failed[0]["error"]
+
+
+def test_a_second_try_at_failures_survives_kills(unbroken: tuple[Path, Path]) -> None:
+    """Killed while it goes over its inputs again, after a journal that a crash left torn."""
+    place, whole = unbroken
+    out = place / "retried.jsonl"
+    assert finished(command(place / "photos", out)).returncode == 1
+    journal = place / "retried.jsonl.share4v" / "journal.jsonl"
+    with journal.open("ab") as file:
+        file.write(b'{"number": 9')
+    bad = sorted((place / "photos").rglob("bad-*"))[0]
+    kept = bad.read_bytes()
+    bad.write_bytes(next((place / "photos").rglob("*.png")).read_bytes())
+    try:
+        for seconds in (2.5, 3.0, 3.5):
+            job = started(command(place / "photos", out, "--retry-failed"))
+            try:
+                job.wait(seconds)
+            except subprocess.TimeoutExpired:
+                job.send_signal(signal.SIGKILL)
+                job.wait()
+        done = finished(command(place / "photos", out, "--retry-failed"))
+    finally:
+        bad.write_bytes(kept)
+    assert done.returncode == 1, done.stderr
+    before = [stable(line) for line in whole.read_text(encoding="utf-8").splitlines()]
+    after = [stable(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 1 and str(bad) in changed[0][1]["source"] and changed[0][1]["caption"]

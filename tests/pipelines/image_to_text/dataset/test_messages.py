@@ -1,0 +1,159 @@
+"""What `share4v caption-dataset` says on the way, and the status with which it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.pictures import encoded, scene
+from tqdm import tqdm
+
+from mindone.pipelines.image_to_text.dataset import api
+from mindone.pipelines.image_to_text.dataset.job import JobSummary
+from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
+from mindone.pipelines.image_to_text.dataset.state.records import Record
+from mindone_share4v.cli import main
+from mindone_share4v.commands.caption_dataset import _Progress
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(encoded(scene(number)))
+    return tmp_path / "photos"
+
+
+def command(photos: Path, *more: str) -> list[str]:
+    out = photos.parent / "out.jsonl"
+    return ["caption-dataset", str(photos), "--out", str(out), "--max-new-tokens", "3", *more]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_begun", "status", "said"),
+    [
+        (FileNotFoundError("gone"), False, 2, "error: gone"),
+        (FileNotFoundError("gone"), True, 3, "stopped: gone"),
+        (JournalError("damaged"), False, 3, "stopped: damaged"),
+        (JournalError("damaged"), True, 3, "stopped: damaged"),
+        (ImportError("install it"), True, 2, "error: install it"),
+        (OSError("full"), False, 3, "stopped: full"),
+    ],
+)
+def test_what_goes_wrong_in_the_middle_is_no_wrong_use(
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    is_begun: bool,
+    status: int,
+    said: str,
+) -> None:
+    def job(*arguments: Any) -> JobSummary:
+        begun, watch = arguments[-2:]
+        begun(0, 3)
+        if is_begun:
+            watch(Record(0, "a", "a.png", ("A cat.",)))
+        raise error
+
+    monkeypatch.setattr(api, "caption_dataset", job)
+    assert main(command(photos)) == status
+    assert said in capsys.readouterr().err
+
+
+def test_a_damaged_journal_stops_the_job(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(photos)) == 0
+    journal = photos.parent / "out.jsonl.share4v" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(lines[0] + lines[2])
+    capsys.readouterr()
+    assert main(command(photos)) == 3
+    assert "stopped: " in (said := capsys.readouterr().err) and "it is the record of number 2" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"),
+    [
+        (("--frames", "0"), 2, "error: --frames must be at least 1, got 0"),
+        (("--frames", "-3"), 2, "error: --frames must be at least 1, got -3"),
+        (("--restart", "--retry-failed"), 2, "error: restart and retry_failed do not go together"),
+        (("--actors", "0", "--engine", "ray"), 2, "actors must be an integer of at least 1, got 0"),
+        (("--actors", "2"), 0, "note: --actors change nothing without --engine ray"),
+        (("--actors", "2", "--cpus", "1", "--engine", "local"), 0, "note: --actors and --cpus change nothing without"),
+    ],
+)
+def test_arguments_that_are_refused_or_do_nothing(
+    photos: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], status: int, said: str
+) -> None:
+    assert main(command(photos, *more)) == status
+    assert said in capsys.readouterr().err
+
+
+def test_a_format_named_twice_is_written_once(photos: Path) -> None:
+    assert main(command(photos, "--format", "jsonl", "--format", "jsonl")) == 0
+    rows = [json.loads(line) for line in (photos.parent / "out.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and all(row["caption"] for row in rows)
+
+
+def test_without_a_terminal_there_are_lines(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(photos)) == 0
+    assert " of 3 inputs" not in capsys.readouterr().err  # a job of seconds has none
+    monkeypatch.setattr(_Progress, "LINE_SECONDS", 0.0)
+    assert main(command(photos, "--restart")) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of 3 inputs" in line]
+    assert [line.partition(",")[0] for line in lines] == [f"share4v: {n} of 3 inputs" for n in (1, 2, 3)]
+    assert all(" a second, " in line and line.endswith(" left") for line in lines)
+
+
+def record(number: int, **more: Any) -> Record:
+    return Record(number, str(number), f"{number}.png", tokens=(5,), **more)
+
+
+def test_the_rate_is_of_what_this_run_made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    progress = _Progress(tqdm(disable=True))
+    progress.begin(1000, 30_000)
+    for number in range(1000, 1190):
+        progress.show(record(number, stands=True, error="an old one"))
+    clock[0] += 59
+    progress.show(record(1190))
+    clock[0] += 1
+    progress.show(record(1191))
+    for number in range(1192, 1200):
+        progress.show(record(number))
+    clock[0] += 61
+    progress.show(record(1200, stands=True))
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "share4v: going on behind 1000 of 30000 inputs",
+        "share4v: 1192 of 30000 inputs, 0.03 a second, 240:04:00 left",
+        "share4v: 1201 of 30000 inputs, 0.08 a second, 96:47:47 left",
+    ]
+    assert progress.tokens == 50 and progress.failures == 0
+
+
+def test_the_bar_of_a_terminal_has_the_same_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    with tqdm() as bar:
+        progress = _Progress(bar)
+        progress.begin(1000, 2000)
+        for number in range(1000, 1500):
+            progress.show(record(number, stands=True))
+        for number in range(1500, 1510):
+            progress.show(record(number))
+        assert (bar.n, bar.total, bar.n - bar.initial) == (1510, 2000, 10)
+    assert "share4v: 1" not in capsys.readouterr().err
+
+
+def test_failures_are_told_with_where_all_of_them_will_be(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = _Progress(tqdm(disable=True))
+    progress.begin(0, 100)
+    for number in range(40):
+        progress.show(record(number, error="broken"))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 21 and said[0] == "share4v: 0.png: broken"
+    assert said[-1] == "share4v: more inputs failed; failed.jsonl will have them all when the job is done"
