@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from helpers.ascend import PORTABLE, STAND_INS, register
+from helpers.paths import SCENE
 from mindspore import Tensor
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, Share4VProcessor, TextConfig, VisionConfig
@@ -16,7 +17,6 @@ from mindone.models.share4v.checkpoint.bfloat16 import from_bfloat16, to_bfloat1
 from mindone.models.share4v.processing.image_loading import load_image
 
 IS_ASCEND = ms.get_context("device_target") == "Ascend"
-SCENE = Path(__file__).parents[2] / "examples" / "sharegpt_4v" / "scene.png"
 TEXT = TextConfig(500, 128, 192, 2, 4, 2, max_position_embeddings=512)  # heads of 32, two for each key
 CONFIG = Share4VConfig(VisionConfig(64, 128, 2, 2, image_size=56, patch_size=14), ProjectorConfig("mlp2x_gelu"), TEXT)
 CELLS = {"language_backend": "llama", "vision_backend": "clip"}

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from helpers.pages.document import PAGES, ROOT, RUNNABLE, SHOWN, Block, blocks_of, name_of
 from helpers.pages.stand_in import MODEL, TOWER, draw_pictures
+from helpers.paths import HELPERS
 
 BLOCKS = {name_of(page): blocks_of(page.read_text(encoding="utf-8")) for page in PAGES}
 SCENE = ROOT / "examples" / "sharegpt_4v" / "scene.png"
-RUN_PAGE = Path(__file__).parent / "pages" / "run_page.py"
+RUN_PAGE = HELPERS / "pages" / "run_page.py"
 SECONDS = 1800  # a page that hangs; how long one takes decides nothing
 AT_ONCE = 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "sharegpt_4v" / "tiny"))
+from helpers.paths import TINY_SCRIPTS
+
+sys.path.insert(0, str(TINY_SCRIPTS))

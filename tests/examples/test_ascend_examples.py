@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 ASCEND = ROOT / "examples" / "sharegpt_4v" / "ascend"
 PORTABLE = ["linear", "embedding", "layer_norm", "gelu", "cache_write", "rms_norm", "rotary"]
 

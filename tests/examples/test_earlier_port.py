@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from helpers.earlier_port import LLAMA_CKPT, TINY, TOWER_CKPT, write_configs, write_port
+from helpers.paths import EXAMPLES
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.checkpoint import CheckpointError
 from mindone.pipelines import pipeline
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "sharegpt_4v"
 SCENE = EXAMPLES / "scene.png"
 TIMEOUT = 300
 

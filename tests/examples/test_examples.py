@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import EXAMPLES
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "sharegpt_4v"
 SCRIPTS = ("run_share4v.py", "convert_weights.py")
 TIMEOUT = 300
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from captions import parse_caption
 from helpers.open_sora import plan_captions, read_plan, read_table
+from helpers.paths import EXAMPLES
 from helpers.videos import numbered, write_sound, write_video
 from PIL import Image
 from scenes import Scene, render, sample_scene, scene_rng
@@ -21,7 +22,7 @@ from scenes import Scene, render, sample_scene, scene_rng
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.video import FrameSampling, read_frames
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "sharegpt_4v" / "open_sora"
+EXAMPLE = EXAMPLES / "open_sora"
 SEED, TIMEOUT = 4242, 300
 Run = Callable[..., tuple[int, str, str]]
 

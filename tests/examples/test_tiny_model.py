@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from captions import parse_caption
+from helpers.paths import EXAMPLES
 from PIL import Image
 from scenes import render, sample_scene, scene_rng
 
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
-
-EXAMPLES = Path(__file__).parents[2] / "examples" / "sharegpt_4v"
 
 
 @pytest.fixture(scope="module")

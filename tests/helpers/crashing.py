@@ -114,7 +114,7 @@ def limits(inputs: list[Path], place: Path, whole: dict[str, bytes]) -> int:
 def main(root: str, what: str, folder: str, seed: str) -> None:
     """Do one whole job, then one that is disturbed, and compare."""
     without_upstream(root)
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     from helpers.jobs import tree
 
     work, rng = Path(folder), random.Random(int(seed))

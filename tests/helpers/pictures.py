@@ -10,13 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-TINY = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "tiny"
+from helpers.paths import TINY_SCRIPTS
 
 
 def scene(number: int, size: int = 64) -> Image.Image:
     """A rendered scene; the same one for the same number."""
-    if str(TINY) not in sys.path:
-        sys.path.insert(0, str(TINY))
+    if str(TINY_SCRIPTS) not in sys.path:
+        sys.path.insert(0, str(TINY_SCRIPTS))
     from scenes import render, sample_scene, scene_rng
 
     rng = scene_rng(7, number)

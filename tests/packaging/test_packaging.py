@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TRACKED = ("pyproject.toml", "README.md", "LICENSE", "mindone", "mindone_share4v")
 
 

@@ -103,7 +103,7 @@ def cache_write(dtype: str) -> Case:
     """A chunk of each text is written where its tokens go, and padding to the last slot."""
     import mindspore as ms
 
-    from mindone.models.share4v.language.cached import LayerCache
+    from mindone.models.share4v.language.llama import LayerCache
 
     cache = LayerCache(TEXTS, 4, SLOTS, SIZE, getattr(ms, dtype))
     key, value = inputs(dtype, (TEXTS, 4, CHUNK, SIZE), (TEXTS, 4, CHUNK, SIZE))

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .configuration_formats import READERS, form_of
+from .configuration_formats import READERS, form_of, named_tower, tower_places
 from .quantization import QUANTIZED
-from .tower_places import named_tower, tower_places
 
 IGNORE_INDEX = -100
 IMAGE_TOKEN_INDEX = -200

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-ROOT = Path(__file__).parents[3]
+from helpers.paths import ROOT
+
 PAGES = sorted(
     {
         ROOT / "README.md",

@@ -10,8 +10,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 PACKAGE = "mindone.models.share4v"
 # A room: the modules (or packages) that belong to it, and the rooms whose modules it may import.
 ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

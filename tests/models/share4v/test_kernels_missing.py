@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import SCENE
 
 from mindone.models.share4v.kernels.library import library
 
@@ -59,7 +60,7 @@ def test_integers_say_what_is_missing(tmp_path: Path) -> None:
     done = run(WITHOUT + LOAD.format(dtype="int4"))
     assert done.returncode == 1
     assert "KernelsMissingError: the CPU kernels were not built (libshare4v.so is missing): install" in done.stderr
-    picture = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "scene.png"
+    picture = SCENE
     out = tmp_path / "out"
     for arguments in (
         ["caption", str(picture), "--dtype", "int4"],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.backends import CELLS
 from helpers.contract import CONFIG, check_component
+from helpers.paths import ROOT
 from mindspore import Tensor
 
 from mindone.models.share4v import ProjectorConfig, Share4V
@@ -120,7 +121,7 @@ def test_components_that_need_an_extra_have_tests_in_a_folder_of_their_own() -> 
     extras = {registry.extras[name] for registry, name in NAMES if name in registry.extras}
     assert extras == set(EXTRA_FOLDERS)
     for folder in EXTRA_FOLDERS.values():
-        assert list((Path(__file__).parents[3] / folder).glob("test_*.py"))
+        assert list((ROOT / folder).glob("test_*.py"))
 
 
 def test_a_component_whose_package_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import CONFIG_NAME, Share4VConfig, read_json
-from ..configuration_formats import CLIP_LARGE_336, form_of
+from ..configuration_formats import CLIP_LARGE_336, form_of, named_tower, tower_places
 from ..hub import HubError, is_checkpoint_name, resolve
 from ..processing.image_processor import PREPROCESSOR_NAME, ImageProcessor
-from ..tower_places import named_tower, tower_places
 from .errors import CheckpointError
 from .formats import find_weights, stored_tensors
 from .weights import VISION_MODEL, is_known, our_name

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 
-from ..image_modes import to_rgb, upright
+from .image_modes import to_rgb, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

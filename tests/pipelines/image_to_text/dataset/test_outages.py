@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 from helpers.jobs import png, run, tree, write_tar
+from helpers.paths import HELPERS, ROOT
 
 from mindone.pipelines.image_to_text.dataset.writers import SinkOptions
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
 
 
 class Crash(BaseException):
@@ -88,7 +86,7 @@ def test_a_crash_at_any_step_changes_nothing_in_the_end(
 def script(folder: Path, what: str, seed: int) -> int:
     """Run crashing.py, in a process that has no MindSpore."""
     folder.mkdir()
-    command = [sys.executable, str(HERE / "crashing.py"), str(ROOT), what, str(folder), str(seed)]
+    command = [sys.executable, str(HELPERS / "crashing.py"), str(ROOT), what, str(folder), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ), timeout=300)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.jobs import png, write_tar
+from helpers.paths import ROOT, TESTS
 
 from mindone.pipelines.image_to_text.dataset.readers import archives, json_table, open_source
 from mindone.pipelines.image_to_text.dataset.state import atomic_files
@@ -22,7 +23,6 @@ from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write
 from mindone.pipelines.image_to_text.dataset.state.records import Record
 from mindone.pipelines.image_to_text.dataset.writers import FORMATS, SinkOptions, open_sink, sidecars
 
-HERE = Path(__file__).parent
 FEW, MANY = 600, 2400
 GROWTH = 30_000 + 40 * (MANY - FEW)  # bytes; less than anything that could be kept of an input
 
@@ -69,7 +69,7 @@ def peak(work: Callable[[], object]) -> int:
 @pytest.fixture(autouse=True)
 def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read or kept at a time must be less than the smaller of two inputs, or both look alike."""
-    for module in (files, json_table, archives):
+    for module in (atomic_files, json_table, archives):
         monkeypatch.setattr(module, "_CHUNK", 4096)
     monkeypatch.setattr(atomic_files, "GROUP_BYTES", 2**14)
     monkeypatch.setattr(archives, "WINDOW_BYTES", 2**14)
@@ -148,13 +148,13 @@ print(*sys.modules)
 def test_two_hundred_thousand_inputs_take_no_more_memory_than_half_of_them(tmp_path: Path) -> None:
     """The resident memory, which has that of sqlite and of C in it too."""
     (tmp_path / "list.txt").write_text("".join(f"http://example.org/{number:07d}.png\n" for number in range(200_000)))
-    root = str(HERE.parents[2])
+    root = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT + SCRIPT, root, str(tmp_path / "list.txt")],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     assert done.returncode == 0, done.stderr
     half, all_of_them, modules = done.stdout.splitlines()
@@ -178,11 +178,11 @@ assert seen.get((bytes(32), "Describe this image")) == Caption("x" * 900, 200, "
 def test_captions_made_before_take_no_memory_where_no_file_is_named() -> None:
     """As in Ray's actors; the 16,000 captions between the two figures are 14 MB."""
     done = subprocess.run(
-        [sys.executable, "-c", RESIDENT + SEEN, str(HERE.parents[2])],
+        [sys.executable, "-c", RESIDENT + SEEN, str(ROOT)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     assert done.returncode == 0, done.stderr
     before, after = (int(line) for line in done.stdout.split())

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers.contract import check_component
 from helpers.llava import IMAGE, Reference
+from helpers.paths import SCENE
 from mindspore import Tensor
 from PIL import Image
 
@@ -23,7 +24,6 @@ from mindone.models.share4v.integrations.mindnlp.process import WorkerError
 from mindone.models.share4v.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 from mindone.pipelines import pipeline
 
-SCENE = Path(__file__).parents[2] / "examples" / "sharegpt_4v" / "scene.png"
 MINDNLP = {"language_backend": "mindnlp"}
 NAMES = [
     (registry, name)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.backends import CELLS
 from helpers.llava import IMAGE, SHAPES, Reference, padded
+from helpers.paths import SCENE
 from helpers.published_formats import write_original
 from mindspore import Tensor
 from PIL import Image
@@ -22,7 +23,6 @@ from mindone.models.share4v.checkpoint.shapes import expected_shapes
 from mindone.models.share4v.registry import VISION_TOWERS
 
 Pair = tuple[Reference, Share4V]
-SCENE = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "scene.png"
 TOLERANCE = 1e-4
 ZOO = {"vision_backend": "mindone"}
 

@@ -14,6 +14,7 @@ from threading import Thread
 
 import pytest
 from helpers.jobs import listed, png, read, write_tar
+from helpers.paths import ROOT, TESTS
 
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import SeenCaptions
 from mindone.pipelines.image_to_text.dataset.readers import InputError, ItemError, read_item
@@ -387,13 +388,12 @@ except OSError as error:
     ],
 )
 def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path, what: str, limit: int, said: str) -> None:
-    here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(here.parents[2]), what, str(tmp_path), str(limit)],
+        [sys.executable, "-c", FULL_DISK, str(ROOT), what, str(tmp_path), str(limit)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(here)},
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     assert done.returncode == 0, done.stderr
     assert said in done.stdout

@@ -17,6 +17,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers.paths import TINY_SCRIPTS
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,7 +31,6 @@ from mindone.pipelines.image_to_text.dataset.state.records import Item, Picture,
 from mindone.pipelines.image_to_text.dataset.state.speed_log import SPEED_NAME, SpeedLog, Stretch, read_speed
 from mindone_share4v.cli import main
 
-TINY = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "tiny"
 COUNT = 300
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> \"'&amp; {{ 7 * 7 }} $x^2$"
 
@@ -44,11 +44,11 @@ class Job:
     """A made-up job on rendered scenes: captions of several forms, failures, loops, repeats, what tries to act."""
 
     def __init__(self, folder: Path, count: int = COUNT) -> None:
-        sys.path.insert(0, str(TINY))
+        sys.path.insert(0, str(TINY_SCRIPTS))
         try:
             self.scenes, self.captions = importlib.import_module("scenes"), importlib.import_module("captions")
         finally:
-            sys.path.remove(str(TINY))
+            sys.path.remove(str(TINY_SCRIPTS))
         self.folder, self.state = folder, folder / ".share4v"
         self.state.mkdir(parents=True)
         self.rng = random.Random(11)

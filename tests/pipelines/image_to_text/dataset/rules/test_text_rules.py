@@ -6,10 +6,10 @@ import importlib
 import random
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.paths import TINY_SCRIPTS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,8 +18,6 @@ from mindone.pipelines.image_to_text.dataset.rules.openings import remove_openin
 from mindone.pipelines.image_to_text.dataset.rules.repetition import find_loop, is_loop
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules, faults, mend
 from mindone.pipelines.image_to_text.dataset.rules.words import count_words, has_word, missing_words, split_sentences
-
-TINY = Path(__file__).parents[3] / "examples" / "sharegpt_4v" / "tiny"
 
 # Openings
 
@@ -181,7 +179,7 @@ def test_ordinary_repetition_is_no_loop(text: str) -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
     """The renderer's modules of scenes and their captions."""
-    monkeypatch.syspath_prepend(str(TINY))
+    monkeypatch.syspath_prepend(str(TINY_SCRIPTS))
     yield importlib.import_module("scenes"), importlib.import_module("captions")
     for name in ("scenes", "captions"):
         sys.modules.pop(name, None)

@@ -188,7 +188,7 @@ def test_killed_at_any_step_of_a_new_pass(
 
     with monkeypatch.context() as patch:
         for name in ("publish", "write_listing"):
-            patch.setattr(passes, name, killed(getattr(passes, name)))
+            patch.setattr(resume, name, killed(getattr(resume, name)))
         with suppress(KeyboardInterrupt):
             run(photos, out, **more, **flags)
     run(photos, out, **more, **flags)
