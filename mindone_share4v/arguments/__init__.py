@@ -4,7 +4,7 @@ from .caption import CAPTION
 from .caption_dataset import CAPTION_DATASET
 from .chat import CHAT
 from .command import Argument, Command
-from .convert import CONVERT
+from .conversion import CONVERT
 from .report import REPORT
 from .score import SCORE
 

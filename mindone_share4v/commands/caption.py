@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 from .common import (
     DONE,
     SOME_FAILED,
-    complain,
     failure,
     image_name,
     model_options,
     one_line,
+    print_error,
     print_json,
     read_image,
     read_settings,
+    usage_error,
     visible,
-    wrong_use,
 )
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
     from tqdm import tqdm
 
-    from ...mindone.pipelines.image_to_text.base import Answer
-    from ...mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+    from mindone.pipelines.image_to_text.base import Answer
+    from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> int:
             raise ValueError(f"--batch-size must be 1 or more, got {arguments.batch_size}")
         captioner = pipeline("image-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
-        return wrong_use(error)
+        return usage_error(error)
     hidden = len(arguments.images) < 2 or not sys.stderr.isatty()
     # miniters keeps tqdm from drawing by itself in the middle of a caption.
     with tqdm(total=len(arguments.images), unit="image", leave=False, miniters=1, disable=hidden) as progress:
@@ -77,7 +77,7 @@ class _Captions:
             try:
                 failed += self._caption(group)
             except ValueError as error:  # pictures have errors of their own: the prompt is at fault
-                return wrong_use(error)
+                return usage_error(error)
         return SOME_FAILED if failed else DONE
 
     def _caption(self, group: list[Source]) -> int:
@@ -131,7 +131,7 @@ class _Captions:
             print(name + one_line(answer.text), flush=True)
 
     def _show_failure(self, source: Source) -> None:
-        complain(f"{image_name(source.given)}: {source.error}")
+        print_error(f"{image_name(source.given)}: {source.error}")
         if self.arguments.json:
             print_json({"image": source.given, "error": source.error})
 

@@ -7,18 +7,18 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from .common import DONE, SOME_FAILED, complain, model_options, one_line, read_settings, wrong_use
+from .common import DONE, SOME_FAILED, model_options, one_line, print_error, read_settings, usage_error
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from ...mindone.pipelines.image_to_text.dataset.api import JobOptions
-    from ...mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
-    from ...mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
-    from ...mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
-    from ...mindone.pipelines.image_to_text.dataset.readers import SourceOptions
-    from ...mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
-    from ...mindone.pipelines.image_to_text.dataset.state.records import Record
+    from mindone.pipelines.image_to_text.dataset.api import JobOptions
+    from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
+    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
+    from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
+    from mindone.pipelines.image_to_text.dataset.readers import SourceOptions
+    from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
+    from mindone.pipelines.image_to_text.dataset.state.records import Record
 
 STOPPED = 3
 _SHOWN_FAILURES = 20  # the others are in failed.jsonl
@@ -28,9 +28,9 @@ def run(arguments: Namespace) -> int:
     """Caption the data set and return the exit status."""
     from tqdm import tqdm
 
-    from ...mindone.pipelines.image_to_text.dataset.api import caption_dataset
-    from ...mindone.pipelines.image_to_text.dataset.executors.ranks import current_rank
-    from ...mindone.pipelines.image_to_text.dataset.state.journal import JournalError
+    from mindone.pipelines.image_to_text.dataset.api import caption_dataset
+    from mindone.pipelines.image_to_text.dataset.executors.ranks import current_rank
+    from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 
     if arguments.list_styles:
         return _list_styles()
@@ -42,18 +42,18 @@ def run(arguments: Namespace) -> int:
                 arguments.inputs, choice, plan, settings, sources, options, progress.begin, progress.show
             )
         except ImportError as error:
-            return wrong_use(error)
+            return usage_error(error)
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
             is_wrong_use = isinstance(error, (ValueError, FileNotFoundError)) and not isinstance(error, JournalError)
             if is_wrong_use and not progress.is_begun:
-                return wrong_use(error)
-            complain(f"stopped: {error}")
+                return usage_error(error)
+            print_error(f"stopped: {error}")
             return STOPPED
     for reason in summary.left_out:
-        complain(one_line(f"left out of the output: {reason}"))
+        print_error(one_line(f"left out of the output: {reason}"))
     seconds = max(summary.seconds, 1e-9)
     counted = f"{summary.inputs} inputs" + " of this share" * summary.is_share
-    complain(
+    print_error(
         f"{counted}: {summary.captioned} captioned in {seconds:.0f} s "
         f"({summary.captioned / seconds:.2f} a second, {summary.tokens / seconds:.0f} tokens a second), "
         f"{summary.kept} kept, {summary.failed} failed"
@@ -72,10 +72,10 @@ def _job(
         ValueError: a value is outside its range, or a name is not known.
         OSError: a prompt file cannot be read.
     """
-    from ...mindone.pipelines.image_to_text.dataset.api import JobOptions
-    from ...mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
-    from ...mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
-    from ...mindone.pipelines.image_to_text.dataset.writers import SinkOptions
+    from mindone.pipelines.image_to_text.dataset.api import JobOptions
+    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
+    from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
+    from mindone.pipelines.image_to_text.dataset.writers import SinkOptions
 
     if not arguments.inputs:
         raise ValueError("no INPUT is given: name a folder, pictures, a list, a table or shards")
@@ -87,7 +87,7 @@ def _job(
     generation = read_settings(arguments)
     generation.pop("seed", None)  # each caption has one of its own, which follows from the job's
     if plan.repeats and not generation["do_sample"]:
-        complain(
+        print_error(
             "note: a picture is asked the same more than once, and without a --temperature above 0 the answers are the "
             "same too"
         )
@@ -115,7 +115,7 @@ def _job(
 
 
 def _rules(arguments: Namespace) -> TextRules:
-    from ...mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
+    from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 
     return TextRules(
         strip_openings=arguments.strip_openings,
@@ -129,16 +129,16 @@ def _rules(arguments: Namespace) -> TextRules:
 
 
 def _cluster(arguments: Namespace) -> EngineOptions:
-    from ...mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
+    from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
 
     asked = {name: getattr(arguments, name) for name in ("actors", "cpus") if getattr(arguments, name) is not None}
     if asked and arguments.engine != "ray":
-        complain(f"note: {' and '.join(f'--{name}' for name in asked)} change nothing without --engine ray")
+        print_error(f"note: {' and '.join(f'--{name}' for name in asked)} change nothing without --engine ray")
     return EngineOptions(**asked)
 
 
 def _sources(arguments: Namespace) -> SourceOptions:
-    from ...mindone.pipelines.image_to_text.dataset.readers import SourceOptions
+    from mindone.pipelines.image_to_text.dataset.readers import SourceOptions
 
     if arguments.frames < 1:
         raise ValueError(f"--frames must be at least 1, got {arguments.frames}")
@@ -157,7 +157,7 @@ def _sources(arguments: Namespace) -> SourceOptions:
 
 
 def _list_styles() -> int:
-    from ...mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES
+    from mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES
 
     for style in STYLES.values():
         print(f"{style.name}: {style.description}\n    {style.prompt}")
@@ -187,7 +187,7 @@ class _Progress:
         self.bar.initial = done  # the rate is of this run
         self.bar.update(done)
         if done:
-            complain(f"going on behind {done} of {total} inputs")
+            print_error(f"going on behind {done} of {total} inputs")
 
     def show(self, record: Record) -> None:
         """Told of every record."""
@@ -209,16 +209,16 @@ class _Progress:
             self.failures += 1
             if self.failures <= _SHOWN_FAILURES:
                 self.bar.clear()
-                complain(one_line(f"{record.source}: {record.error}"))
+                print_error(one_line(f"{record.source}: {record.error}"))
             elif self.failures == _SHOWN_FAILURES + 1:
-                complain("more inputs failed; failed.jsonl will have them all when the job is done")
+                print_error("more inputs failed; failed.jsonl will have them all when the job is done")
 
     def _tell(self) -> None:
         self.told, line = time.monotonic(), f"{self.done} of {self.total} inputs"
         if self.made:
             rate = self.made / self._elapsed()
             line += f", {rate:.2f} a second, {self.bar.format_interval((self.total - self.done) / rate)} left"
-        complain(line)
+        print_error(line)
 
     def _elapsed(self) -> float:
         return max(time.monotonic() - self.begun, 1e-9)

@@ -14,21 +14,21 @@ from .common import (
     DONE,
     SOME_FAILED,
     STANDARD_INPUT,
-    complain,
     failure,
     image_name,
     model_options,
     one_line,
+    print_error,
     print_json,
     read_settings,
+    usage_error,
     visible,
-    wrong_use,
 )
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from ...mindone.pipelines.image_to_text.chat import ChatSession
+    from mindone.pipelines.image_to_text.chat import ChatSession
 
 PROMPT = "> "
 
@@ -36,8 +36,7 @@ PROMPT = "> "
 def run(arguments: Namespace) -> int:
     """Load pictures and model, answer until the questions end, and return the exit status."""
     from mindone.pipelines import pipeline
-
-    from ...mindone.pipelines.image_to_text.chat import ChatSession
+    from mindone.pipelines.image_to_text.chat import ChatSession
 
     try:
         settings = read_settings(arguments)
@@ -48,7 +47,7 @@ def run(arguments: Namespace) -> int:
             return SOME_FAILED
         answerer = pipeline("image-text-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
-        return wrong_use(error)
+        return usage_error(error)
     return _Chat(ChatSession(answerer, images, settings), arguments.json).run()
 
 
@@ -61,7 +60,7 @@ def _load(sources: list[str]) -> list[PILImage] | None:
         try:
             images.append(load_image(source))
         except ImageLoadError as error:
-            complain(f"{image_name(source)}: {failure(source, error)}")
+            print_error(f"{image_name(source)}: {failure(source, error)}")
     return images if len(images) == len(sources) else None
 
 
@@ -76,13 +75,13 @@ class _Chat:
     def run(self) -> int:
         status = DONE
         if self.typed:
-            complain("ask about the picture; /help shows the commands")
+            print_error("ask about the picture; /help shows the commands")
         for line in self._lines():
             if line in COMMANDS:
                 if not COMMANDS[line].act(self.session):
                     break
             elif line.startswith("/") and self.typed:
-                complain(f"unknown command {line}; there are {', '.join(COMMANDS)}")
+                print_error(f"unknown command {line}; there are {', '.join(COMMANDS)}")
             elif line and not self._answer(line):
                 status = SOME_FAILED
         return status
@@ -111,13 +110,13 @@ class _Chat:
                     if stopped:
                         break
         except ValueError as error:
-            complain(f"{error}; /reset begins anew" if self.session.messages else str(error))
+            print_error(f"{error}; /reset begins anew" if self.session.messages else str(error))
             if self.as_json:
                 print_json({"question": question, "error": str(error)})
             return False
         if stopped:
             print(flush=True)
-            complain("stopped; this question and its answer do not count")
+            print_error("stopped; this question and its answer do not count")
             return True
         answer = "".join(piece.text for piece in pieces).strip()
         if self.as_json:
@@ -167,13 +166,13 @@ class _ChatCommand:
 
 def _help(_: ChatSession) -> bool:
     for name, command in COMMANDS.items():
-        complain(f"{name:8}{command.summary}")
+        print_error(f"{name:8}{command.summary}")
     return True
 
 
 def _reset(session: ChatSession) -> bool:
     session.reset()
-    complain("the conversation begins anew; the pictures stay")
+    print_error("the conversation begins anew; the pictures stay")
     return True
 
 

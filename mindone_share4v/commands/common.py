@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from ...mindone.pipelines.image_to_text.settings import check_settings
+from mindone.pipelines.image_to_text.settings import check_settings
 
 if TYPE_CHECKING:
     from mindone.models.share4v.processing.image_loading import ImageSource
@@ -42,7 +42,7 @@ def read_settings(arguments: Namespace) -> dict[str, Any]:
     if not settings["do_sample"]:
         idle = [f"--{name.replace('_', '-')}" for name in _SAMPLING_ONLY if name in settings]
         if idle:
-            complain(f"note: {' and '.join(idle)} change nothing without a --temperature above 0")
+            print_error(f"note: {' and '.join(idle)} change nothing without a --temperature above 0")
     return check_settings(None, settings)
 
 
@@ -70,14 +70,14 @@ def failure(source: ImageSource, error: Exception) -> str:
     return one_line(str(error).removeprefix(f"{describe(source)}: "))
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Say something on standard error."""
     print(f"share4v: {message}", file=sys.stderr, flush=True)
 
 
-def wrong_use(error: Exception) -> int:
+def usage_error(error: Exception) -> int:
     """Say what is wrong with how the command was called, and return its exit status."""
-    complain(f"error: {error}")
+    print_error(f"error: {error}")
     return WRONG_USE
 
 

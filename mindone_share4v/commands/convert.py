@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from .common import DONE, wrong_use
+from .common import DONE, usage_error
 
 
 def run(arguments: Namespace) -> int:
@@ -24,7 +24,7 @@ def run(arguments: Namespace) -> int:
             local_files_only=arguments.local_files_only,
         )
     except (ValueError, OSError) as error:
-        return wrong_use(error)
+        return usage_error(error)
     size = sum(path.stat().st_size for path in Path(written).glob("*.safetensors"))
     print(f"{written}: {tqdm.format_sizeof(size, 'B')}")
     return DONE

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from .common import DONE, one_line, wrong_use
+from .common import DONE, one_line, usage_error
 
 
 def run(arguments: Namespace) -> int:
     """Write the page, say where it is, and return the exit status."""
-    from ...mindone.pipelines.image_to_text.dataset.report.report import write_report
-    from ...mindone.pipelines.image_to_text.dataset.state.records import printable
+    from mindone.pipelines.image_to_text.dataset.report.report import write_report
+    from mindone.pipelines.image_to_text.dataset.state.records import printable
 
     try:
         path, summary = write_report(arguments.out, arguments.html)
     except (ValueError, OSError) as error:
-        return wrong_use(error)
+        return usage_error(error)
     captions = f"{summary.captions:,} captions, {summary.failed:,} failed, {summary.loops:,} suspected loops"
     print(one_line(printable(f"{path}: {captions}")))
     return DONE

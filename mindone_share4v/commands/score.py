@@ -9,17 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from .common import DONE, SOME_FAILED, complain, one_line, print_json, wrong_use
+from .common import DONE, SOME_FAILED, one_line, print_error, print_json, usage_error
 
 if TYPE_CHECKING:
-    from ...mindone.pipelines.image_to_text.evaluation import CaptionFile, Scores
+    from mindone.pipelines.image_to_text.evaluation import CaptionFile, Scores
 
 _SHOWN_KEYS = 5
 
 
 def run(arguments: Namespace) -> int:
     """Score, show the scores, and return the exit status."""
-    from ...mindone.pipelines.image_to_text.evaluation import match, read_captions, score_captions
+    from mindone.pipelines.image_to_text.evaluation import match, read_captions, score_captions
 
     try:
         keys, captions = _columns("key", arguments.key), _columns("caption", arguments.caption)
@@ -38,7 +38,7 @@ def run(arguments: Namespace) -> int:
         if arguments.per_image is not None:
             _write_per_image(arguments.per_image, scores)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        return wrong_use(error)
+        return usage_error(error)
     result = _result(scores, matched_by, mismatches)
     if arguments.json:
         print_json(result)
@@ -46,9 +46,9 @@ def run(arguments: Namespace) -> int:
         print(_table(result))
     for what, found in mismatches.items():
         if found:
-            complain(f"{what.replace('_', ' ')}: {len(found)}, {one_line(_some(found))}")
+            print_error(f"{what.replace('_', ' ')}: {len(found)}, {one_line(_some(found))}")
     for metric, reason in scores.not_computed.items():
-        complain(f"{metric} not computed: {one_line(reason)}")
+        print_error(f"{metric} not computed: {one_line(reason)}")
     return SOME_FAILED if scores.not_computed or any(mismatches.values()) else DONE
 
 
@@ -113,8 +113,8 @@ def _table(result: Mapping[str, Any]) -> str:
 def _write_per_image(path: str, scores: Scores) -> None:
     from pathlib import Path
 
-    from ...mindone.pipelines.image_to_text.dataset.state.atomic_files import whole_file
-    from ...mindone.pipelines.image_to_text.dataset.state.records import dumps
+    from mindone.pipelines.image_to_text.dataset.state.atomic_files import whole_file
+    from mindone.pipelines.image_to_text.dataset.state.records import dumps
 
     with whole_file(Path(path)) as file:
         for key, row in scores.per_image.items():

@@ -359,13 +359,13 @@ def test_interruption_while_mindspore_is_imported(
 def test_a_conversion_that_is_interrupted_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mindone.models.share4v.checkpoint import convert
+    from mindone.models.share4v.checkpoint import conversion
 
     def interrupted(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(DEADLINE)  # the handler runs before this is over
 
-    monkeypatch.setattr(convert, "_copy_companions", interrupted)
+    monkeypatch.setattr(conversion, "_copy_companions", interrupted)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert main(["convert", str(checkpoint), "--out", str(tmp_path / "out")]) == 130
     assert lines_of(capsys)[1] == ["share4v: interrupted"]

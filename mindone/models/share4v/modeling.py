@@ -89,7 +89,7 @@ class Share4V(GenerationMixin, nn.Cell):
         self._features = ImageFeatures(self.vision_tower, self.mm_projector)
         self._caches: WeakSet[KVCache] = WeakSet()
         self._pool = CachePool(self._make_cache)
-        self.forget()
+        self.reset_caches()
 
     @classmethod
     def from_pretrained(
@@ -192,7 +192,7 @@ class Share4V(GenerationMixin, nn.Cell):
     def tokenizer(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def forget(self) -> None:
+    def reset_caches(self) -> None:
         """Drop all that was computed or compiled with earlier weights; needed once weights were replaced.
 
         A graph of MindSpore 2.7 goes on reading the memory that a parameter had before `set_data` or
@@ -201,7 +201,7 @@ class Share4V(GenerationMixin, nn.Cell):
         self.forget_values()
         self._features.forget_graphs()
         for cache in self._caches:
-            cache.renew()
+            cache.reset()
 
     def forget_values(self) -> None:
         """Use nothing again that earlier weights computed; enough where weights changed in place, as training does it.
@@ -209,7 +209,7 @@ class Share4V(GenerationMixin, nn.Cell):
         Caches stay, and the graphs compiled for them; what they hold is not recognised any more.
         """
         self._weights = uuid4().bytes
-        self._features.forget()
+        self._features.reset()
 
     def _make_cache(self, batch_size: int, capacity: int) -> KVCache:
         cache = KVCache(self.language_model, batch_size, capacity)
@@ -253,7 +253,7 @@ class Share4V(GenerationMixin, nn.Cell):
             ValueError: shapes disagree, or the numbers of images and placeholders.
             RuntimeError: MindSpore's context is in GRAPH_MODE.
         """
-        prompts = self._lay_out(input_ids, pixel_values, attention_mask, inputs_embeds)
+        prompts = self._prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds)
         logits = self.language_model(ops.gather(prompts.table, Tensor(prompts.index), 0), prompts.lengths)
         width = prompts.index.shape[1]
         mask = (np.arange(width) < prompts.lengths[:, None]).astype(np.int64)
@@ -279,7 +279,7 @@ class Share4V(GenerationMixin, nn.Cell):
         """Put features [N, P, H] among embeddings [B, L, H] by `index` [B, T] (merging.MergePlan) -> [B, T, H]."""
         return ops.gather(embedding_table(token_embeds, image_features), index, 0)
 
-    def _lay_out(
+    def _prepare_inputs(
         self,
         input_ids: Array | None,
         pixel_values: Array | None,

@@ -69,7 +69,7 @@ def logits_of(model: Share4V, prompt: list[int], images: np.ndarray) -> np.ndarr
 def last_logits(model: Share4V, texts: Texts, chunk: int | None = None) -> tuple[np.ndarray, KVCache]:
     """Return the logits of each text's last token by way of a cache, and the cache."""
     ids, mask = padded(texts[0], "left")
-    prompts = model._lay_out(ids, texts[1], mask, None)
+    prompts = model._prepare_inputs(ids, texts[1], mask, None)
     cache = model.new_cache(len(prompts), 256)
     cache.decoder.chunk = chunk or cache.decoder.chunk
     return prefill(prompts, cache, model.config.text_config), cache
@@ -293,7 +293,7 @@ def test_blocks_that_were_replaced_count_after_forget(small_kernels: Pair) -> No
             bias = changed[HEADER_BYTES : HEADER_BYTES + 4 * model.config.text_config.hidden_size].view(np.float32)
             bias += np.linspace(-3, 3, bias.size, dtype=np.float32)
         projector.put(name, changed)
-        model.forget()
+        model.reset_caches()
         answers.append(model.generate([prompt], images, max_new_tokens=8))
     assert answers[0] == answers[2] != answers[1]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .convert import convert
+from .conversion import convert
 from .errors import CheckpointError, UnsafeCheckpointError
 from .layout import CheckpointLayout, locate
 from .loading import iterate_weights, load_weights

@@ -17,12 +17,12 @@ from .decoding import GenerationSettings, RunningText
 from .prefill import Prompts, check_finite
 from .streaming import AnswerText
 
-Ticket = TypeVar("Ticket")
+RequestId = TypeVar("RequestId")
 _SHORTEST_PREFIX = 8  # tokens; fewer are computed sooner than copied
 
 
 @dataclass(frozen=True)
-class FinishedText(Generic[Ticket]):
+class FinishedText(Generic[RequestId]):
     """A text that has left the batch.
 
     Attributes:
@@ -33,7 +33,7 @@ class FinishedText(Generic[Ticket]):
         prompt_tokens: tokens of the prompt, image patches counted.
     """
 
-    ticket: Ticket
+    ticket: RequestId
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
@@ -41,10 +41,10 @@ class FinishedText(Generic[Ticket]):
 
 
 @dataclass
-class _Seat(Generic[Ticket]):
+class _Slot(Generic[RequestId]):
     """A place in the batch that a text has taken."""
 
-    ticket: Ticket
+    ticket: RequestId
     prompt: np.ndarray  # embeddings [T, H]
     running: RunningText
     answer: AnswerText
@@ -52,7 +52,7 @@ class _Seat(Generic[Ticket]):
     token_id: int | None = None  # the last one, which the cache does not hold yet; None: the prompt is not whole there
 
 
-class ContinuousBatch(Generic[Ticket]):
+class ContinuousBatch(Generic[RequestId]):
     """Up to `batch_size` texts that are decoded together, each from when it joins until it ends.
 
     On the CPU kernels a text gets the same bits whatever its neighbours are, so that joining late or early, alone or in
@@ -60,8 +60,9 @@ class ContinuousBatch(Generic[Ticket]):
     copy it.
 
     Example:
-        >>> batch = model.new_batch(8)  # doctest: +SKIP
-        >>> batch.join("a.jpg", model.lay_out(**processor(images=["a.jpg"])), GenerationSettings())  # doctest: +SKIP
+        >>> batch = model.continuous_batch(8)  # doctest: +SKIP
+        >>> prompts = model.prepare_inputs(**processor(images=["a.jpg"]))  # doctest: +SKIP
+        >>> batch.join("a.jpg", prompts, GenerationSettings())  # doctest: +SKIP
         >>> while len(batch):  # doctest: +SKIP
         ...     for finished in batch.step():
         ...         print(finished.ticket, finished.text)
@@ -74,7 +75,7 @@ class ContinuousBatch(Generic[Ticket]):
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self._language_model, self._config, self._tokenizer = language_model, config, tokenizer
         self._decoder: CachedLanguageModel = language_model.new_cached(batch_size, config.context_length)
-        self._seats: list[_Seat[Ticket] | None] = [None] * batch_size
+        self._seats: list[_Slot[RequestId] | None] = [None] * batch_size
         self._prefix: tuple[np.ndarray, CachedLanguageModel] | None = None
 
     def __len__(self) -> int:
@@ -88,14 +89,14 @@ class ContinuousBatch(Generic[Ticket]):
 
     def join(
         self,
-        ticket: Ticket,
+        ticket: RequestId,
         prompts: Prompts,
         settings: GenerationSettings,
         stops: Sequence[str] = (),
         forbidden: Callable[[Sequence[int]], Collection[int]] = lambda token_ids: (),
         beginning: Sequence[int] = (),
     ) -> None:
-        """Give one text (`model.lay_out`) a free place; the next steps take it in.
+        """Give one text (`model.prepare_inputs`) a free place; the next steps take it in.
 
         Args:
             ticket: comes back with the finished text.
@@ -124,9 +125,9 @@ class ContinuousBatch(Generic[Ticket]):
         embeds = float32_array(prompts.table)[prompts.index[0, :length]]
         place = self._seats.index(None)
         start = self._copy_prefix(place, ids, embeds)
-        self._seats[place] = _Seat(ticket, embeds, running, answer, start)
+        self._seats[place] = _Slot(ticket, embeds, running, answer, start)
 
-    def step(self) -> list[FinishedText[Ticket]]:
+    def step(self) -> list[FinishedText[RequestId]]:
         """Take in a part of each new prompt, add a token to every other text, and return the texts that ended.
 
         Where the language model skips idle rows, both are one run of it (Agrawal et al. 2023, SARATHI): what a chunk of
@@ -151,7 +152,7 @@ class ContinuousBatch(Generic[Ticket]):
                 self._seats[place] = None
         return finished
 
-    def _decode(self, seats: dict[int, _Seat[Ticket]]) -> dict[int, np.ndarray]:
+    def _decode(self, seats: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
         """Take in the last token of each text; return the logits of its next one."""
         ids, positions = np.zeros(len(self._seats), np.int64), np.full(len(self._seats), -1)
         for place, seat in seats.items():
@@ -159,7 +160,7 @@ class ContinuousBatch(Generic[Ticket]):
         logits = self._decoder.decode(ids, positions).asnumpy()
         return {place: logits[place] for place in seats}
 
-    def _prefill(self, new: dict[int, _Seat[Ticket]], running: dict[int, _Seat[Ticket]]) -> dict[int, np.ndarray]:
+    def _prefill(self, new: dict[int, _Slot[RequestId]], running: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
         """Take in the next chunk of each new prompt and the last token of each running text.
 
         Returns the logits of texts that have something to go on from.
@@ -226,7 +227,7 @@ class ContinuousBatch(Generic[Ticket]):
         return decoder
 
 
-def _finish(seat: _Seat[Ticket], reason: str) -> FinishedText[Ticket]:
+def _finish(seat: _Slot[RequestId], reason: str) -> FinishedText[RequestId]:
     running = seat.running
     return FinishedText(
         seat.ticket, seat.answer.finish().strip(), tuple(running.token_ids), reason, running.prompt_tokens

@@ -64,7 +64,7 @@ class KVCache:
         self.batch_size, self.capacity = batch_size, capacity
         self._chunks: list[list[bytes]] = [[] for _ in range(batch_size)]
 
-    def reusable(self, text: int, names: list[bytes], length: int) -> int:
+    def common_prefix(self, text: int, names: list[bytes], length: int) -> int:
         """Return how many of the `length` tokens of a prompt whose chunks have `names` are kept already.
 
         At least one token is left over, since the answer begins with the logits of the last.
@@ -86,7 +86,7 @@ class KVCache:
         self.turn += 1
         return self.turn
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Throw all that is kept away: what is not a number spoils every later answer, even where no query may look."""
         del self.decoder  # first, so that there are never two
         self.decoder = self.language_model.new_cached(self.batch_size, self.capacity)

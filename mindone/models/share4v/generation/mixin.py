@@ -25,7 +25,7 @@ Array: TypeAlias = np.ndarray | Tensor | Sequence[Any]
 
 
 class GenerationMixin:
-    """Generation for a model that can lay prompts out (`_lay_out`) and make caches (`_make_cache`)."""
+    """Generation for a model that can lay prompts out (`_prepare_inputs`) and make caches (`_make_cache`)."""
 
     config: Share4VConfig
     language_model: Any
@@ -36,7 +36,7 @@ class GenerationMixin:
         @property
         def tokenizer(self) -> Tokenizer: ...
 
-        def _lay_out(
+        def _prepare_inputs(
             self,
             input_ids: Array | None,
             pixel_values: Array | None,
@@ -56,11 +56,11 @@ class GenerationMixin:
         """
         return self._make_cache(batch_size, max_length or self.config.text_config.context_length)
 
-    def new_batch(self, batch_size: int) -> ContinuousBatch[Any]:
-        """Return an empty batch that up to `batch_size` texts can join and leave at any time; see `lay_out`."""
+    def continuous_batch(self, batch_size: int) -> ContinuousBatch[Any]:
+        """Return an empty batch that up to `batch_size` texts can join and leave at any time; see `prepare_inputs`."""
         return ContinuousBatch(self.language_model, self.config.text_config, self.tokenizer, batch_size)
 
-    def lay_out(
+    def prepare_inputs(
         self,
         input_ids: Array | None = None,
         pixel_values: Array | None = None,
@@ -180,7 +180,7 @@ class GenerationMixin:
         inputs_embeds: Array | None,
         image_features: Tensor | None = None,
     ) -> Prompts:
-        prompts = self._lay_out(input_ids, pixel_values, attention_mask, inputs_embeds, image_features)
+        prompts = self._prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds, image_features)
         longest, context = int(prompts.lengths.max()), self.config.text_config.context_length
         if longest >= context:
             raise ValueError(

@@ -37,7 +37,7 @@ class Prompts:
 def finite(logits: np.ndarray, cache: KVCache) -> np.ndarray:
     """Return `logits`, which `cache` has led to; a cache that led to what is not a number is renewed first."""
     if not np.isfinite(logits).all():
-        cache.renew()
+        cache.reset()
     return check_finite(logits)
 
 
@@ -68,7 +68,7 @@ def prefill(prompts: Prompts, cache: KVCache, config: TextConfig) -> np.ndarray:
     names = [[] if stretches and length > config.max_position_embeddings else held
              for held, length in zip(prompts.names, prompts.lengths, strict=True)]  # fmt: skip
     starts = np.zeros(rows, np.int64)
-    starts[:batch] = [cache.reusable(text, names[text], int(lengths[text])) for text in range(batch)]
+    starts[:batch] = [cache.common_prefix(text, names[text], int(lengths[text])) for text in range(batch)]
     cache.begin()
     step_size = cache.decoder.chunk
     logits: list[np.ndarray | None] = [None] * batch

@@ -40,4 +40,4 @@ def initialize(model: Share4V, seed: int, embedding_std: float = 0.02, position_
         if name.endswith(RESIDUAL):
             std /= math.sqrt(2 * next(depth for part, depth in depths.items() if name.startswith(part)))
         parameter.set_data(Tensor(random.normal(0, std, parameter.shape).astype(np.float32), parameter.dtype))
-    model.forget()
+    model.reset_caches()

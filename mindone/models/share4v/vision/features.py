@@ -52,7 +52,7 @@ class ImageFeatures:
         else:
             self._encode = ImageEncoder(self._tower, self._projector).compile_and_run
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop what was computed: weights changed."""
         self._features.clear()
 

@@ -50,12 +50,12 @@ def test_texts_that_come_and_go_get_what_they_get_alone(usual: Pair, tokenizer: 
     model.tokenizer = tokenizer
     waiting = list(enumerate(requests(reference, 14)))
     wanted = [alone(model, inputs, settings_of(number)) for number, inputs in waiting]
-    batch, got, most = model.new_batch(size), {}, 0
+    batch, got, most = model.continuous_batch(size), {}, 0
     while waiting or len(batch):
         joins = int(reference.rng.integers(size + 1)) if len(batch) else 1  # some step with room to spare
         for _ in range(min(joins, batch.free, len(waiting))):
             number, inputs = waiting.pop(0)
-            batch.join(number, model.lay_out(*inputs), settings_of(number))
+            batch.join(number, model.prepare_inputs(*inputs), settings_of(number))
         most = max(most, len(batch))
         for finished in batch.step():
             assert finished.ticket not in got
@@ -71,7 +71,7 @@ def test_what_all_prompts_begin_with_is_computed_once(
     reference, model = usual
     model.tokenizer = tokenizer
     asked = requests(reference, 6, shared=30)
-    batch, computed = model.new_batch(2), []
+    batch, computed = model.continuous_batch(2), []
     decoder = type(batch._decoder)
     prefill = decoder.prefill
 
@@ -82,7 +82,7 @@ def test_what_all_prompts_begin_with_is_computed_once(
     monkeypatch.setattr(decoder, "prefill", watched)
     total = 0
     for number, inputs in enumerate(asked):
-        prompts = model.lay_out(*inputs)
+        prompts = model.prepare_inputs(*inputs)
         total += int(prompts.lengths[0])
         batch.join(number, prompts, GenerationSettings(max_new_tokens=1))
         batch.step()
@@ -92,10 +92,10 @@ def test_what_all_prompts_begin_with_is_computed_once(
 def test_texts_go_on_while_a_long_prompt_is_taken_in(usual: Pair, tokenizer: Tokenizer) -> None:
     reference, model = usual
     model.tokenizer = tokenizer
-    batch = model.new_batch(2)
-    short = model.lay_out(np.array([reference.text(5)]))
+    batch = model.continuous_batch(2)
+    short = model.prepare_inputs(np.array([reference.text(5)]))
     # It begins with an image, so that it has nothing in common with others.
-    long = model.lay_out(np.array([[IMAGE, *reference.text(450)]]), reference.images(1))
+    long = model.prepare_inputs(np.array([[IMAGE, *reference.text(450)]]), reference.images(1))
     chunks = -(-int(long.lengths[0]) // batch._decoder.chunk)
     assert chunks > 1
     batch.join("short", short, GenerationSettings(max_new_tokens=20, min_new_tokens=20))
@@ -116,10 +116,12 @@ def test_stop_strings_and_forbidden_ids_are_each_texts_own(usual: Pair, tokenize
     inputs, settings = requests(reference, 1)[0], GenerationSettings(max_new_tokens=12)
     plain = alone(model, inputs, settings)
     stop = tokenizer.decode(plain[3:5])
-    batch, got = model.new_batch(3), {}
-    batch.join("plain", model.lay_out(*inputs), settings)
-    batch.join("stopped", model.lay_out(*inputs), settings, stops=[stop])
-    batch.join("without", model.lay_out(*inputs), settings, forbidden=lambda ids: [plain[2]] if len(ids) == 2 else [])
+    batch, got = model.continuous_batch(3), {}
+    batch.join("plain", model.prepare_inputs(*inputs), settings)
+    batch.join("stopped", model.prepare_inputs(*inputs), settings, stops=[stop])
+    batch.join(
+        "without", model.prepare_inputs(*inputs), settings, forbidden=lambda ids: [plain[2]] if len(ids) == 2 else []
+    )
     while len(batch):
         got |= {finished.ticket: finished for finished in batch.step()}
     assert list(got["plain"].token_ids) == plain and got["plain"].finish_reason == "length"
@@ -132,9 +134,9 @@ def test_the_shortest_length_holds_the_end_back(usual: Pair, tokenizer: Tokenize
     model.tokenizer = tokenizer
     settings = GenerationSettings(max_new_tokens=30, min_new_tokens=30)
     inputs = requests(reference, 1)[0]
-    batch = model.new_batch(1)
+    batch = model.continuous_batch(1)
     # Settings come from anywhere; what ends a text is the model's to say.
-    batch.join(0, model.lay_out(*inputs), replace(settings, eos_token_ids=(96,)))
+    batch.join(0, model.prepare_inputs(*inputs), replace(settings, eos_token_ids=(96,)))
     finished = [one for _ in range(30) for one in batch.step()]
     assert [len(one.token_ids) for one in finished] == [30]
     assert list(finished[0].token_ids) == alone(model, inputs, settings)
@@ -144,11 +146,11 @@ def test_a_text_that_cannot_join_is_refused(usual: Pair, tokenizer: Tokenizer) -
     reference, model = usual
     model.tokenizer = tokenizer
     with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
-        model.new_batch(0)
-    batch = model.new_batch(1)
-    prompts = model.lay_out(np.array([reference.text(5)]))
+        model.continuous_batch(0)
+    batch = model.continuous_batch(1)
+    prompts = model.prepare_inputs(np.array([reference.text(5)]))
     batch.join("first", prompts, GenerationSettings(max_new_tokens=4))
     with pytest.raises(ValueError, match="0 places are free"):
         batch.join("second", prompts, GenerationSettings())
     with pytest.raises(ValueError, match="the model's context 512"):
-        model.lay_out(np.array([reference.text(600)]))
+        model.prepare_inputs(np.array([reference.text(600)]))

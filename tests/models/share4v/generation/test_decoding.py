@@ -215,7 +215,7 @@ def test_weights_that_were_replaced_count_after_forget(small_cells: Pair) -> Non
     for scale in (-3, 1):
         for weight, value in zip(weights, before, strict=True):
             weight.set_data(Tensor(scale * value))
-        model.forget()
+        model.reset_caches()
         answers.append(generated(model, prompt, images, **settings))
         logits = model(np.array([prompt + answers[-1]]), images).logits.asnumpy()[0]
         first = len(reference.expand(prompt)) - 1

@@ -66,16 +66,18 @@ def test_names_tell_pictures_their_places_and_the_weights_apart() -> None:
 def test_reuse_leaves_a_token_to_compute() -> None:
     cache = KVCache(Model(), batch_size=2, capacity=LENGTH)
     ids = np.arange(LENGTH)
-    assert cache.reusable(0, names(ids), LENGTH) == 0
+    assert cache.common_prefix(0, names(ids), LENGTH) == 0
     cache.record(0, names(ids[: 3 * CHUNK + 9]))
-    reuse = {length: cache.reusable(0, names(ids[:length]), length) for length in (5, 64, 65, 128, 129, 192, 193, 255)}
+    reuse = {
+        length: cache.common_prefix(0, names(ids[:length]), length) for length in (5, 64, 65, 128, 129, 192, 193, 255)
+    }
     assert reuse == {5: 0, 64: 0, 65: 64, 128: 64, 129: 128, 192: 128, 193: 192, 255: 192}
-    assert cache.reusable(1, names(ids), LENGTH) == 0  # another text of the batch
+    assert cache.common_prefix(1, names(ids), LENGTH) == 0  # another text of the batch
     other = ids.copy()
     other[CHUNK] += 1
-    assert cache.reusable(0, names(other), LENGTH) == CHUNK
+    assert cache.common_prefix(0, names(other), LENGTH) == CHUNK
     cache.begin()
-    assert cache.reusable(0, names(ids), LENGTH) == 0
+    assert cache.common_prefix(0, names(ids), LENGTH) == 0
 
 
 def test_a_generation_notices_that_another_has_begun() -> None:

@@ -34,8 +34,10 @@ before = resident()
 answer({pictures})
 print(resident() - before)
 """
-LAY_OUT = "model.lay_out(ids, pixels)"
-IN_GROUPS = "[model.lay_out(ids, image_features=one) for one in split_rows(model.encode_images(pixels), [1] * 10)]"
+LAY_OUT = "model.prepare_inputs(ids, pixels)"
+IN_GROUPS = (
+    "[model.prepare_inputs(ids, image_features=one) for one in split_rows(model.encode_images(pixels), [1] * 10)]"
+)
 GENERATE = "model.generate(ids, pixels, max_new_tokens=2)"
 
 

@@ -42,7 +42,7 @@ def pair(request: pytest.FixtureRequest, pair_of: Callable[..., Pair]) -> Iterat
     yield Reference(reference.shape), model
     for name, value in model.parameters_and_names():
         value.set_data(Tensor(before[name]))
-    model.forget()
+    model.reset_caches()
 
 
 @pytest.fixture

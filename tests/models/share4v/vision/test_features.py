@@ -66,10 +66,10 @@ def test_features_stand_in_for_pixels(usual: Pair, tokenizer: object) -> None:
     reference, model = usual
     model.tokenizer = tokenizer
     ids, images = np.array([[*reference.text(4), IMAGE, *reference.text(3), IMAGE]]), reference.images(2)
-    batch = model.new_batch(2)
+    batch = model.continuous_batch(2)
     settings = GenerationSettings(max_new_tokens=9)
-    batch.join("pixels", model.lay_out(ids, images), settings)
-    batch.join("features", model.lay_out(ids, image_features=model.encode_images(images)), settings)
+    batch.join("pixels", model.prepare_inputs(ids, images), settings)
+    batch.join("features", model.prepare_inputs(ids, image_features=model.encode_images(images)), settings)
     got = {}
     while len(batch):
         got |= {finished.ticket: finished.token_ids for finished in batch.step()}
@@ -81,13 +81,13 @@ def test_features_that_do_not_fit_are_refused(usual: Pair) -> None:
     ids, images = np.array([[*reference.text(4), IMAGE]]), reference.images(2)
     features = model.encode_images(images)
     with pytest.raises(ValueError, match="give either pixel_values or image_features"):
-        model.lay_out(ids, images[:1], image_features=features[:1])
+        model.prepare_inputs(ids, images[:1], image_features=features[:1])
     with pytest.raises(ValueError, match=r"image_features must be \[N, \d+, \d+\], got"):
-        model.lay_out(ids, image_features=features[:1, 1:])
+        model.prepare_inputs(ids, image_features=features[:1, 1:])
     with pytest.raises(ValueError, match=r"the prompts name 1 images .* and 2 images are given"):
-        model.lay_out(ids, image_features=features)
+        model.prepare_inputs(ids, image_features=features)
     with pytest.raises(ValueError, match="give either inputs_embeds, or input_ids"):
-        model.lay_out(inputs_embeds=features, image_features=features)
+        model.prepare_inputs(inputs_embeds=features, image_features=features)
 
 
 def test_pixel_digests_differ_by_any_pixel_and_not_by_memory_layout() -> None:

@@ -46,8 +46,8 @@ class Share4VForConditionalGeneration(nn.Cell):
         generation_config: the defaults of `generate`; changing it changes nothing.
 
     Example:
-        >>> from mindone.models.share4v.integrations.mindone_transformers.modeling import Share4VForConditionalGeneration
-        >>> model = Share4VForConditionalGeneration.from_pretrained("sharegpt4v-tiny")
+        >>> from mindone.models.share4v.integrations.mindone_transformers import modeling
+        >>> model = modeling.Share4VForConditionalGeneration.from_pretrained("sharegpt4v-tiny")
         >>> inputs = model.processor(images="photo.jpg", return_tensors="ms")
         >>> ids = model.generate(**inputs, max_new_tokens=8)
         >>> ids.shape[1] - inputs["input_ids"].shape[1]

@@ -16,7 +16,7 @@ from ..state.records import to_line
 from ..state.resume import is_complete
 from ..state.tasks import Task, read_tasks
 from .ranks import Rank, use_device
-from .work_queue import Shares, current, is_held
+from .work_queue import WorkQueue, current, is_held
 
 _LOOK = 0.3  # seconds between two looks
 _GRACE = 30.0  # seconds in which it begins where a job is done, if there is more to do
@@ -61,7 +61,7 @@ def take_share(
     return JobSummary(inputs, inputs - failed, 0, failed, time.perf_counter() - begun, tokens, is_share=True)
 
 
-def _wait_for(state: Path, patience: float) -> Shares | None:
+def _wait_for(state: Path, patience: float) -> WorkQueue | None:
     """Return the run that the first rank leads; None where it has nothing to share."""
     begun, is_led, is_checked = time.monotonic(), False, False
     while True:
@@ -80,7 +80,7 @@ def _wait_for(state: Path, patience: float) -> Shares | None:
         time.sleep(_LOOK)
 
 
-def _tasks(shares: Shares, rank: int) -> Iterator[Task]:
+def _tasks(shares: WorkQueue, rank: int) -> Iterator[Task]:
     while True:
         if shares.is_there and not shares.is_led:
             raise JobError("the first rank has ended: run the command again to go on")

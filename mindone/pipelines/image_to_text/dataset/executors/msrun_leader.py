@@ -19,7 +19,7 @@ from ..state.records import Record, from_line
 from ..state.tasks import Block, Task, read_tasks
 from .base import EngineOptions
 from .ranks import current_rank, use_device
-from .work_queue import Shares, is_held, publish
+from .work_queue import WorkQueue, is_held, publish
 
 _LOOK = 0.5  # seconds between two looks at what other ranks made
 _LOOK_FOR_LIFE = 5.0  # and at whether they live
@@ -52,7 +52,7 @@ class MsrunEngine:
                 if not left:
                     return
 
-    def _records(self, shares: Shares, others: _OtherRanks) -> Iterator[Record]:
+    def _records(self, shares: WorkQueue, others: _OtherRanks) -> Iterator[Record]:
         yield from self._own(shares, others)
         yield from others.look()
         while others.owe or others.lost or others.live:
@@ -61,7 +61,7 @@ class MsrunEngine:
             time.sleep(_LOOK)
             yield from others.look()
 
-    def _own(self, shares: Shares, others: _OtherRanks) -> Iterator[Record]:
+    def _own(self, shares: WorkQueue, others: _OtherRanks) -> Iterator[Record]:
         """Yield what this rank captions, and meanwhile what the others do."""
 
         def tasks() -> Iterator[Task]:
@@ -89,7 +89,7 @@ class _OtherRanks:
         lost: tasks that a dead rank had taken.
     """
 
-    def __init__(self, shares: Shares, ranks: Iterable[int]) -> None:
+    def __init__(self, shares: WorkQueue, ranks: Iterable[int]) -> None:
         self._shares = shares
         self._read = dict.fromkeys(ranks, 0)  # bytes of each rank's file
         self._owed: dict[int, dict[int, Task]] = {rank: {} for rank in self._read}

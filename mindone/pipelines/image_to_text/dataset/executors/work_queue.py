@@ -21,7 +21,7 @@ _DIRECTORY = "shares"
 _BLOCK = 8  # tasks that are taken at a time: few, so that no process has much left when the others are done
 
 
-class Shares:
+class WorkQueue:
     """One run's tasks, in a directory that all its processes see.
 
     A run has a directory of its own, so that what a broken run left behind is never taken for its successor's. The
@@ -81,7 +81,7 @@ class Shares:
         return block
 
 
-def publish(state: Path, tasks: Iterable[Task], stack: ExitStack) -> tuple[Shares, int]:
+def publish(state: Path, tasks: Iterable[Task], stack: ExitStack) -> tuple[WorkQueue, int]:
     """Begin a run: write its tasks where other processes find them, and lead it until `stack` is closed.
 
     Returns:
@@ -91,7 +91,7 @@ def publish(state: Path, tasks: Iterable[Task], stack: ExitStack) -> tuple[Share
         OSError: the files cannot be written.
     """
     clear(state)
-    shares = Shares(state / _DIRECTORY / uuid.uuid4().hex)
+    shares = WorkQueue(state / _DIRECTORY / uuid.uuid4().hex)
     shares.directory.mkdir(parents=True)
     stack.enter_context(FileLock(shares.directory / "leader.lock"))
     stack.callback(clear, state)  # before the lock goes: a run that nobody leads any more must not be found
@@ -100,10 +100,10 @@ def publish(state: Path, tasks: Iterable[Task], stack: ExitStack) -> tuple[Share
     return shares, count
 
 
-def current(state: Path) -> Shares | None:
+def current(state: Path) -> WorkQueue | None:
     """Return the run that is going on, if there is one."""
     for place in (state / _DIRECTORY).glob("*/next"):
-        shares = Shares(place.parent)
+        shares = WorkQueue(place.parent)
         if shares.is_led:
             return shares
     return None

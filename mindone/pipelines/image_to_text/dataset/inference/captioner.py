@@ -15,7 +15,7 @@ from mindone.models.share4v.generation.sampling import Sampling
 from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
 from mindone.models.share4v.nn.host_ops import split_rows
 
-from ..rules.retries import Attempt, judged, next_attempt
+from ..rules.retries import Attempt, accept, next_attempt
 from ..rules.text_rules import TextRules
 from ..state.records import Record
 from ..state.tasks import Task
@@ -143,7 +143,7 @@ class _Run:
 
     def __init__(self, captioner: Captioner, tasks: Iterator[Task]) -> None:
         self.captioner, self.tasks = captioner, tasks
-        self.batch = captioner.pipeline.model.new_batch(captioner.settings.batch_size)
+        self.batch = captioner.pipeline.model.continuous_batch(captioner.settings.batch_size)
         self.open: dict[int, _Open] = {}  # by number, oldest first
         self.waiting: deque[_Unit] = deque()  # captions that have no place in the batch yet
         self.twins: dict[tuple[bytes, str], list[_Unit]] = {}  # who makes a caption, and who waits for it
@@ -246,7 +246,7 @@ class _Run:
             if opened.features is None:
                 self._encode(opened)
             ids = opened.prepared.input_ids[unit.place]
-            prompts = captioner.pipeline.model.lay_out(ids, image_features=opened.features)
+            prompts = captioner.pipeline.model.prepare_inputs(ids, image_features=opened.features)
         except ValueError as error:  # the prompt fills the model's context, or pixels are no numbers
             self._fail(unit, str(error))
             return
@@ -286,7 +286,7 @@ class _Run:
     def _judge(self, finished: FinishedText[_Unit]) -> None:
         """Accept a caption, or send it to the end of the queue to be made anew."""
         unit, settings = finished.ticket, self.captioner.settings
-        caption = judged(finished, unit.attempts, settings.of_style(unit.style)[1], settings.attempts)
+        caption = accept(finished, unit.attempts, settings.of_style(unit.style)[1], settings.attempts)
         if caption is None:
             self.waiting.append(unit)
             return

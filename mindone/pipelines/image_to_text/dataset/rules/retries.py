@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..inference.caption_cache import Caption, Key
-from .text_rules import TextRules, faults, mend
+from .text_rules import TextRules, clean, violations
 
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.continuous_batch import FinishedText
@@ -30,7 +30,7 @@ class Attempt:
 
     changes: Mapping[str, Any]
     caption: Caption | None = None
-    faults: tuple[str, ...] = ()
+    violations: tuple[str, ...] = ()
 
 
 def next_attempt(before: Sequence[Attempt], seed: int, key: Key) -> Attempt:
@@ -40,23 +40,23 @@ def next_attempt(before: Sequence[Attempt], seed: int, key: Key) -> Attempt:
     return Attempt({**RETRIES[len(before)], "seed": int.from_bytes(sha256(named).digest()[:4], "big")})
 
 
-def judged(finished: FinishedText[Any], attempts: Sequence[Attempt], rules: TextRules, most: int) -> Caption | None:
+def accept(finished: FinishedText[Any], attempts: Sequence[Attempt], rules: TextRules, most: int) -> Caption | None:
     """Return the caption where the last attempt will do, or the best of them where no other is left; else None.
 
     Args:
         finished: what the last attempt made.
-        attempts: all so far; the last one's caption and faults are filled in.
+        attempts: all so far; the last one's caption and violations are filled in.
         rules: what a caption must be.
         most: attempts at most.
     """
-    last, text = attempts[-1], mend(finished.text, rules)
-    last.faults = faults(text, rules, finished.token_ids)
+    last, text = attempts[-1], clean(finished.text, rules)
+    last.violations = violations(text, rules, finished.token_ids)
     last.caption = Caption(text, len(finished.token_ids), finished.finish_reason)
-    if last.faults and len(attempts) < min(most, len(RETRIES)):
+    if last.violations and len(attempts) < min(most, len(RETRIES)):
         return None
-    best = min(attempts, key=lambda attempt: len(attempt.faults))  # the earliest among equals
+    best = min(attempts, key=lambda attempt: len(attempt.violations))  # the earliest among equals
     made = best.caption or last.caption
-    notes = list(best.faults)
+    notes = list(best.violations)
     if len(attempts) > 1:
-        notes.append(f"attempt {attempts.index(best) + 1} of {len(attempts)} ({', '.join(attempts[0].faults)})")
+        notes.append(f"attempt {attempts.index(best) + 1} of {len(attempts)} ({', '.join(attempts[0].violations)})")
     return Caption(made.text, made.tokens, made.finish_reason, tuple(notes))

@@ -81,11 +81,11 @@ class TextRules:
         return replace(self, **changed)
 
 
-def mend(text: str, rules: TextRules) -> str:
+def clean(text: str, rules: TextRules) -> str:
     """Return a caption as the rules want it; one that has anything in it is never emptied.
 
     Example:
-        >>> mend("The image shows a cat. It sleeps. It is black.", TextRules(strip_openings=True, max_sentences=2))
+        >>> clean("The image shows a cat. It sleeps. It is black.", TextRules(strip_openings=True, max_sentences=2))
         'A cat. It sleeps.'
     """
     text = text.strip()
@@ -100,15 +100,15 @@ def mend(text: str, rules: TextRules) -> str:
     return text
 
 
-def faults(text: str, rules: TextRules, token_ids: Sequence[int] | None = None) -> tuple[str, ...]:
+def violations(text: str, rules: TextRules, token_ids: Sequence[int] | None = None) -> tuple[str, ...]:
     """Return what is wrong with a caption, each in a few words; nothing where it will do.
 
     Args:
-        text: the caption as `mend` returned it.
+        text: the caption as `clean` returned it.
         token_ids: of the answer as it was generated; where they are given, loops are looked for in them too.
 
     Example:
-        >>> faults("A black cat.", TextRules(required_words=("cat", "dog"), min_words=5))
+        >>> violations("A black cat.", TextRules(required_words=("cat", "dog"), min_words=5))
         ('3 words, at least 5 wanted', 'required word missing: dog')
     """
     found = [] if text else ["empty"]

@@ -7,7 +7,7 @@ import os
 import unicodedata
 from urllib.parse import unquote, urlsplit
 
-from .temp_table import ScratchTable
+from .temp_table import TempTable
 
 MAX_COMPONENT_BYTES = 240  # file systems allow 255; a suffix must fit behind
 
@@ -85,7 +85,7 @@ class KeyBook:
     """
 
     def __init__(self) -> None:
-        self._taken = ScratchTable("next INTEGER")
+        self._taken = TempTable("next INTEGER")
 
     def settle(self, key: str, full_key: str, beside: str | None = None) -> str:
         """Take the first of key, full_key, full_key~2, full_key~3, ... that is free, and return it.

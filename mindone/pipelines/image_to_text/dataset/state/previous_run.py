@@ -11,7 +11,7 @@ from .existing_captions import KEPT_EXISTING
 from .journal import read_pairs
 from .listing import Listing
 from .records import Item, Record, from_line
-from .temp_table import ScratchTable
+from .temp_table import TempTable
 
 
 class EarlierRecords:
@@ -22,7 +22,7 @@ class EarlierRecords:
     """
 
     def __init__(self, path: Path) -> None:
-        self._places = ScratchTable("place INTEGER")
+        self._places = TempTable("place INTEGER")
         self._file = path.open("rb") if path.exists() else None
         place = 0
         for line in self._file or ():
@@ -53,7 +53,7 @@ class OwnCaptions:
     """
 
     def __init__(self, journal: Path, listing: Listing) -> None:
-        self._texts = ScratchTable("written BLOB", "before TEXT")
+        self._texts = TempTable("written BLOB", "before TEXT")
         for item, record in read_pairs(journal, listing) if journal.exists() else ():
             if record.captions and KEPT_EXISTING not in record.notes:
                 self._texts.put(_blob(item.key), _digest("\n".join(record.captions)), item.caption)
@@ -73,7 +73,7 @@ class OwnCaptions:
 def vanished(journal: Path, before: Listing, now: Listing) -> list[Item]:
     """Return inputs that have captions and are not listed any more; the first hundred."""
     gone: list[Item] = []
-    with closing(ScratchTable()) as keys:
+    with closing(TempTable()) as keys:
         for item in now.items():
             keys.add(_blob(item.key))
         for item, record in read_pairs(journal, before):

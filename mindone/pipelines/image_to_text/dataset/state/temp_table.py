@@ -1,4 +1,4 @@
-"""ScratchTable: what a job looks up by key while it works, on the disk, so that any number of keys takes no memory."""
+"""TempTable: what a job looks up by key while it works, on the disk, so that any number of keys takes no memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-class ScratchTable:
+class TempTable:
     """A table in a temporary file, which vanishes when it is closed.
 
     Args:
@@ -17,8 +17,8 @@ class ScratchTable:
         OSError: the disk is full, say; every method raises it too.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.state.temp_table import ScratchTable
-        >>> table = ScratchTable("place INTEGER")
+        >>> from mindone.pipelines.image_to_text.dataset.state.temp_table import TempTable
+        >>> table = TempTable("place INTEGER")
         >>> table.put(b"cats/1", 17)
         >>> table.get(b"cats/1"), table.get(b"cats/2"), table.add(b"cats/1", 18)
         ((17,), None, False)

@@ -90,10 +90,10 @@ def test_pipelines_captions_and_late_texts_equal() -> None:
     processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
     scene = Image.open(SCENE)
     wanted = ours.generate(**processor(images=[scene]), max_new_tokens=8)[0]
-    batch = model.new_batch(2)
-    batch.join("early", model.lay_out(**processor(images=[scene])), GenerationSettings(max_new_tokens=8))
+    batch = model.continuous_batch(2)
+    batch.join("early", model.prepare_inputs(**processor(images=[scene])), GenerationSettings(max_new_tokens=8))
     assert batch.step() == []
-    batch.join("late", model.lay_out(**processor(images=[scene])), GenerationSettings(max_new_tokens=4))
+    batch.join("late", model.prepare_inputs(**processor(images=[scene])), GenerationSettings(max_new_tokens=4))
     finished = [text for _ in range(8) for text in batch.step()]
     assert {text.ticket: list(text.token_ids) for text in finished} == {"early": wanted, "late": wanted[:4]}
     assert captioner(str(SCENE), max_new_tokens=8)[0]["generated_text"] == processor.batch_decode([wanted])[0]

@@ -11,13 +11,13 @@ from filelock import FileLock
 
 from mindone.pipelines.image_to_text.dataset.executors import msrun_leader
 from mindone.pipelines.image_to_text.dataset.executors.msrun_leader import _OtherRanks
-from mindone.pipelines.image_to_text.dataset.executors.work_queue import Shares, publish
+from mindone.pipelines.image_to_text.dataset.executors.work_queue import WorkQueue, publish
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record, to_line
 from mindone.pipelines.image_to_text.dataset.state.tasks import Task, read_tasks
 
 
 @pytest.fixture
-def shares(tmp_path: Path) -> Iterator[Shares]:
+def shares(tmp_path: Path) -> Iterator[WorkQueue]:
     """A run of twelve tasks, of which the second rank has taken the first block."""
     with ExitStack() as stack:
         items = [Item(number, str(number), f"{number}.png") for number in range(12)]
@@ -28,12 +28,12 @@ def shares(tmp_path: Path) -> Iterator[Shares]:
         yield made
 
 
-def write(shares: Shares, number: int) -> None:
+def write(shares: WorkQueue, number: int) -> None:
     with shares.records(1).open("a", encoding="utf-8") as file:
         file.write(to_line(Record(number=number, key=str(number), source=f"{number}.png", captions=("A sun.",))))
 
 
-def test_a_rank_that_lives_keeps_what_it_took(shares: Shares, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_lives_keeps_what_it_took(shares: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(msrun_leader, "_LOOK_FOR_LIFE", 0.0)
     others = _OtherRanks(shares, [1])
     with FileLock(shares.life(1)):
@@ -44,7 +44,7 @@ def test_a_rank_that_lives_keeps_what_it_took(shares: Shares, monkeypatch: pytes
 
 @pytest.mark.parametrize("stuck", [False, True], ids=["dead", "stuck"])
 def test_the_first_does_what_a_dead_or_a_stuck_one_leaves(
-    shares: Shares, monkeypatch: pytest.MonkeyPatch, stuck: bool
+    shares: WorkQueue, monkeypatch: pytest.MonkeyPatch, stuck: bool
 ) -> None:
     """One that holds its lock and is silent for too long is given up; what it writes later is not taken twice."""
     monkeypatch.setattr(msrun_leader, "_LOOK_FOR_LIFE", 0.0)

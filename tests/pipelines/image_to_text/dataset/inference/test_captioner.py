@@ -71,7 +71,7 @@ def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: 
     seen = SeenCaptions(None)
     captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2), seen)
     joined = []
-    batch = type(tiny.model.new_batch(1))
+    batch = type(tiny.model.continuous_batch(1))
     join = batch.join
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "join", lambda self, unit, *rest: joined.append(unit) or join(self, unit, *rest))
@@ -197,7 +197,7 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
     for number in range(12):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
     items = list(open_source([str(tmp_path)]))
-    batch, sizes = type(tiny.model.new_batch(1)), []
+    batch, sizes = type(tiny.model.continuous_batch(1)), []
     step = batch.step
     monkeypatch.setattr(batch, "step", lambda self: sizes.append(len(self)) or step(self))
     monkeypatch.setattr(

@@ -7,7 +7,7 @@ import pytest
 from mindone.pipelines.image_to_text.dataset.prompts.plan import Prompt
 from mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES, Style, get_style
 from mindone.pipelines.image_to_text.dataset.prompts.variables import variables_of
-from mindone.pipelines.image_to_text.dataset.rules.text_rules import mend
+from mindone.pipelines.image_to_text.dataset.rules.text_rules import clean
 
 ALL = pytest.mark.parametrize("style", STYLES.values(), ids=list(STYLES))
 
@@ -28,7 +28,7 @@ def test_a_style_is_a_question_that_a_template_can_take(style: Style) -> None:
 
 @ALL
 def test_what_a_style_promises_of_openings_holds(style: Style) -> None:
-    caption = mend("In this picture, we can see a red kite over a beach.", style.rules)
+    caption = clean("In this picture, we can see a red kite over a beach.", style.rules)
     promised = "Begin with the content itself" in style.prompt
     assert style.rules.strip_openings or not promised
     assert caption.lower().startswith("a red kite" if style.rules.strip_openings else "in this picture")
@@ -36,9 +36,9 @@ def test_what_a_style_promises_of_openings_holds(style: Style) -> None:
 
 def test_styles_of_one_sentence_keep_one() -> None:
     text = "A dog named Mr. Fox runs. It is brown. It barks."
-    assert mend(text, get_style("one-sentence").rules) == "A dog named Mr. Fox runs."
-    assert mend(text, get_style("short").rules) == "A dog named Mr. Fox runs. It is brown."
-    assert mend(text, get_style("detailed").rules) == text
+    assert clean(text, get_style("one-sentence").rules) == "A dog named Mr. Fox runs."
+    assert clean(text, get_style("short").rules) == "A dog named Mr. Fox runs. It is brown."
+    assert clean(text, get_style("detailed").rules) == text
 
 
 def test_an_unknown_style_names_the_known_ones() -> None:

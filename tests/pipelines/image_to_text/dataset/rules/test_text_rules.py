@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mindone.models.share4v import AutoProcessor
 from mindone.pipelines.image_to_text.dataset.rules.openings import remove_opening
 from mindone.pipelines.image_to_text.dataset.rules.repetition import find_loop, is_loop
-from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules, faults, mend
+from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules, clean, violations
 from mindone.pipelines.image_to_text.dataset.rules.words import count_words, has_word, missing_words, split_sentences
 
 # Openings
@@ -152,7 +152,7 @@ def test_loops_of_ids_are_those_of_the_definition(
     ],
 )
 def test_loops_of_text(text: str) -> None:
-    assert is_loop(text) and "runs in a loop" in faults(text, TextRules())[0]
+    assert is_loop(text) and "runs in a loop" in violations(text, TextRules())[0]
 
 
 @pytest.mark.parametrize(
@@ -237,26 +237,26 @@ def test_sentences(text: str, count: int) -> None:
 
 def test_a_caption_that_is_too_long_loses_whole_sentences() -> None:
     text = "A dog runs. It is brown. It barks loudly at a cat."
-    assert mend(text, TextRules(max_words=6)) == "A dog runs. It is brown."
-    assert mend(text, TextRules(max_sentences=1)) == "A dog runs."
-    assert mend(text, TextRules(max_words=2)) == "A dog runs."
-    assert faults(mend(text, TextRules(max_words=2)), TextRules(max_words=2)) == ("3 words, at most 2 wanted",)
-    assert mend("cat, dog, red bird, sea", TextRules(as_tags=True, max_words=4)) == "cat, dog, red bird"
+    assert clean(text, TextRules(max_words=6)) == "A dog runs. It is brown."
+    assert clean(text, TextRules(max_sentences=1)) == "A dog runs."
+    assert clean(text, TextRules(max_words=2)) == "A dog runs."
+    assert violations(clean(text, TextRules(max_words=2)), TextRules(max_words=2)) == ("3 words, at most 2 wanted",)
+    assert clean("cat, dog, red bird, sea", TextRules(as_tags=True, max_words=4)) == "cat, dog, red bird"
 
 
 @given(st.text(max_size=60), st.integers(1, 5), st.integers(1, 8), st.booleans(), st.booleans())
 def test_mending_empties_nothing_and_mends_once(text: str, sentences: int, most: int, tags: bool, strip: bool) -> None:
     rules = TextRules(strip_openings=strip, as_tags=tags, max_sentences=sentences, max_words=most)
-    mended = mend(text, rules)
-    assert bool(mended) == bool(text.strip())
-    assert mended == mended.strip()
+    cleaned = clean(text, rules)
+    assert bool(cleaned) == bool(text.strip())
+    assert cleaned == cleaned.strip()
 
 
 def test_tags_come_in_one_form() -> None:
     rules = TextRules(as_tags=True, strip_openings=True)
-    assert mend("Tags: Cat, 'black cat', CAT, sofa, and sunlight.", rules) == "cat, black cat, sofa, sunlight"
-    assert mend("1. cat\n2. sofa\n- 3 dogs\n* #sun", rules) == "cat, sofa, 3 dogs, sun"
-    assert mend("!!!", rules) == "!!!"
+    assert clean("Tags: Cat, 'black cat', CAT, sofa, and sunlight.", rules) == "cat, black cat, sofa, sunlight"
+    assert clean("1. cat\n2. sofa\n- 3 dogs\n* #sun", rules) == "cat, sofa, 3 dogs, sun"
+    assert clean("!!!", rules) == "!!!"
 
 
 def test_words_are_whole_and_lower_case_matches_any() -> None:
@@ -271,14 +271,14 @@ def test_words_are_whole_and_lower_case_matches_any() -> None:
 
 def test_faults_are_named() -> None:
     rules = TextRules(min_words=4, required_words=("cat",), forbidden_words=("stock photo",))
-    assert faults("a Stock photo", rules) == (
+    assert violations("a Stock photo", rules) == (
         "3 words, at least 4 wanted",
         "required word missing: cat",
         "forbidden word: stock photo",
     )
-    assert faults("A cat on a sofa", rules) == () and faults("", TextRules()) == ("empty",)
-    assert faults("fine text", TextRules(), [5] * 30)[0].startswith("runs in a loop: '5' 30 times")
-    assert faults("fine text", TextRules(refuse_loops=False), [5] * 30) == ()
+    assert violations("A cat on a sofa", rules) == () and violations("", TextRules()) == ("empty",)
+    assert violations("fine text", TextRules(), [5] * 30)[0].startswith("runs in a loop: '5' 30 times")
+    assert violations("fine text", TextRules(refuse_loops=False), [5] * 30) == ()
 
 
 def test_rules_of_a_style_and_of_a_user_are_joined() -> None:

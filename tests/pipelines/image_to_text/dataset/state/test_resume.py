@@ -17,6 +17,7 @@ from mindone.pipelines.image_to_text.dataset.executors.base import ENGINES
 from mindone.pipelines.image_to_text.dataset.job import JobError, JobSummary
 from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.readers import InputError
+from mindone.pipelines.image_to_text.dataset.state import resume
 from mindone.pipelines.image_to_text.dataset.writers import FORMATS
 
 

@@ -13,65 +13,37 @@ import pytest
 from helpers.paths import ROOT
 
 PACKAGE = "mindone.models.share4v"
-# A room: the modules (or packages) that belong to it, and the rooms whose modules it may import.
-ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "configuration": (("configuration", "configuration_forms", "tower_places"), ("quantization",)),
-    "registry": (("registry",), ()),
-    "protocols": (("protocols",), ("configuration",)),
-    "devices": (("device_operators", "eager"), ()),
-    "layers": (("layers", "fused"), ("devices",)),
-    "kernels": (("kernels",), ()),
-    "packed": (("packed_component",), ("kernels", "checkpoint")),
-    "quantization": (("quantization",), ()),
-    "vision": (("vision",), ("configuration", "devices", "layers", "kernels", "checkpoint", "packed")),
-    "projector": (
-        ("projector", "packed_projector"),
-        ("configuration", "layers", "registry", "kernels", "checkpoint", "packed"),
+DATASET = "mindone.pipelines.image_to_text.dataset"
+# The layers of each package, from the bottom up. A line holds groups; a group is one or more modules (or folders) that
+# may import each other. A module may import its own group and every group of a lower line, and nothing else.
+LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
+    PACKAGE: (
+        (("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
+        (("configuration", "configuration_formats"),),
+        (("protocols",), ("vision",), ("language",), ("projector",)),
+        (("checkpoint",),),
+        (("processing",),),
+        (("generation",),),
+        (("modeling", "backends", "merging"),),
+        (("auto",), ("training",), ("integrations",)),
     ),
-    "language": (
-        ("language",),
-        ("configuration", "devices", "layers", "kernels", "quantization", "checkpoint", "packed"),
+    DATASET: (
+        (("state",),),
+        (("readers",), ("rules",)),
+        (("prompts",), ("writers",), ("report",)),
+        (("options",),),
+        (("inference",),),
+        (("executors",),),
+        (("job",),),
+        (("api",),),
     ),
-    "hub": (("hub",), ()),
-    "pictures": (("image_loading", "image_modes", "image_processing"), ("configuration",)),
-    "checkpoint": (("checkpoint",), ("configuration", "hub", "pictures", "kernels", "quantization")),
-    "processing": (("processing", "tokenization", "conversation"), ("configuration", "checkpoint", "pictures")),
-    "generation": (
-        (
-            "generation",
-            "generation_mixin",
-            "beam_search",
-            "continuous_batch",
-            "sampling",
-            "streaming",
-            "cache",
-            "prefill",
-        ),
-        ("configuration", "devices", "protocols", "processing"),
-    ),
-    "modeling": (
-        ("modeling", "merging", "backends", "image_features"),
-        (
-            "configuration",
-            "devices",
-            "registry",
-            "layers",
-            "projector",
-            "generation",
-            "processing",
-            "checkpoint",
-            "kernels",
-            "quantization",
-            "packed",
-        ),
-    ),
-    "auto": (("auto",), ("configuration", "registry", "hub", "checkpoint", "processing", "modeling")),
-    "zoo": (("zoo",), ("configuration", "hub", "pictures", "processing", "generation", "modeling")),
-    "training": (("training",), ("configuration", "processing", "modeling")),
 }
-# Where nothing may bring MindSpore with it: a server that only prepares inputs, or `share4v --help`, has no use for it.
-WITHOUT_MINDSPORE = ("configuration", "registry", "hub", "checkpoint", "pictures", "processing")
-COMMAND_LINE = (ROOT / "mindone_share4v", ROOT / "mindone" / "pipelines" / "image_to_text" / "commands")
+# What must not import MindSpore: a server that only prepares inputs, or `share4v --help`, has no use for it.
+WITHOUT_MINDSPORE = {
+    PACKAGE: ("configuration", "configuration_formats", "registry", "quantization", "hub", "checkpoint", "processing"),
+    DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options"),
+}
+COMMAND_LINE = (ROOT / "mindone_share4v",)
 
 
 def sources(*folders: str) -> list[Path]:
@@ -113,26 +85,49 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def room_of(module: str) -> str | None:
-    inside = module.removeprefix(f"{PACKAGE}.").split(".")[0]
-    return next((room for room, (names, _) in ROOMS.items() if inside in names), None)
+def top_of(module: str, package: str) -> str:
+    """The module or folder directly below `package` that a module belongs to."""
+    return module.removeprefix(f"{package}.").split(".")[0]
 
 
-@pytest.mark.parametrize("path", MODEL_FILES, ids=name_of)
-def test_a_module_imports_only_from_the_rooms_below(path: Path) -> None:
-    if name_of(path) == PACKAGE:
-        assert not {name for name in imports(path) if name.startswith("mindone")}  # all public names are lazy
-        return
-    room = room_of(name_of(path))
-    assert room is not None, f"{name_of(path)} belongs to no room: add it to ROOMS"
+def files_of(package: str) -> list[Path]:
+    return [path for path in sources(package.replace(".", "/")) if name_of(path) != package]
+
+
+def layer_and_group(top: str, package: str) -> tuple[int, tuple[str, ...]]:
+    found = [(layer, group) for layer, groups in enumerate(LAYERS[package]) for group in groups if top in group]
+    assert len(found) == 1, f"{package}.{top} belongs to no layer: add it to LAYERS"
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("package", "path"),
+    [(package, path) for package in LAYERS for path in files_of(package)],
+    ids=lambda value: name_of(value) if isinstance(value, Path) else "",
+)
+def test_a_module_imports_only_from_lower_layers(package: str, path: Path) -> None:
+    layer, group = layer_and_group(top_of(name_of(path), package), package)
     for name in imports(path):
-        assert not name.startswith(("mindone.pipelines", "mindone_share4v")), f"{path.name} looks up to {name}"
-        if name.startswith(PACKAGE) and name != PACKAGE:
-            assert room_of(name) in (room, *ROOMS[room][1]), f"{room}: {path.name} must not import {name}"
+        if package == PACKAGE:
+            assert not name.startswith(("mindone.pipelines", "mindone_share4v")), f"{path.name} imports {name}"
+        if name.startswith(f"{package}."):
+            other = layer_and_group(top_of(name, package), package)
+            assert other[1] == group or other[0] < layer, f"{name_of(path)} must not import {name}"
 
 
-def test_no_rooms_import_each_other() -> None:
-    list(TopologicalSorter({room: below for room, (_, below) in ROOMS.items()}).static_order())
+def modules_in(package: str) -> dict[str, set[str]]:
+    """Each module of a package with the modules of it that it imports when it is imported itself."""
+    names = {name_of(path): path for path in sources(package.replace(".", "/"))}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = {module if module in names else module.rpartition(".")[0] for module in imports(path)}
+        graph[name] = {module for module in found if module in names and module != name}
+    return graph
+
+
+@pytest.mark.parametrize("package", ["mindone.models.share4v", "mindone.pipelines", "mindone_share4v"])
+def test_no_modules_import_each_other(package: str) -> None:
+    list(TopologicalSorter(modules_in(package)).static_order())
 
 
 @pytest.mark.parametrize("path", sources("mindone/pipelines"), ids=name_of)
@@ -162,8 +157,11 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert {name for name in modules.split() if name.startswith(f"{PACKAGE}.")} == set()
 
 
-def test_rooms_without_mindspore_work_without_it() -> None:
-    modules = [name_of(path) for path in MODEL_FILES if room_of(name_of(path)) in WITHOUT_MINDSPORE]
+@pytest.mark.parametrize("package", WITHOUT_MINDSPORE)
+def test_what_needs_no_mindspore_does_not_import_it(package: str) -> None:
+    modules = [
+        name_of(path) for path in files_of(package) if top_of(name_of(path), package) in WITHOUT_MINDSPORE[package]
+    ]
     assert len(modules) > 20
     heavy = "{'mindspore', 'transformers', 'torch', 'mindone.transformers'}"
     imported = isolated(
