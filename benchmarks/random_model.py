@@ -11,7 +11,7 @@ from shapes import SHAPES
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
 from mindone.models.share4v.backends import KERNELS
-from mindone.models.share4v.checkpoint.blocks import BlockPlan
+from mindone.models.share4v.kernels.blocks import BlockPlan
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import BlockWriter
 

@@ -8,10 +8,9 @@ import numpy as np
 from mindspore import Tensor
 
 from mindone.models.share4v import ProjectorConfig, Share4VConfig, TextConfig, VisionConfig
-from mindone.models.share4v.backends import weight_holders
-from mindone.models.share4v.checkpoint.blocks import pack
-from mindone.models.share4v.checkpoint.shapes import expected_shapes
-from mindone.models.share4v.kernels.component import WeightHolder
+from mindone.models.share4v.checkpoint.packed import pack
+from mindone.models.share4v.checkpoint.weights import expected_shapes
+from mindone.models.share4v.kernels.component import WeightHolder, weight_holders
 from mindone.models.share4v.registry import PROJECTORS, VISION_TOWERS, Registry
 
 CONFIG = Share4VConfig(

@@ -6,12 +6,12 @@ from typing import Any
 
 import mindspore as ms
 
-from .checkpoint.blocks import projector_plans
 from .configuration import Share4VConfig
-from .kernels.component import PackedComponent, WeightHolder
+from .kernels.component import is_packed
 from .kernels.library import kernels_available, library
 from .nn.layers import DTYPES, weight_dtype
 from .projector.mlp import build_projector
+from .projector.weights import projector_plans
 from .quantization import precision_of
 from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 
@@ -61,18 +61,6 @@ def resolve_backends(
                     f"with Share4V.from_pretrained and leave language_backend out, or leave {name} out"
                 )
     return classes
-
-
-def is_packed(component: Any) -> bool:
-    """Whether a component, or its class, runs on the kernels."""
-    return isinstance(component, PackedComponent) or (
-        isinstance(component, type) and issubclass(component, PackedComponent)
-    )
-
-
-def weight_holders(*components: Any) -> list[WeightHolder]:
-    """Return those of a model's parts that keep their weights themselves; the others' are Parameters."""
-    return [component for component in components if isinstance(component, WeightHolder)]
 
 
 def make_projector(config: Share4VConfig, dtype: str, packed: bool) -> Any:

@@ -14,6 +14,7 @@ from .quantization import QUANTIZED
 IGNORE_INDEX = -100
 IMAGE_TOKEN_INDEX = -200
 CONFIG_NAME = "config.json"
+PREPROCESSOR_NAME = "preprocessor_config.json"
 
 
 def _require(condition: bool, message: str) -> None:

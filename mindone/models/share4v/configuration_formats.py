@@ -215,3 +215,33 @@ def tower_places(named: str, directory: Path) -> Iterator[Path]:
     path = Path(named).expanduser()
     beside = (directory / path, directory.parent / path, directory / path.name, directory.parent / path.name)
     yield from dict.fromkeys((path, *beside))
+
+
+def read_size(value: Any) -> int | tuple[int, int]:
+    """Read a size of preprocessor_config.json: a number, {"shortest_edge": n}, or {"height": h, "width": w} as (h, w).
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, int):
+        return value
+    if isinstance(value, Mapping) and set(value) == {"shortest_edge"}:
+        return int(value["shortest_edge"])
+    if isinstance(value, Mapping) and set(value) == {"height", "width"}:
+        return int(value["height"]), int(value["width"])
+    raise ValueError(f'size {value!r}: expected a number, {{"shortest_edge": n}} or {{"height": n, "width": n}}')
+
+
+def read_crop_size(data: Mapping[str, Any]) -> int:
+    """Return the edge in pixels of the square images that a preprocessor_config.json describes (default: 224).
+
+    Raises:
+        ValueError: crop_size is not a size, or not a square.
+    """
+    size = read_size(data.get("crop_size") or 224)
+    if isinstance(size, int):
+        return size
+    height, width = size
+    if height != width:
+        raise ValueError(f"crop_size {height} x {width} is not a square, but the vision tower needs square images")
+    return height

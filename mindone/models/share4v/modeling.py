@@ -16,17 +16,15 @@ from mindspore import Tensor, nn, ops
 from .backends import (
     CELLS,
     cell_dtype,
-    is_packed,
     make_projector,
     native_backends,
     resolve_backends,
-    weight_holders,
 )
 from .configuration import Share4VConfig, VisionConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts
-from .kernels.component import WeightHolder
+from .kernels.component import WeightHolder, is_packed, weight_holders
 from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows
 from .quantization import loaded_dtype, precision_of
@@ -154,7 +152,7 @@ class Share4V(GenerationMixin, nn.Cell):
         from .checkpoint.atomic import staged
         from .checkpoint.packed import stored_form, write_held
         from .checkpoint.saving import byte_count, parameter_array, write_shards
-        from .checkpoint.shapes import expected_shapes
+        from .checkpoint.weights import expected_shapes
 
         quantization = self.dtype if precision_of(self.dtype).is_quantized else None
         dtype = None if quantization else self.dtype

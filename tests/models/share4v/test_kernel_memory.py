@@ -11,8 +11,7 @@ import pytest
 
 from mindone.models.share4v import ProjectorConfig, Share4VConfig, TextConfig, VisionConfig
 from mindone.models.share4v.checkpoint import save_weights
-from mindone.models.share4v.checkpoint.blocks import all_plans
-from mindone.models.share4v.checkpoint.shapes import expected_shapes
+from mindone.models.share4v.checkpoint.weights import all_plans, expected_shapes
 from mindone.models.share4v.kernels.packing import block_bytes
 
 CONFIG = Share4VConfig(

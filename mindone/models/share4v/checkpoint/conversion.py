@@ -12,19 +12,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..configuration import CONFIG_NAME, read_json
+from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, read_json
 from ..configuration_formats import form_of
 from ..kernels.library import library
 from ..quantization import PRECISIONS, QUANTIZED
 from .atomic import STAGING, staged
-from .blocks import all_plans
 from .formats import StoredTensor
 from .layout import CheckpointLayout, locate
 from .loading import cast, check_weights, weight_entries
 from .packed import write_packed
 from .saving import byte_count, write_shards
-from .shapes import expected_shapes
-from .weights import MM_PROJECTOR
+from .weights import MM_PROJECTOR, all_plans, expected_shapes
 
 # Copied where the source has them; the vision tower's directory is asked for what the checkpoint's own has not.
 COMPANIONS = (
@@ -38,7 +36,6 @@ COMPANIONS = (
     "generation_config.json",
     "processor_config.json",
 )
-PREPROCESSOR = "preprocessor_config.json"
 
 
 def convert(
@@ -159,6 +156,6 @@ def _copy_companions(layout: CheckpointLayout, staging: Path) -> None:
         if (layout.directory / name).is_file():
             shutil.copyfile(layout.directory / name, staging / name)
     for directory in (layout.directory, layout.vision_directory):
-        if directory is not None and (directory / PREPROCESSOR).is_file():
-            shutil.copyfile(directory / PREPROCESSOR, staging / PREPROCESSOR)
+        if directory is not None and (directory / PREPROCESSOR_NAME).is_file():
+            shutil.copyfile(directory / PREPROCESSOR_NAME, staging / PREPROCESSOR_NAME)
             return

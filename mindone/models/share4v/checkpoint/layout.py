@@ -7,10 +7,9 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
-from ..configuration import CONFIG_NAME, Share4VConfig, read_json
-from ..configuration_formats import CLIP_LARGE_336, form_of, named_tower, tower_places
+from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, Share4VConfig, read_json
+from ..configuration_formats import CLIP_LARGE_336, form_of, named_tower, read_crop_size, tower_places
 from ..hub import HubError, is_checkpoint_name, resolve
-from ..processing.image_processor import PREPROCESSOR_NAME, ImageProcessor
 from .errors import CheckpointError
 from .formats import find_weights, stored_tensors
 from .weights import VISION_MODEL, is_known, our_name
@@ -178,7 +177,7 @@ def _assumed_tower(data: dict[str, Any], directory: Path) -> dict[str, Any] | No
     size. None where it does not."""
     if not (directory / PREPROCESSOR_NAME).is_file():
         return None
-    edge = ImageProcessor.from_pretrained(directory).crop_size
+    edge = read_crop_size(read_json(directory / PREPROCESSOR_NAME))
     hidden = data.get("mm_hidden_size") or CLIP_LARGE_336["hidden_size"]
     heads = gcd(hidden, CLIP_LARGE_336["num_attention_heads"])
     patch = min(edge, CLIP_LARGE_336["patch_size"])

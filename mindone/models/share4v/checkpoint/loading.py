@@ -12,8 +12,7 @@ from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
 from .layout import CheckpointLayout
 from .packed import Packed, expected_of, fill
-from .shapes import expected_shapes
-from .weights import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, is_known, our_name
+from .weights import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, expected_shapes, is_known, our_name
 
 if TYPE_CHECKING:
     from mindspore import Parameter, nn

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..kernels.packing import block_bytes, check_block
+from ..kernels.blocks import BlockPlan, Piece
+from ..kernels.packing import LANES, BlockWriter, block_bytes, check_block, read_vector, unpack_matrix
 from ..quantization import precision_of
 from .atomic import OURS_SINGLE
-from .blocks import BlockPlan, finite_vector, pack, unpack
 from .errors import CheckpointError
 from .formats import StoredTensor
 from .safetensors_writer import aligned, ordered, write_aligned
 
 
 class Packed(Protocol):
-    """What packed_component.PackedComponent offers."""
+    """What kernels.component.PackedComponent offers."""
 
     plans: tuple[BlockPlan, ...]
     plain: dict[str, tuple[int, ...]]
@@ -34,7 +34,7 @@ def expected_of(
     """Return the names and shapes that a checkpoint must have for a component.
 
     Args:
-        shapes: every weight's shape by the config (shapes.expected_shapes).
+        shapes: every weight's shape by the config (weights.expected_shapes).
         quantized: whether the checkpoint holds packed blocks.
     """
     if quantized:
@@ -130,3 +130,61 @@ def write_packed(
             yield finite_vector(read(name), name)
 
     write_aligned(sizes, arrays(), directory / OURS_SINGLE)
+
+
+def pack(plan: BlockPlan, read: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Fill a block from its weights, uint8 [bytes]; `read` gives one by its name, and one is held at a time.
+
+    Raises:
+        CheckpointError: a value is not finite, or is too large for its type.
+    """
+    writer = BlockWriter(plan.spec)
+    for piece in plan.pieces:
+        if piece.kind == "norms" or piece.field == "bias":
+            values = finite_vector(read(piece.weight), piece.weight)
+            writer.vector(piece.kind, piece.number, piece.field, values, piece.first)
+    for number in range(len(plan.spec.matrices)):
+        parts = [p for p in plan.pieces if (p.kind, p.number, p.field) == ("matrices", number, "weight")]
+        weights: Iterable[tuple[int, np.ndarray]]
+        if any(part.first % LANES for part in parts):  # such layers are small: panels of 16 rows go across them
+            weights = [(0, np.concatenate([_rows(read(part.weight), part) for part in parts]))]
+        else:
+            weights = ((part.first, _rows(read(part.weight), part)) for part in parts)
+        for first, weight in weights:
+            try:
+                writer.matrix(number, weight, first)
+            except OverflowError as error:
+                names = ", ".join(part.weight for part in parts)
+                raise CheckpointError(f"{names}: {error}; use dtype='float32', or check the file") from error
+    return writer.block
+
+
+def finite_vector(weight: np.ndarray, name: str) -> np.ndarray:
+    """Return a weight that is kept as float32.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    with np.errstate(over="ignore"):
+        values = np.array(weight, np.float32)
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"{name}: values are not finite: the file is damaged, download it again")
+    return values
+
+
+def _rows(weight: np.ndarray, piece: Piece) -> np.ndarray:
+    kept = weight if weight.dtype in (np.float32, np.float16) else weight.astype(np.float32)
+    return kept.reshape(piece.size, -1)  # a convolution's kernel [D, C, P, P] is a matrix too
+
+
+def unpack(plan: BlockPlan, block: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, float32 array) of each weight in a block; matrices are [rows, columns]."""
+    for number in range(len(plan.spec.matrices)):
+        whole = unpack_matrix(block, plan.spec, number)
+        for piece in plan.pieces:
+            if (piece.kind, piece.number, piece.field) == ("matrices", number, "weight"):
+                yield piece.weight, whole[piece.first : piece.first + piece.size]
+    for piece in plan.pieces:
+        if piece.kind == "norms" or piece.field == "bias":
+            whole = read_vector(block, piece.kind, piece.number, piece.field, piece.first + piece.size)
+            yield piece.weight, whole[piece.first :]

@@ -1,77 +1,27 @@
-"""Tables that turn every published form's weight names into this project's. `{n}` stands for a layer's number."""
+"""Names of weights in every published format, translated to ours; shapes and packed blocks of a complete model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-# A form's name -> ours. None: known, and left out on purpose.
+from ..configuration import Share4VConfig
+from ..kernels.blocks import BlockPlan, Shapes
+from ..language.weights import HEAD, LANGUAGE_MODEL, LLAMA, LLAMA_OF_THE_PORT, LM_HEAD, language_plans, language_shapes
+from ..projector.weights import MM_PROJECTOR, PROJECTOR, PROJECTOR_OF_LLAVA, projector_plans, projector_shapes
+from ..vision.weights import (
+    CLIP,
+    CLIP_OF_THE_PORT,
+    CLIP_TEXT_SUFFIXES,
+    VISION_MODEL,
+    VISION_TOWER,
+    vision_plans,
+    vision_shapes,
+)
+
+# Published name -> our name; {n} stands for a layer's number. None: a known tensor that is left out on purpose.
 Table = Mapping[str, str | None]
 
-LLAMA_SUFFIXES = (
-    "embed_tokens.weight",
-    "layers.{n}.input_layernorm.weight",
-    "layers.{n}.post_attention_layernorm.weight",
-    *(f"layers.{{n}}.self_attn.{part}_proj.{kind}" for part in "qkvo" for kind in ("weight", "bias")),
-    *(f"layers.{{n}}.mlp.{part}_proj.{kind}" for part in ("gate", "up", "down") for kind in ("weight", "bias")),
-    "norm.weight",
-)
-LLAMA: Table = {
-    **{name: name for name in LLAMA_SUFFIXES},
-    "layers.{n}.self_attn.rotary_emb.inv_freq": None,  # follows from the config
-}
-# The converter of mindone's examples/sharegpt_4v; its model class names its cells as Hugging Face does.
-LLAMA_OF_THE_PORT: Table = {
-    "embed_tokens.embedding_table": "embed_tokens.weight",
-    "layers.{n}.attention_norm.weight": "layers.{n}.input_layernorm.weight",
-    "layers.{n}.ffn_norm.weight": "layers.{n}.post_attention_layernorm.weight",
-    "layers.{n}.attention.wq.weight": "layers.{n}.self_attn.q_proj.weight",
-    "layers.{n}.attention.wk.weight": "layers.{n}.self_attn.k_proj.weight",
-    "layers.{n}.attention.wv.weight": "layers.{n}.self_attn.v_proj.weight",
-    "layers.{n}.attention.wo.weight": "layers.{n}.self_attn.o_proj.weight",
-    "layers.{n}.feed_forward.w1.weight": "layers.{n}.mlp.gate_proj.weight",
-    "layers.{n}.feed_forward.w3.weight": "layers.{n}.mlp.up_proj.weight",
-    "layers.{n}.feed_forward.w2.weight": "layers.{n}.mlp.down_proj.weight",
-    "norm_out.weight": "norm.weight",
-}
-
-CLIP_NORMS = ("pre_layrnorm", "post_layernorm", "encoder.layers.{n}.layer_norm1", "encoder.layers.{n}.layer_norm2")
-CLIP_LINEARS = (
-    *(f"encoder.layers.{{n}}.self_attn.{part}_proj" for part in ("q", "k", "v", "out")),
-    *(f"encoder.layers.{{n}}.mlp.{part}" for part in ("fc1", "fc2")),
-)
-CLIP_SUFFIXES = (
-    "embeddings.class_embedding",
-    "embeddings.patch_embedding.weight",
-    "embeddings.position_embedding.weight",
-    *(f"{layer}.{kind}" for layer in (*CLIP_NORMS, *CLIP_LINEARS) for kind in ("weight", "bias")),
-)
-CLIP: Table = {**{name: name for name in CLIP_SUFFIXES}, "embeddings.position_ids": None}  # 0, 1, 2, ...
-CLIP_OF_THE_PORT: Table = {
-    "embeddings.position_embedding.embedding_table": "embeddings.position_embedding.weight",
-    **{f"{layer}.gamma": f"{layer}.weight" for layer in CLIP_NORMS},
-    **{f"{layer}.beta": f"{layer}.bias" for layer in CLIP_NORMS},
-}
-# A whole CLIP model has a text half, which captioning does not use.
-CLIP_TEXT_SUFFIXES = (
-    "embeddings.token_embedding.weight",
-    "embeddings.position_embedding.weight",
-    "embeddings.position_ids",
-    *(f"final_layer_norm.{kind}" for kind in ("weight", "bias")),
-    *(name for name in CLIP_SUFFIXES if name.startswith("encoder.")),
-)
-
-PROJECTOR: Table = {f"{layer}{kind}": f"{layer}{kind}" for layer in ("", "{n}.") for kind in ("weight", "bias")}
-PROJECTOR_OF_LLAVA: Table = {
-    f"linear_{number}.{kind}": f"{place}.{kind}" for number, place in ((1, 0), (2, 2)) for kind in ("weight", "bias")
-}
-HEAD: Table = {"weight": "weight"}
-
-LANGUAGE_MODEL = "language_model.model."
-LM_HEAD = "language_model.lm_head."
-VISION_MODEL = "vision_tower.vision_model."
-MM_PROJECTOR = "mm_projector."
-VISION_TOWER = "vision_tower."
 COMPONENTS = (VISION_TOWER, MM_PROJECTOR, "language_model.")
 
 
@@ -148,3 +98,25 @@ def our_name(name: str) -> str | None:
     numbers = _NUMBER.findall(name)
     ours = ALL_NAMES[_NUMBER.sub("{n}", name)]
     return ours if ours is None or not numbers else ours.format(n=numbers[0])
+
+
+def expected_shapes(config: Share4VConfig) -> tuple[Shapes, bool]:
+    """Return the shape of every weight under our names, and whether the projector's weights are included.
+
+    A projector that another package registered has weights that only that package knows.
+
+    Example:
+        >>> from mindone.models.share4v import Share4VConfig
+        >>> from mindone.models.share4v.checkpoint.weights import expected_shapes
+        >>> shapes, _ = expected_shapes(Share4VConfig())
+        >>> shapes["language_model.lm_head.weight"]
+        (32000, 4096)
+    """
+    projector = projector_shapes(config)
+    shapes = {**vision_shapes(config.vision_config), **(projector or {}), **language_shapes(config.text_config)}
+    return shapes, projector is not None
+
+
+def all_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
+    """Return the blocks of a complete model."""
+    return language_plans(config, dtype) + vision_plans(config, dtype) + (projector_plans(config, dtype) or ())

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 
-from ..checkpoint.blocks import BlockPlan
+from .blocks import BlockPlan
 
 # Images that go through tower and projector in one run, each number a graph of its own. A row has the same bits
 # whatever stands beside it, and a small tower spends more time between two runs than in one.
@@ -77,3 +78,15 @@ class PackedComponent(WeightHolder):
         for name in names:
             self.array(name)
         return tuple([self._held[name] for name in names])
+
+
+def is_packed(component: Any) -> bool:
+    """Return whether a component, or a component class, runs on the kernels."""
+    return isinstance(component, PackedComponent) or (
+        isinstance(component, type) and issubclass(component, PackedComponent)
+    )
+
+
+def weight_holders(*components: Any) -> list[WeightHolder]:
+    """Return the components that store their own weights; the weights of the others are Parameters."""
+    return [component for component in components if isinstance(component, WeightHolder)]

@@ -6,7 +6,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ..checkpoint.blocks import language_plans
 from ..configuration import Share4VConfig
 from ..kernels.cache_memory import KV_CACHE_DTYPES, CacheMemory
 from ..kernels.component import PackedComponent
@@ -14,6 +13,7 @@ from ..kernels.library import library
 from ..kernels.operators import embedding_operator, layer_operator, linear_operator
 from ..quantization import precision_of
 from .rope import rope_tables
+from .weights import language_plans
 
 PREFILL_ROWS = 512  # of one prefill step, over all texts; the kernels take 256 at a time
 

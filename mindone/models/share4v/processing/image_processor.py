@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..configuration import Share4VConfig, read_json
+from ..configuration import PREPROCESSOR_NAME, Share4VConfig, read_json
+from ..configuration_formats import read_crop_size, read_size
 from .image_loading import ImageLoadError, ImageSource, describe, load_image
 
-PREPROCESSOR_NAME = "preprocessor_config.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3  # Pillow's number, which preprocessor_config.json states
@@ -204,15 +204,10 @@ def _read_fields(stated: Mapping[str, Any], aspect_ratio: str) -> dict[str, Any]
     if "do_pad" in stated:  # LLaVA's image processor
         aspect_ratio = "pad" if stated["do_pad"] else "square"
     found: dict[str, Any] = {
-        "size": _read_size(stated.get("size") or 224),
-        "crop_size": _read_size(stated.get("crop_size") or 224),
+        "size": read_size(stated.get("size") or 224),
+        "crop_size": read_crop_size(stated),
         "image_aspect_ratio": stated.get("image_aspect_ratio") or aspect_ratio,
     }
-    if isinstance(found["crop_size"], tuple):
-        height, width = found["crop_size"]
-        if height != width:
-            raise ValueError(f"crop_size {height} x {width} is no square, which the vision tower needs")
-        found["crop_size"] = height
     for name in ("image_mean", "image_std"):
         if stated.get(name) is not None:
             found[name] = tuple(float(value) for value in stated[name])
@@ -220,14 +215,3 @@ def _read_fields(stated: Mapping[str, Any], aspect_ratio: str) -> dict[str, Any]
         if stated.get(name) is not None:
             found[name] = stated[name]
     return found
-
-
-def _read_size(value: Any) -> int | tuple[int, int]:
-    """Read a size: a number, {"shortest_edge": n}, or {"height": n, "width": n}."""
-    if isinstance(value, int):
-        return value
-    if isinstance(value, Mapping) and set(value) == {"shortest_edge"}:
-        return int(value["shortest_edge"])
-    if isinstance(value, Mapping) and set(value) == {"height", "width"}:
-        return int(value["height"]), int(value["width"])
-    raise ValueError(f'size {value!r}: expected a number, {{"shortest_edge": n}} or {{"height": n, "width": n}}')

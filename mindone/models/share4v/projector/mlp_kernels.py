@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, nn
 
-from ..checkpoint.blocks import projector_plans
 from ..configuration import Share4VConfig
 from ..kernels.component import PackedComponent
 from ..kernels.operators import linear_operator
+from .weights import projector_plans
 
 
 class PackedProjectorGraph(nn.Cell):

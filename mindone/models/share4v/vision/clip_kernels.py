@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ..checkpoint.blocks import vision_plans
-from ..checkpoint.shapes import vision_shapes
 from ..configuration import Share4VConfig
 from ..kernels.cache_memory import CacheMemory
 from ..kernels.component import IMAGES_TOGETHER, PackedComponent
 from ..kernels.operators import layer_operator, linear_operator
 from ..nn.host_ops import concat_rows
+from .weights import vision_plans, vision_shapes
 
 
 class PackedCLIPGraph(nn.Cell):

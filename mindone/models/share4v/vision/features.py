@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from ..backends import is_packed, weight_holders
-from ..kernels.component import IMAGES_TOGETHER
+from ..kernels.component import IMAGES_TOGETHER, is_packed, weight_holders
 from ..nn.host_ops import concat_rows, split_rows
 
 

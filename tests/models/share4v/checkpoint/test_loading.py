@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from mindone.models.share4v.checkpoint import CheckpointError, iterate_weights, load_weights, locate
-from mindone.models.share4v.checkpoint.shapes import expected_shapes
+from mindone.models.share4v.checkpoint.weights import expected_shapes
 
 VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION |= {"image_size": 28, "patch_size": 14}

@@ -17,7 +17,7 @@ from mindone.models.share4v import Share4VConfig
 from mindone.models.share4v.checkpoint import CheckpointError, convert, iterate_weights, locate, save_weights
 from mindone.models.share4v.checkpoint.formats import find_weights, stored_tensors
 from mindone.models.share4v.checkpoint.saving import byte_count
-from mindone.models.share4v.checkpoint.shapes import expected_shapes
+from mindone.models.share4v.checkpoint.weights import expected_shapes
 
 VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION |= {"image_size": 28, "patch_size": 14}

@@ -15,8 +15,7 @@ from transformers import (
 )
 
 from mindone.models.share4v import Share4VConfig
-from mindone.models.share4v.checkpoint.shapes import expected_shapes
-from mindone.models.share4v.checkpoint.weights import ALL_NAMES, FORMS, is_known, our_name
+from mindone.models.share4v.checkpoint.weights import ALL_NAMES, FORMS, expected_shapes, is_known, our_name
 
 VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 12, "num_attention_heads": 2}
 VISION |= {"image_size": 28, "patch_size": 14}

@@ -166,7 +166,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         ImageProcessor.from_pretrained(tmp_path)
     for stated, message in [
         ({"do_normalize": False}, "do_normalize is off"),
-        ({"crop_size": {"height": 3, "width": 4}}, "3 x 4 is no square"),
+        ({"crop_size": {"height": 3, "width": 4}}, "3 x 4 is not a square"),
         ({"size": {"longest_edge": 4}}, "longest_edge"),
         ({"size": -1}, "positive integers"),
         ({"image_mean": [0.5]}, "three numbers"),

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 
 from ...checkpoint.loading import cast
-from ...checkpoint.shapes import expected_shapes
+from ...checkpoint.weights import expected_shapes
 from ...configuration import Share4VConfig
 from ...kernels.component import WeightHolder
 from ...language.rope import rope_tables

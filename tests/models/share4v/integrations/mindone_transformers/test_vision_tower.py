@@ -19,7 +19,7 @@ from PIL import Image
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 from mindone.models.share4v.checkpoint import CheckpointError, save_weights
-from mindone.models.share4v.checkpoint.shapes import expected_shapes
+from mindone.models.share4v.checkpoint.weights import expected_shapes
 from mindone.models.share4v.registry import VISION_TOWERS
 
 Pair = tuple[Reference, Share4V]
