@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
     from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
     from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
-    from mindone.pipelines.image_to_text.dataset.readers import SourceOptions
+    from mindone.pipelines.image_to_text.dataset.readers import ReaderOptions
     from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
     from mindone.pipelines.image_to_text.dataset.state.records import Record
 
@@ -37,9 +37,9 @@ def run(arguments: Namespace) -> int:
     with tqdm(unit="image", dynamic_ncols=True, smoothing=0, disable=not sys.stderr.isatty()) as bar:
         progress = _Progress(bar)
         try:
-            choice, plan, settings, sources, options = _job(arguments)
+            choice, plan, settings, readers, options = _job(arguments)
             summary = caption_dataset(
-                arguments.inputs, choice, plan, settings, sources, options, progress.begin, progress.show
+                arguments.inputs, choice, plan, settings, readers, options, progress.begin, progress.show
             )
         except ImportError as error:
             return usage_error(error)
@@ -65,7 +65,7 @@ def run(arguments: Namespace) -> int:
 
 def _job(
     arguments: Namespace,
-) -> tuple[ModelChoice, PromptPlan, CaptioningSettings, SourceOptions, JobOptions]:
+) -> tuple[ModelChoice, PromptPlan, CaptioningSettings, ReaderOptions, JobOptions]:
     """Return what `caption_dataset` takes behind its inputs.
 
     Raises:
@@ -111,7 +111,7 @@ def _job(
         arguments.restart,
         arguments.retry_failed,
     )
-    return ModelChoice(**model_options(arguments)), plan, settings, _sources(arguments), options
+    return ModelChoice(**model_options(arguments)), plan, settings, _reader_options(arguments), options
 
 
 def _rules(arguments: Namespace) -> TextRules:
@@ -137,13 +137,13 @@ def _cluster(arguments: Namespace) -> EngineOptions:
     return EngineOptions(**asked)
 
 
-def _sources(arguments: Namespace) -> SourceOptions:
-    from mindone.pipelines.image_to_text.dataset.readers import SourceOptions
+def _reader_options(arguments: Namespace) -> ReaderOptions:
+    from mindone.pipelines.image_to_text.dataset.readers import ReaderOptions
 
     if arguments.frames < 1:
         raise ValueError(f"--frames must be at least 1, got {arguments.frames}")
     many = arguments.frames > 1
-    return SourceOptions(
+    return ReaderOptions(
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
         image_root=arguments.image_root,

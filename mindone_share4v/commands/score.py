@@ -113,10 +113,10 @@ def _table(result: Mapping[str, Any]) -> str:
 def _write_per_image(path: str, scores: Scores) -> None:
     from pathlib import Path
 
-    from mindone.pipelines.image_to_text.dataset.state.atomic_files import whole_file
+    from mindone.pipelines.image_to_text.dataset.state.atomic_files import atomic_write
     from mindone.pipelines.image_to_text.dataset.state.records import dumps
 
-    with whole_file(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         for key, row in scores.per_image.items():
             file.write((dumps({"key": key, **row}) + "\n").encode())
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests of sources and sinks: small pictures, archives, and jobs that need no model."""
+"""Helpers of the tests of readers and writers: small pictures, archives, and jobs that need no model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, SourceOptions, open_source
+from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, ReaderOptions, list_inputs
 from mindone.pipelines.image_to_text.dataset.state.existing_captions import KEPT_EXISTING
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
@@ -39,7 +39,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mode: str = "w",
 
 def listed(*inputs: Path | str, **options: Any) -> list[Item]:
     """List inputs."""
-    return list(open_source([str(one) for one in inputs], SourceOptions(**options)))
+    return list(list_inputs([str(one) for one in inputs], ReaderOptions(**options)))
 
 
 def read(item: Item) -> bytes | str:
@@ -79,13 +79,13 @@ def run(
     inputs: Sequence[Path | str],
     outputs: Sequence[tuple[str, Path | None]],
     options: SinkOptions | None = None,
-    sources: SourceOptions | None = None,
+    readers: ReaderOptions | None = None,
     group: int = 5,
 ) -> list[Any]:
     """Do a whole job, as the engine does one: the journal first, then the outputs; return the sinks."""
     state.mkdir(parents=True, exist_ok=True)
     if not (state / "inputs.jsonl").exists():
-        write_listing(state / "inputs.jsonl", open_source([str(one) for one in inputs], sources))
+        write_listing(state / "inputs.jsonl", list_inputs([str(one) for one in inputs], readers))
     listing, reader = Listing(state / "inputs.jsonl"), Reader()
     sinks = [
         open_sink(name, None if out is None else str(out), options or SinkOptions(), state) for name, out in outputs

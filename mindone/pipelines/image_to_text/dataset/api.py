@@ -16,7 +16,7 @@ from .inference.caption_cache import forget_seen
 from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .options import CaptioningSettings, ModelChoice
 from .prompts.plan import PromptPlan
-from .readers import STATE, InputError, SourceOptions, open_source, split_pattern
+from .readers import STATE_SUFFIX, InputError, ReaderOptions, list_inputs, split_pattern
 from .state.existing_captions import MODES
 from .state.listing import Listing
 from .state.records import Item, Record
@@ -24,12 +24,12 @@ from .state.resume import (
     INPUTS,
     JOURNAL,
     PREVIOUS,
-    begin_anew,
     count_done,
-    first_pass,
-    go_over_again,
-    is_changed,
-    settle,
+    finish_interrupted_start,
+    inputs_changed,
+    load_or_create_listing,
+    start_next_pass,
+    start_over,
 )
 from .writers import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
 
@@ -74,7 +74,7 @@ def caption_dataset(
     choice: ModelChoice | None = None,
     plan: PromptPlan | None = None,
     settings: CaptioningSettings | None = None,
-    sources: SourceOptions | None = None,
+    readers: ReaderOptions | None = None,
     options: JobOptions | None = None,
     begun: Callable[[int, int], None] = lambda done, total: None,
     watch: Callable[[Record], None] = lambda record: None,
@@ -86,7 +86,7 @@ def caption_dataset(
         choice: the model; by default sharegpt4v-tiny.
         plan: what is asked; by default the style "default".
         settings: how captions are made.
-        sources: how inputs are found.
+        readers: how inputs are found.
         options: where results go, and what works.
         begun: told how many inputs are done already, and how many there are.
         watch: told of every record as it is done.
@@ -108,21 +108,21 @@ def caption_dataset(
     """
     places = [os.fspath(one) for one in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     choice, settings = choice or ModelChoice(), settings or CaptioningSettings()
-    plan, sources, options = plan or PromptPlan.from_options(), sources or SourceOptions(), options or JobOptions()
+    plan, readers, options = plan or PromptPlan.from_options(), readers or ReaderOptions(), options or JobOptions()
     formats = options.formats or (format_of(options.out),)
-    sources = _beside_output(sources, options.out, formats)
+    readers = _beside_output(readers, options.out, formats)
     for prompt in plan.prompts:  # what is wrong is told before anything is written
         settings.of_style(prompt.style)
-    open_source(places, sources)
+    list_inputs(places, readers)
     rank, directory = current_rank(), _state_directory(places, options)
     engine = _engine_name(options, rank)
     wanted = engine_class(engine)
     check_outputs(formats, options.out, places)
     if engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler):
         return take_share(directory, rank, choice, settings)
-    description = _description(places, choice, plan, settings, sources, options, formats)
+    description = _description(places, choice, plan, settings, readers, options, formats)
     with JobState(directory, description if not options.restart else None) as state:
-        listing = _inputs(state, lambda: open_source(places, sources), options, description)
+        listing = _inputs(state, lambda: list_inputs(places, readers), options, description)
         clear(state.directory)
         begun(count_done(directory), len(listing))
         outputs = [open_sink(name, options.out, options.sinks, state.directory) for name in formats]
@@ -135,7 +135,7 @@ def _description(
     choice: ModelChoice,
     plan: PromptPlan,
     settings: CaptioningSettings,
-    sources: SourceOptions,
+    readers: ReaderOptions,
     options: JobOptions,
     formats: Sequence[str],
 ) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _description(
     model = {name: value for name, value in asdict(choice).items() if name not in ("cache_dir", "local_files_only")}
     return {
         "inputs": [str(Path(place).absolute()) for place in places],
-        "sources": asdict(sources),
+        "sources": asdict(readers),
         "model": model,
         "prompts": plan.to_json(),
         "captions": made,
@@ -157,13 +157,13 @@ def _description(
     }
 
 
-def _beside_output(sources: SourceOptions, out: str | None, formats: Sequence[str]) -> SourceOptions:
+def _beside_output(readers: ReaderOptions, out: str | None, formats: Sequence[str]) -> ReaderOptions:
     """Where captions go is where there may be some; what the job itself writes into a folder is none of its inputs."""
     if out is None:
-        return sources
+        return readers
     place = str(Path(out).absolute())
-    root = place if sources.caption_root is None and SIDECARS.intersection(formats) else sources.caption_root
-    return replace(sources, caption_root=root, ignored=(*sources.ignored, place))
+    root = place if readers.caption_root is None and SIDECARS.intersection(formats) else readers.caption_root
+    return replace(readers, caption_root=root, ignored=(*readers.ignored, place))
 
 
 def _engine_name(options: JobOptions, rank: Rank | None) -> str:
@@ -178,12 +178,12 @@ def _state_directory(places: Sequence[str], options: JobOptions) -> Path:
     if options.out is not None:
         out = Path(options.out)
         is_file = out.suffix.lower() in FILE_SUFFIXES and not out.is_dir()
-        return out.with_name(out.name + STATE) if is_file else out / STATE
+        return out.with_name(out.name + STATE_SUFFIX) if is_file else out / STATE_SUFFIX
     first = Path(split_pattern(places[0])[0])
     if len(places) == 1 and first.is_dir():
-        return first / STATE
+        return first / STATE_SUFFIX
     if len(places) == 1 and first.is_file():
-        return first.with_name(first.name + STATE)
+        return first.with_name(first.name + STATE_SUFFIX)
     raise ValueError("several inputs, and no --out: say with --state where the job keeps its journal")
 
 
@@ -197,19 +197,19 @@ def _inputs(
         InputError: there are none.
     """
     directory, restarted = state.directory, state.path(RESTARTED)
-    settle(directory)
+    finish_interrupted_start(directory)
     if options.restart and not (restarted.exists() and state.is_described_by(description)):
         if not state.is_described_by(description):
             forget_seen(directory)  # other settings make other captions of the same pictures
-        begin_anew(directory, found)
+        start_over(directory, found)
         state.describe(description)
         restarted.touch()
     state.describe(description)
-    listing = first_pass(directory, found)
+    listing = load_or_create_listing(directory, found)
     is_whole = count_done(directory) == len(listing)  # which is counted already
     is_begun = state.path(JOURNAL).exists() and (is_whole or not state.path(PREVIOUS).exists())
-    if is_begun and (options.retry_failed or (is_whole and is_changed(listing, found))):
-        _refuse_where_gone(go_over_again(directory, found, options.retry_failed))
+    if is_begun and (options.retry_failed or (is_whole and inputs_changed(listing, found))):
+        _refuse_where_gone(start_next_pass(directory, found, options.retry_failed))
         listing = Listing(state.path(INPUTS))
     if not len(listing):
         state.path(INPUTS).unlink()

@@ -17,14 +17,14 @@ from filelock import FileLock, Timeout
 
 from .executors.base import Engine
 from .prompts.plan import PromptPlan
-from .state.atomic_files import whole_file
+from .state.atomic_files import atomic_write
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
-from .state.previous_run import EarlierRecords
+from .state.previous_run import PreviousRecords
 from .state.records import Item, Record
 from .state.resume import JOURNAL, PREVIOUS
-from .state.speed_log import SPEED_NAME, SpeedLog
+from .state.speed_log import SPEED_LOG_NAME, SpeedLog
 from .state.tasks import Task
 from .writers import Sink
 
@@ -101,7 +101,7 @@ class JobState(AbstractContextManager["JobState"]):
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Note what the job is."""
-        with whole_file(self.path("job.json")) as file:
+        with atomic_write(self.path("job.json")) as file:
             file.write(json.dumps(description, indent=2, sort_keys=True).encode())
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
@@ -171,10 +171,10 @@ class CaptionJob:
             JournalError: the journal was damaged by something other than a crash.
         """
         begun, counts = time.perf_counter(), {"captioned": 0, "kept": 0, "tokens": 0}
-        earlier = EarlierRecords(self.state.path(PREVIOUS))
-        with closing(earlier), Journal(self.state.path(JOURNAL)) as journal:
-            self._earlier = earlier
-            self._speed = SpeedLog(self.state.path(SPEED_NAME))
+        previous = PreviousRecords(self.state.path(PREVIOUS))
+        with closing(previous), Journal(self.state.path(JOURNAL)) as journal:
+            self._previous = previous
+            self._speed = SpeedLog(self.state.path(SPEED_LOG_NAME))
             if journal.count < len(self.listing):
                 for record, is_new in self._records(engine, journal.count):
                     counts["kept"] += KEPT_EXISTING in record.notes
@@ -225,7 +225,7 @@ class CaptionJob:
     def _inputs(self, start: int) -> Iterator[tuple[Item, Record | None]]:
         """Yield the inputs from number `start` on, each with its record where no model is needed for it."""
         for item in self.listing.items(start):
-            yield item, self._earlier.of(item) or self._settled(item)
+            yield item, self._previous.get(item) or self._settled(item)
 
     def _settled(self, item: Item) -> Record | None:
         """Return the record of an input that has a caption, or cannot be asked about."""

@@ -16,7 +16,7 @@ import pytest
 from helpers.jobs import png, write_tar
 from helpers.paths import ROOT, TESTS
 
-from mindone.pipelines.image_to_text.dataset.readers import archives, json_table, open_source
+from mindone.pipelines.image_to_text.dataset.readers import archives, json_table, list_inputs
 from mindone.pipelines.image_to_text.dataset.state import atomic_files
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
@@ -86,7 +86,7 @@ def test_listing_takes_no_memory(tmp_path: Path, name: str) -> None:
         found = []
 
         def work(place: Path = place, found: list[int] = found) -> None:
-            found.append(sum(1 for _ in open_source([str(place)])))
+            found.append(sum(1 for _ in list_inputs([str(place)])))
 
         peaks.append(peak(work))
         assert found == [count]
@@ -102,7 +102,7 @@ def test_writing_takes_no_memory(tmp_path: Path, name: str) -> None:
     for count in counts:
         state = tmp_path / str(count)
         (tmp_path / "list.txt").write_text("1.png\n" * count)
-        write_listing(state / "inputs.jsonl", open_source([str(tmp_path / "list.txt")]))
+        write_listing(state / "inputs.jsonl", list_inputs([str(tmp_path / "list.txt")]))
         with Journal(state / "journal.jsonl") as journal:
             for item in Listing(state / "inputs.jsonl").items():
                 journal.append(Record(item.number, item.key, item.source, ("A cat.",), width=6, height=4))
@@ -121,7 +121,7 @@ def test_a_flat_folder_takes_little_memory_for_a_file(tmp_path: Path, suffixes: 
         for number in range(count):
             for suffix in suffixes:
                 (place / f"{number:07d}{suffix}").touch()
-        peaks.append(peak(lambda place=place: [None for _ in open_source([str(place)])].clear()))
+        peaks.append(peak(lambda place=place: [None for _ in list_inputs([str(place)])].clear()))
     assert (peaks[1] - peaks[0]) / (8 * (MANY - FEW)) < 130 * len(suffixes), peaks
 
 
@@ -137,8 +137,8 @@ def resident():
 SCRIPT = """
 from crashing import without_upstream
 without_upstream(sys.argv[1])
-from mindone.pipelines.image_to_text.dataset.readers import open_source
-for item in open_source([sys.argv[2]]):
+from mindone.pipelines.image_to_text.dataset.readers import list_inputs
+for item in list_inputs([sys.argv[2]]):
     if item.number in (100_000, 199_999):
         print(resident())
 print(*sys.modules)

@@ -135,7 +135,7 @@ def is_held(path: Path) -> bool:
 
 
 def _put(path: Path, text: str) -> None:
-    """Write a file that readers see whole; unlike `whole_file` it need not outlive a power cut."""
+    """Write a file that readers see whole; unlike `atomic_write` it need not outlive a power cut."""
     partial = partial_path(path)
     partial.write_text(text)
     partial.replace(path)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from .base import STATE, InputError, ItemError, SourceOptions
+from .base import STATE_SUFFIX, InputError, ItemError, ReaderOptions
+from .inputs import list_inputs
 from .kinds import KINDS
-from .opening import open_source
 from .patterns import split_pattern
 from .reading import Reader, read_item
 
 __all__ = [
     "KINDS",
-    "STATE",
+    "STATE_SUFFIX",
     "InputError",
     "ItemError",
     "Reader",
-    "SourceOptions",
-    "open_source",
+    "ReaderOptions",
+    "list_inputs",
     "read_item",
     "split_pattern",
 ]

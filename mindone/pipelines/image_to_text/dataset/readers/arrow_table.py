@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import Found, InputError, Place, SourceOptions, failure
+from .base import Found, InputError, Place, ReaderOptions, failure
 from .columns import arrow_modules, choose
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def open_arrow(path: str) -> pa.Table:
     return (pa.ipc.open_file if is_file_form else pa.ipc.open_stream)(mapped).read_all()
 
 
-def arrow_table(place: Place, options: SourceOptions, first: int = 0) -> Iterator[Found]:
+def arrow_table(place: Place, options: ReaderOptions, first: int = 0) -> Iterator[Found]:
     """Yield the rows of an Arrow file, numbered from `first` on; one that is damaged fails by itself.
 
     Raises:
@@ -54,7 +54,7 @@ def arrow_table(place: Place, options: SourceOptions, first: int = 0) -> Iterato
         yield failure(name, place.name, f"the table is damaged, from row {number} on: {error}")
 
 
-def huggingface_directory(place: Place, options: SourceOptions) -> Iterator[Found]:
+def huggingface_directory(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield the rows of what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
 
     pyarrow maps the files, as `datasets` itself does, so that `datasets` and all that it brings is not needed.

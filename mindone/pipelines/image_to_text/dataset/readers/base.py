@@ -14,7 +14,7 @@ from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES
 from ...video import VIDEO_SUFFIXES
 from ..state.keys import path_keys, url_keys
 
-STATE = ".share4v"  # what the name of a job's own directory ends in
+STATE_SUFFIX = ".share4v"  # what the name of a job's own directory ends in
 
 
 class InputError(ValueError):
@@ -26,7 +26,7 @@ class ItemError(ValueError):
 
 
 @dataclass(frozen=True)
-class SourceOptions:
+class ReaderOptions:
     """How inputs are listed.
 
     Attributes:
@@ -108,7 +108,7 @@ def failure(key: str, source: str, reason: str, columns: Mapping[str, Any] | Non
     return Found(key, key, source, {"kind": "failure", "error": reason}, columns or {})
 
 
-def locate_file(path: str, options: SourceOptions) -> dict[str, Any]:
+def locate_file(path: str, options: ReaderOptions) -> dict[str, Any]:
     """Return the locator of a picture's or a video's file."""
     if os.path.splitext(path)[1].lower() not in VIDEO_SUFFIXES:
         return {"kind": "file", "path": path}
@@ -121,7 +121,7 @@ def is_media(name: str) -> bool:
     return suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES
 
 
-def listed_file(text: str, base: str, shown_base: str, options: SourceOptions, columns: Mapping[str, Any]) -> Found:
+def listed_file(text: str, base: str, shown_base: str, options: ReaderOptions, columns: Mapping[str, Any]) -> Found:
     """Return what a list or a table names by a path or an address.
 
     Args:

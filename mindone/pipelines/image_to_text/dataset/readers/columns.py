@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import InputError, Place, SourceOptions
+from .base import InputError, Place, ReaderOptions
 from .rows import Table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def arrow_modules() -> Any:
     return pyarrow
 
 
-def choose(schema: pa.Schema, place: Place, options: SourceOptions) -> tuple[Table, list[str]]:
+def choose(schema: pa.Schema, place: Place, options: ReaderOptions) -> tuple[Table, list[str]]:
     """Return a table and the columns that its listing reads: all but bytes, which reading an item brings.
 
     Raises:

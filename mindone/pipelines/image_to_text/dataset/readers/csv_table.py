@@ -7,19 +7,19 @@ import csv
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from .base import Found, InputError, Place, SourceOptions
+from .base import Found, InputError, Place, ReaderOptions
 from .rows import Table
 
 MAX_FIELD_CHARACTERS = 2**26  # room for a picture in base64
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
-def csv_table(place: Place, options: SourceOptions) -> Iterator[Found]:
+def csv_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield the rows of a file separated by commas; the first one names the columns."""
     return _rows(place, options, DELIMITERS["csv"])
 
 
-def tsv_table(place: Place, options: SourceOptions) -> Iterator[Found]:
+def tsv_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield the rows of a file separated by tabs; the first one names the columns."""
     return _rows(place, options, DELIMITERS["tsv"])
 
@@ -33,7 +33,7 @@ def parse_row(data: bytes, delimiter: str) -> list[str]:
     return next(_reader((line.decode("utf-8", "surrogateescape") for line in data.splitlines(True)), delimiter))
 
 
-def _rows(place: Place, options: SourceOptions, delimiter: str) -> Iterator[Found]:
+def _rows(place: Place, options: ReaderOptions, delimiter: str) -> Iterator[Found]:
     with open(place.path, "rb") as file:
         lines = _Lines(file)
         reader = _reader(lines, delimiter)

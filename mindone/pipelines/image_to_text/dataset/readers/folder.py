@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..state.keys import fold, key_pair, safe_key, without_suffix
-from .base import STATE, Found, Place, SourceOptions, failure, is_media, locate_file
+from .base import STATE_SUFFIX, Found, Place, ReaderOptions, failure, is_media, locate_file
 from .kinds import SHARDS, found_in, kind_of_file
 from .patterns import matches
 
@@ -31,20 +31,20 @@ class _Folder:
     above: frozenset[tuple[int, int]]
 
 
-def single_file(place: Place, options: SourceOptions) -> Iterator[Found]:
+def single_file(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield one picture or video."""
     key, full_key = key_pair(place.prefix + os.path.basename(place.path))
     locator = locate_file(place.path, options)
     yield Found(key, full_key, place.name, locator, beside=os.path.dirname(place.path), once=True)
 
 
-def shards(place: Place, options: SourceOptions) -> Iterator[Found]:
+def shards(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield what is in the shards of a folder that holds nothing else."""
     inside = Place("folder", place.path, place.name, place.prefix, tuple(f"./*.{kind}*" for kind in SHARDS))
     yield from folder(inside, options)
 
 
-def folder(place: Place, options: SourceOptions) -> Iterator[Found]:
+def folder(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield what is in a folder, in the order of its names; memory holds the names of one directory at a time.
 
     Links are followed, except back to a directory that the walk came through. What cannot be read fails by itself.
@@ -63,7 +63,7 @@ def folder(place: Place, options: SourceOptions) -> Iterator[Found]:
 
 
 def _entries(
-    within: _Folder, place: Place, options: SourceOptions, include: tuple[str, ...]
+    within: _Folder, place: Place, options: ReaderOptions, include: tuple[str, ...]
 ) -> Iterator[Found | _Folder]:
     """Yield what is in one directory; directories inside it as they come in order."""
     shown = os.path.join(place.name, within.inside)
@@ -104,7 +104,7 @@ def _entries(
         )
 
 
-def _scan(within: _Folder, options: SourceOptions, include: tuple[str, ...]) -> tuple[Collection[str], list[bytes]]:
+def _scan(within: _Folder, options: ReaderOptions, include: tuple[str, ...]) -> tuple[Collection[str], list[bytes]]:
     """Return the names of a directory's captions, and in order what is to be looked at, as bytes, which take less."""
     names: set[str] = set()
     entries: list[bytes] = []
@@ -112,7 +112,7 @@ def _scan(within: _Folder, options: SourceOptions, include: tuple[str, ...]) -> 
         for entry in found:
             if entry.name.endswith(options.caption_suffixes):
                 names.add(entry.name)
-            if (entry.name.startswith(".") and not options.hidden) or entry.name.endswith(STATE):
+            if (entry.name.startswith(".") and not options.hidden) or entry.name.endswith(STATE_SUFFIX):
                 continue
             inside = within.inside + entry.name
             if any(matches(inside, pattern) for pattern in options.exclude):

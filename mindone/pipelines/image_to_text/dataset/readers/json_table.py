@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
-from .base import Found, InputError, Place, SourceOptions
+from .base import Found, InputError, Place, ReaderOptions
 from .rows import IMAGE_COLUMNS, Table
 
 MAX_ELEMENT_BYTES = 2**28  # room for a picture in base64
@@ -21,13 +21,13 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
 Element = tuple[int, bytes, "str | None"]  # offset, bytes, what is wrong with it
 
 
-def jsonl_table(place: Place, options: SourceOptions) -> Iterator[Found]:
+def jsonl_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield the objects of a file with one a line; a line that is none fails by itself."""
     with open(place.path, "rb") as file:
         yield from _rows(place, options, _lines(file))
 
 
-def json_table(place: Place, options: SourceOptions) -> Iterator[Found]:
+def json_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield the objects of an array, read piece by piece; or of lines, which some call .json.
 
     Raises:
@@ -96,7 +96,7 @@ def _lines(file: BinaryIO) -> Iterator[Element]:
         offset += len(line)
 
 
-def _rows(place: Place, options: SourceOptions, found: Iterable[Element]) -> Iterator[Found]:
+def _rows(place: Place, options: ReaderOptions, found: Iterable[Element]) -> Iterator[Found]:
     """Turn elements into inputs; the first one that has a column with pictures tells the columns."""
     table: Table | None = None
     problem: InputError | None = None

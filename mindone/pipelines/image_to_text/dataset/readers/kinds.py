@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 
-from ..state.atomic_files import PARTIAL
-from .base import STATE, Found, InputError, Place, SourceOptions, is_media
+from ..state.atomic_files import PARTIAL_SUFFIX
+from .base import STATE_SUFFIX, Found, InputError, Place, ReaderOptions, is_media
 
 _HERE = __name__.rpartition(".")[0]
-# Name -> "module:function"; the function takes a Place and SourceOptions and yields what it finds.
+# Name -> "module:function"; the function takes a Place and ReaderOptions and yields what it finds.
 KINDS = {
     "folder": f"{_HERE}.folder:folder",
     "file": f"{_HERE}.folder:single_file",
@@ -78,7 +78,7 @@ def kind_of(path: str, ignored: Collection[str] = ()) -> str:
     return kind
 
 
-def found_in(place: Place, options: SourceOptions) -> Iterator[Found]:
+def found_in(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield what a source holds.
 
     Raises:
@@ -86,7 +86,7 @@ def found_in(place: Place, options: SourceOptions) -> Iterator[Found]:
         ImportError: a package that its kind needs is not installed; the message says which.
     """
     module, _, attribute = KINDS[place.kind].partition(":")
-    function: Callable[[Place, SourceOptions], Iterator[Found]] = getattr(import_module(module), attribute)
+    function: Callable[[Place, ReaderOptions], Iterator[Found]] = getattr(import_module(module), attribute)
     return function(place, options)
 
 
@@ -95,7 +95,7 @@ def _kind_of_directory(path: str, ignored: Collection[str]) -> str:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name.endswith((STATE, PARTIAL)):
+                if entry.name.startswith(".") or entry.name.endswith((STATE_SUFFIX, PARTIAL_SUFFIX)):
                     continue
                 here = os.path.abspath(entry.path) + os.sep
                 if any(f"{one}{os.sep}".startswith(here) for one in ignored):

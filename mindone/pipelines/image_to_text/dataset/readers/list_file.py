@@ -6,10 +6,10 @@ import codecs
 import os
 from collections.abc import Iterator
 
-from .base import Found, Place, SourceOptions, listed_file
+from .base import Found, Place, ReaderOptions, listed_file
 
 
-def list_file(place: Place, options: SourceOptions) -> Iterator[Found]:
+def list_file(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield what a list names; a path is relative to the list, its spaces are part of it. Empty lines say nothing."""
     base = os.path.abspath(options.image_root or os.path.dirname(place.path))
     shown_base = options.image_root or os.path.dirname(place.name)

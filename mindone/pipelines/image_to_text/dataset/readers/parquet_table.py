@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .base import Found, Place, SourceOptions, failure
+from .base import Found, Place, ReaderOptions, failure
 from .columns import arrow_modules, choose
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _ROWS = 1024
 
 
-def parquet_table(place: Place, options: SourceOptions) -> Iterator[Found]:
+def parquet_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield the rows of a Parquet file; one that is damaged fails by itself.
 
     Raises:

@@ -34,9 +34,9 @@ class Reader:
         open_files: how many tables and archives stay open.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.readers import Reader, open_source
+        >>> from mindone.pipelines.image_to_text.dataset.readers import Reader, list_inputs
         >>> reader = Reader()
-        >>> for item in open_source(["photos"]):  # doctest: +SKIP
+        >>> for item in list_inputs(["photos"]):  # doctest: +SKIP
         ...     data = reader.read(item).frames[0]
     """
 

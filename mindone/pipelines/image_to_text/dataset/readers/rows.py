@@ -10,7 +10,7 @@ from typing import Any
 
 from ..state.keys import safe_key, without_suffix
 from ..state.records import jsonable
-from .base import Found, InputError, Place, SourceOptions, failure, listed_file
+from .base import Found, InputError, Place, ReaderOptions, failure, listed_file
 
 # Guessed in this order, case not counted.
 IMAGE_COLUMNS = (
@@ -61,13 +61,13 @@ class Table:
     """
 
     place: Place
-    options: SourceOptions
+    options: ReaderOptions
     image: str
     caption: str | None = None
     key: str | None = None
 
     @classmethod
-    def of(cls, place: Place, options: SourceOptions, columns: Collection[str], likely: Collection[str] = ()) -> Table:
+    def of(cls, place: Place, options: ReaderOptions, columns: Collection[str], likely: Collection[str] = ()) -> Table:
         """Choose the columns of a table.
 
         Args:

@@ -20,7 +20,7 @@ from ..state.existing_captions import MAX_CAPTION_BYTES, decode_caption
 from ..state.keys import fold, safe_key, without_suffix
 from ..state.records import jsonable
 from .archives import Archive, open_archive
-from .base import Found, Place, SourceOptions, failure
+from .base import Found, Place, ReaderOptions, failure
 from .kinds import suffix_of
 from .rows import CAPTION_COLUMNS
 
@@ -86,7 +86,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
-def tar_shard(place: Place, options: SourceOptions) -> Iterator[Found]:
+def tar_shard(place: Place, options: ReaderOptions) -> Iterator[Found]:
     """Yield the pictures of a shard; memory holds one sample.
 
     Where the archive is damaged or ends early, what comes before is listed, and one more input fails with the reason.
@@ -133,7 +133,7 @@ def _samples(archive: Archive) -> Iterator[_Sample]:
             raise tarfile.ReadError(f"there is no header at byte {tar.offset:,}")
 
 
-def _pictures(sample: _Sample, stem: str, place: Place, options: SourceOptions) -> Iterator[Found]:
+def _pictures(sample: _Sample, stem: str, place: Place, options: ReaderOptions) -> Iterator[Found]:
     pictures = [member for member in sample.members if _suffix(member.name) in IMAGE_SUFFIXES]
     stems = Counter(fold(without_suffix(member.name)) for member in pictures)
     columns = _columns(sample)

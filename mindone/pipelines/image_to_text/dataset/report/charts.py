@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..state.speed_log import Stretch
+    from ..state.speed_log import SpeedSample
 
 # matplotlib knows no CSS: it draws in these colours, and each becomes a variable of the page.
 _ACCENT, _SECOND, _TEXT, _LINES = "#a10001", "#a10002", "#a10003", "#a10004"
@@ -90,7 +90,7 @@ def median(counts: Mapping[int, int]) -> int:
     raise ValueError("there is nothing to take the median of")
 
 
-def speed_chart(stretches: Sequence[Stretch], run_starts: Sequence[float], name: str) -> str:
+def speed_chart(stretches: Sequence[SpeedSample], run_starts: Sequence[float], name: str) -> str:
     """Draw tokens per second over the time in which the job was at work; dashed lines are where it was begun again.
 
     Args:

@@ -10,13 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..readers import STATE
-from ..state.atomic_files import lines_from, whole_file
+from ..readers import STATE_SUFFIX
+from ..state.atomic_files import atomic_write, lines_from
 from ..state.records import Item, Picture, item_from_line, printable
 from ..state.resume import JOURNAL
 from .charts import histogram, median, speed_chart
 from .streaming_stats import TopCounts
-from .summary import LISTED, Summary, Told, summarize
+from .summary import LISTED, Example, Summary, summarize
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -39,7 +39,7 @@ def find_state(out: str | Path) -> Path:
         ReportError: none of them has a journal.
     """
     place = Path(out)
-    tried = [place, place / STATE, place.with_name(place.name + STATE)]
+    tried = [place, place / STATE_SUFFIX, place.with_name(place.name + STATE_SUFFIX)]
     found = next((one for one in tried if (one / JOURNAL).is_file()), None)
     if found is None:
         raise ReportError(
@@ -77,7 +77,7 @@ def write_report(
     pictures = thumbnails(state, [told.number for told in summary.sample.values()], read)
     page = render(summary, pictures, str(out))
     path = state / REPORT_NAME if html is None else Path(html)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(page.encode("utf-8", "replace"))
     return path, summary
 
@@ -235,4 +235,4 @@ def _moment(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
-__all__ = ["ReportError", "Told", "find_state", "render", "thumbnails", "write_report"]
+__all__ = ["ReportError", "Example", "find_state", "render", "thumbnails", "write_report"]

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-def mark_of(text: str) -> int:
+def stable_hash(text: str) -> int:
     """Return 64 bits that look random and hang on the text alone, in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
@@ -63,7 +63,7 @@ class Seen:
     places: list[str] = field(default_factory=list)  # the first few
 
 
-class Repeats:
+class DuplicateCounter:
     """Texts that come more than once, counted exactly up to `capacity` different texts and estimated beyond.
 
     Beyond it only texts whose mark ends in so many zero bits are kept, which is a fair sample of the different texts
@@ -77,12 +77,12 @@ class Repeats:
 
     def add(self, text: str, place: str, owner: str = "") -> None:
         """Count a text that was found at `place`. Texts of one `owner` alone are no repetition, "" is no owner."""
-        mark = mark_of(text)
+        mark = stable_hash(text)
         if mark & ((1 << self.level) - 1):
             return
         seen = self._seen.setdefault(mark, Seen(text[: self._text_length]))
         seen.count += 1
-        whose = mark_of(owner or place)
+        whose = stable_hash(owner or place)
         if len(seen.owners) < 2 and whose not in seen.owners:
             seen.owners.append(whose)
         if len(seen.places) < self._places:
@@ -109,8 +109,8 @@ class Repeats:
         return (seen for seen in self._seen.values() if seen.count > 1 and len(seen.owners) > 1)
 
 
-class Best(Generic[Value]):
-    """The few values of the lowest rank. With ranks by `mark_of` it is a fair sample, the same in every process."""
+class LowestRanked(Generic[Value]):
+    """The few values of the lowest rank. With ranks by `stable_hash` it is a fair sample, the same in every process."""
 
     def __init__(self, size: int) -> None:
         self._size = size

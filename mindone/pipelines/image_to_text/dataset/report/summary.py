@@ -15,8 +15,8 @@ from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.records import Record, from_line
-from ..state.speed_log import SPEED_NAME, Stretch, read_speed
-from .streaming_stats import Best, Repeats, TopCounts, mark_of
+from ..state.speed_log import SPEED_LOG_NAME, SpeedSample, read_speed_log
+from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
 
 SAMPLE, EXTREMES, LISTED = 24, 5, 50
 _OPENING_WORDS = 3
@@ -28,7 +28,7 @@ _NOTE_VALUE = re.compile(r"(\s*\(.*\)|:\s.*)$", re.DOTALL)  # what is this capti
 
 
 @dataclass(frozen=True)
-class Told:
+class Example:
     """A caption or a failure as the report shows it."""
 
     number: int
@@ -71,14 +71,14 @@ class Summary:
     prompts: TopCounts = field(default_factory=lambda: TopCounts(500))
     openings: TopCounts = field(default_factory=lambda: TopCounts(20_000))
     reasons: TopCounts = field(default_factory=lambda: TopCounts(500))
-    reason_examples: dict[str, list[Told]] = field(default_factory=dict)
-    same_captions: Repeats = field(default_factory=Repeats)
-    same_pictures: Repeats = field(default_factory=Repeats)
-    looping: Best[Told] = field(default_factory=lambda: Best(LISTED))
-    sample: Best[Told] = field(default_factory=lambda: Best(SAMPLE))
-    shortest: Best[Told] = field(default_factory=lambda: Best(EXTREMES))
-    longest: Best[Told] = field(default_factory=lambda: Best(EXTREMES))
-    speed: list[Stretch] = field(default_factory=list)
+    reason_examples: dict[str, list[Example]] = field(default_factory=dict)
+    same_captions: DuplicateCounter = field(default_factory=DuplicateCounter)
+    same_pictures: DuplicateCounter = field(default_factory=DuplicateCounter)
+    looping: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(LISTED))
+    sample: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(SAMPLE))
+    shortest: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(EXTREMES))
+    longest: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(EXTREMES))
+    speed: list[SpeedSample] = field(default_factory=list)
     seconds: float = 0.0
     run_starts: list[float] = field(default_factory=list)
     begun: float | None = None
@@ -116,8 +116,8 @@ class Summary:
         self.words[min(count, MOST_WORDS)] += 1
         self.empty += not count
         prompt = record.prompts[place] if place < len(record.prompts) else ""
-        told = Told(record.number, record.key, record.source, caption, prompt, "; ".join(record.notes))
-        rank = mark_of(f"{record.key}\0{place}")
+        told = Example(record.number, record.key, record.source, caption, prompt, "; ".join(record.notes))
+        rank = stable_hash(f"{record.key}\0{place}")
         self.sample.add(rank, told)
         self.shortest.add(count, told)
         self.longest.add(-count, told)
@@ -129,7 +129,7 @@ class Summary:
         if loop is not None:
             self.loops += 1
             remark = f"{loop.repeats:g} times: {loop.unit[:200]}"
-            self.looping.add(rank, Told(record.number, record.key, record.source, caption, prompt, remark))
+            self.looping.add(rank, Example(record.number, record.key, record.source, caption, prompt, remark))
 
     def _add_failure(self, record: Record) -> None:
         self.failed += 1
@@ -138,15 +138,15 @@ class Summary:
         self.reasons.add(reason)
         examples = self.reason_examples.setdefault(reason, [])
         if len(examples) < 3:
-            examples.append(Told(record.number, record.key, record.source, error))
+            examples.append(Example(record.number, record.key, record.source, error))
         if len(self.reason_examples) > 2000:  # the rarest have no examples then
             known = {text for text, _ in self.reasons.most_common(200)}
             self.reason_examples = {text: told for text, told in self.reason_examples.items() if text in known}
 
-    def add_speed(self, stretches: Iterable[Stretch]) -> None:
+    def add_speed(self, stretches: Iterable[SpeedSample]) -> None:
         """Put a speed log together into stretches of about equal length."""
         width = 1.0
-        kept: list[Stretch] = []
+        kept: list[SpeedSample] = []
         for one in stretches:
             self.begun = one.at if self.begun is None else self.begun
             self.ended = one.at
@@ -180,7 +180,7 @@ def summarize(state: Path) -> Summary:
         summary.settings = stated if isinstance(stated, dict) else {}
     for record in read_records(state / "journal.jsonl"):
         summary.add(record)
-    summary.add_speed(read_speed(state / SPEED_NAME))
+    summary.add_speed(read_speed_log(state / SPEED_LOG_NAME))
     return summary
 
 
@@ -200,11 +200,11 @@ def read_records(path: Path) -> Iterator[Record]:
             raise ValueError(f"{path}, line {number}: no record ({error}); the journal is damaged there") from error
 
 
-def _join(kept: list[Stretch], new: Stretch, width: float) -> None:
+def _join(kept: list[SpeedSample], new: SpeedSample, width: float) -> None:
     """Add a stretch to the last one while that is shorter than `width` seconds."""
     if kept and kept[-1].seconds < width:
         last = kept.pop()
-        new = Stretch(new.at, last.seconds + new.seconds, last.records + new.records, last.tokens + new.tokens)
+        new = SpeedSample(new.at, last.seconds + new.seconds, last.records + new.records, last.tokens + new.tokens)
     kept.append(new)
 
 

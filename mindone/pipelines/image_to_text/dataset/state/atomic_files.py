@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import BinaryIO
 from weakref import WeakValueDictionary
 
-PARTIAL = ".partial"  # what a file is called until it is whole
+PARTIAL_SUFFIX = ".partial"  # what a file is called until it is whole
 GROUP_BYTES = 4 * 2**20
 _CHUNK = 2**20
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Write a file that takes its place when all of it is on the disk; after an error the old one stays.
 
     Raises:
@@ -37,7 +37,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 def partial_path(path: Path) -> Path:
     """Return what a file is called until it is whole."""
-    return path.with_name(path.name + PARTIAL)
+    return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -64,7 +64,7 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-class GroupFile:
+class AppendOnlyFile:
     """A file that grows by groups; a crash damages no more than the last one, which has about GROUP_BYTES at most.
 
     Args:
@@ -157,7 +157,7 @@ class GroupFile:
 
 # What this process writes: a notebook keeps the traceback of a job that broke off, and with it the job's files open.
 # The same job begun again takes them over.
-_OPEN: WeakValueDictionary[tuple[int, int], GroupFile] = WeakValueDictionary()
+_OPEN: WeakValueDictionary[tuple[int, int], AppendOnlyFile] = WeakValueDictionary()
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .atomic_files import GROUP_BYTES, GroupFile, count_lines, lines_from, offset_of_line, whole_file
+from .atomic_files import GROUP_BYTES, AppendOnlyFile, atomic_write, count_lines, lines_from, offset_of_line
 from .listing import Listing
 from .records import Item, Record, dumps, from_line, to_line
 
@@ -32,7 +32,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = GroupFile(path)
+        self._file = AppendOnlyFile(path)
         try:
             self._cut_torn_end()
             self.count = count_lines(path)
@@ -156,10 +156,10 @@ def read_pairs(path: Path, listing: Listing, start: int = 0, end: int | None = N
         raise JournalError(f"{path} has {end} records for {len(listing)} inputs; {_OTHER}")
     records = read_records(path, start, end)
     for item, record in zip(listing.items(start), records):  # noqa: B905  the journal may be shorter
-        yield matched(item, record, path), record
+        yield check_match(item, record, path), record
 
 
-def matched(item: Item, record: Record, path: Path) -> Item:
+def check_match(item: Item, record: Record, path: Path) -> Item:
     """Return the item, which the record must be of.
 
     Raises:
@@ -194,7 +194,7 @@ def write_failed(journal: Journal, path: Path) -> int:
         OSError: the file cannot be written.
     """
     count = 0
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         for record in journal.records():
             if record.error is not None:
                 file.write((dumps(failure_row(record)) + "\n").encode())

@@ -70,24 +70,24 @@ def fold(key: str) -> str:
     return key.lower() if key.isascii() else unicodedata.normalize("NFC", key).casefold()
 
 
-class KeyBook:
+class KeyRegistry:
     """The keys that are taken, kept on disk, so that any number of them takes no memory.
 
     Raises:
-        OSError: the disk is full, say; `settle` and `take` raise it too.
+        OSError: the disk is full, say; `claim` and `claim_name` raise it too.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.state.keys import KeyBook
-        >>> book = KeyBook()
-        >>> [book.settle(key, full) for key, full in [("1", "1.jpg"), ("1", "1.png"), ("1", "1.png")]]
+        >>> from mindone.pipelines.image_to_text.dataset.state.keys import KeyRegistry
+        >>> registry = KeyRegistry()
+        >>> [registry.claim(key, full) for key, full in [("1", "1.jpg"), ("1", "1.png"), ("1", "1.png")]]
         ['1', '1.png', '1.png~2']
-        >>> book.close()
+        >>> registry.close()
     """
 
     def __init__(self) -> None:
         self._taken = TempTable("next INTEGER")
 
-    def settle(self, key: str, full_key: str, beside: str | None = None) -> str:
+    def claim(self, key: str, full_key: str, beside: str | None = None) -> str:
         """Take the first of key, full_key, full_key~2, full_key~3, ... that is free, and return it.
 
         Args:
@@ -106,7 +106,7 @@ class KeyBook:
         self._taken.put(counter, number + 1)
         return f"{full_key}~{number}"
 
-    def take(self, name: str) -> bool:
+    def claim_name(self, name: str) -> bool:
         """Take any other name, as of a file that must not be listed twice; False if it is taken."""
         return self._insert(b"\2" + name.encode("utf-8", "surrogatepass"))
 

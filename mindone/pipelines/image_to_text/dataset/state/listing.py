@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .atomic_files import count_lines, lines_from, whole_file
+from .atomic_files import atomic_write, count_lines, lines_from
 from .records import Item, item_from_line, to_line
 
 
@@ -17,7 +17,7 @@ def write_listing(path: Path, items: Iterable[Item]) -> int:
         OSError: the disk is full, or another reason why it cannot be written.
     """
     count = 0
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         for item in items:
             if item.number != count:
                 raise ValueError(f"item {item.key!r} has number {item.number}, expected {count}")

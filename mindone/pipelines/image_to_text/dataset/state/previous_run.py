@@ -14,7 +14,7 @@ from .records import Item, Record, from_line
 from .temp_table import TempTable
 
 
-class EarlierRecords:
+class PreviousRecords:
     """The records that stand. Memory does not grow with their number.
 
     Args:
@@ -29,7 +29,7 @@ class EarlierRecords:
             self._places.put(_blob(from_line(line).key), place)
             place += len(line)
 
-    def of(self, item: Item) -> Record | None:
+    def get(self, item: Item) -> Record | None:
         """Return an input's record, numbered as the input is now; None where none stands."""
         row = self._places.get(_blob(item.key))
         if row is None or self._file is None:
@@ -45,7 +45,7 @@ class EarlierRecords:
             self._file.close()
 
 
-class OwnCaptions:
+class WrittenCaptions:
     """Which captions beside pictures are the job's own work, and what was there before them.
 
     Args:
@@ -58,7 +58,7 @@ class OwnCaptions:
             if record.captions and KEPT_EXISTING not in record.notes:
                 self._texts.put(_blob(item.key), _digest("\n".join(record.captions)), item.caption)
 
-    def without(self, item: Item) -> Item:
+    def restore(self, item: Item) -> Item:
         """Return an input as it was before the job wrote its caption; one that was edited since is somebody's own."""
         if item.caption is None:
             return item
@@ -70,7 +70,7 @@ class OwnCaptions:
         self._texts.close()
 
 
-def vanished(journal: Path, before: Listing, now: Listing) -> list[Item]:
+def find_missing_inputs(journal: Path, before: Listing, now: Listing) -> list[Item]:
     """Return inputs that have captions and are not listed any more; the first hundred."""
     gone: list[Item] = []
     with closing(TempTable()) as keys:

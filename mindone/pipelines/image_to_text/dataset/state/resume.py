@@ -11,13 +11,13 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from .atomic_files import count_lines, publish, whole_file
+from .atomic_files import atomic_write, count_lines, publish
 from .existing_captions import KEPT_EXISTING
 from .journal import Journal
 from .listing import Listing, write_listing
-from .previous_run import OwnCaptions, vanished
+from .previous_run import WrittenCaptions, find_missing_inputs
 from .records import Item, Record, to_line
-from .speed_log import SPEED_NAME
+from .speed_log import SPEED_LOG_NAME
 
 INPUTS, JOURNAL, PREVIOUS = "inputs.jsonl", "journal.jsonl", "previous.jsonl"
 _NEXT = "inputs.next.jsonl"
@@ -25,30 +25,30 @@ _NEXT = "inputs.next.jsonl"
 Found = Callable[[], Iterable[Item]]
 
 
-def settle(directory: Path) -> None:
+def finish_interrupted_start(directory: Path) -> None:
     """Finish the beginning of a pass that a crash interrupted."""
     if (directory / _NEXT).exists():
         (directory / JOURNAL).unlink(missing_ok=True)
         publish(directory / _NEXT, directory / INPUTS)
 
 
-def first_pass(directory: Path, found: Found) -> Listing:
+def load_or_create_listing(directory: Path, found: Found) -> Listing:
     """List the inputs, or return how they were listed before."""
     if not (directory / INPUTS).exists():
         write_listing(directory / INPUTS, found())
     return Listing(directory / INPUTS)
 
 
-def begin_anew(directory: Path, found: Found) -> None:
+def start_over(directory: Path, found: Found) -> None:
     """Begin a pass in which nothing stands; captions that the job wrote beside pictures do not count as existing."""
-    for name in (PREVIOUS, "failed.jsonl", SPEED_NAME):
+    for name in (PREVIOUS, "failed.jsonl", SPEED_LOG_NAME):
         (directory / name).unlink(missing_ok=True)
     if (directory / JOURNAL).exists():
         Journal(directory / JOURNAL).close()  # which cuts off what a crash left behind
     _list_again(directory, found)
 
 
-def go_over_again(directory: Path, found: Found, with_failures: bool) -> list[Item]:
+def start_next_pass(directory: Path, found: Found, with_failures: bool) -> list[Item]:
     """Begin a pass in which records stand, unless inputs that have captions are gone; return those that are.
 
     Args:
@@ -59,11 +59,11 @@ def go_over_again(directory: Path, found: Found, with_failures: bool) -> list[It
     Journal(directory / JOURNAL).close()  # which cuts off what a crash left behind
     scratch = directory / "inputs.scratch.jsonl"
     write_listing(scratch, found())
-    gone = vanished(directory / JOURNAL, Listing(directory / INPUTS), Listing(scratch))
+    gone = find_missing_inputs(directory / JOURNAL, Listing(directory / INPUTS), Listing(scratch))
     if gone:
         scratch.unlink()
         return gone
-    with Journal(directory / JOURNAL) as journal, whole_file(directory / PREVIOUS) as file:
+    with Journal(directory / JOURNAL) as journal, atomic_write(directory / PREVIOUS) as file:
         for record in journal.records():
             if _stands(record, with_failures):
                 file.write(to_line(replace(record, stands=True)).encode())
@@ -84,7 +84,7 @@ def is_complete(directory: Path) -> bool:
     return inputs.exists() and (directory / JOURNAL).exists() and count_lines(inputs) == count_done(directory)
 
 
-def is_changed(listing: Listing, found: Found) -> bool:
+def inputs_changed(listing: Listing, found: Found) -> bool:
     """Whether the inputs that are there now are others than those listed; their captions do not count."""
     now = iter(found())
     for held in listing.items():
@@ -103,7 +103,7 @@ def _list_again(directory: Path, found: Found) -> None:
     if not (directory / INPUTS).exists():
         write_listing(directory / INPUTS, found())
         return
-    with closing(OwnCaptions(directory / JOURNAL, Listing(directory / INPUTS))) as own:
-        items: Iterator[Item] = map(own.without, found())
+    with closing(WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS))) as own:
+        items: Iterator[Item] = map(own.restore, found())
         write_listing(directory / _NEXT, items)
-    settle(directory)
+    finish_interrupted_start(directory)

@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-SPEED_NAME = "speed.jsonl"
+SPEED_LOG_NAME = "speed.jsonl"
 
 
 @dataclass(frozen=True)
-class Stretch:
+class SpeedSample:
     """What was done in a while.
 
     Attributes:
@@ -38,11 +38,11 @@ class SpeedLog:
 
     Example:
         >>> import tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / SPEED_NAME
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / SPEED_LOG_NAME
         >>> timer = iter((0.0, 2.5))
         >>> SpeedLog(path, clock=lambda: 0.0, timer=lambda: next(timer)).note(3, 40)
-        >>> list(read_speed(path))[1]
-        Stretch(at=0.0, seconds=2.5, records=3, tokens=40)
+        >>> list(read_speed_log(path))[1]
+        SpeedSample(at=0.0, seconds=2.5, records=3, tokens=40)
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class SpeedLog:
     ) -> None:
         self._path, self._clock, self._timer = path, clock, timer
         self._last = timer()
-        self._write(Stretch(clock(), 0.0, 0, 0), "\n" if _is_torn(path) else "")
+        self._write(SpeedSample(clock(), 0.0, 0, 0), "\n" if _is_torn(path) else "")
 
     def note(self, records: int, tokens: int) -> None:
         """Note what was done since the last note, or since this log was opened."""
         now = self._timer()
-        self._write(Stretch(self._clock(), now - self._last, records, tokens))
+        self._write(SpeedSample(self._clock(), now - self._last, records, tokens))
         self._last = now
 
-    def _write(self, stretch: Stretch, before: str = "") -> None:
+    def _write(self, stretch: SpeedSample, before: str = "") -> None:
         line = {
             "at": round(stretch.at, 3),
             "seconds": round(stretch.seconds, 3),
@@ -69,7 +69,7 @@ class SpeedLog:
             file.write(f"{before}{json.dumps(line)}\n")
 
 
-def read_speed(path: Path) -> Iterator[Stretch]:
+def read_speed_log(path: Path) -> Iterator[SpeedSample]:
     """Yield a log's stretches; lines that are torn are passed over, and no file is an empty one."""
     if not path.exists():
         return
@@ -77,7 +77,7 @@ def read_speed(path: Path) -> Iterator[Stretch]:
         for line in file:
             with suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
-                yield Stretch(float(row["at"]), float(row["seconds"]), int(row["records"]), int(row["tokens"]))
+                yield SpeedSample(float(row["at"]), float(row["seconds"]), int(row["records"]), int(row["tokens"]))
 
 
 def _is_torn(path: Path) -> bool:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..state.atomic_files import count_lines, whole_file
-from ..state.journal import matched, read_pairs
+from ..state.atomic_files import atomic_write, count_lines
+from ..state.journal import check_match, read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
 from .base import Mark, SinkOptions, Target, Writer
@@ -76,7 +76,7 @@ class FollowingSink:
     def _give(self, record: Record) -> None:
         if self._items is None:
             self._items = self._listing.items(self._next)
-        self._writer.write(matched(next(self._items), record, self._journal), record)
+        self._writer.write(check_match(next(self._items), record, self._journal), record)
         self._next += 1
 
     def _recorded(self) -> int:
@@ -91,6 +91,6 @@ class FollowingSink:
     def _save(self, mark: Mark) -> None:
         full = {**mark, "seen": self._next, "out": self._place}
         if full != self._saved:
-            with whole_file(self._mark_path) as file:
+            with atomic_write(self._mark_path) as file:
                 file.write(json.dumps(full).encode())
             self._saved = full

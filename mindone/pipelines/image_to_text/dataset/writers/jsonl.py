@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..state.atomic_files import GroupFile, partial_path, publish
+from ..state.atomic_files import AppendOnlyFile, partial_path, publish
 from ..state.records import Item, Record, portable_dumps
 from .base import Mark, Target
 from .rows import output_row
@@ -18,11 +18,11 @@ class JsonlWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.left_out: list[str] = []
         mark, partial = target.mark or {}, partial_path(self._path)
-        self._file: GroupFile | None = None
+        self._file: AppendOnlyFile | None = None
         if mark.get("finished") and mark["records"] == len(target.listing) and self._path.exists():
             self.start = len(target.listing)
             return
-        self._file = GroupFile(partial)
+        self._file = AppendOnlyFile(partial)
         is_usable = 0 < mark.get("bytes", 0) <= self._file.size and not mark.get("finished")
         self.start = mark["records"] if is_usable else 0
         self._file.cut(mark["bytes"] if is_usable else 0)

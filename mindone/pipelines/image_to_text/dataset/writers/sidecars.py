@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from ..state.atomic_files import PARTIAL, sync_directory
+from ..state.atomic_files import PARTIAL_SUFFIX, sync_directory
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.records import Item, Record
 from .base import Mark, Target, note
@@ -39,7 +39,7 @@ class SidecarWriter:
         self._durable = int((target.mark or {}).get("durable", 0))
         self._next = 0
         # Jobs on folders that overlap put captions into the same ones; none may take what another writes.
-        self._ending = f".share4v-{_digest(str(target.listing.path.resolve()))[:12]}{PARTIAL}"
+        self._ending = f".share4v-{_digest(str(target.listing.path.resolve()))[:12]}{PARTIAL_SUFFIX}"
         self._waiting: dict[Path, tuple[Path, Item]] = {}
         self._new_directories: set[Path] = set()
 

@@ -20,7 +20,7 @@ from mindone.pipelines.image_to_text.dataset.inference.captioner import Captione
 from mindone.pipelines.image_to_text.dataset.inference.prefetch import Preparation, prepare
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
 from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
-from mindone.pipelines.image_to_text.dataset.readers import open_source
+from mindone.pipelines.image_to_text.dataset.readers import list_inputs
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
 from mindone.pipelines.image_to_text.dataset.state.tasks import Task
@@ -50,7 +50,7 @@ def captioned(tiny: ImageToTextPipeline, tasks: list[Task], **settings: object) 
 
 
 def test_every_caption_is_what_the_pipeline_gives_alone(tiny: ImageToTextPipeline, folder: Path) -> None:
-    tasks = tasks_of(open_source([str(folder)]), tiny.template().question)
+    tasks = tasks_of(list_inputs([str(folder)]), tiny.template().question)
     records = captioned(tiny, tasks)
     failed = [record for record in records.values() if record.error is not None]
     assert len(failed) == 20 and all("bad-" in record.source and record.error for record in failed)
@@ -67,7 +67,7 @@ def test_every_caption_is_what_the_pipeline_gives_alone(tiny: ImageToTextPipelin
 def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     for name in ("a", "b", "c", "d"):
         (tmp_path / f"{name}.png").write_bytes(encoded(scene(3)))
-    tasks = tasks_of(open_source([str(tmp_path)]), "Describe this image")
+    tasks = tasks_of(list_inputs([str(tmp_path)]), "Describe this image")
     seen = SeenCaptions(None)
     captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2), seen)
     joined = []
@@ -82,7 +82,7 @@ def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: 
 
 def test_captions_do_not_depend_on_batch_or_company(tiny: ImageToTextPipeline, folder: Path) -> None:
     """Sampled ones neither: a picture and a question decide the seed."""
-    tasks = tasks_of(open_source([str(folder)]), "Describe this image", "Describe this image")
+    tasks = tasks_of(list_inputs([str(folder)]), "Describe this image", "Describe this image")
     generation = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 24}
     many = captioned(tiny, tasks, batch_size=7, generation=generation, seed=3)
     few = captioned(tiny, tasks[::3], batch_size=1, generation=generation, seed=3)
@@ -97,7 +97,7 @@ def test_captions_do_not_depend_on_batch_or_company(tiny: ImageToTextPipeline, f
 def test_forced_beginning_forbidden_and_required_words(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     for number in range(6):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
-    tasks = tasks_of(open_source([str(tmp_path)]), "Describe this image")
+    tasks = tasks_of(list_inputs([str(tmp_path)]), "Describe this image")
     begun = captioned(tiny, tasks, beginning="In the picture there are")
     assert all(record.captions[0].startswith("In the picture there are ") for record in begun.values())
     assert all(len(record.captions[0]) > 30 for record in begun.values())
@@ -118,7 +118,7 @@ def test_a_prompt_that_fills_the_context_is_a_failure_of_that_input_alone(
 ) -> None:
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
-    items = list(open_source([str(tmp_path)]))
+    items = list(list_inputs([str(tmp_path)]))
     tasks = tasks_of(iter(items), "Describe this image")
     tasks[1] = Task(items[1], ("Describe this image", "why " * 2000), (None, None))
     records = captioned(tiny, tasks)
@@ -128,7 +128,7 @@ def test_a_prompt_that_fills_the_context_is_a_failure_of_that_input_alone(
 
 def test_styles_bring_their_rules(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encoded(scene(1)))
-    item = next(open_source([str(tmp_path)]))
+    item = next(list_inputs([str(tmp_path)]))
     question = PromptPlan.from_options(styles=["one-sentence"]).questions(item)[0]
     record = captioned(tiny, [Task(item, (question.text,), ("one-sentence",))])[0]
     assert record.captions[0].count(".") <= 1
@@ -141,7 +141,7 @@ def equal_items(folder: Path, count: int) -> list[Item]:
     """Inputs with the same picture."""
     for number in range(count):
         (folder / f"{number}.png").write_bytes(encoded(scene(3)))
-    return list(open_source([str(folder)]))
+    return list(list_inputs([str(folder)]))
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
     """As when a few failures are tried again. That the oldest input holds up too many later ones is still told."""
     for number in range(12):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
-    items = list(open_source([str(tmp_path)]))
+    items = list(list_inputs([str(tmp_path)]))
     batch, sizes = type(tiny.model.continuous_batch(1)), []
     step = batch.step
     monkeypatch.setattr(batch, "step", lambda self: sizes.append(len(self)) or step(self))
@@ -227,7 +227,7 @@ def test_pictures_are_encoded_eight_at_a_time_and_equal_ones_once(
     monkeypatch.setattr(features, "_encode", lambda pixels: runs.append(len(pixels)) or encode(pixels))
     monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))  # whatever the threads' pace
     tiny.model.forget_values()
-    tasks = tasks_of(open_source([str(tmp_path / "photos")]), "Describe this image", "What is there?")
+    tasks = tasks_of(list_inputs([str(tmp_path / "photos")]), "Describe this image", "What is there?")
     records = captioned(tiny, tasks, batch_size=batch_size)
     different = {record.sha256 for record in records.values() if record.error is None}
     assert len(different) == 24
@@ -238,7 +238,7 @@ def test_pixels_that_the_model_refuses_fail_their_own_picture(
     tiny: ImageToTextPipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many they were to be encoded with."""
-    processor, tasks = tiny.processor.image_processor, tasks_of(open_source([str(folder)]), "Describe this image")
+    processor, tasks = tiny.processor.image_processor, tasks_of(list_inputs([str(folder)]), "Describe this image")
     wanted = captioned(tiny, tasks)
     preprocess, bad = type(processor).__call__, encoded(scene(5))
 
@@ -258,7 +258,7 @@ def test_pixels_that_the_model_refuses_fail_their_own_picture(
 
 def test_a_question_that_cannot_be_written_fails_its_own_input(tiny: ImageToTextPipeline, folder: Path) -> None:
     """As `{filename}` may be, where a name's bytes are no UTF-8."""
-    first, second, *_ = (item for item in open_source([str(folder)]) if "bad-" not in item.source)
+    first, second, *_ = (item for item in list_inputs([str(folder)]) if "bad-" not in item.source)
     asked = Task(first, ("What is caf\udce9?",), (None,)), Task(second, ("What is there?",), (None,))
     records = captioned(tiny, list(asked))
     assert "half a surrogate pair" in str(records[first.number].error)
@@ -273,7 +273,7 @@ def test_many_that_cannot_be_read_are_told_as_they_come(
         (tmp_path / f"{number:03d}.png").write_bytes(b"")
     monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))
     taken: list[int] = []
-    tasks = (task for task in tasks_of(open_source([str(tmp_path)]), "What is there?") if not taken.append(0))
+    tasks = (task for task in tasks_of(list_inputs([str(tmp_path)]), "What is there?") if not taken.append(0))
     records = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)).run(tasks)
     assert next(records).error is not None
     assert len(taken) < 150
@@ -283,7 +283,7 @@ def test_many_that_cannot_be_read_are_told_as_they_come(
 def test_equal_pictures_that_wait_for_a_caption_are_held_once(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(3)))
-    tasks = tasks_of(open_source([str(tmp_path)]), "What is there?")
+    tasks = tasks_of(list_inputs([str(tmp_path)]), "What is there?")
     run = captioner_module._Run(Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)), iter(tasks))
     processor, conversation = tiny.processor, tiny.template().name
     for task in tasks:

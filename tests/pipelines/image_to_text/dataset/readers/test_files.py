@@ -359,15 +359,15 @@ import resource, sys
 from pathlib import Path
 from crashing import without_upstream
 without_upstream(sys.argv[1])
-from mindone.pipelines.image_to_text.dataset.state.keys import KeyBook
+from mindone.pipelines.image_to_text.dataset.state.keys import KeyRegistry
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Caption, SeenCaptions
 what, path = sys.argv[2], Path(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
 try:
     if what == "keys":
-        book = KeyBook()
+        registry = KeyRegistry()
         for number in range(100_000):
-            book.settle(f"{number}/" + "x" * 230, "y")
+            registry.claim(f"{number}/" + "x" * 230, "y")
     else:
         seen = SeenCaptions(path / "seen.sqlite" if what == "seen" else None)
         for number in range(6_000):

@@ -25,10 +25,20 @@ from PIL import Image
 from mindone.pipelines.image_to_text.dataset.report import report as report_module
 from mindone.pipelines.image_to_text.dataset.report.charts import median
 from mindone.pipelines.image_to_text.dataset.report.report import ReportError, find_state, write_report
-from mindone.pipelines.image_to_text.dataset.report.streaming_stats import Best, Repeats, TopCounts, mark_of
+from mindone.pipelines.image_to_text.dataset.report.streaming_stats import (
+    DuplicateCounter,
+    LowestRanked,
+    TopCounts,
+    stable_hash,
+)
 from mindone.pipelines.image_to_text.dataset.report.summary import Summary, summarize
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Picture, Record, to_line
-from mindone.pipelines.image_to_text.dataset.state.speed_log import SPEED_NAME, SpeedLog, Stretch, read_speed
+from mindone.pipelines.image_to_text.dataset.state.speed_log import (
+    SPEED_LOG_NAME,
+    SpeedLog,
+    SpeedSample,
+    read_speed_log,
+)
 from mindone_share4v.cli import main
 
 COUNT = 300
@@ -107,7 +117,7 @@ class Job:
     def note_speed(self) -> None:
         times = iter([0.0, *(place + self.rng.random() * 0.2 for place in range(1, 61))])
         for first, last in ((0, 20), (20, 60)):
-            log = SpeedLog(self.state / SPEED_NAME, lambda: 1.76e9, lambda: next(times))
+            log = SpeedLog(self.state / SPEED_LOG_NAME, lambda: 1.76e9, lambda: next(times))
             for place in range(first, last - 1):
                 log.note(5, round(400 * (1 - 0.7 ** (place % 20 + 1)) + 60 * self.rng.random()))
 
@@ -301,15 +311,15 @@ def test_a_job_without_a_caption_has_a_report_too(records: list[Record], tmp_pat
 def test_memory_does_not_grow_with_the_journal() -> None:
     """Records that differ in everything, so that everything that could be kept is."""
     summary = Summary(
-        same_captions=Repeats(200),
-        same_pictures=Repeats(200),
+        same_captions=DuplicateCounter(200),
+        same_pictures=DuplicateCounter(200),
         **{name: TopCounts(200) for name in ("openings", "prompts", "models", "notes", "finish_reasons", "reasons")},
     )
     sizes = []
     for number in range(9000):
         text = f"{'abcdefghij'[number % 10]}{number} is {'long ' * (number % 7)} {number}"
         record = Record(
-            number, f"k{number}", f"{number}.png", (text,), sha256=f"{mark_of(text):064x}", tokens=(number,)
+            number, f"k{number}", f"{number}.png", (text,), sha256=f"{stable_hash(text):064x}", tokens=(number,)
         )
         odd = {"prompts": (f"p {number}",), "notes": (f"{text} b",), "model": f"m{number}", "finish_reasons": (text,)}
         summary.add(replace(record, **odd))
@@ -333,7 +343,7 @@ def test_top_counts_lack_no_more_than_they_say(words: list[str]) -> None:
 
 
 def test_repeats_are_exact_and_then_estimated_well() -> None:
-    repeats = Repeats(capacity=2000)
+    repeats = DuplicateCounter(capacity=2000)
     for number in range(60_000):
         repeats.add(f"text {number % 40_000}", f"place {number}")
         if number == 1500:
@@ -344,7 +354,7 @@ def test_repeats_are_exact_and_then_estimated_well() -> None:
 
 @given(st.lists(st.integers(-5, 5), max_size=60), st.integers(0, 8))
 def test_best_keeps_the_lowest_ranks_in_order(ranks: list[int], size: int) -> None:
-    best: Best[int] = Best(size)
+    best: LowestRanked[int] = LowestRanked(size)
     for place, rank in enumerate(ranks):
         best.add(rank, place)
     assert best.values() == sorted(range(len(ranks)), key=lambda place: ranks[place])[:size]
@@ -356,21 +366,21 @@ def test_median(lengths: list[int]) -> None:
 
 
 def test_the_speed_log_survives_a_torn_line_and_adds_up(tmp_path: Path) -> None:
-    path = tmp_path / SPEED_NAME
+    path = tmp_path / SPEED_LOG_NAME
     timer = iter([10.0, 12.0, 100.0, 101.0])
     SpeedLog(path, lambda: 5.0, lambda: next(timer)).note(4, 80)
     path.write_text(path.read_text() + '{"at": 7, "seco')
     SpeedLog(path, lambda: 6.0, lambda: next(timer)).note(1, 30)
-    assert list(read_speed(path)) == [
-        Stretch(5.0, 0.0, 0, 0),
-        Stretch(5.0, 2.0, 4, 80),
-        Stretch(6.0, 0.0, 0, 0),
-        Stretch(6.0, 1.0, 1, 30),
+    assert list(read_speed_log(path)) == [
+        SpeedSample(5.0, 0.0, 0, 0),
+        SpeedSample(5.0, 2.0, 4, 80),
+        SpeedSample(6.0, 0.0, 0, 0),
+        SpeedSample(6.0, 1.0, 1, 30),
     ]
     summary = Summary()
-    summary.add_speed(read_speed(path))
+    summary.add_speed(read_speed_log(path))
     assert (summary.seconds, summary.run_starts, summary.begun, summary.ended) == (3.0, [0.0, 2.0], 5.0, 6.0)
-    assert list(read_speed(tmp_path / "none.jsonl")) == []
+    assert list(read_speed_log(tmp_path / "none.jsonl")) == []
 
 
 def test_a_speed_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
@@ -381,7 +391,7 @@ def test_a_speed_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> Non
 @given(st.lists(st.tuples(st.floats(0.01, 50), st.integers(0, 900)), max_size=50), st.integers(1, 40))
 def test_a_long_speed_log_is_shortened_and_loses_nothing(rows: list[tuple[float, int]], times: int) -> None:
     summary = Summary()
-    stretches = [Stretch(0.0, seconds, 1, tokens) for seconds, tokens in rows * times]
+    stretches = [SpeedSample(0.0, seconds, 1, tokens) for seconds, tokens in rows * times]
     summary.add_speed(stretches)
     assert len(summary.speed) <= 400
     assert sum(one.tokens for one in summary.speed) == sum(one.tokens for one in stretches)

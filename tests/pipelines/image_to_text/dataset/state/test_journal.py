@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mindone.pipelines.image_to_text.dataset.state import atomic_files
-from mindone.pipelines.image_to_text.dataset.state.atomic_files import GroupFile, lines_from, whole_file
+from mindone.pipelines.image_to_text.dataset.state.atomic_files import AppendOnlyFile, atomic_write, lines_from
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal, JournalError, write_failed
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record, to_line
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
 class _Disk:
     """A file on a disk with so much room."""
 
-    def __init__(self, file: GroupFile, left: int) -> None:
+    def __init__(self, file: AppendOnlyFile, left: int) -> None:
         self.file, self.left = file._file, left
 
     def write(self, data: memoryview) -> int:
@@ -239,7 +239,7 @@ class _Disk:
 WRITER = """
 import runpy, sys
 from pathlib import Path
-file = runpy.run_path(sys.argv[1])["GroupFile"](Path(sys.argv[2]))
+file = runpy.run_path(sys.argv[1])["AppendOnlyFile"](Path(sys.argv[2]))
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -252,18 +252,18 @@ def test_two_processes_do_not_append_to_one_file(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"open\n"
         with pytest.raises(OSError, match=r"partial: another process is writing this file: wait .* another output"):
-            GroupFile(path)
+            AppendOnlyFile(path)
         other.communicate()
-    GroupFile(path).close()
+    AppendOnlyFile(path).close()
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_process_takes_a_file_over_from_its_own_job_that_broke_off(tmp_path: Path) -> None:
     """As in a notebook, which keeps the traceback of the job, and with it the file open."""
     path = tmp_path / "lines"
-    first = GroupFile(path)
+    first = AppendOnlyFile(path)
     first.append(b"never on the disk")
-    again = GroupFile(path)
+    again = AppendOnlyFile(path)
     with pytest.raises(ValueError, match="closed file"):
         first.flush()
     again.append(b"line")
@@ -274,9 +274,9 @@ def test_a_process_takes_a_file_over_from_its_own_job_that_broke_off(tmp_path: P
 
 def test_a_whole_file_replaces_another_or_leaves_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(b"old")
-    with pytest.raises(OSError, match="full"), whole_file(path) as file:
+    with pytest.raises(OSError, match="full"), atomic_write(path) as file:
         file.write(b"new")
         raise OSError("full")
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]

@@ -21,7 +21,13 @@ from mindone.pipelines.image_to_text.dataset.state.existing_captions import (
     needs_caption,
     read_caption,
 )
-from mindone.pipelines.image_to_text.dataset.state.keys import KeyBook, path_keys, safe_key, url_keys, without_suffix
+from mindone.pipelines.image_to_text.dataset.state.keys import (
+    KeyRegistry,
+    path_keys,
+    safe_key,
+    url_keys,
+    without_suffix,
+)
 from mindone.pipelines.image_to_text.dataset.state.records import (
     Item,
     Record,
@@ -151,23 +157,23 @@ def test_keys_of_names() -> None:
 
 
 def test_no_two_inputs_have_one_key_or_one_sidecar() -> None:
-    book = KeyBook()
-    assert book.settle("1", "1.jpg") == "1"
-    assert book.settle("1", "1.png") == "1.png"
-    assert book.settle("1", "1.png") == "1.png~2"
-    assert book.settle("1", "1.PNG") == "1.PNG~3"  # the same name where case does not count
-    assert book.settle("caf\u00e9", "caf\u00e9.jpg") == "caf\u00e9"
-    assert book.settle("cafe\u0301", "cafe\u0301.jpg") == "cafe\u0301.jpg"  # the same letters, written otherwise
-    assert book.settle("a/2", "a/2.jpg", "/data") == "a/2"
-    assert book.settle("b/2", "b/2.png", "/data") == "b/2.png"  # /data/2.txt is taken
-    assert book.settle("c/2", "c/2.png", "/other") == "c/2"
-    assert book.settle("\udcff", "\udcff.jpg") == "\udcff"
-    assert book.take("/x") and not book.take("/x")
-    book.close()
+    registry = KeyRegistry()
+    assert registry.claim("1", "1.jpg") == "1"
+    assert registry.claim("1", "1.png") == "1.png"
+    assert registry.claim("1", "1.png") == "1.png~2"
+    assert registry.claim("1", "1.PNG") == "1.PNG~3"  # the same name where case does not count
+    assert registry.claim("caf\u00e9", "caf\u00e9.jpg") == "caf\u00e9"
+    assert registry.claim("cafe\u0301", "cafe\u0301.jpg") == "cafe\u0301.jpg"  # the same letters, written otherwise
+    assert registry.claim("a/2", "a/2.jpg", "/data") == "a/2"
+    assert registry.claim("b/2", "b/2.png", "/data") == "b/2.png"  # /data/2.txt is taken
+    assert registry.claim("c/2", "c/2.png", "/other") == "c/2"
+    assert registry.claim("\udcff", "\udcff.jpg") == "\udcff"
+    assert registry.claim_name("/x") and not registry.claim_name("/x")
+    registry.close()
 
 
 def test_thousands_of_equal_names_take_no_time() -> None:
-    book = KeyBook()
-    keys = [book.settle("1", "1.jpg") for _ in range(3000)]
+    registry = KeyRegistry()
+    keys = [registry.claim("1", "1.jpg") for _ in range(3000)]
     assert len(set(keys)) == 3000 and keys[-1] == "1.jpg~2999"
-    book.close()
+    registry.close()

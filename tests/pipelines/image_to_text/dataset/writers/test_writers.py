@@ -15,7 +15,7 @@ import pytest
 import webdataset
 from helpers.jobs import caption_of, listed, png, run, tree, write_tar
 
-from mindone.pipelines.image_to_text.dataset.readers import Reader, SourceOptions
+from mindone.pipelines.image_to_text.dataset.readers import Reader, ReaderOptions
 from mindone.pipelines.image_to_text.dataset.state.existing_captions import merge_captions
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import write_listing
@@ -476,6 +476,6 @@ def test_an_output_may_be_used_as_an_input(tmp_path: Path, photos: Path) -> None
     run(tmp_path / "state", [photos], [("webdataset", tmp_path / "shards")])
     items = listed(tmp_path / "shards")
     assert [item.caption for item in items] == [one.captions[0] for one in expected(photos) if one.captions]
-    run(tmp_path / "second", [tmp_path / "shards"], [("jsonl", tmp_path / "a.jsonl")], sources=SourceOptions())
+    run(tmp_path / "second", [tmp_path / "shards"], [("jsonl", tmp_path / "a.jsonl")], readers=ReaderOptions())
     frame = pd.read_json(tmp_path / "a.jsonl", lines=True)
     assert all(note == ["kept existing"] for note in frame["notes"]) and len(frame) == 10

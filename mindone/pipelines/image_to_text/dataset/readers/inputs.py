@@ -1,4 +1,4 @@
-"""open_source: from what the caller named to numbered Items with keys of their own."""
+"""list_inputs: from what the caller named to numbered Items with keys of their own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ..state.existing_captions import read_caption
-from ..state.keys import KeyBook, fold, safe_key
+from ..state.keys import KeyRegistry, fold, safe_key
 from ..state.records import Item
-from .base import Found, InputError, Place, SourceOptions
+from .base import Found, InputError, Place, ReaderOptions
 from .kinds import KINDS, found_in, kind_of
 from .patterns import expand_braces, split_pattern
 
 
-def open_source(inputs: Sequence[str], options: SourceOptions | None = None) -> Iterator[Item]:
+def list_inputs(inputs: Sequence[str], options: ReaderOptions | None = None) -> Iterator[Item]:
     """List inputs as Items, in an order that depends on nothing but them; memory does not grow with their number.
 
     Inputs are folders, pictures, videos, list files (.txt, .lst), tables (.json, .jsonl, .csv, .tsv, .parquet, .arrow),
@@ -31,12 +31,12 @@ def open_source(inputs: Sequence[str], options: SourceOptions | None = None) -> 
         ImportError: while listing: a package that a kind needs is not installed.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.readers import open_source
-        >>> for item in open_source(["photos"]):  # doctest: +SKIP
+        >>> from mindone.pipelines.image_to_text.dataset.readers import list_inputs
+        >>> for item in list_inputs(["photos"]):  # doctest: +SKIP
         ...     print(item.number, item.key, item.source)
         0 cats/001 photos/cats/001.jpg
     """
-    options = SourceOptions() if options is None else options
+    options = ReaderOptions() if options is None else options
     if isinstance(inputs, (str, bytes)) or not inputs:
         raise InputError(f"inputs is {inputs!r}: expected a list of paths")
     if options.kind is not None and options.kind not in KINDS:
@@ -49,7 +49,7 @@ def open_source(inputs: Sequence[str], options: SourceOptions | None = None) -> 
     return _items(_with_prefixes(places), options)
 
 
-def _places(text: str, options: SourceOptions) -> Iterator[Place]:
+def _places(text: str, options: ReaderOptions) -> Iterator[Place]:
     if not text or "\0" in text:
         raise InputError(f"{text!r} is no path; name a file or a folder")
     if os.path.lexists(text):
@@ -66,7 +66,7 @@ def _places(text: str, options: SourceOptions) -> Iterator[Place]:
             yield _place(one, options)
 
 
-def _place(name: str, options: SourceOptions) -> Place:
+def _place(name: str, options: ReaderOptions) -> Place:
     kind = options.kind if options.kind and os.path.exists(name) else kind_of(name, options.ignored)
     return Place(kind, os.path.abspath(name), name)
 
@@ -83,22 +83,22 @@ def _with_prefixes(places: Sequence[Place]) -> Iterator[Place]:
         yield replace(place, prefix=prefix)
 
 
-def _items(places: Iterator[Place], options: SourceOptions) -> Iterator[Item]:
-    book = KeyBook()
+def _items(places: Iterator[Place], options: ReaderOptions) -> Iterator[Item]:
+    registry = KeyRegistry()
     try:
         number = 0
         for place in places:
             for found in found_in(place, options):
-                if found.once and not book.take(found.locator["path"]):
+                if found.once and not registry.claim_name(found.locator["path"]):
                     continue
-                key = book.settle(found.key, found.full_key, found.beside)
+                key = registry.claim(found.key, found.full_key, found.beside)
                 yield _item(number, key, found, options)
                 number += 1
     finally:
-        book.close()
+        registry.close()
 
 
-def _item(number: int, key: str, found: Found, options: SourceOptions) -> Item:
+def _item(number: int, key: str, found: Found, options: ReaderOptions) -> Item:
     caption, locator = (found.caption or "").strip() or None, found.locator
     try:
         caption = caption or _caption(key, found, options)
@@ -107,7 +107,7 @@ def _item(number: int, key: str, found: Found, options: SourceOptions) -> Item:
     return Item(number, key, found.source, locator, found.columns, caption)
 
 
-def _caption(key: str, found: Found, options: SourceOptions) -> str | None:
+def _caption(key: str, found: Found, options: ReaderOptions) -> str | None:
     """Return the existing caption in a file of the key's name, where the sidecars would be written."""
     folder, _, name = key.rpartition("/")
     directory = found.beside if options.caption_root is None else os.path.join(options.caption_root, folder)
