@@ -1,1 +1,1 @@
-"""The command `share4v`, apart from `mindone`, whose import takes seconds, so that `share4v --help` answers at once."""
+"""The command `share4v`; separate from `mindone`, whose import takes seconds, so that `share4v --help` is fast."""

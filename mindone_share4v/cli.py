@@ -1,4 +1,4 @@
-"""The command line: parses, imports what the command needs, runs it, and turns interruptions into exit statuses."""
+"""Entry point of `share4v`: parses the command line, imports and runs the command, and returns the exit status."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import Any
 
 from .arguments import COMMANDS
-from .signals import INTERRUPTED, leave, message, on_interruption, unwind
+from .signals import INTERRUPTED, exit_at_once, interrupted_message, signal_handler
 
-PIPE_CLOSED = 141  # as shells count SIGPIPE
-# MindSpore's C++ side logs from this level on: 3 leaves errors, and its warnings do not bury a caption.
+PIPE_CLOSED = 141  # exit status, as shells report SIGPIPE
+# Log level of MindSpore's C++ code: 3 is errors only, so that its warnings do not hide the captions.
 ENVIRONMENT = {"GLOG_v": "3"}
 
 
@@ -21,65 +21,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `share4v` and return its exit status.
 
     Args:
-        argv: the arguments after the program's name, by default those of the process.
+        argv: arguments without the program name; default: those of this process.
 
     Raises:
-        SystemExit: argparse's, for --help, --version (0) and wrong use (2).
+        SystemExit: from argparse, after --help and --version (status 0) and on a usage error (status 2).
     """
     arguments = build_parser().parse_args(argv)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text, a terminal's encoding small
+            # File names may not be valid text, and the terminal's encoding may lack characters of a caption.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with on_interruption(leave):
-            module, _, function = arguments.handler.partition(":")
-            run = getattr(import_module(module), function)
-            with on_interruption(unwind if arguments.unwinds else leave):
-                status: int = run(arguments)
+        with signal_handler(exit_at_once):
+            command = import_module(f".commands.{arguments.command.replace('-', '_')}", __package__)
+            status: int = command.run(arguments)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        print(message(), file=sys.stderr)
+        print(interrupted_message(), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has gone, which is no error of ours; Python must not find out again while it shuts down.
+        # The reader has closed the pipe, as `head` does: not an error. Without a new target for stdout, Python would
+        # report the closed pipe again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     return status
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; nothing is imported for it."""
+    """Return the parser of all commands; no command is imported for it."""
     parser = argparse.ArgumentParser(
         prog="share4v",
-        description="Captions of pictures, and answers about them, by ShareGPT4V on MindSpore.",
+        description="Caption images and answer questions about them with ShareGPT4V on MindSpore.",
         epilog="examples:\n  share4v caption photo.jpg\n  share4v chat photo.jpg --model sharegpt4v-7b\n"
         "  share4v caption --help",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for command in COMMANDS:
-        own = commands.add_parser(
-            command.name,
-            help=command.summary,
-            description=command.description,
-            epilog=command.examples,
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            usage=f"%(prog)s [OPTION]... {module.USAGE}",  # the help has the options, in groups
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            epilog=module.EPILOG,
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
-        own.set_defaults(handler=command.handler, unwinds=command.unwinds)
-        for title, arguments in command.groups:
-            group = own.add_argument_group(title)
-            for argument in arguments:
-                group.add_argument(*argument.flags, **argument.options)
+        module.add_arguments(command)
     return parser
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Fills the description, and leaves the examples as they are."""
+    """Wraps the description, keeps the line breaks of the examples, and leaves room for the longest usual flags."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" in text:
@@ -88,7 +88,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
+    """Prints the version; looks it up only when asked, since the lookup reads the installed packages' metadata."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version

@@ -1,13 +1,19 @@
-"""The commands of `share4v` as data: adding a command is adding a file and a row of `COMMANDS`."""
+"""The parsers of `share4v`: one module for each command, which imports nothing but argparse.
 
-from .caption import CAPTION
-from .caption_dataset import CAPTION_DATASET
-from .chat import CHAT
-from .command import Argument, Command
-from .conversion import CONVERT
-from .report import REPORT
-from .score import SCORE
+A module has HELP (one line of `share4v --help`), USAGE (what must be given), DESCRIPTION, EPILOG (examples and exit
+status) and `add_arguments(parser)`. What a command does is in the module of the same name in
+`mindone_share4v.commands`. To add a command, write both modules and add a line to COMMANDS.
+"""
 
-__all__ = ["COMMANDS", "Argument", "Command"]
+from . import caption, caption_dataset, chat, convert, report, score
 
-COMMANDS = (CAPTION, CAPTION_DATASET, CHAT, CONVERT, REPORT, SCORE)
+__all__ = ["COMMANDS"]
+
+COMMANDS = {
+    "caption": caption,
+    "caption-dataset": caption_dataset,
+    "chat": chat,
+    "convert": convert,
+    "report": report,
+    "score": score,
+}

@@ -1,53 +1,52 @@
-"""`share4v caption`."""
+"""Arguments of `share4v caption`."""
 
-from .command import HANDLERS, Argument, Command
-from .common import GENERATION, JSON_LINES, MODEL
+from __future__ import annotations
 
-CAPTION = Command(
-    name="caption",
-    handler=f"{HANDLERS}.caption:run",
-    summary="caption pictures",
-    description="Caption pictures. To a terminal a caption is shown while it is made. To a pipe go plain lines: the "
-    "caption of one picture, or `path<TAB>caption` for each of several; line ends and tabs inside a caption become "
-    "spaces (--json keeps them). A picture that cannot be read is named on standard error, and the others are "
-    "captioned.",
-    groups=(
-        (
-            "what to caption",
-            (
-                Argument(
-                    ("images",),
-                    {
-                        "nargs": "+",
-                        "metavar": "IMAGE",
-                        "help": "path, URL or data URI; - reads a picture from standard input",
-                    },
-                ),
-                Argument(("--prompt",), {"metavar": "TEXT", "help": "question (default: Describe this image)"}),
-                JSON_LINES,
-            ),
-        ),
-        ("model", MODEL),
-        (
-            "generation",
-            (
-                *GENERATION,
-                Argument(
-                    ("--num-beams",),
-                    {"type": int, "default": 1, "metavar": "N", "help": "beams to search with (default: 1)"},
-                ),
-                Argument(
-                    ("--batch-size",),
-                    {"type": int, "default": 1, "metavar": "N", "help": "pictures at once (default: 1)"},
-                ),
-            ),
-        ),
-    ),
-    examples="""examples:
+from argparse import ArgumentParser
+
+from .common import add_generation_arguments, add_json_argument, add_model_arguments
+
+HELP = "caption images"
+USAGE = "IMAGE..."
+DESCRIPTION = (
+    "Caption images. On a terminal, each caption is shown while it is generated. Otherwise one line is printed per "
+    "image: the caption, or PATH<TAB>CAPTION if there are several images; line breaks and tabs inside a caption become "
+    "spaces (--json keeps them). Images that cannot be read are reported on standard error, and the others are still "
+    "captioned."
+)
+EPILOG = """examples:
   share4v caption photo.jpg
   share4v caption photos/*.jpg --model sharegpt4v-7b --json > captions.jsonl
   share4v caption photo.jpg --prompt "What is written on the sign?"
   curl -s https://example.org/photo.jpg | share4v caption -
 
-exit status: 0 done, 1 some pictures failed, 2 wrong use, 130 interrupted""",
-)
+exit status: 0 success, 1 some images failed, 2 usage error, 130 interrupted"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add every argument of the command."""
+    images = parser.add_argument_group("images and output")
+    images.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="path, URL or data URI of an image; - reads one from standard input",
+    )
+    images.add_argument("--prompt", metavar="TEXT", help="question to ask (default: Describe this image)")
+    add_json_argument(images)
+    add_model_arguments(parser)
+    generation = add_generation_arguments(parser)
+    generation.add_argument(
+        "--num-beams",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of beams for beam search (default: %(default)s, no beam search)",
+    )
+    generation.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of images to caption together (default: %(default)s)",
+    )

@@ -1,181 +1,270 @@
-"""`share4v caption-dataset`."""
+"""Arguments of `share4v caption-dataset`."""
 
-from .command import HANDLERS, Argument, Command
-from .common import GENERATION, MODEL
+from __future__ import annotations
 
-INPUTS = (
-    Argument(
-        ("inputs",),
-        {
-            "nargs": "*",
-            "metavar": "INPUT",
-            "help": "folder, picture, video, list (.txt), table (.json, .jsonl, .csv, .tsv, .parquet), WebDataset "
-            "shards (.tar, braces as in shard-{0000..0012}.tar), or a Hugging Face data set's directory",
-        },
-    ),
-    Argument(
-        ("--include",), {"action": "append", "default": [], "metavar": "GLOB", "help": "of a folder, take these alone"}
-    ),
-    Argument(
-        ("--exclude",), {"action": "append", "default": [], "metavar": "GLOB", "help": "of a folder, leave these"}
-    ),
-    Argument(
-        ("--image-column",), {"metavar": "NAME", "help": "of a table, the column with path or bytes (default: guessed)"}
-    ),
-    Argument(("--caption-column",), {"metavar": "NAME", "help": "of a table, the column with an existing caption"}),
-    Argument(
-        ("--key-column",),
-        {"metavar": "NAME", "help": "of a table, the column that names records (default: path or row)"},
-    ),
-    Argument(
-        ("--image-root",),
-        {"metavar": "DIR", "help": "where a list's or table's relative paths begin (default: where it is)"},
-    ),
-    Argument(
-        ("--caption-root",),
-        {"metavar": "DIR", "help": "where existing captions are (default: beside the pictures, or under --out)"},
-    ),
-    Argument(
-        ("--frames",),
-        {"type": int, "default": 1, "metavar": "N", "help": "frames of a video, as several pictures (default: 1)"},
-    ),
-    Argument(("--frame-grid",), {"action": "store_true", "help": "a video's frames as one picture, in a grid"}),
+from argparse import ArgumentParser
+
+from .common import add_generation_arguments, add_model_arguments
+
+HELP = "caption a data set; can be interrupted and resumed"
+USAGE = "INPUT..."
+DESCRIPTION = (
+    "Caption folders, tables, shards and videos of any size. However a job ends (a crash, a full disk, Ctrl-C), "
+    "running the same command again resumes it, and every input gets exactly one complete result. Inputs that cannot "
+    "be captioned are listed in failed.jsonl with the reason."
 )
-
-OUTPUTS = (
-    Argument(
-        ("--out",),
-        {"metavar": "PATH", "help": "file or directory of the result (default: a .txt beside each picture)"},
-    ),
-    Argument(
-        ("--format",),
-        {
-            "action": "append",
-            "metavar": "NAME",
-            "help": "txt, caption, jsonl, parquet, webdataset, open-sora-csv or open-sora-plan-json; may be repeated "
-            "(default: by the ending of --out)",
-        },
-    ),
-    Argument(
-        ("--existing",),
-        {
-            "choices": ("skip", "overwrite", "append", "prepend"),
-            "default": "skip",
-            "help": "what to do with an input that has a caption (default: skip)",
-        },
-    ),
-    Argument(
-        ("--shard-size",),
-        {"type": int, "default": 10_000, "metavar": "N", "help": "records of a shard or part (default: 10000)"},
-    ),
-    Argument(
-        ("--seconds",),
-        {"action": "store_true", "help": "let records say how long they took, which differs from run to run"},
-    ),
-    Argument(("--state",), {"metavar": "DIR", "help": "where the job keeps its journal (default: beside the output)"}),
-    Argument(("--retry-failed",), {"action": "store_true", "help": "once more for the inputs that failed"}),
-    Argument(("--restart",), {"action": "store_true", "help": "forget what this job did before, and begin anew"}),
-)
-
-LENGTHS = (
-    Argument(("--max-new-tokens",), {"type": int, "metavar": "N", "help": "most tokens (default: the style's)"}),
-    *GENERATION[1:],
-)
-
-CONTROL = (
-    Argument(
-        ("--style",), {"action": "append", "metavar": "NAME", "help": "named prompt; --list-styles shows them all"}
-    ),
-    Argument(("--list-styles",), {"action": "store_true", "help": "show the styles with their prompts and leave"}),
-    Argument(
-        ("--prompt",),
-        {
-            "action": "append",
-            "metavar": "TEXT",
-            "help": "what to ask, with {filename}, {stem}, {directory}, {key} or any column of the record; of several, "
-            "one is chosen for each caption",
-        },
-    ),
-    Argument(
-        ("--prompt-file",),
-        {"metavar": "FILE", "help": "a prompt a line, as `WEIGHT | PROMPT` or alone; @NAME is a style"},
-    ),
-    Argument(("--every-prompt",), {"action": "store_true", "help": "ask all prompts of every input, a caption each"}),
-    Argument(
-        ("--captions",), {"type": int, "default": 1, "metavar": "N", "help": "captions of each input (default: 1)"}
-    ),
-    Argument(("--begin-with",), {"default": "", "metavar": "TEXT", "help": "what every caption begins with"}),
-    Argument(
-        ("--forbid",), {"action": "append", "default": [], "metavar": "WORD", "help": "never say it; may be repeated"}
-    ),
-    Argument(
-        ("--require",),
-        {
-            "action": "append",
-            "default": [],
-            "metavar": "WORD",
-            "help": "try again where it is missing; may be repeated",
-        },
-    ),
-    Argument(
-        ("--attempts",),
-        {
-            "type": int,
-            "default": 3,
-            "metavar": "N",
-            "help": "tries at a caption that loops or misses a word (default: 3)",
-        },
-    ),
-    Argument(("--strip-openings",), {"action": "store_true", "help": 'remove openings such as "The image shows"'}),
-    Argument(("--strip",), {"action": "append", "default": [], "metavar": "TEXT", "help": "remove this opening too"}),
-    Argument(
-        ("--min-words",),
-        {"type": int, "default": 0, "metavar": "N", "help": "try again where a caption is shorter (default: 0)"},
-    ),
-    Argument(
-        ("--max-words",), {"type": int, "metavar": "N", "help": "keep as many whole sentences as fit (default: all)"}
-    ),
-    Argument(("--max-sentences",), {"type": int, "metavar": "N", "help": "keep so many (default: all)"}),
-)
-
-WORK = (
-    Argument(("--batch-size",), {"type": int, "default": 8, "metavar": "N", "help": "texts at once (default: 8)"}),
-    Argument(
-        ("--workers",), {"type": int, "default": 2, "metavar": "N", "help": "threads that read pictures (default: 2)"}
-    ),
-    Argument(
-        ("--engine",),
-        {
-            "choices": ("local", "ray", "msrun"),
-            "help": "this process, a Ray cluster, or the processes that msrun starts (default: msrun under msrun, else "
-            "local)",
-        },
-    ),
-    Argument(("--actors",), {"type": int, "metavar": "N", "help": "models on the Ray cluster (default: 1)"}),
-    Argument(("--cpus",), {"type": int, "metavar": "N", "help": "CPUs of each of them (default: 1)"}),
-)
-
-CAPTION_DATASET = Command(
-    name="caption-dataset",
-    handler=f"{HANDLERS}.caption_dataset:run",
-    summary="caption a data set, nothing lost",
-    description="Caption folders, tables, shards and videos of any number. Whatever happens (a crash, a full disk, "
-    "Ctrl-C), the same command again goes on where it was, and the result is one whole caption an input. What cannot "
-    "be captioned is named in failed.jsonl with the reason.",
-    groups=(
-        ("inputs", INPUTS),
-        ("outputs", OUTPUTS),
-        ("captions", CONTROL),
-        ("work", WORK),
-        ("model", MODEL),
-        ("generation", LENGTHS),
-    ),
-    examples="""examples:
+EPILOG = """examples:
   share4v caption-dataset photos --model sharegpt4v-7b --dtype int4
   share4v caption-dataset photos --out captions.jsonl --style detailed --begin-with "A photograph of"
   share4v caption-dataset 'shards/{0000..0127}.tar' --out captioned --format webdataset --engine ray --actors 8
   share4v caption-dataset clips --frames 4 --out annotations.csv --format open-sora-csv
 
-exit status: 0 done, 1 some inputs failed, 2 wrong use, 3 stopped (run the command again to go on), 130 interrupted""",
-    unwinds=True,  # records that are not on disk yet
-)
+exit status: 0 success, 1 some inputs failed, 2 usage error, 3 stopped (run the same command again to resume), \
+130 interrupted"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add every argument of the command."""
+    _add_input_arguments(parser)
+    _add_output_arguments(parser)
+    _add_prompt_arguments(parser)
+    _add_text_arguments(parser)
+    _add_execution_arguments(parser)
+    add_model_arguments(parser)
+    add_generation_arguments(parser, max_new_tokens=None)
+
+
+def _add_input_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("inputs")
+    group.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="folder, image, video, list of paths (.txt), table (.json, .jsonl, .csv, .tsv, .parquet), WebDataset "
+        "shards (.tar, with braces as in shard-{0000..0012}.tar), or directory of a Hugging Face data set",
+    )
+    group.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="only these files of a folder; can be repeated (default: all images and videos)",
+    )
+    group.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="leave these files and directories of a folder out; can be repeated",
+    )
+    group.add_argument(
+        "--image-column",
+        metavar="NAME",
+        help="table column with the path or the bytes of the image (default: guessed)",
+    )
+    group.add_argument(
+        "--caption-column",
+        metavar="NAME",
+        help="table column with an existing caption (default: guessed)",
+    )
+    group.add_argument(
+        "--key-column",
+        metavar="NAME",
+        help="table column whose value identifies a record (default: the path or the row number)",
+    )
+    group.add_argument(
+        "--image-root",
+        metavar="DIR",
+        help="directory that relative paths in a list or table start from (default: the list's or table's own)",
+    )
+    group.add_argument(
+        "--caption-root",
+        metavar="DIR",
+        help="directory of existing captions (default: beside the images, or under --out)",
+    )
+    group.add_argument(
+        "--frames",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of frames to take from each video (default: %(default)s, from the middle)",
+    )
+    group.add_argument(
+        "--frame-grid",
+        action="store_true",
+        help="combine the frames of a video into one image (default: pass them as separate images)",
+    )
+
+
+def _add_output_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("outputs and job state")
+    group.add_argument(
+        "--out",
+        metavar="PATH",
+        help="file or directory to write (default: a .txt file beside each image)",
+    )
+    group.add_argument(
+        "--format",
+        action="append",
+        metavar="NAME",
+        help="txt, caption, jsonl, parquet, webdataset, open-sora-csv or open-sora-plan-json; can be repeated "
+        "(default: follows from the suffix of --out)",
+    )
+    group.add_argument(
+        "--existing",
+        choices=("skip", "overwrite", "append", "prepend"),
+        default="skip",
+        help="what to do if an input already has a caption: keep it, replace it, or put the new one after or before it "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--shard-size",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="maximum number of records per output shard or part (default: %(default)s)",
+    )
+    group.add_argument(
+        "--seconds",
+        action="store_true",
+        help="store the time that each record took (default: no, so that repeated runs give identical files)",
+    )
+    group.add_argument(
+        "--state",
+        metavar="DIR",
+        help="directory of the job's journal (default: beside the output)",
+    )
+    group.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="process the inputs that failed again, and only these",
+    )
+    group.add_argument(
+        "--restart",
+        action="store_true",
+        help="discard the progress of an earlier run and start from the beginning",
+    )
+
+
+def _add_prompt_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("prompts")
+    group.add_argument(
+        "--style",
+        action="append",
+        metavar="NAME",
+        help="named prompt with its own length limits, see --list-styles; can be repeated (default: the style named "
+        "default)",
+    )
+    group.add_argument("--list-styles", action="store_true", help="list the styles with their prompts and exit")
+    group.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="question to ask; may contain {filename}, {stem}, {directory}, {key} or the name of a table column; if "
+        "repeated, one of them is drawn for each caption",
+    )
+    group.add_argument(
+        "--prompt-file",
+        metavar="FILE",
+        help="file of prompts, one per line, each as PROMPT or `WEIGHT | PROMPT`; @NAME is a style",
+    )
+    group.add_argument(
+        "--every-prompt",
+        action="store_true",
+        help="ask every prompt about every input (default: draw one for each caption)",
+    )
+    group.add_argument(
+        "--captions",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of captions per input (default: %(default)s)",
+    )
+
+
+def _add_text_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("caption text")
+    group.add_argument("--begin-with", default="", metavar="TEXT", help="make every caption start with TEXT")
+    group.add_argument(
+        "--forbid",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="never generate WORD; can be repeated",
+    )
+    group.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="retry if WORD is missing; can be repeated",
+    )
+    group.add_argument(
+        "--attempts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="maximum number of attempts for a caption that runs in a loop or breaks a rule (default: %(default)s)",
+    )
+    group.add_argument(
+        "--strip-openings",
+        action="store_true",
+        help='remove openings such as "The image shows"',
+    )
+    group.add_argument(
+        "--strip",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="also remove the opening TEXT; can be repeated",
+    )
+    group.add_argument(
+        "--min-words",
+        type=int,
+        default=0,
+        metavar="N",
+        help="retry if a caption has fewer words (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-words",
+        type=int,
+        metavar="N",
+        help="cut a caption after the last sentence that fits into N words (default: no limit)",
+    )
+    group.add_argument(
+        "--max-sentences",
+        type=int,
+        metavar="N",
+        help="cut a caption after N sentences (default: no limit)",
+    )
+
+
+def _add_execution_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("execution")
+    group.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of captions to generate together (default: %(default)s)",
+    )
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="number of threads that read images (default: %(default)s)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("local", "ray", "msrun"),
+        help="where to run: in this process, on a Ray cluster, or in the processes that msrun started (default: msrun "
+        "under msrun, otherwise local)",
+    )
+    group.add_argument(
+        "--actors",
+        type=int,
+        metavar="N",
+        help="with --engine ray: number of actors, each with its own model (default: 1)",
+    )
+    group.add_argument("--cpus", type=int, metavar="N", help="with --engine ray: CPUs per actor (default: 1)")

@@ -1,29 +1,30 @@
-"""`share4v chat`."""
+"""Arguments of `share4v chat`."""
 
-from .command import HANDLERS, Argument, Command
-from .common import GENERATION, JSON_LINES, MODEL
+from __future__ import annotations
 
-CHAT = Command(
-    name="chat",
-    handler=f"{HANDLERS}.chat:run",
-    summary="ask about pictures, several turns",
-    description="Ask about pictures, turn by turn. At a terminal type a question a line, /help for the commands. From "
-    "a pipe every line is a question, and every answer is printed as one line.",
-    groups=(
-        (
-            "what to talk about",
-            (
-                Argument(("images",), {"nargs": "+", "metavar": "IMAGE", "help": "path, URL or data URI"}),
-                JSON_LINES,
-            ),
-        ),
-        ("model", MODEL),
-        ("generation", GENERATION),
-    ),
-    examples="""examples:
+from argparse import ArgumentParser
+
+from .common import add_generation_arguments, add_json_argument, add_model_arguments
+
+HELP = "ask questions about images"
+USAGE = "IMAGE..."
+DESCRIPTION = (
+    "Ask questions about one or more images; the model sees the earlier questions and answers. On a terminal, type one "
+    "question per line, or /help for the chat's own commands. Otherwise every line of standard input is a question, "
+    "and each answer is printed on one line."
+)
+EPILOG = """examples:
   share4v chat photo.jpg --model sharegpt4v-7b
   share4v chat before.jpg after.jpg --model sharegpt4v-7b --temperature 0.2
   printf 'What is this?\\nWhere is it?\\n' | share4v chat photo.jpg --json
 
-exit status: 0 done, 1 a picture or an answer failed, 2 wrong use, 130 interrupted""",
-)
+exit status: 0 success, 1 an image or an answer failed, 2 usage error, 130 interrupted"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add every argument of the command."""
+    images = parser.add_argument_group("images and output")
+    images.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL or data URI of an image")
+    add_json_argument(images)
+    add_model_arguments(parser)
+    add_generation_arguments(parser)

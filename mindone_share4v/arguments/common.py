@@ -1,63 +1,128 @@
-"""Arguments that several commands take."""
+"""Arguments that several commands share, each defined once."""
 
 from __future__ import annotations
 
-from .command import Argument
+from argparse import ArgumentParser, _ArgumentGroup
 
-MODEL = (
-    Argument(
-        ("--model",),
-        {
-            "metavar": "NAME",
-            "default": "sharegpt4v-tiny",
-            "help": "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, a directory, or owner/name on the Hugging Face "
-            "hub (default: %(default)s, which comes with the package and knows drawn scenes alone)",
-        },
-    ),
-    Argument(
-        ("--vision-tower",),
-        {"metavar": "NAME", "help": "directory or name of the vision tower (default: what the model's config says)"},
-    ),
-    Argument(
-        ("--dtype",),
-        {
-            "help": "type of the weights in memory: float32, float16, bfloat16 (on an Ascend), int8 or int4 (on a CPU) "
-            "(default: float32, or as stored)"
-        },
-    ),
-    Argument(
-        ("--kv-cache-dtype",),
-        {"help": "type of cached keys and values: float32, float16 or int8 (default: by --dtype)"},
-    ),
-    Argument(
-        ("--conversation",),
-        {"metavar": "TEMPLATE", "help": "conversation template (default: the checkpoint's, else vicuna_v1)"},
-    ),
-    Argument(("--cache-dir",), {"metavar": "DIR", "help": "where downloads are kept (default: $SHARE4V_HOME)"}),
-    Argument(("--local-files-only",), {"action": "store_true", "help": "open no connection for the model"}),
-)
+MODELS = "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, a directory, or owner/name on the Hugging Face hub"
 
-GENERATION = (
-    Argument(
-        ("--max-new-tokens",),
-        {"type": int, "default": 256, "metavar": "N", "help": "most tokens (default: %(default)s)"},
-    ),
-    Argument(("--min-new-tokens",), {"type": int, "default": 0, "metavar": "N", "help": "fewest tokens (default: 0)"}),
-    Argument(
-        ("--temperature",),
-        {"type": float, "default": 0.0, "metavar": "T", "help": "above 0 turns sampling on (default: 0, greedy)"},
-    ),
-    Argument(("--top-p",), {"type": float, "metavar": "P", "help": "sample from the most probable share P"}),
-    Argument(("--top-k",), {"type": int, "metavar": "K", "help": "sample from the K most probable tokens"}),
-    Argument(
-        ("--repetition-penalty",),
-        {"type": float, "default": 1.0, "metavar": "R", "help": "above 1 discourages repeating (default: 1)"},
-    ),
-    Argument(
-        ("--stop",),
-        {"action": "append", "default": [], "metavar": "TEXT", "help": "end where TEXT would begin; may be repeated"},
-    ),
-    Argument(("--seed",), {"type": int, "metavar": "N", "help": "of the sampling, for the same result again"}),
-)
 
-JSON_LINES = Argument(("--json",), {"action": "store_true", "help": "print one JSON object a line"})
+def add_model_arguments(parser: ArgumentParser) -> None:
+    """Add the group `model`: which checkpoint to load, and how."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        default="sharegpt4v-tiny",
+        help=f"{MODELS} (default: %(default)s, which is part of the package and only knows drawn scenes)",
+    )
+    add_vision_tower_argument(group)
+    group.add_argument(
+        "--dtype",
+        metavar="TYPE",
+        help="type of the weights in memory: float32, float16, bfloat16 (Ascend only), int8 or int4 (CPU only) "
+        "(default: int8 and int4 as stored, any other type as float32)",
+    )
+    group.add_argument(
+        "--kv-cache-dtype",
+        metavar="TYPE",
+        help="type of the KV cache: float32, float16 or int8 (default: follows --dtype)",
+    )
+    group.add_argument(
+        "--conversation",
+        metavar="TEMPLATE",
+        help="conversation template (default: the checkpoint's, or vicuna_v1)",
+    )
+    add_download_arguments(group)
+
+
+def add_vision_tower_argument(group: _ArgumentGroup) -> None:
+    """Add --vision-tower."""
+    group.add_argument(
+        "--vision-tower",
+        metavar="NAME",
+        help="directory or name of the vision tower (default: the one in the checkpoint or named in its config.json)",
+    )
+
+
+def add_download_arguments(group: _ArgumentGroup) -> None:
+    """Add --cache-dir and --local-files-only."""
+    group.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="where downloaded files are stored (default: $SHARE4V_HOME, or ~/.cache/share4v)",
+    )
+    group.add_argument(
+        "--local-files-only",
+        action="store_true",
+        help="never download a checkpoint; use only files on this machine",
+    )
+
+
+def add_generation_arguments(parser: ArgumentParser, max_new_tokens: int | None = 256) -> _ArgumentGroup:
+    """Add the group `generation` and return it.
+
+    Args:
+        parser: the command's parser.
+        max_new_tokens: default of --max-new-tokens; None lets the caption style decide.
+    """
+    group = parser.add_argument_group("generation")
+    group.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        metavar="N",
+        help=f"maximum number of new tokens (default: {max_new_tokens or 'set by --style'})",
+    )
+    group.add_argument(
+        "--min-new-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="minimum number of new tokens (default: %(default)s)",
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="sampling temperature; 0 always takes the most probable token (default: 0)",
+    )
+    group.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="when sampling, use only the most probable tokens that together reach probability P",
+    )
+    group.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="when sampling, use only the K most probable tokens",
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="values above 1 make repetition less likely (default: 1)",
+    )
+    group.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop before TEXT would be generated; can be repeated",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="random seed; the same seed gives the same result",
+    )
+    return group
+
+
+def add_json_argument(group: _ArgumentGroup) -> None:
+    """Add --json for commands that print one record per line."""
+    group.add_argument("--json", action="store_true", help="print one JSON object per line")

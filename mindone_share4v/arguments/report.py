@@ -1,35 +1,33 @@
-"""`share4v report`."""
+"""Arguments of `share4v report`."""
 
-from .command import HANDLERS, Argument, Command
+from __future__ import annotations
 
-REPORT = Command(
-    name="report",
-    handler=f"{HANDLERS}.report:run",
-    summary="look at what caption-dataset did",
-    description="Write one HTML page about a job of caption-dataset, also while it is at work: counts, failures by "
-    "reason, lengths, speed, the most frequent openings, suspected loops, repeated captions, and a sample of pictures "
-    "with their captions. The page opens no connection.",
-    groups=(
-        (
-            "what to report on",
-            (
-                Argument(
-                    ("out",),
-                    {
-                        "metavar": "OUT",
-                        "help": "what caption-dataset got as --out or --state, or the folder that it captioned",
-                    },
-                ),
-                Argument(
-                    ("--html",),
-                    {"metavar": "FILE", "help": "the page to write (default: report.html beside the job's journal)"},
-                ),
-            ),
-        ),
-    ),
-    examples="""examples:
+from argparse import ArgumentParser
+
+HELP = "show the results of caption-dataset as an HTML page"
+USAGE = "OUT"
+DESCRIPTION = (
+    "Write one HTML page about a caption-dataset job, finished or still running: counts, failures by reason, caption "
+    "lengths, speed, the most frequent openings, suspected loops, duplicate captions, and a sample of images with "
+    "their captions. The page is self-contained and loads nothing from the network."
+)
+EPILOG = """examples:
   share4v report photos
   share4v report captions.jsonl --html report.html
 
-exit status: 0 done, 2 there is no such job, or an extra is missing (pip install 'mindone-share4v[report]')""",
-)
+exit status: 0 success, 2 no such job, or a package is missing (pip install 'mindone-share4v[report]')"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add every argument of the command."""
+    group = parser.add_argument_group("job and output")
+    group.add_argument(
+        "out",
+        metavar="OUT",
+        help="the --out or --state of the caption-dataset job, or the folder that it captioned",
+    )
+    group.add_argument(
+        "--html",
+        metavar="FILE",
+        help="page to write (default: report.html beside the job's journal)",
+    )

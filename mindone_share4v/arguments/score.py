@@ -1,73 +1,61 @@
-"""`share4v score`."""
+"""Arguments of `share4v score`."""
 
-from .command import HANDLERS, Argument, Command
+from __future__ import annotations
 
-SCORE = Command(
-    name="score",
-    handler=f"{HANDLERS}.score:run",
-    summary="score captions against references",
-    description="Score captions as the COCO captions challenge does, by pycocoevalcap: BLEU-1 to BLEU-4, METEOR, "
-    "ROUGE-L, CIDEr and SPICE. METEOR, SPICE and the original tokenizer need Java, and SPICE a model of 400 MB that is "
-    "downloaded once; what cannot be computed is named, with what to do, and the rest is computed. Files: .json (a "
-    "list, an object by key, or COCO's), .jsonl, .csv, .tsv; rows of the same key are several references.",
-    groups=(
-        (
-            "what to score",
-            (
-                Argument(("predictions",), {"metavar": "PREDICTIONS", "help": "captions, one an image"}),
-                Argument(("references",), {"metavar": "REFERENCES", "help": "what people wrote, one or more an image"}),
-                Argument(
-                    ("--key",),
-                    {
-                        "action": "append",
-                        "default": [],
-                        "metavar": "NAME",
-                        "help": "column that tells images apart; twice for the predictions' and the references' "
-                        "(default: key, image_id, image, file_name, ...)",
-                    },
-                ),
-                Argument(
-                    ("--caption",),
-                    {
-                        "action": "append",
-                        "default": [],
-                        "metavar": "NAME",
-                        "help": "column with the caption; twice for the predictions' and the references' (default: "
-                        "caption, captions, text, ...)",
-                    },
-                ),
-            ),
-        ),
-        (
-            "how",
-            (
-                Argument(
-                    ("--metric",),
-                    {
-                        "action": "append",
-                        "choices": ("bleu", "meteor", "rouge-l", "cider", "spice"),
-                        "help": "compute this one; may be repeated (default: all)",
-                    },
-                ),
-                Argument(
-                    ("--tokenizer",),
-                    {
-                        "choices": ("auto", "ptb", "python"),
-                        "default": "auto",
-                        "help": "ptb: Stanford's, in Java; python: nearly the same without Java (default: ptb where "
-                        "Java is)",
-                    },
-                ),
-                Argument(("--local-files-only",), {"action": "store_true", "help": "download nothing for SPICE"}),
-                Argument(("--per-image",), {"metavar": "FILE", "help": "write each image's scores to a .jsonl"}),
-                Argument(("--json",), {"action": "store_true", "help": "print one JSON object"}),
-            ),
-        ),
-    ),
-    examples="""examples:
+from argparse import ArgumentParser
+
+HELP = "score captions against references"
+USAGE = "PREDICTIONS REFERENCES"
+DESCRIPTION = (
+    "Score captions as the COCO captions challenge does, with pycocoevalcap: BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr "
+    "and SPICE. METEOR, SPICE and the original tokenizer need Java, and SPICE downloads a 400 MB model once. A metric "
+    "that cannot be computed is reported with the reason and the fix; the others are still computed. Input files: "
+    ".json (a list, an object by key, or COCO's format), .jsonl, .csv or .tsv. Several rows with the same key are "
+    "several references."
+)
+EPILOG = """examples:
   share4v score captions.jsonl references.jsonl
   share4v score captions.jsonl captions_val2014.json --json
   share4v score captions.csv references.csv --key image --key path --metric bleu --metric cider
 
-exit status: 0 done, 1 a metric could not be computed or images are in one file alone, 2 wrong use""",
-)
+exit status: 0 success, 1 a metric was not computed or an image is only in one of the files, 2 usage error"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add every argument of the command."""
+    files = parser.add_argument_group("files")
+    files.add_argument("predictions", metavar="PREDICTIONS", help="file of captions to score, one per image")
+    files.add_argument("references", metavar="REFERENCES", help="file of human captions, one or more per image")
+    files.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="column that identifies the image; give it twice if PREDICTIONS and REFERENCES use different names "
+        "(default: key, image_id, image, file_name, ...)",
+    )
+    files.add_argument(
+        "--caption",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="column of the caption; give it twice if PREDICTIONS and REFERENCES use different names (default: "
+        "caption, captions, text, ...)",
+    )
+    scoring = parser.add_argument_group("scoring and output")
+    scoring.add_argument(
+        "--metric",
+        action="append",
+        choices=("bleu", "meteor", "rouge-l", "cider", "spice"),
+        help="metric to compute; can be repeated (default: all)",
+    )
+    scoring.add_argument(
+        "--tokenizer",
+        choices=("auto", "ptb", "python"),
+        default="auto",
+        help="ptb is Stanford's original and needs Java; python is nearly identical and does not; auto is ptb if Java "
+        "is installed, or python (default: %(default)s)",
+    )
+    scoring.add_argument("--local-files-only", action="store_true", help="do not download the model of SPICE")
+    scoring.add_argument("--per-image", metavar="FILE", help="also write the scores of each image to a .jsonl file")
+    scoring.add_argument("--json", action="store_true", help="print the scores as one JSON object")

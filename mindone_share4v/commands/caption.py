@@ -1,4 +1,4 @@
-"""`share4v caption`: pictures in, captions out as they are made."""
+"""`share4v caption`: caption images and print each caption as soon as it is generated."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .common import (
     DONE,
     SOME_FAILED,
     failure,
+    generation_settings,
     image_name,
     model_options,
     one_line,
     print_error,
     print_json,
     read_image,
-    read_settings,
     usage_error,
     visible,
 )
@@ -32,92 +32,95 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A picture of the command line: loaded, or the reason why not."""
+class LoadedImage:
+    """An IMAGE argument with its image, or with the reason why it could not be loaded."""
 
-    given: str
+    name: str
     image: PILImage | None = None
     error: str | None = None
 
 
 def run(arguments: Namespace) -> int:
-    """Caption the pictures and return the exit status."""
+    """Caption the images and return the exit status."""
     from tqdm import tqdm
 
     from mindone.pipelines import pipeline
 
     try:
-        settings = read_settings(arguments)
+        settings = generation_settings(arguments)
         if arguments.batch_size < 1:
             raise ValueError(f"--batch-size must be 1 or more, got {arguments.batch_size}")
         captioner = pipeline("image-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
-        return usage_error(error)
-    hidden = len(arguments.images) < 2 or not sys.stderr.isatty()
-    # miniters keeps tqdm from drawing by itself in the middle of a caption.
-    with tqdm(total=len(arguments.images), unit="image", leave=False, miniters=1, disable=hidden) as progress:
-        return _Captions(captioner, arguments, settings, progress).run()
+        return usage_error(arguments, error)
+    no_bar = len(arguments.images) < 2 or not sys.stderr.isatty()
+    # miniters=1 stops tqdm's monitor thread from drawing the bar in the middle of a caption.
+    with tqdm(total=len(arguments.images), unit="image", leave=False, miniters=1, disable=no_bar) as progress:
+        return _CaptionRun(captioner, arguments, settings, progress).run()
 
 
-class _Captions:
+class _CaptionRun:
     """One run of the command."""
 
     def __init__(
         self, captioner: ImageToTextPipeline, arguments: Namespace, settings: dict[str, Any], progress: tqdm[Any]
     ) -> None:
-        self.captioner, self.arguments, self.settings, self.progress = captioner, arguments, settings, progress
+        self.captioner = captioner
+        self.arguments = arguments
+        self.settings = settings
+        self.progress = progress
         self.question = captioner.template().question if arguments.prompt is None else arguments.prompt
-        self.names_needed = len(arguments.images) > 1
+        self.shows_names = len(arguments.images) > 1
         self.to_terminal = sys.stdout.isatty() and not arguments.json
         self.streams = self.to_terminal and arguments.batch_size == 1 and arguments.num_beams == 1
 
     def run(self) -> int:
         failed = 0
-        for group in _groups(map(_load, self.arguments.images), self.arguments.batch_size):
+        for group in batches(map(_load, self.arguments.images), self.arguments.batch_size):
             try:
                 failed += self._caption(group)
-            except ValueError as error:  # pictures have errors of their own: the prompt is at fault
-                return usage_error(error)
+            except ValueError as error:  # images fail with ImageLoadError, so the cause is the prompt
+                return usage_error(self.arguments, error)
         return SOME_FAILED if failed else DONE
 
-    def _caption(self, group: list[Source]) -> int:
-        """Show the group's captions or failures in order; return how many failed."""
+    def _caption(self, group: list[LoadedImage]) -> int:
+        """Print the captions and failures of a group in order, and return the number of failures."""
         from mindone.models.share4v.processing.image_loading import ImageLoadError
 
-        images = [source.image for source in group if source.image is not None]
+        images = [loaded.image for loaded in group if loaded.image is not None]
         try:
             answers = iter([] if self.streams or not images else self._answers(images))
-            for source in group:
+            for loaded in group:
                 self.progress.clear()
-                if source.image is None:
-                    self._show_failure(source)
+                if loaded.image is None:
+                    self._print_failure(loaded)
                 elif self.streams:
-                    self._stream(source)
+                    self._stream(loaded.name, loaded.image)
                 else:
-                    self._show(source, next(answers))
+                    self._print(loaded.name, next(answers))
                 self.progress.update()
-        except ImageLoadError as error:  # loads, but cannot be made square: a line of a million pixels
+        except ImageLoadError as error:  # loaded but cannot be padded to a square, such as a line of a million pixels
             if len(group) > 1:
-                return sum(self._caption([source]) for source in group)
-            return self._caption([Source(group[0].given, error=str(error))])
-        return sum(source.image is None for source in group)
+                return sum(self._caption([loaded]) for loaded in group)
+            return self._caption([LoadedImage(group[0].name, error=str(error))])
+        return sum(loaded.image is None for loaded in group)
 
     def _answers(self, images: list[PILImage]) -> list[Answer]:
         return self.captioner.answer([self.question] * len(images), [[image] for image in images], self.settings)
 
-    def _stream(self, source: Source) -> None:
-        pieces = self.captioner.stream(self.question, [source.image] if source.image is not None else [], self.settings)
-        if self.names_needed:
-            print(f"{image_name(source.given)}:")
+    def _stream(self, name: str, image: PILImage) -> None:
+        pieces = self.captioner.stream(self.question, [image], self.settings)
+        if self.shows_names:
+            print(f"{image_name(name)}:")
         for piece in pieces:
             print(visible(piece.text), end="", flush=True)
-        print("\n" if self.names_needed else "", flush=True)
+        print("\n" if self.shows_names else "", flush=True)
 
-    def _show(self, source: Source, answer: Answer) -> None:
+    def _print(self, name: str, answer: Answer) -> None:
         if self.arguments.json:
             print_json(
                 {
-                    "image": source.given,
+                    "image": name,
                     "caption": answer.text,
                     "tokens": len(answer.token_ids),
                     "seconds": round(answer.seconds, 3),
@@ -125,32 +128,37 @@ class _Captions:
                 }
             )
         elif self.to_terminal:
-            print((f"{image_name(source.given)}:\n" if self.names_needed else "") + visible(answer.text), flush=True)
+            heading = f"{image_name(name)}:\n" if self.shows_names else ""
+            print(heading + visible(answer.text), flush=True)
         else:
-            name = f"{image_name(source.given)}\t" if self.names_needed else ""
-            print(name + one_line(answer.text), flush=True)
+            column = f"{image_name(name)}\t" if self.shows_names else ""
+            print(column + one_line(answer.text), flush=True)
 
-    def _show_failure(self, source: Source) -> None:
-        print_error(f"{image_name(source.given)}: {source.error}")
+    def _print_failure(self, loaded: LoadedImage) -> None:
+        print_error(f"{image_name(loaded.name)}: {loaded.error}")
         if self.arguments.json:
-            print_json({"image": source.given, "error": source.error})
+            print_json({"image": loaded.name, "error": loaded.error})
 
 
-def _load(given: str) -> Source:
+def _load(name: str) -> LoadedImage:
     from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
-    source = read_image(given)
+    source = read_image(name)
     try:
-        return Source(given, load_image(source))
+        return LoadedImage(name, load_image(source))
     except ImageLoadError as error:
-        return Source(given, error=failure(source, error))
+        return LoadedImage(name, error=failure(source, error))
 
 
-def _groups(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
-    """Yield sources in their order, with `size` loaded pictures at a time."""
-    group: list[Source] = []
-    for source in sources:
-        group.append(source)
+def batches(images: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
+    """Yield the images in order, in groups with `size` loaded images each.
+
+    Images that failed to load join the group of the images before them; one with no loaded image before it forms a
+    group of its own, so that its error is reported without waiting for a batch.
+    """
+    group: list[LoadedImage] = []
+    for loaded in images:
+        group.append(loaded)
         if sum(one.image is not None for one in group) in (0, size):
             yield group
             group = []

@@ -1,4 +1,4 @@
-"""`share4v caption-dataset`: the command line's arguments become a job."""
+"""`share4v caption-dataset`: run a captioning job with the options of the command line, and report its progress."""
 
 from __future__ import annotations
 
@@ -7,21 +7,33 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from .common import DONE, SOME_FAILED, model_options, one_line, print_error, read_settings, usage_error
+from ..signals import raise_interrupt, signal_handler
+from .common import (
+    DONE,
+    SOME_FAILED,
+    flag_of,
+    generation_settings,
+    model_options,
+    one_line,
+    print_error,
+    usage_error,
+    with_flags,
+)
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from mindone.pipelines.image_to_text.dataset.api import JobOptions
     from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
+    from mindone.pipelines.image_to_text.dataset.job import JobSummary
     from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
     from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
     from mindone.pipelines.image_to_text.dataset.readers import ReaderOptions
     from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
     from mindone.pipelines.image_to_text.dataset.state.records import Record
 
-STOPPED = 3
-_SHOWN_FAILURES = 20  # the others are in failed.jsonl
+STOPPED = 3  # exit status: the same command resumes the job
+_SHOWN_FAILURES = 20  # failed.jsonl lists the others
 
 
 def run(arguments: Namespace) -> int:
@@ -29,47 +41,61 @@ def run(arguments: Namespace) -> int:
     from tqdm import tqdm
 
     from mindone.pipelines.image_to_text.dataset.api import caption_dataset
-    from mindone.pipelines.image_to_text.dataset.executors.ranks import current_rank
     from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 
     if arguments.list_styles:
         return _list_styles()
     with tqdm(unit="image", dynamic_ncols=True, smoothing=0, disable=not sys.stderr.isatty()) as bar:
-        progress = _Progress(bar)
+        progress = Progress(bar)
         try:
             choice, plan, settings, readers, options = _job(arguments)
-            summary = caption_dataset(
-                arguments.inputs, choice, plan, settings, readers, options, progress.begin, progress.show
-            )
+            with signal_handler(raise_interrupt):  # so that the job can write its last records to disk
+                summary = caption_dataset(
+                    arguments.inputs,
+                    choice=choice,
+                    plan=plan,
+                    settings=settings,
+                    readers=readers,
+                    options=options,
+                    begun=progress.on_start,
+                    watch=progress.on_record,
+                )
         except ImportError as error:
-            return usage_error(error)
+            return usage_error(arguments, error)
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-            is_wrong_use = isinstance(error, (ValueError, FileNotFoundError)) and not isinstance(error, JournalError)
-            if is_wrong_use and not progress.is_begun:
-                return usage_error(error)
-            print_error(f"stopped: {error}")
+            is_usage_error = isinstance(error, (ValueError, FileNotFoundError)) and not isinstance(error, JournalError)
+            if is_usage_error and not progress.has_records:
+                return usage_error(arguments, error)
+            print_error(f"stopped: {with_flags(arguments, str(error))}")
             return STOPPED
+    return _finish(summary)
+
+
+def _finish(summary: JobSummary) -> int:
+    """Print the summary of a completed job and return the exit status."""
+    from mindone.pipelines.image_to_text.dataset.executors.ranks import current_rank
+
     for reason in summary.left_out:
         print_error(one_line(f"left out of the output: {reason}"))
     seconds = max(summary.seconds, 1e-9)
-    counted = f"{summary.inputs} inputs" + " of this share" * summary.is_share
+    inputs = f"{summary.inputs} inputs" + (" in this process" if summary.is_share else "")
     print_error(
-        f"{counted}: {summary.captioned} captioned in {seconds:.0f} s "
-        f"({summary.captioned / seconds:.2f} a second, {summary.tokens / seconds:.0f} tokens a second), "
+        f"{inputs}: {summary.captioned} captioned in {seconds:.0f} s "
+        f"({summary.captioned / seconds:.2f} per second, {summary.tokens / seconds:.0f} tokens per second), "
         f"{summary.kept} kept, {summary.failed} failed"
     )
     if current_rank() is not None:
-        return DONE  # any other status msrun takes for a process that broke, and ends its others
+        return DONE  # msrun treats any other status as a crash and kills the other processes
     return SOME_FAILED if summary.failed or summary.left_out else DONE
 
 
 def _job(
     arguments: Namespace,
 ) -> tuple[ModelChoice, PromptPlan, CaptioningSettings, ReaderOptions, JobOptions]:
-    """Return what `caption_dataset` takes behind its inputs.
+    """Return the model, the prompts and the options for `caption_dataset`.
 
     Raises:
-        ValueError: a value is outside its range, or a name is not known.
+        ValueError: a value is outside its range, or a name is unknown.
         OSError: a prompt file cannot be read.
     """
     from mindone.pipelines.image_to_text.dataset.api import JobOptions
@@ -78,38 +104,43 @@ def _job(
     from mindone.pipelines.image_to_text.dataset.writers import SinkOptions
 
     if not arguments.inputs:
-        raise ValueError("no INPUT is given: name a folder, pictures, a list, a table or shards")
+        raise ValueError("no INPUT is given: name a folder, images, a list, a table or shards")
     seed = arguments.seed or 0
     files = [arguments.prompt_file] if arguments.prompt_file else []
     plan = PromptPlan.from_options(
-        arguments.style or (), arguments.prompt or (), files, arguments.captions, arguments.every_prompt, seed
+        styles=arguments.style or (),
+        prompts=arguments.prompt or (),
+        files=files,
+        captions=arguments.captions,
+        every=arguments.every_prompt,
+        seed=seed,
     )
-    generation = read_settings(arguments)
-    generation.pop("seed", None)  # each caption has one of its own, which follows from the job's
+    generation = generation_settings(arguments)
+    generation.pop("seed", None)  # each caption gets its own seed, derived from the job's
     if plan.repeats and not generation["do_sample"]:
         print_error(
-            "note: a picture is asked the same more than once, and without a --temperature above 0 the answers are the "
-            "same too"
+            "note: each image is asked the same question more than once, and without a --temperature above 0 the "
+            "answers are the same too"
         )
     settings = CaptioningSettings(
-        generation,
-        _rules(arguments),
-        arguments.begin_with,
-        arguments.attempts,
-        seed,
-        arguments.batch_size,
-        arguments.workers,
+        generation=generation,
+        rules=_rules(arguments),
+        beginning=arguments.begin_with,
+        attempts=arguments.attempts,
+        seed=seed,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
     )
     options = JobOptions(
-        arguments.out,
-        tuple(dict.fromkeys(arguments.format or ())),
-        arguments.existing,
-        SinkOptions(arguments.shard_size, arguments.seconds),
-        arguments.engine,
-        _cluster(arguments),
-        arguments.state,
-        arguments.restart,
-        arguments.retry_failed,
+        out=arguments.out,
+        formats=tuple(dict.fromkeys(arguments.format or ())),
+        existing=arguments.existing,
+        sinks=SinkOptions(shard_size=arguments.shard_size, seconds=arguments.seconds),
+        engine=arguments.engine,
+        cluster=_cluster(arguments),
+        state=arguments.state,
+        restart=arguments.restart,
+        retry_failed=arguments.retry_failed,
     )
     return ModelChoice(**model_options(arguments)), plan, settings, _reader_options(arguments), options
 
@@ -131,10 +162,10 @@ def _rules(arguments: Namespace) -> TextRules:
 def _cluster(arguments: Namespace) -> EngineOptions:
     from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
 
-    asked = {name: getattr(arguments, name) for name in ("actors", "cpus") if getattr(arguments, name) is not None}
-    if asked and arguments.engine != "ray":
-        print_error(f"note: {' and '.join(f'--{name}' for name in asked)} change nothing without --engine ray")
-    return EngineOptions(**asked)
+    given = {name: getattr(arguments, name) for name in ("actors", "cpus") if getattr(arguments, name) is not None}
+    if given and arguments.engine != "ray":
+        print_error(f"note: {' and '.join(map(flag_of, given))} have no effect without --engine ray")
+    return EngineOptions(**given)
 
 
 def _reader_options(arguments: Namespace) -> ReaderOptions:
@@ -142,7 +173,7 @@ def _reader_options(arguments: Namespace) -> ReaderOptions:
 
     if arguments.frames < 1:
         raise ValueError(f"--frames must be at least 1, got {arguments.frames}")
-    many = arguments.frames > 1
+    several = arguments.frames > 1
     return ReaderOptions(
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
@@ -151,8 +182,8 @@ def _reader_options(arguments: Namespace) -> ReaderOptions:
         caption_column=arguments.caption_column,
         key_column=arguments.key_column,
         caption_root=arguments.caption_root,
-        frames=arguments.frames if many else None,
-        frame_mode="grid" if arguments.frame_grid else "even" if many else "middle",
+        frames=arguments.frames if several else None,
+        frame_mode="grid" if arguments.frame_grid else "even" if several else "middle",
     )
 
 
@@ -164,42 +195,44 @@ def _list_styles() -> int:
     return DONE
 
 
-class _Progress:
-    """The bar at a terminal, else a line now and then; and a line for each of the first failures.
+class Progress:
+    """Shows a progress bar on a terminal, otherwise a line every minute; and a line for each of the first failures.
 
-    Records that stand from an earlier pass count as done, and for nothing else.
+    Records that were kept from an earlier pass count as done, but not towards the speed.
 
     Attributes:
-        is_begun: whether a record was made, so that what goes wrong from now on is no wrong use any more.
+        has_records: whether the job has produced a record; from then on, errors are no usage errors.
     """
 
-    LINE_SECONDS = 60.0  # between two lines
+    LINE_SECONDS = 60.0  # between two progress lines
 
     def __init__(self, bar: tqdm[Any]) -> None:
-        self.bar, self.is_begun = bar, False
+        self.bar = bar
+        self.has_records = False
         self.done = self.total = self.made = self.tokens = self.failures = 0
 
-    def begin(self, done: int, total: int) -> None:
-        """Told once the inputs are listed."""
-        self.done, self.total = done, total
-        self.begun = self.told = time.monotonic()
+    def on_start(self, done: int, total: int) -> None:
+        """Called once, when the inputs are listed."""
+        self.done = done
+        self.total = total
+        self.start = self.last_line = time.monotonic()
         self.bar.reset(total)
-        self.bar.initial = done  # the rate is of this run
+        self.bar.initial = done  # the bar's rate is that of this run
         self.bar.update(done)
         if done:
-            print_error(f"going on behind {done} of {total} inputs")
+            print_error(f"resuming after {done} of {total} inputs")
 
-    def show(self, record: Record) -> None:
-        """Told of every record."""
-        self.is_begun = True
+    def on_record(self, record: Record) -> None:
+        """Called for every record."""
+        self.has_records = True
         self.done += 1
         if record.stands:
             self.bar.initial += 1
         else:
             self._count(record)
         self.bar.update()
-        if self.bar.disable and time.monotonic() - self.told >= self.LINE_SECONDS:
-            self._tell()
+        if self.bar.disable and time.monotonic() - self.last_line >= self.LINE_SECONDS:
+            self._print_line()
 
     def _count(self, record: Record) -> None:
         self.made += 1
@@ -211,14 +244,15 @@ class _Progress:
                 self.bar.clear()
                 print_error(one_line(f"{record.source}: {record.error}"))
             elif self.failures == _SHOWN_FAILURES + 1:
-                print_error("more inputs failed; failed.jsonl will have them all when the job is done")
+                print_error("more inputs failed; failed.jsonl will list all of them when the job is done")
 
-    def _tell(self) -> None:
-        self.told, line = time.monotonic(), f"{self.done} of {self.total} inputs"
+    def _print_line(self) -> None:
+        self.last_line = time.monotonic()
+        line = f"{self.done} of {self.total} inputs"
         if self.made:
             rate = self.made / self._elapsed()
-            line += f", {rate:.2f} a second, {self.bar.format_interval((self.total - self.done) / rate)} left"
+            line += f", {rate:.2f} per second, {self.bar.format_interval((self.total - self.done) / rate)} left"
         print_error(line)
 
     def _elapsed(self) -> float:
-        return max(time.monotonic() - self.begun, 1e-9)
+        return max(time.monotonic() - self.start, 1e-9)

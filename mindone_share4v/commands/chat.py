@@ -1,4 +1,4 @@
-"""`share4v chat`: questions about pictures, typed or from a pipe, answered turn by turn."""
+"""`share4v chat`: answer questions about images, typed on a terminal or read from a pipe."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..signals import signal_handler
 from .common import (
     DONE,
     SOME_FAILED,
     STANDARD_INPUT,
     failure,
+    generation_settings,
     image_name,
     model_options,
     one_line,
     print_error,
     print_json,
-    read_settings,
     usage_error,
     visible,
 )
@@ -34,25 +35,28 @@ PROMPT = "> "
 
 
 def run(arguments: Namespace) -> int:
-    """Load pictures and model, answer until the questions end, and return the exit status."""
+    """Load the images and the model, answer until the questions end, and return the exit status."""
     from mindone.pipelines import pipeline
     from mindone.pipelines.image_to_text.chat import ChatSession
 
     try:
-        settings = read_settings(arguments)
+        settings = generation_settings(arguments)
         if STANDARD_INPUT in arguments.images:
-            raise ValueError("standard input is where questions come from: give the picture as a file")
+            raise ValueError(
+                "IMAGE - cannot be used here, since the questions are read from standard input: "
+                "give the image as a file"
+            )
         images = _load(arguments.images)
         if images is None:
             return SOME_FAILED
         answerer = pipeline("image-text-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
-        return usage_error(error)
+        return usage_error(arguments, error)
     return _Chat(ChatSession(answerer, images, settings), arguments.json).run()
 
 
 def _load(sources: list[str]) -> list[PILImage] | None:
-    """Load every picture; None if one failed, which is said."""
+    """Load every image; print the errors and return None if any failed."""
     from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
     images = []
@@ -68,41 +72,42 @@ class _Chat:
     """One run of the command."""
 
     def __init__(self, session: ChatSession, as_json: bool) -> None:
-        self.session, self.as_json = session, as_json
-        self.typed = sys.stdin.isatty()
+        self.session = session
+        self.as_json = as_json
+        self.interactive = sys.stdin.isatty()
         self.streams = sys.stdout.isatty() and not as_json
 
     def run(self) -> int:
         status = DONE
-        if self.typed:
-            print_error("ask about the picture; /help shows the commands")
+        if self.interactive:
+            print_error("ask a question about the image; /help lists the commands")
         for line in self._lines():
             if line in COMMANDS:
                 if not COMMANDS[line].act(self.session):
                     break
-            elif line.startswith("/") and self.typed:
-                print_error(f"unknown command {line}; there are {', '.join(COMMANDS)}")
+            elif line.startswith("/") and self.interactive:
+                print_error(f"unknown command {line}; the commands are {', '.join(COMMANDS)}")
             elif line and not self._answer(line):
                 status = SOME_FAILED
         return status
 
     def _lines(self) -> Iterator[str]:
-        if not self.typed:
+        if not self.interactive:
             yield from (line.strip() for line in sys.stdin)
             return
         with suppress(ImportError):
-            import readline  # noqa: F401  (input() then edits lines and recalls them)
+            import readline  # noqa: F401  (gives input() line editing and a history)
         with suppress(EOFError):
             while True:
-                with _handled_by(signal.default_int_handler):  # so that readline puts the terminal in order
+                with signal_handler(signal.default_int_handler):  # so that readline restores the terminal
                     line = input(PROMPT if sys.stdout.isatty() else "")
                 yield line.strip()
 
     def _answer(self, question: str) -> bool:
-        """Answer and show it; say what went wrong and return False otherwise."""
+        """Print the answer to a question; on failure, print the error and return False."""
         pieces = []
         try:
-            with _stopped_by_ctrl_c(self.typed) as stopped:
+            with _stop_on_ctrl_c(self.interactive) as stopped:
                 for piece in self.session.ask(question):
                     pieces.append(piece)
                     if self.streams:
@@ -110,55 +115,52 @@ class _Chat:
                     if stopped:
                         break
         except ValueError as error:
-            print_error(f"{error}; /reset begins anew" if self.session.messages else str(error))
+            print_error(f"{error}; /reset starts a new conversation" if self.session.messages else str(error))
             if self.as_json:
                 print_json({"question": question, "error": str(error)})
             return False
         if stopped:
             print(flush=True)
-            print_error("stopped; this question and its answer do not count")
+            print_error("stopped; this question and its answer are left out of the conversation")
             return True
         answer = "".join(piece.text for piece in pieces).strip()
         if self.as_json:
-            record: dict[str, Any] = {"question": question, "answer": answer, "tokens": pieces[-1].generated_tokens}
-            print_json({**record, "seconds": round(pieces[-1].seconds, 3), "finish_reason": pieces[-1].finish_reason})
+            last = pieces[-1]
+            print_json(
+                {
+                    "question": question,
+                    "answer": answer,
+                    "tokens": last.generated_tokens,
+                    "seconds": round(last.seconds, 3),
+                    "finish_reason": last.finish_reason,
+                }
+            )
         else:
             print("" if self.streams else one_line(answer), flush=True)
         return True
 
 
 @contextmanager
-def _handled_by(act: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Let a Ctrl-C call `act` for a while; MindSpore makes a SIGTERM of one that comes while it is at work."""
-    before = {number: signal.signal(number, act) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop_on_ctrl_c(interactive: bool) -> Iterator[list[int]]:
+    """Yield a list that becomes non-empty on Ctrl-C at a terminal; a second Ctrl-C calls the previous handler.
 
-
-@contextmanager
-def _stopped_by_ctrl_c(typed: bool) -> Iterator[list[int]]:
-    """Yield a list that a Ctrl-C at the terminal puts something into; a second one does what it did before.
-
-    Nothing is raised, since MindSpore may be at work.
+    The caller polls the list between tokens: an exception could be raised inside MindSpore, which may abort on it.
     """
     stopped: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
+    previous = signal.getsignal(signal.SIGINT)
 
     def stop(number: int, frame: Any) -> None:
-        if stopped and callable(before):
-            before(number, frame)
+        if stopped and callable(previous):
+            previous(number, frame)
         stopped.append(number)
 
-    with _handled_by(stop) if typed else nullcontext():
+    with signal_handler(stop) if interactive else nullcontext():
         yield stopped
 
 
 @dataclass(frozen=True)
 class _ChatCommand:
-    """What a line that is no question does; `act` returns whether the chat goes on."""
+    """A command of the chat itself; `act` returns False to end the chat."""
 
     summary: str
     act: Callable[[ChatSession], bool]
@@ -172,7 +174,7 @@ def _help(_: ChatSession) -> bool:
 
 def _reset(session: ChatSession) -> bool:
     session.reset()
-    print_error("the conversation begins anew; the pictures stay")
+    print_error("new conversation about the same images")
     return True
 
 
@@ -181,7 +183,7 @@ def _exit(_: ChatSession) -> bool:
 
 
 COMMANDS = {
-    "/help": _ChatCommand("show this list", _help),
-    "/reset": _ChatCommand("forget the questions and answers so far", _reset),
-    "/exit": _ChatCommand("leave (Ctrl-D too)", _exit),
+    "/help": _ChatCommand("list the commands", _help),
+    "/reset": _ChatCommand("start a new conversation about the same images", _reset),
+    "/exit": _ChatCommand("leave the chat (also Ctrl-D)", _exit),
 }

@@ -1,4 +1,4 @@
-"""What the commands share: settings of a command line, and how things are said on a terminal or in a line."""
+"""What the commands share: options for the model and for generation, and how results and errors are printed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,22 @@ from mindone.pipelines.image_to_text.settings import check_settings
 if TYPE_CHECKING:
     from mindone.models.share4v.processing.image_loading import ImageSource
 
-DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
+# Exit statuses.
+DONE = 0
+SOME_FAILED = 1
+USAGE_ERROR = 2
+
 STANDARD_INPUT = "-"
 _SAMPLING_ONLY = ("top_p", "top_k")
-_LENGTHS = ("max_new_tokens", "min_new_tokens", "num_beams")
-_SETTINGS = (*_LENGTHS, "temperature", "repetition_penalty", "seed", *_SAMPLING_ONLY)
+_GENERATION = (
+    "max_new_tokens",
+    "min_new_tokens",
+    "num_beams",
+    "temperature",
+    "repetition_penalty",
+    "seed",
+    *_SAMPLING_ONLY,
+)
 _MODEL = (
     "model",
     "vision_tower",
@@ -27,71 +38,106 @@ _MODEL = (
     "local_files_only",
     "conversation",
 )
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Names of one word that errors of the libraries start with.
+_PLAIN_NAMES = ("actors", "attempts", "captions", "cpus", "dtype", "restart", "seed", "temperature", "workers")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def read_settings(arguments: Namespace) -> dict[str, Any]:
-    """Return the arguments of `generate` that a command line asks for; a temperature above 0 turns sampling on.
+def generation_settings(arguments: Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `generate` that the command line asks for.
+
+    A temperature above 0 turns sampling on.
 
     Raises:
         ValueError: a value is outside its range.
     """
-    settings = {name: getattr(arguments, name) for name in _SETTINGS if getattr(arguments, name, None) is not None}
+    settings = {name: getattr(arguments, name) for name in _GENERATION if getattr(arguments, name, None) is not None}
     settings["stop"] = tuple(arguments.stop)
     settings["do_sample"] = settings["temperature"] > 0
+    if settings["do_sample"] and settings.get("num_beams", 1) > 1:
+        raise ValueError("--num-beams above 1 cannot be combined with a --temperature above 0: leave one of them out")
     if not settings["do_sample"]:
-        idle = [f"--{name.replace('_', '-')}" for name in _SAMPLING_ONLY if name in settings]
-        if idle:
-            print_error(f"note: {' and '.join(idle)} change nothing without a --temperature above 0")
+        unused = [flag_of(name) for name in _SAMPLING_ONLY if name in settings]
+        if unused:
+            print_error(f"note: {' and '.join(unused)} have no effect without a --temperature above 0")
     return check_settings(None, settings)
 
 
 def model_options(arguments: Namespace) -> dict[str, Any]:
-    """Return the arguments of `pipeline` that say which model to load and how."""
+    """Return the keyword arguments of `pipeline` that say which model to load and how."""
     return {name: getattr(arguments, name) for name in _MODEL}
 
 
 def read_image(source: str) -> ImageSource:
-    """Return what a command line's IMAGE means: `-` is the bytes of standard input, all else stays as it is."""
+    """Return the image source that an IMAGE argument stands for: the bytes of standard input for `-`, else itself."""
     return sys.stdin.buffer.read() if source == STANDARD_INPUT else source
 
 
 def image_name(source: str) -> str:
-    """Name a command line's IMAGE in a short line."""
+    """Return a short name of an IMAGE argument, on one line."""
     from mindone.models.share4v.processing.image_loading import describe
 
     return one_line(describe(source))
 
 
 def failure(source: ImageSource, error: Exception) -> str:
-    """Return why a picture failed, without its name, which the errors of `load_image` begin with."""
+    """Return why an image failed, without its name, which the errors of `load_image` start with."""
     from mindone.models.share4v.processing.image_loading import describe
 
     return one_line(str(error).removeprefix(f"{describe(source)}: "))
 
 
 def print_error(message: str) -> None:
-    """Say something on standard error."""
+    """Print a line on standard error."""
     print(f"share4v: {message}", file=sys.stderr, flush=True)
 
 
-def usage_error(error: Exception) -> int:
-    """Say what is wrong with how the command was called, and return its exit status."""
-    print_error(f"error: {error}")
-    return WRONG_USE
+def usage_error(arguments: Namespace, error: Exception) -> int:
+    """Report an error in how the command was called, and return its exit status.
+
+    The libraries name Python arguments in their errors; the report names the flags of the same meaning.
+    """
+    print_error(f"error: {with_flags(arguments, str(error))}")
+    return USAGE_ERROR
+
+
+def flag_of(name: str) -> str:
+    """Return the flag that sets an argument: --top-p for top_p."""
+    return f"--{name.replace('_', '-')}"
+
+
+def with_flags(arguments: Namespace, message: str) -> str:
+    """Return `message` with the command's flags in place of the Python arguments that it names.
+
+    A name of several words (max_new_tokens) is replaced wherever it stands by itself; a plain word such as dtype only
+    at the start of the message, where it must be an argument.
+
+    Example:
+        >>> from argparse import Namespace
+        >>> from mindone_share4v.commands.common import with_flags
+        >>> with_flags(Namespace(max_new_tokens=0, seed=1), "max_new_tokens must be positive, got 0")
+        '--max-new-tokens must be positive, got 0'
+    """
+    for name in vars(arguments):
+        if "_" in name:
+            # Not inside a path, a dotted name or quotes; `name=True` becomes the flag alone, since it takes no value.
+            message = re.sub(rf"(?<![\w./'\"-]){name}(=True)?(?![\w/'\"-]|\.\w)", flag_of(name), message)
+        elif name in _PLAIN_NAMES:
+            message = re.sub(rf"\A{name}(?= )", flag_of(name), message)
+    return message
 
 
 def print_json(record: dict[str, Any]) -> None:
-    """Print one object as a line, at once."""
+    """Print a record as one line of JSON, and flush it."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     print(json.dumps(record, ensure_ascii=encoding != "utf8"), flush=True)
 
 
 def one_line(text: str) -> str:
-    """Make one line of a text: runs of line ends and tabs become a space, other control characters vanish."""
+    """Return `text` on one line: line breaks and tabs become spaces, other control characters are removed."""
     return visible(" ".join(part.strip() for part in text.replace("\t", "\n").splitlines() if part.strip()))
 
 
 def visible(text: str) -> str:
-    """Leave out control characters, with which a text could steer a terminal; line ends and tabs stay."""
-    return _CONTROLS.sub("", text)
+    """Return `text` without control characters, which could send commands to a terminal; keeps newlines and tabs."""
+    return _CONTROL_CHARACTERS.sub("", text)

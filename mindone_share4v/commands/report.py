@@ -1,4 +1,4 @@
-"""`share4v report`: a job's journal becomes a page to look at."""
+"""`share4v report`: write an HTML page about a caption-dataset job."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .common import DONE, one_line, usage_error
 
 
 def run(arguments: Namespace) -> int:
-    """Write the page, say where it is, and return the exit status."""
+    """Write the page, print its path and a summary, and return the exit status."""
     from mindone.pipelines.image_to_text.dataset.report.report import write_report
     from mindone.pipelines.image_to_text.dataset.state.records import printable
 
     try:
         path, summary = write_report(arguments.out, arguments.html)
     except (ValueError, OSError) as error:
-        return usage_error(error)
+        return usage_error(arguments, error)
     captions = f"{summary.captions:,} captions, {summary.failed:,} failed, {summary.loops:,} suspected loops"
     print(one_line(printable(f"{path}: {captions}")))
     return DONE

@@ -1,4 +1,4 @@
-"""`share4v score`: captions against references, as a table or as JSON."""
+"""`share4v score`: score captions against references; prints a table or JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .common import DONE, SOME_FAILED, one_line, print_error, print_json, usage_
 if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.evaluation import CaptionFile, Scores
 
-_SHOWN_KEYS = 5
+_SHOWN_KEYS = 5  # of images without a counterpart; the counts are always printed
 
 
 def run(arguments: Namespace) -> int:
-    """Score, show the scores, and return the exit status."""
+    """Score the captions, print the scores, and return the exit status."""
     from mindone.pipelines.image_to_text.evaluation import match, read_captions, score_captions
 
     try:
@@ -27,18 +27,18 @@ def run(arguments: Namespace) -> int:
         references = read_captions(arguments.references, keys[1], captions[1])
         pairs, matched_by = match(predictions, references)
         mismatches = _mismatches(predictions, references, pairs)
-        with _scorers_print_to_standard_error():
+        with _stdout_to_stderr():
             scores = score_captions(
                 {key: _only(predictions, key) for key in pairs},
                 {key: references.captions[other] for key, other in pairs.items()},
-                arguments.metric,
-                arguments.tokenizer,
-                not arguments.local_files_only,
+                metrics=arguments.metric,
+                tokenizer=arguments.tokenizer,
+                download=not arguments.local_files_only,
             )
         if arguments.per_image is not None:
             _write_per_image(arguments.per_image, scores)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        return usage_error(error)
+        return usage_error(arguments, error)
     result = _result(scores, matched_by, mismatches)
     if arguments.json:
         print_json(result)
@@ -46,20 +46,20 @@ def run(arguments: Namespace) -> int:
         print(_table(result))
     for what, found in mismatches.items():
         if found:
-            print_error(f"{what.replace('_', ' ')}: {len(found)}, {one_line(_some(found))}")
+            print_error(f"{what.replace('_', ' ')}: {len(found)}, {one_line(_first_keys(found))}")
     for metric, reason in scores.not_computed.items():
         print_error(f"{metric} not computed: {one_line(reason)}")
     return SOME_FAILED if scores.not_computed or any(mismatches.values()) else DONE
 
 
 def _columns(name: str, given: Sequence[str]) -> tuple[str | None, str | None]:
-    """Return what a flag names for the predictions and for the references.
+    """Return the column names that a flag gives for the predictions and for the references.
 
     Raises:
-        ValueError: it is given more than twice.
+        ValueError: the flag is given more than twice.
     """
     if len(given) > 2:
-        raise ValueError(f"--{name} is given {len(given)} times: once for both files, or twice")
+        raise ValueError(f"--{name} is given {len(given)} times: give it once for both files, or once for each")
     return (given[0], given[-1]) if given else (None, None)
 
 
@@ -67,8 +67,8 @@ def _only(predictions: CaptionFile, key: str) -> str:
     captions = predictions.captions[key]
     if len(captions) != 1:
         raise ValueError(
-            f"{predictions.path}: {key!r} has {len(captions)} captions, and one an image can be scored: keep one, or "
-            "score each kind from a file of its own"
+            f"{predictions.path}: {key!r} has {len(captions)} captions, but only one per image can be scored: "
+            "keep one, or score each kind of caption from its own file"
         )
     return captions[0]
 
@@ -83,7 +83,7 @@ def _mismatches(predictions: CaptionFile, references: CaptionFile, pairs: Mappin
     }
 
 
-def _some(keys: Sequence[str]) -> str:
+def _first_keys(keys: Sequence[str]) -> str:
     shown = ", ".join(keys[:_SHOWN_KEYS])
     return f"the first {_SHOWN_KEYS} are {shown}" if len(keys) > _SHOWN_KEYS else shown
 
@@ -105,7 +105,7 @@ def _table(result: Mapping[str, Any]) -> str:
     rows += [(name, "not computed") for name in result["not_computed"]]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value:>12}" for name, value in rows]
-    lines += ["", f"{result['images']:,} images, brought together by {result['matched_by']}"]
+    lines += ["", f"{result['images']:,} images, matched by {result['matched_by']}"]
     lines += [f"words: {result['tokenizer']}", *(f"note: {note}" for note in result["notes"])]
     return "\n".join(lines)
 
@@ -122,14 +122,14 @@ def _write_per_image(path: str, scores: Scores) -> None:
 
 
 @contextmanager
-def _scorers_print_to_standard_error() -> Iterator[None]:
-    """Keep what pycocoevalcap and its Java programs print out of our result."""
+def _stdout_to_stderr() -> Iterator[None]:
+    """Redirect standard output, so that what pycocoevalcap and its Java programs print does not mix with the result."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved = os.dup(1)
     os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved, 1)
+        os.close(saved)

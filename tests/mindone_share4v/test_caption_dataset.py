@@ -132,7 +132,7 @@ def test_lengths_and_openings(photos: Path, tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["caption-dataset", str(photos), "--out", str(out), "--min-words", "9", "--max-words", "3"]) == 2
     said = capsys.readouterr().err
-    assert "min_words 9 is more than max_words 3" in said
+    assert "--min-words 9 is more than --max-words 3" in said
 
 
 def test_a_table_with_names_and_pictures_elsewhere(photos: Path, tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_table_with_names_and_pictures_elsewhere(photos: Path, tmp_path: Path)
         (["photos", "--style", "no-such-style"], "no-such-style"),
         (["photos", "--format", "xml", "--out", "x"], "xml"),
         (["photos", "--prompt", "What about {nothing}?"], "nothing"),
-        (["photos", "--attempts", "9"], "attempts"),
-        (["photos", "--batch-size", "0"], "batch_size"),
+        (["photos", "--attempts", "9"], "--attempts must"),
+        (["photos", "--batch-size", "0"], "--batch-size must"),
         (["photos", "--require", "cat", "--forbid", "cat"], "cat"),
         (["photos", "--out", "photos/0.png"], "0.png"),
         (["photos", "--image-root", "nowhere"], "nowhere"),

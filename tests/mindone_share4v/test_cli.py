@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +79,26 @@ def test_the_parser_imports_nothing_heavy() -> None:
         assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_help(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([command.name, "--help"])
+        main([name, "--help"])
     out, _ = lines_of(capsys)
     text = "\n".join(out)
     assert end.value.code == 0 and "examples:\n" in text and "exit status:" in text
-    flags = [flag for _, arguments in command.groups for argument in arguments for flag in argument.flags]
-    assert [flag for flag in flags if flag.startswith("-") and flag not in text] == []
+    parser = argparse.ArgumentParser()
+    COMMANDS[name].add_arguments(parser)
+    assert [flag for action in parser._actions for flag in action.option_strings if flag not in text] == []
+    # The usage line is written by hand: it names everything that must be given.
+    required = [action for action in parser._actions if action.required or not action.option_strings]
+    assert set(re.findall(r"--\w+|[A-Z]+", out[0].split("[OPTION]...")[1])) == {
+        text for action in required for text in (*action.option_strings, action.metavar)
+    }
 
 
-def test_every_handler_is_there() -> None:
-    for command in COMMANDS:
-        module, _, function = command.handler.partition(":")
-        assert callable(getattr(__import__(module, fromlist=[function]), function))
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_imported_and_run(name: str) -> None:
+    assert callable(import_module(f"mindone_share4v.commands.{name.replace('-', '_')}").run)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,16 +220,19 @@ def test_data_uris_and_standard_input(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--temperature", "-1"], "temperature must be "),
-        (["--top-p", "2", "--temperature", "1"], "top_p must be "),
-        (["--max-new-tokens", "0"], "max_new_tokens must be"),
-        (["--num-beams", "2", "--temperature", "1"], "num_beams and do_sample"),
+        (["--temperature", "-1"], "--temperature must be "),
+        (["--top-p", "2", "--temperature", "1"], "--top-p must be "),
+        (["--max-new-tokens", "0"], "--max-new-tokens must be"),
+        (
+            ["--num-beams", "2", "--temperature", "1"],
+            "--num-beams above 1 cannot be combined with a --temperature above 0",
+        ),
         (["--stop", ""], "a stop string "),
         (["--batch-size", "0"], "--batch-size must be 1 or more"),
         (["--conversation", "vicuna"], "Did you mean 'vicuna_v1'"),
         (["--prompt", "<image> <image>"], "names 2 <image>"),
         (["--prompt", "why " * 600], "the model's context 512"),
-        (["--dtype", "int3"], "dtype 'int3' is not supported"),
+        (["--dtype", "int3"], "error: --dtype 'int3' is not supported"),
         (["--vision-tower", "none-such"], "vision tower 'none-such'"),
         (["--model", "no/such/directory", "--local-files-only"], "no/such/directory"),
         (["--model", "sharegpt4v-8b"], "Did you mean 'sharegpt4v-7b'"),
@@ -245,8 +256,8 @@ def test_errors_of_pictures_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None
     """Pictures come in their order, a batch is as full as can be, and no error is held back where nothing waits."""
     good, bad = "good", "bad"
     given = [bad, good, bad, good, good, bad]
-    sources = [caption_command.Source(f"{n}", object() if kind == good else None) for n, kind in enumerate(given)]  # type: ignore[arg-type]
-    groups = [[int(source.given) for source in group] for group in caption_command._groups(iter(sources), 2)]
+    images = [caption_command.LoadedImage(f"{n}", object() if kind == good else None) for n, kind in enumerate(given)]  # type: ignore[arg-type]
+    groups = [[int(loaded.name) for loaded in group] for group in caption_command.batches(iter(images), 2)]
     assert groups == [[0], [1, 2, 3], [4, 5]]
 
 
@@ -289,7 +300,7 @@ def test_chat_without_its_picture(checkpoint: Path, pictures: list[str], capsys:
     (line,) = lines_of(capsys)[1]
     assert line.startswith("share4v: missing.png: there is no such file")
     assert main(["chat", "-", "--model", str(checkpoint)]) == 2
-    assert "questions come from" in lines_of(capsys)[1][0]
+    assert "questions are read from standard input" in lines_of(capsys)[1][0]
 
 
 def test_convert(
@@ -440,7 +451,9 @@ def test_chat_on_a_terminal(checkpoint: Path, pictures: list[str], tmp_path: Pat
     terminal.read_until(lambda text: len(text.partition("Why is it?")[2].strip()) > 8)
     terminal.type("\x03")  # Ctrl-C ends the answer, not the chat
     terminal.read_until(
-        lambda text: "stopped; this question and its answer do not count" in text and text.endswith("> ")
+        lambda text: (
+            "stopped; this question and its answer are left out of the conversation" in text and text.endswith("> ")
+        )
     )
     terminal.type("/help\n")
     terminal.read_until(lambda text: "/reset" in text and text.endswith("> "))

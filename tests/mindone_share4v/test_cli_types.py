@@ -43,7 +43,7 @@ def test_the_type_of_the_cache_reaches_the_model(
     assert main(["caption", pictures[0], "--model", str(checkpoint), "--kv-cache-dtype", "int4"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.endswith("kv_cache_dtype 'int4': expected one of float32, float16, int8, or None\n")
+    assert captured.err.endswith("--kv-cache-dtype 'int4': expected one of float32, float16, int8, or None\n")
 
 
 @pytest.mark.parametrize(

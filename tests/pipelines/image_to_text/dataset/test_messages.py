@@ -15,7 +15,7 @@ from mindone.pipelines.image_to_text.dataset.job import JobSummary
 from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 from mindone.pipelines.image_to_text.dataset.state.records import Record
 from mindone_share4v.cli import main
-from mindone_share4v.commands.caption_dataset import _Progress
+from mindone_share4v.commands.caption_dataset import Progress
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def command(photos: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("error", "is_begun", "status", "said"),
+    ("error", "has_records", "status", "said"),
     [
         (FileNotFoundError("gone"), False, 2, "error: gone"),
         (FileNotFoundError("gone"), True, 3, "stopped: gone"),
@@ -42,19 +42,18 @@ def command(photos: Path, *more: str) -> list[str]:
         (OSError("full"), False, 3, "stopped: full"),
     ],
 )
-def test_what_goes_wrong_in_the_middle_is_no_wrong_use(
+def test_an_error_after_the_first_record_is_no_usage_error(
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: Exception,
-    is_begun: bool,
+    has_records: bool,
     status: int,
     said: str,
 ) -> None:
-    def job(*arguments: Any) -> JobSummary:
-        begun, watch = arguments[-2:]
+    def job(inputs: Any, *, begun: Any, watch: Any, **options: Any) -> JobSummary:
         begun(0, 3)
-        if is_begun:
+        if has_records:
             watch(Record(0, "a", "a.png", ("A cat.",)))
         raise error
 
@@ -78,10 +77,10 @@ def test_a_damaged_journal_stops_the_job(photos: Path, capsys: pytest.CaptureFix
     [
         (("--frames", "0"), 2, "error: --frames must be at least 1, got 0"),
         (("--frames", "-3"), 2, "error: --frames must be at least 1, got -3"),
-        (("--restart", "--retry-failed"), 2, "error: restart and retry_failed do not go together"),
-        (("--actors", "0", "--engine", "ray"), 2, "actors must be an integer of at least 1, got 0"),
-        (("--actors", "2"), 0, "note: --actors change nothing without --engine ray"),
-        (("--actors", "2", "--cpus", "1", "--engine", "local"), 0, "note: --actors and --cpus change nothing without"),
+        (("--restart", "--retry-failed"), 2, "error: --restart and --retry-failed do not go together"),
+        (("--actors", "0", "--engine", "ray"), 2, "--actors must be an integer of at least 1, got 0"),
+        (("--actors", "2"), 0, "note: --actors have no effect without --engine ray"),
+        (("--actors", "2", "--cpus", "1", "--engine", "local"), 0, "note: --actors and --cpus have no effect without"),
     ],
 )
 def test_arguments_that_are_refused_or_do_nothing(
@@ -102,11 +101,11 @@ def test_without_a_terminal_there_are_lines(
 ) -> None:
     assert main(command(photos)) == 0
     assert " of 3 inputs" not in capsys.readouterr().err  # a job of seconds has none
-    monkeypatch.setattr(_Progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(Progress, "LINE_SECONDS", 0.0)
     assert main(command(photos, "--restart")) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if " of 3 inputs" in line]
     assert [line.partition(",")[0] for line in lines] == [f"share4v: {n} of 3 inputs" for n in (1, 2, 3)]
-    assert all(" a second, " in line and line.endswith(" left") for line in lines)
+    assert all(" per second, " in line and line.endswith(" left") for line in lines)
 
 
 def record(number: int, **more: Any) -> Record:
@@ -116,44 +115,44 @@ def record(number: int, **more: Any) -> Record:
 def test_the_rate_is_of_what_this_run_made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    progress = _Progress(tqdm(disable=True))
-    progress.begin(1000, 30_000)
+    progress = Progress(tqdm(disable=True))
+    progress.on_start(1000, 30_000)
     for number in range(1000, 1190):
-        progress.show(record(number, stands=True, error="an old one"))
+        progress.on_record(record(number, stands=True, error="an old one"))
     clock[0] += 59
-    progress.show(record(1190))
+    progress.on_record(record(1190))
     clock[0] += 1
-    progress.show(record(1191))
+    progress.on_record(record(1191))
     for number in range(1192, 1200):
-        progress.show(record(number))
+        progress.on_record(record(number))
     clock[0] += 61
-    progress.show(record(1200, stands=True))
+    progress.on_record(record(1200, stands=True))
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "share4v: going on behind 1000 of 30000 inputs",
-        "share4v: 1192 of 30000 inputs, 0.03 a second, 240:04:00 left",
-        "share4v: 1201 of 30000 inputs, 0.08 a second, 96:47:47 left",
+        "share4v: resuming after 1000 of 30000 inputs",
+        "share4v: 1192 of 30000 inputs, 0.03 per second, 240:04:00 left",
+        "share4v: 1201 of 30000 inputs, 0.08 per second, 96:47:47 left",
     ]
     assert progress.tokens == 50 and progress.failures == 0
 
 
 def test_the_bar_of_a_terminal_has_the_same_rate(capsys: pytest.CaptureFixture[str]) -> None:
     with tqdm() as bar:
-        progress = _Progress(bar)
-        progress.begin(1000, 2000)
+        progress = Progress(bar)
+        progress.on_start(1000, 2000)
         for number in range(1000, 1500):
-            progress.show(record(number, stands=True))
+            progress.on_record(record(number, stands=True))
         for number in range(1500, 1510):
-            progress.show(record(number))
+            progress.on_record(record(number))
         assert (bar.n, bar.total, bar.n - bar.initial) == (1510, 2000, 10)
     assert "share4v: 1" not in capsys.readouterr().err
 
 
 def test_failures_are_told_with_where_all_of_them_will_be(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = _Progress(tqdm(disable=True))
-    progress.begin(0, 100)
+    progress = Progress(tqdm(disable=True))
+    progress.on_start(0, 100)
     for number in range(40):
-        progress.show(record(number, error="broken"))
+        progress.on_record(record(number, error="broken"))
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 21 and said[0] == "share4v: 0.png: broken"
-    assert said[-1] == "share4v: more inputs failed; failed.jsonl will have them all when the job is done"
+    assert said[-1] == "share4v: more inputs failed; failed.jsonl will list all of them when the job is done"

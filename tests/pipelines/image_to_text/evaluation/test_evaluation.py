@@ -453,7 +453,7 @@ def test_the_table_and_the_json_say_the_same(tmp_path: Path, capsys: pytest.Capt
     assert status == 0
     for name, score in direct.scores.items():
         assert re.search(rf"^{name} +{score:.4f}$", out, re.MULTILINE)
-    assert "4 images, brought together by keys" in out and "words: built-in, without Java" in out
+    assert "4 images, matched by keys" in out and "words: built-in, without Java" in out
 
 
 def test_keys_in_one_file_alone_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

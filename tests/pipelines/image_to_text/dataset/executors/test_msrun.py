@@ -107,7 +107,7 @@ def test_msrun_shares_the_job_and_a_killed_rank_is_made_good_by_the_next_run(
     logs = [path.read_text() for path in sorted((place / "log").glob("worker_*.log"))]
     assert done.returncode == 0, (output, logs)
     assert stable(out) == local
-    assert "of this share" in logs[1]
+    assert " inputs in this process: " in logs[1]
 
 
 def rank_process(parent: int, rank: int) -> int:
