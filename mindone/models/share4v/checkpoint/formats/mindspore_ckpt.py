@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import CheckpointError
-from .tensor import StoredTensor, decoded, item_size, map_file, typed
+from .tensor import MAX_DIMENSIONS, Layout, StoredTensor, arranged, checked_layout, decoded, item_size, map_file, typed
 
 DTYPES = {
     "Float64": "float64",
@@ -38,6 +38,7 @@ VALUE = 1
 TAG, TENSOR = 1, 2
 DIMS, TENSOR_TYPE, TENSOR_CONTENT = 1, 2, 3
 CRC_MARK, CRC_SIZE = b"crc_num", 17
+MAX_NAME_BYTES = 4096
 
 
 class _Damaged(Exception):
@@ -63,10 +64,10 @@ def open_ckpt(path: Path) -> list[StoredTensor]:
         end -= CRC_SIZE
     entries: dict[str, _Entry] = {}
     try:
-        for number, (start, stop) in _fields(data, 0, end):
+        for number, span in _fields(data, 0, end):
             if number != VALUE:
                 raise _Damaged(f"unknown field {number}")
-            _add(data, start, stop, entries)
+            _add(data, *_byte_span(span, "an entry"), entries)
     except (_Damaged, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{path} is truncated, encrypted or no MindSpore checkpoint ({error}): download it again, or save it "
@@ -105,25 +106,38 @@ def _fields(data: np.ndarray, position: int, end: int) -> Iterator[tuple[int, tu
             raise _Damaged(f"unknown wire type {key & 7}")
 
 
-def _text(data: np.ndarray, start: int, stop: int) -> str:
+def _byte_span(span: tuple[int, int], what: str) -> tuple[int, int]:
+    """Return where a byte field is; a number in its place is damage, since it would be read as a position."""
+    if span[1] < 0:
+        raise _Damaged(f"{what} is a number, expected bytes")
+    return span
+
+
+def _text(data: np.ndarray, span: tuple[int, int], what: str) -> str:
+    start, stop = _byte_span(span, what)
+    if stop - start > MAX_NAME_BYTES:
+        raise _Damaged(f"{what} has {stop - start} bytes, expected at most {MAX_NAME_BYTES}")
     return data[start:stop].tobytes().decode("utf-8")
 
 
 def _add(data: np.ndarray, start: int, stop: int, entries: dict[str, _Entry]) -> None:
     """Read one `Value`. A tensor above 512 MB is written as several with one name, one after the other."""
-    parts = dict(_fields(data, start, stop))
-    if set(parts) != {TAG, TENSOR}:
-        raise _Damaged(f"an entry has fields {sorted(parts)}, expected a name and a tensor")
-    name = _text(data, *parts[TAG])
+    fields = list(islice(_fields(data, start, stop), 3))
+    parts = dict(fields)
+    if len(fields) != 2 or set(parts) != {TAG, TENSOR}:
+        raise _Damaged(f"an entry has fields {[number for number, _ in fields]}, expected a name and a tensor")
+    name = _text(data, parts[TAG], "a name")
     dims: list[int] = []
     dtype, chunk = "", (0, 0)
-    for number, span in _fields(data, *parts[TENSOR]):
+    for number, span in _fields(data, *_byte_span(parts[TENSOR], f"the tensor of {name}")):
         if number == DIMS:
             dims.extend(_dims(data, *span))
+            if len(dims) > MAX_DIMENSIONS:
+                raise _Damaged(f"the tensor of {name} has more than {MAX_DIMENSIONS} dimensions")
         elif number == TENSOR_TYPE:
-            dtype = _text(data, *span)
+            dtype = _text(data, span, f"the type of {name}")
         elif number == TENSOR_CONTENT:
-            chunk = span
+            chunk = _byte_span(span, f"the content of {name}")
         else:
             raise _Damaged(f"the tensor of {name} has an unknown field {number}")
     shape = () if dims == [0] else tuple(dims)  # MindSpore writes a scalar's shape as [0]
@@ -140,7 +154,7 @@ def _dims(data: np.ndarray, start: int, stop: int) -> list[int]:
     if stop == -1:
         return [start]
     sizes = []
-    while start < stop:
+    while start < stop and len(sizes) <= MAX_DIMENSIONS:
         size, start = _varint(data, start, stop)
         sizes.append(size)
     return sizes
@@ -153,12 +167,14 @@ def _stored(name: str, entry: _Entry, data: np.ndarray, path: Path) -> StoredTen
         )
     dtype = DTYPES[entry.dtype]
     size = sum(stop - start for start, stop in entry.chunks)
-    if size != prod(entry.dims) * item_size(dtype):
-        raise CheckpointError(f"{name} in {path} has {size} bytes, which is not what shape {entry.dims} takes")
-    return StoredTensor(name, entry.dims, dtype, path, partial(_read, data, entry, dtype), data)
+    if size % item_size(dtype):
+        raise CheckpointError(f"{name} in {path} has {size} bytes, not a whole number of {dtype} elements")
+    layout = checked_layout(f"{name} in {path}", entry.dims, size // item_size(dtype))
+    read = partial(_read, data, tuple(entry.chunks), dtype, layout)
+    return StoredTensor(name, layout.shape, dtype, path, read, data)
 
 
-def _read(data: np.ndarray, entry: _Entry, dtype: str) -> np.ndarray:
-    chunks = [data[start:stop] for start, stop in entry.chunks]
-    raw = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-    return decoded(typed(raw, dtype), dtype).reshape(entry.dims)
+def _read(data: np.ndarray, chunks: tuple[tuple[int, int], ...], dtype: str, layout: Layout) -> np.ndarray:
+    parts = [data[start:stop] for start, stop in chunks]
+    raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return decoded(arranged(typed(raw, dtype), layout), dtype)

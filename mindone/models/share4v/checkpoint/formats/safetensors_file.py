@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
-from .tensor import StoredTensor, decoded, item_size, map_file, typed
+from .tensor import Layout, StoredTensor, arranged, checked_layout, decoded, item_size, map_file, typed
 
 DTYPES = {
     "F64": "float64",
@@ -58,12 +57,16 @@ def _stored(name: str, entry: dict[str, Any], body: np.ndarray, path: Path) -> S
         raise CheckpointError(
             f"{name} in {path} has dtype {entry['dtype']}, which is not supported; expected one of {', '.join(DTYPES)}"
         )
-    dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+    dtype = DTYPES[entry["dtype"]]
     start, stop = entry["data_offsets"]
-    if stop - start != prod(shape) * item_size(dtype):
-        raise CheckpointError(f"{name} in {path} has {stop - start} bytes, which is not what shape {shape} takes")
-    return StoredTensor(name, shape, dtype, path, partial(_read, body, start, stop, dtype, shape), body)
+    size = item_size(dtype)
+    if (stop - start) % size:
+        raise CheckpointError(
+            f"{name} in {path} has {stop - start} bytes, which is no whole number of {dtype} elements"
+        )
+    layout = checked_layout(f"{name} in {path}", entry["shape"], (stop - start) // size)
+    return StoredTensor(name, layout.shape, dtype, path, partial(_read, body, start, stop, dtype, layout), body)
 
 
-def _read(body: np.ndarray, start: int, stop: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    return decoded(typed(body[start:stop], dtype), dtype).reshape(shape)
+def _read(body: np.ndarray, start: int, stop: int, dtype: str, layout: Layout) -> np.ndarray:
+    return decoded(arranged(typed(body[start:stop], dtype), layout), dtype)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from ..errors import CheckpointError
-from .tensor import StoredTensor, decoded, item_size, map_file, typed
-from .torch_pickle import TensorRecord, unpickle_tensors
+from .tensor import Layout, StoredTensor, arranged, checked_layout, decoded, item_size, map_file, typed
+from .torch_pickle import MAX_PICKLE_BYTES, TensorRecord, read_tensor_records
 
 ZIP_MAGIC = b"PK\x03\x04"
 LOCAL_HEADER_SIZE = 30
@@ -40,9 +39,12 @@ def open_torch(path: Path) -> list[StoredTensor]:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
             root = _root(members, path)
-            records = unpickle_tensors(archive.read(root + "data.pkl"), path)
-            order = archive.read(root + "byteorder") if root + "byteorder" in members else b"little"
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+            records = read_tensor_records(
+                _small_member(archive, members[root + "data.pkl"], MAX_PICKLE_BYTES, path), path
+            )
+            has_order = root + "byteorder" in members
+            order = _small_member(archive, members[root + "byteorder"], 16, path) if has_order else b"little"
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}): download it again") from error
     if order not in BYTE_ORDERS:
         raise CheckpointError(f"{path} states byte order {order!r}, expected b'little' or b'big'")
@@ -57,6 +59,16 @@ def _root(members: dict[str, zipfile.ZipInfo], path: Path) -> str:
     return roots[0]
 
 
+def _small_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int, path: Path) -> bytes:
+    """Read a member of at most `limit` bytes. torch compresses nothing, so a compressed member is not torch's."""
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size > limit:
+        raise CheckpointError(
+            f"{path} holds {member.filename} with {member.file_size} bytes"
+            f"{'' if member.compress_type == zipfile.ZIP_STORED else ', compressed'}; expected at most {limit}, stored"
+        )
+    return archive.read(member)
+
+
 class _Storages:
     """The storages of one archive as views of the mapped file."""
 
@@ -68,12 +80,10 @@ class _Storages:
     def stored(self, name: str, record: TensorRecord) -> StoredTensor:
         """Check that the tensor lies inside its storage, and describe it."""
         storage = record.storage
-        empty = 0 in record.shape
-        last = record.offset + sum((size - 1) * step for size, step in zip(record.shape, record.stride, strict=True))
-        if not empty and last >= storage.numel:
-            raise CheckpointError(f"{name} in {self.path} reaches element {last} of a storage of {storage.numel}")
+        layout = checked_layout(f"{name} in {self.path}", record.shape, storage.numel, record.stride, record.offset)
         start = self._start(storage.key, storage.numel * item_size(storage.dtype), name)
-        return StoredTensor(name, record.shape, storage.dtype, self.path, partial(self._read, record, start), self.data)
+        read = partial(self._read, storage.dtype, layout, start)
+        return StoredTensor(name, layout.shape, storage.dtype, self.path, read, self.data)
 
     def _start(self, key: str, size: int, name: str) -> int:
         info = self.members.get(f"{self.root}data/{key}")
@@ -86,12 +96,6 @@ class _Storages:
             raise CheckpointError(f"{self.path} is damaged where the data of {name} begins: download it again")
         return start
 
-    def _read(self, record: TensorRecord, start: int) -> np.ndarray:
-        storage = record.storage
-        size = storage.numel * item_size(storage.dtype)
-        flat = typed(self.data[start : start + size], storage.dtype, self.byteorder)
-        if 0 in record.shape:
-            return decoded(flat[:0].reshape(record.shape), storage.dtype)
-        strides = tuple(step * flat.itemsize for step in record.stride)
-        view = as_strided(flat[record.offset :], record.shape, strides, writeable=False)
-        return decoded(view, storage.dtype)
+    def _read(self, dtype: str, layout: Layout, start: int) -> np.ndarray:
+        flat = typed(self.data[start : start + layout.elements * item_size(dtype)], dtype, self.byteorder)
+        return decoded(arranged(flat, layout), dtype)
