@@ -17,10 +17,12 @@ import traceback
 import types
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+PRELOADED = ("numpy", "PIL.Image", "mindone.models.share4v.checkpoint", "mindone.models.share4v.processing.processor")
 
 
 @cache
@@ -33,9 +35,9 @@ def _server() -> subprocess.Popen[str]:
 def run_limited(code: str, *arguments: str, seconds: float = 20, megabytes: int = 600) -> tuple[str, str]:
     """Run code that calls `report(function, ...)` once; return the error's class and message, or ("value", repr).
 
-    `arguments` are `sys.argv[1:]` there, where `report` and `sys` are defined. Fails if the process dies by a signal, uses more than `seconds` of CPU time or
-    ten times that in all, or has more than `megabytes` of memory in use at its peak. The limits of time are generous:
-    they tell an end from no end, not fast from slow.
+    `report` and `sys` are defined there, and `arguments` are `sys.argv[1:]`. Fails if the process dies by a signal, uses
+    more than `seconds` of CPU time or ten times that in all, or has more than `megabytes` of memory in use at its peak.
+    The limits of time are generous: they tell an end from no end, not fast from slow.
     """
     server = _server()
     assert server.stdin and server.stdout
@@ -106,10 +108,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def _serve() -> None:
     _without_upstream()
-    import numpy  # noqa: F401  imported once, before any fork
-    import PIL.Image  # noqa: F401
-    import safetensors  # noqa: F401
-
+    for module in PRELOADED:  # imported once, before any fork
+        import_module(module)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_answer(json.loads(line))) + "\n")
 
