@@ -35,7 +35,7 @@ def _server() -> subprocess.Popen[str]:
 def run_limited(code: str, *arguments: str, seconds: float = 20, megabytes: int = 600) -> tuple[str, str]:
     """Run code that calls `report(function, ...)` once; return the error's class and message, or ("value", repr).
 
-    `report` and `sys` are defined there, and `arguments` are `sys.argv[1:]`. Fails if the process dies by a signal, uses
+    `report` and `sys` are defined there; `arguments` are `sys.argv[1:]`. Fails if the process dies by a signal, uses
     more than `seconds` of CPU time or ten times that in all, or has more than `megabytes` of memory in use at its peak.
     The limits of time are generous: they tell an end from no end, not fast from slow.
     """
