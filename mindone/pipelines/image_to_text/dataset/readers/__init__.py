@@ -1,4 +1,4 @@
-"""Sources: from folders, lists, tables and shards to Items, and from an Item to its Picture."""
+"""Readers: list folders, list files, tables and shards as Items, and read the image or video of an Item."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .base import STATE_SUFFIX, InputError, ItemError, ReaderOptions
 from .inputs import list_inputs
 from .kinds import KINDS
 from .patterns import split_pattern
-from .reading import Reader, read_item
+from .reader import Reader, read_item
 
 __all__ = [
     "KINDS",

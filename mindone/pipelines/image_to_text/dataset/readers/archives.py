@@ -1,4 +1,4 @@
-"""Bytes of an archive by their offset: at once where it is not compressed, in order where it is."""
+"""Random access to the bytes of archives: direct if a file is not compressed, else by decompressing in order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from functools import partial
 from threading import Lock
 from typing import Any, BinaryIO, Protocol
 
-WINDOW_BYTES = 64 * 2**20
+WINDOW_BYTES = 64 * 2**20  # decompressed bytes that stay in memory
 _CHUNK = 2**18
-# How a file begins -> what opens it.
+# First bytes of a compressed file -> function that opens it.
 COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -23,21 +23,21 @@ COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
 
 
 class Archive(Protocol):
-    """A file whose bytes are known by their offset; any thread may read."""
+    """A file that is read by offset; any thread may read."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return the bytes there are, fewer than asked at the end.
+        """Return up to `size` bytes from `offset`; fewer at the end of the file.
 
         Raises:
-            OSError, EOFError, lzma.LZMAError, zlib.error: it cannot be read.
+            OSError, EOFError, lzma.LZMAError, zlib.error: the file cannot be read.
         """
 
 
 def open_archive(path: str) -> Archive:
-    """Open a file for reading by offset; compression is known by how the file begins."""
+    """Open a file for reading by offset; its first bytes tell how it is compressed."""
     with open(path, "rb") as file:
         head = file.read(6)
-    opener = next((opener for mark, opener in COMPRESSIONS.items() if head.startswith(mark)), None)
+    opener = next((opener for magic, opener in COMPRESSIONS.items() if head.startswith(magic)), None)
     return PlainArchive(path) if opener is None else CompressedArchive(partial(opener, path, "rb"))
 
 
@@ -45,11 +45,11 @@ class PlainArchive:
     """A file that is not compressed."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed with the last thread that reads
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed when the last reading thread is done
         self._lock = Lock()
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return the bytes at an offset."""
+        """Return up to `size` bytes from `offset`."""
         if not hasattr(os, "pread"):
             with self._lock:
                 self._file.seek(offset)
@@ -61,9 +61,10 @@ class PlainArchive:
 
 
 class CompressedArchive:
-    """A compressed file, which can only be read from its beginning on.
+    """A compressed file, which can only be decompressed from its start.
 
-    The last WINDOW_BYTES are kept, so that threads may ask out of order; what lies before them costs a new beginning.
+    The last WINDOW_BYTES of decompressed data stay in memory, so that threads may ask slightly out of order; a request
+    for older data decompresses the file again from its start.
     """
 
     def __init__(self, opener: Callable[[], BinaryIO]) -> None:
@@ -71,29 +72,29 @@ class CompressedArchive:
         self._restart()
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return the bytes at an offset of what was compressed."""
+        """Return up to `size` decompressed bytes from `offset`."""
         with self._lock:
             if offset < self._begin:
                 self._restart()
             while self._end < offset + size:
-                piece = self._file.read(_CHUNK)
-                if not piece:
+                chunk = self._file.read(_CHUNK)
+                if not chunk:
                     break
-                self._pieces.append(piece)
-                self._end += len(piece)
-                while self._end - self._begin > WINDOW_BYTES and self._begin + len(self._pieces[0]) <= offset:
-                    self._begin += len(self._pieces.popleft())
-            return self._cut(offset, size)
+                self._chunks.append(chunk)
+                self._end += len(chunk)
+                while self._end - self._begin > WINDOW_BYTES and self._begin + len(self._chunks[0]) <= offset:
+                    self._begin += len(self._chunks.popleft())
+            return self._slice(offset, size)
 
-    def _cut(self, offset: int, size: int) -> bytes:
-        parts, place = [], self._begin
-        for piece in self._pieces:
-            if place + len(piece) > offset and place < offset + size:
-                parts.append(piece[max(0, offset - place) : offset + size - place])
-            place += len(piece)
+    def _slice(self, offset: int, size: int) -> bytes:
+        parts, position = [], self._begin
+        for chunk in self._chunks:
+            if position + len(chunk) > offset and position < offset + size:
+                parts.append(chunk[max(0, offset - position) : offset + size - position])
+            position += len(chunk)
         return b"".join(parts)
 
     def _restart(self) -> None:
         self._file = self._opener()
-        self._pieces: deque[bytes] = deque()
+        self._chunks: deque[bytes] = deque()  # the window, from offset _begin to _end
         self._begin = self._end = 0

@@ -1,4 +1,4 @@
-"""Arrow files, and the directories of them that `datasets` saves; mapped into memory, not loaded."""
+"""Arrow files, and the directories of them that `datasets` writes; memory-mapped, not loaded."""
 
 from __future__ import annotations
 
@@ -9,71 +9,75 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import Found, InputError, Place, ReaderOptions, failure
-from .columns import arrow_modules, choose
+from ..state.records import Item
+from .arrow_columns import LISTED_ROWS, choose_columns, import_pyarrow
+from .base import InputError, Location, ReaderOptions
+from .item_builder import ItemBuilder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ROWS = 1024
-
 
 def open_arrow(path: str) -> pa.Table:
-    """Map an Arrow file of either form, stream or file; nothing is copied.
+    """Map an Arrow file, in the stream or the file format, into memory.
 
     Raises:
-        pyarrow.ArrowException, OSError: it is neither, or damaged.
+        pyarrow.ArrowException, OSError: it has neither format, or is damaged.
         ImportError: pyarrow is not installed.
     """
-    pa = arrow_modules()
+    pa = import_pyarrow()
     with open(path, "rb") as file:
-        is_file_form = file.read(6) == b"ARROW1"
+        is_file_format = file.read(6) == b"ARROW1"
     mapped = pa.memory_map(path)
-    return (pa.ipc.open_file if is_file_form else pa.ipc.open_stream)(mapped).read_all()
+    return (pa.ipc.open_file if is_file_format else pa.ipc.open_stream)(mapped).read_all()
 
 
-def arrow_table(place: Place, options: ReaderOptions, first: int = 0) -> Iterator[Found]:
-    """Yield the rows of an Arrow file, numbered from `first` on; one that is damaged fails by itself.
+def arrow_table(
+    location: Location, options: ReaderOptions, builder: ItemBuilder, first_number: int = 0
+) -> Iterator[Item]:
+    """Yield the rows of an Arrow file, numbered from `first_number`; a damaged file ends with an Item that fails.
 
     Raises:
-        InputError: no column holds pictures.
+        InputError: no column contains images.
         ImportError: pyarrow is not installed.
     """
-    pa = arrow_modules()
-    number = first
+    pa = import_pyarrow()
+    number = first_number
     try:
-        data = open_arrow(place.path)
-        table, names = choose(data.schema, place, options)
-        listed = table.row if table.image in names else table.stored
+        data = open_arrow(location.path)
+        table, names = choose_columns(data.schema, location, options, builder)
+        make_item = table.item if table.image in names else table.stored_item
         for row in _rows(data, names):
-            inline = {"kind": "arrow", "path": place.path, "row": number - first, "column": table.image}
-            yield listed(number, row, inline)
+            locator = {"kind": "arrow", "path": location.path, "row": number - first_number, "column": table.image}
+            yield make_item(number, row, locator)
             number += 1
     except (pa.ArrowException, OSError) as error:
-        name = f"{place.prefix}{place.stem or os.path.basename(place.path)}"
-        yield failure(name, place.name, f"the table is damaged, from row {number} on: {error}")
+        key = f"{location.prefix}{location.stem or os.path.basename(location.path)}"
+        yield builder.build_failure(key, location.name, f"the table is damaged from row {number} on: {error}")
 
 
-def huggingface_directory(place: Place, options: ReaderOptions) -> Iterator[Found]:
-    """Yield the rows of what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
+def huggingface_directory(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the rows that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
 
-    pyarrow maps the files, as `datasets` itself does, so that `datasets` and all that it brings is not needed.
+    The files are read with pyarrow, as `datasets` does, so `datasets` and its dependencies are not needed.
 
     Raises:
-        InputError: the directory is not whole, or no column holds pictures.
+        InputError: the directory is incomplete, or no column contains images.
         ImportError: pyarrow is not installed.
     """
-    parts = [""]
-    if os.path.exists(os.path.join(place.path, "dataset_dict.json")):
-        parts = _read_json(place, "dataset_dict.json", "splits")
-    for part in parts:
-        inner = replace(place, path=os.path.join(place.path, part), name=os.path.join(place.name, part).rstrip(os.sep))
-        stem = os.path.join(os.path.basename(place.path), part).rstrip(os.sep)
+    splits = [""]
+    if os.path.exists(os.path.join(location.path, "dataset_dict.json")):
+        splits = _read_json_list(location, "dataset_dict.json", "splits")
+    for split in splits:
+        path = os.path.join(location.path, split)
+        name = os.path.join(location.name, split).rstrip(os.sep)
+        stem = os.path.join(os.path.basename(location.path), split).rstrip(os.sep)
+        split_location = replace(location, path=path, name=name, stem=stem)
         number = 0
-        for file in _read_json(inner, "state.json", "_data_files"):
-            data = replace(inner, path=os.path.join(inner.path, file["filename"]), stem=stem)
-            for found in arrow_table(data, options, number):
-                yield found
+        for file in _read_json_list(split_location, "state.json", "_data_files"):
+            file_location = replace(split_location, path=os.path.join(path, file["filename"]))
+            for item in arrow_table(file_location, options, builder, number):
+                yield item
                 number += 1
 
 
@@ -81,22 +85,22 @@ def _rows(data: pa.Table, names: list[str]) -> Iterator[dict[str, Any]]:
     if not names:
         yield from ({} for _ in range(data.num_rows))
         return
-    for batch in data.select(names).to_batches(_ROWS):
+    for batch in data.select(names).to_batches(LISTED_ROWS):
         yield from batch.to_pylist()
 
 
-def _read_json(place: Place, name: str, entry: str) -> list[Any]:
-    """Return a list in one of the files that `datasets` keeps beside its tables."""
-    path = Path(place.path, name)
+def _read_json_list(location: Location, file_name: str, entry: str) -> list[Any]:
+    """Return a list from one of the JSON files that `datasets` writes beside its tables."""
+    path = Path(location.path, file_name)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.get("_indices_data_files"):
             raise InputError(
-                f"{place.name}: an old form with a table of indices; load and save it with a newer `datasets`"
+                f"{location.name}: an old format with a table of indices; load and save it with a newer `datasets`"
             )
         found: list[Any] = values[entry]
         return found
     except (OSError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read ({error!r}); the data set is not whole, save it again") from error
+        raise InputError(f"{path} cannot be read ({error!r}): the data set is incomplete, save it again") from error

@@ -1,4 +1,4 @@
-"""CSV and TSV tables; a row is known by where its bytes are, line ends inside quotes included."""
+"""CSV and TSV tables; a row is located by its byte range, which includes line ends inside quotes."""
 
 from __future__ import annotations
 
@@ -7,53 +7,55 @@ import csv
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from .base import Found, InputError, Place, ReaderOptions
+from ..state.records import Item
+from .base import InputError, Location, ReaderOptions
+from .item_builder import ItemBuilder
 from .rows import Table
 
-MAX_FIELD_CHARACTERS = 2**26  # room for a picture in base64
+MAX_FIELD_CHARACTERS = 2**26  # enough for an image in base64
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
-def csv_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
-    """Yield the rows of a file separated by commas; the first one names the columns."""
-    return _rows(place, options, DELIMITERS["csv"])
+def csv_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the rows of a comma-separated file; its first row has the column names."""
+    return _rows(location, options, builder, DELIMITERS["csv"])
 
 
-def tsv_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
-    """Yield the rows of a file separated by tabs; the first one names the columns."""
-    return _rows(place, options, DELIMITERS["tsv"])
+def tsv_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the rows of a tab-separated file; its first row has the column names."""
+    return _rows(location, options, builder, DELIMITERS["tsv"])
 
 
 def parse_row(data: bytes, delimiter: str) -> list[str]:
-    """Return the fields of one row's bytes.
+    """Return the fields of one row.
 
     Raises:
-        csv.Error: the row is broken.
+        csv.Error: the row is malformed.
     """
     return next(_reader((line.decode("utf-8", "surrogateescape") for line in data.splitlines(True)), delimiter))
 
 
-def _rows(place: Place, options: ReaderOptions, delimiter: str) -> Iterator[Found]:
-    with open(place.path, "rb") as file:
-        lines = _Lines(file)
+def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, delimiter: str) -> Iterator[Item]:
+    with open(location.path, "rb") as file:
+        lines = _CountedLines(file)
         reader = _reader(lines, delimiter)
         try:
             names = next(reader, None)
         except csv.Error as error:
-            raise InputError(f"{place.name}: the line of the columns' names is broken: {error}") from error
+            raise InputError(f"{location.name}: the line of column names is malformed: {error}") from error
         if names is None:
             return
         if len(set(names)) < len(names):
-            raise InputError(f"{place.name}: two columns have the same name: {', '.join(names)}")
-        table = Table.of(place, options, names)
+            raise InputError(f"{location.name}: two columns have the same name: {', '.join(names)}")
+        table = Table.with_columns(location, options, builder, names)
         column = names.index(table.image)
         number = 0
         while True:
-            begin, first_line = lines.offset, lines.count + 1
+            start, first_line = lines.offset, lines.count + 1
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                yield table.broken(number, f"line {first_line}: {_explain(str(error))}")
+                yield table.unreadable_item(number, f"line {first_line}: {_explain(str(error))}")
                 number += 1
                 continue
             if row is None:
@@ -61,17 +63,21 @@ def _rows(place: Place, options: ReaderOptions, delimiter: str) -> Iterator[Foun
             if not row:  # an empty line
                 continue
             if len(row) > len(names):
-                yield table.broken(number, f"line {first_line}: {len(row)} fields for {len(names)} columns")
+                yield table.unreadable_item(number, f"line {first_line}: {len(row)} fields for {len(names)} columns")
             else:
-                size = lines.offset - begin
-                inline = {"kind": "csv", "path": place.path, "offset": begin, "size": size, "column": column}
-                fields = dict(zip(names, row))  # noqa: B905  a row may end early
-                yield table.row(number, fields, {**inline, "delimiter": delimiter})
+                locator = {"kind": "csv", "path": location.path, "offset": start, "size": lines.offset - start}
+                fields = dict(zip(names, row))  # noqa: B905  a row may have fewer fields
+                yield table.item(number, fields, {**locator, "column": column, "delimiter": delimiter})
             number += 1
 
 
-class _Lines:
-    """A file's lines as text, with a count of the bytes that were taken; bytes that are no UTF-8 are kept."""
+class _CountedLines:
+    """Iterates over the lines of a file as text and counts lines and bytes; bytes that are not UTF-8 are preserved.
+
+    Attributes:
+        offset: bytes read so far.
+        count: lines read so far.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         head = file.read(len(codecs.BOM_UTF8))
@@ -80,7 +86,7 @@ class _Lines:
         file.seek(self.offset)
         self._file = file
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> _CountedLines:
         return self
 
     def __next__(self) -> str:
@@ -91,12 +97,12 @@ class _Lines:
 
 
 def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
-    # The limit is the process's; it is raised and never lowered, since a picture may be in a field.
+    # The limit belongs to the process; raise it, because a field may contain an image, and never lower it.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARACTERS))
     return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
 def _explain(error: str) -> str:
     if "unexpected end of data" in error:
-        return "a quote is opened and never closed; the rest of the file is taken for this row"
+        return "a quote is opened and never closed; the rest of the file was taken for this row"
     return error

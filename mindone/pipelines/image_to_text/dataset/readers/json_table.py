@@ -1,4 +1,4 @@
-"""JSON tables: an array of objects, or an object a line; each is known by where its bytes are."""
+"""JSON tables: an array of objects, or one object per line; each is located by its byte range."""
 
 from __future__ import annotations
 
@@ -9,82 +9,81 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
-from .base import Found, InputError, Place, ReaderOptions
+from ..state.records import Item
+from .base import InputError, Location, ReaderOptions
+from .item_builder import ItemBuilder
 from .rows import IMAGE_COLUMNS, Table
 
-MAX_ELEMENT_BYTES = 2**28  # room for a picture in base64
+MAX_ELEMENT_BYTES = 2**28  # enough for an image in base64
 _CHUNK = 2**20
-_MOST_EARLY = 1000  # entries looked at for one that tells the columns
+_MAX_EARLY_ROWS = 1000  # rows to search for one that has an image column
 _SPACE = b" \t\r\n"
-# A string, or a sign that opens, closes or separates; a lone quote is a string that the piece at hand cuts off.
+# A string, or a character that opens, closes or separates. A lone quote is a string that ends after the current chunk.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
-Element = tuple[int, bytes, "str | None"]  # offset, bytes, what is wrong with it
+Element = tuple[int, bytes, "str | None"]  # offset in the file, bytes, and the reason if it cannot be read
 
 
-def jsonl_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
-    """Yield the objects of a file with one a line; a line that is none fails by itself."""
-    with open(place.path, "rb") as file:
-        yield from _rows(place, options, _lines(file))
+def jsonl_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the objects of a file with one object per line; a malformed line is an Item that fails."""
+    with open(location.path, "rb") as file:
+        yield from _rows(location, options, builder, _lines(file))
 
 
-def json_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
-    """Yield the objects of an array, read piece by piece; or of lines, which some call .json.
+def json_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the objects of an array, which is read in chunks, or of lines, which some tools write to .json files.
 
     Raises:
-        InputError: it is neither.
+        InputError: the file has neither format.
     """
-    with open(place.path, "rb") as file:
+    with open(location.path, "rb") as file:
         start = file.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip(_SPACE)[:1]
         file.seek(0)
         if start == b"[":
-            yield from _rows(place, options, elements(file))
-        elif start == b"{" and _begins_with_object_lines(file):
+            yield from _rows(location, options, builder, elements(file))
+        elif start == b"{" and _begins_with_object_line(file):
             file.seek(0)
-            yield from _rows(place, options, _lines(file))
+            yield from _rows(location, options, builder, _lines(file))
         elif start:
             raise InputError(
-                f"{place.name}: expected an array of objects, or an object a line; a file with an object around the "
-                "array can be brought into this form by `jq .NAME`"
+                f"{location.name}: expected an array of objects, or one object per line; extract an array from inside "
+                "an object with `jq .NAME`"
             )
 
 
 def elements(file: BinaryIO) -> Iterator[Element]:
-    """Yield where each element of a JSON array begins, its bytes, and what is wrong with it, if anything.
-
-    Memory holds one element and a piece of the file.
-    """
+    """Yield the elements of a JSON array without parsing them; memory holds one element and one chunk of the file."""
     file.seek(0)
     data = file.read(_CHUNK)
-    base = 0  # where `data` begins in the file
-    begin = place = data.index(b"[") + 1  # of the element, and of what was not looked at
-    depth, more = 1, _CHUNK
+    base = 0  # offset of `data` in the file
+    begin = position = data.index(b"[") + 1  # start of the current element; next byte to scan
+    depth, read_size = 1, _CHUNK
     while depth:
-        found = _TOKEN.search(data, place)
-        if found is None or found[0] == b'"':
-            place = len(data) if found is None else found.start()
-            piece = file.read(more)
-            if not piece:
+        found = _TOKEN.search(data, position)
+        if found is None or found[0] == b'"':  # the current chunk is used up
+            position = len(data) if found is None else found.start()
+            chunk = file.read(read_size)
+            if not chunk:
                 is_torn = found is not None or depth > 1
                 if is_torn or data[begin:].strip(_SPACE):
-                    yield base + begin, data[begin:], "the file ends in the middle of it" if is_torn else None
+                    yield base + begin, data[begin:], "the file ends in the middle of this element" if is_torn else None
                 if not is_torn:
                     yield base + len(data), b"", "the file ends before the array does"
                 return
             if len(data) - begin > MAX_ELEMENT_BYTES:
                 yield base + begin, b"", f"it is longer than {MAX_ELEMENT_BYTES:,} bytes; is a quote missing?"
                 return
-            more = max(_CHUNK, len(data) - begin)  # a long element is not looked through again for every piece
-            data, base, place, begin = data[begin:] + piece, base + begin, place - begin, 0
+            read_size = max(_CHUNK, len(data) - begin)  # grow with the element, so that copying it stays linear
+            data, base, position, begin = data[begin:] + chunk, base + begin, position - begin, 0
             continue
-        sign, place = found[0], found.end()
-        depth += (sign in b"[{") - (sign in b"]}") if len(sign) == 1 else 0
-        if depth == 0 or (depth == 1 and sign == b","):
+        token, position = found[0], found.end()
+        depth += (token in b"[{") - (token in b"]}") if len(token) == 1 else 0
+        if depth == 0 or (depth == 1 and token == b","):
             text = data[begin : found.start()]
-            if text.strip(_SPACE) or sign == b",":
+            if text.strip(_SPACE) or token == b",":
                 yield base + begin, text, None
-            begin = place
-    if data[place:].strip(_SPACE) or file.read(_CHUNK).strip(_SPACE):
-        yield base + place, b"", "there is more in the file after the array's end"
+            begin = position
+    if data[position:].strip(_SPACE) or file.read(_CHUNK).strip(_SPACE):
+        yield base + position, b"", "there is more data after the end of the array"
 
 
 def _lines(file: BinaryIO) -> Iterator[Element]:
@@ -96,40 +95,40 @@ def _lines(file: BinaryIO) -> Iterator[Element]:
         offset += len(line)
 
 
-def _rows(place: Place, options: ReaderOptions, found: Iterable[Element]) -> Iterator[Found]:
-    """Turn elements into inputs; the first one that has a column with pictures tells the columns."""
+def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, found: Iterable[Element]) -> Iterator[Item]:
+    """Yield the Items of elements; the first element with an image column determines the columns."""
     table: Table | None = None
     problem: InputError | None = None
-    early: list[Callable[[Table], Found]] = []
+    early: list[Callable[[Table], Item]] = []  # elements before that one
     for number, element in enumerate(found):
         row, reason = _parse(element)
         if table is None and reason is None:
             try:
-                table = Table.of(place, options, list(row))
+                table = Table.with_columns(location, options, builder, list(row))
             except InputError as error:
                 problem = problem or error
-        listed = partial(_listed, number, element, row, reason)
+        make_item = partial(_item, number, element, row, reason)
         if table is None:
-            early.append(listed)
-            if len(early) == _MOST_EARLY:
+            early.append(make_item)
+            if len(early) == _MAX_EARLY_ROWS:
                 break
             continue
-        yield from (one(table) for one in early)
+        yield from (make_early_item(table) for make_early_item in early)
         early.clear()
-        yield listed(table)
+        yield make_item(table)
     if table is None and (problem or early):
-        raise problem or InputError(f"{place.name}: there is no object in it that can be read")
+        raise problem or InputError(f"{location.name}: none of its rows is a JSON object")
 
 
-def _listed(number: int, element: Element, row: dict[str, Any], reason: str | None, table: Table) -> Found:
+def _item(number: int, element: Element, row: dict[str, Any], reason: str | None, table: Table) -> Item:
     if reason is not None:
-        return table.broken(number, reason)
+        return table.unreadable_item(number, reason)
     offset, data, _ = element
-    inline = {"kind": "json", "path": table.place.path, "offset": offset, "size": len(data), "column": table.image}
-    return table.row(number, row, inline)
+    locator = {"kind": "json", "path": table.location.path, "offset": offset, "size": len(data), "column": table.image}
+    return table.item(number, row, locator)
 
 
-def _begins_with_object_lines(file: BinaryIO) -> bool:
+def _begins_with_object_line(file: BinaryIO) -> bool:
     for line in iter(lambda: file.readline(MAX_ELEMENT_BYTES), b""):
         text = line.removeprefix(codecs.BOM_UTF8).strip(_SPACE)
         if text:
@@ -138,14 +137,14 @@ def _begins_with_object_lines(file: BinaryIO) -> bool:
 
 
 def _parse(element: Element) -> tuple[dict[str, Any], str | None]:
-    """Return an entry as an object, or why it is none; a text alone is the name of a picture."""
+    """Return an element as an object, or the reason why it is not one; a plain string is the path of an image."""
     _, data, problem = element
     if problem is not None:
         return {}, problem
     try:
         value = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return {}, f"not UTF-8 at byte {error.start} of the entry"
+        return {}, f"not UTF-8 at byte {error.start} of the element"
     except (ValueError, RecursionError) as error:
         return {}, f"not JSON: {error}"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The kinds of sources: what they are called, what their files' names end in, and who lists them."""
+"""The kinds of inputs: their names, the file suffixes that tell them, and the functions that list them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 
 from ..state.atomic_files import PARTIAL_SUFFIX
-from .base import STATE_SUFFIX, Found, InputError, Place, ReaderOptions, is_media
+from ..state.records import Item
+from .base import STATE_SUFFIX, InputError, Location, ReaderOptions, is_media
+from .item_builder import ItemBuilder
 
-_HERE = __name__.rpartition(".")[0]
-# Name -> "module:function"; the function takes a Place and ReaderOptions and yields what it finds.
+_PACKAGE = __name__.rpartition(".")[0]
+# Name -> "module:function". The function takes a Location, ReaderOptions and an ItemBuilder, and yields Items.
 KINDS = {
-    "folder": f"{_HERE}.folder:folder",
-    "file": f"{_HERE}.folder:single_file",
-    "list": f"{_HERE}.list_file:list_file",
-    "json": f"{_HERE}.json_table:json_table",
-    "jsonl": f"{_HERE}.json_table:jsonl_table",
-    "csv": f"{_HERE}.csv_table:csv_table",
-    "tsv": f"{_HERE}.csv_table:tsv_table",
-    "parquet": f"{_HERE}.parquet_table:parquet_table",
-    "arrow": f"{_HERE}.arrow_table:arrow_table",
-    "huggingface": f"{_HERE}.arrow_table:huggingface_directory",
-    "tar": f"{_HERE}.tar_shard:tar_shard",
-    "shards": f"{_HERE}.folder:shards",
+    "folder": f"{_PACKAGE}.folder:folder",
+    "file": f"{_PACKAGE}.folder:single_file",
+    "list": f"{_PACKAGE}.list_file:list_file",
+    "json": f"{_PACKAGE}.json_table:json_table",
+    "jsonl": f"{_PACKAGE}.json_table:jsonl_table",
+    "csv": f"{_PACKAGE}.csv_table:csv_table",
+    "tsv": f"{_PACKAGE}.csv_table:tsv_table",
+    "parquet": f"{_PACKAGE}.parquet_table:parquet_table",
+    "arrow": f"{_PACKAGE}.arrow_table:arrow_table",
+    "huggingface": f"{_PACKAGE}.arrow_table:huggingface_directory",
+    "tar": f"{_PACKAGE}.tar_shard:tar_shard",
+    "shards": f"{_PACKAGE}.folder:shards",
 }
 SUFFIXES = {
     ".txt": "list",
@@ -41,29 +43,44 @@ SUFFIXES = {
     ".tar.bz2": "tar",
     ".tar.xz": "tar",
 }
-SHARDS = ("tar", "parquet")  # a folder of nothing but these is one data set
+SHARDS = ("tar", "parquet")  # a folder that contains only these is one data set
+_HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
+
+
+def list_location(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the Items at a location.
+
+    Raises:
+        InputError: it cannot be listed at all.
+        ImportError: a package that its kind needs is not installed; the message names it.
+    """
+    module, _, attribute = KINDS[location.kind].partition(":")
+    function: Callable[[Location, ReaderOptions, ItemBuilder], Iterator[Item]]
+    function = getattr(import_module(module), attribute)
+    return function(location, options, builder)
 
 
 def suffix_of(name: str) -> str:
-    """Return what of a name tells its kind, in lower case: ".jpg", ".tar.gz"."""
+    """Return the part of a file name that tells its kind, in lower case: ".jpg", ".tar.gz"."""
     lower = os.path.basename(name).lower()
     return next((suffix for suffix in SUFFIXES if lower.endswith(suffix)), os.path.splitext(lower)[1])
 
 
 def kind_of_file(name: str) -> str | None:
-    """Return the kind that a file's name tells; None where it tells none."""
+    """Return the kind that a file name tells, or None."""
     return "file" if is_media(name) else SUFFIXES.get(suffix_of(name))
 
 
 def kind_of(path: str, ignored: Collection[str] = ()) -> str:
-    """Return the kind of what is at a path.
+    """Return the kind of a file or directory.
 
     Args:
-        path: a file or a directory.
-        ignored: absolute paths that do not count in a directory, nor the directories that they are in.
+        path: a file or directory.
+        ignored: absolute paths that do not count when a directory's kind is determined, nor do the directories that
+            contain them.
 
     Raises:
-        InputError: there is nothing, or nothing of a known kind.
+        InputError: the path does not exist, or its kind is unknown.
     """
     if not os.path.exists(path):
         raise InputError(f"{path}: there is no such file or directory (looked in {os.getcwd()}); check the path")
@@ -72,43 +89,30 @@ def kind_of(path: str, ignored: Collection[str] = ()) -> str:
     kind = kind_of_file(path)
     if kind is None:
         raise InputError(
-            f"{path}: its name does not tell what it is; expected a picture, a video, a folder, or a file that ends in "
-            f"{', '.join(SUFFIXES)}; say so by the option 'kind': {', '.join(KINDS)}"
+            f"{path}: its name does not tell what it is; expected an image, a video, a folder, or a file that ends in "
+            f"{', '.join(SUFFIXES)}; otherwise set the option 'kind' to one of {', '.join(KINDS)}"
         )
     return kind
 
 
-def found_in(place: Place, options: ReaderOptions) -> Iterator[Found]:
-    """Yield what a source holds.
-
-    Raises:
-        InputError: it cannot be listed at all.
-        ImportError: a package that its kind needs is not installed; the message says which.
-    """
-    module, _, attribute = KINDS[place.kind].partition(":")
-    function: Callable[[Place, ReaderOptions], Iterator[Found]] = getattr(import_module(module), attribute)
-    return function(place, options)
-
-
 def _kind_of_directory(path: str, ignored: Collection[str]) -> str:
-    names = set()
+    found = set()  # kinds of the files in it, and the names of the files that `datasets` writes
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name.endswith((STATE_SUFFIX, PARTIAL_SUFFIX)):
                     continue
-                here = os.path.abspath(entry.path) + os.sep
-                if any(f"{one}{os.sep}".startswith(here) for one in ignored):
+                prefix = os.path.abspath(entry.path) + os.sep
+                if any(f"{one}{os.sep}".startswith(prefix) for one in ignored):
                     continue
                 if is_media(entry.name) or entry.is_dir():
-                    names.add("folder")
+                    found.add("folder")
+                elif entry.name in _HUGGING_FACE_FILES:
+                    found.add(entry.name)
                 else:
-                    names.add(entry.name if entry.name in _HUGGING_FACE else SUFFIXES.get(suffix_of(entry.name), ""))
+                    found.add(SUFFIXES.get(suffix_of(entry.name), ""))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    if any(one <= names for one in ({"dataset_dict.json"}, {"dataset_info.json", "state.json"})):
+    if "dataset_dict.json" in found or {"dataset_info.json", "state.json"} <= found:
         return "huggingface"
-    return "shards" if "folder" not in names and names.intersection(SHARDS) else "folder"
-
-
-_HUGGING_FACE = ("dataset_dict.json", "dataset_info.json", "state.json")
+    return "shards" if "folder" not in found and found.intersection(SHARDS) else "folder"

@@ -1,4 +1,4 @@
-"""A list file: a path or an address a line."""
+"""List files: one path or URL per line."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import codecs
 import os
 from collections.abc import Iterator
 
-from .base import Found, Place, ReaderOptions, listed_file
+from ..state.records import Item
+from .base import Location, ReaderOptions
+from .item_builder import ItemBuilder
 
 
-def list_file(place: Place, options: ReaderOptions) -> Iterator[Found]:
-    """Yield what a list names; a path is relative to the list, its spaces are part of it. Empty lines say nothing."""
-    base = os.path.abspath(options.image_root or os.path.dirname(place.path))
-    shown_base = options.image_root or os.path.dirname(place.name)
-    with open(place.path, "rb") as file:
+def list_file(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the inputs that a list file names.
+
+    Paths are relative to the list file or to `image_root`. Spaces at the ends of a line are part of the path; empty
+    lines are skipped.
+    """
+    base = os.path.abspath(options.image_root or os.path.dirname(location.path))
+    shown_base = options.image_root or os.path.dirname(location.name)
+    with open(location.path, "rb") as file:
         for number, line in enumerate(file):
             path = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
             path = path.rstrip(b"\r\n")
             if path:
-                yield listed_file(os.fsdecode(path), base, shown_base, options, {})
+                yield builder.build_reference(os.fsdecode(path), base, shown_base)

@@ -1,48 +1,115 @@
-"""Parquet tables: listed without the pictures, which are read row group by row group."""
+"""Parquet tables: listed without their images, which are then read from one column of one row group at a time."""
 
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from .base import Found, Place, ReaderOptions, failure
-from .columns import arrow_modules, choose
+from ..state.records import Item
+from .arrow_columns import LISTED_ROWS, choose_columns, import_pyarrow
+from .base import Location, ReaderOptions
+from .item_builder import ItemBuilder
 
 if TYPE_CHECKING:
     import pyarrow.parquet as parquet
 
-_ROWS = 1024
+BATCH_ROWS = 8  # images decoded at a time
+# Values of a column that stay in memory for threads that ask late.
+WINDOW_BYTES = 64 * 2**20
+WINDOW_ROWS = 1024
 
 
-def parquet_table(place: Place, options: ReaderOptions) -> Iterator[Found]:
-    """Yield the rows of a Parquet file; one that is damaged fails by itself.
+def parquet_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the rows of a Parquet file; a damaged file ends with an Item that fails.
 
     Raises:
-        InputError: no column holds pictures.
+        InputError: no column contains images.
         ImportError: pyarrow is not installed.
     """
-    pa = arrow_modules()
-    import pyarrow.parquet as parquet
-
+    pa = import_pyarrow()
     number = 0
     try:
-        with parquet.ParquetFile(place.path, buffer_size=2**20, pre_buffer=False) as file:
-            table, names = choose(file.schema_arrow, place, options)
-            listed = table.row if table.image in names else table.stored
+        with _open_parquet(location.path) as file:
+            table, names = choose_columns(file.schema_arrow, location, options, builder)
+            make_item = table.item if table.image in names else table.stored_item
             for group in range(file.num_row_groups):
                 for row_in_group, row in enumerate(_rows(file, group, names)):
-                    inline = {"kind": "parquet", "path": place.path, "group": group, "row": row_in_group}
-                    yield listed(number, row, {**inline, "column": table.image})
+                    locator = {"kind": "parquet", "path": location.path, "group": group, "row": row_in_group}
+                    yield make_item(number, row, {**locator, "column": table.image})
                     number += 1
     except (pa.ArrowException, OSError) as error:
-        name = f"{place.prefix}{os.path.basename(place.path)}"
-        yield failure(name, place.name, f"the table is damaged, from row {number} on: {error}")
+        key = f"{location.prefix}{os.path.basename(location.path)}"
+        yield builder.build_failure(key, location.name, f"the table is damaged from row {number} on: {error}")
+
+
+class ParquetColumn:
+    """One column of one row group, for threads that ask for rows roughly in ascending order.
+
+    Rows in ascending order cost one pass over the column. A window of the last values serves requests that come a
+    little late; a request for an older row restarts the pass.
+
+    Args:
+        path: path of the file.
+        group: index of the row group.
+        column: name of the column.
+    """
+
+    def __init__(self, path: str, group: int, column: str) -> None:
+        self._path, self._group, self._column = path, group, column
+        self._lock = Lock()
+        self._restart()
+
+    def row(self, number: int) -> Any:
+        """Return the value of a row; thread-safe.
+
+        Raises:
+            IndexError: there are fewer rows.
+            pyarrow.ArrowException, OSError: the file is damaged.
+        """
+        with self._lock:
+            if number < self._next and number not in self._window:
+                self._restart()
+            while self._next <= number:
+                try:
+                    value = next(self._values)
+                except StopIteration:
+                    raise IndexError(number) from None
+                self._window[self._next] = value
+                self._bytes += _size(value)
+                self._next += 1
+                while len(self._window) > 1 and (self._bytes > WINDOW_BYTES or len(self._window) > WINDOW_ROWS):
+                    self._bytes -= _size(self._window.popitem(last=False)[1])
+            return self._window[number]
+
+    def _restart(self) -> None:
+        self._values = self._read()
+        self._window: OrderedDict[int, Any] = OrderedDict()
+        self._bytes = self._next = 0
+
+    def _read(self) -> Iterator[Any]:
+        with _open_parquet(self._path) as file:
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[self._group], columns=[self._column]):
+                yield from batch.column(0).to_pylist()
+
+
+def _open_parquet(path: str) -> parquet.ParquetFile:
+    import_pyarrow()
+    import pyarrow.parquet as parquet
+
+    return parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)  # reads pages, not whole column chunks
 
 
 def _rows(file: parquet.ParquetFile, group: int, names: list[str]) -> Iterator[dict[str, Any]]:
     if not names:
         yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
         return
-    for batch in file.iter_batches(_ROWS, row_groups=[group], columns=names):
+    for batch in file.iter_batches(LISTED_ROWS, row_groups=[group], columns=names):
         yield from batch.to_pylist()
+
+
+def _size(value: Any) -> int:
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return len(data) if isinstance(data, (bytes, str)) else 0

@@ -1,4 +1,4 @@
-"""Patterns of file names: `**` and braces, as shells have them."""
+"""Patterns of file names: `*`, `**` and braces, as in shells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SPECIAL = re.compile(r"[*?\[]")
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Tell whether a relative path fits a pattern; one without `/` is compared with the path's last part.
+    """Return whether a relative path matches a pattern; a pattern without `/` is compared with the file name only.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.readers.patterns import matches
@@ -27,18 +27,18 @@ def matches(path: str, pattern: str) -> bool:
 
 
 def _match(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Compare part by part; `reached` holds how many parts the patterns so far can stand for."""
-    reached = {0}
+    """Match component by component."""
+    reached = {0}  # the numbers of leading parts that the patterns so far can match
     for pattern in patterns:
         if pattern == "**":
             reached = set(range(min(reached), len(parts) + 1)) if reached else set()
         else:
-            reached = {at + 1 for at in reached if at < len(parts) and fnmatchcase(parts[at], pattern)}
+            reached = {count + 1 for count in reached if count < len(parts) and fnmatchcase(parts[count], pattern)}
     return len(parts) in reached
 
 
 def split_pattern(text: str) -> tuple[str, str]:
-    """Split "photos/**/*.jpg" into a directory and a pattern inside it; the pattern is "" where there is none.
+    """Split "photos/**/*.jpg" into a directory and a pattern inside it; the pattern of a plain path is "".
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.readers.patterns import split_pattern
@@ -46,7 +46,7 @@ def split_pattern(text: str) -> tuple[str, str]:
         (('photos', '**/*.jpg'), ('.', './*.tar'), ('photos', ''))
     """
     parts = text.replace(os.sep, "/").split("/")
-    first = next((place for place, part in enumerate(parts) if _SPECIAL.search(part)), None)
+    first = next((index for index, part in enumerate(parts) if _SPECIAL.search(part)), None)
     if first is None:
         return text, ""
     base = "/".join(parts[:first]) or ("/" if first else ".")
@@ -55,7 +55,7 @@ def split_pattern(text: str) -> tuple[str, str]:
 
 
 def expand_braces(text: str) -> list[str]:
-    """Write out `{0000..0012}` and `{a,b}`.
+    """Expand `{0000..0012}` and `{a,b}`.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.readers.patterns import expand_braces
@@ -63,16 +63,15 @@ def expand_braces(text: str) -> list[str]:
         ['a-08.tar', 'a-09.tar', 'a-10.tar', 'b-08.tar', 'b-09.tar', 'b-10.tar']
     """
     for found in _BRACES.finditer(text):
-        span = _RANGE.fullmatch(found[1])
-        if span:
-            first, last, width = int(span[1]), int(span[2]), len(span[1])
+        limits = _RANGE.fullmatch(found[1])
+        if limits:
+            first, last, width = int(limits[1]), int(limits[2]), len(limits[1])
             step = 1 if last >= first else -1
             choices = [f"{number:0{width}d}" for number in range(first, last + step, step)]
         elif "," in found[1]:
             choices = found[1].split(",")
         else:
             continue
-        return [
-            one for choice in choices for one in expand_braces(text[: found.start()] + choice + text[found.end() :])
-        ]
+        before, after = text[: found.start()], text[found.end() :]
+        return [expanded for choice in choices for expanded in expand_braces(before + choice + after)]
     return [text]

@@ -1,18 +1,19 @@
-"""Rows of tables: which column holds the pictures, and what a row becomes."""
+"""Rows of tables: which column has the images, and the Item of a row."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ..state.keys import safe_key, without_suffix
-from ..state.records import jsonable
-from .base import Found, InputError, Place, ReaderOptions, failure, listed_file
+from ..state.records import Item, jsonable
+from .base import InputError, Location, ReaderOptions
+from .item_builder import ItemBuilder
 
-# Guessed in this order, case not counted.
+# Names of image columns, in order of preference; case does not matter.
 IMAGE_COLUMNS = (
     "image",
     "img",
@@ -36,14 +37,14 @@ IMAGE_COLUMNS = (
     "url",
 )
 CAPTION_COLUMNS = ("caption",)
-# How the base64 of JPEG, PNG, GIF, WebP, TIFF and BMP begins.
+# First characters of JPEG, PNG, GIF, WebP, TIFF and BMP files in base64.
 _BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk")
 _BASE64_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\n\r")
-_PROBE = 200
+_PROBE = 200  # characters of a text that are checked for base64
 
 
 def is_inline(text: str) -> bool:
-    """Tell whether a text is a picture itself, as a data URI or base64, and no name of one."""
+    """Return whether a text is an image itself, as a data URI or base64, and not a path or URL."""
     if text[:5].lower() == "data:":
         return True
     return len(text) > _PROBE and text.startswith(_BASE64_STARTS) and _BASE64_LETTERS.issuperset(text[:_PROBE])
@@ -51,101 +52,109 @@ def is_inline(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's place and the columns that matter in it.
+    """A table, the columns that matter in it, and the builder of its rows' Items.
 
     Attributes:
-        place: where it is.
-        options: of the source.
-        image: the column with pictures.
-        caption, key: the columns with existing captions and with keys; a row need not have them.
+        location: where it is.
+        options: how it is listed.
+        builder: builds the Items.
+        image: name of the column with the images.
+        caption, key: names of the columns with existing captions and with keys; a row may lack them.
     """
 
-    place: Place
+    location: Location
     options: ReaderOptions
+    builder: ItemBuilder
     image: str
     caption: str | None = None
     key: str | None = None
 
     @classmethod
-    def of(cls, place: Place, options: ReaderOptions, columns: Collection[str], likely: Collection[str] = ()) -> Table:
-        """Choose the columns of a table.
+    def with_columns(
+        cls,
+        location: Location,
+        options: ReaderOptions,
+        builder: ItemBuilder,
+        columns: Collection[str],
+        likely: Collection[str] = (),
+    ) -> Table:
+        """Return a table after choosing its columns.
 
         Args:
-            place: where it is.
-            options: name columns, or leave them to be guessed.
-            columns: of the table.
-            likely: those whose type says that they hold pictures.
+            location, options, builder: as in the class; columns that `options` does not name are guessed.
+            columns: names of all columns.
+            likely: columns whose type shows that they contain images.
 
         Raises:
-            InputError: a named column is not there, or none can be guessed.
+            InputError: a named column does not exist, or the image column cannot be guessed.
         """
         for option in ("image_column", "caption_column", "key_column"):
             name = getattr(options, option)
             if name is not None and name not in columns:
-                raise InputError(f"{place.name} has no column {name!r} ({option}); it has {', '.join(columns)}")
+                raise InputError(f"{location.name} has no column {name!r} ({option}); it has {', '.join(columns)}")
         image = options.image_column or _guess(likely, IMAGE_COLUMNS) or next(iter(likely), None)
         image = image or _guess(columns, IMAGE_COLUMNS)
         if image is None:
             raise InputError(
-                f"{place.name}: none of its columns is known to hold pictures; name it by image_column: "
-                f"{', '.join(columns) or 'it has none'}"
+                f"{location.name}: no column has the name of an image column; name it with image_column: "
+                f"{', '.join(columns) or 'there are no columns'}"
             )
         caption = options.caption_column or _guess(columns, CAPTION_COLUMNS) or CAPTION_COLUMNS[0]
-        return cls(place, options, image, None if caption == image else caption, options.key_column)
+        return cls(location, options, builder, image, None if caption == image else caption, options.key_column)
 
     @cached_property
     def base(self) -> str:
-        """The absolute directory where relative paths begin."""
-        return os.path.abspath(self.options.image_root or os.path.dirname(self.place.path))
+        """Absolute base directory of relative paths."""
+        return os.path.abspath(self.options.image_root or os.path.dirname(self.location.path))
 
-    def row(self, number: int, row: Mapping[str, Any], inline: Mapping[str, Any]) -> Found:
-        """Return what a row stands for.
+    def item(self, number: int, row: Mapping[str, Any], locator: Mapping[str, Any]) -> Item:
+        """Return the Item of a row.
 
         Args:
-            number: of the row.
-            row: its values; the picture may be left out where only reading the item brings it.
-            inline: the locator of the picture where the row itself holds it.
+            number: row number, from 0.
+            row: its values.
+            locator: locator of the image if the row contains the image itself.
         """
         others = {name: value for name, value in row.items() if name != self.image}
         columns = {name: jsonable(value) for name, value in others.items() if not isinstance(value, bytes)}
-        found = self._found(number, row.get(self.image), inline, columns)
         caption = row.get(self.caption) if self.caption else None
-        if isinstance(caption, str):
-            found = replace(found, caption=caption)
-        if self.key and row.get(self.key) not in (None, ""):
-            key = safe_key(str(row[self.key]))
-            found = replace(found, key=key, full_key=key)
-        return found
+        caption = caption if isinstance(caption, str) else None
+        key = safe_key(str(row[self.key])) if self.key and row.get(self.key) not in (None, "") else None
 
-    def broken(self, number: int, reason: str) -> Found:
-        """Return a row that cannot be read."""
-        return failure(self._key(number), self._source(number), reason)
-
-    def _found(self, number: int, cell: Any, inline: Mapping[str, Any], columns: Mapping[str, Any]) -> Found:
-        cell = cell[0] if isinstance(cell, (list, tuple)) and len(cell) == 1 else cell
+        cell = row.get(self.image)
+        if isinstance(cell, (list, tuple)) and len(cell) == 1:
+            cell = cell[0]
         if isinstance(cell, Mapping) and not cell.get("bytes"):
             cell = cell.get("path")
         if isinstance(cell, str) and cell.strip() and not is_inline(cell):
-            shown = self.options.image_root or os.path.dirname(self.place.name)
-            return listed_file(cell, self.base, shown, self.options, columns)
+            shown_base = self.options.image_root or os.path.dirname(self.location.name)
+            return self.builder.build_reference(cell, self.base, shown_base, key=key, columns=columns, caption=caption)
+        key, source = key or self._row_key(number), self._row_source(number)
         if isinstance(cell, (str, Mapping)) and cell:
-            return Found(self._key(number), self._key(number), self._source(number), inline, columns)
-        reason = f"the column {self.image!r} is empty" if not cell else f"the column {self.image!r} holds no picture"
-        return failure(self._key(number), self._source(number), f"{reason}: {cell!r:.80}", columns)
+            return self.builder.build(key, source, locator, columns=columns, caption=caption)
+        problem = "is empty" if not cell else "has no image in this row"
+        reason = f"the column {self.image!r} {problem}: {cell!r:.80}"
+        return self.builder.build_failure(key, source, reason, columns, caption)
 
-    def stored(self, number: int, row: Mapping[str, Any], inline: Mapping[str, Any]) -> Found:
-        """Return what a row stands for whose picture is read later; arguments as in `row`, without the picture."""
-        inline = {**inline, "base": self.base} if self.options.image_root else inline
-        return self.row(number, {**row, self.image: {"bytes": True}}, inline)
+    def stored_item(self, number: int, row: Mapping[str, Any], locator: Mapping[str, Any]) -> Item:
+        """Return the Item of a row whose image was not read for the listing; arguments as in `item`."""
+        if self.options.image_root:
+            locator = {**locator, "base": self.base}
+        return self.item(number, {**row, self.image: {"bytes": True}}, locator)
 
-    def _key(self, number: int) -> str:
-        stem = self.place.stem or without_suffix(os.path.basename(self.place.path))
-        return safe_key(f"{self.place.prefix}{stem}/{number}")
+    def unreadable_item(self, number: int, reason: str) -> Item:
+        """Return the Item of a row that cannot be parsed."""
+        return self.builder.build_failure(self._row_key(number), self._row_source(number), reason)
 
-    def _source(self, number: int) -> str:
-        return f"{self.place.name}::{number}"
+    def _row_key(self, number: int) -> str:
+        stem = self.location.stem or without_suffix(os.path.basename(self.location.path))
+        return safe_key(f"{self.location.prefix}{stem}/{number}")
+
+    def _row_source(self, number: int) -> str:
+        return f"{self.location.name}::{number}"
 
 
 def _guess(columns: Collection[str], names: tuple[str, ...]) -> str | None:
+    """Return the column with the first of `names` that exists, ignoring case; the first of several equal columns."""
     lower = {column.lower(): column for column in reversed(list(columns))}
     return next((lower[name] for name in names if name in lower), None)

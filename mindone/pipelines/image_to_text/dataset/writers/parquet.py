@@ -25,9 +25,9 @@ class ParquetWriter:
     """
 
     def __init__(self, target: Target) -> None:
-        from ..readers.columns import arrow_modules
+        from ..readers.arrow_columns import import_pyarrow
 
-        self._pa = arrow_modules()
+        self._pa = import_pyarrow()
         self._count, self._seconds = len(target.listing), target.options.seconds
         path = target.file(SUFFIX, "part")
         self._single = path.name if path.suffix == SUFFIX else None

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from ..readers.base import ItemError
 from ..readers.kinds import suffix_of
-from ..readers.reading import Reader
+from ..readers.reader import Reader
 from ..readers.tar_shard import BLOCK, DAMAGE
 from ..state.records import Item, Record, portable_dumps
 from .base import Mark, Target, note

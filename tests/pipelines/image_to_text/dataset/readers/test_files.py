@@ -1,4 +1,4 @@
-"""Folders, patterns and lists: every file once, with a key of its own, in an order that depends on nothing else."""
+"""Folders, patterns and list files: each file is listed once, with a unique key, in a deterministic order."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ def keys(items: list[Item]) -> list[str]:
     return [item.key for item in items]
 
 
-def put(folder: Path, *names: str) -> None:
+def write_images(folder: Path, *names: str) -> None:
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(len(name)))
 
 
-def test_a_folder_in_the_order_of_its_names(tmp_path: Path) -> None:
-    put(tmp_path, "b/2.PNG", "b/10.jpg", "a.webp", "b.gif", "b/c/1.Tiff", ".hidden.png", ".git/1.png", "._a.webp")
-    put(tmp_path, "notes.md", "a.txt.bak", "x.share4v/1.png", "b-1.bmp")
+def test_a_folder_is_listed_in_name_order(tmp_path: Path) -> None:
+    write_images(
+        tmp_path, "b/2.PNG", "b/10.jpg", "a.webp", "b.gif", "b/c/1.Tiff", ".hidden.png", ".git/1.png", "._a.webp"
+    )
+    write_images(tmp_path, "notes.md", "a.txt.bak", "x.share4v/1.png", "b-1.bmp")
     items = listed(tmp_path)
     assert keys(items) == ["a", "b/10", "b/2", "b/c/1", "b-1", "b"]
     assert [item.number for item in items] == list(range(6))
@@ -47,8 +49,8 @@ def test_a_folder_in_the_order_of_its_names(tmp_path: Path) -> None:
     assert keys(listed(tmp_path, hidden=True))[:3] == ["._a", ".git/1", ".hidden"]
 
 
-def test_relative_inputs_are_shown_as_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path, "photos/cats/1.png")
+def test_sources_show_relative_inputs_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, "photos/cats/1.png")
     monkeypatch.chdir(tmp_path)
     [item] = listed("photos/")
     assert (item.key, item.source, item.path) == ("cats/1", "photos/cats/1.png", str(tmp_path / "photos/cats/1.png"))
@@ -77,8 +79,8 @@ def test_relative_inputs_are_shown_as_they_were_given(tmp_path: Path, monkeypatc
         "#1.png",
     ],
 )
-def test_any_name_a_file_may_have(tmp_path: Path, name: str) -> None:
-    put(tmp_path / "photos", name)
+def test_unusual_file_names(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / "photos", name)
     [item] = listed(tmp_path / "photos")
     assert item.key == name.removesuffix(".png") and read(item) == png(len(name))
     assert listed(tmp_path / "photos" / name) == [
@@ -86,15 +88,17 @@ def test_any_name_a_file_may_have(tmp_path: Path, name: str) -> None:
     ]
 
 
-def test_a_long_name_becomes_a_key_that_fits(tmp_path: Path) -> None:
-    put(tmp_path, "x" * 250 + ".png", "x" * 251 + ".jpg")
+def test_the_key_of_a_long_name_is_shortened(tmp_path: Path) -> None:
+    write_images(tmp_path, "x" * 250 + ".png", "x" * 251 + ".jpg")
     found = keys(listed(tmp_path))
     assert len(set(found)) == 2 and all(len(key) <= 240 for key in found)
 
 
-def test_pictures_of_one_name_have_keys_with_their_extension(tmp_path: Path) -> None:
-    """Whatever is added beside them, the other keys stay."""
-    put(tmp_path, "cats/1.jpg", "cats/1.png", "cats/2.jpg", "dogs/1.jpg", "3.jpg", "3.jpg.png", "A.jpg", "a.png")
+def test_keys_of_files_with_the_same_stem_include_the_extension(tmp_path: Path) -> None:
+    """The keys of the other files do not change."""
+    write_images(
+        tmp_path, "cats/1.jpg", "cats/1.png", "cats/2.jpg", "dogs/1.jpg", "3.jpg", "3.jpg.png", "A.jpg", "a.png"
+    )
     found = {Path(item.source).name: item.key for item in listed(tmp_path) if "dogs" not in item.source}
     assert found == {
         "1.jpg": "cats/1.jpg",
@@ -109,8 +113,8 @@ def test_pictures_of_one_name_have_keys_with_their_extension(tmp_path: Path) -> 
     assert keys(listed(tmp_path / "cats")) == ["1", "2"]
 
 
-def test_keys_and_order_of_many_names_that_are_alike(tmp_path: Path) -> None:
-    """Against the rule itself: an extension stays where the name without it is not one file's alone."""
+def test_keys_and_order_of_many_similar_names(tmp_path: Path) -> None:
+    """Compared with a direct implementation: a key includes the extension if several files share the stem."""
     draw, names = random.Random(5), {f"n{number}.png" for number in range(1000)}
     letters = ["a", "A", "b", "-", ".", "\u00e9", "e\u0301", "\u00df", "ss", "\udce9"]
     for _ in range(1500):
@@ -120,7 +124,7 @@ def test_keys_and_order_of_many_names_that_are_alike(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     stems = Counter(fold(without_suffix(name)) for name in names)
     full_names = Counter(fold(name) for name in names)
-    put(tmp_path, "x/1.png", "x-/1.png")
+    write_images(tmp_path, "x/1.png", "x-/1.png")
     found, written = listed(tmp_path), Counter[str]()
     assert [item.source.removeprefix(f"{tmp_path}/") for item in found] == [
         name + "/1.png" * (name in ("x", "x-")) for name in sorted({*names, "x", "x-"}, key=os.fsencode)
@@ -137,7 +141,7 @@ def test_keys_and_order_of_many_names_that_are_alike(tmp_path: Path) -> None:
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
-    put(tmp_path, "photos/cats/1.png", "elsewhere/2.png")
+    write_images(tmp_path, "photos/cats/1.png", "elsewhere/2.png")
     photos = tmp_path / "photos"
     (photos / "linked").symlink_to(tmp_path / "elsewhere")
     (photos / "3.png").symlink_to(tmp_path / "elsewhere" / "2.png")
@@ -153,8 +157,8 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     assert reasons["3"] == reasons["linked/2"] == png(len("elsewhere/2.png"))
 
 
-def test_a_directory_that_cannot_be_read_fails_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path, "1.png", "closed/2.png", "open/3.png")
+def test_an_unreadable_directory_is_one_failed_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, "1.png", "closed/2.png", "open/3.png")
     scandir = os.scandir
 
     def scan(path: str) -> object:
@@ -162,14 +166,14 @@ def test_a_directory_that_cannot_be_read_fails_by_itself(tmp_path: Path, monkeyp
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", scan)  # root may read everything
+    monkeypatch.setattr(os, "scandir", scan)  # root can read everything
     items = listed(tmp_path)
     assert [isinstance(read(item), bytes) for item in items] == [True, False, True]
     assert read(items[1]) == "the directory cannot be read: Permission denied"
 
 
 def test_include_and_exclude(tmp_path: Path) -> None:
-    put(tmp_path, "a.jpg", "b.png", "cats/a.jpg", "cats/old/a.jpg", "dogs/a.jpg", "notes.txt")
+    write_images(tmp_path, "a.jpg", "b.png", "cats/a.jpg", "cats/old/a.jpg", "dogs/a.jpg", "notes.txt")
     assert keys(listed(tmp_path, include=("*.jpg",))) == ["a", "cats/a", "cats/old/a", "dogs/a"]
     assert keys(listed(tmp_path, include=("cats/*.jpg", "b.*"))) == ["b", "cats/a"]
     assert keys(listed(tmp_path, exclude=("old", "dogs/**"))) == ["a", "b", "cats/a"]
@@ -188,8 +192,8 @@ def test_patterns() -> None:
     assert expand_braces("{008..010}.tar")[0] == "008.tar" and expand_braces("{a}.png") == ["{a}.png"]
 
 
-def test_several_inputs_in_the_order_given(tmp_path: Path) -> None:
-    put(tmp_path, "x/imgs/1.png", "y/imgs/1.png", "z/1.png", "2.png")
+def test_several_inputs_are_listed_in_the_given_order(tmp_path: Path) -> None:
+    write_images(tmp_path, "x/imgs/1.png", "y/imgs/1.png", "z/1.png", "2.png")
     assert keys(listed(tmp_path / "z", tmp_path / "2.png", tmp_path / "x" / "imgs", tmp_path / "y" / "imgs")) == [
         "z/1",
         "2",
@@ -198,18 +202,18 @@ def test_several_inputs_in_the_order_given(tmp_path: Path) -> None:
     ]
 
 
-def test_what_two_inputs_share_is_listed_once(tmp_path: Path) -> None:
-    put(tmp_path, "photos/cats/1.png", "photos/2.png")
+def test_files_that_two_inputs_share_are_listed_once(tmp_path: Path) -> None:
+    write_images(tmp_path, "photos/cats/1.png", "photos/2.png")
     photos = tmp_path / "photos"
     assert keys(listed(photos, photos / "cats", photos / "2.png", photos)) == ["photos/2", "photos/cats/1"]
 
 
-def test_existing_captions_beside_the_pictures(tmp_path: Path) -> None:
-    put(tmp_path, "1.png", "2.png", "3.png", "4.jpg", "4.png", "5.png", "6.png", "7.png")
+def test_existing_captions_beside_the_images(tmp_path: Path) -> None:
+    write_images(tmp_path, "1.png", "2.png", "3.png", "4.jpg", "4.png", "5.png", "6.png", "7.png")
     (tmp_path / "1.txt").write_bytes(b"\xef\xbb\xbfOne.\r\n")
     (tmp_path / "2.caption").write_text("Two.")
     (tmp_path / "3.txt").write_text("")
-    (tmp_path / "4.txt").write_text("Of which of the two?")
+    (tmp_path / "4.txt").write_text("Ambiguous: two images have this stem.")
     (tmp_path / "5.txt").write_text("First")
     (tmp_path / "5.caption").write_text("Second")
     (tmp_path / "6.txt").write_bytes(b"x" * 2**21)
@@ -231,8 +235,8 @@ def test_existing_captions_beside_the_pictures(tmp_path: Path) -> None:
 
 
 def test_existing_captions_under_another_root(tmp_path: Path) -> None:
-    put(tmp_path / "photos", "cats/1.png", "cats/2.png", "3.png")
-    put(tmp_path / "more", "1.png")
+    write_images(tmp_path / "photos", "cats/1.png", "cats/2.png", "3.png")
+    write_images(tmp_path / "more", "1.png")
     (tmp_path / "photos" / "cats" / "1.txt").write_text("Beside it.")
     (tmp_path / "captions" / "cats").mkdir(parents=True)
     (tmp_path / "captions" / "cats" / "2.txt").write_text("Under the root.")
@@ -246,8 +250,8 @@ def test_existing_captions_under_another_root(tmp_path: Path) -> None:
     assert not any(item.caption for item in listed(tmp_path / "photos/cats/1.png", caption_root=str(tmp_path / "none")))
 
 
-def test_a_list_of_paths(tmp_path: Path) -> None:
-    put(tmp_path, "photos/ 1.png", "photos/2.png", "other/2.png", "photos/caf\udce9.png")
+def test_a_list_file(tmp_path: Path) -> None:
+    write_images(tmp_path, "photos/ 1.png", "photos/2.png", "other/2.png", "photos/caf\udce9.png")
     (tmp_path / "other" / "2.txt").write_text("Two.")
     outside = tmp_path.parent / "outside.png"
     lines = [b"\xef\xbb\xbfphotos/ 1.png\r", b"", b"photos/2.png", str(tmp_path / "other/2.png").encode()]
@@ -269,18 +273,18 @@ def test_a_list_of_paths(tmp_path: Path) -> None:
     )
     assert items[2].caption == "Two." and items[1].source == str(tmp_path / "photos/2.png")
     assert [isinstance(read(item), bytes) for item in items] == [True] * 5 + [False] * 3
-    assert read(items[5]) == "there is no such file" and read(items[6]) == "the path has a null character in it"
+    assert read(items[5]) == "there is no such file" and read(items[6]) == "the path contains a null character"
     rooted = listed(tmp_path / "list.txt", image_root=str(tmp_path / "photos"))
     assert rooted[1].source == str(tmp_path / "photos" / "photos" / "2.png")
 
 
-def test_pictures_of_one_name_in_a_list(tmp_path: Path) -> None:
-    put(tmp_path, "1.jpg", "1.png")
+def test_repeated_names_in_a_list_file(tmp_path: Path) -> None:
+    write_images(tmp_path, "1.jpg", "1.png")
     (tmp_path / "list.txt").write_text("1.jpg\n1.png\n1.jpg\n1.jpg\n")
     assert keys(listed(tmp_path / "list.txt")) == ["1", "1.png", "1.jpg", "1.jpg~2"]
 
 
-def test_addresses_are_fetched(tmp_path: Path) -> None:
+def test_urls_are_downloaded(tmp_path: Path) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200 if "1.png" in self.path else 404)
@@ -301,41 +305,41 @@ def test_addresses_are_fetched(tmp_path: Path) -> None:
         server.shutdown()
 
 
-def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path, "1.png", "2.png", "large.png")
+def test_unreadable_files_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, "1.png", "2.png", "large.png")
     (tmp_path / "empty.png").touch()
     items = {item.key: item for item in listed(tmp_path)}
     (tmp_path / "1.png").unlink()
     (tmp_path / "2.png").unlink()
     (tmp_path / "2.png").mkdir()
-    monkeypatch.setattr("mindone.pipelines.image_to_text.dataset.readers.cells.MAX_PICTURE_BYTES", 10)
+    monkeypatch.setattr("mindone.pipelines.image_to_text.dataset.readers.image_bytes.MAX_IMAGE_BYTES", 10)
     assert read(items["1"]) == "there is no such file"
     assert read(items["2"]) == "not a regular file"
-    assert read(items["empty"]) == "it is empty, 0 bytes"
-    assert read(items["large"]) == f"{len(png(9))} bytes are more than it may have (10)"
-    with pytest.raises(ItemError, match="nothing reads a locator of kind 'new'; it was listed by another version"):
+    assert read(items["empty"]) == "it is empty (0 bytes)"
+    assert read(items["large"]) == f"it has {len(png(9))} bytes; at most 10 are read"
+    with pytest.raises(ItemError, match="unknown kind of locator 'new': another version listed the inputs"):
         read_item(Item(0, "a", "a", {"kind": "new"}))
 
 
-def test_inputs_that_make_no_sense_are_refused_at_once(tmp_path: Path) -> None:
-    put(tmp_path, "1.png", "notes.md")
+def test_invalid_inputs_are_rejected_immediately(tmp_path: Path) -> None:
+    write_images(tmp_path, "1.png", "notes.md")
     for inputs, message in [
         ((tmp_path / "gone",), "there is no such file or directory"),
         ((tmp_path / "gone" / "*.png",), "there is no directory"),
         ((tmp_path / "notes.md",), "its name does not tell what it is"),
-        (("",), "'' is no path"),
+        (("",), "'' is not a path"),
         ((), "expected a list of paths"),
     ]:
         with pytest.raises(InputError, match=message):
             listed(*inputs)
-    with pytest.raises(InputError, match="kind 'zip' is not known: expected one of folder, file"):
+    with pytest.raises(InputError, match="unknown kind of input 'zip': expected one of folder, file"):
         listed(tmp_path, kind="zip")
-    with pytest.raises(InputError, match="is no directory"):
+    with pytest.raises(InputError, match="is not a directory"):
         listed(tmp_path, image_root="gone")
 
 
-def test_a_name_that_does_not_tell_can_be_told(tmp_path: Path) -> None:
-    put(tmp_path, "1.png")
+def test_the_kind_option_overrides_the_name(tmp_path: Path) -> None:
+    write_images(tmp_path, "1.png")
     (tmp_path / "paths").write_text("1.png\n")
     assert keys(listed(tmp_path / "paths", kind="list")) == ["1"]
 
@@ -349,7 +353,7 @@ def test_a_folder_of_shards_is_one_data_set(tmp_path: Path) -> None:
         "s-02/a",
         "shards/s-10/a",
     ]
-    put(tmp_path / "shards", "1.png")
+    write_images(tmp_path / "shards", "1.png")
     assert keys(listed(tmp_path / "shards")) == ["1"]
     assert keys(listed(tmp_path / "shards", include=("*.tar",))) == ["s-02/a", "s-10/a"]
 
@@ -387,7 +391,7 @@ except OSError as error:
         ("seen-temporary", 2**20, "done"),
     ],
 )
-def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path, what: str, limit: int, said: str) -> None:
+def test_the_error_of_a_full_disk_says_what_to_do(tmp_path: Path, what: str, limit: int, said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(ROOT), what, str(tmp_path), str(limit)],
         capture_output=True,
@@ -399,6 +403,6 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path, what: str,
     assert said in done.stdout
 
 
-def test_captions_made_before_in_a_directory_that_is_gone(tmp_path: Path) -> None:
+def test_a_caption_cache_in_a_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"cannot be kept \(unable to open database file\): free space for .*seen.sqlite"):
         SeenCaptions(tmp_path / "gone" / "seen.sqlite")

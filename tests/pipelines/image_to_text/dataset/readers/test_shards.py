@@ -1,4 +1,4 @@
-"""WebDataset shards: samples, captions, and archives that are compressed, odd or damaged."""
+"""WebDataset shards: samples, captions, and archives that are compressed, unusual or damaged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAMPLES = [
     ("c.json", b"[1]"),
     ("d.jpg", png(4)),
     ("d.png", png(5)),
-    ("d.txt", b"Of which?"),
+    ("d.txt", b"Ambiguous."),
     ("e.json", b'{"caption": "In the json.", "score": NaN}'),
     ("e.webp", png(6)),
     ("f.json", b"{broken"),
@@ -55,12 +55,12 @@ def check(path: Path) -> list[Any]:
     return items
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_shard(tmp_path: Path, form: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tarfile.TarFile, "format", form)
-    samples = SAMPLES if form != tarfile.USTAR_FORMAT else SAMPLES[:-1]
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_shard(tmp_path: Path, tar_format: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarfile.TarFile, "format", tar_format)
+    samples = SAMPLES if tar_format != tarfile.USTAR_FORMAT else SAMPLES[:-1]
     write_tar(tmp_path / "s.tar", samples)
-    if form == tarfile.USTAR_FORMAT:
+    if tar_format == tarfile.USTAR_FORMAT:
         assert [item.key for item in listed(tmp_path / "s.tar")] == [f"s/{key}" for key in KEYS[:-1]]
         return
     items = check(tmp_path / "s.tar")
@@ -70,7 +70,7 @@ def test_a_shard(tmp_path: Path, form: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert items[6].columns == {"caption": "In the json.", "score": None}
 
 
-def test_headers_with_more_than_a_name(tmp_path: Path) -> None:
+def test_extended_headers(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", SAMPLES, pax_headers={"mtime": "1.5", "comment": "c" * 2000}, mtime=1.5)
     check(tmp_path / "s.tar")
 
@@ -86,10 +86,10 @@ def test_compressed_shards(tmp_path: Path, suffix: str, compress: Callable[[byte
     check(tmp_path / f"s.{suffix}")
     (tmp_path / f"s.{suffix}").write_bytes(data[: len(data) // 2])
     items = listed(tmp_path / f"s.{suffix}")
-    assert "the archive is damaged behind" in str(read(items[-1]))
+    assert "the archive is damaged after" in str(read(items[-1]))
 
 
-def test_compressed_archives_are_read_once_where_threads_ask_nearly_in_order(
+def test_a_compressed_archive_is_read_once_for_nearly_ordered_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = random.Random(2).randbytes(300_000)
@@ -111,8 +111,8 @@ def test_compressed_archives_are_read_once_where_threads_ask_nearly_in_order(
     assert PlainArchive(str(tmp_path / "x")).read(299_990, 100) == data[-10:]
 
 
-def test_a_shard_cut_off_at_every_block(tmp_path: Path) -> None:
-    """Each picture is listed and whole, or listed and failed, or the shard's end is an input that fails."""
+def test_a_shard_truncated_at_every_block(tmp_path: Path) -> None:
+    """Each image is complete or fails, or the end of the shard is an item that fails."""
     write_tar(tmp_path / "whole.tar", [(f"{n}.png", png(n)) for n in range(4)])
     data = (tmp_path / "whole.tar").read_bytes()[: 4 * 1024]
     path = tmp_path / "s.tar"
@@ -121,31 +121,31 @@ def test_a_shard_cut_off_at_every_block(tmp_path: Path) -> None:
         items, complete = listed(path), sum(1024 * n + 512 + len(png(n)) <= end for n in range(4))
         found = [read(item) for item in items]
         assert found[:complete] == [png(n) for n in range(complete)], end
-        # A cut between two members cannot be told from an archive without an end, which some tools write.
+        # Truncation between two members looks like an archive without an end block, which some tools write.
         assert len(items) > complete or (end and end % 1024 == 0), end
         assert not any(isinstance(one, bytes) for one in found[complete:]), end
 
 
 @pytest.mark.parametrize("place", [0, 1024 + 20, 2 * 1024])
-def test_a_damaged_header_is_no_silent_end(tmp_path: Path, place: int) -> None:
+def test_a_damaged_header_does_not_end_a_shard_silently(tmp_path: Path, place: int) -> None:
     write_tar(tmp_path / "s.tar", [(f"{n}.png", png(n)) for n in range(4)])
     data = bytearray((tmp_path / "s.tar").read_bytes())
     data[place : place + 30] = b"\xff" * 30
     (tmp_path / "s.tar").write_bytes(data)
     items = listed(tmp_path / "s.tar")
-    assert len(items) == place // 1024 + 1 and "the archive is damaged behind" in str(read(items[-1]))
+    assert len(items) == place // 1024 + 1 and "the archive is damaged after" in str(read(items[-1]))
 
 
-def test_what_is_no_archive_or_has_no_pictures(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_and_a_shard_without_images(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"this is no archive" * 100)
     write_tar(tmp_path / "b.tar", [("1.txt", b"x")])
     items = listed(tmp_path / "a.tar", tmp_path / "b.tar")
     assert [item.key for item in items] == ["a~end", "b~end"]
-    assert "damaged behind 0 pictures" in str(read(items[0]))
-    assert read(items[1]) == "there are no pictures in it, such as 000123.jpg"
+    assert "damaged after 0 images" in str(read(items[0]))
+    assert read(items[1]) == "the archive has no images, such as 000123.jpg"
 
 
-def test_only_files_are_pictures(tmp_path: Path) -> None:
+def test_only_regular_files_are_images(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
         for name, kind in [("a.jpg", tarfile.DIRTYPE), ("b.jpg", tarfile.SYMTYPE), ("c.jpg", tarfile.LNKTYPE)]:
             info = tarfile.TarInfo(name)
@@ -154,11 +154,11 @@ def test_only_files_are_pictures(tmp_path: Path) -> None:
     assert [item.key for item in listed(tmp_path / "s.tar")] == ["s~end"]
 
 
-def test_a_shard_that_was_changed_is_no_picture(tmp_path: Path) -> None:
+def test_a_shard_that_changed_after_listing(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", [("0.png", png(0)), ("1.png", png(1))])
     items = listed(tmp_path / "s.tar")
     write_tar(tmp_path / "s.tar", [("0.png", bytes(3000)), ("1.png", png(1))])
-    assert [read(item) for item in items] == ["s.tar was changed after it was listed"] * 2
+    assert [read(item) for item in items] == ["s.tar was changed after the inputs were listed"] * 2
     (tmp_path / "s.tar").unlink()
     assert read(items[0]) == "s.tar cannot be read: No such file or directory"
 

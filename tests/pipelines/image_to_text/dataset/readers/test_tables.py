@@ -1,4 +1,4 @@
-"""Tables: JSON, JSONL, CSV, Parquet, Arrow and what `datasets` saves."""
+"""Tables: JSON, JSONL, CSV, Parquet, Arrow and directories that `datasets` wrote."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from helpers.jobs import listed, png, read
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindone.pipelines.image_to_text.dataset.readers import InputError, Reader, parquet_rows
+from mindone.pipelines.image_to_text.dataset.readers import InputError, Reader, parquet_table
 from mindone.pipelines.image_to_text.dataset.readers import json_table as json_module
-from mindone.pipelines.image_to_text.dataset.readers.parquet_rows import ParquetColumn
+from mindone.pipelines.image_to_text.dataset.readers.parquet_table import ParquetColumn
 
-LONG = png(1) + bytes(400)  # base64 of a real picture's length
+LONG = png(1) + bytes(400)  # so that its base64 is as long as a real image's
 BASE64 = base64.b64encode(LONG).decode()
 
 
@@ -35,7 +35,7 @@ def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-# Rows, and for each the key and what reading it gives: bytes, or a part of the reason why there are none.
+# Row, expected key, and expected result of reading it: bytes, or part of the reason for the failure.
 ROWS: list[tuple[Any, str, bytes | str]] = [
     ({"image": "a/1.png", "id": 7, "caption": "One."}, "a/1", png(7)),
     ({"image": "3.png", "tags": ["x", {"y": None}]}, "3", png(5)),
@@ -45,10 +45,10 @@ ROWS: list[tuple[Any, str, bytes | str]] = [
     ({"image": {"bytes": BASE64, "path": "x.png"}}, "t/5", LONG),
     ({"image": {"bytes": None, "path": "a/2.png"}}, "a/2", png(7)),
     ({"image": ["3.png"]}, "3.png", png(5)),
-    ({"image": ["3.png", "a/1.png"]}, "t/8", "holds no picture"),
+    ({"image": ["3.png", "a/1.png"]}, "t/8", "has no image in this row"),
     ({"image": None}, "t/9", "the column 'image' is empty"),
     ({"text": "no picture"}, "t/10", "the column 'image' is empty"),
-    ({"image": 5}, "t/11", "holds no picture: 5"),
+    ({"image": 5}, "t/11", "has no image in this row: 5"),
     ("a/2.png", "a/2.png", png(7)),
     (17, "t/13", "expected an object, got int"),
     ({"image": "data:image/png;base64,%%%"}, "t/14", "base64 is damaged"),
@@ -64,7 +64,7 @@ def check_rows(path: Path) -> None:
         assert found == expected if isinstance(expected, bytes) else expected in str(found), item
         if isinstance(row, dict):
             assert item.columns == {name: value for name, value in row.items() if name != "image"}
-        # The list of inputs holds no pictures.
+        # The listing must not contain images.
         assert BASE64 not in json.dumps(item.locator)
     assert (
         items[0].caption == "One."
@@ -88,7 +88,7 @@ def test_json_lines(tmp_path: Path, name: str, end: str) -> None:
     check_rows(tmp_path / name)
 
 
-def test_bad_json_lines_fail_by_themselves(tmp_path: Path) -> None:
+def test_each_malformed_json_line_is_one_failed_item(tmp_path: Path) -> None:
     lines = [b"{broken", b'{"image": "3.png"}', b'{"image": "caf\xe9"}', b"", b"[1]", b"NaN", b'{"image": "a/1.png"} x']
     (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
     items = listed(tmp_path / "t.jsonl")
@@ -103,7 +103,7 @@ def test_bad_json_lines_fail_by_themselves(tmp_path: Path) -> None:
         st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_elements_are_where_the_scanner_says(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+def test_elements_are_at_the_offsets_of_the_scanner(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "elements.json"
     rng = random.Random(0)
     values = [value, {"a": value, '"[\\': "]}"}, [value, value]]
@@ -127,10 +127,10 @@ def _dumped(value: Any, ascii_only: bool) -> bytes:
     ("text", "reasons"),
     [
         ('[{"image": "3.png"}', ["", "the file ends before the array does"]),
-        ('[{"image": "3.png"}, {"image": "a/1', ["", "the file ends in the middle of it"]),
+        ('[{"image": "3.png"}, {"image": "a/1', ["", "the file ends in the middle of this element"]),
         ('[{"image": "3.png"}, {"image" "a/1.png"}, {"image": "a/1.png"}]', ["", "not JSON", ""]),
         ('[{"image": "3.png"},, {"image": "a/1.png"},]', ["", "not JSON", ""]),
-        ('[{"image": "3.png"}] [{"image": "a/1.png"}]', ["", "there is more in the file"]),
+        ('[{"image": "3.png"}] [{"image": "a/1.png"}]', ["", "there is more data after the end"]),
     ],
 )
 def test_damaged_arrays(tmp_path: Path, text: str, reasons: list[str]) -> None:
@@ -141,7 +141,7 @@ def test_damaged_arrays(tmp_path: Path, text: str, reasons: list[str]) -> None:
         assert isinstance(one, bytes) if not reason else reason in str(one)
 
 
-def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unclosed_quote_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_module, "MAX_ELEMENT_BYTES", 2**21)
     (tmp_path / "t.json").write_text('[{"image": "3.png"}, {"image": "' + "x" * 2**24 + "}]")
     items = listed(tmp_path / "t.json")
@@ -151,30 +151,30 @@ def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.json", '{"data": [1]}', "none of its columns is known to hold pictures; name it by image_column: data"),
-        ("t.json", '{\n"image": "3.png"}', "expected an array of objects, or an object a line"),
+        ("t.json", '{"data": [1]}', "no column has the name of an image column; name it with image_column: data"),
+        ("t.json", '{\n"image": "3.png"}', "expected an array of objects, or one object per line"),
         ("t.json", "17", "expected an array of objects"),
-        ("t.jsonl", "rubbish\n" * 3, "there is no object in it that can be read"),
-        ("t.jsonl", '{"x": 1}\n' * 3, "none of its columns is known to hold pictures; name it by image_column: x"),
-        ("t.csv", "a,b\n1,2\n", "name it by image_column: a, b"),
+        ("t.jsonl", "rubbish\n" * 3, "none of its rows is a JSON object"),
+        ("t.jsonl", '{"x": 1}\n' * 3, "no column has the name of an image column; name it with image_column: x"),
+        ("t.csv", "a,b\n1,2\n", "name it with image_column: a, b"),
         ("t.csv", "a,a,image\n1,2,3\n", "two columns have the same name"),
-        ("t.csv", '"a\n1,2\n', "the line of the columns' names is broken"),
+        ("t.csv", '"a\n1,2\n', "the line of column names is malformed"),
     ],
 )
-def test_tables_without_pictures_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_tables_without_images_are_rejected(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         listed(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl", "t.csv", "t.tsv"])
-def test_empty_tables_are_empty(tmp_path: Path, name: str) -> None:
+def test_an_empty_table_has_no_items(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
     assert listed(tmp_path / name) == []
 
 
-def test_rows_before_the_first_picture_count(tmp_path: Path) -> None:
-    """As in ShareGPT4V's own list of instructions, of which some have no picture."""
+def test_rows_before_the_first_image_are_items(tmp_path: Path) -> None:
+    """As in ShareGPT4V's own list of instructions, some of which have no image."""
     rows = [{"id": 1}, {"id": 2}, {"id": 3, "image": "3.png"}, {"id": 4}]
     (tmp_path / "t.json").write_text(json.dumps(rows))
     items = listed(tmp_path / "t.json")
@@ -198,7 +198,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         listed(tmp_path / "t.jsonl", image_column="foto")
 
 
-def test_csv_with_quotes_line_ends_and_a_mark(tmp_path: Path) -> None:
+def test_csv_with_quotes_line_ends_and_a_bom(tmp_path: Path) -> None:
     (tmp_path / 'new\nline, "q".png').write_bytes(png(9))
     text = (
         '\ufeffid,file_name,"a ""title"""\r\n1,"new\nline, ""q"".png","two\r\nlines"\r\n\r\n'
@@ -214,21 +214,21 @@ def test_csv_with_quotes_line_ends_and_a_mark(tmp_path: Path) -> None:
     assert [item.key for item in items] == ['new\nline, "q"', "t/1", "t/2", "t/3", "t/4", "3"]
 
 
-def test_a_quote_in_csv_that_is_never_closed(tmp_path: Path) -> None:
+def test_an_unclosed_quote_in_csv(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text('image\tx\n3.png\t1\na/1.png\t"2\na/2.png\t3\n')
     found = [read(item) for item in listed(tmp_path / "t.tsv")]
     assert found[0] == png(5) and len(found) == 2
-    assert found[1] == "line 3: a quote is opened and never closed; the rest of the file is taken for this row"
+    assert found[1] == "line 3: a quote is opened and never closed; the rest of the file was taken for this row"
 
 
-def test_a_row_that_was_changed_is_no_picture(tmp_path: Path) -> None:
+def test_a_row_that_changed_after_listing(tmp_path: Path) -> None:
     for name, text in [("t.csv", f"image\n{BASE64}\n"), ("t.jsonl", json.dumps({"image": BASE64}))]:
         (tmp_path / name).write_text(text)
         [item] = listed(tmp_path / name)
         (tmp_path / name).write_text("x" * 50)
-        assert "ends in the middle of it" in str(read(item))
+        assert "is truncated: it ends before this input does" in str(read(item))
         (tmp_path / name).write_text('"' * 5000)
-        assert "was changed after it was listed" in str(read(item)) or "holds no picture" in str(read(item))
+        assert "was changed after the inputs were listed" in str(read(item)) or "there is no image" in str(read(item))
         (tmp_path / name).unlink()
         assert "cannot be read: No such file" in str(read(item))
 
@@ -244,24 +244,24 @@ def check_struct(items: list[Any], keys: list[str], sources: list[str], others: 
     reader, count = Reader(), len(items)
     for place in [*range(count - 2), *reversed(range(count - 2))]:
         assert reader.data(items[place]) == png(place)
-    assert read(items[-2]) == png(5) and read(items[-1]) == "there is no picture in its row"
+    assert read(items[-2]) == png(5) and read(items[-1]) == "there is no image in its row"
     assert items[1].columns == {name: {"n": 1, "day": "2024-01-01"}[name] for name in others}
 
 
-def test_parquet_with_the_struct_of_datasets(tmp_path: Path) -> None:
+def test_parquet_with_structs_of_bytes_and_path(tmp_path: Path) -> None:
     pq.write_table(pa.table(struct(9)), tmp_path / "t.parquet", row_group_size=2)
     expected = [f"{tmp_path / 't.parquet'}::{n}" for n in range(9)]
     check_struct(listed(tmp_path / "t.parquet"), [f"t/{n}" for n in range(9)], expected)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
-def test_parquet_of_nothing_but_bytes(tmp_path: Path, kind: pa.DataType) -> None:
+def test_parquet_with_a_column_of_bytes(tmp_path: Path, kind: pa.DataType) -> None:
     table = pa.table({"photo": pa.array([png(n) for n in range(5)], kind)})
     pq.write_table(table, tmp_path / "t.parquet", row_group_size=2)
     assert [read(item) for item in listed(tmp_path / "t.parquet")] == [png(n) for n in range(5)]
 
 
-def test_parquet_of_paths(tmp_path: Path) -> None:
+def test_parquet_with_a_column_of_paths(tmp_path: Path) -> None:
     dictionary = pa.array(["a/1.png", "3.png", None]).dictionary_encode()
     pq.write_table(pa.table({"path": dictionary, "caption": ["One.", None, ""]}), tmp_path / "t.parquet")
     items = listed(tmp_path / "t.parquet")
@@ -269,44 +269,44 @@ def test_parquet_of_paths(tmp_path: Path) -> None:
     assert read(items[0]) == png(7) and read(items[1]) == png(5)
 
 
-def test_other_types_are_no_pictures(tmp_path: Path) -> None:
+def test_columns_of_other_types_are_rejected(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [1, 2]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="the column 'image' is of type int64; pictures are bytes, texts"):
+    with pytest.raises(InputError, match="the column 'image' has the type int64; expected bytes, strings"):
         listed(tmp_path / "t.parquet")
     pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="name it by image_column: x"):
+    with pytest.raises(InputError, match="name it with image_column: x"):
         listed(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.arrow"])
-def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_error_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (tmp_path / name).touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'mindone-share4v\[dataset\]'"):
         listed(tmp_path / name)
 
 
-def test_a_root_of_paths_inside_stored_structs(tmp_path: Path) -> None:
+def test_image_root_applies_to_paths_in_structs(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "1.png"}]}), tmp_path / "t.parquet")
     [item] = listed(tmp_path / "t.parquet", image_root=str(tmp_path / "a"))
     assert read(item) == png(7)
 
 
-def test_a_damaged_parquet_file_fails_by_itself(tmp_path: Path) -> None:
+def test_a_damaged_parquet_file_is_one_failed_item(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and rubbish")
     [item] = listed(tmp_path / "t.parquet")
-    assert "the table is damaged, from row 0 on" in str(read(item))
+    assert "the table is damaged from row 0 on" in str(read(item))
     pq.write_table(pa.table({"image": [png(n) for n in range(4)]}), tmp_path / "t.parquet")
     items = listed(tmp_path / "t.parquet")
     (tmp_path / "t.parquet").write_bytes(b"changed meanwhile")
     assert "t.parquet cannot be read" in str(read(items[0]))
 
 
-def test_rows_of_parquet_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, a little out of order as threads ask, and far back: the values are right, and few are read twice."""
+def test_parquet_rows_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values are right in any order; the column is read again only for a row far back."""
     count = 200
     pq.write_table(pa.table({"image": [png(n) for n in range(count)]}), tmp_path / "t.parquet")
-    monkeypatch.setattr(parquet_rows, "WINDOW_ROWS", 20)
+    monkeypatch.setattr(parquet_table, "WINDOW_ROWS", 20)
     column = ParquetColumn(str(tmp_path / "t.parquet"), 0, "image")
     starts = []
     restart = column._restart
@@ -321,7 +321,7 @@ def test_rows_of_parquet_in_any_order(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("write", [pa.ipc.new_stream, pa.ipc.new_file])
-def test_arrow_files_of_both_forms(tmp_path: Path, write: Callable[..., Any]) -> None:
+def test_arrow_files_in_both_formats(tmp_path: Path, write: Callable[..., Any]) -> None:
     table = pa.table(struct(9))
     with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as file, write(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=4)
@@ -339,7 +339,7 @@ def saved(tmp_path: Path) -> datasets.Dataset:
     return datasets.Dataset.from_dict(values).cast_column("image", datasets.Image(decode=False))
 
 
-def test_a_directory_that_datasets_saved(tmp_path: Path, saved: datasets.Dataset) -> None:
+def test_a_directory_that_datasets_wrote(tmp_path: Path, saved: datasets.Dataset) -> None:
     (tmp_path / "hf" / "one" / "3.png").write_bytes(png(5))
     saved.save_to_disk(tmp_path / "hf" / "one", num_shards=3)
     items = listed(tmp_path / "hf" / "one")
@@ -360,17 +360,17 @@ def test_a_dictionary_of_splits(tmp_path: Path, saved: datasets.Dataset) -> None
     assert items[3].source == f"{tmp_path}/hf/both/test::0" and read(items[3]) == png(4)
 
 
-def test_a_directory_that_is_not_whole(tmp_path: Path, saved: datasets.Dataset) -> None:
+def test_an_incomplete_directory(tmp_path: Path, saved: datasets.Dataset) -> None:
     saved.save_to_disk(tmp_path / "hf" / "three")
     state = tmp_path / "hf" / "three" / "state.json"
     good = json.loads(state.read_text())
     state.write_text(json.dumps({**good, "_indices_data_files": [{"filename": "indices.arrow"}]}))
-    with pytest.raises(InputError, match="an old form with a table of indices"):
+    with pytest.raises(InputError, match="an old format with a table of indices"):
         listed(tmp_path / "hf" / "three")
     state.write_text("{")
-    with pytest.raises(InputError, match="the data set is not whole"):
+    with pytest.raises(InputError, match="the data set is incomplete"):
         listed(tmp_path / "hf" / "three")
     state.write_text(json.dumps(good))
     (tmp_path / "hf" / "three" / good["_data_files"][0]["filename"]).unlink()
     [item] = listed(tmp_path / "hf" / "three")
-    assert "the table is damaged, from row 0 on" in str(read(item))
+    assert "the table is damaged from row 0 on" in str(read(item))

@@ -1,21 +1,24 @@
-"""What Parquet and Arrow tables have in common: which columns are read for a listing, and what a cell holds."""
+"""Columns of Parquet and Arrow tables: which are read for a listing, and which contain images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import InputError, Place, ReaderOptions
+from .base import InputError, Location, ReaderOptions
+from .item_builder import ItemBuilder
 from .rows import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LISTED_ROWS = 1024  # rows read at a time for a listing
 
-def arrow_modules() -> Any:
+
+def import_pyarrow() -> Any:
     """Import pyarrow.
 
     Raises:
-        ImportError: it is not installed; the message says how to.
+        ImportError: it is not installed; the message tells how to install it.
     """
     try:
         import pyarrow
@@ -26,26 +29,28 @@ def arrow_modules() -> Any:
     return pyarrow
 
 
-def choose(schema: pa.Schema, place: Place, options: ReaderOptions) -> tuple[Table, list[str]]:
-    """Return a table and the columns that its listing reads: all but bytes, which reading an item brings.
+def choose_columns(
+    schema: pa.Schema, location: Location, options: ReaderOptions, builder: ItemBuilder
+) -> tuple[Table, list[str]]:
+    """Return the table, and the columns to read for its listing: all without bytes, which are read with each item.
 
     Raises:
-        InputError: no column holds pictures.
+        InputError: no column contains images.
     """
-    pa = arrow_modules()
-    stored = [field.name for field in schema if _is_stored(pa, field.type)]
-    table = Table.of(place, options, schema.names, stored)
+    pa = import_pyarrow()
+    stored = [field.name for field in schema if _is_stored_image(pa, field.type)]
+    table = Table.with_columns(location, options, builder, schema.names, stored)
     field = schema.field(table.image)
     if table.image not in stored and not _is_text(pa, field.type):
         raise InputError(
-            f"{place.name}: the column {table.image!r} is of type {field.type}; pictures are bytes, texts (a path, an "
-            "address, a data URI) or the struct of bytes and path that `datasets` writes"
+            f"{location.name}: the column {table.image!r} has the type {field.type}; expected bytes, strings (a path, "
+            "URL or data URI) or the struct of bytes and path that `datasets` writes"
         )
     return table, [one.name for one in schema if one.name not in stored and not _has_bytes(pa, one.type)]
 
 
-def _is_stored(pa: Any, kind: pa.DataType) -> bool:
-    """Whether the column holds bytes, alone or beside a path."""
+def _is_stored_image(pa: Any, kind: pa.DataType) -> bool:
+    """Return whether a column contains bytes, or structs of bytes and a path."""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and kind.get_field_index("path") >= 0
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
@@ -60,4 +65,4 @@ def _is_text(pa: Any, kind: pa.DataType) -> bool:
 def _has_bytes(pa: Any, kind: pa.DataType) -> bool:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return True
-    return any(_has_bytes(pa, kind.field(place).type) for place in range(kind.num_fields))
+    return any(_has_bytes(pa, kind.field(index).type) for index in range(kind.num_fields))

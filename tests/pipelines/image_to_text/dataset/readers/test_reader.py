@@ -1,4 +1,4 @@
-"""Reading items: in threads, with few files open, in another process; and videos."""
+"""Reader: from several threads, with a limit on open files, in another process; and videos."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, r
 from mindone.pipelines.image_to_text.dataset.state.records import item_from_line, to_line
 
 
-def test_threads_that_read_from_everything_at_once(tmp_path: Path) -> None:
-    """More files than may stay open: readers let go of them while others read."""
+def test_threads_read_from_many_kinds_of_files(tmp_path: Path) -> None:
+    """With more files than may stay open, files are dropped while other threads read from them."""
     for number in range(4):
         base = number * 100
         pictures = [png(base + place) for place in range(40)]
@@ -44,7 +44,7 @@ def test_threads_that_read_from_everything_at_once(tmp_path: Path) -> None:
         assert found[item.number] == png(base + place), item
 
 
-def test_an_item_is_read_from_nothing_but_its_line(tmp_path: Path) -> None:
+def test_an_item_is_read_from_its_line_in_the_listing(tmp_path: Path) -> None:
     (tmp_path / "caf\udce9.png").write_bytes(png(1))
     [item] = listed(tmp_path)
     again = item_from_line(to_line(item).encode())
@@ -54,7 +54,7 @@ def test_an_item_is_read_from_nothing_but_its_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """Twenty frames that become lighter, two seconds long."""
+    """A two-second video of twenty frames that get lighter."""
     path = tmp_path / "clips" / "a b.MP4"
     path.parent.mkdir()
     with av.open(str(path), "w", format="mp4") as container:
@@ -67,7 +67,7 @@ def clip(tmp_path: Path) -> Path:
     return path
 
 
-def test_videos_become_frames(clip: Path) -> None:
+def test_frames_of_a_video(clip: Path) -> None:
     (clip.parent / "a b.txt").write_text("Mine.")
     [item] = listed(clip.parent, frames=4, frame_mode="even")
     assert item.key == "a b" and item.path == str(clip) and item.caption == "Mine."
@@ -81,7 +81,7 @@ def test_videos_become_frames(clip: Path) -> None:
     assert Reader().data(item) == clip.read_bytes()
 
 
-def test_videos_that_cannot_be_read(clip: Path) -> None:
+def test_unreadable_videos(clip: Path) -> None:
     [item] = listed(clip)
     clip.write_bytes(clip.read_bytes()[:400])
     with pytest.raises(ItemError) as caught:

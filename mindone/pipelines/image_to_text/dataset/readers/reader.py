@@ -1,4 +1,4 @@
-"""Reader: from an Item to its Picture, by nothing but the item's locator."""
+"""Reader: reads the image or the video frames of an Item, using only the Item's locator."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from typing import Any
 
 from ..state.records import Item, Picture
 from .archives import Archive, PlainArchive, open_archive
+from .arrow_columns import import_pyarrow
 from .arrow_table import open_arrow
 from .base import ItemError
-from .cells import MAX_PICTURE_BYTES, MAX_VIDEO_BYTES, cell_bytes, file_bytes, json_cell, url_bytes
-from .columns import arrow_modules
 from .csv_table import parse_row
-from .parquet_rows import ParquetColumn
+from .image_bytes import (
+    MAX_IMAGE_BYTES,
+    MAX_VIDEO_BYTES,
+    cell_bytes,
+    file_bytes,
+    json_cell,
+    size_problem,
+    url_bytes,
+)
+from .parquet_table import ParquetColumn
 from .tar_shard import BLOCK, DAMAGE
 
 _CHUNK = 2**20
@@ -28,7 +36,7 @@ Locator = Mapping[str, Any]
 
 
 class Reader:
-    """Reads items, in any thread and in any process; files it reads from stay open for the next item.
+    """Reads items, in any thread and any process; tables and archives stay open for the next item.
 
     Args:
         open_files: how many tables and archives stay open.
@@ -42,115 +50,118 @@ class Reader:
 
     def __init__(self, open_files: int = 8) -> None:
         self._limit, self._lock = open_files, Lock()
-        self._open: OrderedDict[Hashable, Any] = OrderedDict()
+        self._open: OrderedDict[Hashable, Any] = OrderedDict()  # least recently used first
 
     def read(self, item: Item) -> Picture:
-        """Return an item's picture, or a video's frames.
+        """Return the image of an item, or the frames of a video.
 
         Raises:
-            ItemError: it cannot be read; the message says why, without the item's name.
+            ItemError: it cannot be read; the message gives the reason without the item's name.
             ImportError: a package that its kind needs is not installed.
         """
-        kind = item.locator.get("kind")
-        if kind == "video":
+        if item.locator.get("kind") == "video":
             return _read_video(item.locator)
         data = self.data(item)
         return Picture((data,), hashlib.sha256(data).hexdigest())
 
     def data(self, item: Item) -> bytes:
-        """Return the bytes of an item's file; errors as in `read`."""
+        """Return the bytes of an item's image or video file; errors as in `read`."""
         kind = item.locator.get("kind")
-        if kind not in _READERS:
-            raise ItemError(f"nothing reads a locator of kind {kind!r}; it was listed by another version")
-        data = _READERS[kind](self, item.locator)
+        if kind not in _READ_FUNCTIONS:
+            raise ItemError(f"unknown kind of locator {kind!r}: another version listed the inputs; use that one")
+        data = _READ_FUNCTIONS[kind](self, item.locator)
         if not data:
-            raise ItemError("it is empty, 0 bytes")
+            raise ItemError("it is empty (0 bytes)")
         return data
 
     def sample(self, item: Item) -> bytes:
-        """Return all members of an item's sample in its shard, as they lie there, headers included.
+        """Return all members of an item's sample from its shard, with their headers, unchanged.
 
         Raises:
-            ItemError: the shard cannot be read, or is not as it was.
+            ItemError: the shard cannot be read, or has changed.
         """
         begin, end = item.locator["sample"]
-        return self._span(item.locator["path"], begin, end - begin, self._archive)
+        return self._read_span(item.locator["path"], begin, end - begin, self._archive)
 
-    def kept(self, key: Hashable, opener: Callable[[], Any]) -> Any:
-        """Return what is open under a key, opening it where it is not; the one used longest ago is let go."""
+    def _opened(self, key: Hashable, opener: Callable[[], Any]) -> Any:
+        """Return the open file for `key`, opening it if needed; the least recently used one is dropped."""
         with self._lock:
             if key not in self._open:
                 self._open[key] = opener()
                 if len(self._open) > self._limit:
-                    self._open.popitem(last=False)  # closed when the last thread is done with it
+                    self._open.popitem(last=False)  # closed when the last thread that uses it is done
             self._open.move_to_end(key)
             return self._open[key]
 
     def _file(self, path: str) -> Archive:
-        archive: Archive = self.kept(("file", path), lambda: PlainArchive(path))
+        archive: Archive = self._opened(("file", path), lambda: PlainArchive(path))
         return archive
 
     def _archive(self, path: str) -> Archive:
-        archive: Archive = self.kept(("archive", path), lambda: open_archive(path))
+        archive: Archive = self._opened(("archive", path), lambda: open_archive(path))
         return archive
 
-    def _span(self, path: str, offset: int, size: int, opener: Callable[[str], Archive]) -> bytes:
-        """Return bytes of a file, all that were asked for."""
+    def _read_span(self, path: str, offset: int, size: int, opener: Callable[[str], Archive]) -> bytes:
+        """Return exactly `size` bytes of a file.
+
+        Raises:
+            ItemError: the file cannot be read, or is too short.
+        """
         try:
             data = opener(path).read(offset, size)
         except DAMAGE as error:
             raise ItemError(f"{os.path.basename(path)} cannot be read: {_reason(error)}") from error
         if len(data) < size:
-            raise ItemError(f"{os.path.basename(path)} ends in the middle of it")
+            raise ItemError(f"{os.path.basename(path)} is truncated: it ends before this input does")
         return data
 
     def read_row(self, locator: Locator) -> bytes:
-        """A picture in a row of JSON or CSV."""
+        """Return the image in a row of a JSON or CSV table."""
         path = locator["path"]
-        line = self._span(path, locator["offset"], locator["size"], self._file)
+        row = self._read_span(path, locator["offset"], locator["size"], self._file)
         try:
             if locator["kind"] == "csv":
-                cell = parse_row(line, locator["delimiter"])[locator["column"]]
+                cell = parse_row(row, locator["delimiter"])[locator["column"]]
             else:
-                cell = json_cell(line, locator["column"])
+                cell = json_cell(row, locator["column"])
         except (ValueError, IndexError, StopIteration, RecursionError, csv.Error) as error:
-            raise ItemError(f"{os.path.basename(path)} was changed after it was listed") from error
+            raise ItemError(_changed(path)) from error
         return cell_bytes(cell, os.path.dirname(path))
 
     def read_parquet(self, locator: Locator) -> bytes:
-        """A picture in a row of a Parquet file."""
-        where = (locator["path"], locator["group"], locator["column"])
-        return self._cell(locator, lambda: self.kept(where, lambda: ParquetColumn(*where)).row(locator["row"]))
+        """Return the image in a row of a Parquet file."""
+        key = (locator["path"], locator["group"], locator["column"])
+        return self._read_cell(locator, lambda: self._opened(key, lambda: ParquetColumn(*key)).row(locator["row"]))
 
     def read_arrow(self, locator: Locator) -> bytes:
-        """A picture in a row of an Arrow file."""
+        """Return the image in a row of an Arrow file."""
         path = locator["path"]
 
         def cell() -> Any:
-            table = self.kept(("arrow", path), lambda: open_arrow(path))
+            table = self._opened(("arrow", path), lambda: open_arrow(path))
             return table.column(locator["column"])[locator["row"]].as_py()
 
-        return self._cell(locator, cell)
+        return self._read_cell(locator, cell)
 
-    def _cell(self, locator: Locator, read: Callable[[], Any]) -> bytes:
+    def _read_cell(self, locator: Locator, read: Callable[[], Any]) -> bytes:
         path = locator["path"]
         try:
             cell = read()
-        except (arrow_modules().ArrowException, OSError, IndexError, KeyError) as error:
+        except (import_pyarrow().ArrowException, OSError, IndexError, KeyError) as error:
             raise ItemError(f"{os.path.basename(path)} cannot be read: {_reason(error)}") from error
         return cell_bytes(cell, locator.get("base") or os.path.dirname(path))
 
     def read_tar(self, locator: Locator) -> bytes:
-        """A member of an archive; its header must still say its size."""
+        """Return the data of a member of an archive, after checking that its header has the listed size."""
         offset, size = locator["offset"], locator["size"]
-        if size > MAX_PICTURE_BYTES:
-            raise ItemError(f"{size:,} bytes are more than it may have ({MAX_PICTURE_BYTES:,})")
-        data = self._span(locator["path"], offset - BLOCK, BLOCK + size, self._archive)
+        if size > MAX_IMAGE_BYTES:
+            raise ItemError(size_problem(size, MAX_IMAGE_BYTES))
+        data = self._read_span(locator["path"], offset - BLOCK, BLOCK + size, self._archive)
         header = None
         with suppress(tarfile.HeaderError):
             header = tarfile.TarInfo.frombuf(data[:BLOCK], "utf-8", "surrogateescape")
         if header is None or header.size != size:
-            raise ItemError(f"{os.path.basename(locator['path'])} was changed after it was listed")
+            raise ItemError(_changed(locator["path"]))
         return data[BLOCK:]
 
 
@@ -158,8 +169,8 @@ def _read_failure(reader: Reader, locator: Locator) -> bytes:
     raise ItemError(locator["error"])
 
 
-# Kind of a locator -> how its bytes are read.
-_READERS: dict[str, Callable[[Reader, Locator], bytes]] = {
+# Kind of a locator -> function that reads its bytes.
+_READ_FUNCTIONS: dict[str, Callable[[Reader, Locator], bytes]] = {
     "file": lambda reader, locator: file_bytes(locator["path"]),
     "video": lambda reader, locator: file_bytes(locator["path"], MAX_VIDEO_BYTES),
     "url": lambda reader, locator: url_bytes(locator["url"]),
@@ -179,8 +190,8 @@ def _read_video(locator: Locator) -> Picture:
     try:
         digest = hashlib.sha256()
         with open(path, "rb") as file:
-            while piece := file.read(_CHUNK):
-                digest.update(piece)
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
         video = read_frames(path, FrameSampling(locator["mode"], locator["frames"]))
     except (OSError, VideoLoadError) as error:
         raise ItemError(_reason(error).removeprefix(f"{path}: ")) from error
@@ -188,15 +199,19 @@ def _read_video(locator: Locator) -> Picture:
     return Picture(tuple(video.frames), digest.hexdigest(), {name: getattr(video, name) for name in names})
 
 
+def _changed(path: str) -> str:
+    return f"{os.path.basename(path)} was changed after the inputs were listed"
+
+
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @cache
-def _shared() -> Reader:
+def _shared_reader() -> Reader:
     return Reader()
 
 
 def read_item(item: Item) -> Picture:
-    """Read an item with a reader that this process keeps; arguments and errors as in `Reader.read`."""
-    return _shared().read(item)
+    """Read an item with a Reader that this process shares; arguments and errors as in `Reader.read`."""
+    return _shared_reader().read(item)

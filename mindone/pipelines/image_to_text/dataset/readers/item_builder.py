@@ -1,0 +1,137 @@
+"""ItemBuilder: turns what the readers find into numbered Items with unique keys and existing captions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from ..state.existing_captions import read_caption
+from ..state.keys import KeyRegistry, path_keys, url_keys
+from ..state.records import Item
+from .base import ReaderOptions, file_locator
+
+
+class ItemBuilder(AbstractContextManager["ItemBuilder"]):
+    """Builds the Items of one listing; close it to release the temporary file that stores the keys.
+
+    Args:
+        options: where existing captions are, and which frames of a video to take.
+
+    Raises:
+        OSError: the keys cannot be stored, for example because the disk is full; every method raises it too.
+    """
+
+    def __init__(self, options: ReaderOptions) -> None:
+        self._options = options
+        self._registry = KeyRegistry()
+        self._number = 0
+
+    def __exit__(self, *exception: object) -> None:
+        self._registry.close()
+
+    def is_new_file(self, path: str) -> bool:
+        """Return whether this is the first call for `path`; a file that two folders share is listed once."""
+        return self._registry.claim_name(path)
+
+    def build(
+        self,
+        key: str,
+        source: str,
+        locator: Mapping[str, Any],
+        *,
+        full_key: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        caption: str | None = None,
+        directory: str | None = None,
+        caption_files: Collection[str] | None = None,
+    ) -> Item:
+        """Return the next Item.
+
+        Args:
+            key: the preferred key.
+            source: name of the input in messages.
+            locator: how to find its bytes again, JSON-able.
+            full_key: key with its extension, used if `key` is taken; by default `key`.
+            columns: the other columns of its table row, JSON-able.
+            caption: existing caption, if its table or shard has one; by default it is read from a caption file.
+            directory: directory of the input's file, if it is a file of its own; caption files are beside it.
+            caption_files: names of the caption files in the directory where its caption would be, if they are known;
+                it saves looking for each.
+        """
+        key = self._registry.claim(key, full_key or key, directory)
+        caption = (caption or "").strip() or None
+        try:
+            caption = caption or self._read_caption(key, directory, caption_files)
+        except OSError as error:  # a caption that cannot be read must not be overwritten
+            locator = {"kind": "failure", "error": f"its existing caption cannot be read: {error.strerror or error}"}
+        item = Item(self._number, key, source, locator, columns or {}, caption)
+        self._number += 1
+        return item
+
+    def build_failure(
+        self,
+        key: str,
+        source: str,
+        reason: str,
+        columns: Mapping[str, Any] | None = None,
+        caption: str | None = None,
+    ) -> Item:
+        """Return the Item of an input that exists but cannot be read; reading it raises an ItemError with `reason`."""
+        return self.build(key, source, {"kind": "failure", "error": reason}, columns=columns, caption=caption)
+
+    def build_reference(
+        self,
+        text: str,
+        base: str,
+        shown_base: str,
+        *,
+        key: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        caption: str | None = None,
+    ) -> Item:
+        """Return the Item of a path or URL from a list or a table.
+
+        Args:
+            text: a path, absolute or relative to `base`, or a URL.
+            base: absolute directory.
+            shown_base: the same directory as the caller wrote it.
+            key: key from the row, if it has one; by default it follows from the path or URL.
+            columns, caption: as in `build`.
+        """
+        if text[:8].lower().startswith(("http://", "https://")):
+            own_key, full_key = (key, key) if key else url_keys(text)
+            locator = {"kind": "url", "url": text}
+            return self.build(own_key, text, locator, full_key=full_key, columns=columns, caption=caption)
+        if text[:7].lower() == "file://":
+            text = url2pathname(urlsplit(text).path)
+        path = os.path.normpath(os.path.join(base, text))
+        own_key, full_key = (key, key) if key else path_keys(path, base)
+        if "\0" in path:
+            return self.build_failure(own_key, text, "the path contains a null character", columns, caption)
+        return self.build(
+            own_key,
+            os.path.normpath(os.path.join(shown_base, text)),
+            file_locator(path, self._options),
+            full_key=full_key,
+            columns=columns,
+            caption=caption,
+            directory=os.path.dirname(path),
+        )
+
+    def _read_caption(self, key: str, directory: str | None, caption_files: Collection[str] | None) -> str | None:
+        """Return the caption in a file named after the key, in the directory where sidecar files are written."""
+        folder, _, name = key.rpartition("/")
+        if self._options.caption_root is not None:
+            directory = os.path.join(self._options.caption_root, folder)
+        if directory is None:
+            return None
+        for suffix in self._options.caption_suffixes:
+            if caption_files is None or name + suffix in caption_files:
+                caption = read_caption(os.path.join(directory, name + suffix))
+                if caption is not None:
+                    return caption
+        return None
