@@ -1,1 +1,1 @@
-"""What a job stores on disk: inputs, journal, and what resuming needs."""
+"""What a job stores on disk: its inputs, its journal of records, and what it needs to resume."""

@@ -1,4 +1,4 @@
-"""Files that appear only when they are whole, and lines counted without being read."""
+"""Crash-safe files: files that appear only when complete, append-only files, and line offsets in large files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import BinaryIO
 from weakref import WeakValueDictionary
 
-PARTIAL_SUFFIX = ".partial"  # what a file is called until it is whole
-GROUP_BYTES = 4 * 2**20
+PARTIAL_SUFFIX = ".partial"  # appended to a file's name until the file is complete
+GROUP_BYTES = 4 * 2**20  # bytes that an AppendOnlyFile buffers before it writes them
 _CHUNK = 2**20
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that takes its place when all of it is on the disk; after an error the old one stays.
+    """Write a file that replaces `path` once it is complete and on disk; after an error the old file stays.
 
     Raises:
-        OSError: the disk is full, or another reason why it cannot be written.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
@@ -36,87 +36,87 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def partial_path(path: Path) -> Path:
-    """Return what a file is called until it is whole."""
+    """Return the path of a file until it is complete."""
     return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Give a whole file its name, so that it keeps it after a power failure too."""
+    """Rename a complete file to its final path, so that the new name survives a power failure."""
     partial.replace(path)
     sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk, where the system can."""
+    """Write a directory's entries to disk, if the system supports it."""
     if os.name != "posix":
         return
-    place = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems cannot, and need not
-            os.fsync(place)
+        with suppress(OSError):  # some network file systems do not support it, and do not need it
+            os.fsync(descriptor)
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file that was written and closed to the disk."""
+    """Write a closed file to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 class AppendOnlyFile:
-    """A file that grows by groups; a crash damages no more than the last one, which has about GROUP_BYTES at most.
+    """A file that is appended to in groups; a crash damages at most the last group, which has about GROUP_BYTES.
 
     Args:
-        path: made if there is nothing.
+        path: path of the file; created if it does not exist.
 
     Raises:
-        OSError: another process writes it, or it cannot be written at all.
+        OSError: another process is writing the file, or it cannot be written.
 
     Attributes:
-        size: bytes on the disk.
+        size: number of bytes on disk.
     """
 
     def __init__(self, path: Path) -> None:
         is_new = not path.exists()
         self._file = path.open("ab+", buffering=0)
         try:
-            self._take(path)
+            self._take_over(path)
         except BaseException:
             self._file.close()
             raise
         self.size = os.fstat(self._file.fileno()).st_size
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         if is_new:
             sync_directory(path.parent)
 
     @property
-    def waiting(self) -> int:
-        """How many pieces are not on the disk yet."""
-        return len(self._waiting)
+    def pending(self) -> int:
+        """Number of appended pieces that are not on disk yet."""
+        return len(self._pending)
 
     def append(self, piece: bytes) -> None:
-        """Add bytes to the group, after bringing the group to the disk where it would be too large.
+        """Add a piece to the group; the group is flushed first if it would grow too large.
 
         Raises:
-            OSError: as `flush`; the piece was not added then.
+            OSError: the flush failed; the piece was not added.
         """
-        if self._waiting_bytes + len(piece) > GROUP_BYTES:
+        if self._pending_bytes + len(piece) > GROUP_BYTES:
             self.flush()
-        self._waiting.append(piece)
-        self._waiting_bytes += len(piece)
+        self._pending.append(piece)
+        self._pending_bytes += len(piece)
 
     def flush(self) -> None:
-        """Bring the group to the disk.
+        """Write the group to disk.
 
         Raises:
-            OSError: the disk is full, say; the file is as it was before the group, which can be tried again.
+            OSError: for example because the disk is full; the file is as it was before, and the flush can be repeated.
         """
-        if not self._waiting:
+        if not self._pending:
             return
-        data = memoryview(b"".join(self._waiting))
-        if os.fstat(self._file.fileno()).st_size > self.size:  # what an earlier group left, and could not take back
+        data = memoryview(b"".join(self._pending))
+        if os.fstat(self._file.fileno()).st_size > self.size:  # an earlier group failed and could not be removed
             self._file.truncate(self.size)
         try:
             while data:
@@ -126,42 +126,44 @@ class AppendOnlyFile:
             with suppress(OSError):
                 self._file.truncate(self.size)
             raise
-        self.size += sum(map(len, self._waiting))
-        self._waiting.clear()
-        self._waiting_bytes = 0
+        self.size += sum(map(len, self._pending))
+        self._pending.clear()
+        self._pending_bytes = 0
 
     def tail(self, length: int) -> bytes:
-        """Return the last bytes on the disk."""
+        """Return the last `length` bytes on disk."""
         self._file.seek(max(0, self.size - length))
         return self._file.read()
 
-    def cut(self, size: int) -> None:
-        """Leave the first `size` bytes."""
+    def truncate(self, size: int) -> None:
+        """Remove everything after the first `size` bytes on disk."""
         if size < self.size:
             self._file.truncate(size)
             os.fsync(self._file.fileno())
             self.size = size
 
     def close(self) -> None:
-        """Close the file; what was not flushed is lost."""
+        """Close the file without flushing it."""
         self._file.close()
 
-    def _take(self, path: Path) -> None:
-        place = os.fstat(self._file.fileno())
-        earlier = _OPEN.get((place.st_dev, place.st_ino))
+    def _take_over(self, path: Path) -> None:
+        """Lock the file, after closing it if an earlier object of this process has it open."""
+        status = os.fstat(self._file.fileno())
+        identity = (status.st_dev, status.st_ino)
+        earlier = _OPEN_FILES.get(identity)
         if earlier is not None:
             earlier.close()
         _lock(self._file, path)
-        _OPEN[place.st_dev, place.st_ino] = self
+        _OPEN_FILES[identity] = self
 
 
-# What this process writes: a notebook keeps the traceback of a job that broke off, and with it the job's files open.
-# The same job begun again takes them over.
-_OPEN: WeakValueDictionary[tuple[int, int], AppendOnlyFile] = WeakValueDictionary()
+# Files that this process has open, by device and inode. A notebook keeps the traceback of a failed job, and with it the
+# job's files open and locked; when the job runs again, it takes them over.
+_OPEN_FILES: WeakValueDictionary[tuple[int, int], AppendOnlyFile] = WeakValueDictionary()
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
-    """Let no other process append to a file while it is open, where the system and the disk know locks."""
+    """Lock a file against other processes while it is open, if the system and the file system support locks."""
     try:
         import fcntl
     except ImportError:
@@ -177,7 +179,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 
 def count_lines(path: Path) -> int:
-    """Return how many line ends a file has."""
+    """Return the number of line ends in a file."""
     count = 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
@@ -186,23 +188,23 @@ def count_lines(path: Path) -> int:
 
 
 def offset_of_line(file: BinaryIO, line: int) -> int:
-    """Return where a line begins, counted from 0, or where the file ends if it has too few."""
+    """Return the byte offset of a line, counted from 0; the size of the file if it has fewer lines."""
     file.seek(0)
-    offset, left = 0, line
-    while left and (chunk := file.read(_CHUNK)):
-        found = chunk.count(b"\n")
-        if found >= left:
-            place = -1
-            for _ in range(left):
-                place = chunk.find(b"\n", place + 1)
-            return offset + place + 1
-        left -= found
+    offset, remaining = 0, line
+    while remaining and (chunk := file.read(_CHUNK)):
+        count = chunk.count(b"\n")
+        if count >= remaining:
+            position = -1
+            for _ in range(remaining):
+                position = chunk.find(b"\n", position + 1)
+            return offset + position + 1
+        remaining -= count
         offset += len(chunk)
     return offset
 
 
 def lines_from(path: Path, start: int = 0) -> Iterator[bytes]:
-    """Yield a file's lines from number `start` on, line ends included."""
+    """Yield a file's lines, including line ends, from line number `start`."""
     with path.open("rb") as file:
         file.seek(offset_of_line(file, start))
         yield from file

@@ -1,4 +1,4 @@
-"""Existing captions: read as they are, and joined with new ones."""
+"""Existing captions: reading them, and combining them with new ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import codecs
 from collections.abc import Callable
 from pathlib import Path
 
-KEPT_EXISTING = "kept existing"  # the note of a record whose caption was there before
-MAX_CAPTION_BYTES = 2**20  # a larger file beside a picture is no caption
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-# What becomes of an existing caption and a new one; both are there and not empty.
+KEPT_EXISTING = "kept existing"  # note of a record that keeps the existing caption
+MAX_CAPTION_BYTES = 2**20  # a larger file is not a caption
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# Mode -> function of (existing caption, new caption, separator); neither caption is empty.
 MODES: dict[str, Callable[[str, str, str], str]] = {
     "skip": lambda existing, new, separator: existing,
     "overwrite": lambda existing, new, separator: new,
@@ -19,16 +23,16 @@ MODES: dict[str, Callable[[str, str, str], str]] = {
 
 
 def merge_captions(mode: str, existing: str | None, new: str, separator: str = " ") -> str:
-    """Join an existing caption with a new one; white space around either, and an empty one, count for nothing.
+    """Combine an existing caption with a new one; surrounding whitespace is removed, and empty captions are ignored.
 
     Args:
-        mode: "skip" (the existing one stays), "overwrite", "append" (the new one comes last) or "prepend".
-        existing: the caption that was there, or None.
-        new: the caption that was made.
-        separator: stands between the two.
+        mode: "skip" (keep the existing caption), "overwrite", "append" (add the new one after it) or "prepend".
+        existing: the existing caption, or None.
+        new: the new caption.
+        separator: text between the two.
 
     Raises:
-        ValueError: the mode is not known.
+        ValueError: unknown mode.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.existing_captions import merge_captions
@@ -37,33 +41,32 @@ def merge_captions(mode: str, existing: str | None, new: str, separator: str = "
         >>> merge_captions("skip", None, "It sleeps.")
         'It sleeps.'
     """
-    if mode not in MODES:
-        raise ValueError(f"existing captions can be treated as {', '.join(MODES)}; got {mode!r}")
-    before, after = (existing or "").strip(), new.strip()
-    return MODES[mode](before, after, separator) if before and after else before or after
+    _check_mode(mode)
+    existing, new = (existing or "").strip(), new.strip()
+    return MODES[mode](existing, new, separator) if existing and new else existing or new
 
 
 def needs_caption(mode: str, existing: str | None) -> bool:
-    """Tell whether an input with this existing caption is to be captioned at all.
+    """Return whether an input with this existing caption needs a new one.
 
     Raises:
-        ValueError: the mode is not known.
+        ValueError: unknown mode.
     """
-    merge_captions(mode, None, "")
+    _check_mode(mode)
     return mode != "skip" or not (existing or "").strip()
 
 
 def read_caption(path: str | Path) -> str | None:
-    """Read a caption's file; None where there is none, or nothing in it.
+    """Read a caption file; return None if it does not exist or is empty.
 
-    A mark of UTF-8 or UTF-16 at its beginning is understood and left out, as is white space around the text. Bytes
-    that are no UTF-8 are kept as Python keeps those of file names, so that writing the text gives them back.
+    A byte order mark of UTF-8 or UTF-16 and surrounding whitespace are removed. Bytes that are not UTF-8 become
+    surrogate escapes, as in Python's file names, so writing the text restores them.
 
     Raises:
-        OSError: it cannot be read, or is far too large for a caption.
+        OSError: the file cannot be read, or is too large for a caption.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  this is asked of every input, and most have none
+        with open(path, "rb") as file:  # noqa: PTH123  called for every input, and most have no caption
             data = file.read(MAX_CAPTION_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -73,7 +76,13 @@ def read_caption(path: str | Path) -> str | None:
 
 
 def decode_caption(data: bytes) -> str | None:
-    """Return the text of a caption's bytes, as `read_caption` does."""
-    mark, encoding = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", "utf-8"))
+    """Return the text of a caption file's bytes, as `read_caption` does."""
+    found = (entry for entry in _BYTE_ORDER_MARKS if data.startswith(entry[0]))
+    mark, encoding = next(found, (b"", "utf-8"))
     errors = "surrogateescape" if encoding == "utf-8" else "replace"
     return data[len(mark) :].decode(encoding, errors).strip() or None
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"existing captions: expected one of {', '.join(MODES)}; got {mode!r}")

@@ -1,4 +1,4 @@
-"""journal.jsonl: the records of a job in input order; what is in it survives any crash, and is never written again."""
+"""journal.jsonl: the records of a job in input order; a record on disk survives any crash and is never rewritten."""
 
 from __future__ import annotations
 
@@ -9,34 +9,39 @@ from .atomic_files import GROUP_BYTES, AppendOnlyFile, atomic_write, count_lines
 from .listing import Listing
 from .records import Item, Record, dumps, from_line, to_line
 
+_REMOVE_LINES = (
+    "the journal was edited or damaged: remove the lines from there to its end, and their inputs are captioned again"
+)
+_OTHER_JOB = "it belongs to another job: use another directory"
+
 
 class JournalError(ValueError):
-    """The journal is damaged where no crash damages it, or belongs to other inputs."""
+    """The journal is damaged in a way that no crash causes, or belongs to other inputs."""
 
 
 class Journal:
-    """Appends records in order and brings them to the disk by groups.
+    """Appends records in order and writes them to disk in groups.
 
-    Opening it cuts off what a crash left behind: a torn last line, half a character, zeros in place of a block.
+    Opening it removes what a crash left at its end: an incomplete last line, half a character, or a block of zeros.
 
     Args:
-        path: made if there is nothing.
+        path: path of the journal; created if it does not exist.
 
     Raises:
-        JournalError: it is damaged further inside.
+        JournalError: it is damaged before its last group.
         OSError: it cannot be read or written.
 
     Attributes:
-        count: records in it, those that were not yet brought to the disk counted.
+        count: number of records, including those that are not on disk yet.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = AppendOnlyFile(path)
         try:
-            self._cut_torn_end()
+            self._remove_torn_end()
             self.count = count_lines(path)
-            self._check_last()
+            self._check_last_record()
         except BaseException:
             self._file.close()
             raise
@@ -53,15 +58,15 @@ class Journal:
 
     @property
     def durable(self) -> int:
-        """How many records are on the disk."""
-        return self.count - self._file.waiting
+        """Number of records on disk."""
+        return self.count - self._file.pending
 
     def append(self, record: Record) -> None:
-        """Add the next record; it is safe after `flush`.
+        """Add the next record; it is durable after `flush`.
 
         Raises:
-            ValueError: it is not the next one.
-            OSError: as `flush`, which a large group brings about.
+            ValueError: its number is not the next one.
+            OSError: as in `flush`, which is called if the group is large.
         """
         if record.number != self.count:
             raise ValueError(f"record {record.key!r} has number {record.number}, expected {self.count}")
@@ -69,70 +74,57 @@ class Journal:
         self.count += 1
 
     def flush(self) -> None:
-        """Bring everything that was appended to the disk.
+        """Write all appended records to disk.
 
         Raises:
-            OSError: the disk is full, say; the journal is as it was before the group, which can be tried again.
+            OSError: for example because the disk is full; the journal is as before, and the flush can be repeated.
         """
         self._file.flush()
 
     def records(self, start: int = 0) -> Iterator[Record]:
-        """Yield the records on the disk from number `start` on; errors as in `read_records`."""
+        """Yield the records on disk from number `start`; errors as in `read_records`."""
         return read_records(self.path, start, self.durable)
 
     def pairs(self, listing: Listing, start: int = 0) -> Iterator[tuple[Item, Record]]:
-        """Yield the inputs and their records from number `start` on; errors as in `read_pairs`."""
+        """Yield the items and their records on disk from number `start`; errors as in `read_pairs`."""
         return read_pairs(self.path, listing, start, self.durable)
 
-    def verify(self, listing: Listing) -> None:
-        """Read all of it beside the listing; about 25 microseconds a record.
-
-        Raises:
-            JournalError: the journal is damaged, or does not belong to these inputs.
-        """
-        for _ in self.pairs(listing):
-            pass
-
     def close(self) -> None:
-        """Close the file; what was not flushed is lost."""
+        """Close the file without flushing it."""
         self._file.close()
 
-    def _cut_torn_end(self) -> None:
-        """Keep the file up to the last line that is whole; only its last bytes are looked at."""
+    def _remove_torn_end(self) -> None:
+        """Truncate the file after its last complete record; only the last groups are read."""
         size, length = self._file.size, 2 * GROUP_BYTES
         while True:
             tail = self._file.tail(length)
-            begin = size - len(tail)
-            # Half a line in front is left out: it is older than anything that a crash can damage.
-            place = tail.find(b"\n") + 1 if begin else 0
-            if place or not begin:
+            tail_offset = size - len(tail)
+            # Start at the first complete line of the tail: a line before it is older than anything a crash can damage.
+            position = tail.find(b"\n") + 1 if tail_offset else 0
+            if position or not tail_offset:
                 break
-            length *= 2
-        while (end := tail.find(b"\n", place) + 1) and _is_whole(tail[place:end]):
-            place = end
-        if len(tail) - place > GROUP_BYTES and end:
-            raise JournalError(f"{self.path}, byte {begin + place}: this is no record; {_REMOVE}")
-        self._file.cut(begin + place)
+            length *= 2  # a line longer than the tail
+        while (end := tail.find(b"\n", position) + 1) and _is_record(tail[position:end]):
+            position = end
+        if len(tail) - position > GROUP_BYTES and end:
+            raise JournalError(f"{self.path}, byte {tail_offset + position}: not a record; {_REMOVE_LINES}")
+        self._file.truncate(tail_offset + position)
 
-    def _check_last(self) -> None:
-        """Compare the last line's number with how many lines there are."""
+    def _check_last_record(self) -> None:
+        """Check that the last record's number agrees with the number of lines."""
         if self.count:
             with self.path.open("rb") as file:
                 file.seek(offset_of_line(file, self.count - 1))
                 number = from_line(file.readline()).number
             if number != self.count - 1:
-                raise JournalError(_damaged(self.path, self.count - 1, f"it is the record of number {number}"))
-
-
-_REMOVE = "the journal was changed or damaged: remove the lines from there on, and they are captioned again"
-_OTHER = "it belongs to another job: use another directory"
+                raise JournalError(_wrong_number(self.path, self.count - 1, number))
 
 
 def read_records(path: Path, start: int = 0, end: int | None = None) -> Iterator[Record]:
-    """Yield a journal's records from number `start` on, those from `end` on left out.
+    """Yield a journal's records from number `start` to before number `end`.
 
     Raises:
-        JournalError: a line cannot be read, or has another number.
+        JournalError: a line is not a record, or has the wrong number.
     """
     for number, line in enumerate(lines_from(path, start), start):
         if number == end:
@@ -140,54 +132,43 @@ def read_records(path: Path, start: int = 0, end: int | None = None) -> Iterator
         try:
             record = from_line(line)
         except (ValueError, TypeError) as error:
-            raise JournalError(_damaged(path, number, str(error))) from error
+            raise JournalError(f"{path}, line {number + 1}: {error}; {_REMOVE_LINES}") from error
         if record.number != number:
-            raise JournalError(_damaged(path, number, f"it is the record of number {record.number}"))
+            raise JournalError(_wrong_number(path, number, record.number))
         yield record
 
 
 def read_pairs(path: Path, listing: Listing, start: int = 0, end: int | None = None) -> Iterator[tuple[Item, Record]]:
-    """Yield inputs and their records; arguments as in `read_records`.
+    """Yield the items of a listing and their records; arguments as in `read_records`.
 
     Raises:
-        JournalError: the journal is damaged, or does not belong to these inputs.
+        JournalError: the journal is damaged, or belongs to other inputs.
     """
     if end is not None and end > len(listing):
-        raise JournalError(f"{path} has {end} records for {len(listing)} inputs; {_OTHER}")
+        raise JournalError(f"{path} has {end} records, but there are {len(listing)} inputs; {_OTHER_JOB}")
     records = read_records(path, start, end)
     for item, record in zip(listing.items(start), records):  # noqa: B905  the journal may be shorter
         yield check_match(item, record, path), record
 
 
 def check_match(item: Item, record: Record, path: Path) -> Item:
-    """Return the item, which the record must be of.
+    """Return the item after checking that the record belongs to it.
 
     Raises:
-        JournalError: it is not.
+        JournalError: it does not.
     """
     if (item.number, item.key) != (record.number, record.key):
         raise JournalError(
-            f"{path}, line {record.number + 1}: the record of {record.key!r}, where {item.key!r} is listed; {_OTHER}"
+            f"{path}, line {record.number + 1}: expected the record of {item.key!r}, got that of {record.key!r}; "
+            f"{_OTHER_JOB}"
         )
     return item
 
 
-def _damaged(path: Path, number: int, reason: str) -> str:
-    return f"{path}, line {number + 1}: {reason}; {_REMOVE}"
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        from_line(line)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
 def write_failed(journal: Journal, path: Path) -> int:
-    """Write the failures among a journal's records as lines of JSON; return how many there are.
+    """Write the failed records of a journal as JSON lines, and return their number.
 
-    A line has number, key, source, error, and what else is known: sha256, width, height, columns.
+    A line has number, key, source and error, and sha256, width, height and columns as far as they are known.
 
     Raises:
         JournalError: the journal is damaged.
@@ -203,6 +184,18 @@ def write_failed(journal: Journal, path: Path) -> int:
 
 
 def failure_row(record: Record) -> dict[str, object]:
-    """Return what a line of failed.jsonl says."""
+    """Return the fields of a line of failed.jsonl."""
     names = ("number", "key", "source", "error", "sha256", "width", "height", "columns")
     return {name: getattr(record, name) for name in names}
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        from_line(line)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _wrong_number(path: Path, expected: int, number: int) -> str:
+    return f"{path}, line {expected + 1}: it is the record of number {number}; {_REMOVE_LINES}"

@@ -1,4 +1,4 @@
-"""Keys: from names of files to unique relative paths without extension."""
+"""Keys: unique relative paths without extension, made from file names and URLs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 from .temp_table import TempTable
 
-MAX_COMPONENT_BYTES = 240  # file systems allow 255; a suffix must fit behind
+MAX_COMPONENT_BYTES = 240  # file systems allow 255; leaves room for a suffix
 
 
 def safe_key(text: str) -> str:
-    """Return a relative path that stays inside the directory it is put in, whatever an archive or a table says.
+    """Return a relative path that cannot leave the directory it is joined to, for any text from an archive or a table.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.keys import safe_key
@@ -30,12 +30,12 @@ def _component(part: str) -> str:
     data = part.encode("utf-8", "surrogatepass")
     if len(data) <= MAX_COMPONENT_BYTES:
         return part
-    kept = data[: MAX_COMPONENT_BYTES - 17].decode("utf-8", "ignore")
-    return f"{kept}-{hashlib.sha256(data).hexdigest()[:16]}"
+    head = data[: MAX_COMPONENT_BYTES - 17].decode("utf-8", "ignore")
+    return f"{head}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def without_suffix(name: str) -> str:
-    """Return a path without what follows the last dot of its last part; a dot in front stays.
+    """Return a path without the extension of its last component; a leading dot is not an extension.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.keys import without_suffix
@@ -46,35 +46,35 @@ def without_suffix(name: str) -> str:
 
 
 def key_pair(path: str) -> tuple[str, str]:
-    """Return the keys of a path without and with its extension."""
+    """Return the key of a path without its extension, and the key with it."""
     return safe_key(without_suffix(path)), safe_key(path)
 
 
 def path_keys(path: str, base: str) -> tuple[str, str]:
-    """Return the keys of a file: relative to `base` where it lies inside, else its whole path."""
+    """Return the keys of a file as `key_pair` does: of its path relative to `base`, or of the full path outside it."""
     inside = path.removeprefix(base.rstrip(os.sep) + os.sep)
     return key_pair(os.path.splitdrive(inside)[1])
 
 
 def url_keys(url: str) -> tuple[str, str]:
-    """Return the keys of an address: its host and path."""
+    """Return the keys of a URL as `key_pair` does: of its host and path."""
     try:
         parts = urlsplit(url)
         return key_pair(f"{parts.hostname or ''}/{unquote(parts.path)}")
-    except ValueError:  # an address that cannot be parsed; fetching it will say so
+    except ValueError:  # an invalid URL; downloading it will raise the reason
         return key_pair(url.replace(":", "_"))
 
 
 def fold(key: str) -> str:
-    """Return what keys are compared by: on some file systems case and Unicode normalisation do not count."""
+    """Return a key in the form in which keys are compared; some file systems ignore case and Unicode normalization."""
     return key.lower() if key.isascii() else unicodedata.normalize("NFC", key).casefold()
 
 
 class KeyRegistry:
-    """The keys that are taken, kept on disk, so that any number of them takes no memory.
+    """The keys that are in use, stored on disk so that memory does not grow with their number.
 
     Raises:
-        OSError: the disk is full, say; `claim` and `claim_name` raise it too.
+        OSError: for example because the disk is full; `claim` and `claim_name` raise it too.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.keys import KeyRegistry
@@ -85,43 +85,44 @@ class KeyRegistry:
     """
 
     def __init__(self) -> None:
-        self._taken = TempTable("next INTEGER")
+        self._table = TempTable("next INTEGER")
 
-    def claim(self, key: str, full_key: str, beside: str | None = None) -> str:
-        """Take the first of key, full_key, full_key~2, full_key~3, ... that is free, and return it.
+    def claim(self, key: str, full_key: str, directory: str | None = None) -> str:
+        """Claim the first of key, full_key, full_key~2, full_key~3, ... that is free, and return it.
 
         Args:
-            key: what the input is to be called.
-            full_key: the same with its extension, for when that is taken.
-            beside: the folder where a file named by the key's last part would be written; that name must be free too.
+            key: preferred key.
+            full_key: key with its extension, used if `key` is taken.
+            directory: directory in which a file named after the key's last component is written; that file name must
+                be free too.
         """
-        for one in dict.fromkeys((key, full_key)):
-            if self._claim(one, beside):
-                return one
-        counter = b"\0" + _blob(full_key)
-        row = self._taken.get(counter)
+        for candidate in dict.fromkeys((key, full_key)):
+            if self._claim(candidate, directory):
+                return candidate
+        counter = b"\0" + _encode(full_key)
+        row = self._table.get(counter)
         number = row[0] if row else 2
-        while not self._claim(f"{full_key}~{number}", beside):
+        while not self._claim(f"{full_key}~{number}", directory):
             number += 1
-        self._taken.put(counter, number + 1)
+        self._table.put(counter, number + 1)
         return f"{full_key}~{number}"
 
     def claim_name(self, name: str) -> bool:
-        """Take any other name, as of a file that must not be listed twice; False if it is taken."""
+        """Claim another name, such as a file that must be listed once; return False if it is taken."""
         return self._insert(b"\2" + name.encode("utf-8", "surrogatepass"))
 
     def close(self) -> None:
-        """Give the disk space back."""
-        self._taken.close()
+        """Delete the temporary file."""
+        self._table.close()
 
-    def _claim(self, key: str, beside: str | None) -> bool:
-        if not self._insert(_blob(key)):
+    def _claim(self, key: str, directory: str | None) -> bool:
+        if not self._insert(_encode(key)):
             return False
-        return beside is None or self._insert(b"\1" + _blob(f"{beside}\0{key.rpartition('/')[2]}"))
+        return directory is None or self._insert(b"\1" + _encode(f"{directory}\0{key.rpartition('/')[2]}"))
 
     def _insert(self, name: bytes) -> bool:
-        return self._taken.add(name, None)
+        return self._table.add(name, None)
 
 
-def _blob(key: str) -> bytes:
+def _encode(key: str) -> bytes:
     return fold(key).encode("utf-8", "surrogatepass")

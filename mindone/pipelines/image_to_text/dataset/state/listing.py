@@ -1,4 +1,4 @@
-"""inputs.jsonl: what a job is about, written once before its first caption."""
+"""inputs.jsonl: the inputs of a job, written once before its first caption."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .records import Item, item_from_line, to_line
 
 
 def write_listing(path: Path, items: Iterable[Item]) -> int:
-    """Write the items' lines to a file that appears only when it is whole; return how many there are.
+    """Write items to a file that appears only when it is complete, and return their number.
 
     Raises:
         ValueError: the items are not numbered 0, 1, 2, ...
-        OSError: the disk is full, or another reason why it cannot be written.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     count = 0
     with atomic_write(path) as file:
@@ -30,35 +30,36 @@ class Listing:
     """The inputs of a job, read from their file whenever they are needed.
 
     Args:
-        path: written by `write_listing`.
+        path: a file that `write_listing` wrote.
 
     Raises:
         OSError: it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._count = path, count_lines(path)
+        self.path = path
+        self._count = count_lines(path)
 
     def __len__(self) -> int:
         return self._count
 
     def items(self, start: int = 0) -> Iterator[Item]:
-        """Yield the items from number `start` on.
+        """Yield the items from number `start`.
 
         Raises:
-            ValueError: the file was changed: a line cannot be read, or has another number.
+            ValueError: the file was edited: a line is not an item, or has the wrong number.
         """
         for number, line in enumerate(lines_from(self.path, start), start):
             try:
                 item = item_from_line(line)
             except (ValueError, TypeError) as error:
-                raise ValueError(self._changed(number, str(error))) from error
+                raise ValueError(self._edited(number, str(error))) from error
             if item.number != number:
-                raise ValueError(self._changed(number, f"it has number {item.number}"))
+                raise ValueError(self._edited(number, f"it has number {item.number}"))
             yield item
 
-    def _changed(self, number: int, reason: str) -> str:
+    def _edited(self, number: int, reason: str) -> str:
         return (
-            f"{self.path}, line {number + 1}: {reason}; the list of inputs was changed after it was written: begin the "
-            "job anew in another place, or remove its directory of state"
+            f"{self.path}, line {number + 1}: {reason}; the list of inputs was edited after it was written: run the "
+            "job with another state directory, or delete this one"
         )

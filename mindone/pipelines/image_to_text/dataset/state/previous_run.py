@@ -1,4 +1,4 @@
-"""What an earlier pass over a job's inputs left: its records by key, however the inputs are numbered now."""
+"""Results of the previous pass over a job's inputs, looked up by key because the inputs may be numbered differently."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from .listing import Listing
 from .records import Item, Record, from_line
 from .temp_table import TempTable
 
+MAX_MISSING = 100
+
 
 class PreviousRecords:
-    """The records that stand. Memory does not grow with their number.
+    """Records of the previous pass that remain valid; memory does not grow with their number.
 
     Args:
-        path: lines of records, or nothing at all.
+        path: file of records, one per line; it need not exist.
     """
 
     def __init__(self, path: Path) -> None:
-        self._places = TempTable("place INTEGER")
+        self._offsets = TempTable("offset INTEGER")
         self._file = path.open("rb") if path.exists() else None
-        place = 0
+        offset = 0
         for line in self._file or ():
-            self._places.put(_blob(from_line(line).key), place)
-            place += len(line)
+            self._offsets.put(_encode(from_line(line).key), offset)
+            offset += len(line)
 
     def get(self, item: Item) -> Record | None:
-        """Return an input's record, numbered as the input is now; None where none stands."""
-        row = self._places.get(_blob(item.key))
+        """Return the record of an input with the input's current number; None if there is none."""
+        row = self._offsets.get(_encode(item.key))
         if row is None or self._file is None:
             return None
         self._file.seek(row[0])
@@ -40,54 +42,54 @@ class PreviousRecords:
 
     def close(self) -> None:
         """Close the files."""
-        self._places.close()
+        self._offsets.close()
         if self._file is not None:
             self._file.close()
 
 
 class WrittenCaptions:
-    """Which captions beside pictures are the job's own work, and what was there before them.
+    """The caption files that the job itself wrote, and the captions that they replaced.
 
     Args:
-        journal, listing: of the pass that is over, or was broken.
+        journal, listing: of the previous pass, which may be incomplete.
     """
 
     def __init__(self, journal: Path, listing: Listing) -> None:
-        self._texts = TempTable("written BLOB", "before TEXT")
+        self._captions = TempTable("written BLOB", "original TEXT")
         for item, record in read_pairs(journal, listing) if journal.exists() else ():
             if record.captions and KEPT_EXISTING not in record.notes:
-                self._texts.put(_blob(item.key), _digest("\n".join(record.captions)), item.caption)
+                self._captions.put(_encode(item.key), _digest("\n".join(record.captions)), item.caption)
 
     def restore(self, item: Item) -> Item:
-        """Return an input as it was before the job wrote its caption; one that was edited since is somebody's own."""
+        """Return an input with the caption it had before the job; a caption that a user edited since stays."""
         if item.caption is None:
             return item
-        written, before = self._texts.get(_blob(item.key)) or (None, None)
-        return replace(item, caption=before) if written == _digest(item.caption) else item
+        written, original = self._captions.get(_encode(item.key)) or (None, None)
+        return replace(item, caption=original) if written == _digest(item.caption) else item
 
     def close(self) -> None:
-        """Give the space on the disk back."""
-        self._texts.close()
+        """Delete the temporary file."""
+        self._captions.close()
 
 
 def find_missing_inputs(journal: Path, before: Listing, now: Listing) -> list[Item]:
-    """Return inputs that have captions and are not listed any more; the first hundred."""
-    gone: list[Item] = []
+    """Return the inputs that have captions and are no longer listed, at most MAX_MISSING of them."""
+    missing: list[Item] = []
     with closing(TempTable()) as keys:
         for item in now.items():
-            keys.add(_blob(item.key))
+            keys.add(_encode(item.key))
         for item, record in read_pairs(journal, before):
-            if record.captions and keys.get(_blob(item.key)) is None:
-                gone.append(item)
-                if len(gone) == 100:
+            if record.captions and keys.get(_encode(item.key)) is None:
+                missing.append(item)
+                if len(missing) == MAX_MISSING:
                     break
-    return gone
+    return missing
 
 
-def _blob(key: str) -> bytes:
+def _encode(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
 def _digest(text: str) -> bytes:
-    words = " ".join(text.split())  # a sidecar of several captions has a line each, and its reader may strip ends
+    words = " ".join(text.split())  # a sidecar has one line per caption, and its reader strips whitespace
     return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).digest()

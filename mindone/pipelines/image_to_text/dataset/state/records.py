@@ -1,4 +1,4 @@
-"""Item, Picture and Record: an input before it is read, as it was read, and when it is finished; as lines of JSON."""
+"""Item, Picture and Record: an input as it was listed, its decoded contents, and its captions; and their JSON lines."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 Frame = Union[bytes, "PILImage"]
-ON_DISK = ("file", "video")  # kinds of locators of inputs that are a file of their own
-# Half characters, which UTF-8 cannot hold, and what some readers of lines take for the end of one.
-_ODD = re.compile("[\ud800-\udfff\x85\u2028\u2029]")
+ON_DISK = ("file", "video")  # locator kinds of inputs that are separate files
+# Lone surrogates, which UTF-8 cannot encode, and characters that some readers take for line ends.
+_ESCAPED = re.compile("[\ud800-\udfff\x85\u2028\u2029]")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One input, before anything is read: enough to find its bytes again.
+    """One input before it is read, with what is needed to read it.
 
     Attributes:
-        number: place in the input order.
-        key: unique in the job, also where case and Unicode normalisation do not count; a relative path without
-            extension, such as "cats/001", "shard-00003/000123" or "table/17".
-        source: what a person would call it: "photos/cats/001.jpg", "shard.tar::000123.jpg", "table.parquet::17".
-        locator: how its bytes are found again, JSON-able.
-        columns: the record's other columns, JSON-able.
-        caption: the existing caption, as it was when the job was listed.
+        number: index in the input order.
+        key: relative path without extension, such as "cats/001", "shard-00003/000123" or "table/17"; unique in the job,
+            even if case and Unicode normalization are ignored.
+        source: name for people: "photos/cats/001.jpg", "shard.tar::000123.jpg", "table.parquet::17".
+        locator: how to find its bytes, JSON-able.
+        columns: other columns of its row, JSON-able.
+        caption: existing caption at the time of the listing.
     """
 
     number: int
@@ -45,18 +45,18 @@ class Item:
 
     @property
     def path(self) -> str | None:
-        """The absolute path of the file that this input is; None for one inside a table or an archive."""
+        """Absolute path of the input's file; None if the input is inside a table or an archive."""
         return self.locator["path"] if self.locator.get("kind") in ON_DISK else None
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An input as it was read.
+    """The contents of an input.
 
     Attributes:
-        frames: what `load_image` takes: an image file's bytes, or a video's frames.
-        sha256: of the file's bytes, hexadecimal.
-        columns: what reading it taught, such as a video's length.
+        frames: inputs of `load_image`: the bytes of one image file, or the frames of a video.
+        sha256: hexadecimal digest of the file's bytes.
+        columns: further columns that reading it adds, such as a video's duration.
     """
 
     frames: tuple[Frame, ...]
@@ -66,24 +66,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Record:
-    """One finished input: its captions, or the reason why there are none.
+    """The result of one input: its captions, or the reason why it failed.
 
     Attributes:
-        number, key, source: as its Item has them.
-        captions: final texts, existing ones already joined; empty for a failure.
-        error: why it failed, or None.
-        model, dtype: what made the captions.
-        prompts: what was asked, one a caption.
-        settings: of the generation, JSON-able.
-        sha256: of the picture's bytes; None where they could not be read.
-        tokens: new tokens, one number a caption.
-        seconds: from when its first caption joined the batch until its last one left it; 0 where an equal picture's
-            caption served. It differs from run to run.
-        finish_reasons: one a caption.
-        notes: what is worth knowing: a retry, a required word that is missing, an existing caption that was kept.
-        width, height: of the picture in pixels, as it is shown.
-        columns: the item's, and what reading it taught.
-        stands: whether an earlier pass over the job's inputs made it.
+        number, key, source: as in its Item.
+        captions: final texts, already combined with an existing caption; empty after a failure.
+        error: reason of the failure, or None.
+        model, dtype: model that generated the captions, and its precision.
+        prompts: prompt of each caption.
+        settings: generation settings, JSON-able.
+        sha256: hexadecimal digest of the image's bytes; None if they could not be read.
+        tokens: number of new tokens of each caption.
+        seconds: time from when its first caption joined the batch until its last one left it; 0 if the captions of an
+            identical image were reused. It differs from run to run.
+        finish_reasons: finish reason of each caption.
+        notes: remarks, such as a retry, a missing required word, or an existing caption that was kept.
+        width, height: size of the image in pixels, as displayed.
+        columns: columns of the item, and those that reading it added.
+        stands: whether an earlier pass over the job's inputs made this record.
     """
 
     number: int
@@ -112,20 +112,20 @@ _TUPLES = tuple(one.name for one in fields(Record) if str(one.type).startswith("
 
 
 def dumps(value: Any) -> str:
-    r"""Return JSON on one line that any reader takes: no NaN, and odd characters as escapes.
+    r"""Return JSON on one line for any reader: null in place of NaN, and unusual characters as escapes.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.records import dumps
         >>> print(dumps({"name": "cafe\udcff", "score": float("nan")}))
         {"name":"cafe\udcff","score":null}
     """
-    return _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", _dumps(value))
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", _dumps(value))
 
 
 def portable_dumps(value: Any) -> str:
-    r"""Return JSON as `dumps` does, for readers that know no half characters: `\udcff` becomes the text `\xff`."""
-    text = _SURROGATE.sub(lambda found: "\\" + _escaped(found), _dumps(value))
-    return _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    r"""Return JSON as `dumps` does, for readers that reject lone surrogates: `\udcff` becomes the text `\xff`."""
+    text = _SURROGATE.sub(lambda found: "\\" + _escape(found), _dumps(value))
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _dumps(value: Any) -> str:
@@ -136,7 +136,7 @@ def _dumps(value: Any) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """Return the nearest thing that JSON has: no number becomes null, a time its ISO form; bytes become null."""
+    """Return the nearest JSON value: NaN and bytes become null, dates and times ISO strings, other objects strings."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, (float, Decimal)):
@@ -153,23 +153,23 @@ def jsonable(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    r"""Return text that UTF-8 can hold: bytes of a file name that are no text become `\xff`.
+    r"""Return text that UTF-8 can encode: bytes of a file name that are not text become escapes such as `\xff`.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.records import printable
         >>> print(printable("caf\udce9.jpg"))
         caf\xe9.jpg
     """
-    return _SURROGATE.sub(_escaped, text)
+    return _SURROGATE.sub(_escape, text)
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def to_line(entry: Item | Record) -> str:
-    """Return an Item or a Record as one line of JSON, its line end included.
+    """Return an Item or a Record as one line of JSON, including the line end.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.records import Record, from_line, to_line
@@ -182,10 +182,10 @@ def to_line(entry: Item | Record) -> str:
 
 
 def from_line(line: str | bytes) -> Record:
-    """Read a Record that `to_line` wrote; fields that a newer version added are passed over.
+    """Read a Record that `to_line` wrote; unknown fields, which a newer version may add, are ignored.
 
     Raises:
-        ValueError: the line is not whole, or something else.
+        ValueError: the line is incomplete, or is not a record.
     """
     values = _read(line, _RECORD_FIELDS)
     for name in _TUPLES:

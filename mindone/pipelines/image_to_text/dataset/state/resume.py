@@ -1,12 +1,12 @@
-"""A job's passes over its inputs: the first, one for those that failed or are new, and one that begins anew.
+"""Passes over a job's inputs: the first pass, a pass for failed or new inputs, and a pass that starts over.
 
-A pass begins with a listing. The new listing takes the old one's place, and the old journal goes, in steps of which any
-may be the last before a crash: `inputs.next.jsonl` is there exactly while the journal beside it is the old pass's.
+Each pass starts with a listing of the inputs. Replacing the old listing and deleting the old journal takes several
+steps, and a crash may follow any of them: `inputs.next.jsonl` exists exactly while the journal belongs to the old pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,88 +22,93 @@ from .speed_log import SPEED_LOG_NAME
 INPUTS, JOURNAL, PREVIOUS = "inputs.jsonl", "journal.jsonl", "previous.jsonl"
 _NEXT = "inputs.next.jsonl"
 
-Found = Callable[[], Iterable[Item]]
+ListInputs = Callable[[], Iterable[Item]]  # lists the inputs that exist now
 
 
 def finish_interrupted_start(directory: Path) -> None:
-    """Finish the beginning of a pass that a crash interrupted."""
+    """Finish the start of a pass that a crash interrupted."""
     if (directory / _NEXT).exists():
         (directory / JOURNAL).unlink(missing_ok=True)
         publish(directory / _NEXT, directory / INPUTS)
 
 
-def load_or_create_listing(directory: Path, found: Found) -> Listing:
-    """List the inputs, or return how they were listed before."""
+def load_or_create_listing(directory: Path, list_inputs: ListInputs) -> Listing:
+    """Return the listing of the current pass; it is written if the job is new."""
     if not (directory / INPUTS).exists():
-        write_listing(directory / INPUTS, found())
+        write_listing(directory / INPUTS, list_inputs())
     return Listing(directory / INPUTS)
 
 
-def start_over(directory: Path, found: Found) -> None:
-    """Begin a pass in which nothing stands; captions that the job wrote beside pictures do not count as existing."""
+def start_over(directory: Path, list_inputs: ListInputs) -> None:
+    """Start a pass that keeps no records; captions that the job wrote beside images do not count as existing ones."""
     for name in (PREVIOUS, "failed.jsonl", SPEED_LOG_NAME):
         (directory / name).unlink(missing_ok=True)
-    if (directory / JOURNAL).exists():
-        Journal(directory / JOURNAL).close()  # which cuts off what a crash left behind
-    _list_again(directory, found)
+    _repair_journal(directory)
+    _replace_listing(directory, list_inputs)
 
 
-def start_next_pass(directory: Path, found: Found, with_failures: bool) -> list[Item]:
-    """Begin a pass in which records stand, unless inputs that have captions are gone; return those that are.
+def start_next_pass(directory: Path, list_inputs: ListInputs, retry_failed: bool) -> list[Item]:
+    """Start a pass that keeps the valid records, unless inputs that have captions are missing.
 
     Args:
-        directory: of the job.
-        found: lists the inputs that are there now.
-        with_failures: whether inputs that failed are tried again.
+        directory: state directory of the job.
+        list_inputs: lists the inputs that exist now.
+        retry_failed: whether to try failed inputs again.
+
+    Returns:
+        The missing inputs; if there are any, nothing was changed.
     """
-    Journal(directory / JOURNAL).close()  # which cuts off what a crash left behind
-    scratch = directory / "inputs.scratch.jsonl"
-    write_listing(scratch, found())
-    gone = find_missing_inputs(directory / JOURNAL, Listing(directory / INPUTS), Listing(scratch))
-    if gone:
-        scratch.unlink()
-        return gone
-    with Journal(directory / JOURNAL) as journal, atomic_write(directory / PREVIOUS) as file:
-        for record in journal.records():
-            if _stands(record, with_failures):
-                file.write(to_line(replace(record, stands=True)).encode())
-    _list_again(directory, Listing(scratch).items)  # a walk over millions of files is not made twice
+    _repair_journal(directory)
+    scratch = directory / "inputs.scratch.jsonl"  # because walking over millions of files twice takes too long
+    write_listing(scratch, list_inputs())
+    missing = find_missing_inputs(directory / JOURNAL, Listing(directory / INPUTS), Listing(scratch))
+    if not missing:
+        with Journal(directory / JOURNAL) as journal, atomic_write(directory / PREVIOUS) as file:
+            for record in journal.records():
+                if _remains_valid(record, retry_failed):
+                    file.write(to_line(replace(record, stands=True)).encode())
+        _replace_listing(directory, Listing(scratch).items)
     scratch.unlink()
-    return []
+    return missing
 
 
 def count_done(directory: Path) -> int:
-    """Return how many inputs have their record."""
+    """Return the number of inputs that have a record."""
     journal = directory / JOURNAL
     return count_lines(journal) if journal.exists() else 0
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether every input that was listed has its record."""
+    """Return whether every listed input has a record."""
     inputs = directory / INPUTS
     return inputs.exists() and (directory / JOURNAL).exists() and count_lines(inputs) == count_done(directory)
 
 
-def inputs_changed(listing: Listing, found: Found) -> bool:
-    """Whether the inputs that are there now are others than those listed; their captions do not count."""
-    now = iter(found())
-    for held in listing.items():
-        item = next(now, None)
-        if item is None or replace(item, caption=None) != replace(held, caption=None):
+def inputs_changed(listing: Listing, list_inputs: ListInputs) -> bool:
+    """Return whether the inputs that exist now differ from the listed ones, ignoring their captions."""
+    current_items = iter(list_inputs())
+    for listed in listing.items():
+        current = next(current_items, None)
+        if current is None or replace(current, caption=None) != replace(listed, caption=None):
             return True
-    return next(now, None) is not None
+    return next(current_items, None) is not None
 
 
-def _stands(record: Record, with_failures: bool) -> bool:
-    """Existing captions are looked for again, since somebody may have changed them."""
-    return KEPT_EXISTING not in record.notes and (record.error is None or not with_failures)
+def _remains_valid(record: Record, retry_failed: bool) -> bool:
+    """Return whether the next pass keeps a record; existing captions are read again, because users may edit them."""
+    return KEPT_EXISTING not in record.notes and (record.error is None or not retry_failed)
 
 
-def _list_again(directory: Path, found: Found) -> None:
+def _repair_journal(directory: Path) -> None:
+    """Remove what a crash left at the end of the journal, if there is one."""
+    if (directory / JOURNAL).exists():
+        Journal(directory / JOURNAL).close()
+
+
+def _replace_listing(directory: Path, list_inputs: ListInputs) -> None:
     if not (directory / INPUTS).exists():
-        write_listing(directory / INPUTS, found())
+        write_listing(directory / INPUTS, list_inputs())
         return
-    with closing(WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS))) as own:
-        items: Iterator[Item] = map(own.restore, found())
-        write_listing(directory / _NEXT, items)
+    with closing(WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS))) as written:
+        write_listing(directory / _NEXT, map(written.restore, list_inputs()))
     finish_interrupted_start(directory)

@@ -1,4 +1,4 @@
-"""speed.jsonl: how fast a job was, noted as it goes; a file of its own, since it differs from run to run."""
+"""speed.jsonl: the speed of a job over time; a separate file, because it differs from run to run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SPEED_LOG_NAME = "speed.jsonl"
 
 @dataclass(frozen=True)
 class SpeedSample:
-    """What was done in a while.
+    """The work of one interval.
 
     Attributes:
-        at: when it ended, in seconds since 1970.
-        seconds: how long it was; 0 for the mark that a run begins with.
-        records, tokens: made in it.
+        at: end of the interval, in seconds since 1970.
+        seconds: length of the interval; 0 in the sample that marks the start of a run.
+        records, tokens: number of records and tokens that were produced.
     """
 
     at: float
@@ -29,12 +29,12 @@ class SpeedSample:
 
 
 class SpeedLog:
-    """Appends what was done since the last note. It is worth no failure: what cannot be written is left out.
+    """Appends samples to a file. Errors are ignored: a job must not fail because its speed cannot be logged.
 
     Args:
-        path: made if there is nothing; a line that an earlier run left torn stays as it is.
-        clock: seconds since 1970.
-        timer: seconds that only grow.
+        path: path of the log; created if it does not exist. An incomplete line of an earlier run stays.
+        clock: returns the seconds since 1970.
+        timer: returns monotonic seconds.
 
     Example:
         >>> import tempfile, pathlib
@@ -50,27 +50,27 @@ class SpeedLog:
     ) -> None:
         self._path, self._clock, self._timer = path, clock, timer
         self._last = timer()
-        self._write(SpeedSample(clock(), 0.0, 0, 0), "\n" if _is_torn(path) else "")
+        self._write(SpeedSample(clock(), 0.0, 0, 0), "\n" if _ends_in_incomplete_line(path) else "")
 
     def note(self, records: int, tokens: int) -> None:
-        """Note what was done since the last note, or since this log was opened."""
+        """Log the work since the last call, or since this log was opened."""
         now = self._timer()
         self._write(SpeedSample(self._clock(), now - self._last, records, tokens))
         self._last = now
 
-    def _write(self, stretch: SpeedSample, before: str = "") -> None:
+    def _write(self, sample: SpeedSample, prefix: str = "") -> None:
         line = {
-            "at": round(stretch.at, 3),
-            "seconds": round(stretch.seconds, 3),
-            "records": stretch.records,
-            "tokens": stretch.tokens,
+            "at": round(sample.at, 3),
+            "seconds": round(sample.seconds, 3),
+            "records": sample.records,
+            "tokens": sample.tokens,
         }
         with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{before}{json.dumps(line)}\n")
+            file.write(f"{prefix}{json.dumps(line)}\n")
 
 
 def read_speed_log(path: Path) -> Iterator[SpeedSample]:
-    """Yield a log's stretches; lines that are torn are passed over, and no file is an empty one."""
+    """Yield the samples of a log; malformed lines are skipped, and a missing file has no samples."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -80,7 +80,7 @@ def read_speed_log(path: Path) -> Iterator[SpeedSample]:
                 yield SpeedSample(float(row["at"]), float(row["seconds"]), int(row["records"]), int(row["tokens"]))
 
 
-def _is_torn(path: Path) -> bool:
+def _ends_in_incomplete_line(path: Path) -> bool:
     with suppress(OSError), path.open("rb") as file:
         if file.seek(0, 2):
             file.seek(-1, 2)

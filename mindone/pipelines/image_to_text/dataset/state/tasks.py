@@ -1,4 +1,4 @@
-"""Tasks: inputs with what is asked about them, as lines that another process reads."""
+"""Tasks: inputs with their prompts, in a file that other processes read in blocks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .records import Item, dumps
 
 @dataclass(frozen=True)
 class Task:
-    """An input and its questions, a caption for each.
+    """An input and its prompts; it gets one caption per prompt.
 
     Attributes:
         item: the input.
-        prompts: the questions.
-        styles: for each question the name of the style it comes from, or None.
+        prompts: the prompts.
+        styles: for each prompt, the name of the style that it comes from, or None.
     """
 
     item: Item
@@ -29,26 +29,27 @@ class Task:
 
 @dataclass(frozen=True)
 class Block:
-    """Tasks that one process takes at a time: lines of a file.
+    """Consecutive tasks of a file that one process takes together.
 
     Attributes:
-        start: byte at which they begin.
-        count: how many they are.
+        start: byte offset of the first task.
+        count: number of tasks.
     """
 
     start: int
     count: int
 
 
-def write_tasks(path: Path, tasks: Iterable[Task], block: int) -> list[Block]:
-    """Write tasks where other processes find them; return the blocks, `block` tasks each, the last perhaps fewer.
+def write_tasks(path: Path, tasks: Iterable[Task], block_size: int) -> list[Block]:
+    """Write tasks to a file, and return its blocks of `block_size` tasks; the last block may have fewer.
 
     Raises:
         OSError: the file cannot be written.
     """
-    blocks, remaining = [], iter(tasks)
+    blocks = []
+    remaining = iter(tasks)
     with path.open("wb") as file:
-        while taken := list(islice(remaining, block)):
+        while taken := list(islice(remaining, block_size)):
             blocks.append(Block(file.tell(), len(taken)))
             for task in taken:
                 file.write(_to_line(task).encode("utf-8", "surrogatepass"))

@@ -25,7 +25,7 @@ class JsonlWriter:
         self._file = AppendOnlyFile(partial)
         is_usable = 0 < mark.get("bytes", 0) <= self._file.size and not mark.get("finished")
         self.start = mark["records"] if is_usable else 0
-        self._file.cut(mark["bytes"] if is_usable else 0)
+        self._file.truncate(mark["bytes"] if is_usable else 0)
         self._next = self.start
 
     def write(self, item: Item, record: Record) -> None:

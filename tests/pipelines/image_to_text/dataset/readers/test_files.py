@@ -385,7 +385,11 @@ except OSError as error:
 @pytest.mark.parametrize(
     ("what", "limit", "said"),
     [
-        ("keys", 2**20, "free space in the directory of temporary files, /var/tmp as a rule, or name another one in"),
+        (
+            "keys",
+            2**20,
+            "free space in the temporary directory, usually /var/tmp, or set SQLITE_TMPDIR or TMPDIR to another one",
+        ),
         ("seen", 0, "captions made before cannot be kept (disk I/O error): free space for "),
         ("seen", 2**20, "done"),  # begun anew whenever it is full: it only spares work
         ("seen-temporary", 2**20, "done"),

@@ -1,4 +1,4 @@
-"""The list of inputs and the journal: what is in them survives, what a crash left behind is cut off."""
+"""The listing and the journal: records on disk survive a crash, and what a crash leaves at the end is removed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def written(path: Path, count: int) -> bytes:
     return path.read_bytes()
 
 
-def test_a_listing_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_listing_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "state" / "inputs.jsonl"
 
     def items(count: int, broken: bool) -> object:
@@ -41,7 +41,7 @@ def test_a_listing_appears_when_it_is_whole(tmp_path: Path) -> None:
         write_listing(path, items(5, broken=True))
     assert list(path.parent.iterdir()) == []
     assert write_listing(path, items(5, broken=False)) == 5
-    with pytest.raises(KeyboardInterrupt):  # the old one stays
+    with pytest.raises(KeyboardInterrupt):  # the old listing stays
         write_listing(path, items(7, broken=True))
     listing = Listing(path)
     assert len(listing) == 5
@@ -53,12 +53,12 @@ def test_a_listing_appears_when_it_is_whole(tmp_path: Path) -> None:
         write_listing(path, [Item(7, "7", "7.jpg")])
 
 
-def test_a_listing_that_was_changed_is_refused(tmp_path: Path) -> None:
+def test_an_edited_listing_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "inputs.jsonl"
     write_listing(path, (Item(number, str(number), "x") for number in range(4)))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], lines[2], lines[3]]))
-    with pytest.raises(ValueError, match=r"line 2: it has number 2; the list of inputs was changed"):
+    with pytest.raises(ValueError, match=r"line 2: it has number 2; the list of inputs was edited"):
         list(Listing(path).items())
     path.write_bytes(lines[0] + b"{}\n")
     with pytest.raises(ValueError, match="line 2: expected a line with number, key and source"):
@@ -66,7 +66,7 @@ def test_a_listing_that_was_changed_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
-def test_any_line_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_lines_are_found_at_any_chunk_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(atomic_files, "_CHUNK", chunk)
     path = tmp_path / "lines"
     lines = [b"a\n", b"\n", b"ccc\n", b"dd\n", b"no end"]
@@ -75,7 +75,7 @@ def test_any_line_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chun
     assert atomic_files.count_lines(path) == 4
 
 
-def test_records_come_back_in_order(tmp_path: Path) -> None:
+def test_records_are_read_in_order(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         journal.append(record(0))
@@ -92,7 +92,7 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "".join(to_line(record(number)) for number in range(3))
 
 
-def test_after_an_exception_what_waits_is_not_written(tmp_path: Path) -> None:
+def test_pending_records_are_dropped_after_an_exception(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with pytest.raises(KeyboardInterrupt), Journal(path) as journal:
         journal.append(record(0))
@@ -100,27 +100,27 @@ def test_after_an_exception_what_waits_is_not_written(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("rubbish", ["", "zeros", "half", "noise"])
-def test_a_torn_end_is_cut_off_at_every_byte_of_the_last_two_lines(tmp_path: Path, rubbish: str) -> None:
-    """The lines have characters of several bytes, so that some cuts leave half of one."""
+@pytest.mark.parametrize("garbage", ["", "zeros", "half", "noise"])
+def test_a_torn_end_is_removed_at_every_byte_of_the_last_two_lines(tmp_path: Path, garbage: str) -> None:
+    """The lines have multi-byte characters, so some positions split a character."""
     path = tmp_path / "journal.jsonl"
     data = written(path, 4)
     lines = data.splitlines(keepends=True)
     begin = len(b"".join(lines[:2]))
-    step = 1 if rubbish == "" else 7
-    behind = {"": b"", "zeros": bytes(64), "half": "🐈".encode()[:2], "noise": b"\xff\x00}\n\x00"}[rubbish]
+    step = 1 if garbage == "" else 7
+    tail = {"": b"", "zeros": bytes(64), "half": "🐈".encode()[:2], "noise": b"\xff\x00}\n\x00"}[garbage]
     for end in range(begin, len(data) + 1, step):
-        path.write_bytes(data[:end] + behind)
-        whole = data[:end].count(b"\n")
+        path.write_bytes(data[:end] + tail)
+        complete = data[:end].count(b"\n")
         with Journal(path) as journal:
-            assert journal.count == whole, end
-            assert path.read_bytes() == b"".join(lines[:whole])
-            for number in range(whole, 4):
+            assert journal.count == complete, end
+            assert path.read_bytes() == b"".join(lines[:complete])
+            for number in range(complete, 4):
                 journal.append(record(number))
         assert path.read_bytes() == data
 
 
-def test_a_block_of_zeros_inside_the_last_group_is_cut_off_with_what_follows(tmp_path: Path) -> None:
+def test_a_block_of_zeros_in_the_last_group_is_removed_with_what_follows(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     data = written(path, 6)
     lines = data.splitlines(keepends=True)
@@ -139,12 +139,12 @@ def test_damage_before_the_last_group_is_an_error_and_changes_nothing(tmp_path: 
     data = bytearray(path.read_bytes())
     data[100:110] = bytes(10)
     path.write_bytes(data)
-    with pytest.raises(JournalError, match=r"byte 0: this is no record; .*remove the lines from there on"):
+    with pytest.raises(JournalError, match=r"byte 0: not a record; .*remove the lines from there"):
         Journal(path)
     assert path.read_bytes() == data
 
 
-def test_lines_longer_than_a_group_are_no_trouble(tmp_path: Path) -> None:
+def test_lines_longer_than_a_group(tmp_path: Path) -> None:
     path, long = tmp_path / "journal.jsonl", "x" * (9 * 2**20)
     with Journal(path) as journal:
         for number in range(3):
@@ -163,7 +163,7 @@ def test_lines_longer_than_a_group_are_no_trouble(tmp_path: Path) -> None:
         (lambda lines: lines[1:], "line 2: it is the record of number 2"),
     ],
 )
-def test_lines_that_were_lost_or_doubled_are_found_at_once(tmp_path: Path, change: object, message: str) -> None:
+def test_missing_and_repeated_lines_are_detected_immediately(tmp_path: Path, change: object, message: str) -> None:
     path = tmp_path / "journal.jsonl"
     lines = written(path, 3).splitlines(keepends=True)
     path.write_bytes(b"".join(change(lines)))  # type: ignore[operator]
@@ -176,19 +176,19 @@ def test_a_journal_must_belong_to_its_inputs(tmp_path: Path) -> None:
     written(path, 3)
     write_listing(inputs, (Item(number, f"cats/{number}", "x") for number in range(5)))
     with Journal(path) as journal:
-        journal.verify(Listing(inputs))
+        list(journal.pairs(Listing(inputs)))
         assert [(item.number, one.number) for item, one in journal.pairs(Listing(inputs), 1)] == [(1, 1), (2, 2)]
         write_listing(
             inputs, (Item(number, f"{'cats' if number < 2 else 'dogs'}/{number}", "x") for number in range(5))
         )
-        with pytest.raises(JournalError, match="line 3: the record of 'cats/2', where 'dogs/2' is listed"):
-            journal.verify(Listing(inputs))
+        with pytest.raises(JournalError, match="line 3: expected the record of 'dogs/2', got that of 'cats/2'"):
+            list(journal.pairs(Listing(inputs)))
         write_listing(inputs, [Item(0, "cats/0", "x")])
-        with pytest.raises(JournalError, match="3 records for 1 inputs"):
-            journal.verify(Listing(inputs))
+        with pytest.raises(JournalError, match="3 records, but there are 1 inputs"):
+            list(journal.pairs(Listing(inputs)))
 
 
-def test_failures_have_a_file_of_their_own(tmp_path: Path) -> None:
+def test_failures_are_written_to_a_separate_file(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         journal.append(record(0))
         journal.append(Record(1, "cats/1", "cats/1\udcff.jpg", error="there is no such file", columns={"id": 7}))
@@ -199,28 +199,28 @@ def test_failures_have_a_file_of_their_own(tmp_path: Path) -> None:
     assert failed["number"] == 1 and failed["error"] == "there is no such file" and failed["columns"] == {"id": 7}
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk takes half of a group; the rest of it, and the next try, find no room until there is some."""
+def test_a_full_disk_leaves_the_journal_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk accepts part of a group; the rest, and a second flush, fail until there is space."""
     path = tmp_path / "journal.jsonl"
     before = written(path, 2)
     journal = Journal(path)
     for number in range(2, 5):
         journal.append(record(number))
-    room = _Disk(journal._file, 100)
-    monkeypatch.setattr(journal._file, "_file", room)
+    disk = _SmallDisk(journal._file, 100)
+    monkeypatch.setattr(journal._file, "_file", disk)
     for _ in range(2):
         with pytest.raises(OSError, match="No space left"):
             journal.flush()
         assert path.read_bytes() == before and journal.durable == 2
-    room.left = 10**6
+    disk.left = 10**6
     journal.flush()
     journal.close()
     with Journal(path) as again:
         assert list(again.records()) == [record(number) for number in range(5)]
 
 
-class _Disk:
-    """A file on a disk with so much room."""
+class _SmallDisk:
+    """A file on a disk that has `left` bytes of free space."""
 
     def __init__(self, file: AppendOnlyFile, left: int) -> None:
         self.file, self.left = file._file, left
@@ -245,8 +245,8 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks of this kind")
-def test_two_processes_do_not_append_to_one_file(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+def test_two_processes_cannot_append_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl.partial"
     command = [sys.executable, "-c", WRITER, atomic_files.__file__, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -258,8 +258,8 @@ def test_two_processes_do_not_append_to_one_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_process_takes_a_file_over_from_its_own_job_that_broke_off(tmp_path: Path) -> None:
-    """As in a notebook, which keeps the traceback of the job, and with it the file open."""
+def test_a_process_takes_over_the_file_of_its_own_failed_job(tmp_path: Path) -> None:
+    """As in a notebook, which keeps the traceback of the failed job, and with it the file open."""
     path = tmp_path / "lines"
     first = AppendOnlyFile(path)
     first.append(b"never on the disk")
@@ -272,7 +272,7 @@ def test_a_process_takes_a_file_over_from_its_own_job_that_broke_off(tmp_path: P
     assert path.read_bytes() == b"line"
 
 
-def test_a_whole_file_replaces_another_or_leaves_it(tmp_path: Path) -> None:
+def test_an_atomic_write_replaces_a_file_or_leaves_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
     with atomic_write(path) as file:
         file.write(b"old")

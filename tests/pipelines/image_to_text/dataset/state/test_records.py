@@ -1,4 +1,4 @@
-"""Items and records as lines, existing captions, and keys."""
+"""Items and records as JSON lines, existing captions, and keys."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from mindone.pipelines.image_to_text.dataset.state.records import (
     to_line,
 )
 
-# File names as Python has them: any text, and bytes that are none.
+# File names as Python represents them: any text, and surrogate escapes for bytes that are not UTF-8.
 NAMES = st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from([chr(0xDC80 + n) for n in range(128)]))
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | NAMES, lambda inner: st.lists(inner, max_size=3))
 
 
 @given(NAMES, NAMES, st.dictionaries(NAMES, JSON, max_size=3), st.lists(NAMES, max_size=3))
-def test_lines_give_back_what_went_in(key: str, source: str, columns: dict[str, Any], captions: list[str]) -> None:
+def test_lines_round_trip(key: str, source: str, columns: dict[str, Any], captions: list[str]) -> None:
     item = Item(3, key, source, {"kind": "file", "path": source}, columns, key)
     record = Record(3, key, source, tuple(captions), None, settings={"stop": [key]}, notes=(source,), columns=columns)
     for line in (to_line(item), to_line(record)):
@@ -57,14 +57,14 @@ def test_lines_give_back_what_went_in(key: str, source: str, columns: dict[str, 
 
 
 @given(st.dictionaries(NAMES, NAMES, max_size=3))
-def test_portable_json_is_utf_8_with_no_half_characters(value: dict[str, str]) -> None:
+def test_portable_json_has_no_lone_surrogates(value: dict[str, str]) -> None:
     text = portable_dumps(value)
     assert "\\ud" not in text.replace("\\\\", "")
     back = json.loads(text.encode("utf-8").decode("utf-8"))
     assert back == {printable(key): printable(one) for key, one in value.items()}
 
 
-def test_what_json_lacks_becomes_the_nearest_it_has() -> None:
+def test_values_that_json_lacks_are_converted() -> None:
     value = {
         "a": float("nan"),
         "b": float("-inf"),
@@ -85,18 +85,18 @@ def test_what_json_lacks_becomes_the_nearest_it_has() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "[]", "{}", '{"number": 1}', '{"number":1,"key":"a","source":"b"', "\0\0\0"])
-def test_what_is_no_record_is_refused(line: str) -> None:
+def test_malformed_lines_are_rejected(line: str) -> None:
     with pytest.raises(ValueError):
         from_line(line)
 
 
-def test_fields_of_a_later_version_are_passed_over() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     assert from_line('{"number":1,"key":"a","source":"b","new":[1]}') == Record(1, "a", "b")
 
 
-def test_how_captions_are_joined() -> None:
-    joined = {mode: merge_captions(mode, "old.", "new.") for mode in MODES}
-    assert joined == {"skip": "old.", "overwrite": "new.", "append": "old. new.", "prepend": "new. old."}
+def test_merging_captions() -> None:
+    merged = {mode: merge_captions(mode, "old.", "new.") for mode in MODES}
+    assert merged == {"skip": "old.", "overwrite": "new.", "append": "old. new.", "prepend": "new. old."}
     for mode in MODES:
         assert merge_captions(mode, None, " new. ") == "new." == merge_captions(mode, " \n", "new.")
         assert merge_captions(mode, "old.\n", "") == "old."
@@ -121,12 +121,12 @@ def test_how_captions_are_joined() -> None:
         (b"caf\xe9", "caf\udce9"),
     ],
 )
-def test_existing_captions_are_read_as_they_are(tmp_path: Path, data: bytes, text: str | None) -> None:
+def test_reading_existing_captions(tmp_path: Path, data: bytes, text: str | None) -> None:
     (tmp_path / "1.txt").write_bytes(data)
     assert read_caption(tmp_path / "1.txt") == text == decode_caption(data)
 
 
-def test_what_is_no_caption_file(tmp_path: Path) -> None:
+def test_missing_and_invalid_caption_files(tmp_path: Path) -> None:
     assert read_caption(tmp_path / "1.txt") is None
     (tmp_path / "2.txt").write_bytes(b"x" * (MAX_CAPTION_BYTES + 1))
     with pytest.raises(OSError, match=r"2\.txt is larger than a caption"):
@@ -137,7 +137,7 @@ def test_what_is_no_caption_file(tmp_path: Path) -> None:
 
 
 @given(NAMES)
-def test_a_key_stays_inside_its_directory_and_fits_a_file_system(text: str) -> None:
+def test_a_key_stays_inside_its_directory_and_within_name_limits(text: str) -> None:
     key = safe_key(text)
     parts = key.split("/")
     assert all(part not in ("", ".", "..") and "\0" not in part for part in parts)
@@ -145,7 +145,7 @@ def test_a_key_stays_inside_its_directory_and_fits_a_file_system(text: str) -> N
     assert safe_key(key) == key
 
 
-def test_keys_of_names() -> None:
+def test_keys_of_paths_and_urls() -> None:
     assert safe_key("../../etc/passwd") == "__/__/etc/passwd"
     assert safe_key("x" * 300) != safe_key("x" * 301) and safe_key("x" * 300).startswith("xxx")
     assert path_keys("/data/cats/1.b.JPG", "/data") == ("cats/1.b", "cats/1.b.JPG")
@@ -156,14 +156,16 @@ def test_keys_of_names() -> None:
     assert without_suffix(".jpg") == ".jpg" and without_suffix("a.tar.gz") == "a.tar"
 
 
-def test_no_two_inputs_have_one_key_or_one_sidecar() -> None:
+def test_keys_and_sidecar_names_are_unique() -> None:
     registry = KeyRegistry()
     assert registry.claim("1", "1.jpg") == "1"
     assert registry.claim("1", "1.png") == "1.png"
     assert registry.claim("1", "1.png") == "1.png~2"
-    assert registry.claim("1", "1.PNG") == "1.PNG~3"  # the same name where case does not count
+    assert registry.claim("1", "1.PNG") == "1.PNG~3"  # the same name if case is ignored
     assert registry.claim("caf\u00e9", "caf\u00e9.jpg") == "caf\u00e9"
-    assert registry.claim("cafe\u0301", "cafe\u0301.jpg") == "cafe\u0301.jpg"  # the same letters, written otherwise
+    assert (
+        registry.claim("cafe\u0301", "cafe\u0301.jpg") == "cafe\u0301.jpg"
+    )  # the same text in another Unicode normalization
     assert registry.claim("a/2", "a/2.jpg", "/data") == "a/2"
     assert registry.claim("b/2", "b/2.png", "/data") == "b/2.png"  # /data/2.txt is taken
     assert registry.claim("c/2", "c/2.png", "/other") == "c/2"
@@ -172,7 +174,7 @@ def test_no_two_inputs_have_one_key_or_one_sidecar() -> None:
     registry.close()
 
 
-def test_thousands_of_equal_names_take_no_time() -> None:
+def test_thousands_of_equal_names_are_claimed_quickly() -> None:
     registry = KeyRegistry()
     keys = [registry.claim("1", "1.jpg") for _ in range(3000)]
     assert len(set(keys)) == 3000 and keys[-1] == "1.jpg~2999"

@@ -1,4 +1,4 @@
-"""Passes over a job's inputs: the same call again, with other inputs, for failures, anew; and broken in between."""
+"""Passes over a job's inputs: repeated, with changed inputs, for failures, restarted; and killed at any step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mindone.pipelines.image_to_text.dataset.writers import FORMATS
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(ENGINES, "local", "fake_engine:FakeEngine")
-    monkeypatch.setattr(job, "GROUP_RECORDS", 1)  # a kill loses no more than the record that is being made
+    monkeypatch.setattr(job, "GROUP_RECORDS", 1)  # a kill loses at most the record in progress
     FakeEngine.asked.clear()
     yield
     FakeEngine.most = None
@@ -47,8 +47,8 @@ def run(
     return caption_dataset(inputs, plan=PromptPlan.from_options(prompts=[prompt]), options=options)
 
 
-def broken_run(*arguments: object, after: int, **more: object) -> None:
-    """As if the process had been killed before caption number `after`."""
+def killed_run(*arguments: object, after: int, **more: object) -> None:
+    """Simulate that the process is killed before caption number `after`."""
     FakeEngine.most = after
     with pytest.raises(KeyboardInterrupt):
         run(*arguments, **more)
@@ -63,11 +63,11 @@ def texts(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(folder.rglob("*.txt"))}
 
 
-def test_new_inputs_are_captioned_and_no_others(photos: Path, tmp_path: Path) -> None:
+def test_only_new_inputs_are_captioned(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     run(photos, out)
-    (photos / "00.png").write_text("a new one")  # before all others
-    (photos / "2.png").write_text("changed")  # an input is known by its name
+    (photos / "00.png").write_text("new")  # sorts before all others
+    (photos / "2.png").write_text("changed")  # inputs are identified by name
     summary = run(photos, out)
     assert FakeEngine.asked == ["00"] and (summary.captioned, summary.tokens) == (1, 3)
     assert [row["key"] for row in lines(out)] == ["0", "00", "1", "2", "3", "4"]
@@ -76,16 +76,16 @@ def test_new_inputs_are_captioned_and_no_others(photos: Path, tmp_path: Path) ->
     assert sum(row["records"] for row in speed) == 6  # 5 and 1, not 5 and 6
 
 
-@pytest.mark.parametrize("form", ["txt", "jsonl"])
-def test_inputs_that_vanish_take_no_caption_with_them(photos: Path, tmp_path: Path, form: str) -> None:
-    out = tmp_path / ("texts" if form == "txt" else "out.jsonl")
+@pytest.mark.parametrize("format_name", ["txt", "jsonl"])
+def test_captions_of_missing_inputs_are_not_lost(photos: Path, tmp_path: Path, format_name: str) -> None:
+    out = tmp_path / ("texts" if format_name == "txt" else "out.jsonl")
     run(photos, out)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"}
     (photos / "3.png").rename(tmp_path / "3.png")
     with pytest.raises(JobError, match=r"1 inputs that have captions are gone, the first: .*3\.png"):
         run(photos, out)
     for path in photos.iterdir():
-        path.rename(tmp_path / path.name)  # as when a disk is not mounted
+        path.rename(tmp_path / path.name)  # as if a disk were not mounted
     with pytest.raises(JobError, match=r"5 inputs"):
         run(photos, out)
     assert {path: path.read_bytes() for path in before} == before
@@ -94,7 +94,7 @@ def test_inputs_that_vanish_take_no_caption_with_them(photos: Path, tmp_path: Pa
     assert run(photos, out).captioned == 0 and not FakeEngine.asked
 
 
-def test_a_failed_input_may_go(photos: Path, tmp_path: Path) -> None:
+def test_a_failed_input_may_be_deleted(photos: Path, tmp_path: Path) -> None:
     (photos / "1.png").write_text("broken")
     out = tmp_path / "out.jsonl"
     assert run(photos, out).failed == 1
@@ -103,7 +103,7 @@ def test_a_failed_input_may_go(photos: Path, tmp_path: Path) -> None:
     assert [row["key"] for row in lines(out)] == ["0", "2", "3", "4"]
 
 
-def test_nothing_to_caption_is_said_and_what_comes_later_is_captioned(photos: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_an_error_until_an_image_is_added(photos: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(InputError, match="no pictures"):
@@ -112,7 +112,7 @@ def test_nothing_to_caption_is_said_and_what_comes_later_is_captioned(photos: Pa
     assert run(empty, tmp_path / "out.jsonl").captioned == 1
 
 
-def test_captions_that_people_wrote_or_edited_stay(photos: Path) -> None:
+def test_captions_that_users_wrote_or_edited_are_kept(photos: Path) -> None:
     (photos / "1.png").write_text("broken")
     run(photos)
     (photos / "0.txt").write_text("mine")
@@ -123,7 +123,7 @@ def test_captions_that_people_wrote_or_edited_stay(photos: Path) -> None:
     assert texts(photos)["2.txt"] == "picture 2 (Describe)\n"
 
 
-def test_failures_stay_until_they_are_to_be_tried_again(photos: Path, tmp_path: Path) -> None:
+def test_failures_remain_until_they_are_retried(photos: Path, tmp_path: Path) -> None:
     (photos / "1.png").write_text("broken")
     out = tmp_path / "out.jsonl"
     run(photos, out)
@@ -135,14 +135,14 @@ def test_failures_stay_until_they_are_to_be_tried_again(photos: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("existing", ["skip", "overwrite", "append", "prepend"])
-def test_restart_takes_back_what_the_job_wrote_beside_the_pictures(photos: Path, existing: str) -> None:
+def test_restart_ignores_captions_that_the_job_wrote(photos: Path, existing: str) -> None:
     (photos / "2.txt").write_text("mine")
-    broken_run(photos, after=3, existing=existing)
+    killed_run(photos, after=3, existing=existing)
     with pytest.raises(JobError, match=r"its prompts\.prompts is .*--restart"):
         run(photos, prompt="What is it?", existing=existing)
-    broken_run(photos, prompt="What is it?", existing=existing, restart=True, after=2)
+    killed_run(photos, prompt="What is it?", existing=existing, restart=True, after=2)
     run(photos, prompt="What is it?", existing=existing, restart=True)
-    assert len(FakeEngine.asked) <= 3  # it went on, and did not begin anew once more
+    assert len(FakeEngine.asked) <= 3  # it resumed instead of restarting again
     joined = {
         "skip": "mine",
         "overwrite": "picture 2 (What is it?)\n",
@@ -155,21 +155,21 @@ def test_restart_takes_back_what_the_job_wrote_beside_the_pictures(photos: Path,
     assert found == {name: text for name, text in whole.items() if name != "2.txt"}
 
 
-def test_a_finished_restart_can_be_asked_for_again(photos: Path, tmp_path: Path) -> None:
+def test_a_finished_restart_can_be_repeated(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     for _ in range(2):
         assert run(photos, out, restart=True).captioned == 5 and len(FakeEngine.asked) == 5
 
 
-@pytest.mark.parametrize("form", sorted(set(FORMATS) - {"open-sora-csv", "open-sora-plan-json", "parquet"}))
+@pytest.mark.parametrize("format_name", sorted(set(FORMATS) - {"open-sora-csv", "open-sora-plan-json", "parquet"}))
 @pytest.mark.parametrize("step", range(6))
 @pytest.mark.parametrize("mode", ["retry", "grown", "restart"])
 def test_killed_at_any_step_of_a_new_pass(
-    photos: Path, tmp_path: Path, mode: str, step: int, form: str, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, mode: str, step: int, format_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the last step before the kill was, the same command ends as one that was never killed."""
+    """After a kill at any step, running the same command gives the result of a run that was never killed."""
     (photos / "1.png").write_text("broken")
-    out, more = tmp_path / ("out.jsonl" if form == "jsonl" else "out"), {"formats": (form,)}
+    out, more = tmp_path / ("out.jsonl" if format_name == "jsonl" else "out"), {"formats": (format_name,)}
     run(photos, out, **more)
     (photos / "1.png").write_text("picture 1")
     if mode == "grown":
@@ -177,25 +177,25 @@ def test_killed_at_any_step_of_a_new_pass(
     flags = {"retry": {"retry_failed": True}, "grown": {}, "restart": {"restart": True}}[mode]
     count = 0
 
-    def killed(function):  # type: ignore[no-untyped-def]
-        def stands_in(*arguments, **named):  # type: ignore[no-untyped-def]
+    def kill_at_step(function):  # type: ignore[no-untyped-def]
+        def wrapper(*arguments, **named):  # type: ignore[no-untyped-def]
             nonlocal count
             count += 1
             if count == step + 1:
                 raise KeyboardInterrupt
             return function(*arguments, **named)
 
-        return stands_in
+        return wrapper
 
     with monkeypatch.context() as patch:
         for name in ("publish", "write_listing"):
-            patch.setattr(resume, name, killed(getattr(resume, name)))
+            patch.setattr(resume, name, kill_at_step(getattr(resume, name)))
         with suppress(KeyboardInterrupt):
             run(photos, out, **more, **flags)
     run(photos, out, **more, **flags)
-    whole = tmp_path / ("whole.jsonl" if form == "jsonl" else "whole")
+    whole = tmp_path / ("whole.jsonl" if format_name == "jsonl" else "whole")
     if mode == "grown":
-        (photos / "1.png").write_text("broken")  # failures stay failures
+        (photos / "1.png").write_text("broken")  # failures are not retried
     run(photos, whole, **more)
     assert content(out) == content(whole)
 
@@ -210,15 +210,15 @@ def content(path: Path) -> object:
     }
 
 
-def test_a_directory_with_a_dot_in_its_name_keeps_its_state(photos: Path, tmp_path: Path) -> None:
+def test_the_state_of_an_output_directory_with_a_dot_in_its_name(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "caps-1.0"
-    broken_run(photos, out, after=2, formats=("txt",))
+    killed_run(photos, out, after=2, formats=("txt",))
     run(photos, out, formats=("txt",))
     assert len(FakeEngine.asked) <= 4
     assert [path.name for path in tmp_path.glob("caps*")] == ["caps-1.0"]
 
 
-def test_a_folder_of_tables_with_the_output_in_it_stays_one_data_set(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_of_tables_that_contains_the_output_is_one_data_set(photos: Path, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     tables = tmp_path / "tables"
     tables.mkdir()
@@ -231,7 +231,7 @@ def test_a_folder_of_tables_with_the_output_in_it_stays_one_data_set(photos: Pat
             assert (summary.inputs, summary.failed) == (4, 0)
 
 
-def test_an_input_is_never_the_output(photos: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_an_input_is_rejected(photos: Path, tmp_path: Path) -> None:
     table = tmp_path / "captions.jsonl"
     table.write_text(json.dumps({"image": str(photos / "0.png")}) + "\n")
     before = table.read_bytes()
@@ -240,7 +240,7 @@ def test_an_input_is_never_the_output(photos: Path, tmp_path: Path) -> None:
     assert table.read_bytes() == before
 
 
-def test_a_mark_of_another_place_is_no_leave_to_write(photos: Path, tmp_path: Path) -> None:
+def test_the_progress_of_another_output_does_not_permit_overwriting(photos: Path, tmp_path: Path) -> None:
     state = str(tmp_path / "state")
     run(photos, tmp_path / "one", formats=("webdataset",), state=state)
     other = tmp_path / "other"
@@ -256,6 +256,6 @@ def test_a_pattern_is_one_input(photos: Path) -> None:
     assert len(texts(photos)) == 5 and (photos / ".share4v").is_dir()
 
 
-def test_flags_that_contradict_each_other_are_refused() -> None:
+def test_contradictory_flags_are_rejected() -> None:
     with pytest.raises(ValueError, match="do not go together"):
         replace(JobOptions(restart=True), retry_failed=True)
