@@ -135,7 +135,7 @@ def resident():
 """
 
 SCRIPT = """
-from crashing import without_upstream
+from helpers.crashing import without_upstream
 without_upstream(sys.argv[1])
 from mindone.pipelines.image_to_text.dataset.readers import list_inputs
 for item in list_inputs([sys.argv[2]]):
@@ -163,7 +163,7 @@ def test_two_hundred_thousand_inputs_take_no_more_memory_than_half_of_them(tmp_p
 
 
 SEEN = """
-from crashing import without_upstream
+from helpers.crashing import without_upstream
 without_upstream(sys.argv[1])
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Caption, SeenCaptions
 seen = SeenCaptions(None)

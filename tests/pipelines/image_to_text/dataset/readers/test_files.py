@@ -361,7 +361,7 @@ def test_a_folder_of_shards_is_one_data_set(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from crashing import without_upstream
+from helpers.crashing import without_upstream
 without_upstream(sys.argv[1])
 from mindone.pipelines.image_to_text.dataset.state.keys import KeyRegistry
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Caption, SeenCaptions

@@ -23,7 +23,7 @@ from mindone.pipelines.image_to_text.dataset.writers import FORMATS
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(ENGINES, "local", "fake_engine:FakeEngine")
+    monkeypatch.setitem(ENGINES, "local", "helpers.fake_executor:FakeEngine")
     monkeypatch.setattr(job, "GROUP_RECORDS", 1)  # a kill loses at most the record in progress
     FakeEngine.asked.clear()
     yield
