@@ -1,0 +1,171 @@
+"""Coverage-guided fuzzing of everything that reads a file of somebody else's.
+
+    python tests/security/fuzz.py torch --seconds 600
+
+Any exception but the errors that a target allows ends the run, prints the input's path and exits non-zero. CI runs each
+target for a few seconds (test_fuzz.py); `--seconds` makes it longer, and `--corpus DIR` keeps what was found between
+runs. Needs atheris (https://github.com/google/atheris).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+import types
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+for _name in (
+    "mindone",
+    "mindone.models",
+    "mindone.pipelines",
+):  # without the upstream package, which imports MindSpore
+    _module = sys.modules[_name] = types.ModuleType(_name)
+    _module.__path__ = [str(ROOT / _name.replace(".", "/"))]  # type: ignore[attr-defined]
+
+
+class Target(NamedTuple):
+    """What is fuzzed: a reader of a file, and files to start from."""
+
+    read: Callable[[Path], object]
+    suffix: str
+    seeds: Callable[[], list[bytes]]
+
+
+def _read_tensors(name: str) -> Callable[[Path], object]:
+    def read(path: Path) -> object:
+        from mindone.models.share4v.checkpoint.formats import mindspore_ckpt, safetensors_file, torch_zip
+
+        openers = {
+            "torch": torch_zip.open_torch,
+            "safetensors": safetensors_file.open_safetensors,
+            "ckpt": mindspore_ckpt.open_ckpt,
+        }
+        return [tensor.read().sum() for tensor in openers[name](path) if len(tensor.shape) < 3]
+
+    return read
+
+
+def _read_pickle(path: Path) -> object:
+    from mindone.models.share4v.checkpoint.formats.torch_pickle import read_tensor_records
+
+    return read_tensor_records(path.read_bytes(), path)
+
+
+def _read_config(path: Path) -> object:
+    from mindone.models.share4v.configuration import Share4VConfig
+
+    return Share4VConfig.from_pretrained(path.parent)
+
+
+def _read_tokenizer(path: Path) -> object:
+    from mindone.models.share4v.processing.tokenizer import Tokenizer
+
+    return Tokenizer(path).encode("a red circle")
+
+
+def _read_image(path: Path) -> object:
+    from mindone.models.share4v.processing.image_loading import load_image
+
+    return load_image(path).size
+
+
+def _pickle_seed() -> bytes:
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+    hooks = b"\x89ccollections\nOrderedDict\n)R"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00(K\x02K\x02t(K\x02K\x01t" + hooks + b"tR"
+    return b"\x80\x02}q\x00X\x01\x00\x00\x00x" + tensor + b"s."
+
+
+def _torch_seeds() -> list[bytes]:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a/data.pkl", _pickle_seed())
+        archive.writestr("a/byteorder", b"little")
+        archive.writestr("a/data/0", bytes(16))
+    return [buffer.getvalue()]
+
+
+def _safetensors_seeds() -> list[bytes]:
+    import numpy as np
+    from safetensors.numpy import save
+
+    return [save({"x": np.ones((2, 2), np.float32), "y": np.zeros(3, np.int8)})]
+
+
+def _ckpt_seeds() -> list[bytes]:
+    tensor = b"\x08\x02\x08\x02\x12\x07Float32\x1a\x10" + bytes(16)
+    value = b"\x0a\x01x\x12" + bytes([len(tensor)]) + tensor
+    return [b"\x0a" + bytes([len(value)]) + value]
+
+
+TINY = ROOT / "mindone" / "models" / "share4v" / "assets" / "sharegpt4v-tiny"
+
+
+def _image_seeds() -> list[bytes]:
+    from PIL import Image
+
+    seeds = []
+    for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (9, 7), "red").save(buffer, form)
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+TARGETS = {
+    "pickle": Target(_read_pickle, ".pkl", lambda: [_pickle_seed()]),
+    "torch": Target(_read_tensors("torch"), ".bin", _torch_seeds),
+    "safetensors": Target(_read_tensors("safetensors"), ".safetensors", _safetensors_seeds),
+    "ckpt": Target(_read_tensors("ckpt"), ".ckpt", _ckpt_seeds),
+    "config": Target(_read_config, ".json", lambda: [(TINY / "config.json").read_bytes()]),
+    "tokenizer": Target(_read_tokenizer, ".model", lambda: [(TINY / "tokenizer.model").read_bytes()]),
+    "image": Target(_read_image, ".png", _image_seeds),
+}
+# What a reader may raise: its own errors, and what the system says of a file.
+ALLOWED = (ValueError, OSError)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--corpus", type=Path, help="a directory that keeps interesting inputs between runs")
+    arguments = parser.parse_args()
+    import atheris
+
+    target = TARGETS[arguments.target]
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        corpus = arguments.corpus or work / "corpus"
+        corpus.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(target.seeds()):
+            (corpus / f"seed-{number}").write_bytes(seed)
+        name = "config.json" if target.suffix == ".json" else f"input{target.suffix}"
+        path = work / name
+        with atheris.instrument_imports(include=["mindone"]):
+            path.write_bytes(target.seeds()[0])
+            target.read(path)  # imports what the reader needs, so that it is instrumented
+
+        def once(data: bytes) -> None:
+            path.write_bytes(data)
+            try:
+                target.read(path)
+            except ALLOWED as error:
+                json.dumps(str(error))  # a message must be one that can be printed
+
+        flags = [f"-max_total_time={arguments.seconds}", "-rss_limit_mb=2048", "-timeout=20", "-max_len=65536"]
+        flags += [f"-artifact_prefix={tempfile.gettempdir()}/fuzz-{arguments.target}-", "-print_final_stats=1"]
+        atheris.Setup([sys.argv[0], *flags, str(corpus)], once)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
