@@ -124,7 +124,7 @@ def test_lengths_and_openings(photos: Path, tmp_path: Path, capsys: pytest.Captu
     out = tmp_path / "out.jsonl"
     assert main(["caption-dataset", str(photos), "--out", str(out), "--min-words", "5000", "--attempts", "1"]) == 0
     whole, records = captions(out), [json.loads(line) for line in out.read_text().splitlines()]
-    assert all("at least 5000 wanted" in " ".join(record["notes"]) for record in records)
+    assert all("at least 5000 required" in " ".join(record["notes"]) for record in records)
     opening = whole[0].split()[0]
     cut = ["--max-sentences", "1", "--strip", opening, "--restart"]
     assert main(["caption-dataset", str(photos), "--out", str(out), *cut]) == 0

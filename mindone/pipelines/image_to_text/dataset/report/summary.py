@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..rules.repetition import find_loop
+from ..rules.repetition import find_repetition
 from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
@@ -125,7 +125,7 @@ class Summary:
         if words:
             self.openings.add(" ".join(words).rstrip(".,:;").lower())
             self.same_captions.add(caption, record.source, record.sha256 or "")
-        loop = find_loop(caption)
+        loop = find_repetition(caption)
         if loop is not None:
             self.loops += 1
             remark = f"{loop.repeats:g} times: {loop.unit[:200]}"

@@ -1,1 +1,1 @@
-"""Rules for captions and the retry policy; pure text functions."""
+"""Rules for the text of captions, and the retry policy; they need no model."""

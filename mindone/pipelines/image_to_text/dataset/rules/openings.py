@@ -1,4 +1,4 @@
-"""Openings such as "The image shows", which say nothing of the picture: found at a caption's start and taken away."""
+"""Removal of openings such as "The image shows", which say nothing about the image, from the start of captions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-# A picture may be named by what it is made of ("the painting shows"): that is content, and such openings stay.
+# "The painting shows" is not in the list: that the image is a painting is content.
 _NAMES = r"(?:image|picture|photo|photograph|pic|snapshot|scene|video|clip|footage|frame|visual)"
 _PICTURE = rf"{_NAMES}(?: (?:provided|given|above))?"
 _THE_PICTURE = rf"(?:the|this|that|these|our)(?: (?:provided|given|attached|presented|above|following))? {_PICTURE}"
@@ -19,9 +19,9 @@ _SEEING = (
 )
 _THAT = r"(?: (?:that|how))?"
 _ARTICLE = r"(?=(?:an?|the|some|several|many|two|three|four|five|there|we|you|one|i)\b)"
-# Each is matched at the start, without regard to case, and must be followed by what the picture shows.
-_OPENINGS = (
-    # The image shows (that) ...; what comes next is no preposition: "The scene captures in detail" has no object yet.
+# Patterns for the start of a caption, ignoring case; a description of the image must follow.
+_COMMON_OPENINGS = (
+    # The image shows (that) ...
     rf"{_THE_PICTURE} (?:clearly |mainly |primarily |prominently |simply |also )?{_SHOWING}{_THAT}(?: us)?:? ",
     # The image is (a picture) of a dog; the image is a close-up of ...; the image appears to be a ...
     rf"{_THE_PICTURE} is (?:an? (?:image|picture) )?of ",
@@ -39,15 +39,16 @@ _OPENINGS = (
 _QUOTES = "\"'“”‘’«»([{*_ "
 
 
-def remove_opening(text: str, openings: Sequence[str] = (), usual: bool = True) -> str:
-    """Return a caption without an opening that tells of the picture in place of its content.
+def remove_opening(text: str, openings: Sequence[str] = (), common: bool = True) -> str:
+    """Return a caption without openings that refer to the image instead of describing it.
 
-    The first letter left becomes a capital, unless the word has capitals of its own ("iPhone"). Several openings in
-    a row all go. A caption that consists of an opening alone stays as it is, so a caption is never emptied.
+    The first letter of the result is capitalized, unless its word contains a capital ("iPhone"). Consecutive openings
+    are all removed. A caption that is only an opening is unchanged, so the result is never empty.
 
     Args:
-        openings: further texts to remove from the start, in any case, as they stand.
-        usual: remove the usual ones too; False: those of `openings` alone.
+        text: the caption.
+        openings: further literal texts to remove from the start, ignoring case.
+        common: whether to remove the common openings too.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.rules.openings import remove_opening
@@ -56,28 +57,29 @@ def remove_opening(text: str, openings: Sequence[str] = (), usual: bool = True) 
         >>> remove_opening("The image's colours are warm.")
         "The image's colours are warm."
     """
-    pattern = _pattern(tuple(openings), usual)
-    left = text.strip()
-    while found := pattern.match(left):
-        rest = left[found.end() :].lstrip(" ,:")
+    pattern = _pattern(tuple(openings), common)
+    text = remaining = text.strip()
+    while found := pattern.match(remaining):
+        rest = remaining[found.end() :].lstrip(" ,:")
         if not any(character.isalnum() for character in rest):
             break
-        left = rest
-    return _begin(left) if left != text.strip() else text.strip()
+        remaining = rest
+    return text if remaining == text else _capitalize(remaining)
 
 
 @lru_cache(maxsize=64)
-def _pattern(own: tuple[str, ...], usual: bool) -> re.Pattern[str]:
-    # An opening of the user's ends where a word ends: "The photo" is not to cut "The photographer".
-    mine = [rf"{re.escape(opening.strip())}(?!\w)" for opening in own if opening.strip()]
-    rows = [*mine, *(opening.replace(" ", r"\s+") for opening in _OPENINGS if usual)]
-    return re.compile("|".join(rows) or "(?!)", re.IGNORECASE)
+def _pattern(openings: tuple[str, ...], common: bool) -> re.Pattern[str]:
+    # A literal opening must end at the end of a word: "The photo" must not match "The photographer".
+    patterns = [rf"{re.escape(opening.strip())}(?!\w)" for opening in openings if opening.strip()]
+    if common:
+        patterns += [opening.replace(" ", r"\s+") for opening in _COMMON_OPENINGS]
+    return re.compile("|".join(patterns) or "(?!)", re.IGNORECASE)
 
 
-def _begin(text: str) -> str:
-    """Write the first letter large, behind quotes and brackets too."""
-    place = next((i for i, character in enumerate(text) if character not in _QUOTES), 0)
-    word = re.match(r"\w*", text[place:])
+def _capitalize(text: str) -> str:
+    """Capitalize the first letter, which may follow quotes and brackets."""
+    first = next((i for i, character in enumerate(text) if character not in _QUOTES), 0)
+    word = re.match(r"\w*", text[first:])
     if word is None or any(character.isupper() for character in word.group()):
         return text
-    return text[:place] + text[place : place + 1].upper() + text[place + 1 :]
+    return text[:first] + text[first : first + 1].upper() + text[first + 1 :]

@@ -1,4 +1,4 @@
-"""Repetition loops: where a model has begun to say the same thing over and over, in token ids or in text."""
+"""Detection of degenerate repetition, where a model repeats the same passage, in token ids or in text."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-# A loop is a piece that stands several times in a row, without a gap, over some length. True captions repeat words and
-# forms ("In the top left there are two small red stars. In the bottom left there are two small blue squares."), yet
-# hardly the same words in the same order three times running. What is short must come more often: a sign may say
-# "ha ha ha ha", a shelf may hold "red, blue, red, blue, red, blue".
-_SHORT = 8  # items; from here on a piece needs _LONG_REPEATS, below it _SHORT_REPEATS
+# A repetition is a unit that occurs several times in a row, without a gap, over a minimum length. Correct captions
+# repeat words and phrases ("In the top left there are two small red stars. In the bottom left there are two small blue
+# squares."), but hardly ever the same words in the same order three times in a row. A short unit must occur more
+# often: a sign may say "ha ha ha ha", and a shelf may hold "red, blue, red, blue, red, blue".
+_SHORT_UNIT = 8  # a unit of fewer items must occur _SHORT_REPEATS times, a longer one _LONG_REPEATS times
 _SHORT_REPEATS, _LONG_REPEATS = 5, 3
-_LEAST_TOKENS, _LEAST_WORDS, _LEAST_CHARACTERS = 24, 16, 80
-_LOOKED_BACK = 8  # earlier places of the same neighbours that are compared; a loop has the same ones at every period
-# The same sentence so many times makes a loop wherever it stands; so short ones as "It is red." do not count.
-_SENTENCE_REPEATS, _SENTENCE_WORDS = 3, 5
-_UNSPACED = re.compile(rf"\S{{{_LEAST_CHARACTERS},}}")
+_MIN_TOKENS, _MIN_WORDS, _MIN_CHARACTERS = 24, 16, 80  # minimum length of the whole repetition
+_MAX_EARLIER = 8  # earlier positions of an n-gram to compare; in a repetition it occurs once per period
+# A sentence that occurs this often counts anywhere in the text; shorter sentences ("It is red.") do not count.
+_SENTENCE_REPEATS, _MIN_SENTENCE_WORDS = 3, 5
+_UNSPACED = re.compile(rf"\S{{{_MIN_CHARACTERS},}}")
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _SENTENCE_END = re.compile(r"[.!?;]+(?:\s+|$)|\n+")
 
 
 @dataclass(frozen=True)
-class Loop:
-    """A piece that is repeated.
+class Repetition:
+    """A unit that is repeated.
 
     Attributes:
-        unit: the piece as text; its ids, written with spaces between, where ids were given.
-        period: how long it is, in items (ids, words, or characters).
-        repeats: how often it stands there, the last time perhaps in part: not a whole number.
-        start: the item at which it begins for the first time, so `ids[: start + period]` has it once. -1 where equal
-            sentences stand apart.
+        unit: the unit as text; token ids are separated by spaces.
+        period: length of the unit in items (token ids, words, or characters).
+        repeats: how often the unit occurs; fractional if the last occurrence is incomplete.
+        start: index of the item where the first occurrence starts, so `ids[: start + period]` contains the unit once;
+            -1 if the repeated sentences are not adjacent.
     """
 
     unit: str
@@ -40,90 +40,83 @@ class Loop:
     start: int
 
 
-def is_loop(sequence: Sequence[int] | str) -> bool:
-    """Tell whether token ids, or a text, run in a loop somewhere.
+def find_repetition(sequence: Sequence[int] | str) -> Repetition | None:
+    """Return the longest repetition in token ids or in a text, or None.
+
+    Token ids are compared exactly. In a text, words are compared without case and punctuation; then the characters of
+    long runs without spaces ("hahaha", Chinese); then sentences, which need not be adjacent.
+
+    The time is proportional to the length, except for very repetitive input: about 0.2 ms for a caption of 150 words.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.rules.repetition import is_loop
-        >>> is_loop("A dog. " + "There is another dog to the left of it. " * 4)
-        True
-        >>> is_loop("In the top left there are two red stars. In the top right there are two blue stars.")
-        False
-    """
-    return find_loop(sequence) is not None
-
-
-def find_loop(sequence: Sequence[int] | str) -> Loop | None:
-    """Return the longest loop of token ids or of a text, or None where there is none.
-
-    Ids are compared as they are. Of a text are compared words (case and punctuation left out), then the characters of
-    what has no spaces ("hahaha", Chinese), and sentences, which count wherever they stand.
-
-    The time is in proportion to the length, except where much is repeated: some 0.2 ms for a caption of 150 words.
+        >>> from mindone.pipelines.image_to_text.dataset.rules.repetition import find_repetition
+        >>> find_repetition("A dog. " + "There is another dog to the left of it. " * 4).repeats
+        4.0
+        >>> find_repetition("In the top left there are two red stars. In the top right there are two blue stars.")
     """
     if not isinstance(sequence, str):
         ids = [int(item) for item in sequence]
-        found = _longest(ids, _LEAST_TOKENS)
-        return found and _loop(found, " ".join(map(str, ids[found[1] : found[1] + found[0]])))
+        found = _longest_run(ids, _MIN_TOKENS)
+        return found and _repetition(found, " ".join(map(str, ids[found[1] : found[1] + found[0]])))
     words = [word.casefold() for word in _WORD.findall(sequence)]
-    found = _longest(words, _LEAST_WORDS)
+    found = _longest_run(words, _MIN_WORDS)
     if found:
-        return _loop(found, " ".join(words[found[1] : found[1] + found[0]]))
+        return _repetition(found, " ".join(words[found[1] : found[1] + found[0]]))
     for unspaced in _UNSPACED.finditer(sequence):
-        found = _longest(unspaced[0], _LEAST_CHARACTERS)
+        found = _longest_run(unspaced[0], _MIN_CHARACTERS)
         if found:
             period, start, length = found
-            return _loop((period, unspaced.start() + start, length), unspaced[0][start : start + period])
+            return _repetition((period, unspaced.start() + start, length), unspaced[0][start : start + period])
     return _repeated_sentence(sequence)
 
 
-def _loop(found: tuple[int, int, int], unit: str) -> Loop:
+def _repetition(found: tuple[int, int, int], unit: str) -> Repetition:
     period, start, length = found
-    return Loop(unit.strip(), period, round(length / period, 2), start)
+    return Repetition(unit.strip(), period, round(length / period, 2), start)
 
 
-def _longest(items: Sequence[Hashable], least: int) -> tuple[int, int, int] | None:
-    """Return (period, start, length) of the longest run that counts as a loop."""
+def _longest_run(items: Sequence[Hashable], min_length: int) -> tuple[int, int, int] | None:
+    """Return (period, start, length) of the longest run that counts as a repetition."""
     best: tuple[int, int, int] | None = None
-    for period in _periods(items, least // 2):
+    for period in _candidate_periods(items, min_length // 2):
         if best and period % best[0] == 0:
-            continue  # the same run, read two pieces at a time
-        needed = max(least, period * (_SHORT_REPEATS if period < _SHORT else _LONG_REPEATS))
-        run = 0
-        for place in range(period, len(items) + 1):
-            if place < len(items) and items[place] == items[place - period]:
-                run += 1
+            continue  # the same run with a multiple of its period
+        needed = max(min_length, period * (_SHORT_REPEATS if period < _SHORT_UNIT else _LONG_REPEATS))
+        equal = 0  # consecutive items that equal the one a period earlier
+        for index in range(period, len(items) + 1):
+            if index < len(items) and items[index] == items[index - period]:
+                equal += 1
                 continue
-            length = run + period
-            if run and length >= needed and (best is None or length > best[2]):
-                best = (period, place - length, length)
-            run = 0
+            length = equal + period
+            if equal and length >= needed and (best is None or length > best[2]):
+                best = (period, index - length, length)
+            equal = 0
     return best
 
 
-def _periods(items: Sequence[Hashable], width: int) -> list[int]:
-    """Return the distances at which `width` neighbours come again; the period of every loop is one of them.
+def _candidate_periods(items: Sequence[Hashable], width: int) -> list[int]:
+    """Return the distances at which an n-gram of `width` items recurs; the period of any repetition is among them.
 
-    A loop is at least three periods and at least 2 x `width` long, so it goes on for more than `width` items after its
-    first period. Captions that repeat nothing of that length, which are nearly all, have no such distance.
+    A repetition has at least three periods and at least 2 x `width` items, so it continues for more than `width` items
+    after its first period. Nearly all captions repeat no n-gram of that length, so they have no candidates.
     """
-    places: dict[tuple[Hashable, ...], list[int]] = {}
+    positions: dict[tuple[Hashable, ...], list[int]] = {}
     distances: set[int] = set()
-    most = len(items) // _LONG_REPEATS
-    for place in range(len(items) - width + 1):
-        earlier = places.setdefault(tuple(items[place : place + width]), [])
-        distances.update(place - before for before in earlier[-_LOOKED_BACK:] if place - before <= most)
-        earlier.append(place)
+    max_period = len(items) // _LONG_REPEATS
+    for index in range(len(items) - width + 1):
+        earlier = positions.setdefault(tuple(items[index : index + width]), [])
+        distances.update(index - before for before in earlier[-_MAX_EARLIER:] if index - before <= max_period)
+        earlier.append(index)
     return sorted(distances)
 
 
-def _repeated_sentence(text: str) -> Loop | None:
+def _repeated_sentence(text: str) -> Repetition | None:
     counts: Counter[str] = Counter()
     for sentence in _SENTENCE_END.split(text):
         words = _WORD.findall(sentence)
-        if len(words) >= _SENTENCE_WORDS:
+        if len(words) >= _MIN_SENTENCE_WORDS:
             counts[" ".join(words).casefold()] += 1
     if not counts:
         return None
     sentence, count = counts.most_common(1)[0]
-    return Loop(sentence, len(sentence.split()), float(count), -1) if count >= _SENTENCE_REPEATS else None
+    return Repetition(sentence, len(sentence.split()), float(count), -1) if count >= _SENTENCE_REPEATS else None

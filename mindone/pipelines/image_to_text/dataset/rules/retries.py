@@ -1,4 +1,4 @@
-"""When a caption will do, and what is changed when it will not."""
+"""Retry policy: which captions are accepted, and how generation settings change on a retry."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .text_rules import TextRules, clean, violations
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.continuous_batch import FinishedText
 
-# What each further attempt changes of the settings; the first is as the caller asked. The same settings again would
-# give the same caption, so a penalty comes first, which keeps decoding greedy, and then chance.
+# Changes to the generation settings on each attempt; the first attempt uses the caller's settings. Greedy decoding with
+# the same settings would repeat the same caption, so the second attempt adds a penalty, and later ones sample.
 RETRIES: tuple[Mapping[str, Any], ...] = (
     MappingProxyType({}),
     MappingProxyType({"repetition_penalty": 1.1}),
@@ -26,37 +26,45 @@ RETRIES: tuple[Mapping[str, Any], ...] = (
 
 @dataclass
 class Attempt:
-    """One try at a caption: what it changed of the settings, and what came of it."""
+    """One attempt at a caption.
+
+    Attributes:
+        changes: changes to the generation settings.
+        caption: the generated caption, once it is finished.
+        violations: rules that the caption breaks.
+    """
 
     changes: Mapping[str, Any]
     caption: Caption | None = None
     violations: tuple[str, ...] = ()
 
 
-def next_attempt(before: Sequence[Attempt], seed: int, key: Key) -> Attempt:
-    """Return the next try; its random choices follow from the seed, the picture, the question and the try's number."""
-    picture, question = key
-    named = f"{seed} {picture.hex()} {len(before)} {question}".encode("utf-8", "surrogatepass")
-    return Attempt({**RETRIES[len(before)], "seed": int.from_bytes(sha256(named).digest()[:4], "big")})
+def next_attempt(previous: Sequence[Attempt], seed: int, key: Key) -> Attempt:
+    """Return the next attempt; its random seed depends only on `seed`, the image, the prompt and its number."""
+    image_sha256, prompt = key
+    name = f"{seed} {image_sha256.hex()} {len(previous)} {prompt}".encode("utf-8", "surrogatepass")
+    return Attempt({**RETRIES[len(previous)], "seed": int.from_bytes(sha256(name).digest()[:4], "big")})
 
 
-def accept(finished: FinishedText[Any], attempts: Sequence[Attempt], rules: TextRules, most: int) -> Caption | None:
-    """Return the caption where the last attempt will do, or the best of them where no other is left; else None.
+def accept(
+    finished: FinishedText[Any], attempts: Sequence[Attempt], rules: TextRules, max_attempts: int
+) -> Caption | None:
+    """Return the last attempt's caption if it breaks no rule, the best caption if no attempt is left, else None.
 
     Args:
-        finished: what the last attempt made.
-        attempts: all so far; the last one's caption and violations are filled in.
-        rules: what a caption must be.
-        most: attempts at most.
+        finished: output of the last attempt.
+        attempts: all attempts so far; the caption and violations of the last one are set.
+        rules: rules for the caption.
+        max_attempts: maximum number of attempts.
     """
     last, text = attempts[-1], clean(finished.text, rules)
     last.violations = violations(text, rules, finished.token_ids)
     last.caption = Caption(text, len(finished.token_ids), finished.finish_reason)
-    if last.violations and len(attempts) < min(most, len(RETRIES)):
+    if last.violations and len(attempts) < min(max_attempts, len(RETRIES)):
         return None
-    best = min(attempts, key=lambda attempt: len(attempt.violations))  # the earliest among equals
-    made = best.caption or last.caption
+    best = min(attempts, key=lambda attempt: len(attempt.violations))  # the earliest one among equals
+    caption = best.caption or last.caption
     notes = list(best.violations)
     if len(attempts) > 1:
         notes.append(f"attempt {attempts.index(best) + 1} of {len(attempts)} ({', '.join(attempts[0].violations)})")
-    return Caption(made.text, made.tokens, made.finish_reason, tuple(notes))
+    return Caption(caption.text, caption.tokens, caption.finish_reason, tuple(notes))

@@ -1,4 +1,4 @@
-"""What is done to a finished caption, and what it must fulfil: openings, tags, length and words."""
+"""Rules for finished captions: cleaning their text, and checking their length and words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .openings import remove_opening
-from .repetition import find_loop
+from .repetition import find_repetition
 from .words import count_words, has_word, missing_words, split_sentences
 
 _TAG_HEAD = re.compile(r"^\s*(?:here (?:are|is) the )?tags?\s*:\s*", re.IGNORECASE)
@@ -18,24 +18,25 @@ _TAG_EDGE = re.compile(r"^(?:\s|[-*#\"'`]|\d+[.)](?=\s)|and\s)+|[\s.\"'`]+$", re
 
 @dataclass(frozen=True)
 class TextRules:
-    """What captions are to be like. The first five change a caption, the others only judge it.
+    """Rules for captions. The first five change a caption; the others only check it.
 
     Attributes:
-        strip_openings: take openings such as "The image shows" away.
-        openings: further openings to take away.
-        as_tags: bring a list of tags into one form: commas, lower case, none twice.
-        max_sentences: keep so many sentences.
-        max_words: keep as many whole sentences as fit; a first sentence that is longer is a fault.
-        min_words: a shorter caption is a fault.
+        strip_openings: remove openings such as "The image shows".
+        openings: further openings to remove.
+        as_tags: normalize a list of tags: separated by commas, lower case, without duplicates.
+        max_sentences: maximum number of sentences; further ones are removed.
+        max_words: maximum number of words; whole sentences are removed to meet it. A longer first sentence stays and
+            is a violation.
+        min_words: minimum number of words.
         required_words: words or phrases that must occur.
         forbidden_words: words or phrases that must not occur.
-        refuse_loops: a caption that runs in a loop is a fault.
+        refuse_loops: treat degenerate repetition as a violation.
 
-    Words and phrases are found as whole words. One that is written in lower case is found in any case, one with
-    capitals only as it is written.
+    Words and phrases match whole words only. A word in lower case matches in any case; a word with capitals matches
+    exactly.
 
     Raises:
-        ValueError: a bound is outside its range, or a word is empty.
+        ValueError: a limit is out of range, or a word is empty.
     """
 
     strip_openings: bool = False
@@ -59,13 +60,13 @@ class TextRules:
             raise ValueError(f"min_words {self.min_words} is more than max_words {self.max_words}")
         for name in ("openings", "required_words", "forbidden_words"):
             if not all(isinstance(word, str) and word.strip() for word in getattr(self, name)):
-                raise ValueError(f"{name} holds an empty word: {getattr(self, name)!r}")
+                raise ValueError(f"{name} contains an empty word: {getattr(self, name)!r}")
         both = [word for word in self.required_words if word in self.forbidden_words]
         if both:
-            raise ValueError(f"{both[0]!r} is both required and forbidden: take it out of one list")
+            raise ValueError(f"{both[0]!r} is both required and forbidden: remove it from one list")
 
     def joined(self, other: TextRules) -> TextRules:
-        """Return these rules with another's: what `other` leaves at its default stays, lists are put together.
+        """Return these rules combined with others: lists are joined, and non-default values of `other` replace these.
 
         Example:
             >>> TextRules(max_sentences=1).joined(TextRules(required_words=("cat",))).max_sentences
@@ -82,7 +83,7 @@ class TextRules:
 
 
 def clean(text: str, rules: TextRules) -> str:
-    """Return a caption as the rules want it; one that has anything in it is never emptied.
+    """Return a caption after applying the rules that change it; a caption with any content is never emptied.
 
     Example:
         >>> clean("The image shows a cat. It sleeps. It is black.", TextRules(strip_openings=True, max_sentences=2))
@@ -90,9 +91,9 @@ def clean(text: str, rules: TextRules) -> str:
     """
     text = text.strip()
     if rules.strip_openings or rules.openings:
-        text = remove_opening(text, rules.openings, usual=rules.strip_openings)
+        text = remove_opening(text, rules.openings, common=rules.strip_openings)
     if rules.as_tags:
-        text = _tags(text)
+        text = _normalize_tags(text)
     if rules.max_sentences is not None:
         text = "".join(split_sentences(text)[: rules.max_sentences]).rstrip()
     if rules.max_words is not None and count_words(text) > rules.max_words:
@@ -101,32 +102,33 @@ def clean(text: str, rules: TextRules) -> str:
 
 
 def violations(text: str, rules: TextRules, token_ids: Sequence[int] | None = None) -> tuple[str, ...]:
-    """Return what is wrong with a caption, each in a few words; nothing where it will do.
+    """Return short descriptions of the rules that a caption breaks; empty if it breaks none.
 
     Args:
         text: the caption as `clean` returned it.
-        token_ids: of the answer as it was generated; where they are given, loops are looked for in them too.
+        rules: the rules.
+        token_ids: generated token ids; if given, they are searched for repetition too.
 
     Example:
         >>> violations("A black cat.", TextRules(required_words=("cat", "dog"), min_words=5))
-        ('3 words, at least 5 wanted', 'required word missing: dog')
+        ('3 words, at least 5 required', 'required word missing: dog')
     """
     found = [] if text else ["empty"]
     count = count_words(text)
     if text and count < rules.min_words:
-        found.append(f"{count} words, at least {rules.min_words} wanted")
+        found.append(f"{count} words, at least {rules.min_words} required")
     if rules.max_words is not None and count > rules.max_words:
-        found.append(f"{count} words, at most {rules.max_words} wanted")
+        found.append(f"{count} words, at most {rules.max_words} allowed")
     found += [f"required word missing: {word}" for word in missing_words(text, rules.required_words)]
     found += [f"forbidden word: {word}" for word in rules.forbidden_words if has_word(text, word)]
     if rules.refuse_loops:
-        loop = find_loop(text) or (None if token_ids is None else find_loop(token_ids))
-        if loop is not None:
-            found.append(f"runs in a loop: {loop.unit[:60]!r} {loop.repeats:g} times")
+        repetition = find_repetition(text) or (None if token_ids is None else find_repetition(token_ids))
+        if repetition is not None:
+            found.append(f"repetition: {repetition.unit[:60]!r} {repetition.repeats:g} times")
     return tuple(found)
 
 
-def _tags(text: str) -> str:
+def _normalize_tags(text: str) -> str:
     tags = []
     for part in _TAG_BREAK.split(_TAG_HEAD.sub("", text)):
         tag = " ".join(_TAG_EDGE.sub("", part).split()).lower()
@@ -135,13 +137,13 @@ def _tags(text: str) -> str:
     return ", ".join(dict.fromkeys(tags)) or text
 
 
-def _shorten(text: str, most: int, as_tags: bool) -> str:
-    """Keep whole sentences (tags) up to `most` words, and at least one of them."""
+def _shorten(text: str, max_words: int, as_tags: bool) -> str:
+    """Keep whole sentences (or tags) up to `max_words` words, and at least one."""
     parts = [f"{tag}," for tag in text.split(",")] if as_tags else split_sentences(text)
-    kept, count = "", 0
+    result, count = "", 0
     for part in parts:
         count += count_words(part)
-        if kept and count > most:
+        if result and count > max_words:
             break
-        kept += part
-    return kept.rstrip(", ") if as_tags else kept.rstrip()
+        result += part
+    return result.rstrip(", ") if as_tags else result.rstrip()

@@ -1,4 +1,4 @@
-"""Words, phrases and sentences of a text: found, missed, counted and split."""
+"""Words, phrases and sentences of a text: finding, counting and splitting them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-# Scripts without spaces count a word a character, which is near the truth.
+# In scripts without spaces each character counts as a word, which is a good approximation.
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+\S)|[。！？]+|(?=\n)")
@@ -17,7 +17,7 @@ _ABBREVIATION = re.compile(
 
 
 def has_word(text: str, word: str) -> bool:
-    """Tell whether a word or phrase occurs as whole words; written in lower case it is found in any case.
+    """Return whether a word or phrase occurs as whole words; one in lower case matches in any case.
 
     Example:
         >>> has_word("The Cat's tail", "cat"), has_word("a category", "cat"), has_word("an apple", "Apple")
@@ -27,17 +27,17 @@ def has_word(text: str, word: str) -> bool:
 
 
 def missing_words(text: str, words: Iterable[str]) -> list[str]:
-    """Return which of the words or phrases do not occur, as `has_word` finds them."""
+    """Return the words and phrases that do not occur, as `has_word` defines it."""
     return [word for word in words if not has_word(text, word)]
 
 
 def count_words(text: str) -> int:
-    """Count words: what stands between spaces; in Chinese, Japanese and Korean characters."""
+    """Count words separated by spaces; in Chinese, Japanese and Korean each character counts."""
     return sum(1 for _ in _WORDS.finditer(text))
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split a text into sentences, which joined are the text again; abbreviations such as "Mr." end none.
+    """Split a text into sentences, which concatenated are the text; abbreviations such as "Mr." end no sentence.
 
     Example:
         >>> split_sentences("Dr. Smith sits. He reads, e.g. a book!")
@@ -60,7 +60,8 @@ def split_sentences(text: str) -> list[str]:
 @lru_cache(maxsize=1024)
 def _word_pattern(word: str) -> re.Pattern[str]:
     body = r"\s+".join(map(re.escape, word.split()))
-    # \b would not do: "C++" and "#1" begin or end with what is no letter. Scripts without spaces have no borders.
+    # Not \b: "C++" and "#1" begin or end with a character that is not a letter. Scripts without spaces have no word
+    # boundaries.
     left = r"(?<!\w)" if not re.match(f"[{_UNSPACED}]", word) else ""
     right = r"(?!\w)" if not re.search(f"[{_UNSPACED}]$", word) else ""
     return re.compile(f"{left}{body}{right}", re.IGNORECASE if word == word.lower() else 0)

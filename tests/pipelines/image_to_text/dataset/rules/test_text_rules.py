@@ -1,4 +1,4 @@
-"""Text rules: openings go, captions stay; loops are found, ordinary repetition is not; words and sentences."""
+"""Text rules: removing openings, detecting degenerate repetition, and counting words and sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mindone.models.share4v import AutoProcessor
 from mindone.pipelines.image_to_text.dataset.rules.openings import remove_opening
-from mindone.pipelines.image_to_text.dataset.rules.repetition import find_loop, is_loop
+from mindone.pipelines.image_to_text.dataset.rules.repetition import find_repetition
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules, clean, violations
 from mindone.pipelines.image_to_text.dataset.rules.words import count_words, has_word, missing_words, split_sentences
 
@@ -52,7 +52,7 @@ from mindone.pipelines.image_to_text.dataset.rules.words import count_words, has
         ("The video shows a runner.", "A runner."),
     ],
 )
-def test_openings_go(caption: str, expected: str) -> None:
+def test_openings_are_removed(caption: str, expected: str) -> None:
     assert remove_opening(caption) == expected
 
 
@@ -81,14 +81,14 @@ def test_openings_go(caption: str, expected: str) -> None:
         "",
     ],
 )
-def test_what_is_no_opening_stays(caption: str) -> None:
+def test_other_text_is_unchanged(caption: str) -> None:
     assert remove_opening(caption) == caption.strip()
 
 
-def test_openings_of_ones_own() -> None:
+def test_custom_openings() -> None:
     assert remove_opening("Sure! here it is: a dog.", ["Sure!", "Here it is"]) == "A dog."
     assert remove_opening("The photographer smiles.", ["the photo"]) == "The photographer smiles."
-    assert remove_opening("The image shows a dog.", ["Sure!"], usual=False) == "The image shows a dog."
+    assert remove_opening("The image shows a dog.", ["Sure!"], common=False) == "The image shows a dog."
 
 
 WORDS = "the image shows this picture in we can see a dog of is an there, two that. it photo"
@@ -96,7 +96,7 @@ words = st.sampled_from(sorted(WORDS.split()))
 
 
 @given(st.lists(words, max_size=14).map(" ".join))
-def test_what_is_left_is_the_end_of_the_caption_and_has_no_opening(caption: str) -> None:
+def test_the_result_is_a_suffix_without_an_opening(caption: str) -> None:
     left = remove_opening(caption)
     assert caption.lower().endswith(left.lower())
     assert bool(left) == bool(caption)
@@ -105,14 +105,14 @@ def test_what_is_left_is_the_end_of_the_caption_and_has_no_opening(caption: str)
         assert left[0].isupper()
 
 
-# Loops
+# Repetition
 
 
-def has_loop(items: list[int], least: int) -> bool:
-    """The definition, tried out piece by piece."""
+def has_repetition(items: list[int], min_length: int) -> bool:
+    """Test the definition by brute force."""
     for start in range(len(items)):
         for period in range(1, len(items) // 3 + 1):
-            needed = max(least, period * (5 if period < 8 else 3))
+            needed = max(min_length, period * (5 if period < 8 else 3))
             if start + needed > len(items):
                 continue
             if all(items[place] == items[place + period] for place in range(start, start + needed - period)):
@@ -126,12 +126,12 @@ def has_loop(items: list[int], least: int) -> bool:
     st.lists(st.integers(0, 5), max_size=12),
     st.lists(st.integers(0, 5), max_size=12),
 )
-def test_loops_of_ids_are_those_of_the_definition(
+def test_repetition_in_ids_matches_the_definition(
     unit: list[int], times: int, head: list[int], tail: list[int]
 ) -> None:
     ids = head + unit * times + tail
-    found = find_loop(ids)
-    assert (found is not None) == has_loop(ids, 24) == is_loop(ids)
+    found = find_repetition(ids)
+    assert (found is not None) == has_repetition(ids, 24)
     if found:
         length = round(found.period * found.repeats)
         run = ids[found.start : found.start + length]
@@ -151,8 +151,8 @@ def test_loops_of_ids_are_those_of_the_definition(
         "Before " + " ".join(f"word{number}" for number in range(30)) + " one two three four five six" * 5 + " after.",
     ],
 )
-def test_loops_of_text(text: str) -> None:
-    assert is_loop(text) and "runs in a loop" in violations(text, TextRules())[0]
+def test_repetition_in_text(text: str) -> None:
+    assert find_repetition(text) is not None and "repetition: " in violations(text, TextRules())[0]
 
 
 @pytest.mark.parametrize(
@@ -172,50 +172,50 @@ def test_loops_of_text(text: str) -> None:
         "Table of contents ........................ 3\nIndex ........................ 9",
     ],
 )
-def test_ordinary_repetition_is_no_loop(text: str) -> None:
-    assert find_loop(text) is None
+def test_ordinary_captions_have_no_repetition(text: str) -> None:
+    assert find_repetition(text) is None
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
-    """The renderer's modules of scenes and their captions."""
+    """The modules that render scenes and write their captions."""
     monkeypatch.syspath_prepend(str(TINY_SCRIPTS))
     yield importlib.import_module("scenes"), importlib.import_module("captions")
     for name in ("scenes", "captions"):
         sys.modules.pop(name, None)
 
 
-def test_true_captions_of_scenes_are_no_loops(tiny: tuple[Any, Any]) -> None:
+def test_correct_captions_of_scenes_have_no_repetition(tiny: tuple[Any, Any]) -> None:
     scenes, captions = tiny
     tokenizer = AutoProcessor.from_pretrained("sharegpt4v-tiny").tokenizer
     for number in range(1500):
         scene = scenes.sample_scene(scenes.scene_rng(5, number))
         for form in captions.FORMS:
             text = form(scene)
-            assert not is_loop(text) and not is_loop(tokenizer.encode(text)), text
+            assert find_repetition(text) is None and find_repetition(tokenizer.encode(text)) is None, text
 
 
-def test_a_caption_that_falls_into_a_loop_is_found_in_its_ids_and_can_be_cut() -> None:
+def test_repetition_in_the_ids_of_a_caption_can_be_removed() -> None:
     tokenizer = AutoProcessor.from_pretrained("sharegpt4v-tiny").tokenizer
     text = "The background is white. " + "In the top left there are two red stars. " * 4 + "The end."
     ids = tokenizer.encode(text)
-    found = find_loop(ids)
+    found = find_repetition(ids)
     assert found is not None and found.repeats >= 3
     once = tokenizer.decode(ids[: found.start + found.period])
-    assert once.count("two red stars") == 1 and not is_loop(once)
+    assert once.count("two red stars") == 1 and find_repetition(once) is None
 
 
-def test_a_long_caption_takes_no_time_in_proportion_to_its_square() -> None:
+def test_the_time_for_a_long_caption_is_not_quadratic() -> None:
     rng = random.Random(0)
     text = " ".join("".join(rng.choices("abcdefgh", k=4)) for _ in range(100_000))
-    assert find_loop(text) is None  # by the square this would take an hour
+    assert find_repetition(text) is None  # in quadratic time this would take an hour
 
 
 # Length, words, tags
 
 
 @given(st.text(alphabet=st.sampled_from("ab.!? \n\"'。"), max_size=40))
-def test_sentences_joined_are_the_text(text: str) -> None:
+def test_concatenated_sentences_are_the_text(text: str) -> None:
     assert "".join(split_sentences(text)) == text
 
 
@@ -235,31 +235,31 @@ def test_sentences(text: str, count: int) -> None:
     assert len(split_sentences(text)) == count
 
 
-def test_a_caption_that_is_too_long_loses_whole_sentences() -> None:
+def test_long_captions_lose_whole_sentences() -> None:
     text = "A dog runs. It is brown. It barks loudly at a cat."
     assert clean(text, TextRules(max_words=6)) == "A dog runs. It is brown."
     assert clean(text, TextRules(max_sentences=1)) == "A dog runs."
     assert clean(text, TextRules(max_words=2)) == "A dog runs."
-    assert violations(clean(text, TextRules(max_words=2)), TextRules(max_words=2)) == ("3 words, at most 2 wanted",)
+    assert violations(clean(text, TextRules(max_words=2)), TextRules(max_words=2)) == ("3 words, at most 2 allowed",)
     assert clean("cat, dog, red bird, sea", TextRules(as_tags=True, max_words=4)) == "cat, dog, red bird"
 
 
 @given(st.text(max_size=60), st.integers(1, 5), st.integers(1, 8), st.booleans(), st.booleans())
-def test_mending_empties_nothing_and_mends_once(text: str, sentences: int, most: int, tags: bool, strip: bool) -> None:
-    rules = TextRules(strip_openings=strip, as_tags=tags, max_sentences=sentences, max_words=most)
+def test_cleaning_never_empties_a_caption(text: str, sentences: int, max_words: int, tags: bool, strip: bool) -> None:
+    rules = TextRules(strip_openings=strip, as_tags=tags, max_sentences=sentences, max_words=max_words)
     cleaned = clean(text, rules)
     assert bool(cleaned) == bool(text.strip())
     assert cleaned == cleaned.strip()
 
 
-def test_tags_come_in_one_form() -> None:
+def test_tags_are_normalized() -> None:
     rules = TextRules(as_tags=True, strip_openings=True)
     assert clean("Tags: Cat, 'black cat', CAT, sofa, and sunlight.", rules) == "cat, black cat, sofa, sunlight"
     assert clean("1. cat\n2. sofa\n- 3 dogs\n* #sun", rules) == "cat, sofa, 3 dogs, sun"
     assert clean("!!!", rules) == "!!!"
 
 
-def test_words_are_whole_and_lower_case_matches_any() -> None:
+def test_words_match_whole_and_lower_case_matches_any_case() -> None:
     assert has_word("The CAT sat", "cat") and has_word("cat's", "cat") and not has_word("concatenate", "cat")
     assert has_word("an Apple logo", "Apple") and not has_word("an apple", "Apple")
     assert has_word("written in C++.", "c++") and has_word("#1 fan", "#1") and not has_word("a#1 fan", "a#")
@@ -269,19 +269,19 @@ def test_words_are_whole_and_lower_case_matches_any() -> None:
     assert count_words("a well-lit room, 3 m wide") == 6 and count_words("黑猫 cat") == 3
 
 
-def test_faults_are_named() -> None:
+def test_violations_are_described() -> None:
     rules = TextRules(min_words=4, required_words=("cat",), forbidden_words=("stock photo",))
     assert violations("a Stock photo", rules) == (
-        "3 words, at least 4 wanted",
+        "3 words, at least 4 required",
         "required word missing: cat",
         "forbidden word: stock photo",
     )
     assert violations("A cat on a sofa", rules) == () and violations("", TextRules()) == ("empty",)
-    assert violations("fine text", TextRules(), [5] * 30)[0].startswith("runs in a loop: '5' 30 times")
+    assert violations("fine text", TextRules(), [5] * 30)[0].startswith("repetition: '5' 30 times")
     assert violations("fine text", TextRules(refuse_loops=False), [5] * 30) == ()
 
 
-def test_rules_of_a_style_and_of_a_user_are_joined() -> None:
+def test_rules_of_a_style_and_of_a_user_are_combined() -> None:
     style = TextRules(strip_openings=True, max_sentences=1, required_words=("cat",))
     user = TextRules(min_words=3, max_sentences=2, required_words=("dog", "cat"))
     assert style.joined(user) == TextRules(
@@ -295,10 +295,10 @@ def test_rules_of_a_style_and_of_a_user_are_joined() -> None:
     [
         ({"max_words": 0}, "max_words must be 1 or more, got 0"),
         ({"min_words": 5, "max_words": 4}, "min_words 5 is more than max_words 4"),
-        ({"required_words": (" ",)}, "required_words holds an empty word"),
+        ({"required_words": (" ",)}, "required_words contains an empty word"),
         ({"required_words": ("a",), "forbidden_words": ("a",)}, "'a' is both required and forbidden"),
     ],
 )
-def test_rules_that_will_not_do(options: dict[str, Any], message: str) -> None:
+def test_invalid_rules_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TextRules(**options)
