@@ -18,6 +18,7 @@ DATASET = "mindone.pipelines.image_to_text.dataset"
 # may import each other. A module may import its own group and every group of a lower line, and nothing else.
 LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     PACKAGE: (
+        (("load_options",), ("suggestions",)),
         (("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
         (("configuration", "configuration_formats"),),
         (("protocols",), ("vision",), ("language",), ("projector",)),
@@ -40,7 +41,10 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
 }
 # What must not import MindSpore: a server that only prepares inputs, or `share4v --help`, has no use for it.
 WITHOUT_MINDSPORE = {
-    PACKAGE: ("configuration", "configuration_formats", "registry", "quantization", "hub", "checkpoint", "processing"),
+    PACKAGE: (
+        *("configuration", "configuration_formats", "load_options", "registry", "suggestions", "quantization"),
+        *("hub", "checkpoint", "processing"),
+    ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options"),
 }
 COMMAND_LINE = (ROOT / "mindone_share4v",)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
+
+from .suggestions import unknown
 
 ENTRY_POINT_GROUP = "mindone.share4v"
 
@@ -74,7 +75,7 @@ class Registry:
         if target is None:
             entry_point = self._entry_points().get(name)
             if entry_point is None:
-                raise ValueError(self._unknown(name))
+                raise ValueError(unknown(self.kind, name, self.names()))
             target = entry_point.value
         module, _, attribute = target.partition(":")
         try:
@@ -88,12 +89,6 @@ class Registry:
         prefix = f"{self.kind}."
         points = entry_points(group=ENTRY_POINT_GROUP)
         return {point.name[len(prefix) :]: point for point in points if point.name.startswith(prefix)}
-
-    def _unknown(self, name: str) -> str:
-        known = self.names()
-        close = get_close_matches(name, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"unknown {self.kind} {name!r}; known: {', '.join(known)}.{hint}"
 
 
 VISION_TOWERS = Registry("vision_tower")

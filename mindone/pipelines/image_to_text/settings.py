@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
 from mindone.models.share4v.generation.mixin import GenerationMixin
 from mindone.models.share4v.generation.sampling import Sampling
+from mindone.models.share4v.suggestions import unknown
 
 # What a pipeline's processor makes is not for the caller to set.
 _INPUTS = ("self", "input_ids", "pixel_values", "attention_mask", "inputs_embeds")
@@ -37,12 +37,7 @@ def check_settings(max_new_tokens: int | None, generate_kwargs: Mapping[str, Any
     settings = dict(generate_kwargs or {})
     for name in settings:
         if name not in setting_names():
-            close = get_close_matches(str(name), setting_names(), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                f"generate_kwargs has {name!r}, which generate does not take; known: {', '.join(setting_names())}."
-                f"{hint}"
-            )
+            raise ValueError(unknown("setting of generate_kwargs", name, setting_names()))
     if max_new_tokens is not None:
         if "max_new_tokens" in settings:
             raise ValueError("max_new_tokens is given twice, by itself and in generate_kwargs: leave one out")

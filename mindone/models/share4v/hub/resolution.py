@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from difflib import get_close_matches
 from pathlib import Path
 
+from ..suggestions import unknown
 from .cache import cache_root
 from .errors import HubError, NoSpaceError
 from .huggingface import cached_repo, endpoint, fetch_repo
@@ -65,21 +65,19 @@ def resolve(
     if path.is_file():
         raise FileNotFoundError(f"{path} is a file: give the directory that holds it together with its config.json")
     if not is_name:
-        raise _unknown(name_or_path)
+        raise _not_a_checkpoint(name_or_path)
     if row is not None and row[1].embedded is not None:
         return embedded_directory(row[0], row[1].embedded)
     return _from_hubs(name, cache_root(cache_dir), is_offline(local_files_only), weights, progress)
 
 
-def _unknown(name_or_path: str | Path) -> OSError:
+def _not_a_checkpoint(name_or_path: str | Path) -> OSError:
     name = str(name_or_path)
     if isinstance(name_or_path, Path) or "/" in name or name.startswith(("~", ".")):
         return FileNotFoundError(f"there is no directory {name}")
-    close = get_close_matches(name, PRESETS, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     return HubError(
-        f"{name!r} is neither a directory here nor a known checkpoint; known: {', '.join(PRESETS)}; or owner/name of "
-        f"a repository on the Hugging Face hub.{hint}"
+        f"{unknown('checkpoint', name, PRESETS)} Give one of these names, the path of a directory, or owner/name of a "
+        "repository on the Hugging Face hub"
     )
 
 

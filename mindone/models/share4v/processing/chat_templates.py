@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
+
+from ..suggestions import unknown
 
 IMAGE_TOKEN = "<image>"
 DEFAULT_TEMPLATE = "vicuna_v1"
@@ -152,9 +153,7 @@ def get_template(name: str) -> Template:
     """
     if isinstance(name, str) and name in TEMPLATES:
         return TEMPLATES[name]
-    close = get_close_matches(str(name), TEMPLATES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown conversation template {name!r}; known: {', '.join(sorted(TEMPLATES))}.{hint}")
+    raise ValueError(unknown("conversation template", name, sorted(TEMPLATES)))
 
 
 def read_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[Message]:

@@ -6,9 +6,10 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any
+
+from mindone.models.share4v.suggestions import unknown
 
 # Columns in the order in which they are looked for. "id" comes late: in COCO's annotations it is the annotation's own.
 KEY_COLUMNS = ("key", "image_id", "image", "file_name", "filename", "image_path", "path", "file", "source", "url", "id")
@@ -228,9 +229,7 @@ def _column(where: str, row: Mapping[str, Any], wanted: str | None, known: tuple
             )
         return found
     if wanted not in row:
-        close = get_close_matches(wanted, list(row), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{where}: no column {wanted!r}; there are {', '.join(map(repr, row))}.{hint}")
+        raise ValueError(f"{where}: {unknown('column', wanted, row)}")
     return wanted
 
 

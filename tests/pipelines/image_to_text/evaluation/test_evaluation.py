@@ -416,7 +416,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("picture,key,words\nx,1,A dog\n")
     assert read_captions(tmp_path / "a.csv", "picture", "words").captions == {"x": ["A dog"]}
     with pytest.raises(
-        ValueError, match=r"no column 'pictur'; there are 'picture', 'key', 'words'\. Did you mean 'picture'"
+        ValueError, match=r"unknown column 'pictur'; known: picture, key, words\. Did you mean 'picture'"
     ):
         read_captions(tmp_path / "a.csv", "pictur", "words")
 

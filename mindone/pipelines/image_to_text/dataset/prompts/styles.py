@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
+
+from mindone.models.share4v.suggestions import unknown
 
 from ..rules.text_rules import TextRules
 
@@ -178,6 +179,4 @@ def get_style(name: str) -> Style:
     """
     if isinstance(name, str) and name in STYLES:
         return STYLES[name]
-    close = get_close_matches(str(name), STYLES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown caption style {name!r}; known: {', '.join(STYLES)}.{hint}")
+    raise ValueError(unknown("caption style", name, STYLES))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Protocol
+
+from mindone.models.share4v.suggestions import unknown
 
 # What every record has, and what it means; a column of the same name goes first.
 BUILT_IN = {
@@ -131,7 +132,4 @@ def _unknown(name: str, known: Collection[str], is_empty: bool, where: str) -> s
     if is_empty:
         return f"{where}: {{{name}}} is empty there; write {{{name}|some text}} to have a text in its place"
     names = [*BUILT_IN, *sorted(set(map(str, known)) - set(BUILT_IN))]
-    close = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {{{close[0]}}}?" if close else ""
-    listed = ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
-    return f"{where}: unknown variable {{{name}}}; known: {listed}.{hint} Write {{{{ and }}}} for braces"
+    return f"{where}: {unknown('variable', name, names, '{{{}}}'.format)} Write {{{{ and }}}} for braces"

@@ -1,0 +1,114 @@
+"""Options of opening a checkpoint and of loading its model: each is defined, typed and documented here only.
+
+The dataclasses carry the values. The TypedDicts type the same names as keyword arguments of public functions
+(`**options: Unpack[LoadArguments]`); `explicit_options` shows them one by one in `help()`. A new option is a field of a
+dataclass and a key of its TypedDict, side by side, and on the command line a flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Options = TypeVar("Options", bound="CheckpointOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Where the files of a checkpoint come from.
+
+    Attributes:
+        vision_tower: directory or name of the vision tower's own checkpoint; by default the one that the checkpoint
+            contains, or that its config.json names as mm_vision_tower.
+        cache_dir: directory for downloads; by default SHARE4V_HOME, else ~/.cache/share4v.
+        local_files_only: use only files that are on this machine, and open no connection.
+
+    Example:
+        >>> from mindone.models.share4v.load_options import CheckpointOptions
+        >>> CheckpointOptions(local_files_only=True).vision_tower is None
+        True
+    """
+
+    vision_tower: str | Path | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+
+    @classmethod
+    def pick(cls: type[Options], arguments: Mapping[str, Any]) -> Options:
+        """Make the options from those of `arguments` that are options of this class; the others are ignored."""
+        return cls(**{name: arguments[name] for name in option_names(cls) if name in arguments})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(CheckpointOptions):
+    """Where the files of a checkpoint come from, and how its model is loaded.
+
+    Attributes:
+        dtype: type of the weight matrices in memory: "float32" (the default), "float16", on an Ascend "bfloat16", and
+            on a CPU "int8" or "int4", to which each weight is rounded as it is read. A checkpoint that
+            `share4v convert` wrote as int8 or int4 keeps its type and is used from the file without a copy.
+        language_backend, vision_backend: which implementation runs the language model and the vision tower. "auto" is
+            the fastest for inference on this device ("native" is a synonym), "mindspore" are cells of MindSpore's
+            operators, which can be trained and run on every device, and "kernels" are the CPU kernels. The name of a
+            registered component is accepted too.
+        kv_cache_dtype: type of the cached keys and values on the kernels, "float32", "float16" or "int8"; by default
+            float32 for float32 weights, else float16.
+
+    Example:
+        >>> from mindone.models.share4v.load_options import LoadOptions
+        >>> LoadOptions(dtype="int4", vision_backend="native").vision_backend
+        'auto'
+    """
+
+    dtype: str | None = None
+    language_backend: str = "auto"
+    vision_backend: str = "auto"
+    kv_cache_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("language_backend", "vision_backend"):
+            if getattr(self, name) == "native":
+                object.__setattr__(self, name, "auto")
+
+
+class CheckpointArguments(TypedDict, total=False):
+    """The fields of CheckpointOptions as keyword arguments."""
+
+    vision_tower: str | Path | None
+    cache_dir: str | Path | None
+    local_files_only: bool
+
+
+class LoadArguments(CheckpointArguments, total=False):
+    """The fields of LoadOptions as keyword arguments."""
+
+    dtype: str | None
+    language_backend: str
+    vision_backend: str
+    kv_cache_dtype: str | None
+
+
+def option_names(options: type[CheckpointOptions]) -> tuple[str, ...]:
+    """Return the names of the fields of CheckpointOptions or of a subclass."""
+    return tuple(item.name for item in fields(options))
+
+
+def explicit_options(options: type[CheckpointOptions]) -> Callable[[Function], Function]:
+    """Decorate a function whose last parameter is `**options`, so that `help()` lists the fields of a dataclass."""
+
+    def decorate(function: Function) -> Function:
+        shown = signature(function)
+        own = [item for item in shown.parameters.values() if item.kind is not Parameter.VAR_KEYWORD]
+        function.__signature__ = shown.replace(parameters=[*own, *map(_parameter, fields(options))])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def _parameter(item: Field[Any]) -> Parameter:
+    default = Parameter.empty if item.default is MISSING else item.default
+    return Parameter(item.name, Parameter.KEYWORD_ONLY, default=default, annotation=item.type)
