@@ -59,7 +59,7 @@ def steps(model: Share4V) -> Iterator[np.ndarray]:
     yield np.concatenate(
         [row[kept] for row, kept in zip(output.logits.asnumpy(), output.attention_mask > 0, strict=True)]
     )
-    prompts = model._prepare_inputs(ids, pixels, mask, None)
+    prompts = model.prepare_inputs(ids, pixels, mask)
     cached = model.language_model.new_cached(3, 256)
     totals = prompts.lengths
     for first in range(0, int(totals.max()), cached.chunk):

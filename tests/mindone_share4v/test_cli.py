@@ -231,7 +231,7 @@ def test_data_uris_and_standard_input(
         (["--batch-size", "0"], "--batch-size must be 1 or more"),
         (["--conversation", "vicuna"], "Did you mean 'vicuna_v1'"),
         (["--prompt", "<image> <image>"], "names 2 <image>"),
-        (["--prompt", "why " * 600], "the model's context 512"),
+        (["--prompt", "why " * 600], "the model's context is 512"),
         (["--dtype", "int3"], "error: --dtype 'int3' is not supported"),
         (["--vision-tower", "none-such"], "vision tower 'none-such'"),
         (["--model", "no/such/directory", "--local-files-only"], "no/such/directory"),

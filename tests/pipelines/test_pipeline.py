@@ -203,7 +203,7 @@ def test_answers_carry_their_numbers(
         ({"generate_kwargs": {"temperature": -1}}, "temperature must be .*-1"),
         ({"generate_kwargs": {"max_new_tokens": 3}, "max_new_tokens": 3}, "given twice"),
         ({"generate_kwargs": {"stop": [""]}}, "a stop string "),
-        ({"generate_kwargs": {"stop": "a", "num_beams": 2}}, "do not go together"),
+        ({"generate_kwargs": {"stop": "a", "num_beams": 2}}, "cannot be combined"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"batch_size": 2.5}, "batch_size must be an integer of at least 1"),
@@ -283,7 +283,7 @@ def test_a_session_gives_what_whole_conversations_give(
 
 def test_a_session_outgrows_nothing_but_the_context(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
     session = ChatSession(answerer, pictures[:1], {"max_new_tokens": 30})
-    with pytest.raises(ValueError, match=r"the prompt has \d+ tokens with its images, the model's context 512"):
+    with pytest.raises(ValueError, match=r"the prompt has \d+ tokens with its images, but the model's context is 512"):
         for _ in range(40):
             before = list(session.messages)
             list(session.ask("What is this image of? " * 3))

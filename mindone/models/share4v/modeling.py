@@ -251,7 +251,7 @@ class Share4V(GenerationMixin, nn.Cell):
             ValueError: shapes disagree, or the numbers of images and placeholders.
             RuntimeError: MindSpore's context is in GRAPH_MODE.
         """
-        prompts = self._prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds)
+        prompts = self._embed_prompts(input_ids, pixel_values, attention_mask, inputs_embeds)
         logits = self.language_model(ops.gather(prompts.table, Tensor(prompts.index), 0), prompts.lengths)
         width = prompts.index.shape[1]
         mask = (np.arange(width) < prompts.lengths[:, None]).astype(np.int64)
@@ -277,7 +277,29 @@ class Share4V(GenerationMixin, nn.Cell):
         """Put features [N, P, H] among embeddings [B, L, H] by `index` [B, T] (merging.MergePlan) -> [B, T, H]."""
         return ops.gather(embedding_table(token_embeds, image_features), index, 0)
 
-    def _prepare_inputs(
+    def prepare_inputs(
+        self,
+        input_ids: Array | None = None,
+        pixel_values: Array | None = None,
+        attention_mask: Array | None = None,
+        inputs_embeds: Array | None = None,
+        image_features: Tensor | None = None,
+    ) -> Prompts:
+        """Embed prompts and their images for generation: the input of `ContinuousBatch.join`.
+
+        Args:
+            input_ids, pixel_values, attention_mask, inputs_embeds: as in `generate`.
+            image_features: [N, P, H], the result of `encode_images`, in place of pixel_values. Encoding the images of
+                several prompts in one call is faster than one by one.
+
+        Raises:
+            ValueError: the inputs contradict each other, or a prompt fills the model's context.
+        """
+        prompts = self._embed_prompts(input_ids, pixel_values, attention_mask, inputs_embeds, image_features)
+        prompts.check_context(self.config.text_config.context_length)
+        return prompts
+
+    def _embed_prompts(
         self,
         input_ids: Array | None,
         pixel_values: Array | None,
@@ -285,42 +307,50 @@ class Share4V(GenerationMixin, nn.Cell):
         inputs_embeds: Array | None,
         image_features: Tensor | None = None,
     ) -> Prompts:
-        """Check what a caller gave and lay it out as one table of embeddings and rows of it."""
+        """As `prepare_inputs`, for prompts of any length."""
         mask = None if attention_mask is None else as_numpy(attention_mask)
         if inputs_embeds is not None:
             if input_ids is not None or pixel_values is not None or image_features is not None:
                 raise ValueError("give either inputs_embeds, or input_ids and pixel_values, not both")
-            embeds = (
-                inputs_embeds if isinstance(inputs_embeds, Tensor) else Tensor(np.asarray(inputs_embeds, np.float32))
-            )
-            hidden = self.config.text_config.hidden_size
-            if embeds.ndim != 3 or embeds.shape[-1] != hidden:
-                raise ValueError(f"inputs_embeds must be [B, T, {hidden}], got {list(embeds.shape)}")
-            if not np.isfinite(as_numpy(embeds)).all():
-                raise ValueError("inputs_embeds are not all finite numbers")
-            plan = plan_merge(np.zeros(embeds.shape[:2], np.int64), mask, 0, 0)
-            table = embedding_table(embeds.astype(self.language_model.activations), None)
-            nothing = np.full(plan.index.shape, -1)
-            return Prompts(table, plan.index, nothing, plan.lengths, [[] for _ in plan.lengths])
+            return self._prompts_from_embeddings(inputs_embeds, mask)
         if input_ids is None:
             raise ValueError("input_ids or inputs_embeds must be given")
-        pixels, ids = check_pixels(self.config.vision_config, pixel_values), as_numpy(input_ids).astype(np.int64)
+        return self._prompts_from_ids(as_numpy(input_ids).astype(np.int64), mask, pixel_values, image_features)
+
+    def _prompts_from_embeddings(self, inputs_embeds: Array, mask: np.ndarray | None) -> Prompts:
+        """inputs_embeds [B, T, H], mask [B, T]."""
+        embeds = inputs_embeds if isinstance(inputs_embeds, Tensor) else Tensor(np.asarray(inputs_embeds, np.float32))
+        hidden = self.config.text_config.hidden_size
+        if embeds.ndim != 3 or embeds.shape[-1] != hidden:
+            raise ValueError(f"inputs_embeds must be [B, T, {hidden}], got {list(embeds.shape)}")
+        if not np.isfinite(as_numpy(embeds)).all():
+            raise ValueError("inputs_embeds are not all finite numbers")
+        plan = plan_merge(np.zeros(embeds.shape[:2], np.int64), mask, 0, 0)
+        table = embedding_table(embeds.astype(self.language_model.activations), None)
+        ids = np.full(plan.index.shape, -1)  # unknown
+        return Prompts(table, plan.index, ids, plan.lengths, [[] for _ in plan.lengths])
+
+    def _prompts_from_ids(
+        self, ids: np.ndarray, mask: np.ndarray | None, pixel_values: Array | None, image_features: Tensor | None
+    ) -> Prompts:
+        """ids int64 [B, L], mask [B, L], images as pixels [N, 3, S, S] or features [N, P, H]."""
+        pixels = check_pixels(self.config.vision_config, pixel_values)
         if image_features is not None:
             self._check_features(image_features, pixels)
         images = len(pixels) if image_features is None else len(image_features)
         plan = plan_merge(ids, mask, images, self.config.num_image_tokens, self.config.image_token_id)
-        placed = plan.place(ids, -1)
+        placed = plan.place(ids, -1)  # [B, T]
         vocabulary = self.config.text_config.vocab_size
         check_vocabulary(plan, placed, vocabulary)
         tokens = Tensor(np.where((ids < 0) | (ids >= vocabulary), 0, ids).astype(np.int32))
-        embeds = self.language_model.embed(tokens)
+        embeds = self.language_model.embed(tokens)  # [B, L, H]
         names: list[list[bytes]] = [[] for _ in plan.lengths]
         if image_features is None:
             digests = [pixel_digest(image) for image in pixels]
             image_features = self._features.of(pixels, digests)
             names = [
-                prompt_signature(placed[text, :length], plan.images[text, :length], digests, self._weights)
-                for text, length in enumerate(plan.lengths)
+                prompt_signature(placed[row, :length], plan.images[row, :length], digests, self._weights)
+                for row, length in enumerate(plan.lengths)
             ]
         table = stack_rows([embeds] if image_features is None else [embeds, image_features])
         return Prompts(table, plan.index, placed, plan.lengths, names)

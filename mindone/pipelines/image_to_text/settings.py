@@ -7,9 +7,8 @@ from functools import cache
 from inspect import signature
 from typing import Any
 
-from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
+from mindone.models.share4v.generation.decoding import GenerationSettings
 from mindone.models.share4v.generation.mixin import GenerationMixin
-from mindone.models.share4v.generation.sampling import Sampling
 from mindone.models.share4v.suggestions import unknown
 
 # What a pipeline's processor makes is not for the caller to set.
@@ -42,10 +41,5 @@ def check_settings(max_new_tokens: int | None, generate_kwargs: Mapping[str, Any
         if "max_new_tokens" in settings:
             raise ValueError("max_new_tokens is given twice, by itself and in generate_kwargs: leave one out")
         settings["max_new_tokens"] = max_new_tokens
-    if settings.get("num_beams", 1) > 1 and stop_strings(settings.get("stop")):
-        raise ValueError("stop strings and num_beams do not go together: set num_beams=1 or leave stop out")
-    stop_strings(settings.get("stop"))
-    sampling = Sampling(**{key: settings[key] for key in Sampling.__dataclass_fields__ if key in settings})
-    lengths = {key: settings[key] for key in GenerationSettings.__dataclass_fields__ if key in settings}
-    GenerationSettings(**lengths, sampling=sampling)
+    GenerationSettings.from_arguments({key: settings[key] for key in settings if key != "past_key_values"})
     return settings

@@ -1,32 +1,35 @@
-"""Beam search as Hugging Face's `generate(num_beams=...)` does it (early_stopping=False)."""
+"""Beam search, equivalent to Hugging Face's `generate(num_beams=...)` with early_stopping=False."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..configuration import TextConfig
-from .decoding import GenerationSettings
+from .decoding import GenerationSettings, NewToken
 from .kv_cache import KVCache
-from .prefill import Prompts, finite, prefill
+from .prefill import Prompts, prefill, require_finite
 from .sampling import log_softmax, penalize_repetition
 
-# What a beam that must not be chosen loses; as in Hugging Face's search, far more than any log-probability.
-OUT = -1e9
+# Added to the score of a beam that must not be chosen; as in Hugging Face, far below any log-probability.
+EXCLUDED = -1e9
 
 
 @dataclass
 class Beams:
-    """The search of one text.
+    """The search for the answer to one prompt, with K = settings.num_beams live beams.
 
     Attributes:
-        prompt: ids of the prompt, for the repetition penalty.
-        limit: most tokens of the answer.
+        prompt: int [T], ids of the prompt, for the repetition penalty.
+        limit: maximum number of new tokens.
+        settings: of the generation.
         running: ids of each live beam, best first.
-        scores: float [K], sum of log-probabilities of each live beam; at first only one counts, since all are equal.
+        scores: float64 [K], sum of the log-probabilities of each live beam. All beams are equal at first, so all but
+            one are excluded.
         finished: (score, ids) of complete answers, best first, at most K.
-        is_done: whether nothing can be improved any more.
+        is_done: whether no continuation can improve the result.
     """
 
     prompt: np.ndarray
@@ -39,14 +42,15 @@ class Beams:
 
     def __post_init__(self) -> None:
         self.running = [[] for _ in range(self.settings.num_beams)]
-        self.scores = np.full(self.settings.num_beams, OUT, np.float64)
+        self.scores = np.full(self.settings.num_beams, EXCLUDED, np.float64)
         self.scores[0] = 0.0
 
     def advance(self, logits: np.ndarray) -> np.ndarray:
-        """Take logits [K, V] of the live beams; return int [K], the beam that each new live beam goes on from."""
+        """Extend the live beams, given their logits [K, V]; return int [K], the beam that each new beam extends."""
         settings, beams = self.settings, self.settings.num_beams
         length = len(self.running[0]) + 1
         totals = self._log_probabilities(logits) + self.scores[:, None]  # [K, V]
+        # Even if every end-of-text id of every beam is among them, enough candidates remain to continue with.
         keep = max(2, 1 + len(settings.eos_token_ids)) * beams
         best = np.argsort(-totals.ravel(), kind="stable")[:keep]
         origins, tokens, scores = best // totals.shape[1], best % totals.shape[1], totals.ravel()[best]
@@ -55,9 +59,9 @@ class Beams:
         for rank in np.flatnonzero(ends[:beams]):
             self.finished.append((float(scores[rank] / length**settings.length_penalty), candidates[rank]))
         self.finished = sorted(self.finished, key=lambda entry: -entry[0])[:beams]
-        live = np.argsort(-(scores + ends * OUT), kind="stable")[:beams]
+        live = np.argsort(-(scores + ends * EXCLUDED), kind="stable")[:beams]
         self.running = [candidates[rank] for rank in live]
-        self.scores = (scores + ends * OUT)[live]
+        self.scores = (scores + ends * EXCLUDED)[live]
         self.is_done = bool(ends.all()) or not self._can_improve(length)
         return origins[live]
 
@@ -75,46 +79,58 @@ class Beams:
             return True
         return bool(self.scores[0] / length**self.settings.length_penalty > self.finished[-1][0])
 
-    @property
-    def answer(self) -> list[int]:
-        """The best answer's ids, without the end-of-text token."""
+    def tokens(self, sequence: int) -> Iterator[NewToken]:
+        """Yield the best answer as the tokens of a sequence; the last one carries the finish reason."""
         ids = self.finished[0][1] if self.finished else self.running[0]
-        return ids[:-1] if ids and ids[-1] in self.settings.eos_token_ids else ids
+        reason = "length" if len(ids) >= self.settings.max_new_tokens else "context"
+        for token_id in ids[:-1]:
+            yield NewToken(sequence, token_id, None)
+        if ids[-1] in self.settings.eos_token_ids:
+            yield NewToken(sequence, None, "eos")
+        else:
+            yield NewToken(sequence, ids[-1], reason)
 
 
 def beam_search(
     prompts: Prompts, cache: KVCache, beam_cache: KVCache, config: TextConfig, settings: GenerationSettings
-) -> list[list[int]]:
-    """Return the best answer's ids for each text.
+) -> Iterator[NewToken]:
+    """Yield the best answer to each prompt, once all searches are complete.
 
     Args:
-        cache: takes the prompts, one row a text.
-        beam_cache: of equal capacity, at least len(prompts) * num_beams rows; holds the beams.
+        prompts: the batch.
+        cache: stores the prompts, one per row.
+        beam_cache: stores the beams; of the same capacity, with at least len(prompts) * num_beams rows.
+        config: of the language model.
+        settings: the same for all prompts.
+
+    Raises:
+        FloatingPointError: the logits are not finite.
     """
-    logits = prefill(prompts, cache, config)
+    logits = prefill(prompts, cache, config)  # [B, V]
     batch, beams, rows = len(prompts), settings.num_beams, beam_cache.batch_size
     beam_cache.begin()
     searches = []
-    for text in range(batch):
-        room = config.context_length - int(prompts.lengths[text])
-        prompt = prompts.ids[text, : prompts.lengths[text]]
-        searches.append(Beams(prompt, min(settings.max_new_tokens, room), settings))
+    for sequence in range(batch):
+        capacity = config.context_length - int(prompts.lengths[sequence])
+        prompt = prompts.ids[sequence, : prompts.lengths[sequence]]
+        searches.append(Beams(prompt, min(settings.max_new_tokens, capacity), settings))
     step = np.repeat(logits, beams, 0)  # [B * K, V]
     origins = np.zeros(rows, np.int64)
     origins[: batch * beams] = np.repeat(np.arange(batch), beams)
     beam_cache.decoder.take(cache.decoder, origins)
     for count in range(settings.max_new_tokens):
         ids, positions, origins = np.zeros(rows, np.int64), np.full(rows, -1), np.arange(rows)
-        for text, search in enumerate(searches):
+        for sequence, search in enumerate(searches):
             if search.is_done:
                 continue
-            part = slice(text * beams, (text + 1) * beams)
-            origins[part] = text * beams + search.advance(finite(step[part], beam_cache))
+            part = slice(sequence * beams, (sequence + 1) * beams)
+            origins[part] = sequence * beams + search.advance(require_finite(step[part], beam_cache))
             if not search.is_done:
                 ids[part] = [beam[-1] for beam in search.running]
-                positions[part] = prompts.lengths[text] + count
+                positions[part] = prompts.lengths[sequence] + count
         if all(search.is_done for search in searches):
             break
         beam_cache.decoder.take(beam_cache.decoder, origins)
         step = beam_cache.decoder.decode(ids, positions).asnumpy()
-    return [search.answer for search in searches]
+    for sequence, search in enumerate(searches):
+        yield from search.tokens(sequence)

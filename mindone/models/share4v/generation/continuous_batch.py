@@ -1,7 +1,8 @@
-"""Continuous batching (Yu et al. 2022, Orca): texts join a running batch as others leave it."""
+"""Continuous batching (Yu et al. 2022, Orca): sequences join a running batch while others leave it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -13,59 +14,114 @@ from ..configuration import TextConfig
 from ..nn.host_ops import float32_array
 from ..processing.tokenizer import Tokenizer
 from ..protocols import CachedLanguageModel, LanguageModel
-from .decoding import GenerationSettings, RunningText
+from .decoding import GenerationSettings, RunningSequence
 from .prefill import Prompts, check_finite
-from .streaming import AnswerText
+from .streaming import AnswerText, GenerationPiece
 
 RequestId = TypeVar("RequestId")
-_SHORTEST_PREFIX = 8  # tokens; fewer are computed sooner than copied
+_MIN_PREFIX = 8  # in tokens; recomputing a shorter prefix is faster than copying it
 
 
 @dataclass(frozen=True)
-class FinishedText(Generic[RequestId]):
-    """A text that has left the batch.
+class Completion(Generic[RequestId]):
+    """The result of one request.
 
     Attributes:
-        ticket: what it was called when it joined.
-        text: the answer, ending before the first stop string; no white space around it.
+        request_id: as the caller named the request.
+        text: the answer, without stop strings and without white space at its ends; what was generated so far if the
+            request failed or was cancelled.
         token_ids: the new ids, without the end-of-text token.
-        finish_reason: "eos", "stop", "length" or "context".
-        prompt_tokens: tokens of the prompt, image patches counted.
+        finish_reason: "eos", "stop" (a stop string), "length" (max_new_tokens), "context" (the model's context is
+            full), "cancelled" or "error".
+        prompt_tokens: tokens of the prompt, image patches included; 0 if the request ended before its prompt was built.
+        started: `time.perf_counter()` when the sequence joined the batch; None if it never did.
+        error: why the request failed, if finish_reason is "error".
     """
 
-    ticket: RequestId
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    prompt_tokens: int
+    request_id: RequestId
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str = "error"
+    prompt_tokens: int = 0
+    started: float | None = None
+    error: Exception | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot(Generic[RequestId]):
-    """A place in the batch that a text has taken."""
+    """A sequence in the batch; its index is its row in the KV cache.
 
-    ticket: RequestId
-    prompt: np.ndarray  # embeddings [T, H]
-    running: RunningText
+    Attributes:
+        prompt: float32 [T, H], embeddings of the prompt.
+        prefilled: tokens of the prompt that are in the KV cache.
+        token_id: the last new token, which is not in the KV cache yet; None while the prompt is being prefilled.
+        text: the pieces passed to `on_piece`, joined.
+    """
+
+    request_id: RequestId
+    prompt: np.ndarray
+    sequence: RunningSequence
     answer: AnswerText
-    start: int  # tokens of the prompt that the cache holds already
-    token_id: int | None = None  # the last one, which the cache does not hold yet; None: the prompt is not whole there
+    on_piece: Callable[[GenerationPiece], None] | None
+    prefilled: int
+    started: float
+    token_id: int | None = None
+    text: str = ""
+
+    def advance(self, logits: np.ndarray) -> str | None:
+        """Choose the next token from logits [V] and report it; return the finish reason, or None."""
+        self.token_id, reason = self.sequence.advance(check_finite(logits))
+        if self.on_piece is not None:
+            taken = self.answer.finish() if reason else self.answer.take()
+            self.text += taken
+            self.on_piece(
+                GenerationPiece(
+                    text=taken,
+                    index=0,
+                    token_id=self.token_id,
+                    finish_reason=reason,
+                    prompt_tokens=self.sequence.prompt_tokens,
+                    generated_tokens=len(self.sequence.token_ids),
+                    seconds=time.perf_counter() - self.started,
+                )
+            )
+        return reason
+
+    def completion(self, finish_reason: str, error: Exception | None = None) -> Completion[RequestId]:
+        return Completion(
+            self.request_id,
+            self.text + self.answer.finish(),
+            tuple(self.sequence.token_ids),
+            finish_reason,
+            self.sequence.prompt_tokens,
+            self.started,
+            error,
+        )
 
 
 class ContinuousBatch(Generic[RequestId]):
-    """Up to `batch_size` texts that are decoded together, each from when it joins until it ends.
+    """Up to `batch_size` sequences that are decoded together, each from the step it joins until it ends.
 
-    On the CPU kernels a text gets the same bits whatever its neighbours are, so that joining late or early, alone or in
-    company, gives the same ids. What all prompts say before their image is computed once, where the language model can
-    copy it.
+    A sequence gets the same ids whichever others are in the batch and whenever it joins; on the CPU kernels its logits
+    have the same bits. The prefix that all prompts share (the system prompt) is computed once, if the language model
+    can copy it. All methods must be called from one thread; `engine.Engine` is the thread-safe layer above.
+
+    Args:
+        language_model: of the model.
+        config: of the language model.
+        tokenizer: of the model.
+        batch_size: number of slots.
+
+    Raises:
+        ValueError: batch_size is less than 1.
 
     Example:
         >>> batch = model.continuous_batch(8)  # doctest: +SKIP
         >>> prompts = model.prepare_inputs(**processor(images=["a.jpg"]))  # doctest: +SKIP
         >>> batch.join("a.jpg", prompts, GenerationSettings())  # doctest: +SKIP
         >>> while len(batch):  # doctest: +SKIP
-        ...     for finished in batch.step():
-        ...         print(finished.ticket, finished.text)
+        ...     for completion in batch.step():
+        ...         print(completion.request_id, completion.text)
     """
 
     def __init__(
@@ -73,162 +129,194 @@ class ContinuousBatch(Generic[RequestId]):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        self._language_model, self._config, self._tokenizer = language_model, config, tokenizer
+        self._language_model = language_model
+        self._config = config
+        self._tokenizer = tokenizer
         self._decoder: CachedLanguageModel = language_model.new_cached(batch_size, config.context_length)
-        self._seats: list[_Slot[RequestId] | None] = [None] * batch_size
-        self._prefix: tuple[np.ndarray, CachedLanguageModel] | None = None
+        self._slots: list[_Slot[RequestId] | None] = [None] * batch_size
+        self._prefix: tuple[np.ndarray, CachedLanguageModel] | None = None  # ids and their keys and values
 
     def __len__(self) -> int:
-        """How many texts are in the batch."""
-        return sum(seat is not None for seat in self._seats)
+        """Number of sequences in the batch."""
+        return sum(slot is not None for slot in self._slots)
 
     @property
     def free(self) -> int:
-        """How many more texts can join."""
-        return len(self._seats) - len(self)
+        """Number of free slots."""
+        return len(self._slots) - len(self)
+
+    @property
+    def request_ids(self) -> list[RequestId]:
+        """The requests in the batch."""
+        return [slot.request_id for slot in self._slots if slot is not None]
 
     def join(
         self,
-        ticket: RequestId,
+        request_id: RequestId,
         prompts: Prompts,
         settings: GenerationSettings,
-        stops: Sequence[str] = (),
         forbidden: Callable[[Sequence[int]], Collection[int]] = lambda token_ids: (),
         beginning: Sequence[int] = (),
+        on_piece: Callable[[GenerationPiece], None] | None = None,
     ) -> None:
-        """Give one text (`model.prepare_inputs`) a free place; the next steps take it in.
+        """Put one sequence into a free slot; the next steps prefill its prompt.
 
         Args:
-            ticket: comes back with the finished text.
-            prompts: one text.
-            settings: how far to generate and how to choose; what ends a text is the model's to say.
-            stops: strings before which the text ends.
-            forbidden: told the new ids so far, returns those that must not come next.
-            beginning: ids at the prompt's end that belong to the answer's text.
+            request_id: names the request in its `Completion`; unique in the batch.
+            prompts: one prompt (`model.prepare_inputs`).
+            settings: length, sampling and stop strings; the end-of-text ids are always the model's.
+            forbidden: called with the new ids so far; returns the ids that must not come next.
+            beginning: ids at the end of the prompt that are part of the answer's text.
+            on_piece: called within `step` with each new piece of the answer.
 
         Raises:
-            ValueError: no place is free, there are more texts than one, or the prompt fills the model's context.
+            ValueError: no slot is free, `prompts` is not one prompt or fills the model's context, settings ask for
+                beam search, or the batch already has a request of this name.
         """
         if not self.free or len(prompts) != 1:
-            raise ValueError(f"{len(prompts)} texts want to join, {self.free} places are free, one may join at a time")
-        length = int(prompts.lengths[0])
-        if length >= self._config.context_length:
-            raise ValueError(
-                f"the prompt has {length} tokens with its images, the model's context {self._config.context_length}"
-            )
-        answer = AnswerText(self._tokenizer, stops)
+            raise ValueError(f"only one prompt can join a free slot at a time: got {len(prompts)}, {self.free} free")
+        if settings.num_beams > 1:
+            raise ValueError(f"a continuous batch has no beam search: set num_beams=1, got {settings.num_beams}")
+        if request_id in self.request_ids:
+            raise ValueError(f"request {request_id!r} is already in the batch: choose another name")
+        prompts.check_context(self._config.context_length)
+        answer = AnswerText(self._tokenizer, settings.stop)
         for token_id in beginning:
             answer.push(token_id)
+        length = int(prompts.lengths[0])
         ids = prompts.ids[0, :length]
         settings = replace(settings, eos_token_ids=self._config.eos_token_ids)
-        running = RunningText(ids, settings, self._config.context_length, answer.push, forbidden)
-        embeds = float32_array(prompts.table)[prompts.index[0, :length]]
-        place = self._seats.index(None)
-        start = self._copy_prefix(place, ids, embeds)
-        self._seats[place] = _Slot(ticket, embeds, running, answer, start)
+        sequence = RunningSequence(ids, settings, self._config.context_length, answer.push, forbidden)
+        embeds = float32_array(prompts.table)[prompts.index[0, :length]]  # [T, H]
+        row = self._slots.index(None)
+        prefilled = self._copy_prefix(row, ids, embeds)
+        self._slots[row] = _Slot(request_id, embeds, sequence, answer, on_piece, prefilled, time.perf_counter())
 
-    def step(self) -> list[FinishedText[RequestId]]:
-        """Take in a part of each new prompt, add a token to every other text, and return the texts that ended.
+    def leave(self, request_id: RequestId) -> Completion[RequestId] | None:
+        """Remove a sequence and return what it has generated; None if the batch has no such request."""
+        for row, slot in enumerate(self._slots):
+            if slot is not None and slot.request_id == request_id:
+                self._slots[row] = None
+                return slot.completion("cancelled")
+        return None
 
-        Where the language model skips idle rows, both are one run of it (Agrawal et al. 2023, SARATHI): what a chunk of
-        a prompt and the others' tokens need of the weights is read once, and nobody waits while a prompt is taken in.
-        Elsewhere new prompts are taken in whole, in runs of their own.
+    def step(self) -> list[Completion[RequestId]]:
+        """Prefill the next chunk of each new prompt, add one token to every other sequence; return those that ended.
+
+        If the language model skips idle rows, this is a single forward pass (Agrawal et al. 2023, SARATHI): the weights
+        are read once for a chunk of a prompt and the other sequences' tokens, and no sequence waits for a prefill.
+        Otherwise new prompts are prefilled completely, in passes of their own.
+
+        An error in one sequence (logits that are not finite, an exception of one of its callbacks) ends that sequence
+        with finish_reason "error". What the forward pass raises is raised, because it concerns the whole batch.
         """
-        seats = {place: seat for place, seat in enumerate(self._seats) if seat is not None}
-        new = {place: seat for place, seat in seats.items() if seat.token_id is None}
-        running = {place: seat for place, seat in seats.items() if place not in new}
+        slots = {row: slot for row, slot in enumerate(self._slots) if slot is not None}
+        new = {row: slot for row, slot in slots.items() if slot.token_id is None}
+        running = {row: slot for row, slot in slots.items() if row not in new}
         if new and self._decoder.skips_idle_rows:
             logits = self._prefill(new, running)
         else:
             logits = self._decode(running) if running else {}
-            while len(logits) < len(seats):
-                logits |= self._prefill({place: seat for place, seat in new.items() if place not in logits}, {})
-        finished = []
-        for place, row in sorted(logits.items()):
-            seat = seats[place]
-            seat.token_id, reason = seat.running.advance(check_finite(row))
+            while len(logits) < len(slots):
+                logits |= self._prefill({row: slot for row, slot in new.items() if row not in logits}, {})
+        completions = []
+        not_finite = []
+        for row, values in sorted(logits.items()):
+            slot = slots[row]
+            try:
+                reason = slot.advance(values)
+                error = None
+            except Exception as raised:
+                reason, error = "error", raised
+                if isinstance(raised, FloatingPointError):
+                    not_finite.append(row)
             if reason:
-                finished.append(_finish(seat, reason))
-                self._seats[place] = None
-        return finished
+                completions.append(slot.completion(reason, error))
+                self._slots[row] = None
+        if not_finite:
+            self._overwrite(not_finite, [row for row in logits if row not in not_finite])
+        return completions
 
-    def _decode(self, seats: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
-        """Take in the last token of each text; return the logits of its next one."""
-        ids, positions = np.zeros(len(self._seats), np.int64), np.full(len(self._seats), -1)
-        for place, seat in seats.items():
-            ids[place], positions[place] = seat.token_id, seat.running.position
-        logits = self._decoder.decode(ids, positions).asnumpy()
-        return {place: logits[place] for place in seats}
+    def _decode(self, slots: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
+        """Process the last token of each sequence; return the logits [V] of its next one."""
+        ids, positions = np.zeros(len(self._slots), np.int64), np.full(len(self._slots), -1)
+        for row, slot in slots.items():
+            ids[row], positions[row] = slot.token_id, slot.sequence.position
+        logits = self._decoder.decode(ids, positions).asnumpy()  # [B, V]
+        return {row: logits[row] for row in slots}
 
     def _prefill(self, new: dict[int, _Slot[RequestId]], running: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
-        """Take in the next chunk of each new prompt and the last token of each running text.
+        """Process the next chunk of each new prompt and the last token of each running sequence.
 
-        Returns the logits of texts that have something to go on from.
+        Returns the logits [V] of the running sequences and of the prompts that are now complete.
         """
-        size, rows = self._decoder.chunk, len(self._seats)
-        embeds = np.zeros((rows, size, self._config.hidden_size), np.float32)
-        positions, last, totals = np.full((rows, size), -1), np.zeros(rows, np.int64), np.ones(rows, np.int64)
+        chunk, rows = self._decoder.chunk, len(self._slots)
+        embeds = np.zeros((rows, chunk, self._config.hidden_size), np.float32)
+        positions, last, totals = np.full((rows, chunk), -1), np.zeros(rows, np.int64), np.ones(rows, np.int64)
         if running:
-            ids = np.array([[seat.token_id for seat in running.values()]], np.int32)
-            places = list(running)
-            embeds[places, 0] = self._language_model.embed(Tensor(ids)).asnumpy()[0]
-            positions[places, 0] = [seat.running.position for seat in running.values()]
-            totals[places] = positions[places, 0] + 1
-        for place, seat in new.items():
-            part = seat.prompt[seat.start : seat.start + size]
-            embeds[place, : len(part)] = part
-            positions[place, : len(part)] = np.arange(seat.start, seat.start + len(part))
-            totals[place], last[place] = len(seat.prompt), len(part) - 1
-            seat.start += len(part)
-        logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()
-        whole = [place for place, seat in new.items() if seat.start >= len(seat.prompt)]
-        for place in whole:
-            new[place].prompt = new[place].prompt[:0].copy()  # the cache holds it now; here it is megabytes
-        return {place: logits[place] for place in (*running, *whole)}
+            ids = np.array([[slot.token_id for slot in running.values()]], np.int32)  # [1, R]
+            running_rows = list(running)
+            embeds[running_rows, 0] = self._language_model.embed(Tensor(ids)).asnumpy()[0]
+            positions[running_rows, 0] = [slot.sequence.position for slot in running.values()]
+            totals[running_rows] = positions[running_rows, 0] + 1
+        for row, slot in new.items():
+            part = slot.prompt[slot.prefilled : slot.prefilled + chunk]
+            embeds[row, : len(part)] = part
+            positions[row, : len(part)] = np.arange(slot.prefilled, slot.prefilled + len(part))
+            totals[row], last[row] = len(slot.prompt), len(part) - 1
+            slot.prefilled += len(part)
+        logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()  # [B, V]
+        complete = [row for row, slot in new.items() if slot.prefilled >= len(slot.prompt)]
+        for row in complete:
+            new[row].prompt = new[row].prompt[:0].copy()  # frees megabytes; the KV cache has the prompt now
+        return {row: logits[row] for row in (*running, *complete)}
 
     def _tensor(self, embeds: np.ndarray) -> Tensor:
-        """Embeddings in the type that the language model computes in."""
+        """Return embeddings in the language model's activation type."""
         tensor = Tensor(embeds)
-        return (
-            tensor
-            if tensor.dtype == self._language_model.activations
-            else tensor.astype(self._language_model.activations)
-        )
+        if tensor.dtype == self._language_model.activations:
+            return tensor
+        return tensor.astype(self._language_model.activations)
 
-    def _copy_prefix(self, place: int, ids: np.ndarray, embeds: np.ndarray) -> int:
-        """Copy what the prompt has in common with all others into its place; return how many tokens that were."""
+    def _overwrite(self, rows: list[int], finite_rows: list[int]) -> None:
+        """Replace keys and values that may be NaN: masked attention multiplies them by 0, which gives NaN again."""
+        idle_rows = [row for row, slot in enumerate(self._slots) if slot is None and row not in rows]
+        sources = [*finite_rows, *idle_rows]
+        if sources:
+            origins = np.arange(len(self._slots))
+            origins[rows] = sources[0]
+            self._decoder.take(self._decoder, origins)
+        else:
+            del self._decoder  # first, so that there are never two caches
+            self._decoder = self._language_model.new_cached(len(self._slots), self._config.context_length)
+
+    def _copy_prefix(self, row: int, ids: np.ndarray, embeds: np.ndarray) -> int:
+        """Copy the prefix that a prompt shares with all others into its row; return its length in tokens."""
         scaling = self._config.rope_scaling
         if not self._decoder.shares_prefixes or (scaling is not None and scaling.rope_type == "dynamic"):
-            return 0  # dynamic rotary scaling turns keys by the whole prompt's length
+            return 0  # with dynamic rotary scaling, keys depend on the length of the prompt
         if self._prefix is None:
             length = int(np.argmax(ids < 0)) if (ids < 0).any() else len(ids) - 1
-            if length < _SHORTEST_PREFIX:
+            if length < _MIN_PREFIX:
                 return 0
-            self._prefix = ids[:length].copy(), self._computed(embeds[:length])
-        held, source = self._prefix
-        most = min(len(held), len(ids) - 1)  # the answer begins with the logits of the last token
-        differs = ids[:most] != held[:most]
-        common = int(np.argmax(differs)) if differs.any() else most
-        if common < _SHORTEST_PREFIX:
+            self._prefix = ids[:length].copy(), self._prefilled_cache(embeds[:length])
+        prefix_ids, source = self._prefix
+        longest = min(len(prefix_ids), len(ids) - 1)  # the last token's logits choose the first new token
+        differs = ids[:longest] != prefix_ids[:longest]
+        common = int(np.argmax(differs)) if differs.any() else longest
+        if common < _MIN_PREFIX:
             return 0
-        self._decoder.copy_prefix(place, source, common)
+        self._decoder.copy_prefix(row, source, common)
         return common
 
-    def _computed(self, embeds: np.ndarray) -> CachedLanguageModel:
-        """Return a cache of one text that holds a beginning of prompts."""
+    def _prefilled_cache(self, embeds: np.ndarray) -> CachedLanguageModel:
+        """Return a cache of one sequence that stores the prefix with embeddings [T, H]."""
         decoder = self._language_model.new_cached(1, self._config.context_length)
-        size, total = decoder.chunk, np.array([len(embeds)])
-        for first in range(0, len(embeds), size):
-            part = np.zeros((1, size, embeds.shape[1]), np.float32)
-            count = len(embeds[first : first + size])
-            part[0, :count] = embeds[first : first + size]
-            positions = np.where(np.arange(size) < count, np.arange(first, first + size), -1)[None]
+        chunk, total = decoder.chunk, np.array([len(embeds)])
+        for first in range(0, len(embeds), chunk):
+            part = np.zeros((1, chunk, embeds.shape[1]), np.float32)
+            count = len(embeds[first : first + chunk])
+            part[0, :count] = embeds[first : first + chunk]
+            positions = np.where(np.arange(chunk) < count, np.arange(first, first + chunk), -1)[None]
             decoder.prefill(self._tensor(part), positions, total, np.array([count - 1]))
         return decoder
-
-
-def _finish(seat: _Slot[RequestId], reason: str) -> FinishedText[RequestId]:
-    running = seat.running
-    return FinishedText(
-        seat.ticket, seat.answer.finish().strip(), tuple(running.token_ids), reason, running.prompt_tokens
-    )

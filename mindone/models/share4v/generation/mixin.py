@@ -1,8 +1,8 @@
-"""`generate` and `stream`: what a caller asks for, checked and handed to the loops."""
+"""`generate` and `stream`: validate the arguments, provide a cache, and run the generation loops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,10 +12,9 @@ from mindspore import Tensor
 from ..configuration import Share4VConfig
 from .beam_search import beam_search
 from .continuous_batch import ContinuousBatch
-from .decoding import MAX_NEW_TOKENS, GenerationSettings, generate_tokens, stop_strings
+from .decoding import MAX_NEW_TOKENS, GenerationSettings, NewToken, generate_tokens
 from .kv_cache import CachePool, KVCache
 from .prefill import Prompts
-from .sampling import Sampling
 from .streaming import AnswerText, GenerationPiece, stream_text
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ Array: TypeAlias = np.ndarray | Tensor | Sequence[Any]
 
 
 class GenerationMixin:
-    """Generation for a model that can lay prompts out (`_prepare_inputs`) and make caches (`_make_cache`)."""
+    """Generation for a model that has `prepare_inputs`, `encode_images` and `_make_cache`."""
 
     config: Share4VConfig
     language_model: Any
@@ -36,47 +35,37 @@ class GenerationMixin:
         @property
         def tokenizer(self) -> Tokenizer: ...
 
-        def _prepare_inputs(
+        def prepare_inputs(
             self,
-            input_ids: Array | None,
-            pixel_values: Array | None,
-            attention_mask: Array | None,
-            inputs_embeds: Array | None,
+            input_ids: Array | None = None,
+            pixel_values: Array | None = None,
+            attention_mask: Array | None = None,
+            inputs_embeds: Array | None = None,
             image_features: Tensor | None = None,
         ) -> Prompts: ...
+
+        def encode_images(self, pixel_values: Array) -> Tensor: ...
 
         def _make_cache(self, batch_size: int, capacity: int) -> KVCache: ...
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
-        """Return a key/value cache to hand to `generate` as `past_key_values`, call after call.
+        """Return a key/value cache to pass to several calls of `generate` as `past_key_values`.
 
         Args:
-            batch_size: how many texts it serves at once.
-            max_length: tokens of prompt and answer together; by default the model's whole context.
+            batch_size: maximum number of sequences in one call.
+            max_length: capacity in tokens, prompt and answer together; by default the model's context length.
         """
         return self._make_cache(batch_size, max_length or self.config.text_config.context_length)
 
     def continuous_batch(self, batch_size: int) -> ContinuousBatch[Any]:
-        """Return an empty batch that up to `batch_size` texts can join and leave at any time; see `prepare_inputs`."""
-        return ContinuousBatch(self.language_model, self.config.text_config, self.tokenizer, batch_size)
+        """Return an empty batch that sequences (`prepare_inputs`) can join and leave at any step.
 
-    def prepare_inputs(
-        self,
-        input_ids: Array | None = None,
-        pixel_values: Array | None = None,
-        attention_mask: Array | None = None,
-        inputs_embeds: Array | None = None,
-        image_features: Tensor | None = None,
-    ) -> Prompts:
-        """Encode the images and put everything where it goes: what `ContinuousBatch.join` takes.
+        `engine.Engine` adds a queue, image encoding and threads.
 
-        `image_features` [N, P, H] (`encode_images`) stand in for pixel_values: several images encode in less time
-        together than one by one.
-
-        Raises:
-            ValueError: the inputs contradict each other, or a prompt fills the model's context.
+        Args:
+            batch_size: maximum number of sequences that are decoded together.
         """
-        return self._checked(input_ids, pixel_values, attention_mask, inputs_embeds, image_features)
+        return ContinuousBatch(self.language_model, self.config.text_config, self.tokenizer, batch_size)
 
     def generate(
         self,
@@ -97,31 +86,47 @@ class GenerationMixin:
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> list[list[int]]:
-        """Return the new ids of each text: no prompt, no end-of-text token.
+        """Return the new ids of each sequence, without the prompt and the end-of-text token.
 
-        Names mean what they mean in Hugging Face's `generate`; temperature 0 is greedy. A text of a batch gets the ids
-        it would get alone. With `stop`, a text ends once one of these strings is complete.
+        The arguments have the same meaning as in Hugging Face's `generate`; temperature 0 is greedy. A sequence of a
+        batch gets the same ids as in a batch of its own.
+
+        Args:
+            input_ids: int [B, L], with config.image_token_id (or IMAGE_TOKEN_INDEX) where an image goes.
+            pixel_values: float32 [N, 3, S, S], the images in order over the batch.
+            attention_mask: int [B, L], 0 at padding, which may be on either side.
+            inputs_embeds: float32 [B, T, H] in place of input_ids and pixel_values.
+            past_key_values: a cache of `new_cache`; the prefix that it shares with this prompt is not recomputed.
+            max_new_tokens, min_new_tokens: length of the answer in tokens.
+            do_sample, temperature, top_k, top_p, repetition_penalty, seed: as in `Sampling`.
+            num_beams, length_penalty: beam search, if num_beams is more than 1.
+            stop: a sequence ends once its text contains one of these strings.
 
         Raises:
-            ValueError: inputs or settings contradict each other, or a prompt fills the model's context.
+            ValueError: inputs or settings are invalid or contradict each other, or a prompt fills the model's context.
+            FloatingPointError: the logits are not finite.
         """
-        sampling = Sampling(do_sample, temperature, top_k, top_p, repetition_penalty, seed)
-        settings = self._settings(max_new_tokens, min_new_tokens, sampling, num_beams, length_penalty)
-        stops = stop_strings(stop)
-        prompts = self._checked(input_ids, pixel_values, attention_mask, inputs_embeds)
-        with self._cache_for(prompts, settings, past_key_values) as cache:
-            if num_beams > 1:
-                if stops:
-                    raise ValueError("stop strings and num_beams do not go together: set num_beams=1 or leave stop out")
-                with self._pool.lease(len(prompts) * num_beams, cache.capacity, cache.capacity) as beams:
-                    return beam_search(prompts, cache, beams, self.config.text_config, settings)
-            answers = [AnswerText(self.tokenizer, stops) for _ in range(len(prompts))] if stops else []
-            ids: list[list[int]] = [[] for _ in range(len(prompts))]
-            watch = (lambda text, token_id: answers[text].push(token_id)) if stops else (lambda text, token_id: False)
-            for new in generate_tokens(prompts, cache, self.config.text_config, settings, watch):
-                if new.token_id is not None:
-                    ids[new.text].append(new.token_id)
-            return ids
+        settings = self._settings(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            repetition_penalty=repetition_penalty,
+            stop=stop,
+            seed=seed,
+        )
+        prompts = self.prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds)
+        # Only stop strings need the text, and with it a tokenizer.
+        answers = [AnswerText(self.tokenizer, settings.stop) for _ in range(len(prompts))] if settings.stop else []
+        ids: list[list[int]] = [[] for _ in range(len(prompts))]
+        for new in self._generate(prompts, settings, past_key_values, answers):
+            if new.token_id is not None:
+                ids[new.sequence].append(new.token_id)
+        return ids
 
     def stream(
         self,
@@ -140,7 +145,10 @@ class GenerationMixin:
         stop: str | Sequence[str] | None = None,
         seed: int | None = None,
     ) -> Iterator[GenerationPiece]:
-        """Yield the answers' text as it is made; arguments as in `generate`, which has the same texts.
+        """Yield the text of the answers while it is generated.
+
+        Arguments and errors are those of `generate`, which returns the same tokens; arguments are checked at the call,
+        before the first piece is asked for.
 
         Example:
             >>> from mindone.models.share4v import Share4V, Share4VProcessor
@@ -150,52 +158,52 @@ class GenerationMixin:
             ...     print(piece.text, end="", flush=True)
             In the top left there are four small blue stars. ...
         """
-        sampling = Sampling(do_sample, temperature, top_k, top_p, repetition_penalty, seed)
-        settings = self._settings(max_new_tokens, min_new_tokens, sampling, 1, 1.0)
-        prompts = self._checked(input_ids, pixel_values, attention_mask, inputs_embeds)
-        return self._stream(prompts, settings, past_key_values, self.tokenizer, stop_strings(stop))
+        settings = self._settings(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            stop=stop,
+            seed=seed,
+        )
+        prompts = self.prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds)
+        answers = [AnswerText(self.tokenizer, settings.stop) for _ in range(len(prompts))]
+        return stream_text(self._generate(prompts, settings, past_key_values, answers), answers, prompts.lengths)
 
-    def _stream(
+    def _settings(self, **arguments: Any) -> GenerationSettings:
+        return GenerationSettings.from_arguments(arguments, self.config.text_config.eos_token_ids)
+
+    def _generate(
         self,
         prompts: Prompts,
         settings: GenerationSettings,
         past_key_values: KVCache | None,
-        tokenizer: Tokenizer,
-        stops: tuple[str, ...],
-    ) -> Iterator[GenerationPiece]:
+        answers: Sequence[AnswerText],
+    ) -> Generator[NewToken, None, None]:
+        """Yield the new tokens, by beam search or token by token; ids are pushed to `answers`, if there are any."""
+        config = self.config.text_config
         with self._cache_for(prompts, settings, past_key_values) as cache:
-            yield from stream_text(prompts, cache, self.config.text_config, settings, tokenizer, stops)
+            if settings.num_beams > 1:
+                with self._pool.lease(len(prompts) * settings.num_beams, cache.capacity, cache.capacity) as beam_cache:
+                    yield from beam_search(prompts, cache, beam_cache, config, settings)
+                return
 
-    def _settings(
-        self, most: int, least: int, sampling: Sampling, num_beams: int, length_penalty: float
-    ) -> GenerationSettings:
-        ends = self.config.text_config.eos_token_ids
-        return GenerationSettings(most, least, sampling, num_beams, length_penalty, ends)
+            def is_stopped(sequence: int, token_id: int) -> bool:
+                return bool(answers) and answers[sequence].push(token_id)
 
-    def _checked(
-        self,
-        input_ids: Array | None,
-        pixel_values: Array | None,
-        attention_mask: Array | None,
-        inputs_embeds: Array | None,
-        image_features: Tensor | None = None,
-    ) -> Prompts:
-        prompts = self._prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds, image_features)
-        longest, context = int(prompts.lengths.max()), self.config.text_config.context_length
-        if longest >= context:
-            raise ValueError(
-                f"the prompt has {longest} tokens with its images, the model's context {context}: shorten the text, "
-                "send fewer images, or use a model with a longer context"
-            )
-        return prompts
+            yield from generate_tokens(prompts, cache, config, settings, is_stopped)
 
     @contextmanager
     def _cache_for(self, prompts: Prompts, settings: GenerationSettings, given: KVCache | None) -> Iterator[KVCache]:
+        """Provide the caller's cache, after checking it, or one from the pool."""
         context = self.config.text_config.context_length
         length = min(int(prompts.lengths.max()) + settings.max_new_tokens, context)
         if given is None:
-            room = context if self.language_model.takes_memory_as_used else length
-            with self._pool.lease(len(prompts), room, context) as cache:
+            capacity = context if self.language_model.takes_memory_as_used else length
+            with self._pool.lease(len(prompts), capacity, context) as cache:
                 yield cache
             return
         if not isinstance(given, KVCache):
@@ -204,7 +212,7 @@ class GenerationMixin:
             raise ValueError("past_key_values belong to another model: make them with this model's new_cache()")
         if given.batch_size < len(prompts) or given.capacity < length:
             raise ValueError(
-                f"past_key_values has room for {given.batch_size} texts of {given.capacity} tokens, needed are "
-                f"{len(prompts)} of {length}: make it with model.new_cache({len(prompts)}, {length})"
+                f"past_key_values has a capacity of {given.batch_size} sequences of {given.capacity} tokens, but "
+                f"{len(prompts)} of {length} are needed: make it with model.new_cache({len(prompts)}, {length})"
             )
         yield given

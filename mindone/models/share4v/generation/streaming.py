@@ -1,30 +1,33 @@
-"""Text and statistics on top of token ids: pieces as they come, stop strings never shown."""
+"""Streaming: from token ids to pieces of text, with stop strings removed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..configuration import TextConfig
 from ..processing.tokenizer import IncrementalDecoder, Tokenizer
-from .decoding import GenerationSettings, generate_tokens
-from .kv_cache import KVCache
-from .prefill import Prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .decoding import NewToken
 
 
 @dataclass(frozen=True)
 class GenerationPiece:
-    """A piece of one answer; the pieces of an answer, joined, are its whole text.
+    """A piece of one answer; the pieces of an answer, joined, are its complete text.
 
     Attributes:
-        text: characters that are certain by now; may be empty.
-        index: number of the prompt in the batch.
-        token_id: the id behind this step; None where the answer ended by its end-of-text token.
+        text: the characters that are now certain; may be empty.
+        index: index of the prompt in the batch.
+        token_id: the id generated in this step; None if the answer ended with its end-of-text token.
         finish_reason: None until the last piece; then "eos", "stop", "length" or "context".
-        prompt_tokens: tokens of the prompt, image patches counted.
+        prompt_tokens: tokens of the prompt, image patches included.
         generated_tokens: tokens of the answer so far.
         seconds: since generation began, prefill included.
     """
@@ -42,70 +45,82 @@ class GenerationPiece:
 
 
 class AnswerText:
-    """The text of one answer as it grows; holds back what may turn out to begin a stop string."""
+    """The text of one answer while its tokens are generated.
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    Characters that may turn out to be part of a stop string are held back until that is decided. White space at both
+    ends of the answer is removed, as the processor does when it decodes complete answers.
+
+    Args:
+        tokenizer: of the model.
+        stops: strings that end the answer; neither they nor what follows is part of the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self._decoder = IncrementalDecoder(tokenizer)
-        self._known = len(tokenizer)
+        self._vocabulary_size = len(tokenizer)
         self._stops = tuple(stops)
-        self._held = ""
+        self._pending = ""
+        self._has_text = False
         self.is_stopped = False
 
     def push(self, token_id: int) -> bool:
-        """Take one more id; return whether a stop string is complete."""
-        if token_id < self._known:  # a vocabulary that was padded has ids which stand for nothing
-            self._held += self._decoder.push(token_id)
-        ends = [position for position in (self._held.find(stop) for stop in self._stops) if position >= 0]
+        """Add one id; return whether the text now contains a stop string."""
+        if token_id < self._vocabulary_size:  # a padded vocabulary has ids that decode to nothing
+            self._pending += self._decoder.push(token_id)
+        ends = [position for position in (self._pending.find(stop) for stop in self._stops) if position >= 0]
         if ends:
-            self._held = self._held[: min(ends)]
+            self._pending = self._pending[: min(ends)]
             self.is_stopped = True
         return self.is_stopped
 
     def take(self) -> str:
-        """Return the characters that are certain and not shown yet; white space waits for what follows it."""
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        shown = self._held[: len(self._held) - keep].rstrip()
-        self._held = self._held[len(shown) :]
-        return shown
+        """Return the characters that are certain and were not returned before; trailing white space waits."""
+        held_back = max((self._overlap(stop) for stop in self._stops), default=0)
+        taken = self._pending[: len(self._pending) - held_back].rstrip()
+        self._pending = self._pending[len(taken) :]
+        return self._without_leading_space(taken)
 
     def finish(self) -> str:
-        """Return what is left once no more ids come, without white space at the end, as the processor decodes."""
+        """Return the remaining characters once no more ids come."""
         if not self.is_stopped:
-            self._held += self._decoder.finish()
-        shown, self._held = self._held.rstrip(), ""
-        return shown
+            self._pending += self._decoder.finish()
+        taken, self._pending = self._pending.rstrip(), ""
+        return self._without_leading_space(taken)
+
+    def _without_leading_space(self, taken: str) -> str:
+        if not self._has_text:
+            taken = taken.lstrip()
+            self._has_text = bool(taken)
+        return taken
 
     def _overlap(self, stop: str) -> int:
-        """How many characters at the end of the held text begin `stop`."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((size for size in range(longest, 0, -1) if self._held.endswith(stop[:size])), 0)
+        """Return how many characters at the end of the pending text are the beginning of `stop`."""
+        longest = min(len(stop) - 1, len(self._pending))
+        return next((size for size in range(longest, 0, -1) if self._pending.endswith(stop[:size])), 0)
 
 
 def stream_text(
-    prompts: Prompts,
-    cache: KVCache,
-    config: TextConfig,
-    settings: GenerationSettings,
-    tokenizer: Tokenizer,
-    stops: Sequence[str] = (),
+    tokens: Generator[NewToken, None, None], answers: Sequence[AnswerText], prompt_lengths: np.ndarray
 ) -> Iterator[GenerationPiece]:
-    """Yield a piece for every new token of every text; white space around an answer is left out."""
-    answers = [AnswerText(tokenizer, stops) for _ in range(len(prompts))]
-    counts = np.zeros(len(prompts), np.int64)
-    is_open = [False] * len(prompts)
-    begun = time.perf_counter()
-    for new in generate_tokens(prompts, cache, config, settings, lambda text, token: answers[text].push(token)):
-        counts[new.text] += new.token_id is not None
-        shown = answers[new.text].finish() if new.finish_reason else answers[new.text].take()
-        if not is_open[new.text]:
-            shown = shown.lstrip()
-            is_open[new.text] = bool(shown)
-        yield GenerationPiece(
-            text=shown,
-            index=new.text,
-            token_id=new.token_id,
-            finish_reason=new.finish_reason,
-            prompt_tokens=int(prompts.lengths[new.text]),
-            generated_tokens=int(counts[new.text]),
-            seconds=time.perf_counter() - begun,
-        )
+    """Yield a piece of text for every new token.
+
+    Args:
+        tokens: of all sequences; closed when this iterator ends.
+        answers: the text of each sequence; whoever generates `tokens` pushes the ids.
+        prompt_lengths: int [B], in tokens.
+    """
+    counts = np.zeros(len(answers), np.int64)
+    start = time.perf_counter()
+    with closing(tokens):
+        for new in tokens:
+            answer = answers[new.sequence]
+            counts[new.sequence] += new.token_id is not None
+            yield GenerationPiece(
+                text=answer.finish() if new.finish_reason else answer.take(),
+                index=new.sequence,
+                token_id=new.token_id,
+                finish_reason=new.finish_reason,
+                prompt_tokens=int(prompt_lengths[new.sequence]),
+                generated_tokens=int(counts[new.sequence]),
+                seconds=time.perf_counter() - start,
+            )

@@ -12,7 +12,7 @@ from .executors.base import EngineOptions, engine_class
 from .executors.msrun_follower import take_share
 from .executors.ranks import Rank, current_rank
 from .executors.work_queue import clear
-from .inference.caption_cache import forget_seen
+from .inference.caption_cache import delete_caption_caches
 from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
 from .options import CaptioningSettings, ModelChoice
 from .prompts.plan import PromptPlan
@@ -200,7 +200,7 @@ def _inputs(
     finish_interrupted_start(directory)
     if options.restart and not (restarted.exists() and state.is_described_by(description)):
         if not state.is_described_by(description):
-            forget_seen(directory)  # other settings make other captions of the same pictures
+            delete_caption_caches(directory)  # other settings make other captions of the same pictures
         start_over(directory, found)
         state.describe(description)
         restarted.touch()

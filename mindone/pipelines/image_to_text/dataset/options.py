@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from .prompts.styles import get_style
 from .rules.retries import RETRIES
 from .rules.text_rules import TextRules
-
-if TYPE_CHECKING:
-    from .inference.captioner import Captioner
 
 
 @dataclass(frozen=True)
@@ -82,22 +78,3 @@ class CaptioningSettings:
                 f"the style {style!r} ends after {most} new tokens, min_new_tokens is {least}: give max_new_tokens too"
             )
         return generation, rules
-
-
-def make_captioner(choice: ModelChoice, settings: CaptioningSettings, seen: Path | None = None) -> Captioner:
-    """Load the model and return its captioner.
-
-    Args:
-        choice, settings: what to load, and how to caption.
-        seen: where captions made before are kept; None keeps those of this process.
-
-    Raises:
-        What `pipeline` and `Captioner` raise.
-    """
-    from mindone.pipelines import pipeline
-
-    from .inference.caption_cache import SeenCaptions
-    from .inference.captioner import Captioner
-
-    made = pipeline("image-to-text", **asdict(choice))
-    return Captioner(made, choice.model, settings, SeenCaptions(seen))

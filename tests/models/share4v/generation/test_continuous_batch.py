@@ -58,8 +58,8 @@ def test_texts_that_come_and_go_get_what_they_get_alone(usual: Pair, tokenizer: 
             batch.join(number, model.prepare_inputs(*inputs), settings_of(number))
         most = max(most, len(batch))
         for finished in batch.step():
-            assert finished.ticket not in got
-            got[finished.ticket] = list(finished.token_ids)
+            assert finished.request_id not in got
+            got[finished.request_id] = list(finished.token_ids)
             assert finished.text == tokenizer.decode(finished.token_ids).strip()
     assert [got[number] for number in range(14)] == wanted
     assert most == size
@@ -103,8 +103,8 @@ def test_texts_go_on_while_a_long_prompt_is_taken_in(usual: Pair, tokenizer: Tok
     batch.join("long", long, GenerationSettings(max_new_tokens=2, min_new_tokens=2))
     steps = {"short": 1, "long": 0}  # until each has ended
     while len(batch):
-        running = {seat.ticket for seat in batch._seats if seat is not None}
-        steps |= {ticket: steps[ticket] + 1 for ticket in running}
+        running = {*batch.request_ids}
+        steps |= {name: steps[name] + 1 for name in running}
         batch.step()
     assert steps["short"] == 20  # a token at every step
     assert steps["long"] == (chunks + 1 if batch._decoder.skips_idle_rows else 2)
@@ -118,12 +118,12 @@ def test_stop_strings_and_forbidden_ids_are_each_texts_own(usual: Pair, tokenize
     stop = tokenizer.decode(plain[3:5])
     batch, got = model.continuous_batch(3), {}
     batch.join("plain", model.prepare_inputs(*inputs), settings)
-    batch.join("stopped", model.prepare_inputs(*inputs), settings, stops=[stop])
+    batch.join("stopped", model.prepare_inputs(*inputs), replace(settings, stop=(stop,)))
     batch.join(
         "without", model.prepare_inputs(*inputs), settings, forbidden=lambda ids: [plain[2]] if len(ids) == 2 else []
     )
     while len(batch):
-        got |= {finished.ticket: finished for finished in batch.step()}
+        got |= {finished.request_id: finished for finished in batch.step()}
     assert list(got["plain"].token_ids) == plain and got["plain"].finish_reason == "length"
     assert got["stopped"].finish_reason == "stop" and stop not in got["stopped"].text
     assert got["without"].token_ids[:2] == tuple(plain[:2]) and got["without"].token_ids[2] != plain[2]
@@ -150,7 +150,7 @@ def test_a_text_that_cannot_join_is_refused(usual: Pair, tokenizer: Tokenizer) -
     batch = model.continuous_batch(1)
     prompts = model.prepare_inputs(np.array([reference.text(5)]))
     batch.join("first", prompts, GenerationSettings(max_new_tokens=4))
-    with pytest.raises(ValueError, match="0 places are free"):
+    with pytest.raises(ValueError, match="got 1, 0 free"):
         batch.join("second", prompts, GenerationSettings())
-    with pytest.raises(ValueError, match="the model's context 512"):
+    with pytest.raises(ValueError, match="the model's context is 512"):
         model.prepare_inputs(np.array([reference.text(600)]))

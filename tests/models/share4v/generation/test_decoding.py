@@ -72,7 +72,7 @@ def test_a_full_context_ends_an_answer(scripted_model: Share4V, script: Callable
 
 def test_a_prompt_that_fills_the_context_is_an_error_with_both_numbers(scripted_model: Share4V) -> None:
     for ask in (scripted_model.generate, scripted_model.stream):
-        with pytest.raises(ValueError, match=f"the prompt has {CONTEXT} tokens .* context {CONTEXT}"):
+        with pytest.raises(ValueError, match=f"the prompt has {CONTEXT} tokens .* context is {CONTEXT}"):
             ask(prompt(CONTEXT))
     images = np.zeros((1, 3, 4, 4), np.float32)
     ids = np.array([[IMAGE, *[5] * (CONTEXT - 2)]])
@@ -316,15 +316,15 @@ def test_inputs_that_do_not_fit_are_refused_with_what_was_got_and_expected(small
 def test_settings_that_do_not_fit_are_refused_by_name(small: Pair, pair_of: Callable[..., Pair]) -> None:
     _, model = small
     refused(model, "max_new_tokens must be an integer of at least 1, got 0", max_new_tokens=0)
-    refused(model, "min_new_tokens 9 is more than max_new_tokens 3", max_new_tokens=3, min_new_tokens=9)
+    refused(model, r"min_new_tokens \(9\) must not exceed max_new_tokens \(3\)", max_new_tokens=3, min_new_tokens=9)
     refused(model, "num_beams must be an integer of at least 1, got 0", num_beams=0)
-    refused(model, "num_beams and do_sample do not go together", num_beams=2, do_sample=True)
-    refused(model, "stop strings and num_beams do not go together", num_beams=2, stop="x")
-    refused(model, "a stop string must be a text of at least one character", stop=["a", ""])
+    refused(model, "num_beams and do_sample cannot be combined", num_beams=2, do_sample=True)
+    refused(model, "num_beams and stop strings cannot be combined", num_beams=2, stop="x")
+    refused(model, "each stop string must be a string of at least one character", stop=["a", ""])
     refused(model, "temperature must be a number, 0 or more, got -1", temperature=-1)
     refused(
         model,
-        "has room for 1 texts of 16 tokens, needed are 1 of 18",
+        "has a capacity of 1 sequences of 16 tokens, but 1 of 18 are needed",
         past_key_values=model.new_cache(1, 16),
         max_new_tokens=16,
     )

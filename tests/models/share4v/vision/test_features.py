@@ -72,7 +72,7 @@ def test_features_stand_in_for_pixels(usual: Pair, tokenizer: object) -> None:
     batch.join("features", model.prepare_inputs(ids, image_features=model.encode_images(images)), settings)
     got = {}
     while len(batch):
-        got |= {finished.ticket: finished.token_ids for finished in batch.step()}
+        got |= {finished.request_id: finished.token_ids for finished in batch.step()}
     assert got["features"] == got["pixels"] == tuple(model.generate(ids, images, max_new_tokens=9)[0])
 
 

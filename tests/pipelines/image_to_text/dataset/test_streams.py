@@ -165,8 +165,9 @@ def test_two_hundred_thousand_inputs_take_no_more_memory_than_half_of_them(tmp_p
 SEEN = """
 from helpers.crashing import without_upstream
 without_upstream(sys.argv[1])
-from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Caption, SeenCaptions
-seen = SeenCaptions(None)
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache
+from mindone.pipelines.image_to_text.dataset.rules.retries import Caption
+seen = CaptionCache(None)
 for number in range(24_000):
     seen.put((number.to_bytes(32, "big"), "Describe this image"), Caption("x" * 900, 200, "eos"))
     if number in (7_999, 23_999):

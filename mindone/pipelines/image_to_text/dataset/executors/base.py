@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from ..inference.caption_cache import seen_name
-from ..options import CaptioningSettings, ModelChoice, make_captioner
+from ..inference.caption_cache import cache_name
+from ..options import CaptioningSettings, ModelChoice
 from ..state.records import Record
 from ..state.tasks import Task
 
@@ -57,7 +57,9 @@ class LocalEngine:
     """One model in this process."""
 
     def __init__(self, choice: ModelChoice, settings: CaptioningSettings, options: EngineOptions, state: Path) -> None:
-        self.captioner = make_captioner(choice, settings, state / seen_name())
+        from ..inference.captioner import make_captioner
+
+        self.captioner = make_captioner(choice, settings, state / cache_name())
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         """Yield records in the order in which they are done."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..inference.caption_cache import seen_name
+from ..inference.caption_cache import cache_name
 from ..job import JobError, JobSummary
-from ..options import CaptioningSettings, ModelChoice, make_captioner
+from ..options import CaptioningSettings, ModelChoice
 from ..state.records import to_line
 from ..state.resume import is_complete
 from ..state.tasks import Task, read_tasks
@@ -42,13 +42,15 @@ def take_share(
         JobError: the first rank has ended before its time.
         OSError: a file cannot be written.
     """
+    from ..inference.captioner import make_captioner
+
     begun = time.perf_counter()
     shares = None if rank.is_scheduler else _wait_for(state, patience)
     inputs = failed = tokens = 0
     if shares is not None:
         with FileLock(shares.life(rank.number)), shares.records(rank.number).open("ab", buffering=0) as file:
             use_device(rank)
-            captioner, synced = make_captioner(choice, settings, state / seen_name(rank.number)), time.monotonic()
+            captioner, synced = make_captioner(choice, settings, state / cache_name(rank.number)), time.monotonic()
             for record in captioner.run(_tasks(shares, rank.number)):
                 file.write(to_line(record).encode())
                 if time.monotonic() - synced > _SYNC:

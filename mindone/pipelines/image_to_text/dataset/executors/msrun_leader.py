@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..inference.caption_cache import seen_name
-from ..options import CaptioningSettings, ModelChoice, make_captioner
+from ..inference.caption_cache import cache_name
+from ..options import CaptioningSettings, ModelChoice
 from ..state.records import Record, from_line
 from ..state.tasks import Block, Task, read_tasks
 from .base import EngineOptions
@@ -35,12 +35,14 @@ class MsrunEngine:
     """
 
     def __init__(self, choice: ModelChoice, settings: CaptioningSettings, options: EngineOptions, state: Path) -> None:
+        from ..inference.captioner import make_captioner
+
         rank = current_rank()
         if rank is None:
             raise ValueError("msrun did not start this process")
         self._state, self._others = state, range(1, rank.count)
         use_device(rank)
-        self.captioner = make_captioner(choice, settings, state / seen_name())
+        self.captioner = make_captioner(choice, settings, state / cache_name())
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         """Yield records as they come, those of the other ranks among them."""

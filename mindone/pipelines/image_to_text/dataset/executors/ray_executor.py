@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..options import CaptioningSettings, ModelChoice, make_captioner
+from ..options import CaptioningSettings, ModelChoice
 from ..state.records import Record, from_line, to_line
 from ..state.tasks import Block, Task, read_tasks, write_tasks
 from .base import EngineOptions
@@ -28,6 +28,8 @@ class CaptionActor:
     """An actor of Ray Data's pool: one model."""
 
     def __init__(self, choice: ModelChoice, settings: CaptioningSettings, tasks: str) -> None:
+        from ..inference.captioner import make_captioner
+
         self.captioner = make_captioner(choice, settings)
         self.tasks = Path(tasks)
 

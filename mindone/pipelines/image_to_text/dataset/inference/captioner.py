@@ -5,31 +5,32 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
-from mindone.models.share4v.generation.sampling import Sampling
 from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
 from mindone.models.share4v.nn.host_ops import split_rows
 
-from ..rules.retries import Attempt, accept, next_attempt
+from ..rules.retries import Attempt, Caption, accept, next_attempt
 from ..rules.text_rules import TextRules
 from ..state.records import Record
 from ..state.tasks import Task
-from .caption_cache import Caption, SeenCaptions
+from .caption_cache import CaptionCache
 from .prefetch import Preparation, Prepared
 from .token_rules import ForbiddenWords, forced_ids
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mindspore import Tensor
 
-    from mindone.models.share4v.generation.continuous_batch import FinishedText
+    from mindone.models.share4v.generation.continuous_batch import Completion
 
     from ...base import Pipeline
-    from ..options import CaptioningSettings
+    from ..options import CaptioningSettings, ModelChoice
 
 AHEAD = 2  # inputs prepared for each text of the batch, or for each picture of a group
 ENCODED_TOGETHER = IMAGES_TOGETHER[0]  # pictures of a group for the vision tower, where so many are there
@@ -74,10 +75,10 @@ class Captioner:
     """
 
     def __init__(
-        self, pipeline: Pipeline, model_name: str, settings: CaptioningSettings, seen: SeenCaptions | None = None
+        self, pipeline: Pipeline, model_name: str, settings: CaptioningSettings, seen: CaptionCache | None = None
     ) -> None:
         self.pipeline, self.model_name, self.settings = pipeline, model_name, settings
-        self.seen = SeenCaptions(None) if seen is None else seen
+        self.seen = CaptionCache(None) if seen is None else seen
         self.beginning = forced_ids(pipeline.processor, settings.beginning, pipeline.template().name)
         self.stops = (*stop_strings(settings.generation.get("stop")), *pipeline.template().stop_strings)
         self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
@@ -125,10 +126,8 @@ class Captioner:
 
     def generation_of(self, style: str | None, attempt: Attempt) -> GenerationSettings:
         """The settings of one attempt: the caller's, where he gives none the style's, and what a retry changes."""
-        chosen = {**self.settings.of_style(style)[0], **attempt.changes}
-        sampling = Sampling(**{name: chosen[name] for name in Sampling.__dataclass_fields__ if name in chosen})
-        lengths = {name: chosen[name] for name in ("max_new_tokens", "min_new_tokens") if name in chosen}
-        return GenerationSettings(**lengths, sampling=sampling)
+        chosen = {**self.settings.of_style(style)[0], **attempt.changes, "stop": self.stops}
+        return GenerationSettings.from_arguments(chosen)
 
     def forbidden_by(self, rules: TextRules) -> Callable[[Sequence[int]], Collection[int]]:
         """What tells which ids must not come next; made once for each set of words."""
@@ -136,6 +135,23 @@ class Captioner:
         if words not in self._forbidden:
             self._forbidden[words] = ForbiddenWords(self.pipeline.processor.tokenizer, words)
         return self._forbidden[words]
+
+
+def make_captioner(choice: ModelChoice, settings: CaptioningSettings, cache: Path | None = None) -> Captioner:
+    """Load the model and return its captioner.
+
+    Args:
+        choice: the model and how to load it.
+        settings: how captions are made.
+        cache: file of the caption cache; None uses a temporary file.
+
+    Raises:
+        What `pipeline` and `Captioner` raise.
+    """
+    from mindone.pipelines import pipeline
+
+    loaded = pipeline("image-to-text", **asdict(choice))
+    return Captioner(loaded, choice.model, settings, CaptionCache(cache))
 
 
 class _Run:
@@ -256,7 +272,6 @@ class _Run:
             unit,
             prompts,
             captioner.generation_of(unit.style, attempt),
-            captioner.stops,
             captioner.forbidden_by(captioner.settings.of_style(unit.style)[1]),
             captioner.beginning,
         )
@@ -283,10 +298,14 @@ class _Run:
             for one in equal:
                 one.features, one.pixel_values = part, one.pixel_values[:0].copy()
 
-    def _judge(self, finished: FinishedText[_Unit]) -> None:
+    def _judge(self, finished: Completion[_Unit]) -> None:
         """Accept a caption, or send it to the end of the queue to be made anew."""
-        unit, settings = finished.ticket, self.captioner.settings
-        caption = accept(finished, unit.attempts, settings.of_style(unit.style)[1], settings.attempts)
+        unit, settings = finished.request_id, self.captioner.settings
+        if finished.error is not None:
+            raise finished.error
+        answer = Caption(finished.text, len(finished.token_ids), finished.finish_reason)
+        rules = settings.of_style(unit.style)[1]
+        caption = accept(unit.attempts, rules, settings.attempts, answer, finished.token_ids)
         if caption is None:
             self.waiting.append(unit)
             return

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..inference.caption_cache import Caption, Key
 from .text_rules import TextRules, clean, violations
 
-if TYPE_CHECKING:
-    from mindone.models.share4v.generation.continuous_batch import FinishedText
+# Identifies a caption: SHA-256 of the picture's bytes; the question, its style and its number among equal ones.
+CaptionKey = tuple[bytes, str]
 
 # Changes to the generation settings on each attempt; the first attempt uses the caller's settings. Greedy decoding with
 # the same settings would repeat the same caption, so the second attempt adds a penalty, and later ones sample.
@@ -22,6 +21,23 @@ RETRIES: tuple[Mapping[str, Any], ...] = (
     MappingProxyType({"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}),
     MappingProxyType({"do_sample": True, "temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.2}),
 )
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption.
+
+    Attributes:
+        text: with the rules applied.
+        tokens: number of generated tokens.
+        finish_reason: "eos", "stop", "length" or "context".
+        notes: remarks for the reader, such as "attempt 2 of 3 (empty)".
+    """
+
+    text: str
+    tokens: int
+    finish_reason: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -39,7 +55,7 @@ class Attempt:
     violations: tuple[str, ...] = ()
 
 
-def next_attempt(previous: Sequence[Attempt], seed: int, key: Key) -> Attempt:
+def next_attempt(previous: Sequence[Attempt], seed: int, key: CaptionKey) -> Attempt:
     """Return the next attempt; its random seed depends only on `seed`, the image, the prompt and its number."""
     image_sha256, prompt = key
     name = f"{seed} {image_sha256.hex()} {len(previous)} {prompt}".encode("utf-8", "surrogatepass")
@@ -47,24 +63,28 @@ def next_attempt(previous: Sequence[Attempt], seed: int, key: Key) -> Attempt:
 
 
 def accept(
-    finished: FinishedText[Any], attempts: Sequence[Attempt], rules: TextRules, max_attempts: int
+    attempts: Sequence[Attempt], rules: TextRules, max_attempts: int, answer: Caption, token_ids: Sequence[int]
 ) -> Caption | None:
-    """Return the last attempt's caption if it breaks no rule, the best caption if no attempt is left, else None.
+    """Judge the last attempt; return the caption to use, or None if another attempt must be made.
+
+    If the last attempt allowed violates the rules too, the result is the attempt with the fewest violations.
 
     Args:
-        finished: output of the last attempt.
-        attempts: all attempts so far; the caption and violations of the last one are set.
-        rules: rules for the caption.
+        attempts: all attempts so far; the caption and the violations of the last one are filled in.
+        rules: what a caption must fulfil.
         max_attempts: maximum number of attempts.
+        answer: what the last attempt generated, before the rules are applied.
+        token_ids: the ids of `answer`; loops are searched for in them too.
     """
-    last, text = attempts[-1], clean(finished.text, rules)
-    last.violations = violations(text, rules, finished.token_ids)
-    last.caption = Caption(text, len(finished.token_ids), finished.finish_reason)
+    last = attempts[-1]
+    text = clean(answer.text, rules)
+    last.violations = violations(text, rules, token_ids)
+    last.caption = Caption(text, answer.tokens, answer.finish_reason)
     if last.violations and len(attempts) < min(max_attempts, len(RETRIES)):
         return None
-    best = min(attempts, key=lambda attempt: len(attempt.violations))  # the earliest one among equals
-    caption = best.caption or last.caption
+    best = min(attempts, key=lambda attempt: len(attempt.violations))  # the earliest one if several are equal
+    chosen = best.caption or last.caption
     notes = list(best.violations)
     if len(attempts) > 1:
         notes.append(f"attempt {attempts.index(best) + 1} of {len(attempts)} ({', '.join(attempts[0].violations)})")
-    return Caption(caption.text, caption.tokens, caption.finish_reason, tuple(notes))
+    return Caption(chosen.text, chosen.tokens, chosen.finish_reason, tuple(notes))

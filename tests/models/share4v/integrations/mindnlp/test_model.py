@@ -95,7 +95,7 @@ def test_pipelines_captions_and_late_texts_equal() -> None:
     assert batch.step() == []
     batch.join("late", model.prepare_inputs(**processor(images=[scene])), GenerationSettings(max_new_tokens=4))
     finished = [text for _ in range(8) for text in batch.step()]
-    assert {text.ticket: list(text.token_ids) for text in finished} == {"early": wanted, "late": wanted[:4]}
+    assert {one.request_id: list(one.token_ids) for one in finished} == {"early": wanted, "late": wanted[:4]}
     assert captioner(str(SCENE), max_new_tokens=8)[0]["generated_text"] == processor.batch_decode([wanted])[0]
 
 

@@ -15,7 +15,7 @@ from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
 from mindone.pipelines.image_to_text.dataset.api import caption_dataset
 from mindone.pipelines.image_to_text.dataset.inference import captioner as captioner_module
-from mindone.pipelines.image_to_text.dataset.inference.caption_cache import SeenCaptions
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache
 from mindone.pipelines.image_to_text.dataset.inference.captioner import Captioner
 from mindone.pipelines.image_to_text.dataset.inference.prefetch import Preparation, prepare
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
@@ -68,7 +68,7 @@ def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: 
     for name in ("a", "b", "c", "d"):
         (tmp_path / f"{name}.png").write_bytes(encoded(scene(3)))
     tasks = tasks_of(list_inputs([str(tmp_path)]), "Describe this image")
-    seen = SeenCaptions(None)
+    seen = CaptionCache(None)
     captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2), seen)
     joined = []
     batch = type(tiny.model.continuous_batch(1))
@@ -183,7 +183,7 @@ def test_a_caption_follows_its_style_when_the_input_that_it_was_made_for_failed(
     first, second = equal_items(tmp_path, 2)
     tasks = [Task(first, (question, OVERFULL), (style, None)), Task(second, (question,), (style,))]
     assert captioned(tiny, [Task(second, (question,), (None,))])[1].captions[0].count(".") > 1  # the rules matter
-    seen = SeenCaptions(None)
+    seen = CaptionCache(None)
     captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=5), seen)
     records = {record.number: record for record in captioner.run(tasks)}
     assert records[0].error and records[1].captions == captioned(tiny, tasks[1:])[1].captions

@@ -16,7 +16,7 @@ import pytest
 from helpers.jobs import listed, png, read, write_tar
 from helpers.paths import ROOT, TESTS
 
-from mindone.pipelines.image_to_text.dataset.inference.caption_cache import SeenCaptions
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache
 from mindone.pipelines.image_to_text.dataset.readers import InputError, ItemError, read_item
 from mindone.pipelines.image_to_text.dataset.readers.patterns import expand_braces, matches, split_pattern
 from mindone.pipelines.image_to_text.dataset.state.keys import fold, without_suffix
@@ -364,7 +364,8 @@ from pathlib import Path
 from helpers.crashing import without_upstream
 without_upstream(sys.argv[1])
 from mindone.pipelines.image_to_text.dataset.state.keys import KeyRegistry
-from mindone.pipelines.image_to_text.dataset.inference.caption_cache import Caption, SeenCaptions
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache
+from mindone.pipelines.image_to_text.dataset.rules.retries import Caption
 what, path = sys.argv[2], Path(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
 try:
@@ -373,7 +374,7 @@ try:
         for number in range(100_000):
             registry.claim(f"{number}/" + "x" * 230, "y")
     else:
-        seen = SeenCaptions(path / "seen.sqlite" if what == "seen" else None)
+        seen = CaptionCache(path / "seen.sqlite" if what == "seen" else None)
         for number in range(6_000):
             seen.put((number.to_bytes(32, "big"), "Describe"), Caption("x" * 500, 9, "eos"))
     print("done")
@@ -390,7 +391,7 @@ except OSError as error:
             2**20,
             "free space in the temporary directory, usually /var/tmp, or set SQLITE_TMPDIR or TMPDIR to another one",
         ),
-        ("seen", 0, "captions made before cannot be kept (disk I/O error): free space for "),
+        ("seen", 0, "the caption cache cannot be written (disk I/O error): free disk space for "),
         ("seen", 2**20, "done"),  # begun anew whenever it is full: it only spares work
         ("seen-temporary", 2**20, "done"),
     ],
@@ -408,5 +409,6 @@ def test_the_error_of_a_full_disk_says_what_to_do(tmp_path: Path, what: str, lim
 
 
 def test_a_caption_cache_in_a_missing_directory(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"cannot be kept \(unable to open database file\): free space for .*seen.sqlite"):
-        SeenCaptions(tmp_path / "gone" / "seen.sqlite")
+    message = r"cannot be written \(unable to open database file\): free disk space for .*seen.sqlite"
+    with pytest.raises(OSError, match=message):
+        CaptionCache(tmp_path / "gone" / "seen.sqlite")
