@@ -202,7 +202,7 @@ def test_answers_carry_their_numbers(
         ),
         ({"generate_kwargs": {"temperature": -1}}, "temperature must be .*-1"),
         ({"generate_kwargs": {"max_new_tokens": 3}, "max_new_tokens": 3}, "given twice"),
-        ({"generate_kwargs": {"stop": [""]}}, "a stop string "),
+        ({"generate_kwargs": {"stop": [""]}}, "each stop string "),
         ({"generate_kwargs": {"stop": "a", "num_beams": 2}}, "cannot be combined"),
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer of at least 1"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
