@@ -204,7 +204,7 @@ def _add_text_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="maximum number of attempts for a caption that runs in a loop or breaks a rule (default: %(default)s)",
+        help="maximum number of attempts for a caption that is repetitive or breaks a rule (default: %(default)s)",
     )
     group.add_argument(
         "--strip-openings",

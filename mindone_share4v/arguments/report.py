@@ -8,7 +8,7 @@ HELP = "show the results of caption-dataset as an HTML page"
 USAGE = "OUT"
 DESCRIPTION = (
     "Write one HTML page about a caption-dataset job, finished or still running: counts, failures by reason, caption "
-    "lengths, speed, the most frequent openings, suspected loops, duplicate captions, and a sample of images with "
+    "lengths, speed, the most frequent openings, repetitive captions, duplicate captions, and a sample of images with "
     "their captions. The page is self-contained and loads nothing from the network."
 )
 EPILOG = """examples:

@@ -16,6 +16,6 @@ def run(arguments: Namespace) -> int:
         path, summary = write_report(arguments.out, arguments.html)
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)
-    captions = f"{summary.captions:,} captions, {summary.failed:,} failed, {summary.loops:,} suspected loops"
+    captions = f"{summary.captions:,} captions, {summary.failed:,} failed, {summary.repetitive:,} repetitive"
     print(one_line(printable(f"{path}: {captions}")))
     return DONE

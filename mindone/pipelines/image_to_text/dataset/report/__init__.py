@@ -1,1 +1,1 @@
-"""Summary, statistics and the HTML report of a job."""
+"""The HTML report of a job: what is counted, its charts, and the page."""

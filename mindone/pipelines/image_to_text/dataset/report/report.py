@@ -1,4 +1,4 @@
-"""A job's report: one HTML page without any connection: counts, charts, what looks odd, and pictures to look at."""
+"""The report of a job: one self-contained HTML page with counts, charts, unusual captions, and a sample of images."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from typing import TYPE_CHECKING, Any
 from ..readers import STATE_SUFFIX
 from ..state.atomic_files import atomic_write, lines_from
 from ..state.records import Item, Picture, item_from_line, printable
-from ..state.resume import JOURNAL
+from ..state.resume import INPUTS, JOURNAL
 from .charts import histogram, median, speed_chart
 from .streaming_stats import TopCounts
-from .summary import LISTED, Example, Summary, summarize
+from .summary import MAX_LISTED, Summary, summarize
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 REPORT_NAME = "report.html"
-THUMBNAIL = 320  # pixels of the longer side; the page shows half of it, for screens of double density
-_NEEDED = ("jinja2", "matplotlib")
-_ROWS = 12
+THUMBNAIL = 320  # pixels of the longer side; twice the displayed size, for high-density screens
+_REQUIRED_PACKAGES = ("jinja2", "matplotlib")
+_TABLE_ROWS = 12
 _UNUSUAL_ENDS = ("length", "context")
 
 
 class ReportError(ValueError):
-    """There is nothing to report on, or something that a report needs is not installed; the message says what to do."""
+    """There is no job to report on, or a package that reports need is not installed; the message says what to do."""
 
 
 def find_state(out: str | Path) -> Path:
-    """Return the directory in which a job keeps its journal: OUT itself, OUT/.share4v or OUT.share4v.
+    """Return the state directory of a job: OUT itself, OUT/.share4v or OUT.share4v.
 
     Raises:
-        ReportError: none of them has a journal.
+        ReportError: none of them contains a journal.
     """
-    place = Path(out)
-    tried = [place, place / STATE_SUFFIX, place.with_name(place.name + STATE_SUFFIX)]
-    found = next((one for one in tried if (one / JOURNAL).is_file()), None)
+    path = Path(out)
+    tried = [path, path / STATE_SUFFIX, path.with_name(path.name + STATE_SUFFIX)]
+    found = next((directory for directory in tried if (directory / JOURNAL).is_file()), None)
     if found is None:
         raise ReportError(
-            f"no {JOURNAL} in {', '.join(map(str, tried))}: give what `share4v caption-dataset` got as --out or "
-            "--state, or the folder that it captioned"
+            f"no {JOURNAL} in {', '.join(map(str, tried))}: give the --out or --state of "
+            "`share4v caption-dataset`, or the folder that it captioned"
         )
     return found
 
@@ -52,18 +52,18 @@ def find_state(out: str | Path) -> Path:
 def write_report(
     out: str | Path, html: str | Path | None = None, read: Callable[[Item], Picture] | None = None
 ) -> tuple[Path, Summary]:
-    """Write the report of a job, which may still be at work.
+    """Write the report of a job, which may be running.
 
     Args:
-        out: the job's output, or its directory of state.
-        html: the file to write, by default report.html in the directory of state.
-        read: reads an input for its thumbnail, by default as the job does.
+        out: output of the job, or its state directory.
+        html: file to write; by default report.html in the state directory.
+        read: reads an input for its thumbnail; by default as the job does.
 
     Returns:
-        The file, and what was counted.
+        The file, and the summary of the job.
 
     Raises:
-        ReportError: there is no journal, or matplotlib or Jinja2 is missing.
+        ReportError: there is no journal, or matplotlib or Jinja2 is not installed.
         ValueError: the journal is damaged.
         OSError: the page cannot be written.
 
@@ -74,7 +74,7 @@ def write_report(
     check_installed()
     state = find_state(out)
     summary = summarize(state)
-    pictures = thumbnails(state, [told.number for told in summary.sample.values()], read)
+    pictures = thumbnails(state, [example.number for example in summary.sample.values()], read)
     page = render(summary, pictures, str(out))
     path = state / REPORT_NAME if html is None else Path(html)
     with atomic_write(path) as file:
@@ -83,8 +83,8 @@ def write_report(
 
 
 def check_installed() -> None:
-    """Raise a ReportError where a library is missing that only reports need."""
-    for name in _NEEDED:
+    """Raise a ReportError if a package that only reports need is not installed."""
+    for name in _REQUIRED_PACKAGES:
         try:
             import_module(name)
         except ImportError as error:
@@ -96,26 +96,26 @@ def check_installed() -> None:
 def thumbnails(
     state: Path, numbers: Iterable[int], read: Callable[[Item], Picture] | None = None
 ) -> dict[int, str | None]:
-    """Return small pictures of some inputs as data URIs; None for one that cannot be read any more.
+    """Return thumbnails of some inputs as data URIs; None for an input that can no longer be read.
 
     Args:
-        state: the job's directory; without its inputs.jsonl there are no pictures.
-        numbers: of the inputs.
+        state: state directory of the job; without inputs.jsonl there are no thumbnails.
+        numbers: numbers of the inputs.
         read: reads an input.
     """
     from ..readers import read_item
 
-    wanted = sorted(set(numbers))
-    made: dict[int, str | None] = dict.fromkeys(wanted)
-    listing = state / "inputs.jsonl"
-    if not wanted or not listing.is_file():
-        return made
+    uris: dict[int, str | None] = dict.fromkeys(numbers)
+    listing = state / INPUTS
+    if not uris or not listing.is_file():
+        return uris
+    last = max(uris)
     for number, line in enumerate(lines_from(listing)):
-        if number > wanted[-1]:
+        if number > last:
             break
-        if number in made:
-            made[number] = _thumbnail(line, read or read_item)
-    return made
+        if number in uris:
+            uris[number] = _thumbnail(line, read or read_item)
+    return uris
 
 
 def _thumbnail(line: bytes, read: Callable[[Item], Picture]) -> str | None:
@@ -123,7 +123,7 @@ def _thumbnail(line: bytes, read: Callable[[Item], Picture]) -> str | None:
 
     try:
         image: PILImage = load_image(read(item_from_line(line)).frames[0])
-    except (ValueError, OSError, MemoryError, IndexError):  # gone or changed since: the caption is shown without it
+    except (ValueError, OSError, MemoryError, IndexError):  # deleted or changed since: the caption is shown without it
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()
@@ -135,9 +135,9 @@ def render(summary: Summary, pictures: Mapping[int, str | None], name: str) -> s
     """Return the page.
 
     Args:
-        summary: what was counted.
-        pictures: data URIs of the sample's pictures by number.
-        name: of the job, for the title.
+        summary: summary of the job.
+        pictures: input number -> data URI of its thumbnail.
+        name: name of the job, for the title.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -150,7 +150,7 @@ def render(summary: Summary, pictures: Mapping[int, str | None], name: str) -> s
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    folder = f"{name.rstrip('/')}/"  # sources of a job on one folder all begin with it
+    folder = f"{name.rstrip('/')}/"  # common prefix of the sources of a job on one folder
     environment.filters.update(
         count=_count,
         share=_share,
@@ -161,22 +161,20 @@ def render(summary: Summary, pictures: Mapping[int, str | None], name: str) -> s
     return environment.get_template("report.html.j2").render(
         name=name,
         summary=summary,
-        charts={
-            chart: Markup(svg) for chart, svg in _charts(summary).items()
-        },  # drawn here, no text of the data's in it
+        charts={chart: Markup(svg) for chart, svg in _charts(summary).items()},  # contain no text from the data
         pictures=pictures,
-        sample=sorted(summary.sample.values(), key=lambda told: told.number),
+        sample=sorted(summary.sample.values(), key=lambda example: example.number),
         openings=_rows(summary.openings),
         prompts=_rows(summary.prompts),
         models=_rows(summary.models),
         notes=_rows(summary.notes),
         ends=_rows(summary.finish_reasons),
-        reasons=[(*row, summary.reason_examples.get(row[0], [])) for row in _rows(summary.reasons, LISTED)],
+        reasons=[(*row, summary.reason_examples.get(row[0], [])) for row in _rows(summary.reasons, MAX_LISTED)],
         median_words=median(summary.words) if summary.words else 0,
         cut_off=sum(count for reason, count in summary.finish_reasons.most_common() if reason in _UNUSUAL_ENDS),
         length_limit=_length_limit(summary),
-        listed=LISTED,
-        settings=list(_flat(summary.settings)),
+        max_listed=MAX_LISTED,
+        settings=list(_flatten(summary.settings)),
     )
 
 
@@ -185,14 +183,14 @@ def _charts(summary: Summary) -> dict[str, str]:
     if summary.words:
         charts["words"] = histogram(summary.words, "words of a caption", "words")
     if summary.tokens:
-        charts["tokens"] = histogram(summary.tokens, "tokens that a caption took", "tokens")
-    if any(stretch.tokens for stretch in summary.speed):
+        charts["tokens"] = histogram(summary.tokens, "tokens of a caption", "tokens")
+    if any(sample.tokens for sample in summary.speed):
         charts["speed"] = speed_chart(summary.speed, summary.run_starts, "speed")
     return charts
 
 
-def _rows(counts: TopCounts, number: int = _ROWS) -> list[tuple[str, int, float]]:
-    """Return the most frequent texts with their counts and their part of all."""
+def _rows(counts: TopCounts, number: int = _TABLE_ROWS) -> list[tuple[str, int, float]]:
+    """Return the most frequent texts with their counts and their shares of the total."""
     return [(text, count, count / max(counts.total, 1)) for text, count in counts.most_common(number)]
 
 
@@ -203,23 +201,23 @@ def _length_limit(summary: Summary) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         elif value not in (None, "", [], ()):
-            yield f"{before}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _count(number: int) -> str:
     return f"{number:,}"
 
 
-def _share(part: float) -> str:
-    """Write a part of 1 in percent, never as nothing where there is something."""
-    if 0 < part < 0.001:
+def _share(fraction: float) -> str:
+    """Format a fraction in percent; a small positive fraction does not become 0.0 %."""
+    if 0 < fraction < 0.001:
         return "< 0.1 %"
-    return f"{100 * part:.1f} %"
+    return f"{100 * fraction:.1f} %"
 
 
 def _duration(seconds: float) -> str:
@@ -233,6 +231,3 @@ def _duration(seconds: float) -> str:
 
 def _moment(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
-
-
-__all__ = ["ReportError", "Example", "find_state", "render", "thumbnails", "write_report"]

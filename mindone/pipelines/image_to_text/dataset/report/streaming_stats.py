@@ -1,4 +1,4 @@
-"""Counts of a stream in memory that does not grow with it: what is frequent, what comes twice, a fair sample."""
+"""Statistics of a stream in bounded memory: frequent texts, duplicates, extreme values, and a uniform sample."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ Value = TypeVar("Value")
 
 
 def stable_hash(text: str) -> int:
-    """Return 64 bits that look random and hang on the text alone, in every process."""
+    """Return a 64-bit hash of a text that is the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 class TopCounts:
-    """How often texts come, exactly as long as there are few different ones.
+    """Counts of texts, exact while there are few different texts.
 
-    When more than twice `capacity` are known, the rarer half is forgotten; `lost` is then the most that a count can
-    lack (lossy counting, Manku and Motwani 2002).
+    With more than twice `capacity` different texts, the less frequent half is dropped (lossy counting, Manku and
+    Motwani 2002).
+
+    Attributes:
+        capacity: number of different texts that are kept.
+        total: number of all texts.
+        max_error: maximum number by which a count may be too low.
 
     Example:
         >>> top = TopCounts(2)
@@ -31,65 +36,85 @@ class TopCounts:
     """
 
     def __init__(self, capacity: int = 2000) -> None:
-        self.capacity, self.lost, self.total = capacity, 0, 0
+        self.capacity, self.max_error, self.total = capacity, 0, 0
         self._counts: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def add(self, text: str) -> None:
-        """Count a text once."""
+        """Count one occurrence of a text."""
         self.total += 1
         self._counts[text] = self._counts.get(text, 0) + 1
         if len(self._counts) > 2 * self.capacity:
-            kept = heapq.nlargest(self.capacity, self._counts.items(), key=lambda entry: entry[1])
-            gone = sum(self._counts.values()) - sum(count for _, count in kept)
-            self.lost += min(gone, kept[-1][1])
-            self._counts = dict(kept)
+            frequent = heapq.nlargest(self.capacity, self._counts.items(), key=lambda entry: entry[1])
+            dropped = sum(self._counts.values()) - sum(count for _, count in frequent)
+            self.max_error += min(dropped, frequent[-1][1])
+            self._counts = dict(frequent)
 
     def most_common(self, number: int | None = None) -> list[tuple[str, int]]:
-        """Return texts and counts, the most frequent first, equal counts in the order of the texts."""
+        """Return texts and counts by descending count; equal counts are sorted by text."""
         ranked = sorted(self._counts.items(), key=lambda entry: (-entry[1], entry[0]))
         return ranked[:number]
 
 
 @dataclass
-class Seen:
-    """What is known of a text that came: how often, and where first."""
+class Occurrences:
+    """The occurrences of one text.
+
+    Attributes:
+        text: the text, possibly shortened.
+        count: number of occurrences.
+        owners: hashes of its first two owners.
+        sources: the first few inputs that have it.
+    """
 
     text: str
     count: int = 0
-    owners: list[int] = field(default_factory=list)  # marks of whose it is, two at most
-    places: list[str] = field(default_factory=list)  # the first few
+    owners: list[int] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
 
 
 class DuplicateCounter:
-    """Texts that come more than once, counted exactly up to `capacity` different texts and estimated beyond.
+    """Counts duplicate texts, exactly for up to `capacity` different texts, else estimated.
 
-    Beyond it only texts whose mark ends in so many zero bits are kept, which is a fair sample of the different texts
-    (distinct sampling, Gibbons 2001): what is counted among them stands for 2 ** `level` times as many.
+    Beyond the capacity, only texts whose hash ends in `level` zero bits are kept, a uniform sample of the different
+    texts (distinct sampling, Gibbons 2001); their counts are multiplied by 2 ** `level`.
+
+    Args:
+        capacity: number of different texts that are kept.
+        max_sources: number of inputs to remember for each text.
+        text_length: number of characters to remember of each text.
     """
 
-    def __init__(self, capacity: int = 20_000, places: int = 4, text_length: int = 400) -> None:
+    def __init__(self, capacity: int = 20_000, max_sources: int = 4, text_length: int = 400) -> None:
         self.capacity, self.level = capacity, 0
-        self._places, self._text_length = places, text_length
-        self._seen: dict[int, Seen] = {}
+        self._max_sources, self._text_length = max_sources, text_length
+        self._found: dict[int, Occurrences] = {}  # by hash
 
-    def add(self, text: str, place: str, owner: str = "") -> None:
-        """Count a text that was found at `place`. Texts of one `owner` alone are no repetition, "" is no owner."""
-        mark = stable_hash(text)
-        if mark & ((1 << self.level) - 1):
+    def add(self, text: str, source: str, owner: str = "") -> None:
+        """Count a text.
+
+        Args:
+            text: the text.
+            source: the input that has it.
+            owner: occurrences with the same owner only, such as captions of one image, are not duplicates; by default
+                each source is its own owner.
+        """
+        text_hash = stable_hash(text)
+        if text_hash & ((1 << self.level) - 1):
             return
-        seen = self._seen.setdefault(mark, Seen(text[: self._text_length]))
-        seen.count += 1
-        whose = stable_hash(owner or place)
-        if len(seen.owners) < 2 and whose not in seen.owners:
-            seen.owners.append(whose)
-        if len(seen.places) < self._places:
-            seen.places.append(place)
-        while len(self._seen) > self.capacity:
+        found = self._found.setdefault(text_hash, Occurrences(text[: self._text_length]))
+        found.count += 1
+        owner_hash = stable_hash(owner or source)
+        if len(found.owners) < 2 and owner_hash not in found.owners:
+            found.owners.append(owner_hash)
+        if len(found.sources) < self._max_sources:
+            found.sources.append(source)
+        while len(self._found) > self.capacity:
             self.level += 1
-            self._seen = {mark: seen for mark, seen in self._seen.items() if not mark & ((1 << self.level) - 1)}
+            mask = (1 << self.level) - 1
+            self._found = {text_hash: found for text_hash, found in self._found.items() if not text_hash & mask}
 
     @property
     def is_exact(self) -> bool:
@@ -97,35 +122,35 @@ class DuplicateCounter:
         return self.level == 0
 
     @property
-    def extra(self) -> int:
-        """How many texts came that had come before."""
-        return sum(seen.count - 1 for seen in self._repeated()) << self.level
+    def count(self) -> int:
+        """Number of texts that equal an earlier one."""
+        return sum(found.count - 1 for found in self._duplicates()) << self.level
 
-    def largest(self, number: int) -> list[Seen]:
-        """Return those that came most often."""
-        return heapq.nlargest(number, self._repeated(), key=lambda seen: (seen.count, seen.text))
+    def largest(self, number: int) -> list[Occurrences]:
+        """Return the most frequent duplicates."""
+        return heapq.nlargest(number, self._duplicates(), key=lambda found: (found.count, found.text))
 
-    def _repeated(self) -> Iterator[Seen]:
-        return (seen for seen in self._seen.values() if seen.count > 1 and len(seen.owners) > 1)
+    def _duplicates(self) -> Iterator[Occurrences]:
+        return (found for found in self._found.values() if found.count > 1 and len(found.owners) > 1)
 
 
 class LowestRanked(Generic[Value]):
-    """The few values of the lowest rank. With ranks by `stable_hash` it is a fair sample, the same in every process."""
+    """The `size` values with the lowest ranks; with `stable_hash` as rank, a reproducible uniform sample."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._heap: list[tuple[float, int, Value]] = []  # the highest rank first
+        self._heap: list[tuple[float, int, Value]] = []  # a min-heap of negated ranks
         self._count = 0
 
     def add(self, rank: float, value: Value) -> None:
-        """Offer a value."""
+        """Add a value."""
         self._count += 1
-        entry = (-rank, -self._count, value)  # the count keeps values from being compared
+        entry = (-rank, -self._count, value)  # the count breaks ties, so that values are never compared
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, entry)
         elif self._size and entry > self._heap[0]:
             heapq.heapreplace(self._heap, entry)
 
     def values(self) -> list[Value]:
-        """Return the values, the lowest rank first."""
+        """Return the values by ascending rank."""
         return [value for _, _, value in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]

@@ -1,4 +1,4 @@
-"""What a journal says of a job as a whole, read line by line in memory that does not grow with it."""
+"""Summary of a job: one pass over its journal, in memory that does not grow with it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.records import Record, from_line
+from ..state.resume import INPUTS, JOURNAL
 from ..state.speed_log import SPEED_LOG_NAME, SpeedSample, read_speed_log
 from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
 
-SAMPLE, EXTREMES, LISTED = 24, 5, 50
+SAMPLE_SIZE, EXTREMES, MAX_LISTED = 24, 5, 50
+MAX_WORDS, MAX_TOKENS = 2000, 4096  # longer captions are counted with these lengths
 _OPENING_WORDS = 3
-MOST_WORDS, MOST_TOKENS = 2000, 4096  # longer captions are counted as so long
-_STRETCHES = 400
+_MAX_SPEED_SAMPLES = 400
+_EXAMPLES_PER_REASON = 3
+_MAX_REASONS_WITH_EXAMPLES, _REASONS_TO_KEEP = 2000, 200
 _NUMBERS, _FIRST_NUMBER = re.compile(r"\d+"), re.compile(r"^\d+")
-_FIRST_BYTES = re.compile(r"\((?:[0-9a-f]{2}[ ,]*)+(?:\.{3})?\)")  # of a file that is no picture
-_NOTE_VALUE = re.compile(r"(\s*\(.*\)|:\s.*)$", re.DOTALL)  # what is this caption's own
+_HEX_DUMP = re.compile(r"\((?:[0-9a-f]{2}[ ,]*)+(?:\.{3})?\)")  # first bytes of a file that is not an image
+_NOTE_DETAIL = re.compile(r"(\s*\(.*\)|:\s.*)$", re.DOTALL)  # the part of a note that differs between captions
 
 
 @dataclass(frozen=True)
 class Example:
-    """A caption or a failure as the report shows it."""
+    """A caption or a failure to show in the report."""
 
     number: int
     key: str
@@ -41,17 +44,27 @@ class Example:
 
 @dataclass
 class Summary:
-    """Counts of a job, and examples.
+    """Statistics of a job, and examples.
 
     Attributes:
-        inputs: how many the job has; None where they were not listed.
-        done, captioned, kept, failed: records so far; those with new captions, with an existing one, with an error.
-        captions: captions that were made.
-        empty: of these, without a word.
-        seconds: from the speed log, all runs together.
-        words, tokens: how many captions have so many.
-        speed: stretches of about equal length, runs one after another.
-        runs: how often the job was begun; 0 where nothing was noted.
+        inputs: number of inputs of the job; None if they are not listed.
+        done, captioned, kept, failed: number of records so far; with new captions, with an existing caption, with an
+            error.
+        captions: number of captions.
+        empty: number of captions without words.
+        generated_tokens: number of tokens of all captions.
+        repetitive: number of captions with degenerate repetition.
+        words, tokens: length -> number of captions.
+        finish_reasons, notes, models, prompts, openings, reasons: counts; `reasons` are those of failures.
+        reason_examples: reason -> failures.
+        same_captions: identical captions of different images.
+        same_images: inputs with identical bytes.
+        repetitive_examples, sample, shortest, longest: captions to show.
+        speed: samples of about equal length, of all runs in order.
+        seconds: working time of all runs.
+        run_starts: working time before each run; empty if there is no speed log.
+        started, ended: seconds since 1970, or None.
+        settings: contents of job.json.
     """
 
     inputs: int | None = None
@@ -62,7 +75,7 @@ class Summary:
     captions: int = 0
     empty: int = 0
     generated_tokens: int = 0
-    loops: int = 0
+    repetitive: int = 0
     words: Counter[int] = field(default_factory=Counter)
     tokens: Counter[int] = field(default_factory=Counter)
     finish_reasons: TopCounts = field(default_factory=lambda: TopCounts(100))
@@ -73,15 +86,15 @@ class Summary:
     reasons: TopCounts = field(default_factory=lambda: TopCounts(500))
     reason_examples: dict[str, list[Example]] = field(default_factory=dict)
     same_captions: DuplicateCounter = field(default_factory=DuplicateCounter)
-    same_pictures: DuplicateCounter = field(default_factory=DuplicateCounter)
-    looping: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(LISTED))
-    sample: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(SAMPLE))
+    same_images: DuplicateCounter = field(default_factory=DuplicateCounter)
+    repetitive_examples: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(MAX_LISTED))
+    sample: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(SAMPLE_SIZE))
     shortest: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(EXTREMES))
     longest: LowestRanked[Example] = field(default_factory=lambda: LowestRanked(EXTREMES))
     speed: list[SpeedSample] = field(default_factory=list)
     seconds: float = 0.0
     run_starts: list[float] = field(default_factory=list)
-    begun: float | None = None
+    started: float | None = None
     ended: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,7 +102,7 @@ class Summary:
         """Count one record."""
         self.done += 1
         if record.sha256:
-            self.same_pictures.add(record.sha256, record.source)
+            self.same_images.add(record.sha256, record.source)
         if record.error is not None:
             self._add_failure(record)
             return
@@ -102,90 +115,90 @@ class Summary:
         for reason in record.finish_reasons:
             self.finish_reasons.add(reason)
         for tokens in record.tokens:
-            self.tokens[min(tokens, MOST_TOKENS)] += 1
+            self.tokens[min(tokens, MAX_TOKENS)] += 1
         for prompt in record.prompts:
             self.prompts.add(prompt)
         for note in record.notes:
-            self.notes.add(_FIRST_NUMBER.sub("#", _NOTE_VALUE.sub("", note)) or note)
-        for place, caption in enumerate(record.captions):
-            self._add_caption(record, place, caption)
+            self.notes.add(_FIRST_NUMBER.sub("#", _NOTE_DETAIL.sub("", note)) or note)
+        for index, caption in enumerate(record.captions):
+            self._add_caption(record, index, caption)
 
-    def _add_caption(self, record: Record, place: int, caption: str) -> None:
+    def _add_caption(self, record: Record, index: int, caption: str) -> None:
         self.captions += 1
         count = count_words(caption)
-        self.words[min(count, MOST_WORDS)] += 1
+        self.words[min(count, MAX_WORDS)] += 1
         self.empty += not count
-        prompt = record.prompts[place] if place < len(record.prompts) else ""
-        told = Example(record.number, record.key, record.source, caption, prompt, "; ".join(record.notes))
-        rank = stable_hash(f"{record.key}\0{place}")
-        self.sample.add(rank, told)
-        self.shortest.add(count, told)
-        self.longest.add(-count, told)
+        prompt = record.prompts[index] if index < len(record.prompts) else ""
+        example = Example(record.number, record.key, record.source, caption, prompt, "; ".join(record.notes))
+        rank = stable_hash(f"{record.key}\0{index}")
+        self.sample.add(rank, example)
+        self.shortest.add(count, example)
+        self.longest.add(-count, example)
         words = caption.split(None, _OPENING_WORDS)[:_OPENING_WORDS]
         if words:
             self.openings.add(" ".join(words).rstrip(".,:;").lower())
             self.same_captions.add(caption, record.source, record.sha256 or "")
-        loop = find_repetition(caption)
-        if loop is not None:
-            self.loops += 1
-            remark = f"{loop.repeats:g} times: {loop.unit[:200]}"
-            self.looping.add(rank, Example(record.number, record.key, record.source, caption, prompt, remark))
+        repetition = find_repetition(caption)
+        if repetition is not None:
+            self.repetitive += 1
+            remark = f"{repetition.repeats:g} times: {repetition.unit[:200]}"
+            example = Example(record.number, record.key, record.source, caption, prompt, remark)
+            self.repetitive_examples.add(rank, example)
 
     def _add_failure(self, record: Record) -> None:
         self.failed += 1
-        error = record.error or ""
         reason = _common_reason(record)
         self.reasons.add(reason)
         examples = self.reason_examples.setdefault(reason, [])
-        if len(examples) < 3:
-            examples.append(Example(record.number, record.key, record.source, error))
-        if len(self.reason_examples) > 2000:  # the rarest have no examples then
-            known = {text for text, _ in self.reasons.most_common(200)}
-            self.reason_examples = {text: told for text, told in self.reason_examples.items() if text in known}
+        if len(examples) < _EXAMPLES_PER_REASON:
+            examples.append(Example(record.number, record.key, record.source, record.error or ""))
+        if len(self.reason_examples) > _MAX_REASONS_WITH_EXAMPLES:  # drop the examples of rare reasons
+            frequent = {text for text, _ in self.reasons.most_common(_REASONS_TO_KEEP)}
+            self.reason_examples = {text: shown for text, shown in self.reason_examples.items() if text in frequent}
 
-    def add_speed(self, stretches: Iterable[SpeedSample]) -> None:
-        """Put a speed log together into stretches of about equal length."""
-        width = 1.0
-        kept: list[SpeedSample] = []
-        for one in stretches:
-            self.begun = one.at if self.begun is None else self.begun
-            self.ended = one.at
-            if not one.seconds:
+    def add_speed(self, samples: Iterable[SpeedSample]) -> None:
+        """Add a speed log, merging samples until at most _MAX_SPEED_SAMPLES of about equal length remain."""
+        width = 1.0  # minimum length of a merged sample in seconds
+        merged: list[SpeedSample] = []
+        for sample in samples:
+            self.started = sample.at if self.started is None else self.started
+            self.ended = sample.at
+            if not sample.seconds:
                 self.run_starts.append(self.seconds)
                 continue
-            self.seconds += one.seconds
-            _join(kept, one, width)
-            while len(kept) > _STRETCHES:
+            self.seconds += sample.seconds
+            _append_or_merge(merged, sample, width)
+            while len(merged) > _MAX_SPEED_SAMPLES:
                 width *= 2
-                before, kept = kept, []
-                for stretch in before:
-                    _join(kept, stretch, width)
-        self.speed = kept
+                shorter, merged = merged, []
+                for one in shorter:
+                    _append_or_merge(merged, one, width)
+        self.speed = merged
 
 
 def summarize(state: Path) -> Summary:
-    """Read a job's directory: journal.jsonl, and inputs.jsonl, speed.jsonl and job.json where they are there.
+    """Summarize the state directory of a job: journal.jsonl, and inputs.jsonl, speed.jsonl and job.json if they exist.
 
-    The job may be at work: a last line that is not whole yet is left out.
+    The job may be running: an incomplete last line is ignored.
 
     Raises:
         FileNotFoundError: there is no journal.
         ValueError: a line of the journal cannot be read; the message names it.
     """
     summary = Summary()
-    if (state / "inputs.jsonl").exists():
-        summary.inputs = count_lines(state / "inputs.jsonl")
+    if (state / INPUTS).exists():
+        summary.inputs = count_lines(state / INPUTS)
     if (state / "job.json").exists():
-        stated = json.loads((state / "job.json").read_text(encoding="utf-8"))
-        summary.settings = stated if isinstance(stated, dict) else {}
-    for record in read_records(state / "journal.jsonl"):
+        settings = json.loads((state / "job.json").read_text(encoding="utf-8"))
+        summary.settings = settings if isinstance(settings, dict) else {}
+    for record in read_records(state / JOURNAL):
         summary.add(record)
     summary.add_speed(read_speed_log(state / SPEED_LOG_NAME))
     return summary
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield a journal's records; one that is being written at this moment is left out.
+    """Yield the records of a journal that may be growing; an incomplete last line is ignored.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -197,20 +210,20 @@ def read_records(path: Path) -> Iterator[Record]:
         except (ValueError, TypeError) as error:
             if not line.endswith(b"\n"):
                 return
-            raise ValueError(f"{path}, line {number}: no record ({error}); the journal is damaged there") from error
+            raise ValueError(f"{path}, line {number}: not a record ({error}); the journal is damaged there") from error
 
 
-def _join(kept: list[SpeedSample], new: SpeedSample, width: float) -> None:
-    """Add a stretch to the last one while that is shorter than `width` seconds."""
-    if kept and kept[-1].seconds < width:
-        last = kept.pop()
+def _append_or_merge(samples: list[SpeedSample], new: SpeedSample, width: float) -> None:
+    """Append a sample, or merge it with the last one if that is shorter than `width` seconds."""
+    if samples and samples[-1].seconds < width:
+        last = samples.pop()
         new = SpeedSample(new.at, last.seconds + new.seconds, last.records + new.records, last.tokens + new.tokens)
-    kept.append(new)
+    samples.append(new)
 
 
 def _common_reason(record: Record) -> str:
-    """Return a failure's reason without what is the input's own, so that equal reasons are counted together."""
+    """Return the reason of a failure without names and numbers, so that equal reasons are counted together."""
     reason = record.error or ""
-    for own in (record.source, record.key):
-        reason = reason.replace(own, "...") if own else reason
-    return _NUMBERS.sub("#", _FIRST_BYTES.sub("(...)", " ".join(reason.split())))[:300]
+    for name in (record.source, record.key):
+        reason = reason.replace(name, "...") if name else reason
+    return _NUMBERS.sub("#", _HEX_DUMP.sub("(...)", " ".join(reason.split())))[:300]

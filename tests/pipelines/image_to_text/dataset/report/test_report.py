@@ -1,4 +1,4 @@
-"""share4v report: what the page counts, that it stands alone, and that nothing of the data can act in it."""
+"""share4v report: the page is self-contained, its counts are right, and text from the data cannot run in it."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> \"'&amp; {{ 7 
 
 
 def read_file(item: Item) -> Picture:
-    """Read a picture's file, whatever else an input may be."""
+    """Read the image file of an item."""
     return Picture((Path(item.locator["path"]).read_bytes(),), "")
 
 
 class Job:
-    """A made-up job on rendered scenes: captions of several forms, failures, loops, repeats, what tries to act."""
+    """A synthetic job on rendered scenes, with failures, repetitive and duplicate captions, and hostile text."""
 
     def __init__(self, folder: Path, count: int = COUNT) -> None:
         sys.path.insert(0, str(TINY_SCRIPTS))
@@ -69,10 +69,10 @@ class Job:
         (self.state / "journal.jsonl").write_text("".join(map(to_line, records)), encoding="utf-8")
         job = {"model": {"model": "sharegpt4v-tiny"}, "captions": {"generation": {"max_new_tokens": 96}}, "out": None}
         (self.state / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        self.note_speed()
+        self.log_speed()
 
     def record(self, number: int) -> Record:
-        scene_rng = self.scenes.scene_rng(3, number % 280)  # the last ones come a second time
+        scene_rng = self.scenes.scene_rng(3, number % 280)  # the last ones are duplicates
         scene = self.scenes.sample_scene(scene_rng)
         key = f"{scene.background.replace(' ', '-')}/{number:04d}"
         path = self.folder / f"{key}.png"
@@ -83,7 +83,7 @@ class Job:
         blank = Record(number, key, str(path), model="sharegpt4v-tiny", dtype="float32", sha256=sha256, columns={})
         if number % 17 == 5:
             path.write_bytes(path.read_bytes()[: 40 + number])
-            return replace(blank, error=f"{path}: truncated picture, {40 + number} bytes; copy it again")
+            return replace(blank, error=f"{path}: truncated image, {40 + number} bytes; copy it again")
         if number % 61 == 7:
             path.unlink()
             return replace(blank, sha256=None, error=f"{path}: there is no such file")
@@ -91,7 +91,7 @@ class Job:
         reason = "eos"
         if number % 53 == 9:
             text, reason = text + " There is a small red star to the left of it." * 7, "length"
-            notes = ("runs in a loop: 'there is a small red star' 7 times", "attempt 1 of 3 (runs in a loop: 'x')")
+            notes = ("repetition: 'there is a small red star' 7 times", "attempt 1 of 3 (repetition: 'x')")
         if number % 41 == 2:
             text = "The background is white."
         if number == 100:
@@ -114,12 +114,12 @@ class Job:
     def item(self, record: Record) -> Item:
         return Item(record.number, record.key, record.source, {"kind": "file", "path": record.source})
 
-    def note_speed(self) -> None:
-        times = iter([0.0, *(place + self.rng.random() * 0.2 for place in range(1, 61))])
+    def log_speed(self) -> None:
+        times = iter([0.0, *(second + self.rng.random() * 0.2 for second in range(1, 61))])
         for first, last in ((0, 20), (20, 60)):
             log = SpeedLog(self.state / SPEED_LOG_NAME, lambda: 1.76e9, lambda: next(times))
-            for place in range(first, last - 1):
-                log.note(5, round(400 * (1 - 0.7 ** (place % 20 + 1)) + 60 * self.rng.random()))
+            for step in range(first, last - 1):
+                log.note(5, round(400 * (1 - 0.7 ** (step % 20 + 1)) + 60 * self.rng.random()))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def page(job: Job) -> str:
 
 
 class Tags(HTMLParser):
-    """Every tag of a page with its attributes, and its text; refuses what is not closed in order."""
+    """The tags of a page with their attributes, and its text; fails if tags are not closed in order."""
 
     VOID = ("meta", "img", "br", "hr", "link", "input")
 
@@ -168,21 +168,19 @@ class Tags(HTMLParser):
 # The page
 
 
-def test_the_page_stands_alone(page: str) -> None:
+def test_the_page_is_self_contained(page: str) -> None:
     tags = Tags(page)
-    addresses = [
-        value for _, attrs in tags.tags for name, value in attrs.items() if name in ("src", "href", "xlink:href")
-    ]
-    assert addresses and all(value and value.startswith(("data:", "#")) for value in addresses)
+    urls = [value for _, attrs in tags.tags for name, value in attrs.items() if name in ("src", "href", "xlink:href")]
+    assert urls and all(value and value.startswith(("data:", "#")) for value in urls)
     assert not {tag for tag, _ in tags.tags} & {"script", "link", "iframe", "object", "base", "form"}
-    elsewhere = re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
-    assert "http:" not in elsewhere and "https:" not in elsewhere and "@import" not in page
+    without_namespaces = re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
+    assert "http:" not in without_namespaces and "https:" not in without_namespaces and "@import" not in page
     ids = [attrs["id"] for _, attrs in tags.tags if "id" in attrs]
-    assert len(ids) == len(set(ids)) > 20  # those of the charts
+    assert len(ids) == len(set(ids)) > 20  # of the charts
 
 
-def test_nothing_of_the_data_acts(job: Job, page: str, tmp_path: Path) -> None:
-    """What a caption, a file's name, a prompt, a setting or an error says is shown, and is no markup."""
+def test_text_from_the_data_is_escaped(job: Job, page: str, tmp_path: Path) -> None:
+    """Text of captions, file names, prompts, settings and errors is shown and is never markup."""
     hostile = replace(
         job.records[0],
         number=0,
@@ -206,11 +204,11 @@ def test_nothing_of_the_data_acts(job: Job, page: str, tmp_path: Path) -> None:
     assert not [name for _, attrs in made.tags for name in attrs if name.startswith("on")]
     text = "".join(made.text)
     assert "<script>alert(1)</script>" in text and "{{ 7 * 7 }}" in text and "&amp;" in text
-    assert "\\xe9" in text  # a byte that is no UTF-8
+    assert "\\xe9" in text  # a byte that is not UTF-8
     assert "<script>" not in page and HOSTILE not in page
 
 
-def test_the_page_shows_what_was_counted(job: Job, page: str) -> None:
+def test_the_page_shows_the_counts(job: Job, page: str) -> None:
     text = re.sub(r"\s+", " ", " ".join(Tags(page).text))
     failed = [record for record in job.records if record.error]
     captions = [record.captions[0] for record in job.records if not record.error]
@@ -218,14 +216,14 @@ def test_the_page_shows_what_was_counted(job: Job, page: str) -> None:
     opening, count = Counter(" ".join(one.split()[:3]).rstrip(".,:;").lower() for one in captions).most_common(1)[0]
     assert re.search(rf"{re.escape(opening)} {count}\b", text)
     truncated = sum("truncated" in (record.error or "") for record in failed)
-    assert re.search(rf"\.\.\.: truncated picture, # bytes; copy it again .*? {truncated} ", text)
-    assert "begun 2 times" in text and "suspected loops" in text and "cut off at 96 tokens" in text
+    assert re.search(rf"\.\.\.: truncated image, # bytes; copy it again .*? {truncated} ", text)
+    assert "started 2 times" in text and "repetitive captions" in text and "cut off at 96 tokens" in text
 
 
-def test_pictures_are_in_the_page_and_those_that_are_gone_are_said_to_be(job: Job, page: str) -> None:
+def test_the_page_contains_thumbnails_and_marks_missing_images(job: Job, page: str) -> None:
     images = [attrs for tag, attrs in Tags(page).tags if tag == "img"]
-    shown = page.count("the picture cannot be read any more")
-    assert len(images) + shown == 24 and len(images) >= 20
+    missing = page.count("the image can no longer be read")
+    assert len(images) + missing == 24 and len(images) >= 20
     for attrs in images:
         data = base64.b64decode(str(attrs["src"]).partition("base64,")[2])
         with Image.open(io.BytesIO(data)) as image:
@@ -234,24 +232,24 @@ def test_pictures_are_in_the_page_and_those_that_are_gone_are_said_to_be(job: Jo
     assert {attrs["alt"] for attrs in images} <= keys
 
 
-def test_the_sample_is_the_same_every_time(job: Job, page: str) -> None:
+def test_the_page_is_reproducible(job: Job, page: str) -> None:
     write_report(job.folder, job.folder / "again.html", read_file)
     assert (job.folder / "again.html").read_text(encoding="utf-8") == page
 
 
-def test_charts_follow_the_page_and_say_what_they_are(page: str) -> None:
+def test_charts_use_the_colors_of_the_page_and_have_labels(page: str) -> None:
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(charts) == 3
     for chart in charts:
         assert re.search(r'role="img" aria-label="[^"]+"', chart)
-        colours = set(re.findall(r"#[0-9a-fA-F]{6}\b|(?<=: )(?:black|white)", chart))
-        assert not colours and "var(--accent)" in chart and "var(--muted)" in chart
+        colors = set(re.findall(r"#[0-9a-fA-F]{6}\b|(?<=: )(?:black|white)", chart))
+        assert not colors and "var(--accent)" in chart and "var(--muted)" in chart
 
 
-# What is counted
+# Counts
 
 
-def test_counts_equal_a_count_by_hand(job: Job) -> None:
+def test_the_counts_are_right(job: Job) -> None:
     summary = summarize(job.state)
     done = [record for record in job.records if record.error is None]
     kept = [record for record in done if "kept existing" in record.notes]
@@ -259,49 +257,49 @@ def test_counts_equal_a_count_by_hand(job: Job) -> None:
     assert (summary.kept, summary.captioned) == (len(kept), len(done) - len(kept))
     assert summary.generated_tokens == sum(sum(record.tokens) for record in done)
     assert summary.words == Counter(len(record.captions[0].split()) for record in done)
-    loops = [record.key for record in done if record.captions[0].count("There is a small red star to") > 1]
-    assert summary.loops == len(loops) == len(summary.looping.values()) > 3
-    assert {told.key for told in summary.looping.values()} == set(loops)
+    repetitive = [record.key for record in done if record.captions[0].count("There is a small red star to") > 1]
+    assert summary.repetitive == len(repetitive) == len(summary.repetitive_examples.values()) > 3
+    assert {example.key for example in summary.repetitive_examples.values()} == set(repetitive)
     white = [record for record in done if record.captions[0] == "The background is white."]
     top = summary.same_captions.largest(1)[0]
     assert (top.text, top.count) == ("The background is white.", len(white))
     shas = Counter(record.sha256 for record in job.records if record.sha256)
-    assert summary.same_pictures.extra == sum(count - 1 for count in shas.values()) > 5
-    assert [told.text for told in summary.shortest.values()] == sorted(
+    assert summary.same_images.count == sum(count - 1 for count in shas.values()) > 5
+    assert [example.text for example in summary.shortest.values()] == sorted(
         (record.captions[0] for record in done), key=lambda text: len(text.split())
     )[:5]
 
 
-def test_reasons_are_counted_without_what_is_an_inputs_own() -> None:
+def test_reasons_are_counted_without_names_and_numbers() -> None:
     summary = Summary()
     for number, head in enumerate(("6e 6f 20 ...", "ff d8", "00 00 00 1c ...")):
-        error = f"a/{number}.png: {number + 9} bytes ({head}): this is no image format"
+        error = f"a/{number}.png: {number + 9} bytes ({head}): not an image format"
         summary.add(Record(number, f"a/{number}", f"a/{number}.png", error=error))
-    assert summary.reasons.most_common() == [("...: # bytes (...): this is no image format", 3)]
+    assert summary.reasons.most_common() == [("...: # bytes (...): not an image format", 3)]
     assert len(next(iter(summary.reason_examples.values()))) == 3
 
 
-def test_captions_that_repeat_for_the_same_picture_are_no_repeats() -> None:
+def test_identical_captions_of_identical_images_are_not_duplicates() -> None:
     summary = Summary()
     for number in range(4):
         summary.add(Record(number, str(number), f"{number}.png", ("Same.",), sha256="a" * 64))
-    assert summary.same_captions.extra == 0 and summary.same_pictures.extra == 3
+    assert summary.same_captions.count == 0 and summary.same_images.count == 3
 
 
-def test_a_job_at_work_can_be_reported(job: Job, tmp_path: Path) -> None:
+def test_a_running_job_can_be_reported(job: Job, tmp_path: Path) -> None:
     state = tmp_path / "captions.jsonl.share4v"
     state.mkdir()
-    whole = (job.state / "journal.jsonl").read_bytes().splitlines(keepends=True)[:50]
-    (state / "journal.jsonl").write_bytes(b"".join(whole) + b'{"number":50,"key":"wh')
+    complete = (job.state / "journal.jsonl").read_bytes().splitlines(keepends=True)[:50]
+    (state / "journal.jsonl").write_bytes(b"".join(complete) + b'{"number":50,"key":"wh')
     (state / "inputs.jsonl").write_bytes((job.state / "inputs.jsonl").read_bytes())
     path, summary = write_report(tmp_path / "captions.jsonl", read=read_file)
     assert summary.done == 50 and path.parent == state
     page = path.read_text(encoding="utf-8")
-    assert "50 of 300 inputs so far" in page and "This job noted no times" in page
+    assert "50 of 300 inputs done" in page and "This job has no speed log" in page
 
 
 @pytest.mark.parametrize("records", [[], [Record(0, "a", "a.png", error="unreadable")]])
-def test_a_job_without_a_caption_has_a_report_too(records: list[Record], tmp_path: Path) -> None:
+def test_a_job_without_captions_can_be_reported(records: list[Record], tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text("".join(map(to_line, records)), encoding="utf-8")
     path, summary = write_report(tmp_path)
     assert summary.done == len(records)
@@ -309,10 +307,10 @@ def test_a_job_without_a_caption_has_a_report_too(records: list[Record], tmp_pat
 
 
 def test_memory_does_not_grow_with_the_journal() -> None:
-    """Records that differ in everything, so that everything that could be kept is."""
+    """All fields of the records differ, so every table fills up."""
     summary = Summary(
         same_captions=DuplicateCounter(200),
-        same_pictures=DuplicateCounter(200),
+        same_images=DuplicateCounter(200),
         **{name: TopCounts(200) for name in ("openings", "prompts", "models", "notes", "finish_reasons", "reasons")},
     )
     sizes = []
@@ -321,43 +319,48 @@ def test_memory_does_not_grow_with_the_journal() -> None:
         record = Record(
             number, f"k{number}", f"{number}.png", (text,), sha256=f"{stable_hash(text):064x}", tokens=(number,)
         )
-        odd = {"prompts": (f"p {number}",), "notes": (f"{text} b",), "model": f"m{number}", "finish_reasons": (text,)}
-        summary.add(replace(record, **odd))
+        varied = {
+            "prompts": (f"p {number}",),
+            "notes": (f"{text} b",),
+            "model": f"m{number}",
+            "finish_reasons": (text,),
+        }
+        summary.add(replace(record, **varied))
         summary.add(Record(number, f"k{number}", "x", error=text))
         if number % 3000 == 2999:
             sizes.append(len(pickle.dumps(summary)))
     assert sizes[2] < 1.1 * sizes[1]
 
 
-# The parts
+# Streaming statistics
 
 
 @given(st.lists(st.sampled_from("abcdefghij"), max_size=200))
-def test_top_counts_lack_no_more_than_they_say(words: list[str]) -> None:
+def test_the_error_of_top_counts_is_bounded(words: list[str]) -> None:
     top, true = TopCounts(3), Counter(words)
     for word in words:
         top.add(word)
     assert top.total == len(words) and len(top) <= 6
     for word, count in top.most_common():
-        assert true[word] - top.lost <= count <= true[word]
+        assert true[word] - top.max_error <= count <= true[word]
 
 
-def test_repeats_are_exact_and_then_estimated_well() -> None:
-    repeats = DuplicateCounter(capacity=2000)
+def test_duplicates_are_counted_exactly_and_then_estimated() -> None:
+    duplicates = DuplicateCounter(capacity=2000)
     for number in range(60_000):
-        repeats.add(f"text {number % 40_000}", f"place {number}")
+        duplicates.add(f"text {number % 40_000}", f"source {number}")
         if number == 1500:
-            assert repeats.is_exact and repeats.extra == 0
-    assert not repeats.is_exact
-    assert abs(repeats.extra - 20_000) < 2000  # marks are hashes, so this never changes
+            assert duplicates.is_exact and duplicates.count == 0
+    assert not duplicates.is_exact
+    assert abs(duplicates.count - 20_000) < 2000  # deterministic, because the hashes are
 
 
 @given(st.lists(st.integers(-5, 5), max_size=60), st.integers(0, 8))
-def test_best_keeps_the_lowest_ranks_in_order(ranks: list[int], size: int) -> None:
-    best: LowestRanked[int] = LowestRanked(size)
-    for place, rank in enumerate(ranks):
-        best.add(rank, place)
-    assert best.values() == sorted(range(len(ranks)), key=lambda place: ranks[place])[:size]
+def test_the_lowest_ranks_are_kept_in_order(ranks: list[int], size: int) -> None:
+    lowest: LowestRanked[int] = LowestRanked(size)
+    for index, rank in enumerate(ranks):
+        lowest.add(rank, index)
+    assert lowest.values() == sorted(range(len(ranks)), key=lambda index: ranks[index])[:size]
 
 
 @given(st.lists(st.integers(0, 9), min_size=1))
@@ -365,7 +368,7 @@ def test_median(lengths: list[int]) -> None:
     assert median(Counter(lengths)) == sorted(lengths)[len(lengths) // 2]
 
 
-def test_the_speed_log_survives_a_torn_line_and_adds_up(tmp_path: Path) -> None:
+def test_the_speed_log_survives_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / SPEED_LOG_NAME
     timer = iter([10.0, 12.0, 100.0, 101.0])
     SpeedLog(path, lambda: 5.0, lambda: next(timer)).note(4, 80)
@@ -379,22 +382,22 @@ def test_the_speed_log_survives_a_torn_line_and_adds_up(tmp_path: Path) -> None:
     ]
     summary = Summary()
     summary.add_speed(read_speed_log(path))
-    assert (summary.seconds, summary.run_starts, summary.begun, summary.ended) == (3.0, [0.0, 2.0], 5.0, 6.0)
+    assert (summary.seconds, summary.run_starts, summary.started, summary.ended) == (3.0, [0.0, 2.0], 5.0, 6.0)
     assert list(read_speed_log(tmp_path / "none.jsonl")) == []
 
 
-def test_a_speed_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+def test_a_speed_log_that_cannot_be_written_is_ignored(tmp_path: Path) -> None:
     SpeedLog(tmp_path / "no" / "such" / "folder").note(1, 1)
     assert list(tmp_path.iterdir()) == []
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 50), st.integers(0, 900)), max_size=50), st.integers(1, 40))
-def test_a_long_speed_log_is_shortened_and_loses_nothing(rows: list[tuple[float, int]], times: int) -> None:
+def test_a_long_speed_log_is_merged_without_loss(rows: list[tuple[float, int]], times: int) -> None:
     summary = Summary()
-    stretches = [SpeedSample(0.0, seconds, 1, tokens) for seconds, tokens in rows * times]
-    summary.add_speed(stretches)
+    samples = [SpeedSample(0.0, seconds, 1, tokens) for seconds, tokens in rows * times]
+    summary.add_speed(samples)
     assert len(summary.speed) <= 400
-    assert sum(one.tokens for one in summary.speed) == sum(one.tokens for one in stretches)
+    assert sum(one.tokens for one in summary.speed) == sum(one.tokens for one in samples)
     assert sum(one.seconds for one in summary.speed) == pytest.approx(summary.seconds)
 
 
@@ -410,13 +413,13 @@ def test_the_command(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert html.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["report", str(tmp_path / "nothing")]) == 2
     assert "no journal.jsonl in" in capsys.readouterr().err
-    (tmp_path / "journal.jsonl").write_text("rubbish\n" + to_line(Record(1, "a", "a")), encoding="utf-8")
+    (tmp_path / "journal.jsonl").write_text("garbage\n" + to_line(Record(1, "a", "a")), encoding="utf-8")
     assert main(["report", str(tmp_path)]) == 2
-    assert "journal.jsonl, line 1: no record" in capsys.readouterr().err
-    monkeypatch.setattr(report_module, "_NEEDED", ("no_such_library",))
+    assert "journal.jsonl, line 1: not a record" in capsys.readouterr().err
+    monkeypatch.setattr(report_module, "_REQUIRED_PACKAGES", ("no_such_library",))
     assert main(["report", str(tmp_path)]) == 2
     assert "needs no_such_library" in (err := capsys.readouterr().err) and "mindone-share4v[report]" in err
 
@@ -431,8 +434,8 @@ def test_the_state_of_an_output_is_found(tmp_path: Path) -> None:
         find_state(tmp_path)
 
 
-def test_a_record_of_the_page_is_any_record(job: Job) -> None:
-    """Half characters, control characters and other scripts come through."""
+def test_the_page_can_show_any_text(job: Job) -> None:
+    """Lone surrogates, control characters and other scripts."""
     summary = Summary()
     summary.add(Record(0, "k\udcff", "s\udcff", ("天\x07\u2028 \ud83d caption",), prompts=("?\udc80",), tokens=(3,)))
     page = report_module.render(summary, {}, "name\udce9")
