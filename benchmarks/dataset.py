@@ -51,13 +51,13 @@ def one_by_one(folder: Path, count: int) -> None:
 
 def as_a_data_set(folder: Path, batch_size: int, workers: int) -> None:
     """In a process of its own: `caption_dataset`; prints seconds, tokens and resident memory as it went."""
-    from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
-    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
+    from mindone.pipelines.image_to_text.dataset.api import caption_dataset
+    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, JobOptions
 
     times, memory, tokens = [], [], 0
     page = os.sysconf("SC_PAGE_SIZE")
 
-    def watch(record) -> None:
+    def on_record(record) -> None:
         nonlocal tokens
         times.append(time.perf_counter())
         tokens += sum(record.tokens)
@@ -66,9 +66,8 @@ def as_a_data_set(folder: Path, batch_size: int, workers: int) -> None:
 
     options = JobOptions(str(folder / "captions.jsonl"), state=str(folder / ".state"))
     start = time.perf_counter()
-    caption_dataset(
-        folder, settings=CaptioningSettings(batch_size=batch_size, workers=workers), options=options, watch=watch
-    )
+    settings = CaptioningSettings(batch_size=batch_size, workers=workers)
+    caption_dataset(folder, settings=settings, options=options, on_record=on_record)
     whole = time.perf_counter() - start
     # From the first caption on, as the loop is timed behind its first.
     result = {"seconds": times[-1] - times[0], "whole_seconds": whole, "images": len(times), "tokens": tokens}

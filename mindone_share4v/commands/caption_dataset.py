@@ -23,14 +23,16 @@ from .common import (
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from mindone.pipelines.image_to_text.dataset.api import JobOptions
-    from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
-    from mindone.pipelines.image_to_text.dataset.job import JobSummary
-    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
+    from mindone.pipelines.image_to_text.dataset.options import (
+        CaptioningSettings,
+        ExecutorOptions,
+        JobOptions,
+        ModelChoice,
+    )
     from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
     from mindone.pipelines.image_to_text.dataset.readers import ReaderOptions
     from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
-    from mindone.pipelines.image_to_text.dataset.state.records import Record
+    from mindone.pipelines.image_to_text.dataset.state.records import JobSummary, Record
 
 STOPPED = 3  # exit status: the same command resumes the job
 _SHOWN_FAILURES = 20  # failed.jsonl lists the others
@@ -57,8 +59,8 @@ def run(arguments: Namespace) -> int:
                     settings=settings,
                     readers=readers,
                     options=options,
-                    begun=progress.on_start,
-                    watch=progress.on_record,
+                    on_start=progress.on_start,
+                    on_record=progress.on_record,
                 )
         except ImportError as error:
             return usage_error(arguments, error)
@@ -98,10 +100,9 @@ def _job(
         ValueError: a value is outside its range, or a name is unknown.
         OSError: a prompt file cannot be read.
     """
-    from mindone.pipelines.image_to_text.dataset.api import JobOptions
-    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
+    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, JobOptions, ModelChoice
     from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
-    from mindone.pipelines.image_to_text.dataset.writers import SinkOptions
+    from mindone.pipelines.image_to_text.dataset.writers import WriterOptions
 
     if not arguments.inputs:
         raise ValueError("no INPUT is given: name a folder, images, a list, a table or shards")
@@ -135,9 +136,9 @@ def _job(
         out=arguments.out,
         formats=tuple(dict.fromkeys(arguments.format or ())),
         existing=arguments.existing,
-        sinks=SinkOptions(shard_size=arguments.shard_size, seconds=arguments.seconds),
+        sinks=WriterOptions(shard_size=arguments.shard_size, seconds=arguments.seconds),
         engine=arguments.engine,
-        cluster=_cluster(arguments),
+        executor=_cluster(arguments),
         state=arguments.state,
         restart=arguments.restart,
         retry_failed=arguments.retry_failed,
@@ -159,13 +160,13 @@ def _rules(arguments: Namespace) -> TextRules:
     )
 
 
-def _cluster(arguments: Namespace) -> EngineOptions:
-    from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
+def _cluster(arguments: Namespace) -> ExecutorOptions:
+    from mindone.pipelines.image_to_text.dataset.options import ExecutorOptions
 
     given = {name: getattr(arguments, name) for name in ("actors", "cpus") if getattr(arguments, name) is not None}
     if given and arguments.engine != "ray":
         print_error(f"note: {' and '.join(map(flag_of, given))} have no effect without --engine ray")
-    return EngineOptions(**given)
+    return ExecutorOptions(**given)
 
 
 def _reader_options(arguments: Namespace) -> ReaderOptions:

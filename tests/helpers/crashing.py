@@ -45,10 +45,10 @@ def make_inputs(folder: Path) -> list[Path]:
 def do_job(inputs: list[Path], place: Path) -> None:
     """Do the job in this process, with every form of output that these inputs may have."""
     from helpers.jobs import run
-    from mindone.pipelines.image_to_text.dataset.writers import SinkOptions
+    from mindone.pipelines.image_to_text.dataset.writers import WriterOptions
 
     names = ("txt", "jsonl", "parquet", "webdataset")
-    run(place / "state", inputs, [(name, place / "out") for name in names], SinkOptions(shard_size=25))
+    run(place / "state", inputs, [(name, place / "out") for name in names], WriterOptions(shard_size=25))
 
 
 def check(place: Path, whole: dict[str, bytes]) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
-from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ModelChoice
+from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ExecutorOptions, ModelChoice
 from mindone.pipelines.image_to_text.dataset.state.records import Record
 from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 
 
-class FakeEngine:
+class FakeExecutor:
     """Captions a file by its text; one that says "broken" fails.
 
     Attributes:
@@ -23,7 +22,9 @@ class FakeEngine:
     asked: ClassVar[list[str]] = []
     most: ClassVar[int | None] = None
 
-    def __init__(self, choice: ModelChoice, settings: CaptioningSettings, options: EngineOptions, state: Path) -> None:
+    def __init__(
+        self, *, choice: ModelChoice, settings: CaptioningSettings, options: ExecutorOptions, state: Path
+    ) -> None:
         self.opening = settings.beginning
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:

@@ -16,7 +16,7 @@ from mindone.pipelines.image_to_text.dataset.state.existing_captions import KEPT
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
-from mindone.pipelines.image_to_text.dataset.writers import SinkOptions, open_sink
+from mindone.pipelines.image_to_text.dataset.writers import WriterOptions, open_writer
 
 
 def png(number: int) -> bytes:
@@ -78,7 +78,7 @@ def run(
     state: Path,
     inputs: Sequence[Path | str],
     outputs: Sequence[tuple[str, Path | None]],
-    options: SinkOptions | None = None,
+    options: WriterOptions | None = None,
     readers: ReaderOptions | None = None,
     group: int = 5,
 ) -> list[Any]:
@@ -88,7 +88,7 @@ def run(
         write_listing(state / "inputs.jsonl", list_inputs([str(one) for one in inputs], readers))
     listing, reader = Listing(state / "inputs.jsonl"), Reader()
     sinks = [
-        open_sink(name, None if out is None else str(out), options or SinkOptions(), state) for name, out in outputs
+        open_writer(name, None if out is None else str(out), options or WriterOptions(), state) for name, out in outputs
     ]
     with Journal(state / "journal.jsonl") as journal:
         waiting: list[Record] = []

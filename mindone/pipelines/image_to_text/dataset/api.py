@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .executors.base import EngineOptions, engine_class
-from .executors.msrun_follower import take_share
+from .executors.base import executor_class
+from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
-from .executors.work_queue import clear
+from .executors.work_queue import remove_queues
 from .inference.caption_cache import delete_caption_caches
-from .job import RESTARTED, CaptionJob, JobError, JobState, JobSummary
-from .options import CaptioningSettings, ModelChoice
+from .job import RESTARTED, CaptionJob, JobState
+from .options import CaptioningSettings, JobOptions, ModelChoice
 from .prompts.plan import PromptPlan
 from .readers import STATE_SUFFIX, InputError, ReaderOptions, list_inputs, split_pattern
-from .state.existing_captions import MODES
 from .state.listing import Listing
-from .state.records import Item, Record
+from .state.records import Item, JobError, JobSummary, Record
 from .state.resume import (
     INPUTS,
     JOURNAL,
@@ -31,42 +30,9 @@ from .state.resume import (
     start_next_pass,
     start_over,
 )
-from .writers import FILE_SUFFIXES, SinkOptions, check_outputs, format_of, open_sink
+from .writers import FILE_SUFFIXES, check_outputs, format_of, open_writer
 
 SIDECARS = frozenset(("txt", "caption"))
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """Where a job's results go, and what works on it.
-
-    Attributes:
-        out: file or directory of the result; None puts a .txt beside each picture.
-        formats: names of outputs; by default what the ending of `out` says.
-        existing: what becomes of captions that are there: "skip", "overwrite", "append" or "prepend".
-        sinks: settings of the outputs.
-        engine: "local", "ray" or "msrun"; None is "msrun" in a process that msrun started, else "local".
-        cluster: what the engine "ray" asks for.
-        state: the job's own directory; by default beside the output.
-        restart: forget what an earlier run did.
-        retry_failed: once more for the inputs that failed; the other records stand.
-    """
-
-    out: str | None = None
-    formats: tuple[str, ...] = ()
-    existing: str = "skip"
-    sinks: SinkOptions = field(default_factory=SinkOptions)
-    engine: str | None = None
-    cluster: EngineOptions = field(default_factory=EngineOptions)
-    state: str | None = None
-    restart: bool = False
-    retry_failed: bool = False
-
-    def __post_init__(self) -> None:
-        if self.restart and self.retry_failed:
-            raise ValueError("restart and retry_failed do not go together: the one forgets what the other keeps")
-        if self.existing not in MODES:
-            raise ValueError(f"existing must be one of {', '.join(MODES)}, got {self.existing!r}")
 
 
 def caption_dataset(
@@ -76,8 +42,8 @@ def caption_dataset(
     settings: CaptioningSettings | None = None,
     readers: ReaderOptions | None = None,
     options: JobOptions | None = None,
-    begun: Callable[[int, int], None] = lambda done, total: None,
-    watch: Callable[[Record], None] = lambda record: None,
+    on_start: Callable[[int, int], None] = lambda done, total: None,
+    on_record: Callable[[Record], None] = lambda record: None,
 ) -> JobSummary:
     """Caption every input; the same call again goes on where an earlier one was ended, however it was.
 
@@ -88,8 +54,8 @@ def caption_dataset(
         settings: how captions are made.
         readers: how inputs are found.
         options: where results go, and what works.
-        begun: told how many inputs are done already, and how many there are.
-        watch: told of every record as it is done.
+        on_start: told how many inputs are done already, and how many there are.
+        on_record: told of every record as it is done.
 
     Returns:
         Counts of the whole job; under msrun, in another process than the first, of its share.
@@ -116,18 +82,20 @@ def caption_dataset(
     list_inputs(places, readers)
     rank, directory = current_rank(), _state_directory(places, options)
     engine = _engine_name(options, rank)
-    wanted = engine_class(engine)
+    executor = executor_class(engine)
     check_outputs(formats, options.out, places)
     if engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler):
-        return take_share(directory, rank, choice, settings)
+        return run_follower(choice=choice, settings=settings, state=directory, rank=rank)
     description = _description(places, choice, plan, settings, readers, options, formats)
     with JobState(directory, description if not options.restart else None) as state:
         listing = _inputs(state, lambda: list_inputs(places, readers), options, description)
-        clear(state.directory)
-        begun(count_done(directory), len(listing))
-        outputs = [open_sink(name, options.out, options.sinks, state.directory) for name in formats]
-        job = CaptionJob(state, listing, plan, options.existing, outputs, watch)
-        return job.run(lambda: wanted(choice, settings, options.cluster, state.directory))
+        remove_queues(state.directory)
+        on_start(count_done(directory), len(listing))
+        outputs = [open_writer(name, options.out, options.sinks, state.directory) for name in formats]
+        job = CaptionJob(state, listing, plan, options.existing, outputs, on_record)
+        return job.run(
+            lambda: executor(choice=choice, settings=settings, options=options.executor, state=state.directory)
+        )
 
 
 def _description(

@@ -9,20 +9,20 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .executors.base import Engine
+from .executors.base import Executor
 from .prompts.plan import PromptPlan
 from .state.atomic_files import atomic_write
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
 from .state.previous_run import PreviousRecords
-from .state.records import Item, Record
+from .state.records import Item, JobError, JobSummary, Record
 from .state.resume import JOURNAL, PREVIOUS
 from .state.speed_log import SPEED_LOG_NAME, SpeedLog
 from .state.tasks import Task
@@ -31,35 +31,6 @@ from .writers import Sink
 RESTARTED = "restarted"  # there while the job that --restart began is not done: the same command again goes on
 # Records are brought to the disk, and then to the outputs, at least so often.
 GROUP_SECONDS, GROUP_RECORDS = 1.0, 256
-
-
-class JobError(RuntimeError):
-    """A job cannot begin or go on; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class JobSummary:
-    """What a job came to.
-
-    Attributes:
-        inputs: how many there are.
-        captioned: by this run.
-        kept: inputs whose existing caption stayed, in this run.
-        failed: of all inputs.
-        seconds: of this run.
-        tokens: that this run's captions have.
-        left_out: what outputs could not hold, and why; the first hundred of each.
-        is_share: whether all this is about what one process of several did, and not about the job.
-    """
-
-    inputs: int
-    captioned: int
-    kept: int
-    failed: int
-    seconds: float
-    tokens: int
-    left_out: tuple[str, ...] = ()
-    is_share: bool = False
 
 
 class JobState(AbstractContextManager["JobState"]):
@@ -143,7 +114,7 @@ class CaptionJob:
         plan: what is asked.
         existing: what becomes of captions that are there already; a key of captions.MODES.
         sinks: the outputs.
-        watch: told of every record that is done, as it is written.
+        on_record: told of every record that is done, as it is written.
     """
 
     def __init__(
@@ -153,18 +124,18 @@ class CaptionJob:
         plan: PromptPlan,
         existing: str,
         sinks: Sequence[Sink],
-        watch: Callable[[Record], None] = lambda record: None,
+        on_record: Callable[[Record], None] = lambda record: None,
     ) -> None:
         self.state, self.listing, self.plan, self.existing = state, listing, plan, existing
-        self.sinks, self.watch = sinks, watch
+        self.sinks, self.on_record = sinks, on_record
         self._pending: list[Record] = []  # in the journal, and perhaps not on the disk
         self._last = time.monotonic()
 
-    def run(self, engine: Callable[[], Engine]) -> JobSummary:
+    def run(self, executor: Callable[[], Executor]) -> JobSummary:
         """Caption what has no record yet, and publish the outputs.
 
         Args:
-            engine: makes the engine; not called where nothing is left to do.
+            executor: makes the executor; not called where nothing is left to do.
 
         Raises:
             OSError: the disk is full, say; what is on it stays, and the job can be begun again.
@@ -176,7 +147,7 @@ class CaptionJob:
             self._previous = previous
             self._speed = SpeedLog(self.state.path(SPEED_LOG_NAME))
             if journal.count < len(self.listing):
-                for record, is_new in self._records(engine, journal.count):
+                for record, is_new in self._records(executor, journal.count):
                     counts["kept"] += KEPT_EXISTING in record.notes
                     if is_new:
                         counts["captioned"] += record.error is None
@@ -198,10 +169,10 @@ class CaptionJob:
             tuple(reason for sink in self.sinks for reason in sink.left_out),
         )
 
-    def _records(self, engine: Callable[[], Engine], start: int) -> Iterator[tuple[Record, bool]]:
-        """Yield the records from number `start` on, in order, and whether an engine made them."""
+    def _records(self, executor: Callable[[], Executor], start: int) -> Iterator[tuple[Record, bool]]:
+        """Yield the records from number `start` on, in order, and whether the executor made them."""
         has_work = any(settled is None for _, settled in self._inputs(start))
-        made = engine().run(self._tasks(start)) if has_work else iter(())
+        made = executor().run(self._tasks(start)) if has_work else iter(())
         waiting: dict[int, Record] = {}  # done before an earlier one
         for item, settled in self._inputs(start):
             if settled is not None:
@@ -210,12 +181,12 @@ class CaptionJob:
             while item.number not in waiting:
                 record = next(made, None)
                 if record is None:
-                    raise JobError(f"the engine gave no record of {item.source}; run the command again to go on")
+                    raise JobError(f"the executor gave no record of {item.source}; run the command again to go on")
                 waiting[record.number] = record
             yield self._joined(item, waiting.pop(item.number)), True
 
     def _tasks(self, start: int) -> Iterator[Task]:
-        """What an engine has to do, from number `start` on."""
+        """What the executor has to do, from number `start` on."""
         for item, settled in self._inputs(start):
             if settled is None:
                 questions = self.plan.questions(item)
@@ -246,7 +217,7 @@ class CaptionJob:
     def _append(self, journal: Journal, record: Record) -> None:
         journal.append(record)
         self._pending.append(record)
-        self.watch(record)
+        self.on_record(record)
         if len(self._pending) >= GROUP_RECORDS or time.monotonic() - self._last > GROUP_SECONDS:
             self._write_out(journal)
 

@@ -1,4 +1,4 @@
-"""What makes captions, as plain data, from which any process, here or on another machine, builds its captioner."""
+"""Every setting of a captioning job, as frozen dataclasses that can be sent to another process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from .prompts.styles import get_style
 from .rules.retries import RETRIES
 from .rules.text_rules import TextRules
+from .state.existing_captions import MODES
+from .writers import WriterOptions
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,57 @@ class CaptioningSettings:
                 f"the style {style!r} ends after {most} new tokens, min_new_tokens is {least}: give max_new_tokens too"
             )
         return generation, rules
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """What a cluster is asked for; one process needs none of it.
+
+    Attributes:
+        actors: how many models work at once.
+        cpus: that each of them has.
+        block: inputs that an actor of Ray takes at a time.
+    """
+
+    actors: int = 1
+    cpus: int = 1
+    block: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("actors", "cpus", "block"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Where a job's results go, and what works on it.
+
+    Attributes:
+        out: file or directory of the result; None puts a .txt beside each picture.
+        formats: names of outputs; by default what the ending of `out` says.
+        existing: what becomes of captions that are there: "skip", "overwrite", "append" or "prepend".
+        sinks: settings of the outputs.
+        engine: "local", "ray" or "msrun"; None is "msrun" in a process that msrun started, else "local".
+        executor: what the engine "ray" asks for.
+        state: the job's own directory; by default beside the output.
+        restart: forget what an earlier run did.
+        retry_failed: once more for the inputs that failed; the other records stand.
+    """
+
+    out: str | None = None
+    formats: tuple[str, ...] = ()
+    existing: str = "skip"
+    sinks: WriterOptions = field(default_factory=WriterOptions)
+    engine: str | None = None
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
+    state: str | None = None
+    restart: bool = False
+    retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.restart and self.retry_failed:
+            raise ValueError("restart and retry_failed do not go together: the one forgets what the other keeps")
+        if self.existing not in MODES:
+            raise ValueError(f"existing must be one of {', '.join(MODES)}, got {self.existing!r}")

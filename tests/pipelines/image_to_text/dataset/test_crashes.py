@@ -139,7 +139,7 @@ def test_a_full_disk_stops_the_job_and_more_room_lets_it_go_on(unbroken: tuple[P
         "-c",
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "sys.argv = sys.argv[1:];"
-        "from mindone.pipelines.image_to_text.dataset import running;"
+        "from mindone.pipelines.image_to_text.dataset import api;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000));"
         "from mindone_share4v.cli import main; sys.exit(main(sys.argv[1:]))",
         *command(place / "photos", out)[2:],

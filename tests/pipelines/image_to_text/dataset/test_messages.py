@@ -11,9 +11,8 @@ from helpers.pictures import encoded, scene
 from tqdm import tqdm
 
 from mindone.pipelines.image_to_text.dataset import api
-from mindone.pipelines.image_to_text.dataset.job import JobSummary
 from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
-from mindone.pipelines.image_to_text.dataset.state.records import Record
+from mindone.pipelines.image_to_text.dataset.state.records import JobSummary, Record
 from mindone_share4v.cli import main
 from mindone_share4v.commands.caption_dataset import Progress
 
@@ -51,10 +50,10 @@ def test_an_error_after_the_first_record_is_no_usage_error(
     status: int,
     said: str,
 ) -> None:
-    def job(inputs: Any, *, begun: Any, watch: Any, **options: Any) -> JobSummary:
-        begun(0, 3)
+    def job(inputs: Any, *, on_start: Any, on_record: Any, **options: Any) -> JobSummary:
+        on_start(0, 3)
         if has_records:
-            watch(Record(0, "a", "a.png", ("A cat.",)))
+            on_record(Record(0, "a", "a.png", ("A cat.",)))
         raise error
 
     monkeypatch.setattr(api, "caption_dataset", job)

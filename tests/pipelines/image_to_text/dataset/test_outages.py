@@ -13,7 +13,7 @@ import pytest
 from helpers.jobs import png, run, tree, write_tar
 from helpers.paths import HELPERS, ROOT
 
-from mindone.pipelines.image_to_text.dataset.writers import SinkOptions
+from mindone.pipelines.image_to_text.dataset.writers import WriterOptions
 
 
 class Crash(BaseException):
@@ -44,7 +44,7 @@ def test_a_crash_at_any_step_changes_nothing_in_the_end(
     tmp_path: Path, inputs: list[Path], name: str, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every fsync and every rename is a step: the process ends before it, or right behind it."""
-    options = SinkOptions(shard_size=3)
+    options = WriterOptions(shard_size=3)
 
     def job(place: Path) -> dict[str, bytes]:
         run(place / "state", inputs, [(name, place / out)], options, group=3)

@@ -21,7 +21,7 @@ from mindone.pipelines.image_to_text.dataset.state import atomic_files
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Record
-from mindone.pipelines.image_to_text.dataset.writers import FORMATS, SinkOptions, open_sink, sidecars
+from mindone.pipelines.image_to_text.dataset.writers import FORMATS, WriterOptions, open_writer, sidecars
 
 FEW, MANY = 600, 2400
 GROWTH = 30_000 + 40 * (MANY - FEW)  # bytes; less than anything that could be kept of an input
@@ -106,7 +106,7 @@ def test_writing_takes_no_memory(tmp_path: Path, name: str) -> None:
         with Journal(state / "journal.jsonl") as journal:
             for item in Listing(state / "inputs.jsonl").items():
                 journal.append(Record(item.number, item.key, item.source, ("A cat.",), width=6, height=4))
-        sink = open_sink(name, str(state / "out"), SinkOptions(shard_size=50), state)
+        sink = open_writer(name, str(state / "out"), WriterOptions(shard_size=50), state)
         peaks.append(peak(sink.finish))
     assert peaks[1] - peaks[0] < 40 * (counts[1] - counts[0]) + 50_000, peaks
 

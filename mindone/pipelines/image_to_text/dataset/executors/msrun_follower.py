@@ -1,4 +1,4 @@
-"""What a rank behind the first does under `msrun`: it takes blocks of the first one's tasks, and captions them."""
+"""What ranks other than 0 do under `msrun`: claim blocks of the leader's tasks and caption them."""
 
 from __future__ import annotations
 
@@ -10,83 +10,97 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..inference.caption_cache import cache_name
-from ..job import JobError, JobSummary
 from ..options import CaptioningSettings, ModelChoice
-from ..state.records import to_line
+from ..state.records import JobError, JobSummary, to_line
 from ..state.resume import is_complete
 from ..state.tasks import Task, read_tasks
 from .ranks import Rank, use_device
-from .work_queue import WorkQueue, current, is_held
+from .work_queue import WorkQueue, find_queue, is_locked
 
-_LOOK = 0.3  # seconds between two looks
-_GRACE = 30.0  # seconds in which it begins where a job is done, if there is more to do
-_PATIENCE = 300.0  # seconds in which the first rank must have begun
-_SYNC = 1.0  # seconds after which records are brought to where other hosts see them
+_POLL_SECONDS = 0.3  # between two looks for the leader's queue
+_FINISHED_SECONDS = 30.0  # if the job is complete and the leader has not started within this time, there is no work
+_START_SECONDS = 300.0  # time within which the leader must have started
+_SYNC_SECONDS = 1.0  # between two fsyncs, which make records visible on other hosts
 
 
-def take_share(
-    state: Path, rank: Rank, choice: ModelChoice, settings: CaptioningSettings, patience: float = _PATIENCE
+def run_follower(
+    *,
+    choice: ModelChoice,
+    settings: CaptioningSettings,
+    state: Path,
+    rank: Rank,
+    start_timeout: float = _START_SECONDS,
 ) -> JobSummary:
-    """Caption blocks of a job until none is left.
+    """Caption blocks of a job's tasks until none is left.
 
     Args:
-        state: the job's directory.
-        rank: this process; msrun's scheduler has nothing to do.
-        choice, settings: as in the first rank.
-        patience: seconds in which the first rank must have begun.
+        choice, settings: as in the leader.
+        state: the job's state directory.
+        rank: of this process; msrun's scheduler has nothing to do.
+        start_timeout: seconds within which the leader must have started.
 
     Returns:
         What this rank did.
 
     Raises:
-        JobError: the first rank has ended before its time.
+        JobError: the leader died before the job was done.
         OSError: a file cannot be written.
     """
-    from ..inference.captioner import make_captioner
+    from ..inference.captioner import make_captioner  # imports MindSpore: not needed in the leader's checks
 
-    begun = time.perf_counter()
-    shares = None if rank.is_scheduler else _wait_for(state, patience)
+    started = time.perf_counter()
+    queue = None if rank.is_scheduler else _wait_for_queue(state, start_timeout)
     inputs = failed = tokens = 0
-    if shares is not None:
-        with FileLock(shares.life(rank.number)), shares.records(rank.number).open("ab", buffering=0) as file:
+    if queue is not None:
+        path = queue.records_path(rank.number)
+        with FileLock(queue.lock_path(rank.number)), path.open("ab", buffering=0) as file:
             use_device(rank)
-            captioner, synced = make_captioner(choice, settings, state / cache_name(rank.number)), time.monotonic()
-            for record in captioner.run(_tasks(shares, rank.number)):
+            captioner = make_captioner(choice, settings, state / cache_name(rank.number))
+            synced = time.monotonic()
+            for record in captioner.run(_tasks(queue, rank.number)):
                 file.write(to_line(record).encode())
-                if time.monotonic() - synced > _SYNC:
+                if time.monotonic() - synced > _SYNC_SECONDS:
                     synced = time.monotonic()
                     os.fsync(file.fileno())
                 inputs += 1
                 failed += record.error is not None
                 tokens += sum(record.tokens)
             os.fsync(file.fileno())
-    return JobSummary(inputs, inputs - failed, 0, failed, time.perf_counter() - begun, tokens, is_share=True)
+    return JobSummary(
+        inputs=inputs,
+        captioned=inputs - failed,
+        kept=0,
+        failed=failed,
+        seconds=time.perf_counter() - started,
+        tokens=tokens,
+        is_share=True,
+    )
 
 
-def _wait_for(state: Path, patience: float) -> WorkQueue | None:
-    """Return the run that the first rank leads; None where it has nothing to share."""
-    begun, is_led, is_checked = time.monotonic(), False, False
+def _wait_for_queue(state: Path, timeout: float) -> WorkQueue | None:
+    """Return the queue of the leader's run, or None if the leader has no work to share."""
+    started, leader_seen, completion_checked = time.monotonic(), False, False
     while True:
-        shares = current(state)
-        if shares is not None:
-            return shares
-        waited = time.monotonic() - begun
-        if is_held(state / "lock"):
-            is_led = True  # it lists the inputs, which may take long
-        elif is_led or waited > patience:
+        queue = find_queue(state)
+        if queue is not None:
+            return queue
+        waited = time.monotonic() - started
+        if is_locked(state / "lock"):
+            leader_seen = True  # it is listing the inputs, which may take long
+        elif leader_seen or waited > timeout:
             return None
-        elif waited > _GRACE and not is_checked:  # once: it counts the lines of large files
-            is_checked = True
+        elif waited > _FINISHED_SECONDS and not completion_checked:  # checked once: it counts the lines of large files
+            completion_checked = True
             if is_complete(state):
                 return None
-        time.sleep(_LOOK)
+        time.sleep(_POLL_SECONDS)
 
 
-def _tasks(shares: WorkQueue, rank: int) -> Iterator[Task]:
+def _tasks(queue: WorkQueue, rank: int) -> Iterator[Task]:
     while True:
-        if shares.is_there and not shares.is_led:
-            raise JobError("the first rank has ended: run the command again to go on")
-        block = shares.claim(shares.records(rank))
+        if queue.exists and not queue.has_leader:
+            raise JobError("the leader (rank 0) has ended: run the job again to resume it")
+        block = queue.claim(queue.records_path(rank))
         if block is None:
             return
-        yield from read_tasks(shares.tasks, block)
+        yield from read_tasks(queue.tasks, block)

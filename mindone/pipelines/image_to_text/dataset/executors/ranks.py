@@ -1,4 +1,4 @@
-"""Which of the processes that `msrun` started this one is."""
+"""Which of the processes started by `msrun` the current one is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rank:
-    """A process of `msrun`, by the variables of MindSpore's dynamic cluster.
+    """A process started by `msrun`, described by the environment variables of MindSpore's dynamic cluster.
 
     Attributes:
-        number: 0 is the one that leads.
-        count: how many there are.
-        device: the card that it has on its host.
-        is_scheduler: it is there for processes that talk to each other by MindSpore's operators; it has no work here.
+        number: rank of the process; rank 0 is the leader.
+        count: number of worker processes.
+        device: device id of its accelerator on its host.
+        is_scheduler: the process only coordinates MindSpore's collective operators; it does no captioning.
     """
 
     number: int
@@ -25,10 +25,10 @@ class Rank:
 
 
 def current_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """Return this process's rank; None where `msrun` did not start it.
+    """Return the rank of this process, or None if `msrun` did not start it.
 
     Raises:
-        ValueError: `msrun` was not told which host this is, so that two hosts would take the same share.
+        ValueError: `msrun` was started without `--node_rank`, so ranks on two hosts could not be told apart.
 
     Example:
         >>> current_rank({"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "3", "MS_WORKER_NUM": "8", "DEVICE_ID": "3"})
@@ -39,14 +39,14 @@ def current_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
         return Rank(0, count, is_scheduler=True)
     if role != "MS_WORKER":
         return None
-    # RANK_ID will not do: where msrun does not know a worker's rank, the worker inherits the scheduler's, which is 0.
+    # RANK_ID is not reliable: if msrun does not know a worker's rank, the worker inherits the scheduler's RANK_ID of 0.
     if "MS_NODE_ID" not in environment:
-        raise ValueError("msrun gave this process no rank: start it on every host with --node_rank")
+        raise ValueError("msrun gave this process no rank: start msrun with --node_rank on every host")
     return Rank(int(environment["MS_NODE_ID"]), count, int(environment.get("DEVICE_ID", "0")))
 
 
 def use_device(rank: Rank) -> None:
-    """Let MindSpore work on the rank's card, where there are cards; no model may have been made yet."""
+    """Select the rank's accelerator in MindSpore, if there is one; call it before a model is built."""
     import mindspore as ms
 
     target = ms.get_context("device_target")

@@ -1,6 +1,6 @@
-"""Captioning on a Ray cluster: Ray Data hands blocks of tasks to actors that hold a model each.
+"""RayExecutor: captioning on a Ray cluster. Ray Data hands blocks of tasks to actors that hold one model each.
 
-The job's directory and the inputs must be seen under the same paths by every node, as on a shared file system.
+Every node must see the state directory and the inputs under the same paths, as on a shared file system.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..options import CaptioningSettings, ModelChoice
+from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
 from ..state.records import Record, from_line, to_line
 from ..state.tasks import Block, Task, read_tasks, write_tasks
-from .base import EngineOptions
 
 try:
     import ray
@@ -25,16 +24,16 @@ except ImportError as error:
 
 
 class CaptionActor:
-    """An actor of Ray Data's pool: one model."""
+    """One actor of Ray Data's pool, with a model of its own."""
 
     def __init__(self, choice: ModelChoice, settings: CaptioningSettings, tasks: str) -> None:
-        from ..inference.captioner import make_captioner
+        from ..inference.captioner import make_captioner  # imports MindSpore: not needed in the driver process
 
         self.captioner = make_captioner(choice, settings)
         self.tasks = Path(tasks)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[str]]:
-        """Caption blocks of tasks, given by where they begin and how many they are; records come in their order."""
+        """Caption blocks of tasks, given by their start offsets and counts; records come back in task order."""
         lines = []
         for start, count in zip(block["start"], block["count"], strict=True):
             tasks = read_tasks(self.tasks, Block(int(start), int(count)))
@@ -43,22 +42,29 @@ class CaptionActor:
         return {"record": lines}
 
 
-class RayEngine:
-    """A pool of actors on the cluster that RAY_ADDRESS names, or on one that is started here and ends with the process.
+class RayExecutor:
+    """A pool of actors on the cluster at RAY_ADDRESS, or on a local one that lives as long as this process.
 
-    A worker that is lost is replaced, and its block of tasks is captioned again; nothing of it was written.
+    Ray replaces a lost worker and captions its block again; records of an unfinished block were never written.
+    Arguments as in `Executor`.
     """
 
-    def __init__(self, choice: ModelChoice, settings: CaptioningSettings, options: EngineOptions, state: Path) -> None:
-        self._arguments = choice, settings, str(state.resolve() / "tasks.jsonl")
-        self._options = options
+    def __init__(
+        self, *, choice: ModelChoice, settings: CaptioningSettings, options: ExecutorOptions, state: Path
+    ) -> None:
+        self._choice, self._settings, self._options = choice, settings, options
+        self._tasks = state.resolve() / "tasks.jsonl"
         if not ray.is_initialized():
             # MindSpore sets OMP_NUM_THREADS=1 in what children inherit; Ray sets it to each actor's own CPUs.
             ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
-        """Yield records in the tasks' order."""
-        blocks = [asdict(block) for block in write_tasks(Path(self._arguments[2]), tasks, self._options.block)]
+        """Yield records in the order of the tasks.
+
+        Raises:
+            RuntimeError: the cluster failed; running the job again resumes it.
+        """
+        blocks = [asdict(block) for block in write_tasks(self._tasks, tasks, self._options.block)]
         if not blocks:
             return
         context = ray.data.DataContext.get_current()
@@ -66,7 +72,7 @@ class RayEngine:
         context.enable_progress_bars = False
         records = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
             CaptionActor,
-            fn_constructor_args=self._arguments,
+            fn_constructor_args=(self._choice, self._settings, str(self._tasks)),
             batch_size=1,
             num_cpus=self._options.cpus,
             compute=ray.data.ActorPoolStrategy(size=self._options.actors),
@@ -76,4 +82,4 @@ class RayEngine:
                 yield from_line(row["record"])
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise RuntimeError(f"the Ray cluster gave up: {reason}; run the command again to go on") from error
+            raise RuntimeError(f"the Ray cluster failed: {reason}; run the job again to resume it") from error

@@ -1,4 +1,4 @@
-"""What the processes of one job share: a file of tasks, of which each takes the next few for itself."""
+"""WorkQueue: a file of tasks from which the processes of one job each take the next block."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from filelock import FileLock
 from ..state.atomic_files import partial_path
 from ..state.tasks import Block, Task, write_tasks
 
-_DIRECTORY = "shares"
-_BLOCK = 8  # tasks that are taken at a time: few, so that no process has much left when the others are done
+_DIRECTORY = "queue"
+_BLOCK = 8  # tasks per claim; small, so that no rank is left with much work when the others have finished
 
 
 class WorkQueue:
-    """One run's tasks, in a directory that all its processes see.
+    """The tasks of one run, in a directory that all its processes see.
 
-    A run has a directory of its own, so that what a broken run left behind is never taken for its successor's. The
-    process that leads holds a lock for as long as the run is to go on; the system takes locks from who dies.
+    Each run has a directory of its own, so that files left by a crashed run are never mistaken for the next run's. The
+    leader holds a file lock while the run lasts; the OS releases it if the leader dies.
 
     Args:
-        directory: of the run, as `publish` made it.
+        directory: the run's directory, as `create_queue` made it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.tasks = directory / "tasks.jsonl"
-        self._next = directory / "next"
+        self._next = directory / "next"  # offset of the first task that nobody has claimed
 
     @property
-    def is_there(self) -> bool:
-        """Whether the run was neither ended nor cleared away."""
+    def exists(self) -> bool:
+        """Whether the run has neither finished nor been removed."""
         return self._next.exists()
 
     @property
-    def is_led(self) -> bool:
-        """Whether the process that leads is alive."""
-        return is_held(self.directory / "leader.lock")
+    def has_leader(self) -> bool:
+        """Whether the leader is alive."""
+        return is_locked(self.directory / "leader.lock")
 
-    def records(self, rank: int) -> Path:
-        """File in which a rank notes the blocks that it takes and the records that it makes."""
+    def records_path(self, rank: int) -> Path:
+        """File in which a rank writes the blocks that it claims and the records that it makes."""
         return self.directory / f"records-{rank}.jsonl"
 
-    def life(self, rank: int) -> Path:
-        """Lock that a rank holds while it lives."""
+    def lock_path(self, rank: int) -> Path:
+        """Lock file that a rank holds while it is alive."""
         return self.directory / f"rank-{rank}.lock"
 
-    def claim(self, claimed: Path | None = None) -> Block | None:
-        """Return tasks that from now on are the caller's; None where none is left, or the run is over.
+    def claim(self, log: Path | None = None) -> Block | None:
+        """Take the next block of tasks; return None if no task is left or the run is over.
 
         Args:
-            claimed: file to which a line about them is added, before anybody else can take the next.
+            log: file to which a line about the block is appended before any other process can take the next one.
 
         Raises:
             OSError: a file cannot be read or written.
@@ -74,68 +74,69 @@ class WorkQueue:
                 end = file.tell()
             if not block.count:
                 return None
-            if claimed is not None:  # before the next line: tasks that no file names would be done by nobody
-                with claimed.open("a", encoding="utf-8") as file:
+            if log is not None:  # before `next` moves on: otherwise a crash here would lose the block
+                with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"block": asdict(block)}) + "\n")
-            _put(self._next, str(end))
+            _write_atomically(self._next, str(end))
         return block
 
 
-def publish(state: Path, tasks: Iterable[Task], stack: ExitStack) -> tuple[WorkQueue, int]:
-    """Begin a run: write its tasks where other processes find them, and lead it until `stack` is closed.
+def create_queue(state: Path, tasks: Iterable[Task], stack: ExitStack) -> tuple[WorkQueue, int]:
+    """Start a run: write its tasks where other processes find them, and lead it until `stack` is closed.
 
     Returns:
-        The run, and how many tasks it has.
+        The queue, and its number of tasks.
 
     Raises:
         OSError: the files cannot be written.
     """
-    clear(state)
-    shares = WorkQueue(state / _DIRECTORY / uuid.uuid4().hex)
-    shares.directory.mkdir(parents=True)
-    stack.enter_context(FileLock(shares.directory / "leader.lock"))
-    stack.callback(clear, state)  # before the lock goes: a run that nobody leads any more must not be found
-    count = sum(block.count for block in write_tasks(shares.tasks, tasks, 1024))
-    _put(shares.directory / "next", "0")  # with it the run is there
-    return shares, count
+    remove_queues(state)
+    queue = WorkQueue(state / _DIRECTORY / uuid.uuid4().hex)
+    queue.directory.mkdir(parents=True)
+    stack.enter_context(FileLock(queue.directory / "leader.lock"))
+    stack.callback(remove_queues, state)  # runs before the lock is released: no rank may find a run without a leader
+    count = sum(block.count for block in write_tasks(queue.tasks, tasks, 1024))
+    _write_atomically(queue.directory / "next", "0")  # from here on, other ranks see the run
+    return queue, count
 
 
-def current(state: Path) -> WorkQueue | None:
-    """Return the run that is going on, if there is one."""
-    for place in (state / _DIRECTORY).glob("*/next"):
-        shares = WorkQueue(place.parent)
-        if shares.is_led:
-            return shares
+def find_queue(state: Path) -> WorkQueue | None:
+    """Return the queue of the run in progress, if there is one."""
+    for path in (state / _DIRECTORY).glob("*/next"):
+        queue = WorkQueue(path.parent)
+        if queue.has_leader:
+            return queue
     return None
 
 
-def clear(state: Path) -> None:
-    """Remove what runs left behind; none must be going on."""
+def remove_queues(state: Path) -> None:
+    """Remove the files of earlier runs; no run may be in progress."""
     shutil.rmtree(state / _DIRECTORY, ignore_errors=True)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds a lock; any number of processes may look at once, and none takes another for the holder.
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock on a file.
 
-    Those who take a lock must wait a moment for those who look.
+    The test takes a shared lock for a moment, so that any number of processes can test at once; whoever wants the lock
+    must therefore retry for a moment.
     """
-    import fcntl  # msrun is there on Linux alone
+    import fcntl  # msrun runs on Linux only
 
     try:
-        place = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(place, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(place)
+        os.close(descriptor)
     return False
 
 
-def _put(path: Path, text: str) -> None:
-    """Write a file that readers see whole; unlike `atomic_write` it need not outlive a power cut."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step for its readers; unlike `atomic_write`, without waiting for the disk."""
     partial = partial_path(path)
     partial.write_text(text)
     partial.replace(path)

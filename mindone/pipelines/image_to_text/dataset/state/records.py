@@ -106,6 +106,35 @@ class Record:
     stands: bool = False
 
 
+class JobError(RuntimeError):
+    """A job cannot begin or go on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What a job came to.
+
+    Attributes:
+        inputs: how many there are.
+        captioned: by this run.
+        kept: inputs whose existing caption stayed, in this run.
+        failed: of all inputs.
+        seconds: of this run.
+        tokens: that this run's captions have.
+        left_out: what outputs could not hold, and why; the first hundred of each.
+        is_share: whether all this is about what one process of several did, and not about the job.
+    """
+
+    inputs: int
+    captioned: int
+    kept: int
+    failed: int
+    seconds: float
+    tokens: int
+    left_out: tuple[str, ...] = ()
+    is_share: bool = False
+
+
 _ITEM_FIELDS = tuple(one.name for one in fields(Item))
 _RECORD_FIELDS = tuple(one.name for one in fields(Record))
 _TUPLES = tuple(one.name for one in fields(Record) if str(one.type).startswith("tuple"))

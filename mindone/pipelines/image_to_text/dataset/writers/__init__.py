@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .base import FILE_SUFFIXES, Sink, SinkOptions, Target
+from .base import FILE_SUFFIXES, Sink, Target, WriterOptions
 
-__all__ = ["FILE_SUFFIXES", "FORMATS", "Sink", "SinkOptions", "check_outputs", "format_of", "open_sink"]
+__all__ = ["FILE_SUFFIXES", "FORMATS", "Sink", "WriterOptions", "check_outputs", "format_of", "open_writer"]
 
 # Name -> "module:class".
 FORMATS = {
@@ -69,7 +69,7 @@ def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]
             raise ValueError(f"{file} is both an input and the output: choose another name for the result")
 
 
-def open_sink(name: str, out: str | None, options: SinkOptions, state: Path) -> Sink:
+def open_writer(name: str, out: str | None, options: WriterOptions, state: Path) -> Sink:
     """Open an output, or one that an interrupted job left; it reads from the journal what it lacks.
 
     Args:
@@ -92,6 +92,6 @@ def open_sink(name: str, out: str | None, options: SinkOptions, state: Path) -> 
 
         sink: Sink = found(Target(out, options, Listing(state / "inputs.jsonl")), state / "journal.jsonl")
         return sink
-    from .following import FollowingSink
+    from .following import FollowingWriter
 
-    return FollowingSink(name, found, out, options, state)
+    return FollowingWriter(name, found, out, options, state)

@@ -14,7 +14,7 @@ Mark = Mapping[str, Any]  # what an output has on the disk, JSON-able; "records"
 
 
 @dataclass(frozen=True)
-class SinkOptions:
+class WriterOptions:
     """How results are written.
 
     Attributes:
@@ -48,7 +48,7 @@ class Target:
     """
 
     out: str | None
-    options: SinkOptions
+    options: WriterOptions
     listing: Listing
     mark: Mark | None = None
     stale: Mark | None = None

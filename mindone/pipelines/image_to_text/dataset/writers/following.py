@@ -1,4 +1,4 @@
-"""FollowingSink: an output that follows the journal, wherever it was when its job was interrupted."""
+"""FollowingWriter: an output that follows the journal, wherever it was when its job was interrupted."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..state.atomic_files import atomic_write, count_lines
 from ..state.journal import check_match, read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
-from .base import Mark, SinkOptions, Target, Writer
+from .base import Mark, Target, Writer, WriterOptions
 
 _OFTEN = 4096  # records after which an output that catches up notes how far it is
 
 
-class FollowingSink:
+class FollowingWriter:
     """Hands records with their inputs to a writer, each once and in order, and keeps the writer's mark.
 
     What the writer lacks is read from the journal, however far that was when the output was last on the disk.
@@ -28,7 +28,7 @@ class FollowingSink:
     """
 
     def __init__(
-        self, name: str, writer: Callable[[Target], Writer], out: str | None, options: SinkOptions, state: Path
+        self, name: str, writer: Callable[[Target], Writer], out: str | None, options: WriterOptions, state: Path
     ) -> None:
         self._journal, self._listing = state / "journal.jsonl", Listing(state / "inputs.jsonl")
         self._mark_path = state / f"output-{name}.json"

@@ -98,7 +98,7 @@ def test_msrun_shares_the_job_and_a_killed_rank_is_made_good_by_the_next_run(
 ) -> None:
     out, place = tmp_path / "out.jsonl", tmp_path / "run"
     broken = msrun(folder, out, place)
-    wait_for(tmp_path / "out.jsonl.share4v" / "shares", '"key"', broken)
+    wait_for(tmp_path / "out.jsonl.share4v" / "queue", '"key"', broken)
     os.kill(rank_process(broken.pid, 1), signal.SIGKILL)
     output, _ = broken.communicate(timeout=120)
     assert broken.returncode != 0, output  # msrun ends them all
@@ -133,13 +133,13 @@ def test_what_a_dead_rank_had_taken_is_done_by_the_first(
     ended.append(second)
     first = start_rank(folder, out, 0, 2)
     ended.append(first)
-    shares = tmp_path / "out.jsonl.share4v" / "shares"
-    wait_for(shares, '"block"', first)
+    queue = tmp_path / "out.jsonl.share4v" / "queue"
+    wait_for(queue, '"block"', first)
     second.send_signal(signal.SIGKILL)
     _, said = first.communicate(timeout=300)
     assert first.returncode == 0, said
     assert stable(out) == local
-    assert not shares.exists()
+    assert not queue.exists()
 
 
 def test_when_the_first_rank_dies_the_others_stop_and_the_job_goes_on_later(
@@ -148,15 +148,15 @@ def test_when_the_first_rank_dies_the_others_stop_and_the_job_goes_on_later(
     out = tmp_path / "out.jsonl"
     first, second = (start_rank(folder, out, rank, 2) for rank in range(2))
     ended += first, second
-    shares = tmp_path / "out.jsonl.share4v" / "shares"
-    wait_for(shares, '"block"', first)
+    queue = tmp_path / "out.jsonl.share4v" / "queue"
+    wait_for(queue, '"block"', first)
     first.send_signal(signal.SIGKILL)
     _, said = second.communicate(timeout=120)
-    assert second.returncode == 3 and "run the command again to go on" in said and "Traceback" not in said
+    assert second.returncode == 3 and "run the job again to resume it" in said and "Traceback" not in said
     done = subprocess.run([sys.executable, *command(folder, out)], capture_output=True, text=True, env=environment())
     assert done.returncode == 1, done.stderr
     assert stable(out) == local
-    assert not shares.exists()
+    assert not queue.exists()
 
 
 def test_a_rank_is_what_msrun_says_and_none_without_it() -> None:

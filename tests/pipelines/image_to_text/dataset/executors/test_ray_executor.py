@@ -14,12 +14,11 @@ from helpers.pictures import write_folder
 
 SCRIPT = """
 import sys
-from mindone.pipelines.image_to_text.dataset.executors.base import EngineOptions
-from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
-from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
+from mindone.pipelines.image_to_text.dataset.api import caption_dataset
+from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ExecutorOptions, JobOptions
 
 def main(folder, out, engine):
-    options = JobOptions(out, engine=engine, cluster=EngineOptions(actors=2, cpus=1, block=8))
+    options = JobOptions(out, engine=engine, executor=ExecutorOptions(actors=2, cpus=1, block=8))
     print(caption_dataset(folder, settings=CaptioningSettings(batch_size=4), options=options))
 
 main(*sys.argv[1:])

@@ -9,25 +9,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.fake_executor import FakeEngine
+from helpers.fake_executor import FakeExecutor
 
 from mindone.pipelines.image_to_text.dataset import job
-from mindone.pipelines.image_to_text.dataset.api import JobOptions, caption_dataset
-from mindone.pipelines.image_to_text.dataset.executors.base import ENGINES
-from mindone.pipelines.image_to_text.dataset.job import JobError, JobSummary
+from mindone.pipelines.image_to_text.dataset.api import caption_dataset
+from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
+from mindone.pipelines.image_to_text.dataset.options import JobOptions
 from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.readers import InputError
 from mindone.pipelines.image_to_text.dataset.state import resume
+from mindone.pipelines.image_to_text.dataset.state.records import JobError, JobSummary
 from mindone.pipelines.image_to_text.dataset.writers import FORMATS
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(ENGINES, "local", "helpers.fake_executor:FakeEngine")
+    monkeypatch.setitem(EXECUTORS, "local", "helpers.fake_executor:FakeExecutor")
     monkeypatch.setattr(job, "GROUP_RECORDS", 1)  # a kill loses at most the record in progress
-    FakeEngine.asked.clear()
+    FakeExecutor.asked.clear()
     yield
-    FakeEngine.most = None
+    FakeExecutor.most = None
 
 
 @pytest.fixture
@@ -43,16 +44,16 @@ def run(
     inputs: Path | str | list[str], out: Path | None = None, *, prompt: str = "Describe", **more: object
 ) -> JobSummary:
     options = JobOptions(None if out is None else str(out), **more)
-    FakeEngine.asked.clear()
+    FakeExecutor.asked.clear()
     return caption_dataset(inputs, plan=PromptPlan.from_options(prompts=[prompt]), options=options)
 
 
 def killed_run(*arguments: object, after: int, **more: object) -> None:
     """Simulate that the process is killed before caption number `after`."""
-    FakeEngine.most = after
+    FakeExecutor.most = after
     with pytest.raises(KeyboardInterrupt):
         run(*arguments, **more)
-    FakeEngine.most = None
+    FakeExecutor.most = None
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -69,7 +70,7 @@ def test_only_new_inputs_are_captioned(photos: Path, tmp_path: Path) -> None:
     (photos / "00.png").write_text("new")  # sorts before all others
     (photos / "2.png").write_text("changed")  # inputs are identified by name
     summary = run(photos, out)
-    assert FakeEngine.asked == ["00"] and (summary.captioned, summary.tokens) == (1, 3)
+    assert FakeExecutor.asked == ["00"] and (summary.captioned, summary.tokens) == (1, 3)
     assert [row["key"] for row in lines(out)] == ["0", "00", "1", "2", "3", "4"]
     assert lines(out)[3]["caption"] == "picture 2 (Describe)"
     speed = [json.loads(line) for line in (tmp_path / "out.jsonl.share4v" / "speed.jsonl").read_text().splitlines()]
@@ -91,7 +92,7 @@ def test_captions_of_missing_inputs_are_not_lost(photos: Path, tmp_path: Path, f
     assert {path: path.read_bytes() for path in before} == before
     for number in range(5):
         (tmp_path / f"{number}.png").rename(photos / f"{number}.png")
-    assert run(photos, out).captioned == 0 and not FakeEngine.asked
+    assert run(photos, out).captioned == 0 and not FakeExecutor.asked
 
 
 def test_a_failed_input_may_be_deleted(photos: Path, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_a_failed_input_may_be_deleted(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert run(photos, out).failed == 1
     (photos / "1.png").unlink()
-    assert run(photos, out).failed == 0 and not FakeEngine.asked
+    assert run(photos, out).failed == 0 and not FakeExecutor.asked
     assert [row["key"] for row in lines(out)] == ["0", "2", "3", "4"]
 
 
@@ -118,7 +119,7 @@ def test_captions_that_users_wrote_or_edited_are_kept(photos: Path) -> None:
     (photos / "0.txt").write_text("mine")
     (photos / "1.txt").write_text("by hand")
     summary = run(photos, retry_failed=True)
-    assert not FakeEngine.asked and summary.kept == 1
+    assert not FakeExecutor.asked and summary.kept == 1
     assert texts(photos)["0.txt"] == "mine" and texts(photos)["1.txt"] == "by hand"
     assert texts(photos)["2.txt"] == "picture 2 (Describe)\n"
 
@@ -128,9 +129,9 @@ def test_failures_remain_until_they_are_retried(photos: Path, tmp_path: Path) ->
     out = tmp_path / "out.jsonl"
     run(photos, out)
     (photos / "9.png").write_text("new")
-    assert run(photos, out).failed == 1 and FakeEngine.asked == ["9"]
+    assert run(photos, out).failed == 1 and FakeExecutor.asked == ["9"]
     (photos / "1.png").write_text("whole")
-    assert run(photos, out, retry_failed=True).failed == 0 and FakeEngine.asked == ["1"]
+    assert run(photos, out, retry_failed=True).failed == 0 and FakeExecutor.asked == ["1"]
     assert lines(out)[1]["caption"] == "whole (Describe)"
 
 
@@ -142,7 +143,7 @@ def test_restart_ignores_captions_that_the_job_wrote(photos: Path, existing: str
         run(photos, prompt="What is it?", existing=existing)
     killed_run(photos, prompt="What is it?", existing=existing, restart=True, after=2)
     run(photos, prompt="What is it?", existing=existing, restart=True)
-    assert len(FakeEngine.asked) <= 3  # it resumed instead of restarting again
+    assert len(FakeExecutor.asked) <= 3  # it resumed instead of restarting again
     joined = {
         "skip": "mine",
         "overwrite": "picture 2 (What is it?)\n",
@@ -158,7 +159,7 @@ def test_restart_ignores_captions_that_the_job_wrote(photos: Path, existing: str
 def test_a_finished_restart_can_be_repeated(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     for _ in range(2):
-        assert run(photos, out, restart=True).captioned == 5 and len(FakeEngine.asked) == 5
+        assert run(photos, out, restart=True).captioned == 5 and len(FakeExecutor.asked) == 5
 
 
 @pytest.mark.parametrize("format_name", sorted(set(FORMATS) - {"open-sora-csv", "open-sora-plan-json", "parquet"}))
@@ -214,7 +215,7 @@ def test_the_state_of_an_output_directory_with_a_dot_in_its_name(photos: Path, t
     out = tmp_path / "caps-1.0"
     killed_run(photos, out, after=2, formats=("txt",))
     run(photos, out, formats=("txt",))
-    assert len(FakeEngine.asked) <= 4
+    assert len(FakeExecutor.asked) <= 4
     assert [path.name for path in tmp_path.glob("caps*")] == ["caps-1.0"]
 
 

@@ -20,7 +20,7 @@ from mindone.pipelines.image_to_text.dataset.state.existing_captions import merg
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
-from mindone.pipelines.image_to_text.dataset.writers import FORMATS, SinkOptions, format_of, open_sink
+from mindone.pipelines.image_to_text.dataset.writers import FORMATS, WriterOptions, format_of, open_writer
 
 ODD = ["a b", 'say "hi"', "line\nbreak", "caf\u00e9", "cafe\u0301", "caf\udce9", "\u2028", "猫"]
 
@@ -52,7 +52,7 @@ def written(
     with Journal(state / "journal.jsonl") as journal:
         for record in records[journal.count :]:
             journal.append(record)
-    sink = open_sink(name, None if out is None else str(out), SinkOptions(**options), state)
+    sink = open_writer(name, None if out is None else str(out), WriterOptions(**options), state)
     for record in records:
         sink.write(record)
     sink.finish()
@@ -87,7 +87,7 @@ def test_jsonl_has_a_line_for_every_input(tmp_path: Path, photos: Path) -> None:
 @pytest.mark.parametrize("single", [True, False])
 def test_parquet_has_a_row_for_every_input(tmp_path: Path, photos: Path, single: bool) -> None:
     out = tmp_path / "out" / "captions.parquet" if single else tmp_path / "parts"
-    run(tmp_path / "state", [photos], [("parquet", out)], SinkOptions(shard_size=5, seconds=True))
+    run(tmp_path / "state", [photos], [("parquet", out)], WriterOptions(shard_size=5, seconds=True))
     if not single:
         assert sorted(tree(out)) == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     records = expected(photos)
@@ -210,7 +210,7 @@ def opened(state: Path, items: list[Item], out: Path | None = None) -> Any:
     with Journal(state / "journal.jsonl") as journal:
         for item in items[journal.count :]:
             journal.append(caption_of(item, Reader()))
-    return open_sink("txt", None if out is None else str(out), SinkOptions(), state)
+    return open_writer("txt", None if out is None else str(out), WriterOptions(), state)
 
 
 def test_two_jobs_on_overlapping_folders_do_not_mix_captions_up(tmp_path: Path, photos: Path) -> None:
@@ -337,13 +337,13 @@ def test_one_output_shard_for_each_input_shard(tmp_path: Path) -> None:
         for number in range(2):
             write_tar(tmp_path / folder / f"s-{number}.tar", [(f"{n}.png", png(n)) for n in range(3)])
     inputs = [tmp_path / "x", tmp_path / "y"]
-    run(tmp_path / "state", inputs, [("webdataset", tmp_path / "out")], SinkOptions(shard_size=1))
+    run(tmp_path / "state", inputs, [("webdataset", tmp_path / "out")], WriterOptions(shard_size=1))
     assert sorted(tree(tmp_path / "out")) == ["s-0.tar", "s-0~2.tar", "s-1.tar", "s-1~2.tar"]
     assert [one["__key__"] for one in samples(tmp_path / "out")] == ["0", "1", "2"] * 4
 
 
 def test_new_shards_of_other_pictures(tmp_path: Path, photos: Path) -> None:
-    options = SinkOptions(shard_size=4)
+    options = WriterOptions(shard_size=4)
     run(tmp_path / "state", [photos], [("webdataset", tmp_path / "out")], options)
     assert sorted(tree(tmp_path / "out")) == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
     found, records = samples(tmp_path / "out"), [one for one in expected(photos) if one.captions]
@@ -395,14 +395,14 @@ def test_a_job_begun_anew_does_not_touch_what_others_put_beside_its_files(
 @pytest.mark.parametrize(("name", "out"), [("webdataset", "out"), ("parquet", "out"), ("jsonl", "out/a.jsonl")])
 def test_a_job_begun_anew_leaves_nothing_of_the_old_one(tmp_path: Path, photos: Path, name: str, out: str) -> None:
     """And takes nothing away before it has something better."""
-    options, state, target = SinkOptions(shard_size=3), tmp_path / "state", [(name, tmp_path / out)]
+    options, state, target = WriterOptions(shard_size=3), tmp_path / "state", [(name, tmp_path / out)]
     run(state, [photos], target, options)
     old = tree(tmp_path / "out")
     for path in state.glob("*.jsonl"):  # as --restart does
         path.unlink()
     write_listing(state / "inputs.jsonl", listed(photos / "cats"))
     for _ in range(2):  # begun, and ended at once
-        open_sink(name, str(tmp_path / out), options, state)
+        open_writer(name, str(tmp_path / out), options, state)
         assert {path: data for path, data in tree(tmp_path / "out").items() if not path.endswith(".partial")} == old
     run(state, [photos / "cats"], target, options)
     run(tmp_path / "fresh", [photos / "cats"], [(name, tmp_path / "fresh" / out)], options)
@@ -411,7 +411,7 @@ def test_a_job_begun_anew_leaves_nothing_of_the_old_one(tmp_path: Path, photos: 
 
 def test_a_part_that_vanished_is_made_again(tmp_path: Path, photos: Path) -> None:
     for name in ("parquet", "webdataset"):
-        job = tmp_path / name, [photos], [(name, tmp_path / f"{name}-out")], SinkOptions(shard_size=3)
+        job = tmp_path / name, [photos], [(name, tmp_path / f"{name}-out")], WriterOptions(shard_size=3)
         run(*job)
         before = tree(tmp_path / f"{name}-out")
         (tmp_path / f"{name}-out" / sorted(before)[1]).unlink()
@@ -436,7 +436,7 @@ def test_open_sora_files(tmp_path: Path, photos: Path) -> None:
 
 def test_open_sora_measures_pictures_whose_caption_was_kept(tmp_path: Path, photos: Path) -> None:
     (photos / "1.jpg.txt").write_text("Mine.")
-    folder = SinkOptions(folder=str(tmp_path))
+    folder = WriterOptions(folder=str(tmp_path))
     run(tmp_path / "state", [photos], [("open-sora-plan-json", tmp_path / "a.json")], folder)
     [row] = json.loads((tmp_path / "a.json").read_text())
     assert row["cap"] == ["Mine."] and row["resolution"] == {"height": 4, "width": 6} and row["path"] == "photos/1.jpg"
@@ -456,7 +456,7 @@ def test_outputs_that_make_no_sense_are_refused(tmp_path: Path, photos: Path) ->
         with pytest.raises(ValueError, match=message):
             run(tmp_path / f"state-{message}"[:40], [inputs], [(name, None if out is None else tmp_path / out)])
     with pytest.raises(ValueError, match="shard_size must be an integer of at least 1, got 0"):
-        SinkOptions(shard_size=0)
+        WriterOptions(shard_size=0)
     with pytest.raises(ValueError, match="its ending tells no format"):
         format_of("captions.xml")
     assert {format_of(name) for name in (None, "a", "a.jsonl", "a.parquet", "a.csv", "a.JSON")} < set(FORMATS)
