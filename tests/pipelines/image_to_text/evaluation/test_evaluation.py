@@ -507,7 +507,7 @@ def test_columns_are_named_for_both_files_or_for_each(tmp_path: Path, capsys: py
     assert run(capsys, *files, *ONLY, "--key", "photo")[0] == 2
     assert run(capsys, *files, *ONLY, "--key", "photo", "--key", "picture")[0] == 0
     status, _, err = run(capsys, *files, "--key", "a", "--key", "b", "--key", "c")
-    assert status == 2 and "--key is given 3 times: once for both files, or twice" in err
+    assert status == 2 and "--key is given 3 times: give it once for both files, or once for each" in err
 
 
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,7 +516,7 @@ def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     status, _, err = run(capsys, jsonl(tmp_path / "p.jsonl", {"u": "A", "v": "B"}), good, *ONLY)
     assert status == 2 and "no key is in both files" in err and "'u', 'v', ..." in err and "'1', '2', '3', ..." in err
     status, _, err = run(capsys, jsonl(tmp_path / "p.jsonl", {"1": ["A", "B"]}), good, *ONLY)
-    assert status == 2 and "'1' has 2 captions, and one an image can be scored" in err
+    assert status == 2 and "'1' has 2 captions, but only one per image can be scored" in err
     monkeypatch.setattr(metrics_module, "find_spec", lambda name: None)
     status, _, err = run(capsys, jsonl(tmp_path / "p.jsonl", PREDICTIONS), good, *ONLY)
     assert status == 2 and "pip install 'mindone-share4v[score]'" in err
