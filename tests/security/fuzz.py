@@ -77,6 +77,29 @@ def _read_image(path: Path) -> object:
     return load_image(path).size
 
 
+def _read_gguf(path: Path) -> object:
+    from mindone.models.share4v.checkpoint.formats.gguf import open_gguf
+
+    return [tensor.read().sum() for tensor in open_gguf(path).stored_tensors()]
+
+
+def _gguf_seeds() -> list[bytes]:
+    """Two tensors (F32, Q4_0) and one metadata entry of each kind."""
+    entries = [
+        (b"a", 4, (7).to_bytes(4, "little")),
+        (b"b", 8, (1).to_bytes(8, "little") + b"t"),
+        (b"c", 9, (8).to_bytes(4, "little") + (1).to_bytes(8, "little") + (2).to_bytes(8, "little") + b"xy"),
+    ]
+    infos = [(b"x", 2, 0, 0), (b"y", 32, 2, 32)]
+    data = b"GGUF" + (3).to_bytes(4, "little") + len(infos).to_bytes(8, "little") + len(entries).to_bytes(8, "little")
+    for key, kind, value in entries:
+        data += len(key).to_bytes(8, "little") + key + kind.to_bytes(4, "little") + value
+    for name, size, kind, offset in infos:
+        data += len(name).to_bytes(8, "little") + name + (1).to_bytes(4, "little") + size.to_bytes(8, "little")
+        data += kind.to_bytes(4, "little") + offset.to_bytes(8, "little")
+    return [data + bytes(-len(data) % 32) + bytes(64)]
+
+
 def _pickle_seed() -> bytes:
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
     hooks = b"\x89ccollections\nOrderedDict\n)R"
@@ -125,6 +148,7 @@ TARGETS = {
     "torch": Target(_read_tensors("torch"), ".bin", _torch_seeds),
     "safetensors": Target(_read_tensors("safetensors"), ".safetensors", _safetensors_seeds),
     "ckpt": Target(_read_tensors("ckpt"), ".ckpt", _ckpt_seeds),
+    "gguf": Target(_read_gguf, ".gguf", _gguf_seeds),
     "config": Target(_read_config, ".json", lambda: [(TINY / "config.json").read_bytes()]),
     "tokenizer": Target(_read_tokenizer, ".model", lambda: [(TINY / "tokenizer.model").read_bytes()]),
     "image": Target(_read_image, ".png", _image_seeds),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FUZZ = Path(__file__).with_name("fuzz.py")
-TARGETS = ("pickle", "torch", "safetensors", "ckpt", "config", "tokenizer", "image")
+TARGETS = ("pickle", "torch", "safetensors", "ckpt", "gguf", "config", "tokenizer", "image")
 SECONDS = 4
 
 
