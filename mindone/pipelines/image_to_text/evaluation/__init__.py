@@ -1,4 +1,4 @@
-"""Scores of captions against references: BLEU, METEOR, ROUGE-L, CIDEr and SPICE, as pycocoevalcap computes them."""
+"""Scoring captions against references: BLEU, METEOR, ROUGE-L, CIDEr and SPICE, computed by pycocoevalcap."""
 
 from .caption_files import CaptionFile, match, read_captions
 from .metrics import METRICS, Scores, score_captions

@@ -1,4 +1,4 @@
-"""Captions from files: JSON, JSON lines, CSV and COCO's JSON, one or several an image, brought together by key."""
+"""Reading captions from JSON, JSON Lines, CSV and COCO files, and matching the images of two files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from mindone.models.share4v.suggestions import unknown
 
-# Columns in the order in which they are looked for. "id" comes late: in COCO's annotations it is the annotation's own.
+# Known column names by priority. "id" is last, because in COCO annotations it identifies the annotation.
 KEY_COLUMNS = ("key", "image_id", "image", "file_name", "filename", "image_path", "path", "file", "source", "url", "id")
 CAPTION_COLUMNS = (
     "caption",
@@ -28,19 +28,19 @@ CAPTION_COLUMNS = (
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LINES = (".jsonl", ".ndjson", ".jl")
 
-Row = tuple[str, Mapping[str, Any]]  # where it stands, and its values
+Row = tuple[str, Mapping[str, Any]]  # its position for messages, and its values
 
 
 @dataclass
 class CaptionFile:
-    """What a file of captions holds.
+    """The captions in a file.
 
     Attributes:
-        path: the file.
-        captions: key -> its captions, in the file's order.
-        failed: keys of rows that say why there is no caption.
-        columns: names of the columns that were read as key and caption.
-        names: key -> the picture's file name, where the file tells it apart from the key.
+        path: path of the file.
+        captions: key -> captions, in the order of the file.
+        failed: keys of rows with an error instead of a caption.
+        columns: names of the key column and the caption column.
+        names: key -> file name of the image, if the file has both.
     """
 
     path: str
@@ -53,57 +53,57 @@ class CaptionFile:
 def read_captions(path: str | Path, key: str | None = None, caption: str | None = None) -> CaptionFile:
     """Read captions.
 
-    Forms: .jsonl (an object a line), .csv and .tsv (a header, then rows), .json (a list of objects, an object
-    `{key: caption}` or `{key: [captions]}`, or COCO's `{"images": ..., "annotations": ...}`). Rows of the same key, and
-    lists, are several captions of one image. Rows with an `error` and no caption count as failed.
+    Formats: .jsonl (one object per line), .csv and .tsv (with a header), and .json (a list of objects, an object
+    `{key: caption}` or `{key: [captions]}`, or COCO's `{"images": ..., "annotations": ...}`). Several rows with
+    one key, and lists, are several captions of one image. Rows with an `error` and no caption count as failed.
 
     Args:
-        path: the file.
-        key, caption: names of the columns; by default the first known one that the first row has.
+        path: path of the file.
+        key, caption: names of the columns; by default the first known column that the first row has.
 
     Raises:
-        ValueError: the form is not known, a row lacks its key or caption, or there is none; the message says where.
+        ValueError: unknown format, a row without key or caption, or no captions; the message names the position.
         OSError: the file cannot be read.
     """
-    place = Path(path)
     try:
-        rows, names = _rows(place)
+        rows, names = _rows(Path(path))
         return _collect(str(path), rows, names, key, caption)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text, at byte {error.start}: save it as UTF-8") from None
 
 
 def match(predictions: CaptionFile, references: CaptionFile) -> tuple[dict[str, str], str]:
-    """Say which prediction belongs to which reference.
+    """Match the images of predictions and references.
 
-    Keys are compared as they are. Only if none agrees are the pictures' file names, and then those without folder and
-    ending.
+    Keys are compared first; if none match, the file names of the images, then file names without folders, then file
+    names without folders and extensions.
 
     Returns:
-        Key of a prediction -> key of a reference, and by what they were compared.
+        Key in the predictions -> key in the references, and what was compared.
 
     Raises:
-        ValueError: nothing agrees, or file names that would agree are not unique.
+        ValueError: nothing matches, or matching file names are not unique.
     """
-    for by, form in _FORMS.items():
-        ours, theirs = _by_form(predictions, form, by), _by_form(references, form, by)
+    for compared, name_of in _COMPARISONS.items():
+        ours, theirs = _keys_by_name(predictions, name_of), _keys_by_name(references, name_of)
         common = [name for name in ours if name in theirs]
         if common:
-            for file, found in ((predictions, ours), (references, theirs)):
-                twice = next((name for name in common if len(found[name]) > 1), None)
-                if twice is not None:
+            for file, keys in ((predictions, ours), (references, theirs)):
+                ambiguous = next((name for name in common if len(keys[name]) > 1), None)
+                if ambiguous is not None:
                     raise ValueError(
-                        f"{file.path}: {' and '.join(map(repr, found[twice][:3]))} are both {twice!r} by {by}, by "
-                        "which the two files would be brought together: give both files the same keys"
+                        f"{file.path}: {' and '.join(map(repr, keys[ambiguous][:3]))} are both {ambiguous!r} when "
+                        f"compared by {compared}: give both files the same keys"
                     )
-            return {ours[name][0]: theirs[name][0] for name in common}, by
+            return {ours[name][0]: theirs[name][0] for name in common}, compared
     raise ValueError(
-        f"no key is in both files: {predictions.path} ({predictions.columns[0]}) has {_some(predictions.captions)}, "
-        f"{references.path} ({references.columns[0]}) has {_some(references.captions)}. Name the columns with --key"
+        "the files have no key in common: "
+        f"{predictions.path} ({predictions.columns[0]}) has {_first(predictions.captions)}; "
+        f"{references.path} ({references.columns[0]}) has {_first(references.captions)}. Name the columns with --key"
     )
 
 
-def _some(keys: Iterable[str]) -> str:
+def _first(keys: Iterable[str]) -> str:
     first = [repr(key) for _, key in zip(range(3), keys, strict=False)]
     return ", ".join(first) + ", ..." if first else "no captions"
 
@@ -112,7 +112,8 @@ def _file_name(file: CaptionFile, key: str) -> str:
     return PurePath(file.names.get(key, key).replace("\\", "/")).name
 
 
-_FORMS: dict[str, Callable[[CaptionFile, str], str]] = {
+# What is compared -> function of a file and a key.
+_COMPARISONS: dict[str, Callable[[CaptionFile, str], str]] = {
     "keys": lambda file, key: key,
     "file names": lambda file, key: file.names.get(key, key),
     "file names without folders": _file_name,
@@ -120,15 +121,15 @@ _FORMS: dict[str, Callable[[CaptionFile, str], str]] = {
 }
 
 
-def _by_form(file: CaptionFile, form: Callable[[CaptionFile, str], str], by: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _keys_by_name(file: CaptionFile, name_of: Callable[[CaptionFile, str], str]) -> dict[str, list[str]]:
+    keys: dict[str, list[str]] = {}
     for key in file.captions:
-        found.setdefault(form(file, key), []).append(key)
-    return found
+        keys.setdefault(name_of(file, key), []).append(key)
+    return keys
 
 
 def _rows(path: Path) -> tuple[Iterator[Row], dict[str, str]]:
-    """Return a file's rows, and the file names that COCO's form has of its images."""
+    """Return the rows of a file, and the image file names if it is in COCO format."""
     suffix = path.suffix.lower()
     if suffix in _DELIMITERS:
         return _table(path, _DELIMITERS[suffix]), {}
@@ -136,14 +137,14 @@ def _rows(path: Path) -> tuple[Iterator[Row], dict[str, str]]:
         return _lines(path), {}
     if suffix != ".json":
         known = ", ".join((".json", *_LINES, *_DELIMITERS))
-        raise ValueError(f"{path}: captions are read from {known}; convert it to one of these")
+        raise ValueError(f"{path}: unknown format; expected a file that ends in {known}")
     text = path.read_text(encoding="utf-8-sig")
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # lines of JSON by another name
+        if error.msg == "Extra data":  # JSON Lines with the suffix .json
             return _lines(path), {}
-        raise ValueError(f"{path}: no JSON, at line {error.lineno}: {error.msg}") from None
+        raise ValueError(f"{path}: not JSON, at line {error.lineno}: {error.msg}") from None
     return _document(path, values)
 
 
@@ -178,7 +179,7 @@ def _lines(path: Path) -> Iterator[Row]:
             try:
                 value = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: no JSON: {error.msg}") from None
+                raise ValueError(f"{where}: not JSON: {error.msg}") from None
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}: expected an object, got {value!r:.60}")
             yield where, value
@@ -192,7 +193,7 @@ def _table(path: Path, delimiter: str) -> Iterator[Row]:
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 if None in row or None in row.values():
-                    raise ValueError(f"{where}: the row has another number of columns than the header")
+                    raise ValueError(f"{where}: the row and the header have different numbers of columns")
                 yield where, row
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
@@ -201,51 +202,52 @@ def _table(path: Path, delimiter: str) -> Iterator[Row]:
 def _collect(
     path: str, rows: Iterator[Row], names: dict[str, str], key: str | None, caption: str | None
 ) -> CaptionFile:
-    made = CaptionFile(path, names=names)
+    file = CaptionFile(path, names=names)
+    key_column = caption_column = ""  # determined by the first row that needs them
     for where, row in rows:
-        if not made.columns[0]:
-            made.columns = _column(where, row, key, KEY_COLUMNS, "key"), ""
-        if row.get(made.columns[0]) is None or row[made.columns[0]] == "":
-            raise ValueError(f"{where}: no {made.columns[0]!r}; the row has {', '.join(map(repr, row))}")
-        own = _key(row[made.columns[0]])
-        if row.get("error") and not any(row.get(name) for name in (made.columns[1], caption, *CAPTION_COLUMNS) if name):
-            made.failed.append(own)
+        key_column = key_column or _column(where, row, key, KEY_COLUMNS, "key")
+        if row.get(key_column) in (None, ""):
+            raise ValueError(f"{where}: no {key_column!r}; the row has {', '.join(map(repr, row))}")
+        row_key = _key(row[key_column])
+        caption_columns = (caption_column, caption or "", *CAPTION_COLUMNS)
+        if row.get("error") and not any(row.get(name) for name in caption_columns if name):
+            file.failed.append(row_key)
             continue
-        if not made.columns[1]:
-            made.columns = made.columns[0], _column(where, row, caption, CAPTION_COLUMNS, "caption")
-        texts = _texts(where, row.get(made.columns[1]), made.columns[1])
-        made.captions.setdefault(own, []).extend(texts)
-    if not made.captions:
-        raise ValueError(f"{path}: no captions in it" + (f", {len(made.failed)} failures" if made.failed else ""))
-    return made
+        caption_column = caption_column or _column(where, row, caption, CAPTION_COLUMNS, "caption")
+        file.captions.setdefault(row_key, []).extend(_texts(where, row.get(caption_column), caption_column))
+    if not file.captions:
+        failures = f", only {len(file.failed)} failures" if file.failed else ""
+        raise ValueError(f"{path}: the file has no captions{failures}")
+    file.columns = (key_column, caption_column)
+    return file
 
 
-def _column(where: str, row: Mapping[str, Any], wanted: str | None, known: tuple[str, ...], role: str) -> str:
-    if wanted is None:
+def _column(where: str, row: Mapping[str, Any], requested: str | None, known: tuple[str, ...], role: str) -> str:
+    if requested is None:
         found = next((name for name in known if row.get(name) is not None), None)
         if found is None:
             raise ValueError(
-                f"{where}: none of {', '.join(map(repr, row))} is known as a {role}; name the column with --{role}"
+                f"{where}: no known {role} column among {', '.join(map(repr, row))}; name it with --{role}"
             )
         return found
-    if wanted not in row:
-        raise ValueError(f"{where}: {unknown('column', wanted, row)}")
-    return wanted
+    if requested not in row:
+        raise ValueError(f"{where}: {unknown('column', requested, row)}")
+    return requested
 
 
 def _texts(where: str, value: Any, column: str) -> list[str]:
-    if isinstance(value, str) and column.endswith("s") and value.lstrip().startswith("["):  # a list in a CSV's cell
+    if isinstance(value, str) and column.endswith("s") and value.lstrip().startswith("["):  # a list in a CSV cell
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
             return [value]
     texts = value if isinstance(value, list) else [value]
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None or value is None or not texts:
-        raise ValueError(f"{where}: {column!r} is {value!r:.60}, expected a text or a list of texts")
+    invalid = next((text for text in texts if not isinstance(text, str)), None)
+    if invalid is not None or value is None or not texts:
+        raise ValueError(f"{where}: {column!r} is {value!r:.60}, expected a string or a list of strings")
     return list(texts)
 
 
 def _key(value: Any) -> str:
-    """Write a key as text, so that 42 and "42" are the same."""
+    """Return a key as text, so that 42, 42.0 and "42" are the same key."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,6 +1,6 @@
-"""Captions as the words that are scored: by Stanford's PTBTokenizer, or without Java by rules of the same effect.
+"""Tokenization for scoring: Stanford's PTBTokenizer, or equivalent rules that need no Java.
 
-pycocoevalcap tokenizes with Stanford's tokenizer of the Penn Treebank, in lower case, and leaves out punctuation.
+pycocoevalcap tokenizes with Stanford's Penn Treebank tokenizer, in lower case and without punctuation.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from functools import lru_cache
 TOKENIZERS = ("auto", "ptb", "python")
 PTB = "PTBTokenizer of Stanford CoreNLP 3.4.1 (Java)"
 PYTHON = (
-    "built-in, without Java: equal to PTBTokenizer on ordinary text, not on addresses, phone numbers and emoticons; "
-    "scores can differ in the last digits from published ones"
+    "built-in, without Java: same as PTBTokenizer for ordinary text, but not for URLs, phone numbers and emoticons; "
+    "scores can differ from published ones in the last digits"
 )
 _JAVA_SECONDS = 60
 
-# Abbreviations that keep their full stop, as PTBTokenizer has them; those of the second row with a capital alone.
+# PTBTokenizer's abbreviations, which keep their period; those of the second list only if capitalized.
 _ABBREVIATIONS = (
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri mr mrs ms dr prof rev gen col "
     "capt sgt lt cpl pvt adm maj cmdr comdr brig gov sen rep pres hon supt supts det msgr messrs mme mlle esq jr sr "
@@ -28,20 +28,20 @@ _ABBREVIATIONS = (
     "penn tenn va vt wis wyo ala"
 )
 _CAPITAL_ABBREVIATIONS = "Del Ill La Mass Miss Ore Pa Tex Wash Ark"
-# A single letter with a full stop is an initial, unless one of these begins a sentence behind it.
-_BEGINNERS = (
+# A single letter with a period is an initial, unless one of these words follows, which starts a sentence.
+_SENTENCE_STARTS = (
     "A|About|After|All|An|And|As|At|But|Here|However|He|Her|If|In|It|Its|Many|More|Now|Once|One|Other|Our|She|Since|So|"
     "Some|Such|That|The|Their|Then|There|These|They|This|Those|Two|We|What|When|While|Yet|You"
 )
 _LETTER = r"[^\W\d_]"
 _TOKEN = re.compile(
     rf"""
-    (?:https?://|www\.)[^\s"<>()]*[^\s"<>().,;:!?-]            # addresses
+    (?:https?://|www\.)[^\s"<>()]*[^\s"<>().,;:!?-]            # URLs
   | [\w.+-]+@[\w-]+\.[\w.-]*\w
-  | [@\#]{_LETTER}\w*                                          # names and tags
+  | [@\#]{_LETTER}\w*                                          # mentions and hashtags
   | (?<!\w)(?:{_LETTER}\.){{2,}}(?!\w)                         # U.S.
   | (?<![\w.])(?:(?i:{_ABBREVIATIONS.replace(" ", "|")})|{_CAPITAL_ABBREVIATIONS.replace(" ", "|")})\.(?!\w)
-  | (?<![\w.'-]){_LETTER}\.(?!\w)(?!\s+(?:{_BEGINNERS})\b)     # John F. Kennedy
+  | (?<![\w.'-]){_LETTER}\.(?!\w)(?!\s+(?:{_SENTENCE_STARTS})\b)     # John F. Kennedy
   | [Cc]\+\+
   | (?<!\w)'(?:\d\ds?|em|n'|tis|twas|til)(?!\w)                       # '60s, rock 'n' roll
   | (?<!\w)(?i:no|nos|art)\.(?=\s*\d)                          # No. 5
@@ -63,7 +63,7 @@ _RENAMED = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-"
     "£": "#",
     "¢": "cents",
 }
-_LEFT_OUT = frozenset(("'", "''", "``", '"', ".", "..", "...", "?", "!", ",", ":", "-", "--", ";"))
+_PUNCTUATION = frozenset(("'", "''", "``", '"', ".", "..", "...", "?", "!", ",", ":", "-", "--", ";"))
 _SPLIT_WORDS = {
     "cannot": "can not",
     "gonna": "gon na",
@@ -77,11 +77,11 @@ _SPLIT_WORDS = {
     "rock'n'roll": "rock 'n' roll",
 }
 _CONTRACTION = re.compile(r"(.*?\w)(n't|'(?:s|m|d|ll|re|ve))$")
-_ASTRAL = re.compile("[\U00010000-\U0010ffff\u200d\ufe0f]")  # PTBTokenizer leaves emoji out
+_ASTRAL = re.compile("[\U00010000-\U0010ffff\u200d\ufe0f]")  # PTBTokenizer drops emoji
 
 
 def java_problem() -> str | None:
-    """Return why Java cannot be used and what to do, or None where it can."""
+    """Return why Java cannot be used and how to fix it, or None if it works."""
     java = shutil.which("java")
     install = "install a Java runtime (Debian: apt-get install default-jre-headless)"
     if java is None:
@@ -94,24 +94,24 @@ def java_problem() -> str | None:
 
 
 def plain(text: str) -> str:
-    """Return a caption on one line: other line ends than the usual one would shift PTBTokenizer's lines."""
-    text = text.encode("utf-8", "replace").decode()  # half characters have no UTF-8 form
+    """Return a caption on one line; PTBTokenizer would take unusual line ends for further captions."""
+    text = text.encode("utf-8", "replace").decode()  # UTF-8 cannot encode lone surrogates
     return " ".join("".join(part if part.isprintable() else " " for part in text).replace("|||", " ").split())
 
 
 def tokenize(captions: Mapping[int, Sequence[str]], tokenizer: str = "auto") -> tuple[dict[int, list[str]], str]:
-    """Turn captions into words with spaces between, lower case, without punctuation.
+    """Tokenize captions into lower-case words without punctuation, separated by spaces.
 
     Args:
         captions: number of the image -> its captions.
-        tokenizer: "ptb" (needs Java), "python", or "auto": "ptb" where it works.
+        tokenizer: "ptb" (needs Java), "python", or "auto" ("ptb" if it works, else "python").
 
     Returns:
-        The words, and which tokenizer made them, in plain words.
+        The tokenized captions, and a description of the tokenizer.
 
     Raises:
-        ValueError: the tokenizer is not known.
-        RuntimeError: "ptb" was asked for and does not work; the message says why.
+        ValueError: unknown tokenizer.
+        RuntimeError: "ptb" was requested and does not work; the message gives the reason.
     """
     if tokenizer not in TOKENIZERS:
         raise ValueError(f"unknown tokenizer {tokenizer!r}; known: {', '.join(TOKENIZERS)}")
@@ -120,7 +120,7 @@ def tokenize(captions: Mapping[int, Sequence[str]], tokenizer: str = "auto") -> 
         problem = java_problem()
         if problem is None:
             try:
-                return _by_java(cleaned), PTB
+                return _run_ptb(cleaned), PTB
             except (OSError, ValueError) as error:
                 problem = f"PTBTokenizer failed ({error})"
         if tokenizer == "ptb":
@@ -128,25 +128,25 @@ def tokenize(captions: Mapping[int, Sequence[str]], tokenizer: str = "auto") -> 
     return {number: [ptb_words(text) for text in texts] for number, texts in cleaned.items()}, PYTHON
 
 
-def _by_java(captions: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
-    """Call pycocoevalcap's wrapper, and see that it gave one line for each caption."""
+def _run_ptb(captions: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
+    """Call pycocoevalcap's wrapper of PTBTokenizer, and check that it returned one line per caption."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     if not captions:
         return {}
     given = {number: [{"caption": text} for text in texts] for number, texts in captions.items()}
-    # The last line would be lost if it were empty, so that something stands behind it.
+    # The wrapper loses a last line that is empty, so add a caption that is not.
     end = max(captions) + 1
-    made: dict[int, list[str]] = PTBTokenizer().tokenize({**given, end: [{"caption": "end"}]})
-    if made.pop(end, None) != ["end"] or {n: len(t) for n, t in made.items()} != {
-        n: len(t) for n, t in captions.items()
-    }:
-        raise ValueError("it gave another number of lines than it was given")
-    return made
+    tokenized: dict[int, list[str]] = PTBTokenizer().tokenize({**given, end: [{"caption": "end"}]})
+    last = tokenized.pop(end, None)
+    counts = {number: len(texts) for number, texts in tokenized.items()}
+    if last != ["end"] or counts != {number: len(texts) for number, texts in captions.items()}:
+        raise ValueError("its numbers of input and output lines differ")
+    return tokenized
 
 
 def ptb_words(text: str) -> str:
-    """Return a caption's words as PTBTokenizer gives them after pycocoevalcap has left punctuation out.
+    """Return the words of a caption as PTBTokenizer and pycocoevalcap's removal of punctuation do.
 
     Example:
         >>> ptb_words("The dog's owner (left) doesn't run at 10:30 a.m.")
@@ -155,7 +155,7 @@ def ptb_words(text: str) -> str:
     words: list[str] = []
     for found in _TOKEN.finditer(_ASTRAL.sub(" ", text.translate(_REWRITTEN))):
         token = found[0].lower()
-        if token not in _LEFT_OUT:
+        if token not in _PUNCTUATION:
             words += _split(_RENAMED.get(token, token))
     return " ".join(words)
 

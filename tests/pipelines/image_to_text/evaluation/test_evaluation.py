@@ -1,4 +1,4 @@
-"""share4v score: pycocoevalcap's own functions and a BLEU by hand decide; what cannot be computed is named."""
+"""share4v score: compared with pycocoevalcap's functions and a separate BLEU; unavailable metrics are reported."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ REFERENCES = {
     "3": ["A hat on a man's head.", "The man wears a hat.", "It's a hat!"],
     "4": ["A tree."],
 }
-# A caption, and its words as PTBTokenizer of Java gave them; with Java at hand they are asked again.
+# A caption, and its words from PTBTokenizer; verified again if Java is installed.
 GOLDEN = {
     "In the top left there are four small blue stars. In the bottom left there are two small yellow squares.": (
         "in the top left there are four small blue stars in the bottom left there are two small yellow squares"
@@ -75,8 +75,8 @@ GOLDEN = {
         "a colour photo of the theatre in grey he says -lsb- sic -rsb- #tag"
     ),
     "": "",
-    "Line\rends\u2028inside\x0ba\x85caption \U0001f642 and half a \ud83d character": (
-        "line ends inside a caption and half a character"
+    "Line\rends\u2028inside\x0ba\x85caption \U0001f642 and a lone \ud83d surrogate": (
+        "line ends inside a caption and a lone surrogate"
     ),
 }
 
@@ -94,25 +94,25 @@ def by_number(texts: dict[str, Any]) -> dict[int, list[str]]:
     return {n: [one] if isinstance(one, str) else list(one) for n, one in enumerate(texts.values())}
 
 
-# Words
+# Tokenization
 
 
 @pytest.mark.parametrize(("caption", "words"), GOLDEN.items())
-def test_the_tokenizer_without_java_gives_what_ptb_gives(caption: str, words: str) -> None:
+def test_the_built_in_tokenizer_equals_ptb(caption: str, words: str) -> None:
     assert ptb_words(plain(caption)) == words
 
 
 @WITH_JAVA
-def test_ptb_gives_what_is_written_down_here() -> None:
-    made, by = tokenize(by_number(dict(zip(GOLDEN, GOLDEN, strict=True))), "ptb")
-    assert [texts[0] for texts in made.values()] == list(GOLDEN.values()) and "Java" in by
+def test_ptb_gives_the_expected_words() -> None:
+    tokenized, description = tokenize(by_number(dict(zip(GOLDEN, GOLDEN, strict=True))), "ptb")
+    assert [texts[0] for texts in tokenized.values()] == list(GOLDEN.values()) and "Java" in description
 
 
 @WITH_JAVA
-def test_both_tokenizers_agree_on_captions_put_together_by_chance() -> None:
+def test_both_tokenizers_agree_on_random_captions() -> None:
     rng = random.Random(4)
     words = WORDS.split()
-    # The last word is plain: what ends a line may depend on the next line, which is another image's.
+    # The last word is plain, because PTBTokenizer may treat the end of a line differently depending on the next line.
     texts = [" ".join([*rng.choices(words, k=rng.randint(1, 14)), "there"]) for _ in range(1500)]
     theirs, _ = tokenize(dict(enumerate([text] for text in texts)), "ptb")
     differing = [text for n, text in enumerate(texts) if ptb_words(text) != theirs[n][0]]
@@ -120,21 +120,21 @@ def test_both_tokenizers_agree_on_captions_put_together_by_chance() -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_has_words(text: str) -> None:
+def test_any_text_is_tokenized(text: str) -> None:
     words = ptb_words(plain(text))
     assert words == words.lower().strip() and "\n" not in words and ptb_words("") == ""
 
 
-def test_auto_goes_without_java_and_says_so(no_java: None) -> None:
-    made, by = tokenize({0: ["It's here."]})
-    assert made == {0: ["it 's here"]} and by.startswith("built-in, without Java")
+def test_auto_falls_back_without_java_and_says_so(no_java: None) -> None:
+    tokenized, description = tokenize({0: ["It's here."]})
+    assert tokenized == {0: ["it 's here"]} and description.startswith("built-in, without Java")
     with pytest.raises(RuntimeError, match=r"Java is not installed: install a Java runtime"):
         tokenize({0: ["a"]}, "ptb")
     with pytest.raises(ValueError, match="unknown tokenizer 'nltk'; known: auto, ptb, python"):
         tokenize({0: ["a"]}, "nltk")
 
 
-def test_a_java_that_does_not_run_is_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_java_counts_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "java"
     fake.write_text("#!/bin/sh\nexit 7\n")
     fake.chmod(0o755)
@@ -147,39 +147,40 @@ def test_a_java_that_does_not_run_is_as_none(tmp_path: Path, monkeypatch: pytest
 # Metrics
 
 
-def bleu_by_hand(predictions: list[list[str]], references: list[list[list[str]]], order: int) -> float:
-    """Papineni et al. 2002, the corpus as a whole: clipped counts, the closest reference's length."""
+def corpus_bleu(predictions: list[list[str]], references: list[list[list[str]]], order: int) -> float:
+    """Corpus BLEU of Papineni et al. 2002: clipped counts, and the length of the closest reference."""
     logs, length, closest = 0.0, 0, 0
     for words, refs in zip(predictions, references, strict=True):
         length += len(words)
         closest += min((abs(len(ref) - len(words)), len(ref)) for ref in refs)[1]
     for size in range(1, order + 1):
-        right = total = 0
+        correct = total = 0
         for words, refs in zip(predictions, references, strict=True):
             grams = Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
-            most: Counter[tuple[str, ...]] = Counter()
+            clip: Counter[tuple[str, ...]] = Counter()
             for ref in refs:
-                most |= Counter(tuple(ref[i : i + size]) for i in range(len(ref) - size + 1))
-            right += sum((grams & most).values())
+                clip |= Counter(tuple(ref[i : i + size]) for i in range(len(ref) - size + 1))
+            correct += sum((grams & clip).values())
             total += sum(grams.values())
-        logs += math.log(Fraction(right, total)) / order
+        logs += math.log(Fraction(correct, total)) / order
     return math.exp(logs + min(0.0, 1 - closest / length))
 
 
-def test_bleu_is_that_of_the_paper() -> None:
+def test_bleu_equals_the_definition() -> None:
     predictions = {"a": "the cat sat on the mat today", "b": "a dog in a small red boat"}
     references = {"a": ["the cat sat on a mat", "a cat is on the mat today"], "b": ["a dog in a red boat on a lake"]}
     scores = score_captions(predictions, references, ["bleu"], "python").scores
     made = [text.split() for text in predictions.values()]
     given_words = [[text.split() for text in texts] for texts in references.values()]
     for order in (1, 2, 3, 4):
-        assert scores[f"BLEU-{order}"] == pytest.approx(bleu_by_hand(made, given_words, order), rel=1e-6)
-    # 6 of 7 words and 6 of 7; "the" stands twice, in every reference once. 14 words, the closest references have 16.
+        assert scores[f"BLEU-{order}"] == pytest.approx(corpus_bleu(made, given_words, order), rel=1e-6)
+    # 6 of 7 words are correct in each: "the" occurs twice, but once in each reference. 14 words; the closest references
+    # have 16.
     assert scores["BLEU-1"] == pytest.approx(12 / 14 * math.exp(1 - 16 / 14), rel=1e-6)
 
 
 @pytest.mark.parametrize("tokenizer", [pytest.param("ptb", marks=WITH_JAVA), "python"])
-def test_scores_are_pycocoevalcaps(tokenizer: str) -> None:
+def test_scores_equal_pycocoevalcap(tokenizer: str) -> None:
     scores = score_captions(PREDICTIONS, REFERENCES, WITHOUT_JAVA_METRICS, tokenizer)
     made, _ = tokenize(by_number(PREDICTIONS), tokenizer)
     given_words, _ = tokenize(by_number(REFERENCES), tokenizer)
@@ -192,11 +193,11 @@ def test_scores_are_pycocoevalcaps(tokenizer: str) -> None:
     for number, own in enumerate(scores.per_image.values()):
         assert own["BLEU-4"] == each_bleu[3][number]
         assert (own["ROUGE-L"], own["CIDEr"]) == (each_rouge[number], each_cider[number])
-    assert scores.notes == ("1 captions have no words and score nothing",)
+    assert scores.notes == ("1 captions have no words and score 0",)
 
 
 @WITH_JAVA
-def test_meteor_is_pycocoevalcaps() -> None:
+def test_meteor_equals_pycocoevalcap() -> None:
     from pycocoevalcap.meteor.meteor import Meteor
 
     scores = score_captions(PREDICTIONS, REFERENCES, ["meteor"])
@@ -207,13 +208,13 @@ def test_meteor_is_pycocoevalcaps() -> None:
     assert [own["METEOR"] for own in scores.per_image.values()] == each
 
 
-def test_equal_captions_score_highest() -> None:
+def test_identical_captions_score_one() -> None:
     same = {key: texts[0] for key, texts in REFERENCES.items()}
     scores = score_captions(same, REFERENCES, ["bleu", "rouge-l"]).scores
     assert scores["BLEU-1"] == pytest.approx(1) and scores["ROUGE-L"] == pytest.approx(1)
 
 
-def test_without_java_the_rest_is_computed(no_java: None) -> None:
+def test_other_metrics_are_computed_without_java(no_java: None) -> None:
     scores = score_captions(PREDICTIONS, REFERENCES)
     assert set(scores.scores) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
     assert set(scores.not_computed) == {"METEOR", "SPICE"}
@@ -221,20 +222,20 @@ def test_without_java_the_rest_is_computed(no_java: None) -> None:
         assert reason.startswith("Java is not installed: install a Java runtime")
 
 
-# SPICE cannot run here, for its parser's model is a download. What is around it is tested: that the download is tried
-# once and its failure named, and that what pycocoevalcap's class returns is read rightly.
+# SPICE cannot run here, because its parser's model must be downloaded. The tests cover what surrounds it: one download
+# attempt, the report of its failure, and how the results of pycocoevalcap's class are read.
 
 
 @pytest.fixture
 def java(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something that is called java and runs."""
+    """A stand-in for a working Java."""
     monkeypatch.setattr(metrics_module, "java_problem", lambda: None)
-    monkeypatch.setattr(words_module, "java_problem", lambda: "left out")
+    monkeypatch.setattr(words_module, "java_problem", lambda: "disabled")
     answer = subprocess.CompletedProcess(["java"], 0, "", 'openjdk version "17.0.1"')
     monkeypatch.setattr(metrics_module.subprocess, "run", lambda *args, **options: answer)
 
 
-def test_a_model_that_cannot_be_downloaded_is_named(java: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_of_the_model_is_reported(java: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spice = importlib.import_module("pycocoevalcap.spice.get_stanford_models")
     monkeypatch.setattr(metrics_module, "_SPICE_JARS", ("absent.jar", "absent-models.jar"))
     calls = []
@@ -248,24 +249,24 @@ def test_a_model_that_cannot_be_downloaded_is_named(java: None, monkeypatch: pyt
     assert "could not be downloaded" in reason and "no route to host" in reason
     assert "python -m pycocoevalcap.spice.get_stanford_models" in reason and calls == [1]
     reason = score_captions(PREDICTIONS, REFERENCES, ["spice"], download=False).not_computed["SPICE"]
-    assert "downloads are off" in reason and calls == [1]
+    assert "downloads are disabled" in reason and calls == [1]
 
 
-def stub(monkeypatch: pytest.MonkeyPatch, compute: Callable[..., Any]) -> None:
+def replace_spice(monkeypatch: pytest.MonkeyPatch, compute: Callable[..., Any]) -> None:
     module = types.ModuleType("stub_scorer")
     module.Stub = type("Stub", (), {"compute_score": lambda self, given, made: compute(given, made)})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stub_scorer", module)
     monkeypatch.setitem(METRICS, "spice", Metric(("SPICE",), "stub_scorer:Stub", needs_java=True))
 
 
-def test_what_spice_returns_is_read(java: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_results_of_spice_are_read(java: None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def compute(given: dict[int, list[str]], made: dict[int, list[str]]) -> Any:
         seen.append(os.environ["JAVA_TOOL_OPTIONS"])
         return 0.25, [{"All": {"f": 0.1 * number, "pr": 1.0}} for number in sorted(made)]
 
-    stub(monkeypatch, compute)
+    replace_spice(monkeypatch, compute)
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dmine=1")
     scores = score_captions(PREDICTIONS, REFERENCES, ["spice"])
     assert scores.scores == {"SPICE": 0.25}
@@ -279,34 +280,34 @@ def test_what_spice_returns_is_read(java: None, monkeypatch: pytest.MonkeyPatch)
     [
         (
             subprocess.CalledProcessError(1, ["java"]),
-            "Stub's Java program ended with status 1; what it said stands above",
+            "Stub's Java program exited with status 1; its output is above",
         ),
         (ValueError("could not convert string to float: ''"), "Stub failed: ValueError: could not convert"),
         (AssertionError(), "Stub failed: AssertionError"),
     ],
 )
-def test_a_scorer_that_fails_is_named(
+def test_a_failed_scorer_is_reported(
     java: None, monkeypatch: pytest.MonkeyPatch, raised: Exception, message: str
 ) -> None:
     def compute(given: Any, made: Any) -> Any:
         raise raised
 
-    stub(monkeypatch, compute)
+    replace_spice(monkeypatch, compute)
     scores = score_captions(PREDICTIONS, REFERENCES, ["bleu", "spice"])
     assert scores.not_computed["SPICE"].startswith(message) and "BLEU-4" in scores.scores
 
 
-def test_a_score_that_is_no_number_is_no_score(java: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub(monkeypatch, lambda given, made: (math.nan, [math.nan] * 4))
-    assert "which is no number" in score_captions(PREDICTIONS, REFERENCES, ["spice"]).not_computed["SPICE"]
+def test_a_score_of_nan_is_reported(java: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_spice(monkeypatch, lambda given, made: (math.nan, [math.nan] * 4))
+    assert "Stub returned nan" in score_captions(PREDICTIONS, REFERENCES, ["spice"]).not_computed["SPICE"]
 
 
-def test_arguments_that_will_not_do() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(ValueError, match="no captions to score"):
         score_captions({}, {})
-    with pytest.raises(ValueError, match="1 images have no reference, 'b' for one"):
+    with pytest.raises(ValueError, match="1 images have no reference, for example 'b'"):
         score_captions({"a": "x", "b": "y"}, {"a": ["x"]})
-    with pytest.raises(ValueError, match="2 images have no prediction, 'b' for one"):
+    with pytest.raises(ValueError, match="2 images have no prediction, for example 'b'"):
         score_captions({"a": "x"}, {"a": ["x"], "b": ["y"], "c": ["z"]})
     with pytest.raises(ValueError, match="references of 'a' are 'x': expected a list"):
         score_captions({"a": "x"}, {"a": "x"})
@@ -322,30 +323,30 @@ def test_cider_of_one_image_is_explained() -> None:
 # Files
 
 
-def write(path: Path, form: str, rows: list[tuple[str, str]]) -> Path:
-    """Write captions in one of the forms that are read."""
+def write(path: Path, file_format: str, rows: list[tuple[str, str]]) -> Path:
+    """Write captions in one of the supported formats."""
     grouped: dict[str, list[str]] = {}
     for key, text in rows:
         grouped.setdefault(key, []).append(text)
-    file = path.with_suffix({"coco": ".json", "object": ".json", "list": ".json"}.get(form, f".{form}"))
-    if form == "coco":
+    file = path.with_suffix({"coco": ".json", "object": ".json", "list": ".json"}.get(file_format, f".{file_format}"))
+    if file_format == "coco":
         numbers = {key: n for n, key in enumerate(grouped, 1)}
         value: Any = {
             "images": [{"id": n, "file_name": f"{key}.jpg"} for key, n in numbers.items()],
             "annotations": [{"id": 90 + n, "image_id": numbers[key], "caption": t} for n, (key, t) in enumerate(rows)],
         }
         file.write_text(json.dumps(value))
-    elif form == "object":
+    elif file_format == "object":
         file.write_text(json.dumps(grouped))
-    elif form == "list":
+    elif file_format == "list":
         file.write_text(json.dumps([{"image": key, "caption": text} for key, text in rows]))
-    elif form == "jsonl":
+    elif file_format == "jsonl":
         file.write_text(
             "".join(json.dumps({"image": key, "captions": texts}) + "\n\n" for key, texts in grouped.items())
         )
     else:
         with file.open("w", newline="", encoding="utf-8-sig") as out:
-            writer = csv.writer(out, delimiter="," if form == "csv" else "\t")
+            writer = csv.writer(out, delimiter="," if file_format == "csv" else "\t")
             writer.writerows([("image", "text"), *rows])
     return file
 
@@ -353,18 +354,18 @@ def write(path: Path, form: str, rows: list[tuple[str, str]]) -> Path:
 ROWS = [("a", 'One, "two"'), ("b", "Line\nend"), ("a", "Three\t"), ("c", "Vier: é")]
 
 
-@pytest.mark.parametrize("form", ["coco", "object", "list", "jsonl", "csv", "tsv"])
-def test_every_form_gives_the_same_captions(form: str, tmp_path: Path) -> None:
-    made = read_captions(write(tmp_path / "captions", form, ROWS))
-    names = {"1": "a", "2": "b", "3": "c"} if form == "coco" else {"a": "a", "b": "b", "c": "c"}
+@pytest.mark.parametrize("file_format", ["coco", "object", "list", "jsonl", "csv", "tsv"])
+def test_every_format_gives_the_same_captions(file_format: str, tmp_path: Path) -> None:
+    made = read_captions(write(tmp_path / "captions", file_format, ROWS))
+    names = {"1": "a", "2": "b", "3": "c"} if file_format == "coco" else {"a": "a", "b": "b", "c": "c"}
     captions = {names[key]: texts for key, texts in made.captions.items()}
     assert captions == {"a": ['One, "two"', "Three\t"], "b": ["Line\nend"], "c": ["Vier: é"]}
-    if form == "coco":
+    if file_format == "coco":
         assert made.names == {"1": "a.jpg", "2": "b.jpg", "3": "c.jpg"}
 
 
-def test_captions_of_this_project_are_read(tmp_path: Path) -> None:
-    """What `share4v caption --json` prints and `share4v caption-dataset` writes."""
+def test_captions_written_by_this_package(tmp_path: Path) -> None:
+    """The outputs of `share4v caption --json` and `share4v caption-dataset`."""
     file = tmp_path / "captions.jsonl"
     rows = [
         {"image": "a.jpg", "error": "unreadable"},
@@ -385,27 +386,33 @@ def test_captions_of_this_project_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "x", r"captions are read from \.json, \.jsonl"),
+        ("a.txt", "x", r"unknown format; expected a file that ends in \.json, \.jsonl"),
         ("a.json", "[1]", "entry 1: expected an object, got 1"),
         ("a.json", '"x"', "expected a list of objects or an object, got a str"),
-        ("a.json", "[{", "no JSON, at line 1"),
-        ("a.json", "[]", "no captions in it"),
-        ("a.jsonl", '{"key": "a", "caption": "x"}\n{', "line 2: no JSON"),
+        ("a.json", "[{", "not JSON, at line 1"),
+        ("a.json", "[]", "the file has no captions"),
+        ("a.jsonl", '{"key": "a", "caption": "x"}\n{', "line 2: not JSON"),
         ("a.jsonl", '{"key": "a", "caption": "x"}\n{"caption": "y"}', "line 2: no 'key'; the row has 'caption'"),
-        ("a.jsonl", '{"key": "a", "caption": 3}', "line 1: 'caption' is 3, expected a text"),
+        ("a.jsonl", '{"key": "a", "caption": 3}', "line 1: 'caption' is 3, expected a string"),
         ("a.jsonl", '{"key": "a", "caption": "x"}\n{"key": "b", "caption": null}', "line 2: 'caption' is None"),
         (
             "a.jsonl",
             '{"name": "a", "caption": "x"}',
-            "none of 'name', 'caption' is known as a key; name the column with --key",
+            "no known key column among 'name', 'caption'; name it with --key",
         ),
-        ("a.jsonl", '{"key": "a", "description": "x"}', "is known as a caption; name the column with --caption"),
-        ("a.jsonl", '{"key": "a", "error": "gone"}', "no captions in it, 1 failures"),
-        ("a.csv", "key,caption\na\n", "line 2: the row has another number of columns"),
+        (
+            "a.jsonl",
+            '{"key": "a", "description": "x"}',
+            "no known caption column among 'key', 'description'; name it with --caption",
+        ),
+        ("a.jsonl", '{"key": "a", "error": "gone"}', "the file has no captions, only 1 failures"),
+        ("a.csv", "key,caption\na\n", "line 2: the row and the header have different numbers of columns"),
         ("a.csv", b"key,caption\na,\xff\xfe\n", "not UTF-8 text"),
     ],
 )
-def test_a_file_that_will_not_do_is_named(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
+def test_errors_of_files_name_the_file_and_the_reason(
+    name: str, content: str | bytes, message: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message) as error:
         read_captions(tmp_path / name)
@@ -441,7 +448,7 @@ def jsonl(path: Path, rows: dict[str, Any], key: str = "key") -> Path:
 ONLY = ["--metric", "bleu", "--metric", "cider", "--tokenizer", "python"]
 
 
-def test_the_table_and_the_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_the_json_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = jsonl(tmp_path / "p.jsonl", PREDICTIONS), jsonl(tmp_path / "r.jsonl", REFERENCES)
     status, out, err = run(capsys, *files, *ONLY, "--json")
     result = json.loads(out)
@@ -456,7 +463,7 @@ def test_the_table_and_the_json_say_the_same(tmp_path: Path, capsys: pytest.Capt
     assert "4 images, matched by keys" in out and "words: built-in, without Java" in out
 
 
-def test_keys_in_one_file_alone_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_in_only_one_file_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictions = {**{key: text for key, text in PREDICTIONS.items() if key != "3"}, "x1": "A", "x2": "B"}
     file = jsonl(tmp_path / "p.jsonl", predictions)
     with file.open("a") as out_file:
@@ -477,7 +484,7 @@ def test_keys_in_one_file_alone_are_counted_and_named(tmp_path: Path, capsys: py
     assert result["scores"] == direct.scores
 
 
-def test_cocos_numbers_and_file_names_come_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_ids_and_file_names_are_matched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     references = write(tmp_path / "coco", "coco", [("a", "A dog."), ("b", "A cat."), ("a", "The dog.")])
     for rows, by in (
         ({"1": "A dog", "2": "A cat"}, "keys"),
@@ -490,10 +497,13 @@ def test_cocos_numbers_and_file_names_come_together(tmp_path: Path, capsys: pyte
         assert json.loads(out)["scores"]["BLEU-1"] == pytest.approx(1, rel=1e-6)
     twice = jsonl(tmp_path / "p.jsonl", {"x/a.png": "A dog", "y/a.png": "A cat"})
     status, _, err = run(capsys, twice, references, *ONLY)
-    assert status == 2 and "'x/a.png' and 'y/a.png' are both 'a' by file names without folders and endings" in err
+    assert (
+        status == 2
+        and "'x/a.png' and 'y/a.png' are both 'a' when compared by file names without folders and endings" in err
+    )
 
 
-def test_scores_of_each_image_go_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_per_image_scores_are_written_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = jsonl(tmp_path / "p.jsonl", PREDICTIONS), jsonl(tmp_path / "r.jsonl", REFERENCES)
     assert run(capsys, *files, *ONLY, "--per-image", tmp_path / "each.jsonl")[0] == 0
     rows = [json.loads(line) for line in (tmp_path / "each.jsonl").read_text().splitlines()]
@@ -501,7 +511,7 @@ def test_scores_of_each_image_go_to_a_file(tmp_path: Path, capsys: pytest.Captur
     assert rows == [{"key": key, **own} for key, own in direct.per_image.items()]
 
 
-def test_columns_are_named_for_both_files_or_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_can_be_named_for_both_files_or_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = jsonl(tmp_path / "p.jsonl", PREDICTIONS, "photo"), jsonl(tmp_path / "r.jsonl", REFERENCES, "picture")
     assert run(capsys, *files, *ONLY)[0] == 2
     assert run(capsys, *files, *ONLY, "--key", "photo")[0] == 2
@@ -510,11 +520,16 @@ def test_columns_are_named_for_both_files_or_for_each(tmp_path: Path, capsys: py
     assert status == 2 and "--key is given 3 times: give it once for both files, or once for each" in err
 
 
-def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     good = jsonl(tmp_path / "r.jsonl", REFERENCES)
     assert run(capsys, tmp_path / "none.jsonl", good)[0] == 2
     status, _, err = run(capsys, jsonl(tmp_path / "p.jsonl", {"u": "A", "v": "B"}), good, *ONLY)
-    assert status == 2 and "no key is in both files" in err and "'u', 'v', ..." in err and "'1', '2', '3', ..." in err
+    assert (
+        status == 2
+        and "the files have no key in common" in err
+        and "'u', 'v', ..." in err
+        and "'1', '2', '3', ..." in err
+    )
     status, _, err = run(capsys, jsonl(tmp_path / "p.jsonl", {"1": ["A", "B"]}), good, *ONLY)
     assert status == 2 and "'1' has 2 captions, but only one per image can be scored" in err
     monkeypatch.setattr(metrics_module, "find_spec", lambda name: None)
@@ -522,25 +537,23 @@ def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert status == 2 and "pip install 'mindone-share4v[score]'" in err
 
 
-def test_a_metric_that_is_missing_makes_status_1(
-    no_java: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unavailable_metric_sets_status_1(no_java: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = jsonl(tmp_path / "p.jsonl", PREDICTIONS), jsonl(tmp_path / "r.jsonl", REFERENCES)
     status, out, err = run(capsys, *files, "--metric", "meteor", "--metric", "bleu")
     assert status == 1 and re.search(r"^METEOR +not computed$", out, re.MULTILINE) and "BLEU-4" in out
     assert "share4v: METEOR not computed: Java is not installed" in err
 
 
-def test_what_scorers_print_stays_out_of_the_result(
+def test_output_of_scorers_does_not_mix_with_the_result(
     java: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def compute(given: Any, made: Any) -> Any:
-        sys.stdout.write("said by Python\n")
-        os.write(1, b"said by a program\n")  # as a child process does
+        sys.stdout.write("printed by Python\n")
+        os.write(1, b"printed by a program\n")  # as a child process does
         return 0.5, [{"All": {"f": 0.5}} for _ in made]
 
-    stub(monkeypatch, compute)
+    replace_spice(monkeypatch, compute)
     files = jsonl(tmp_path / "p.jsonl", PREDICTIONS), jsonl(tmp_path / "r.jsonl", REFERENCES)
     status, out, err = run(capfd, *files, "--metric", "spice", "--json")
     assert status == 0 and json.loads(out)["scores"] == {"SPICE": 0.5}
-    assert "said by Python" in err and "said by a program" in err
+    assert "printed by Python" in err and "printed by a program" in err
