@@ -208,7 +208,7 @@ def test_answers_carry_their_numbers(
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"batch_size": 2.5}, "batch_size must be an integer of at least 1"),
         ({"prompt": ["one", "two"]}, "prompt is a list"),
-        ({"prompt": "<image> <image>"}, "names 2 <image> but comes with 1 images"),
+        ({"prompt": "<image> <image>"}, "has 2 <image> but 1 images"),
         ({"conversation": "vicuna_v2"}, "Did you mean 'vicuna_v1'"),
     ],
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .base import is_stream
+from mindone.models.share4v.processing.messages import Message, fill_images, is_conversation
 
-_HELD = ("image", "url", "path")
+from .base import is_stream
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Request:
         images: its pictures, where the chat's image parts do not hold them.
     """
 
-    text: str | list[dict[str, Any]]
+    text: str | list[Mapping[str, Any] | Message]
     images: list[Any] = field(default_factory=list)
 
-    def full(self, answer: str) -> str | list[dict[str, Any]]:
+    def full(self, answer: str) -> str | list[Mapping[str, Any] | Message]:
         """Return the text with its answer: one string, or the chat with one message more."""
         if isinstance(self.text, str):
             return f"{self.text} {answer}"
@@ -61,7 +61,7 @@ def read_requests(images: Any, text: Any) -> Asked:
     if is_stream(text):
         _no_images(images, "a stream of texts")
         return Asked(map(_read_one, text), "stream")
-    if isinstance(text, str) or _is_chat(text):
+    if isinstance(text, str) or is_conversation(text):
         return Asked([_request(text, _as_list(images))], "flat")
     if isinstance(text, Mapping):
         _no_images(images, f"text as a {type(text).__name__}")
@@ -76,14 +76,14 @@ def read_requests(images: Any, text: Any) -> Asked:
             f"there are {len(text)} texts, and images has {count}: give one entry a text, each a picture or a list"
         )
     pairs = [_request(one, _as_list(own)) for one, own in zip(text, images, strict=True)]
-    return Asked(pairs, "nested" if _is_chat(text[0]) else "flat")
+    return Asked(pairs, "nested" if is_conversation(text[0]) else "flat")
 
 
 def _read_one(one: Any) -> Request:
     """Read one entry of a list or a stream."""
     if isinstance(one, Mapping) and "text" in one and set(one) <= {"text", "images", "image"}:
         return _request(one["text"], _as_list(one.get("images", one.get("image"))))
-    if isinstance(one, str) or _is_chat(one):
+    if isinstance(one, str) or is_conversation(one):
         return _request(one, [])
     raise ValueError(f'got {one!r:.80}: expected a question, a chat, or {{"images": ..., "text": ...}}')
 
@@ -91,48 +91,9 @@ def _read_one(one: Any) -> Request:
 def _request(text: Any, images: list[Any]) -> Request:
     if isinstance(text, str):
         return Request(text, images)
-    if not _is_chat(text):
-        raise ValueError(f"text is {text!r:.80}: expected a question, or a chat as a list of messages")
-    return _filled(text, images)
-
-
-def _filled(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> Request:
-    """Copy a chat, with image parts in one form and the empty ones filled from `images`."""
-    empty = 0
-    chat: list[dict[str, Any]] = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            parts = [_part(part) for part in content]
-            for part in parts:
-                if isinstance(part, dict) and part.get("type") == "image" and not any(key in part for key in _HELD):
-                    if empty < len(images):
-                        part["image"] = images[empty]
-                    empty += 1
-            chat.append({**message, "content": parts})
-        else:
-            chat.append(dict(message))
-    if not empty:
-        return Request(chat, images)
-    if empty != len(images):
-        raise ValueError(f"the chat has {empty} image parts without a picture, and {len(images)} images are given")
-    return Request(chat)
-
-
-def _part(part: Any) -> Any:
-    if not isinstance(part, Mapping):
-        return part  # the template says what is wrong with it
-    if part.get("type") == "image" and "base64" in part:
-        rest = {key: value for key, value in part.items() if key != "base64"}
-        return {**rest, "image": f"data:application/octet-stream;base64,{part['base64']}"}
-    address = part.get("image_url")
-    if part.get("type") == "image_url" and isinstance(address, Mapping) and "url" in address:
-        return {"type": "image", "image": address["url"]}
-    return dict(part)
-
-
-def _is_chat(text: Any) -> bool:
-    return isinstance(text, (list, tuple)) and bool(text) and isinstance(text[0], Mapping) and "role" in text[0]
+    if not is_conversation(text):
+        raise ValueError(f"text is {text!r:.80}, expected a question, or a chat as a list of messages")
+    return Request(*fill_images(text, images))
 
 
 def _is_images(images: Any) -> bool:
