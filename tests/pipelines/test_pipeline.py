@@ -198,7 +198,7 @@ def test_answers_carry_their_numbers(
         ({"generate_kwargs": {"tempature": 1.0}}, r"'tempature'.*Did you mean 'temperature'"),
         (
             {"generate_kwargs": {"input_ids": [[1]]}},
-            "unknown setting of generate_kwargs 'input_ids'; known: max_new_tokens",
+            "unknown setting of generate_kwargs 'input_ids'; known: past_key_values, max_new_tokens",
         ),
         ({"generate_kwargs": {"temperature": -1}}, "temperature must be .*-1"),
         ({"generate_kwargs": {"max_new_tokens": 3}, "max_new_tokens": 3}, "given twice"),
