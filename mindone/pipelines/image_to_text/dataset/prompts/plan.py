@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -139,12 +139,6 @@ class PromptPlan:
         """Return the plan as JSON values: two plans that ask the same have the same."""
         prompts = [{"text": one.text, "weight": one.weight, "style": one.style} for one in self.prompts]
         return {"prompts": prompts, "captions": self.count, "every": self.every, "seed": self.seed}
-
-    @classmethod
-    def from_json(cls, stated: Mapping[str, Any]) -> PromptPlan:
-        """Make a plan of what `to_json` returned."""
-        prompts = tuple(Prompt(one["text"], float(one["weight"]), one["style"]) for one in stated["prompts"])
-        return cls(prompts, stated["captions"], stated["every"], stated["seed"])
 
     @classmethod
     def from_options(

@@ -10,7 +10,7 @@ from typing import Any
 
 from .text_rules import TextRules, clean, violations
 
-# Identifies a caption: SHA-256 of the picture's bytes; the question, its style and its number among equal ones.
+# Identifies a caption: SHA-256 of the image's bytes; prompt, its style, and its index among equal prompts.
 CaptionKey = tuple[bytes, str]
 
 # Changes to the generation settings on each attempt; the first attempt uses the caller's settings. Greedy decoding with
@@ -65,16 +65,16 @@ def next_attempt(previous: Sequence[Attempt], seed: int, key: CaptionKey) -> Att
 def accept(
     attempts: Sequence[Attempt], rules: TextRules, max_attempts: int, answer: Caption, token_ids: Sequence[int]
 ) -> Caption | None:
-    """Judge the last attempt; return the caption to use, or None if another attempt must be made.
+    """Check the last attempt; return the caption to use, or None if another attempt is needed.
 
-    If the last attempt allowed violates the rules too, the result is the attempt with the fewest violations.
+    If no attempt is left, the result is the attempt with the fewest violations.
 
     Args:
-        attempts: all attempts so far; the caption and the violations of the last one are filled in.
-        rules: what a caption must fulfil.
+        attempts: all attempts so far; the caption and violations of the last one are set.
+        rules: rules for the caption.
         max_attempts: maximum number of attempts.
-        answer: what the last attempt generated, before the rules are applied.
-        token_ids: the ids of `answer`; loops are searched for in them too.
+        answer: the generated caption, before the rules are applied.
+        token_ids: token ids of `answer`, which are searched for repetition too.
     """
     last = attempts[-1]
     text = clean(answer.text, rules)

@@ -167,7 +167,11 @@ def test_styles_prompts_and_files_go_in_one_pot(tmp_path: Path) -> None:
         ("Left | right", 1, None),
     ]
     assert plan.styles == (STYLES["short"], STYLES["one-sentence"], STYLES["tags"])
-    assert PromptPlan.from_json(plan.to_json()) == plan
+    described = plan.to_json()
+    assert [tuple(row.values()) for row in described.pop("prompts")] == [
+        (prompt.text, prompt.weight, prompt.style) for prompt in plan.prompts
+    ]
+    assert described == {"captions": plan.captions, "every": plan.every, "seed": plan.seed}
 
 
 @pytest.mark.parametrize(

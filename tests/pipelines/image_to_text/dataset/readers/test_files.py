@@ -392,7 +392,7 @@ except OSError as error:
             "free space in the temporary directory, usually /var/tmp, or set SQLITE_TMPDIR or TMPDIR to another one",
         ),
         ("seen", 0, "the caption cache cannot be written (disk I/O error): free disk space for "),
-        ("seen", 2**20, "done"),  # begun anew whenever it is full: it only spares work
+        ("seen", 2**20, "done"),  # it is emptied whenever it is full, because it only saves work
         ("seen-temporary", 2**20, "done"),
     ],
 )

@@ -25,8 +25,8 @@ def test_threads_read_from_many_kinds_of_files(tmp_path: Path) -> None:
     """With more files than may stay open, files are dropped while other threads read from them."""
     for number in range(4):
         base = number * 100
-        pictures = [png(base + place) for place in range(40)]
-        write_tar(tmp_path / f"a{number}.tar", [(f"{place}.png", data) for place, data in enumerate(pictures)])
+        pictures = [png(base + index) for index in range(40)]
+        write_tar(tmp_path / f"a{number}.tar", [(f"{index}.png", data) for index, data in enumerate(pictures)])
         (tmp_path / f"b{number}.tar.gz").write_bytes(gzip.compress((tmp_path / f"a{number}.tar").read_bytes(), 1))
         table = pa.table({"image": [{"bytes": data, "path": None} for data in pictures]})
         pq.write_table(table, tmp_path / f"c{number}.parquet", row_group_size=16)
@@ -40,8 +40,8 @@ def test_threads_read_from_many_kinds_of_files(tmp_path: Path) -> None:
         found = dict(zip((item.number for item in order), pool.map(reader.data, order), strict=True))
     for item in items:
         source = Path(item.source.partition("::")[0]).name
-        base, place = int(source[1]) * 100, int(item.key.rpartition("/")[2])
-        assert found[item.number] == png(base + place), item
+        base, index = int(source[1]) * 100, int(item.key.rpartition("/")[2])
+        assert found[item.number] == png(base + index), item
 
 
 def test_an_item_is_read_from_its_line_in_the_listing(tmp_path: Path) -> None:

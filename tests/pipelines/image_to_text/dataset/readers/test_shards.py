@@ -98,10 +98,10 @@ def test_a_compressed_archive_is_read_once_for_nearly_ordered_requests(
     monkeypatch.setattr(archives, "_CHUNK", 1000)
     opened = []
     archive = CompressedArchive(lambda: opened.append(1) or gzip.open(tmp_path / "x.gz"))  # noqa: SIM115
-    spans = [(place, 700) for place in range(0, 300_000, 900)]
+    spans = [(offset, 700) for offset in range(0, 300_000, 900)]
     rng = random.Random(3)
     order = sorted(spans, key=lambda span: span[0] + rng.uniform(0, 15_000))
-    expected = [data[place : place + size] for place, size in order]
+    expected = [data[offset : offset + size] for offset, size in order]
     assert [archive.read(*span) for span in order] == expected and len(opened) == 1
     assert archive.read(5, 10) == data[5:15] and len(opened) == 2
     with ThreadPoolExecutor(4) as pool:
@@ -113,8 +113,8 @@ def test_a_compressed_archive_is_read_once_for_nearly_ordered_requests(
 
 def test_a_shard_truncated_at_every_block(tmp_path: Path) -> None:
     """Each image is complete or fails, or the end of the shard is an item that fails."""
-    write_tar(tmp_path / "whole.tar", [(f"{n}.png", png(n)) for n in range(4)])
-    data = (tmp_path / "whole.tar").read_bytes()[: 4 * 1024]
+    write_tar(tmp_path / "complete.tar", [(f"{n}.png", png(n)) for n in range(4)])
+    data = (tmp_path / "complete.tar").read_bytes()[: 4 * 1024]
     path = tmp_path / "s.tar"
     for end in range(0, len(data), 128):
         path.write_bytes(data[:end])
@@ -126,14 +126,14 @@ def test_a_shard_truncated_at_every_block(tmp_path: Path) -> None:
         assert not any(isinstance(one, bytes) for one in found[complete:]), end
 
 
-@pytest.mark.parametrize("place", [0, 1024 + 20, 2 * 1024])
-def test_a_damaged_header_does_not_end_a_shard_silently(tmp_path: Path, place: int) -> None:
+@pytest.mark.parametrize("offset", [0, 1024 + 20, 2 * 1024])
+def test_a_damaged_header_does_not_end_a_shard_silently(tmp_path: Path, offset: int) -> None:
     write_tar(tmp_path / "s.tar", [(f"{n}.png", png(n)) for n in range(4)])
     data = bytearray((tmp_path / "s.tar").read_bytes())
-    data[place : place + 30] = b"\xff" * 30
+    data[offset : offset + 30] = b"\xff" * 30
     (tmp_path / "s.tar").write_bytes(data)
     items = listed(tmp_path / "s.tar")
-    assert len(items) == place // 1024 + 1 and "the archive is damaged after" in str(read(items[-1]))
+    assert len(items) == offset // 1024 + 1 and "the archive is damaged after" in str(read(items[-1]))
 
 
 def test_a_file_that_is_not_an_archive_and_a_shard_without_images(tmp_path: Path) -> None:

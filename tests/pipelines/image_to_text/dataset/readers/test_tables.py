@@ -95,7 +95,7 @@ def test_each_malformed_json_line_is_one_failed_item(tmp_path: Path) -> None:
     assert [item.key for item in items] == ["t/0", "3", "t/2", "t/3", "t/4", "t/5"]
     reasons = [read(item) for item in items]
     assert reasons[1] == png(5) and "not UTF-8 at byte 14" in str(reasons[2]) and "got list" in str(reasons[3])
-    assert all("not JSON" in str(reasons[place]) for place in (0, 5)) and "got float" in str(reasons[4])
+    assert all("not JSON" in str(reasons[index]) for index in (0, 5)) and "got float" in str(reasons[4])
 
 
 @given(
@@ -242,8 +242,8 @@ def struct(count: int) -> dict[str, list[Any]]:
 def check_struct(items: list[Any], keys: list[str], sources: list[str], others: tuple[str, ...] = ("n", "day")) -> None:
     assert [item.key for item in items] == keys and [item.source for item in items] == sources
     reader, count = Reader(), len(items)
-    for place in [*range(count - 2), *reversed(range(count - 2))]:
-        assert reader.data(items[place]) == png(place)
+    for index in [*range(count - 2), *reversed(range(count - 2))]:
+        assert reader.data(items[index]) == png(index)
     assert read(items[-2]) == png(5) and read(items[-1]) == "there is no image in its row"
     assert items[1].columns == {name: {"n": 1, "day": "2024-01-01"}[name] for name in others}
 

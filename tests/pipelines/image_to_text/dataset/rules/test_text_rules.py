@@ -115,7 +115,7 @@ def has_repetition(items: list[int], min_length: int) -> bool:
             needed = max(min_length, period * (5 if period < 8 else 3))
             if start + needed > len(items):
                 continue
-            if all(items[place] == items[place + period] for place in range(start, start + needed - period)):
+            if all(items[index] == items[index + period] for index in range(start, start + needed - period)):
                 return True
     return False
 

@@ -33,11 +33,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    place = tmp_path / "photos"
-    place.mkdir()
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for number in range(5):
-        (place / f"{number}.png").write_text(f"picture {number}")
-    return place
+        (folder / f"{number}.png").write_text(f"picture {number}")
+    return folder
 
 
 def run(
@@ -130,9 +130,9 @@ def test_failures_remain_until_they_are_retried(photos: Path, tmp_path: Path) ->
     run(photos, out)
     (photos / "9.png").write_text("new")
     assert run(photos, out).failed == 1 and FakeExecutor.asked == ["9"]
-    (photos / "1.png").write_text("whole")
+    (photos / "1.png").write_text("repaired")
     assert run(photos, out, retry_failed=True).failed == 0 and FakeExecutor.asked == ["1"]
-    assert lines(out)[1]["caption"] == "whole (Describe)"
+    assert lines(out)[1]["caption"] == "repaired (Describe)"
 
 
 @pytest.mark.parametrize("existing", ["skip", "overwrite", "append", "prepend"])
@@ -150,10 +150,10 @@ def test_restart_ignores_captions_that_the_job_wrote(photos: Path, existing: str
         "append": "mine picture 2 (What is it?)\n",
         "prepend": "picture 2 (What is it?) mine\n",
     }
-    whole = {f"{number}.txt": f"picture {number} (What is it?)\n" for number in range(5)}
+    expected = {f"{number}.txt": f"picture {number} (What is it?)\n" for number in range(5)}
     found = texts(photos)
     assert " ".join(found.pop("2.txt").split()) == " ".join(joined[existing].split())
-    assert found == {name: text for name, text in whole.items() if name != "2.txt"}
+    assert found == {name: text for name, text in expected.items() if name != "2.txt"}
 
 
 def test_a_finished_restart_can_be_repeated(photos: Path, tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ def test_killed_at_any_step_of_a_new_pass(
         with suppress(KeyboardInterrupt):
             run(photos, out, **more, **flags)
     run(photos, out, **more, **flags)
-    whole = tmp_path / ("whole.jsonl" if format_name == "jsonl" else "whole")
+    expected = tmp_path / ("expected.jsonl" if format_name == "jsonl" else "expected")
     if mode == "grown":
         (photos / "1.png").write_text("broken")  # failures are not retried
-    run(photos, whole, **more)
-    assert content(out) == content(whole)
+    run(photos, expected, **more)
+    assert content(out) == content(expected)
 
 
 def content(path: Path) -> object:
