@@ -126,7 +126,7 @@ def main() -> None:
     grown = peak_bytes() - before
     memory = {"weights": weights, "cache": cache, "before_weights": before, "peak": peak_bytes()}
     memory["peak_over_weights_and_cache"] = grown / (weights + cache)
-    result = {"shape": arguments.shape, "dtype": arguments.dtype, "kernels": library().kind, "limits": most}
+    result = {"shape": arguments.shape, "dtype": arguments.dtype, "kernels": library().instruction_set, "limits": most}
     result |= {"make_seconds": made, "phases": phases, "memory_bytes": memory, "machine": machine.describe()}
     print(json.dumps(result))
 

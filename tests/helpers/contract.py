@@ -62,6 +62,6 @@ def _check_language_model(model: Any) -> None:
     second = cached.decode(np.array([ids[0, 3], ids[1, 2]]), np.array([3, 2])).asnumpy()
     np.testing.assert_allclose(second, np.stack([logits[0, 3], logits[1, 2]]), atol=1e-5)
     other = model.new_cached(2, 8)
-    other.take(cached, np.array([1, 1]))
+    other.copy_sequences(cached, np.array([1, 1]))
     np.testing.assert_allclose(other.decode(ids[::-1, 3], np.array([-1, 3])).asnumpy()[1], model(
         model.embed(Tensor(np.array([[5, 9, 2, 1]], np.int32)))).asnumpy()[0, 3], atol=1e-5)  # fmt: skip

@@ -38,7 +38,7 @@ class ScriptedDecoder:
         self.model.decodes.append((ids.copy(), positions.copy()))
         return self._say(positions - self.totals + 1)
 
-    def take(self, source: ScriptedDecoder, texts: np.ndarray) -> None:
+    def copy_sequences(self, source: ScriptedDecoder, texts: np.ndarray) -> None:
         self.totals = source.totals[texts]
 
 
@@ -50,7 +50,7 @@ class ScriptedModel:
         self.width = config.text_config.hidden_size
         self.end = config.text_config.eos_token_ids[0]
         self.activations = ms.float32
-        self.takes_memory_as_used = False
+        self.allocates_cache_lazily = False
         self.scripts: Sequence[Sequence[int]] = []
         self.prefills: list[np.ndarray] = []
         self.decodes: list[tuple[np.ndarray, np.ndarray]] = []

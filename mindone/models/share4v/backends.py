@@ -7,7 +7,7 @@ from typing import Any
 import mindspore as ms
 
 from .configuration import Share4VConfig
-from .kernels.component import is_packed
+from .kernels.component import runs_on_kernels
 from .kernels.library import kernels_available, library
 from .nn.layers import DTYPES, weight_dtype
 from .projector.mlp import build_projector
@@ -52,7 +52,7 @@ def resolve_backends(
     vision = native["vision_tower"] if vision_backend == "native" else vision_backend
     language = native["language_model"] if language_backend == "native" else language_backend
     classes = VISION_TOWERS.resolve(vision), LANGUAGE_MODELS.resolve(language)
-    if not is_packed(classes[1]):
+    if not runs_on_kernels(classes[1]):
         asked = {"kv_cache_dtype": kv_cache_dtype, "dtype": dtype if precision_of(dtype).is_quantized else None}
         for name, value in asked.items():
             if value is not None:

@@ -24,7 +24,7 @@ from .configuration import Share4VConfig, VisionConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts
-from .kernels.component import WeightHolder, is_packed, weight_holders
+from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
 from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows
 from .quantization import loaded_dtype, precision_of
@@ -78,7 +78,7 @@ class Share4V(GenerationMixin, nn.Cell):
         self.config = config
         self.dtype = dtype
         vision_class, language_class = resolve_backends(language_backend, vision_backend, CELLS, dtype, kv_cache_dtype)
-        packed = is_packed(vision_class), is_packed(language_class)
+        packed = runs_on_kernels(vision_class), runs_on_kernels(language_class)
         self.vision_tower = vision_class(config, dtype if packed[0] else cell_dtype(dtype))
         self.mm_projector = make_projector(config, dtype, packed[0])
         self.language_model = language_class(config, dtype, *([kv_cache_dtype] if packed[1] else []))
@@ -197,7 +197,7 @@ class Share4V(GenerationMixin, nn.Cell):
         `load_param_into_net`, whatever lies there by now, so graphs go too.
         """
         self.forget_values()
-        self._features.forget_graphs()
+        self._features.reset_graphs()
         for cache in self._caches:
             cache.reset()
 

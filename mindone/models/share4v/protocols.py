@@ -32,43 +32,60 @@ class Projector(Protocol):
 
 
 class CachedLanguageModel(Protocol):
-    """A language model with room for a batch of texts.
+    """A language model with a KV cache for a batch of sequences.
 
-    `chunk` is how many tokens of each text one prefill step takes, a multiple of cache.CHUNK; `shares_prefixes` says
-    whether `copy_prefix` is there; `skips_idle_rows` whether prefill spends nothing on tokens at position -1, so that a
-    text whose chunk is one token costs one token.
+    Attributes:
+        chunk: tokens per sequence in one prefill step, a multiple of kv_cache.CHUNK.
+        can_copy_prefix: whether `copy_prefix` is implemented.
+        skips_padding: whether prefill skips tokens at position -1, so that a sequence with one token in the chunk costs
+            one token.
     """
 
     chunk: int
-    shares_prefixes: bool
-    skips_idle_rows: bool
+    can_copy_prefix: bool
+    skips_padding: bool
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
-        """Take in a chunk [B, C, H] at positions [B, C] (-1: padding) of prompts of `totals` [B] tokens.
+        """Process one chunk of each prompt.
 
-        Returns float32 logits [B, V] of the token at index `last` [B] of the chunk, for texts whose prompt ends there;
-        another text's are of no use.
+        Args:
+            inputs_embeds: [B, C, H].
+            positions: int [B, C]; -1 marks padding.
+            totals: int [B], the length of each whole prompt in tokens.
+            last: int [B], the index in the chunk of each prompt's last token; ignored for prompts that do not end in
+                this chunk.
+
+        Returns:
+            float32 logits [B, V] of the tokens `last`; undefined for prompts that do not end in this chunk.
         """
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
-        """Take in one token of each text, ids and positions [B] (-1: text is done) -> float32 logits [B, V]."""
+        """Process one token of each sequence: ids and positions int [B] -> float32 logits [B, V].
 
-    def take(self, source: Any, texts: np.ndarray) -> None:
-        """Let text i go on from what text `texts`[i] of `source`, a model of the same kind, has kept."""
+        A sequence at position -1 is finished; its logits are undefined.
+        """
 
-    def copy_prefix(self, text: int, source: Any, length: int) -> None:
-        """Let `text` hold the first `length` tokens of the first text of `source`; the other texts stay."""
+    def copy_sequences(self, source: Any, indices: np.ndarray) -> None:
+        """Copy sequence `indices[i]` of `source` to sequence i, for every i.
+
+        `source` is a cache of the same model with the same capacity, or this cache.
+        """
+
+    def copy_prefix(self, sequence: int, source: Any, length: int) -> None:
+        """Copy the first `length` tokens of sequence 0 of `source` to `sequence`; other sequences are unchanged."""
 
 
 class LanguageModel(Protocol):
-    """Made as `model(config, dtype)`.
+    """Constructed as `model(config, dtype)`.
 
-    `activations` is the type of embeddings; `takes_memory_as_used` says that room for more tokens than come costs
-    nothing, so that every cache may be as long as the model's context.
+    Attributes:
+        activations: MindSpore's type of the embeddings.
+        allocates_cache_lazily: whether unused capacity of a cache takes no memory, so that every cache may have the
+            model's full context as its capacity.
     """
 
     activations: Any
-    takes_memory_as_used: bool
+    allocates_cache_lazily: bool
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None: ...
 
@@ -76,10 +93,10 @@ class LanguageModel(Protocol):
         """ids [B, T] -> embeddings [B, T, H]."""
 
     def __call__(self, inputs_embeds: Tensor, lengths: np.ndarray | None = None) -> Tensor:
-        """inputs_embeds [B, T, H], texts beginning at position 0 -> float32 logits [B, T, V], causal.
+        """Compute causal logits without a cache: inputs_embeds [B, T, H] -> float32 [B, T, V].
 
-        `lengths` [B] are the texts' own; None: all are full.
+        Positions start at 0; `lengths` [B] are the lengths of padded sequences, None if none is padded.
         """
 
     def new_cached(self, batch_size: int, capacity: int) -> CachedLanguageModel:
-        """Return this model with room for `batch_size` texts of up to `capacity` tokens, sharing the weights."""
+        """Return this model with a cache for `batch_size` sequences of up to `capacity` tokens; weights are shared."""

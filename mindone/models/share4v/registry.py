@@ -93,7 +93,7 @@ class Registry:
 
 VISION_TOWERS = Registry("vision_tower")
 VISION_TOWERS.register("clip", "mindone.models.share4v.vision.clip:CLIPVisionTower")
-VISION_TOWERS.register("packed-clip", "mindone.models.share4v.vision.clip_kernels:PackedCLIPVisionTower")
+VISION_TOWERS.register("packed-clip", "mindone.models.share4v.vision.clip_kernels:KernelCLIPVisionTower")
 VISION_TOWERS.register(
     "mindone", "mindone.models.share4v.integrations.mindone_transformers.vision_tower:MindoneCLIPVisionTower"
 )
@@ -102,11 +102,11 @@ PROJECTORS = Registry("projector")
 PROJECTORS.register("linear", "mindone.models.share4v.projector.mlp:LinearProjector")
 PROJECTORS.register("mlp", "mindone.models.share4v.projector.mlp:MLPProjector")
 PROJECTORS.register("identity", "mindone.models.share4v.projector.mlp:IdentityProjector")
-PROJECTORS.register("packed", "mindone.models.share4v.projector.mlp_kernels:PackedProjector")
+PROJECTORS.register("packed", "mindone.models.share4v.projector.mlp_kernels:KernelProjector")
 
 LANGUAGE_MODELS = Registry("language_model")
 LANGUAGE_MODELS.register("llama", "mindone.models.share4v.language.llama:LlamaForCausalLM")
-LANGUAGE_MODELS.register("packed-llama", "mindone.models.share4v.language.llama_kernels:PackedLlamaForCausalLM")
+LANGUAGE_MODELS.register("packed-llama", "mindone.models.share4v.language.llama_kernels:KernelLlamaForCausalLM")
 LANGUAGE_MODELS.register(
     "mindnlp", "mindone.models.share4v.integrations.mindnlp.model:MindNLPLlamaForCausalLM", "mindnlp"
 )

@@ -93,8 +93,8 @@ def test_stand_ins_are_used_where_the_documentation_lets_them(trio: Trio, reques
     attention = ours.language_model.model.layers[0].self_attn
     assert type(attention.attend) is (FlashAttention if fits else Attention)
     assert (attention.attend_one is not None) == fits
-    assert ours.language_model.new_cached(1, 64).counts_slots == fits
-    assert not portable_model.language_model.new_cached(1, 64).counts_slots
+    assert ours.language_model.new_cached(1, 64).uses_slot_counts == fits
+    assert not portable_model.language_model.new_cached(1, 64).uses_slot_counts
     assert attention.rotate_query.is_fused and attention.rotate_key.is_fused  # heads of 18 are even
     assert ours.language_model.model.norm.is_fused
     assert type(ours.vision_tower.vision_model.encoder.layers[0].self_attn.attend) is FlashAttention

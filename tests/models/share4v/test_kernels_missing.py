@@ -32,7 +32,7 @@ sys.exit(main({arguments!r}))
 """
 KIND = """
 from mindone.models.share4v.kernels.library import library
-print(library().kind)
+print(library().instruction_set)
 """
 
 
@@ -52,7 +52,7 @@ def test_floats_run_on_cells_and_the_reason_is_logged_once() -> None:
     assert done.stderr.count("the CPU kernels were not built") == 1
     assert "install a C++ compiler" in done.stderr and "kernels" not in wanted.stderr
     (cells, answer), (packed, same) = (text.stdout.split(" ", 1) for text in (done, wanted))
-    assert (cells, packed) == ("LlamaForCausalLM", "PackedLlamaForCausalLM")
+    assert (cells, packed) == ("LlamaForCausalLM", "KernelLlamaForCausalLM")
     assert answer == same and answer.count(",") > 2
 
 
@@ -80,20 +80,21 @@ def test_a_library_that_does_not_load_is_told(tmp_path: Path) -> None:
     assert done.stderr.count("the CPU kernels cannot be loaded") == 1
 
 
-@pytest.mark.parametrize("kind", library().kinds())
+@pytest.mark.parametrize("kind", library().instruction_sets())
 def test_the_environment_chooses_the_kernels(kind: str) -> None:
     done = run(KIND, SHARE4V_KERNELS=kind)
     assert (done.returncode, done.stdout.strip()) == (0, kind), done.stderr
 
 
 def test_the_best_kernels_are_the_default_and_portable_ones_run_everywhere() -> None:
-    assert run(KIND, SHARE4V_KERNELS="").stdout.strip() == library().kinds()[0]
-    assert library().kinds()[-1] == "portable"
+    assert run(KIND, SHARE4V_KERNELS="").stdout.strip() == library().instruction_sets()[0]
+    assert library().instruction_sets()[-1] == "portable"
     done = run(LOAD.format(dtype="int4"), SHARE4V_KERNELS="portable")
-    assert done.returncode == 0 and done.stdout.startswith("PackedLlamaForCausalLM [["), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("KernelLlamaForCausalLM [["), done.stderr
 
 
 def test_kernels_that_do_not_run_here_are_refused_with_those_that_do() -> None:
     done = run(LOAD.format(dtype="float32"), SHARE4V_KERNELS="sse9")
     assert done.returncode == 1
-    assert f"ValueError: kernels 'sse9' do not run here: expected one of {', '.join(library().kinds())}" in done.stderr
+    supported = ", ".join(library().instruction_sets())
+    assert f"ValueError: kernels for 'sse9' are not supported on this machine: use one of {supported}" in done.stderr

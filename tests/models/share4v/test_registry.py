@@ -133,7 +133,7 @@ def test_a_component_whose_package_is_not_installed_names_the_extra(monkeypatch:
 
 def test_a_component_of_the_kernels_without_weights_says_so() -> None:
     tower = VISION_TOWERS.resolve("packed-clip")(CONFIG, "float32")
-    with pytest.raises(RuntimeError, match=r"class_embedding were not loaded: make the model with .*from_pretrained"):
+    with pytest.raises(RuntimeError, match=r"class_embedding were not loaded: create the model with .*from_pretrained"):
         tower(Tensor(np.ones((1, 3, 28, 28), np.float32)))
 
 

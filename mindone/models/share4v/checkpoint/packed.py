@@ -18,7 +18,7 @@ from .safetensors_writer import aligned, ordered, write_aligned
 
 
 class Packed(Protocol):
-    """What kernels.component.PackedComponent offers."""
+    """What kernels.component.KernelComponent offers."""
 
     plans: tuple[BlockPlan, ...]
     plain: dict[str, tuple[int, ...]]

@@ -117,7 +117,7 @@ def beam_search(
     step = np.repeat(logits, beams, 0)  # [B * K, V]
     origins = np.zeros(rows, np.int64)
     origins[: batch * beams] = np.repeat(np.arange(batch), beams)
-    beam_cache.decoder.take(cache.decoder, origins)
+    beam_cache.decoder.copy_sequences(cache.decoder, origins)
     for count in range(settings.max_new_tokens):
         ids, positions, origins = np.zeros(rows, np.int64), np.full(rows, -1), np.arange(rows)
         for sequence, search in enumerate(searches):
@@ -130,7 +130,7 @@ def beam_search(
                 positions[part] = prompts.lengths[sequence] + count
         if all(search.is_done for search in searches):
             break
-        beam_cache.decoder.take(beam_cache.decoder, origins)
+        beam_cache.decoder.copy_sequences(beam_cache.decoder, origins)
         step = beam_cache.decoder.decode(ids, positions).asnumpy()
     for sequence, search in enumerate(searches):
         yield from search.tokens(sequence)

@@ -213,7 +213,7 @@ class ContinuousBatch(Generic[RequestId]):
         slots = {row: slot for row, slot in enumerate(self._slots) if slot is not None}
         new = {row: slot for row, slot in slots.items() if slot.token_id is None}
         running = {row: slot for row, slot in slots.items() if row not in new}
-        if new and self._decoder.skips_idle_rows:
+        if new and self._decoder.skips_padding:
             logits = self._prefill(new, running)
         else:
             logits = self._decode(running) if running else {}
@@ -285,7 +285,7 @@ class ContinuousBatch(Generic[RequestId]):
         if sources:
             origins = np.arange(len(self._slots))
             origins[rows] = sources[0]
-            self._decoder.take(self._decoder, origins)
+            self._decoder.copy_sequences(self._decoder, origins)
         else:
             del self._decoder  # first, so that there are never two caches
             self._decoder = self._language_model.new_cached(len(self._slots), self._config.context_length)
@@ -293,7 +293,7 @@ class ContinuousBatch(Generic[RequestId]):
     def _copy_prefix(self, row: int, ids: np.ndarray, embeds: np.ndarray) -> int:
         """Copy the prefix that a prompt shares with all others into its row; return its length in tokens."""
         scaling = self._config.rope_scaling
-        if not self._decoder.shares_prefixes or (scaling is not None and scaling.rope_type == "dynamic"):
+        if not self._decoder.can_copy_prefix or (scaling is not None and scaling.rope_type == "dynamic"):
             return 0  # with dynamic rotary scaling, keys depend on the length of the prompt
         if self._prefix is None:
             length = int(np.argmax(ids < 0)) if (ids < 0).any() else len(ids) - 1

@@ -202,7 +202,7 @@ class GenerationMixin:
         context = self.config.text_config.context_length
         length = min(int(prompts.lengths.max()) + settings.max_new_tokens, context)
         if given is None:
-            capacity = context if self.language_model.takes_memory_as_used else length
+            capacity = context if self.language_model.allocates_cache_lazily else length
             with self._pool.lease(len(prompts), capacity, context) as cache:
                 yield cache
             return

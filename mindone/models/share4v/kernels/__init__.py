@@ -1,1 +1,1 @@
-"""C++ kernels for the CPU, and what calls them; see docs/performance.md."""
+"""CPU kernels in C++ (csrc/) and their Python bindings; see docs/performance.md."""

@@ -1,4 +1,4 @@
-"""The key/value cache that kernels write in place: one piece of memory for all layers and texts (csrc/format.h)."""
+"""The key/value cache of the kernels: one buffer for all layers and sequences, in the layout of csrc/format.h."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ KV_CACHE_DTYPES = ("float32", "float16", "int8")
 
 _HEADER = np.dtype(
     [("magic", "S8"), ("bytes", "<i8")]
-    + [(name, "<i4") for name in ("type", "layers", "texts", "kv_heads", "head_dim", "slots")]
+    + [(name, "<i4") for name in ("type", "layers", "sequences", "kv_heads", "head_dim", "slots")]
     + [(name, "<i8") for name in ("keys", "values", "scales")]
 )
 
 
 class CacheMemory:
-    """Keys and values of `texts` texts of up to `capacity` tokens.
+    """Keys and values of a batch of sequences of up to `capacity` tokens each.
 
-    Memory is taken page by page as tokens are written, so that room for the model's whole context costs nothing before
-    it is used.
+    The OS allocates memory page by page as tokens are written, so capacity for the model's full context costs nothing
+    until it is used.
 
     Attributes:
-        memory: uint8 [bytes], what the operators take.
-        keys: view [layers, texts, kv_heads, slots / 16, head_dim, 16].
-        values: view [layers, texts, kv_heads, slots, head_dim rounded up to 16].
-        scales: view float32 [2, layers, texts, kv_heads, slots] of keys and values; None unless they are int8.
+        memory: uint8 [bytes], the operators' input.
+        keys: view [layers, batch, kv_heads, slots / 16, head_dim, 16].
+        values: view [layers, batch, kv_heads, slots, head_dim rounded up to 16].
+        scales: view float32 [2, layers, batch, kv_heads, slots], of the keys and of the values; None unless int8.
 
     Raises:
         ValueError: the dtype is not one of KV_CACHE_DTYPES.
     """
 
-    def __init__(self, layers: int, texts: int, kv_heads: int, head_dim: int, capacity: int, dtype: str) -> None:
+    def __init__(self, layers: int, batch_size: int, kv_heads: int, head_dim: int, capacity: int, dtype: str) -> None:
         if dtype not in KV_CACHE_DTYPES:
             raise ValueError(f"kv_cache_dtype {dtype!r} is not supported: expected one of {', '.join(KV_CACHE_DTYPES)}")
         slots, width = -(-capacity // LANES) * LANES, -(-head_dim // LANES) * LANES
-        heads = (layers, texts, kv_heads)
+        heads = (layers, batch_size, kv_heads)
         shapes = {"keys": (*heads, slots // LANES, head_dim, LANES), "values": (*heads, slots, width)}
         dtypes = {"keys": dtype, "values": dtype}
         if dtype == "int8":
@@ -48,25 +48,28 @@ class CacheMemory:
             header[name], spans[name] = offset, slice(offset, offset + size)
             offset += -(-size // ALIGNMENT) * ALIGNMENT
         header["magic"], header["bytes"], header["type"] = CACHE_MAGIC, offset, TYPES[dtype]
-        header["layers"], header["texts"], header["kv_heads"] = heads
+        header["layers"], header["sequences"], header["kv_heads"] = heads
         header["head_dim"], header["slots"] = head_dim, slots
         self.memory = anonymous_memory(offset, huge_pages=False)
         self.memory[: _HEADER.itemsize] = np.frombuffer(header.tobytes(), np.uint8)
         views = {name: self.memory[span].view(dtypes[name]).reshape(shapes[name]) for name, span in spans.items()}
         self.keys, self.values, self.scales = views["keys"], views["values"], views.get("scales")
 
-    def take(self, source: CacheMemory, texts: np.ndarray, used: int) -> None:
-        """Let text i hold the first `used` tokens of text `texts`[i] of `source`, a cache of the same shape."""
-        panels = -(-used // LANES)
-        self.keys[:, :, :, :panels] = source.keys[:, texts, :, :panels]
-        self.values[:, :, :, :used] = source.values[:, texts, :, :used]
-        if self.scales is not None and source.scales is not None:
-            self.scales[..., :used] = source.scales[:, :, texts, :, :used]
+    def copy_sequences(self, source: CacheMemory, indices: np.ndarray, length: int) -> None:
+        """Copy the first `length` tokens of sequence `indices[i]` of `source` to sequence i, for every i.
 
-    def copy_prefix(self, text: int, source: CacheMemory, length: int) -> None:
-        """Let `text` hold the first `length` tokens of the first text of `source`, a cache of the same type."""
-        panels = -(-length // LANES)  # what lies behind `length` in the last panel is written before it is read
-        self.keys[:, text, :, :panels] = source.keys[:, 0, :, :panels]
-        self.values[:, text, :, :length] = source.values[:, 0, :, :length]
+        `source` has the same shape and dtype, and may be this cache.
+        """
+        panels = -(-length // LANES)
+        self.keys[:, :, :, :panels] = source.keys[:, indices, :, :panels]
+        self.values[:, :, :, :length] = source.values[:, indices, :, :length]
         if self.scales is not None and source.scales is not None:
-            self.scales[:, :, text, :, :length] = source.scales[:, :, 0, :, :length]
+            self.scales[..., :length] = source.scales[:, :, indices, :, :length]
+
+    def copy_prefix(self, sequence: int, source: CacheMemory, length: int) -> None:
+        """Copy the first `length` tokens of sequence 0 of `source`, a cache of the same dtype, to `sequence`."""
+        panels = -(-length // LANES)  # the last panel's slots beyond `length` are overwritten before they are read
+        self.keys[:, sequence, :, :panels] = source.keys[:, 0, :, :panels]
+        self.values[:, sequence, :, :length] = source.values[:, 0, :, :length]
+        if self.scales is not None and source.scales is not None:
+            self.scales[:, :, sequence, :, :length] = source.scales[:, :, 0, :, :length]

@@ -1,7 +1,7 @@
-"""A part of a model whose weights are packed blocks, not Parameters: what all that runs on the kernels is made of.
+"""Base class of the components that run on the CPU kernels; their weights are packed blocks, not MindSpore Parameters.
 
-A Parameter is copied when it is made and again when a graph holds it. Blocks are inputs of the graph: they are used
-where they lie, in memory or in a mapped file.
+MindSpore copies a Parameter when it is created and again when a graph is compiled. Blocks are inputs of the graph and
+are never copied: the kernels read them from memory or from a mapped file.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from mindspore import Tensor
 
 from .blocks import BlockPlan
 
-# Images that go through tower and projector in one run, each number a graph of its own. A row has the same bits
-# whatever stands beside it, and a small tower spends more time between two runs than in one.
-IMAGES_TOGETHER = (8, 1)
+# Batch sizes in which images are encoded; each compiles one graph. Batches pay off for small towers, whose graphs take
+# longer to launch than to run.
+IMAGE_BATCH_SIZES = (8, 1)
 
 
 class WeightHolder(ABC):
-    """A part of a model that keeps its weights itself, so that none of them is a Parameter.
+    """A component that stores its own weights, so that none of them is a MindSpore Parameter.
 
     Attributes:
-        plans: every block the component needs, and how it is filled.
-        plain: shapes of the weights it needs besides, float32 arrays, by name.
+        plans: the component's packed blocks, and which weights fill them.
+        plain: the names and shapes of its other weights, float32 arrays.
     """
 
     def __init__(self, plans: tuple[BlockPlan, ...], plain: Mapping[str, tuple[int, ...]]) -> None:
@@ -34,19 +34,19 @@ class WeightHolder(ABC):
 
     @abstractmethod
     def put(self, name: str, array: np.ndarray) -> None:
-        """Take a block (uint8) or a plain weight (float32)."""
+        """Store a block (uint8) or a plain weight (float32)."""
 
     @abstractmethod
     def array(self, name: str) -> np.ndarray:
-        """Return what was put under a name.
+        """Return the block or weight of this name.
 
         Raises:
             RuntimeError: the weights were not loaded.
         """
 
 
-class PackedComponent(WeightHolder):
-    """Holds blocks by name, in this process's memory.
+class KernelComponent(WeightHolder):
+    """A component on the kernels, with its blocks in this process's memory.
 
     Attributes:
         names: the blocks' names, in the order of `plans`.
@@ -55,35 +55,39 @@ class PackedComponent(WeightHolder):
     def __init__(self, plans: tuple[BlockPlan, ...], plain: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(plans, plain)
         self.names = tuple([plan.name for plan in plans])
-        self._held: dict[str, Tensor] = {}
+        self._tensors: dict[str, Tensor] = {}
         self._arrays: dict[str, np.ndarray] = {}
 
     def put(self, name: str, array: np.ndarray) -> None:
-        """Take a block (uint8) or a plain weight (float32); the memory is shared, not copied."""
-        self._arrays[name] = array  # MindSpore's tensor does not keep it alive in every version
-        self._held[name] = Tensor.from_numpy(array)
+        """Store a block (uint8) or a plain weight (float32) without copying it."""
+        self._arrays[name] = array  # in some versions of MindSpore the tensor does not keep the array alive
+        self._tensors[name] = Tensor.from_numpy(array)
 
     def array(self, name: str) -> np.ndarray:
-        """Return what was put under a name.
+        """Return the block or weight of this name.
 
         Raises:
             RuntimeError: the weights were not loaded.
         """
         if name not in self._arrays:
-            raise RuntimeError(f"the weights of {name} were not loaded: make the model with Share4V.from_pretrained")
+            raise RuntimeError(f"the weights of {name} were not loaded: create the model with Share4V.from_pretrained")
         return self._arrays[name]
 
-    def held(self, *names: str) -> tuple[Tensor, ...]:
-        """Return what was put under each name, as graphs take it."""
+    def tensors(self, *names: str) -> tuple[Tensor, ...]:
+        """Return the blocks or weights of these names as tensors, the inputs of a graph.
+
+        Raises:
+            RuntimeError: the weights were not loaded.
+        """
         for name in names:
             self.array(name)
-        return tuple([self._held[name] for name in names])
+        return tuple([self._tensors[name] for name in names])
 
 
-def is_packed(component: Any) -> bool:
+def runs_on_kernels(component: Any) -> bool:
     """Return whether a component, or a component class, runs on the kernels."""
-    return isinstance(component, PackedComponent) or (
-        isinstance(component, type) and issubclass(component, PackedComponent)
+    return isinstance(component, KernelComponent) or (
+        isinstance(component, type) and issubclass(component, KernelComponent)
     )
 
 

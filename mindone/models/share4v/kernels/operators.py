@@ -1,4 +1,4 @@
-"""The kernels as MindSpore operators, to be used in graphs: in PyNative mode a call costs milliseconds."""
+"""The kernels as MindSpore custom operators, for use in graphs; in PyNative mode each call costs milliseconds."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from .library import LIBRARY
 
 
 def layer_operator() -> Any:
-    """Return (x [R, H], block, cache, rows int32 [R, 4], cos [R, D], sin [R, D]) -> [R, H]: one transformer layer.
+    """Return the operator of a transformer layer: (x [R, H], block, cache, rows, cos [R, D], sin [R, D]) -> [R, H].
 
-    rows are (text, slot, begin, end): where a row's key and value go, and which slots it sees; slot -1 marks a row that
-    is not computed, whose result means nothing. The cache is written in place.
+    A row of `rows`, int32 [R, 4], is (sequence, slot, begin, end): its key and value are written to `slot` of the
+    sequence's cache, and it attends to the slots begin .. end - 1. Rows with slot -1 are not computed; their results
+    are undefined. The cache is updated in place.
     """
     return _operator("share4v_layer", lambda x, block, cache, rows, cos, sin: x)
 
 
 def linear_operator(outputs: int) -> Any:
-    """Return (x [R, K], index int32 [M], block) -> [M, outputs]: norm, product, bias and activation, as the block says.
+    """Return the operator of a linear layer: (x [R, K], index int32 [M], block) -> [M, outputs].
 
-    Row i is made of x[index[i]]; a negative index gives zeros.
+    Output row i is computed from x[index[i]]: norm, product, bias and activation, as the block specifies. A negative
+    index gives zeros.
     """
     return _operator("share4v_linear", lambda x, index, block: [index[0], outputs])
 
 
 def embedding_operator(size: int) -> Any:
-    """Return (ids int32 [R], block) -> [R, size]: rows of a table."""
+    """Return the operator of an embedding table: (ids int32 [R], block) -> [R, size]."""
     return _operator("share4v_embedding", lambda ids, block: [ids[0], size])
 
 

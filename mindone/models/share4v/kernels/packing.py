@@ -1,4 +1,4 @@
-"""Blocks of packed weights: what one operator works with, in the memory layout that csrc/format.h describes."""
+"""Blocks of packed weights, one per operator call; csrc/format.h describes the memory layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_MAGIC = b"sh4vblk1"
 
 _NORM = np.dtype([("kind", "<i4"), ("eps", "<f4"), ("size", "<i8"), ("weight", "<i8"), ("bias", "<i8")])
 _MATRIX = np.dtype(
-    [("type", "<i4"), ("unused", "<i4")] + [(name, "<i8") for name in ("rows", "columns", "data", "scales", "bias")]
+    [("type", "<i4"), ("reserved", "<i4")] + [(name, "<i8") for name in ("rows", "columns", "data", "scales", "bias")]
 )
 _HEADER = np.dtype(
     [("magic", "S8"), ("bytes", "<i8")]
@@ -25,7 +25,7 @@ _HEADER = np.dtype(
 )
 
 TYPES = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
-# What `fill` takes, as NumPy's dtype. A bfloat16 weight comes as its bits, uint16.
+# NumPy dtypes of weights to pack. A bfloat16 weight is given as its bits, uint16.
 SOURCE_TYPES = {"float32": 0, "float16": 1, "uint16": 4}
 ITEM_BYTES = {"float32": 4, "float16": 2}
 GROUP_BYTES = {"int8": 512, "int4": 256}
@@ -55,7 +55,10 @@ class NormSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What a block holds. A table, whose rows are gathered, is not in panels and takes float32 and float16 alone."""
+    """The contents of a block: its matrices and norms, and the sizes of attention in a transformer layer.
+
+    An embedding table (`is_table`) is stored row by row instead of in panels, as float32 or float16 only.
+    """
 
     matrices: tuple[MatrixSpec, ...]
     norms: tuple[NormSpec, ...] = ()
@@ -69,7 +72,7 @@ class BlockSpec:
 
 
 def _pieces(spec: BlockSpec) -> Iterator[tuple[str, int, str, int]]:
-    """Yield (kind, number, field, bytes) of each piece of a block in the order they lie in."""
+    """Yield (kind, number, field, bytes) of each piece of a block, in memory order."""
     for number, norm in enumerate(spec.norms):
         yield "norms", number, "weight", norm.size * 4
         yield "norms", number, "bias", norm.size * 4 if norm.bias else 0
@@ -85,12 +88,12 @@ def _pieces(spec: BlockSpec) -> Iterator[tuple[str, int, str, int]]:
 
 
 def block_bytes(spec: BlockSpec) -> int:
-    """Return the size of a block, its header included; a multiple of 64."""
+    """Return the size of a block with its header in bytes, a multiple of 64."""
     return HEADER_BYTES + sum(-(-size // ALIGNMENT) * ALIGNMENT for *_, size in _pieces(spec))
 
 
 def header_of(spec: BlockSpec) -> np.ndarray:
-    """Return the header of a block, uint8 [1024]: sizes, types, and where each piece lies."""
+    """Return the header of a block, uint8 [1024]: sizes, types, and the offset of each piece."""
     header = np.zeros((), _HEADER)
     header["magic"] = BLOCK_MAGIC
     header["bytes"] = block_bytes(spec)
@@ -109,26 +112,26 @@ def header_of(spec: BlockSpec) -> np.ndarray:
         if size:
             header[kind][number][field] = offset
             offset += -(-size // ALIGNMENT) * ALIGNMENT
-    whole = np.zeros(HEADER_BYTES, np.uint8)
-    whole[: _HEADER.itemsize] = np.frombuffer(header.tobytes(), np.uint8)
-    return whole
+    padded = np.zeros(HEADER_BYTES, np.uint8)
+    padded[: _HEADER.itemsize] = np.frombuffer(header.tobytes(), np.uint8)
+    return padded
 
 
 def anonymous_memory(size: int, huge_pages: bool = True) -> np.ndarray:
-    """Return zeroed memory, uint8 [size], that takes room only where it is written.
+    """Return zeroed memory, uint8 [size], whose pages are allocated when they are first written.
 
-    Huge pages spare the CPU the translation of addresses, but a page is then taken whole.
+    Huge pages (2 MiB) cost fewer TLB misses, but each is allocated as a whole.
     """
     reserved = getattr(mmap, "MAP_NORESERVE", 0)
     memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | reserved)
     if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a system without them
+        with suppress(OSError):  # the system has no huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8, size)
 
 
 class BlockWriter:
-    """Fills a new block piece by piece; a piece that is never filled stays zero.
+    """Fills a new block piece by piece; pieces that are not written remain zero.
 
     Example:
         >>> import numpy as np
@@ -146,28 +149,29 @@ class BlockWriter:
         self._header = self.block[: _HEADER.itemsize].view(_HEADER)[0]
 
     def matrix(self, number: int, weight: np.ndarray, first: int = 0) -> None:
-        """Put weight [R, K] (float32, float16, or uint16 for the bits of bfloat16) at rows first .. first + R - 1.
+        """Write weight [R, K] (float32, float16, or uint16 for the bits of bfloat16) to rows first .. first + R - 1.
 
         Raises:
-            ValueError: the shape does not fit, or `first` is not a multiple of 16.
+            ValueError: the shape or dtype does not fit, or `first` is not a multiple of 16.
             OverflowError: a value is not finite, or is too large for the matrix's type.
         """
         spec = self.spec.matrices[number]
         fits = weight.ndim == 2 and weight.shape[1] == spec.columns and 0 <= first <= spec.rows - len(weight)
         if not fits or first % LANES:
             raise ValueError(
-                f"a weight {list(weight.shape)} does not go to row {first} of [{spec.rows}, {spec.columns}]"
+                f"a weight of shape {list(weight.shape)} cannot be written at row {first} of a matrix "
+                f"[{spec.rows}, {spec.columns}]; the first row must be a multiple of {LANES}"
             )
         if weight.dtype.name not in SOURCE_TYPES:
-            raise ValueError(f"a weight has dtype {weight.dtype}, expected one of {', '.join(SOURCE_TYPES)}")
+            raise ValueError(f"a weight has dtype {weight.dtype}: expected one of {', '.join(SOURCE_TYPES)}")
         source = np.ascontiguousarray(weight)
         if self.spec.is_table:
-            self._table(number, source, first)
+            self._write_table(number, source, first)
             return
         if library().pack(self.block, number, first, source, SOURCE_TYPES[source.dtype.name]):
             raise OverflowError(f"values are not finite, or too large for {spec.dtype}")
 
-    def _table(self, number: int, source: np.ndarray, first: int) -> None:
+    def _write_table(self, number: int, source: np.ndarray, first: int) -> None:
         spec, start = self.spec.matrices[number], int(self._header["matrices"][number]["data"])
         size = spec.rows * spec.columns * ITEM_BYTES[spec.dtype]
         rows = self.block[start : start + size].view(spec.dtype).reshape(spec.rows, spec.columns)
@@ -178,46 +182,51 @@ class BlockWriter:
             raise OverflowError(f"values are not finite, or too large for {spec.dtype}")
 
     def matrix_bytes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return views of the bytes of matrix `number`, and of its scales (empty where it has none)."""
-        pieces = {
+        """Return views, uint8, of the packed data of matrix `number` and of its scales (empty for float types)."""
+        sizes = {
             field: size for kind, index, field, size in _pieces(self.spec) if (kind, index) == ("matrices", number)
         }
         entry = self._header["matrices"][number]
         starts = {field: int(entry[field]) for field in ("data", "scales")}
-        data, scales = (self.block[start : start + pieces.get(field, 0)] for field, start in starts.items())
+        data, scales = (self.block[start : start + sizes.get(field, 0)] for field, start in starts.items())
         return data, scales
 
     def vector(self, kind: str, number: int, field: str, values: np.ndarray, first: int = 0) -> None:
-        """Put float values [N] at `first` of a bias or of a norm's weight: kind "matrices" or "norms".
+        """Write values [N] at index `first` of a vector: the bias of a matrix, or the weight or bias of a norm.
+
+        Args:
+            kind: "matrices" or "norms".
+            number: index of the matrix or norm.
+            field: "weight" or "bias".
 
         Raises:
-            ValueError: the block has no such vector, or they do not fit into it.
+            ValueError: the block has no such vector, or the values do not fit into it.
         """
         sizes = {(piece, index, name): size // 4 for piece, index, name, size in _pieces(self.spec)}
         size = sizes.get((kind, number, field), 0)
         if not 0 <= first <= size - values.size:
             raise ValueError(
-                f"{values.size} values do not go to place {first} of {kind} {number}'s {field}: it has room for {size}"
+                f"{values.size} values do not fit at index {first} of the {field} of {kind}[{number}], which has {size}"
             )
         start = int(self._header[kind][number][field]) + first * 4
         self.block[start : start + values.size * 4].view(np.float32)[:] = values
 
 
 def check_block(block: np.ndarray, spec: BlockSpec, name: str) -> None:
-    """Compare a block that was read from a file with what the config asks for.
+    """Check that a block read from a file has the header of `spec`.
 
     Raises:
-        ValueError: it is another kind of block, or of other sizes or types.
+        ValueError: the block has other contents, sizes or types.
     """
     if block.size < block_bytes(spec) or not np.array_equal(block[:HEADER_BYTES], header_of(spec)):
         raise ValueError(
-            f"{name} is no block of packed weights that this version and config.json ask for: convert the checkpoint "
-            "again with `share4v convert`"
+            f"{name} is not the block of packed weights that config.json and this version expect: convert the "
+            "checkpoint again with `share4v convert`"
         )
 
 
 def unpack_matrix(block: np.ndarray, spec: BlockSpec, number: int) -> np.ndarray:
-    """Return matrix `number` of a block as float32 [rows, columns]; integers come multiplied by their scales."""
+    """Return matrix `number` of a block as float32 [rows, columns], dequantized."""
     matrix = spec.matrices[number]
     if spec.is_table:
         start = int(block[: _HEADER.itemsize].view(_HEADER)[0]["matrices"][number]["data"])
@@ -228,6 +237,6 @@ def unpack_matrix(block: np.ndarray, spec: BlockSpec, number: int) -> np.ndarray
 
 
 def read_vector(block: np.ndarray, kind: str, number: int, field: str, size: int) -> np.ndarray:
-    """Return a bias or a norm's weight of a block, float32 [size]."""
+    """Return a vector of a block, float32 [size]; see BlockWriter.vector."""
     start = int(block[: _HEADER.itemsize].view(_HEADER)[0][kind][number][field])
     return block[start : start + size * 4].view(np.float32).copy()

@@ -135,7 +135,7 @@ class LlamaForCausalLM(nn.Cell):
         (1, 3, 99)
     """
 
-    takes_memory_as_used = False
+    allocates_cache_lazily = False
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32", operators: DeviceOperators | None = None) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class LlamaForCausalLM(nn.Cell):
         self.attend = arithmetic.attention(*sizes)
         by_count = arithmetic.one_query_attention(*sizes)
         # So many texts of one token each can be attended from by their numbers of slots, in place of a mask.
-        self.most_counted = 0 if by_count is None else by_count.texts
+        self.max_incremental_batch = 0 if by_count is None else by_count.texts
         if self.config.tie_word_embeddings:
             self.lm_head = None
         else:
@@ -214,7 +214,7 @@ class LayerCache(nn.Cell):
         values = self.write(self.value, rows, value.reshape(-1, self.size))
         return keys.reshape(self.shape), values.reshape(self.shape)
 
-    def take(self, source: LayerCache, texts: Tensor) -> None:
+    def copy_sequences(self, source: LayerCache, texts: Tensor) -> None:
         """Let text i hold what text `texts`[i] of `source` holds."""
         for mine, theirs in ((self.key, source.key), (self.value, source.value)):
             rows = ops.gather(theirs.reshape(source.shape[0], -1), texts, 0)
@@ -286,15 +286,15 @@ class CachedLlama:
     """
 
     chunk = 64  # an image of 576 patches is nine of them, and a product of 64 rows is bound by arithmetic
-    shares_prefixes = False
-    skips_idle_rows = False
+    can_copy_prefix = False
+    skips_padding = False
 
     def __init__(self, llama: LlamaForCausalLM, batch_size: int, capacity: int) -> None:
         self.text_config = llama.config
         self.first_rows = np.arange(batch_size, dtype=np.int32)
         forward = CachedForward(llama, batch_size, capacity)
         self.caches = forward.caches
-        self.counts_slots = batch_size <= llama.most_counted
+        self.uses_slot_counts = batch_size <= llama.max_incremental_batch
         self._prefill = CachedGraph(forward, takes_ids=False)
         self._decode = CachedGraph(forward, takes_ids=True)
 
@@ -324,11 +324,11 @@ class CachedLlama:
         cos, sin = self._tables(columns, np.maximum(positions, 0) + 1)
         tokens, last = Tensor(ids.astype(np.int32)[:, None]), Tensor(self.first_rows)
         # Made on the host, where the operator wants it: made by the graph, every layer would wait for the device.
-        seen = (Tensor(np.maximum(positions, 0).astype(np.int64) + 1),) if self.counts_slots else ()
+        seen = (Tensor(np.maximum(positions, 0).astype(np.int64) + 1),) if self.uses_slot_counts else ()
         return self._decode.compile_and_run(tokens, Tensor(columns), cos, sin, last, *seen)
 
-    def take(self, source: CachedLlama, texts: np.ndarray) -> None:
+    def copy_sequences(self, source: CachedLlama, texts: np.ndarray) -> None:
         """Let text i go on from what text `texts`[i] of `source` (maybe this one) holds; capacities must be equal."""
         chosen = Tensor(texts.astype(np.int32))
         for mine, theirs in zip(self.caches, source.caches, strict=True):
-            mine.take(theirs, chosen)
+            mine.copy_sequences(theirs, chosen)

@@ -8,7 +8,7 @@ from mindspore import Tensor, nn, ops
 
 from ..configuration import Share4VConfig
 from ..kernels.cache_memory import KV_CACHE_DTYPES, CacheMemory
-from ..kernels.component import PackedComponent
+from ..kernels.component import KernelComponent
 from ..kernels.library import library
 from ..kernels.operators import embedding_operator, layer_operator, linear_operator
 from ..quantization import precision_of
@@ -48,7 +48,7 @@ class DecodeGraph(nn.Cell):
         return self.embedded(self.embedding(ids, table), index, rows, cos, sin, cache, head, *layers)
 
 
-class PackedLlamaForCausalLM(PackedComponent):
+class KernelLlamaForCausalLM(KernelComponent):
     """A LLaMA for inference on a CPU; as `llama.LlamaForCausalLM`, with integer weights besides.
 
     Args:
@@ -61,7 +61,7 @@ class PackedLlamaForCausalLM(PackedComponent):
     """
 
     activations = ms.float32
-    takes_memory_as_used = True
+    allocates_cache_lazily = True
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32", kv_cache_dtype: str | None = None) -> None:
         self.config = config.text_config
@@ -101,23 +101,23 @@ class PackedLlamaForCausalLM(PackedComponent):
         self, x: Tensor, index: np.ndarray, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor
     ) -> Tensor:
         """x [B, C, H] -> logits [M, V] of its rows `index` [M] of [B * C]; zeros for -1."""
-        _, *layers, head = self.held(*self.names)
+        _, *layers, head = self.tensors(*self.names)
         return self._prefill.compile_and_run(x, Tensor(index), Tensor(rows), cos, sin, memory, head, *layers)
 
     def run_decode(
         self, ids: np.ndarray, index: np.ndarray, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor
     ) -> Tensor:
         """ids [B] -> logits [B, V]; zeros where index [B] is -1."""
-        table, *layers, head = self.held(*self.names)
+        table, *layers, head = self.tensors(*self.names)
         texts = Tensor(ids), Tensor(index), Tensor(rows), cos, sin
         return self._decode.compile_and_run(*texts, memory, table, head, *layers)
 
-    def new_cached(self, batch_size: int, capacity: int) -> PackedCachedLlama:
+    def new_cached(self, batch_size: int, capacity: int) -> KernelCachedLlama:
         """Return this model with room for `batch_size` texts of up to `capacity` tokens, sharing weights and graphs."""
-        return PackedCachedLlama(self, batch_size, capacity)
+        return KernelCachedLlama(self, batch_size, capacity)
 
 
-class PackedCachedLlama:
+class KernelCachedLlama:
     """One cache of `batch_size` texts; see `cached.CachedLlama`.
 
     Attributes:
@@ -125,10 +125,10 @@ class PackedCachedLlama:
         used: slots that any text has ever filled.
     """
 
-    shares_prefixes = True
-    skips_idle_rows = True
+    can_copy_prefix = True
+    skips_padding = True
 
-    def __init__(self, llama: PackedLlamaForCausalLM, batch_size: int, capacity: int) -> None:
+    def __init__(self, llama: KernelLlamaForCausalLM, batch_size: int, capacity: int) -> None:
         self.llama = llama
         self.config = llama.config
         self.chunk = max(64, PREFILL_ROWS // batch_size // 64 * 64)
@@ -170,12 +170,12 @@ class PackedCachedLlama:
         index = np.where(positions >= 0, np.arange(len(positions)), -1).astype(np.int32)
         return self.llama.run_decode(ids.astype(np.int32), index, rows, cos, sin, self._memory)
 
-    def take(self, source: PackedCachedLlama, texts: np.ndarray) -> None:
+    def copy_sequences(self, source: KernelCachedLlama, texts: np.ndarray) -> None:
         """Let text i go on from what text `texts`[i] of `source` (maybe this one) holds; capacities must be equal."""
         self.used = source.used
-        self.cache.take(source.cache, texts, self.used)
+        self.cache.copy_sequences(source.cache, texts, self.used)
 
-    def copy_prefix(self, text: int, source: PackedCachedLlama, length: int) -> None:
+    def copy_prefix(self, text: int, source: KernelCachedLlama, length: int) -> None:
         """Let `text` hold the first `length` tokens of the first text of `source`; the other texts stay."""
         self.used = max(self.used, length)
         self.cache.copy_prefix(text, source.cache, length)

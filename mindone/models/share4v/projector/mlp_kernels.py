@@ -6,12 +6,12 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ..configuration import Share4VConfig
-from ..kernels.component import PackedComponent
+from ..kernels.component import KernelComponent
 from ..kernels.operators import linear_operator
 from .weights import projector_plans
 
 
-class PackedProjectorGraph(nn.Cell):
+class KernelProjectorGraph(nn.Cell):
     """The layers one after the other."""
 
     def __init__(self, outputs: int) -> None:
@@ -27,7 +27,7 @@ class PackedProjectorGraph(nn.Cell):
         return x.reshape(batch, count, -1)
 
 
-class PackedProjector(PackedComponent):
+class KernelProjector(KernelComponent):
     """`linear`, `mlp{N}x_gelu` or `identity`, for inference.
 
     Args:
@@ -43,12 +43,12 @@ class PackedProjector(PackedComponent):
         if plans is None:
             raise ValueError(f"projector_type {config.projector_config.projector_type!r} has no kernels")
         super().__init__(plans, {})
-        self._graph = PackedProjectorGraph(config.text_config.hidden_size)
+        self._graph = KernelProjectorGraph(config.text_config.hidden_size)
 
     def __call__(self, features: Tensor) -> Tensor:
         """features [B, N, D] -> embeddings [B, N, H]."""
         if not self.names:
             return features
         index = Tensor(np.arange(features.shape[0] * features.shape[1], dtype=np.int32))
-        embeddings: Tensor = self._graph.compile_and_run(features, index, *self.held(*self.names))
+        embeddings: Tensor = self._graph.compile_and_run(features, index, *self.tensors(*self.names))
         return embeddings

@@ -9,13 +9,13 @@ from mindspore import Tensor, nn, ops
 
 from ..configuration import Share4VConfig
 from ..kernels.cache_memory import CacheMemory
-from ..kernels.component import IMAGES_TOGETHER, PackedComponent
+from ..kernels.component import IMAGE_BATCH_SIZES, KernelComponent
 from ..kernels.operators import layer_operator, linear_operator
 from ..nn.host_ops import concat_rows
 from .weights import vision_plans, vision_shapes
 
 
-class PackedCLIPGraph(nn.Cell):
+class KernelCLIPGraph(nn.Cell):
     """B images from patches to the wanted hidden state, the first `skipped` rows of each left out."""
 
     def __init__(self, hidden: int, eps: float, skipped: int) -> None:
@@ -37,7 +37,7 @@ class PackedCLIPGraph(nn.Cell):
         return x.reshape(-1, tokens, self.hidden)[:, self.skipped :]
 
 
-class PackedCLIPVisionTower(PackedComponent):
+class KernelCLIPVisionTower(KernelComponent):
     """The features ShareGPT4V sees of an image, computed by the kernels; as `clip.CLIPVisionTower`, for inference.
 
     Args:
@@ -54,7 +54,7 @@ class PackedCLIPVisionTower(PackedComponent):
         vision = config.vision_config
         tokens, heads = vision.num_patches + 1, vision.num_attention_heads
         # Keys and values of the layer being computed; every token sees every other of its image.
-        most = IMAGES_TOGETHER[0]
+        most = IMAGE_BATCH_SIZES[0]
         self._cache = CacheMemory(1, most, heads, vision.hidden_size // heads, tokens, "float32")
         self._rows = np.zeros((most, tokens, 4), np.int32)
         self._rows[..., 0] = np.arange(most)[:, None]
@@ -62,11 +62,11 @@ class PackedCLIPVisionTower(PackedComponent):
         self._nothing = Tensor(np.zeros((1, 1), np.float32))
         self._memory = Tensor.from_numpy(self._cache.memory)
         skipped = 0 if config.select_feature == "cls_patch" else 1
-        self._graph = PackedCLIPGraph(vision.hidden_size, vision.layer_norm_eps, skipped)
+        self._graph = KernelCLIPGraph(vision.hidden_size, vision.layer_norm_eps, skipped)
 
     def __call__(self, pixel_values: Tensor) -> Tensor:
         """pixel_values [B, 3, S, S] float32 -> features [B, N, D]; a graph for every size of batch."""
-        pixels, most = pixel_values.asnumpy(), IMAGES_TOGETHER[0]
+        pixels, most = pixel_values.asnumpy(), IMAGE_BATCH_SIZES[0]
         return concat_rows([self._encode(pixels[first : first + most]) for first in range(0, len(pixels), most)])
 
     def _encode(self, images: np.ndarray) -> Any:
@@ -76,13 +76,13 @@ class PackedCLIPVisionTower(PackedComponent):
         tiles = used.reshape(-1, vision.num_channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
         flat = np.ascontiguousarray(tiles, np.float32).reshape(len(images) * grid * grid, -1)  # [B * N, C * P * P]
         name = "vision_tower.vision_model."
-        first, positions, scale, shift = self.held(
+        first, positions, scale, shift = self.tensors(
             f"{name}embeddings.class_embedding",
             f"{name}embeddings.position_embedding.weight",
             f"{name}pre_layrnorm.weight",
             f"{name}pre_layrnorm.bias",
         )
-        patches, *layers = self.held(*self.names[: 1 + self.config.hidden_state_index])
+        patches, *layers = self.tensors(*self.names[: 1 + self.config.hidden_state_index])
         index = Tensor(np.arange(len(flat), dtype=np.int32))
         rows = Tensor(self._rows[: len(images)].reshape(-1, 4))
         plain = Tensor(flat), index, first, positions, scale, shift

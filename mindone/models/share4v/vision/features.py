@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from ..kernels.component import IMAGES_TOGETHER, is_packed, weight_holders
+from ..kernels.component import IMAGE_BATCH_SIZES, runs_on_kernels, weight_holders
 from ..nn.host_ops import concat_rows, split_rows
 
 
@@ -40,11 +40,11 @@ class ImageFeatures:
 
     def __init__(self, vision_tower: Any, mm_projector: Any, keep: int = 8) -> None:
         self._tower, self._projector, self._keep = vision_tower, mm_projector, keep
-        self._sizes = IMAGES_TOGETHER if is_packed(vision_tower) and is_packed(mm_projector) else (1,)
+        self._sizes = IMAGE_BATCH_SIZES if runs_on_kernels(vision_tower) and runs_on_kernels(mm_projector) else (1,)
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()  # [1, P, H] by digest, the last used at the end
-        self.forget_graphs()
+        self.reset_graphs()
 
-    def forget_graphs(self) -> None:
+    def reset_graphs(self) -> None:
         """Drop what was compiled: weights were replaced."""
         if weight_holders(self._tower, self._projector):
             self._encode = self._in_parts

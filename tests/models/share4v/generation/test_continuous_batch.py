@@ -86,7 +86,7 @@ def test_what_all_prompts_begin_with_is_computed_once(
         total += int(prompts.lengths[0])
         batch.join(number, prompts, GenerationSettings(max_new_tokens=1))
         batch.step()
-    assert sum(computed) == (total - 5 * 30 if decoder.shares_prefixes else total)
+    assert sum(computed) == (total - 5 * 30 if decoder.can_copy_prefix else total)
 
 
 def test_texts_go_on_while_a_long_prompt_is_taken_in(usual: Pair, tokenizer: Tokenizer) -> None:
@@ -107,7 +107,7 @@ def test_texts_go_on_while_a_long_prompt_is_taken_in(usual: Pair, tokenizer: Tok
         steps |= {name: steps[name] + 1 for name in running}
         batch.step()
     assert steps["short"] == 20  # a token at every step
-    assert steps["long"] == (chunks + 1 if batch._decoder.skips_idle_rows else 2)
+    assert steps["long"] == (chunks + 1 if batch._decoder.skips_padding else 2)
 
 
 def test_stop_strings_and_forbidden_ids_are_each_texts_own(usual: Pair, tokenizer: Tokenizer) -> None:

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 def _kinds() -> list[str]:
     try:
-        return library().kinds()
+        return library().instruction_sets()
     except KernelError:
         return ["missing"]  # each test says why
 
@@ -34,7 +34,7 @@ def any_kernels() -> Library:
 @pytest.fixture
 def kernels(kind: str, any_kernels: Library) -> Iterator[Library]:
     """The library with one kind of kernels selected, and one thread: more only wait for a busy machine's CPUs."""
-    before = any_kernels.kind
+    before = any_kernels.instruction_set
     any_kernels.select(kind)
     any_kernels.threads = 1
     yield any_kernels

@@ -136,8 +136,8 @@ def test_layer_is_the_same_on_every_x86(
 
 def of_each_kind(kernels: Library) -> Iterator[str]:
     """Select each of x86's kinds that run here in turn, then the one of before."""
-    before = kernels.kind
-    for kind in kernels.kinds():
+    before = kernels.instruction_set
+    for kind in kernels.instruction_sets():
         if kind in FUSED:
             kernels.select(kind)
             yield kind

@@ -178,9 +178,9 @@ def test_weights_of_another_shape_are_refused(
     if shape == (32, 40):  # fits: some of the rows
         writer.matrix(0, normals(rng, *shape), first)
         return
-    with pytest.raises(ValueError, match="does not go to row"):
+    with pytest.raises(ValueError, match="cannot be written at row"):
         writer.matrix(0, normals(rng, *shape), first)
-    with pytest.raises(ValueError, match="does not go to row"):
+    with pytest.raises(ValueError, match="cannot be written at row"):
         writer.matrix(0, np.zeros(40, np.float32))
 
 
@@ -223,5 +223,5 @@ def test_a_block_of_another_layout_is_refused(kernels: Library, rng: np.random.G
     block, spec = packed(normals(rng, 20, 40), "int8")
     check_block(block, spec, "good")
     assert len(block) == block_bytes(spec)
-    with pytest.raises(ValueError, match="bad is no block"):
+    with pytest.raises(ValueError, match="bad is not the block"):
         check_block(change(block), spec, "bad")  # type: ignore[operator]

@@ -8,7 +8,7 @@ from helpers.llava import IMAGE, Reference
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.generation.decoding import GenerationSettings
-from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
+from mindone.models.share4v.kernels.component import IMAGE_BATCH_SIZES
 from mindone.models.share4v.vision.features import pixel_digest
 
 Pair = tuple[Reference, Share4V]
@@ -37,7 +37,7 @@ def test_images_have_the_bits_they_have_alone(usual: Pair, monkeypatch: pytest.M
     model.forget_values()
     runs = watched(model, monkeypatch)
     np.testing.assert_array_equal(model.encode_images(images).asnumpy(), np.stack(alone))
-    most = IMAGES_TOGETHER[0] if model.packed_components() else 1
+    most = IMAGE_BATCH_SIZES[0] if model.packed_components() else 1
     assert runs == [most] * (count // most) + [1] * (count % most)
 
 

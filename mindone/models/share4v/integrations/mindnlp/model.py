@@ -55,7 +55,7 @@ class MindNLPLlamaForCausalLM(WeightHolder):
     """
 
     activations = ms.float32
-    takes_memory_as_used = True
+    allocates_cache_lazily = True
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         if dtype not in DTYPES:
@@ -112,7 +112,7 @@ class MindNLPLlamaForCausalLM(WeightHolder):
     def _check(self) -> None:
         if self._missing:
             raise RuntimeError(
-                f"the weights of {min(self._missing)} were not loaded: make the model with Share4V.from_pretrained"
+                f"the weights of {min(self._missing)} were not loaded: create the model with Share4V.from_pretrained"
             )
 
 
@@ -124,8 +124,8 @@ class MindNLPCachedLlama:
     """
 
     chunk = 512  # nothing is compiled for a shape, and no padding behind the longest text is computed
-    shares_prefixes = False
-    skips_idle_rows = False
+    can_copy_prefix = False
+    skips_padding = False
 
     def __init__(self, llama: MindNLPLlamaForCausalLM, number: int) -> None:
         self.llama, self.number = llama, number
@@ -153,6 +153,6 @@ class MindNLPCachedLlama:
         totals = np.maximum(positions, 0) + 1
         return self.forward(ids[:, None], positions[:, None], totals, np.zeros(len(ids), np.int64))
 
-    def take(self, source: MindNLPCachedLlama, texts: np.ndarray) -> None:
+    def copy_sequences(self, source: MindNLPCachedLlama, texts: np.ndarray) -> None:
         """Let text i go on from what text `texts`[i] of `source` (maybe this one) holds."""
-        self.llama.worker.call("take", self.number, source.number, texts)
+        self.llama.worker.call("copy_sequences", self.number, source.number, texts)

@@ -83,7 +83,7 @@ class SlotCache:
             kept = room if kept is None else self.torch.cat([kept, room], 2)
         return kept.scatter(2, index, new)
 
-    def take(self, source: SlotCache, texts: np.ndarray) -> None:
+    def copy_sequences(self, source: SlotCache, texts: np.ndarray) -> None:
         """Let text i hold what text `texts`[i] of `source` holds."""
         chosen = self.torch.tensor(texts)
         self.slots = source.slots
@@ -146,9 +146,9 @@ class MindNLPLlama:
         for number in numbers:
             self.caches.pop(number, None)
 
-    def take(self, number: int, source: int, texts: np.ndarray) -> None:
+    def copy_sequences(self, number: int, source: int, texts: np.ndarray) -> None:
         """Let a cache's text i go on from text `texts`[i] of another."""
-        self.caches[number].take(self.caches[source], texts)
+        self.caches[number].copy_sequences(self.caches[source], texts)
 
     def forward(
         self,

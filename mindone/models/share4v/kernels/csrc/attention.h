@@ -1,5 +1,5 @@
-// Attention over the key/value cache. A row's scores are sums over d = 0 .. D - 1 and its output sums over its slots in
-// order, whatever rows are computed beside it, so that its bits depend on itself and the cache alone.
+// Attention over the key/value cache. A row's scores are sums over d = 0 .. D - 1, and its output is a sum over its
+// slots in order, whichever other rows are in the call. The bits of a row depend only on that row and the cache.
 #pragma once
 
 #include <algorithm>
@@ -12,28 +12,54 @@ namespace share4v {
 namespace SHARE4V_ISA {
 
 #if defined(__AVX512F__)
+// Tile sizes: panels of scores and vectors of values, for a tile of kQueryRows rows and for one row.
 constexpr int kManyPanels = 2, kOnePanels = 8, kManyValues = 4, kOneValues = 8;
 #else
 constexpr int kManyPanels = 1, kOnePanels = 4, kManyValues = 1, kOneValues = 4;
 #endif
 constexpr int kQueryRows = 4;      // queries of one tile
-constexpr int64_t kBlockRows = 8;  // rows of a text that share what is read of its cache
+constexpr int64_t kBlockRows = 8;  // maximum rows of a block, which read the keys and values of their sequence together
 
-// One text's and head's part of the cache.
+// The part of the cache that belongs to one layer, sequence and key/value head.
 template <class T>
 struct Head {
-  T* keys;
-  T* values;
-  float* key_scales;  // int8 alone
-  float* value_scales;
-  int64_t size;  // D
-  int64_t width; // Dv
+  T* keys;              // [S / 16][D][16]
+  T* values;            // [S][Dv]
+  float* key_scales;    // [S], int8 only
+  float* value_scales;  // [S], int8 only
+  int64_t size;         // D
+  int64_t width;        // Dv
+};
+
+// The rows first .. first + count - 1 of a call, which belong to one sequence.
+struct RowBlock {
+  int64_t first;
+  int64_t count;
+};
+
+// Arguments of attention for one layer. R = rows; queries, keys and values may be columns of one matrix.
+struct AttentionPass {
+  uint8_t* cache;
+  int64_t layer;
+  const Row* rows;  // [R]
+  int64_t count;    // R
+  const RowBlock* blocks;
+  int64_t block_count;
+  int64_t group;      // query heads per key/value head
+  ConstFloatRows queries;  // [R, heads * D]
+  ConstFloatRows keys;     // [R, kv_heads * D]
+  ConstFloatRows values;   // [R, kv_heads * D]
+  FloatRows out;           // [R, heads * D]
+
+  const Cache& header() const { return *reinterpret_cast<const Cache*>(cache); }
 };
 
 template <class T>
-Head<T> head_of(const Cache& cache, uint8_t* base, int64_t layer, int64_t text, int64_t head) {
-  const int64_t index = (layer * cache.texts + text) * cache.kv_heads + head, slots = cache.slots;
-  const int64_t all = static_cast<int64_t>(cache.layers) * cache.texts * cache.kv_heads * slots;
+Head<T> head_of(const AttentionPass& pass, int64_t sequence, int64_t head) {
+  const Cache& cache = pass.header();
+  uint8_t* base = pass.cache;
+  const int64_t index = (pass.layer * cache.sequences + sequence) * cache.kv_heads + head, slots = cache.slots;
+  const int64_t all = static_cast<int64_t>(cache.layers) * cache.sequences * cache.kv_heads * slots;
   const int64_t width = ceil_div(cache.head_dim, kLanes) * kLanes;
   Head<T> it = {};
   it.keys = reinterpret_cast<T*>(base + cache.keys) + index * slots * cache.head_dim;
@@ -47,27 +73,29 @@ Head<T> head_of(const Cache& cache, uint8_t* base, int64_t layer, int64_t text, 
   return it;
 }
 
-// A key beyond the type's range becomes NaN: as an infinity it could leave a score of -infinity, which nobody would see.
+// Stores up to 16 values of a key, 16 elements apart. A value outside the type's range becomes NaN: infinity could lead
+// to a score of -infinity, which softmax would hide.
 template <class T>
 inline void store_key(const float* key, int64_t count, T* keys) {
   T part[kLanes];
   store(part, load_part(key, count));
-  const Lanes held = load(part);
-  store(part, fma(held, zero(), held));
+  const Lanes stored = load(part);
+  store(part, fma(stored, zero(), stored));
   for (int64_t d = 0; d < std::min(kLanes, count); d++) keys[d * kLanes] = part[d];
 }
 
-// Rounds a head's key or value to int8; what is not finite gives the scale NaN, so that no answer hides it.
+// Returns the int8 scale of a key or value; NaN if any element is not finite, so that NaN reaches the output.
 inline float int8_scale(const float* x, int64_t size) {
-  Lanes most = zero(), poison = zero();
+  Lanes largest = zero(), poison = zero();  // poison: 0 if all elements are finite, else NaN
   for (int64_t i = 0; i < size; i += kLanes) {
     const Lanes part = load_part(x + i, size - i);
-    most = max(most, abs(part));
+    largest = max(largest, abs(part));
     poison = fma(part, zero(), poison);
   }
-  return highest(most) / 127.0f + sum(poison);
+  return max_lane(largest) / 127.0f + sum(poison);
 }
 
+// Writes the key and the value [D] of one row into its slot.
 template <class T>
 void write_row(const Head<T>& head, int64_t slot, const float* key, const float* value) {
   T* keys = head.keys + slot / kLanes * head.size * kLanes + slot % kLanes;
@@ -93,8 +121,9 @@ void write_row(const Head<T>& head, int64_t slot, const float* key, const float*
   }
 }
 
+// Computes the scores of R queries [R, D] for P panels of keys.
 template <class T, int R, int P>
-inline void score_tile(const float* queries, const Head<T>& head, int64_t panel, float* scores, int64_t stride) {
+inline void score_tile(const float* queries, const Head<T>& head, int64_t panel, FloatRows scores) {
   Lanes sums[R][P];
   SHARE4V_UNROLL
   for (int r = 0; r < R; r++) {
@@ -119,27 +148,29 @@ inline void score_tile(const float* queries, const Head<T>& head, int64_t panel,
     SHARE4V_UNROLL
     for (int r = 0; r < R; r++) {
       if constexpr (sizeof(T) == 1) sums[r][p] = mul(sums[r][p], load(head.key_scales + slot));
-      store(scores + r * stride + slot, sums[r][p]);
+      store(scores.row(r) + slot, sums[r][p]);
     }
   }
 }
 
+// Computes the scores of R queries [R, D] for the panels first .. end - 1.
 template <class T, int R, int P>
-void score_rows(const float* queries, const Head<T>& head, int64_t first, int64_t end, float* scores, int64_t stride) {
+void score_rows(const float* queries, const Head<T>& head, int64_t first, int64_t end, FloatRows scores) {
   int64_t panel = first;
-  for (; panel + P <= end; panel += P) score_tile<T, R, P>(queries, head, panel, scores, stride);
-  for (; panel < end; panel++) score_tile<T, R, 1>(queries, head, panel, scores, stride);
+  for (; panel + P <= end; panel += P) score_tile<T, R, P>(queries, head, panel, scores);
+  for (; panel < end; panel++) score_tile<T, R, 1>(queries, head, panel, scores);
 }
 
-// Scores of slots begin .. end - 1 become e^(score - largest); returns one over their sum. Slots outside become 0.
+// Replaces the scores of the slots begin .. end - 1 by e^(score - largest), and the others of their panels by 0.
+// Returns 1 / their sum. For int8, the results are then multiplied by the scales of the values.
 template <class T>
 float softmax_row(const Head<T>& head, float* scores, int64_t begin, int64_t end) {
   const int64_t first = begin / kLanes * kLanes, last = ceil_div(end, kLanes) * kLanes;
   for (int64_t s = first; s < begin; s++) scores[s] = -INFINITY;
   for (int64_t s = end; s < last; s++) scores[s] = -INFINITY;
-  Lanes most = set1(-INFINITY);
-  for (int64_t s = first; s < last; s += kLanes) most = max(most, load(scores + s));
-  const Lanes largest = set1(highest(most));
+  Lanes maximum = set1(-INFINITY);
+  for (int64_t s = first; s < last; s += kLanes) maximum = max(maximum, load(scores + s));
+  const Lanes largest = set1(max_lane(maximum));
   Lanes total = zero();
   for (int64_t s = first; s < last; s += kLanes) {
     store(scores + s, exp(sub(load(scores + s), largest)));
@@ -152,9 +183,10 @@ float softmax_row(const Head<T>& head, float* scores, int64_t begin, int64_t end
   return 1.0f / sum(total);
 }
 
+// Adds to J vectors of out [R, Dv] the values of the slots begin .. end - 1, times the weights of R rows.
 template <class T, int R, int J>
-inline void value_tile(const float* weights, int64_t stride, const Head<T>& head, int64_t column, int64_t begin,
-                       int64_t end, float* out) {
+inline void value_tile(ConstFloatRows weights, const Head<T>& head, int64_t column, int64_t begin, int64_t end,
+                       float* out) {
   Lanes sums[R][J];
   SHARE4V_UNROLL
   for (int r = 0; r < R; r++) {
@@ -168,7 +200,7 @@ inline void value_tile(const float* weights, int64_t stride, const Head<T>& head
     for (int j = 0; j < J; j++) value[j] = load(row + j * kLanes);
     SHARE4V_UNROLL
     for (int r = 0; r < R; r++) {
-      const Lanes weight = set1(weights[r * stride + s]);
+      const Lanes weight = set1(weights.data[r * weights.stride + s]);
       SHARE4V_UNROLL
       for (int j = 0; j < J; j++) sums[r][j] = fma(weight, value[j], sums[r][j]);
     }
@@ -180,103 +212,132 @@ inline void value_tile(const float* weights, int64_t stride, const Head<T>& head
   }
 }
 
+// Adds to out [R, Dv] the values of the slots begin .. end - 1, times the weights of R rows.
 template <class T, int R, int J>
-void value_rows(const float* weights, int64_t stride, const Head<T>& head, int64_t begin, int64_t end, float* out) {
+void value_rows(ConstFloatRows weights, const Head<T>& head, int64_t begin, int64_t end, float* out) {
   int64_t column = 0;
   for (; column + J * kLanes <= head.width; column += J * kLanes)
-    value_tile<T, R, J>(weights, stride, head, column, begin, end, out);
-  for (; column < head.width; column += kLanes) value_tile<T, R, 1>(weights, stride, head, column, begin, end, out);
+    value_tile<T, R, J>(weights, head, column, begin, end, out);
+  for (; column < head.width; column += kLanes) value_tile<T, R, 1>(weights, head, column, begin, end, out);
 }
 
-// `count` rows of one text, all heads of one group. queries [rows, heads * D] and out likewise have the given strides.
+// Softmax and weighted sums of values for the query heads i .. i + count - 1 of a block, whose scores are known. `sums`
+// [count, Dv] is zero on entry. `count` is kQueryRows or 1.
 template <class T>
-void attend_block(const Head<T>& head, const Row* rows, int64_t count, int64_t group, const float* queries,
-                  int64_t query_stride, float* out, int64_t out_stride) {
-  int64_t first = INT64_MAX, end = 0;
+void combine_values(const Head<T>& head, const Row* rows, int64_t group, int64_t i, int64_t count, FloatRows scores,
+                    float* sums, FloatRows out) {
+  const auto row_of = [&](int64_t r) -> const Row& { return rows[(i + r) / group]; };
+  float inverse[kQueryRows];
+  int64_t low = 0, high = INT64_MAX;  // all rows attend to the slots low .. high - 1
+  for (int64_t r = 0; r < count; r++) {
+    const Row& row = row_of(r);
+    inverse[r] = softmax_row(head, scores.row(r), row.begin, row.end);
+    low = std::max<int64_t>(low, row.begin);
+    high = std::min<int64_t>(high, row.end);
+  }
+  high = std::max(low, high);
+  const auto add_one_row = [&](int64_t r, int64_t begin, int64_t end) {
+    if (begin < end) value_rows<T, 1, kOneValues>(scores.from(r, 0), head, begin, end, sums + r * head.width);
+  };
+  if (count == 1) {
+    add_one_row(0, row_of(0).begin, row_of(0).end);
+  } else {
+    for (int64_t r = 0; r < count; r++) add_one_row(r, row_of(r).begin, std::min<int64_t>(low, row_of(r).end));
+    value_rows<T, kQueryRows, kManyValues>(scores, head, low, high, sums);
+    for (int64_t r = 0; r < count; r++) add_one_row(r, std::max<int64_t>(high, row_of(r).begin), row_of(r).end);
+  }
+  for (int64_t r = 0; r < count; r++) {
+    float* to = out.row((i + r) / group) + (i + r) % group * head.size;
+    const float* from = sums + r * head.width;
+    for (int64_t d = 0; d < head.size; d += kLanes)
+      store_part(to + d, mul(load(from + d), set1(inverse[r])), head.size - d);
+  }
+}
+
+// Attention of `count` rows of one sequence, for the query heads that share one key/value head: queries and out
+// [count, group * D].
+template <class T>
+void attend_block(const Head<T>& head, const Row* rows, int64_t count, int64_t group, ConstFloatRows queries,
+                  FloatRows out) {
+  int64_t first = INT64_MAX, end = 0;  // panels that any row attends to
   for (int64_t r = 0; r < count; r++) {
     first = std::min<int64_t>(first, rows[r].begin / kLanes);
     end = std::max(end, ceil_div(rows[r].end, kLanes));
   }
   const int64_t all = count * group, stride = end * kLanes + kLanes;
-  float* scores = reinterpret_cast<float*>(thread_room(all * (stride + head.size + head.width) * 4));
-  float* packed = scores + all * stride;
-  float* sums = packed + all * head.size;
+  float* scratch = reinterpret_cast<float*>(thread_scratch(all * (stride + head.size + head.width) * 4));
+  const FloatRows scores = {scratch, stride};  // [all, slots]
+  float* packed = scratch + all * stride;      // [all, D], the queries without gaps
+  float* sums = packed + all * head.size;      // [all, Dv]
   for (int64_t i = 0; i < all; i++) {
-    std::memcpy(packed + i * head.size, queries + i / group * query_stride + i % group * head.size,
+    std::memcpy(packed + i * head.size, queries.row(i / group) + i % group * head.size,
                 static_cast<size_t>(head.size) * sizeof(float));
     std::memset(sums + i * head.width, 0, static_cast<size_t>(head.width) * sizeof(float));
   }
   int64_t i = 0;
   for (; i + kQueryRows <= all; i += kQueryRows)
-    score_rows<T, kQueryRows, kManyPanels>(packed + i * head.size, head, first, end, scores + i * stride, stride);
+    score_rows<T, kQueryRows, kManyPanels>(packed + i * head.size, head, first, end, scores.from(i, 0));
   for (; i < all; i++)
-    score_rows<T, 1, kOnePanels>(packed + i * head.size, head, first, end, scores + i * stride, stride);
-  for (i = 0; i < all;) {
-    const int64_t step = i + kQueryRows <= all ? kQueryRows : 1;
-    float inverse[kQueryRows];
-    int64_t low = 0, high = INT64_MAX;  // what all rows of the tile see
-    for (int64_t r = 0; r < step; r++) {
-      const Row& row = rows[(i + r) / group];
-      inverse[r] = softmax_row(head, scores + (i + r) * stride, row.begin, row.end);
-      low = std::max<int64_t>(low, row.begin);
-      high = std::min<int64_t>(high, row.end);
-    }
-    high = std::max(low, high);
-    const auto alone = [&](int64_t r, int64_t from, int64_t to) {
-      if (from < to)
-        value_rows<T, 1, kOneValues>(scores + (i + r) * stride, stride, head, from, to, sums + (i + r) * head.width);
-    };
-    if (step == 1) {
-      alone(0, rows[i / group].begin, rows[i / group].end);
-    } else {
-      for (int64_t r = 0; r < step; r++) {
-        const Row& row = rows[(i + r) / group];
-        alone(r, row.begin, std::min<int64_t>(low, row.end));
-      }
-      value_rows<T, kQueryRows, kManyValues>(scores + i * stride, stride, head, low, high, sums + i * head.width);
-      for (int64_t r = 0; r < step; r++) {
-        const Row& row = rows[(i + r) / group];
-        alone(r, std::max<int64_t>(high, row.begin), row.end);
-      }
-    }
-    for (int64_t r = 0; r < step; r++) {
-      float* to = out + (i + r) / group * out_stride + (i + r) % group * head.size;
-      const float* from = sums + (i + r) * head.width;
-      for (int64_t d = 0; d < head.size; d += kLanes)
-        store_part(to + d, mul(load(from + d), set1(inverse[r])), head.size - d);
-    }
-    i += step;
+    score_rows<T, 1, kOnePanels>(packed + i * head.size, head, first, end, scores.from(i, 0));
+  for (int64_t step, j = 0; j < all; j += step) {
+    step = j + kQueryRows <= all ? kQueryRows : 1;
+    combine_values(head, rows, group, j, step, scores.from(j, 0), sums + j * head.width, out);
   }
 }
 
-// Rows of one text that stand side by side in a call.
-struct RowBlock {
-  int64_t first;
-  int64_t count;
-};
-
+// Writes the keys and values of all rows into the cache. All threads of a parallel region call this together.
 template <class T>
-void write_all(const Cache& cache, uint8_t* base, int64_t layer, const Row* rows, int64_t count, const float* keys,
-               const float* values, int64_t stride) {
+void write_cache(const AttentionPass& pass) {
+  const int64_t kv_heads = pass.header().kv_heads, size = pass.header().head_dim;
 #pragma omp for schedule(static)
-  for (int64_t i = 0; i < count * cache.kv_heads; i++) {
-    const int64_t r = i / cache.kv_heads, h = i % cache.kv_heads, at = r * stride + h * cache.head_dim;
-    write_row(head_of<T>(cache, base, layer, rows[r].text, h), rows[r].slot, keys + at, values + at);
+  for (int64_t i = 0; i < pass.count * kv_heads; i++) {
+    const int64_t r = i / kv_heads, h = i % kv_heads, column = h * size;
+    write_row(head_of<T>(pass, pass.rows[r].sequence, h), pass.rows[r].slot, pass.keys.row(r) + column,
+              pass.values.row(r) + column);
   }
 }
 
+// Computes attention of all rows. All threads of a parallel region call this together, after write_cache.
 template <class T>
-void attend_all(const Cache& cache, uint8_t* base, int64_t layer, const Row* rows, const RowBlock* blocks,
-                int64_t block_count, int64_t group, const float* queries, int64_t query_stride, float* out,
-                int64_t out_stride) {
+void attend_blocks(const AttentionPass& pass) {
+  const int64_t kv_heads = pass.header().kv_heads, size = pass.header().head_dim;
 #pragma omp for schedule(dynamic, 1)
-  for (int64_t i = 0; i < block_count * cache.kv_heads; i++) {
-    const RowBlock& block = blocks[i / cache.kv_heads];
-    const int64_t h = i % cache.kv_heads, column = h * group * cache.head_dim;
-    attend_block(head_of<T>(cache, base, layer, rows[block.first].text, h), rows + block.first, block.count, group,
-                 queries + block.first * query_stride + column, query_stride, out + block.first * out_stride + column,
-                 out_stride);
+  for (int64_t i = 0; i < pass.block_count * kv_heads; i++) {
+    const RowBlock& block = pass.blocks[i / kv_heads];
+    const int64_t h = i % kv_heads, column = h * pass.group * size;
+    const Row* rows = pass.rows + block.first;
+    attend_block(head_of<T>(pass, rows->sequence, h), rows, block.count, pass.group,
+                 pass.queries.from(block.first, column), pass.out.from(block.first, column));
   }
+}
+
+inline void run_attention_pass(const AttentionPass& pass) {
+  switch (static_cast<Type>(pass.header().type)) {
+    case Type::kFloat32:
+      write_cache<float>(pass);
+      return attend_blocks<float>(pass);
+    case Type::kFloat16:
+      write_cache<Half>(pass);
+      return attend_blocks<Half>(pass);
+    default:
+      write_cache<int8_t>(pass);
+      return attend_blocks<int8_t>(pass);
+  }
+}
+
+// Divides rows into blocks: neighbouring rows of one sequence, at most kBlockRows. Returns the number of blocks;
+// `blocks` has room for `count`.
+inline int64_t make_blocks(const Row* rows, int64_t count, RowBlock* blocks) {
+  int64_t made = 0;
+  for (int64_t r = 0; r < count; r++) {
+    const bool joins = made && rows[r].sequence == rows[r - 1].sequence && blocks[made - 1].count < kBlockRows;
+    if (joins) {
+      blocks[made - 1].count++;
+    } else {
+      blocks[made++] = {r, 1};
+    }
+  }
+  return made;
 }
 
 }  // namespace SHARE4V_ISA

@@ -1,47 +1,46 @@
-// Compiled once for each kind of CPU, with its flags and SHARE4V_ISA as its name.
+// Compiled once for each instruction set, with its compiler flags and with SHARE4V_ISA defined as its name. Everything
+// is in a namespace of that name, so that the linker never merges functions of different instruction sets.
 #include "kernels.h"
 #include "layer.h"
-#include "limits.h"
 #include "pack.h"
+#include "peak.h"
 
-#define SHARE4V_TEXT(name) #name
-#define SHARE4V_NAME(name) SHARE4V_TEXT(name)
-#define SHARE4V_JOIN(name, rest) name##rest
-#define SHARE4V_TABLE(name) SHARE4V_JOIN(name, _kernels)
+#define SHARE4V_STRINGIFY_(name) #name
+#define SHARE4V_STRINGIFY(name) SHARE4V_STRINGIFY_(name)
+#define SHARE4V_CONCAT_(name, suffix) name##suffix
+#define SHARE4V_CONCAT(name, suffix) SHARE4V_CONCAT_(name, suffix)
 
 namespace share4v {
 namespace SHARE4V_ISA {
 namespace {
 
-template <class T>
-void attention_as(uint8_t* base, int64_t layer, const Row* rows, int64_t count, int64_t heads, const float* queries,
-                  const float* keys, const float* values, float* out) {
-  const Cache& cache = *reinterpret_cast<const Cache*>(base);
-  const int64_t size = cache.head_dim, stride = cache.kv_heads * size;
+void run_attention(const AttentionCall& call) {
+  const Cache& cache = *reinterpret_cast<const Cache*>(call.cache);
+  const int64_t size = cache.head_dim, query_stride = call.heads * size, key_stride = cache.kv_heads * size;
   Arena arena;
-  RowBlock* blocks = arena.take<RowBlock>(count);
-  const int64_t made = make_blocks(rows, count, blocks);
+  RowBlock* blocks = arena.allocate<RowBlock>(call.count);
+  AttentionPass pass;
+  pass.cache = call.cache;
+  pass.layer = call.layer;
+  pass.rows = call.rows;
+  pass.count = call.count;
+  pass.blocks = blocks;
+  pass.block_count = make_blocks(call.rows, call.count, blocks);
+  pass.group = call.heads / cache.kv_heads;
+  pass.queries = {call.queries, query_stride};
+  pass.keys = {call.keys, key_stride};
+  pass.values = {call.values, key_stride};
+  pass.out = {call.out, query_stride};
 #pragma omp parallel num_threads(thread_count())
   {
-    const TinyIsZero flush;
-    write_all<T>(cache, base, layer, rows, count, keys, values, stride);
-    attend_all<T>(cache, base, layer, rows, blocks, made, heads / cache.kv_heads, queries, heads * size, out,
-                  heads * size);
+    const FlushDenormals flush;
+    run_attention_pass(pass);
   }
-}
-
-void run_attention(uint8_t* base, int64_t layer, const Row* rows, int64_t count, int64_t heads, const float* queries,
-                   const float* keys, const float* values, float* out) {
-  const int32_t type = reinterpret_cast<const Cache*>(base)->type;
-  const auto run = type == static_cast<int32_t>(Type::kFloat32)   ? attention_as<float>
-                   : type == static_cast<int32_t>(Type::kFloat16) ? attention_as<Half>
-                                                                  : attention_as<int8_t>;
-  run(base, layer, rows, count, heads, queries, keys, values, out);
 }
 
 void run_norm(const Norm& norm, const uint8_t* base, int64_t count, const float* x, float* y) {
 #pragma omp parallel for num_threads(thread_count()) schedule(static)
-  for (int64_t i = 0; i < count; i++) norm_row(base, norm, x + i * norm.size, y + i * norm.size);
+  for (int64_t i = 0; i < count; i++) normalize_row(base, norm, x + i * norm.size, y + i * norm.size);
 }
 
 void run_rotary(int64_t count, int64_t size, const float* cos, const float* sin, float* x) {
@@ -53,13 +52,28 @@ void run_activation(Activation activation, int64_t count, float* x, const float*
   activate(activation, x, count);
 }
 
+Kernels make_table() {
+  Kernels table;
+  table.name = SHARE4V_STRINGIFY(SHARE4V_ISA);
+  table.layer = run_layer;
+  table.linear = run_linear;
+  table.embedding = run_embedding;
+  table.pack = run_pack;
+  table.unpack = run_unpack;
+  table.attention = run_attention;
+  table.norm = run_norm;
+  table.rotary = run_rotary;
+  table.activation = run_activation;
+  table.peak_flops = run_peak_flops;
+  table.bandwidth = run_bandwidth;
+  return table;
+}
+
 }  // namespace
 }  // namespace SHARE4V_ISA
 
-const Kernels& SHARE4V_TABLE(SHARE4V_ISA)() {
-  using namespace SHARE4V_ISA;
-  static const Kernels table = {SHARE4V_NAME(SHARE4V_ISA), run_layer, run_linear, run_embedding, run_pack, run_unpack,
-                                run_attention, run_norm, run_rotary, run_activation, run_peak, run_bandwidth};
+const Kernels& SHARE4V_CONCAT(SHARE4V_ISA, _kernels)() {
+  static const Kernels table = SHARE4V_ISA::make_table();
   return table;
 }
 

@@ -1,4 +1,4 @@
-// The table of what is compiled once for each kind of CPU.
+// The functions that isa.cpp implements once for each instruction set.
 #pragma once
 
 #include <cstdint>
@@ -7,20 +7,43 @@
 
 namespace share4v {
 
+// Arguments of the layer operator. R = rows, H = hidden size, D = head_dim.
+struct LayerCall {
+  const uint8_t* weights;  // a block
+  uint8_t* cache;
+  const Row* rows;   // [R]
+  int64_t count;     // R
+  const float* x;    // [R, H]
+  const float* cos;  // [R, D]
+  const float* sin;  // [R, D]
+  float* y;          // [R, H]
+};
+
+// Arguments of attention outside a layer, which only the tests call. All arrays are contiguous.
+struct AttentionCall {
+  uint8_t* cache;
+  int64_t layer;
+  const Row* rows;  // [R]
+  int64_t count;    // R
+  int64_t heads;
+  const float* queries;  // [R, heads, D], already scaled
+  const float* keys;     // [R, kv_heads, D]
+  const float* values;   // [R, kv_heads, D]
+  float* out;            // [R, heads, D]
+};
+
 struct Kernels {
   const char* name;
-  void (*layer)(const uint8_t* block, uint8_t* cache, const Row* rows, int64_t count, const float* x, const float* cos,
-                const float* sin, float* y);
-  void (*linear)(const uint8_t* block, const int32_t* index, int64_t count, const float* x, float* y);
-  void (*embedding)(const uint8_t* block, const int32_t* index, int64_t count, float* y);
+  void (*layer)(const LayerCall& call);
+  void (*linear)(const uint8_t* weights, const int32_t* index, int64_t count, const float* x, float* y);
+  void (*embedding)(const uint8_t* weights, const int32_t* index, int64_t count, float* y);
   int (*pack)(uint8_t* block, const Matrix& matrix, int64_t first, int64_t rows, const void* source, Type type);
   void (*unpack)(const uint8_t* block, const Matrix& matrix, float* out);
-  void (*attention)(uint8_t* cache, int64_t layer, const Row* rows, int64_t count, int64_t heads, const float* queries,
-                    const float* keys, const float* values, float* out);
+  void (*attention)(const AttentionCall& call);
   void (*norm)(const Norm& norm, const uint8_t* base, int64_t count, const float* x, float* y);
   void (*rotary)(int64_t count, int64_t size, const float* cos, const float* sin, float* x);
   void (*activation)(Activation activation, int64_t count, float* x, const float* up);
-  double (*peak)(double* sink);
+  double (*peak_flops)(double* sink);
   double (*bandwidth)(const uint8_t* data, int64_t bytes, double* sink);
 };
 

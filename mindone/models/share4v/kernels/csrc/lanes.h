@@ -1,10 +1,12 @@
-// Sixteen floats and what kernels do with them, in AVX-512, AVX2+FMA+F16C or plain C++.
-// Every operation works lane by lane and sums go by one fixed tree, so that AVX-512 and AVX2 give the same bits.
+// A vector of 16 floats and its operations, in AVX-512, AVX2+FMA+F16C or plain C++.
+// Operations work lane by lane, and a horizontal sum always uses the same tree, so AVX-512 and AVX2 give the same bits.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "format.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -44,13 +46,14 @@ inline Lanes mul(Lanes a, Lanes b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Lanes div(Lanes a, Lanes b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Lanes fma(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Lanes fnma(Lanes a, Lanes b, Lanes c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
-// The second operand wins where one is not a number, so that such a value is never lost.
+// If either operand is NaN, max and min return the second; data goes second, so that its NaNs propagate.
 inline Lanes max(Lanes bound, Lanes x) { return {_mm512_max_ps(bound.v, x.v)}; }
 inline Lanes min(Lanes bound, Lanes x) { return {_mm512_min_ps(bound.v, x.v)}; }
 inline Lanes abs(Lanes a) { return {_mm512_abs_ps(a.v)}; }
 inline Lanes round(Lanes a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-inline Lanes pow2(Lanes n) {  // 2^n for whole n in -126 .. 127
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
+inline Lanes pow2(Lanes n) {  // 2^n for integers n in -126 .. 127
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
 inline void store_int8(int8_t* p, Lanes a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
@@ -86,7 +89,7 @@ SHARE4V_PAIR(add, _mm256_add_ps)
 SHARE4V_PAIR(sub, _mm256_sub_ps)
 SHARE4V_PAIR(mul, _mm256_mul_ps)
 SHARE4V_PAIR(div, _mm256_div_ps)
-SHARE4V_PAIR(max, _mm256_max_ps)  // the second operand wins where one is not a number
+SHARE4V_PAIR(max, _mm256_max_ps)  // returns the second operand if either is NaN
 SHARE4V_PAIR(min, _mm256_min_ps)
 #undef SHARE4V_PAIR
 inline Lanes fma(Lanes x, Lanes y, Lanes z) {
@@ -139,7 +142,9 @@ inline Half to_half(float x) {  // round to nearest, ties to even
   const float size = std::fabs(x);
   if (x != x) return {static_cast<uint16_t>(sign | 0x7e00)};
   if (size >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
-  if (size < 6.103515625e-05f) return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24))))};
+  if (size < 6.103515625e-05f) {  // denormal
+    return {static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24))))};
+  }
   uint32_t rest = (bits & 0x7fffffff) - (112u << 23);
   rest += 0xfff + (rest >> 13 & 1);
   return {static_cast<uint16_t>(sign | rest >> 13)};
@@ -172,28 +177,29 @@ inline void store_int8(int8_t* p, Lanes x) {
 
 #endif
 
-// While one lives, the thread takes numbers below 1e-38 for 0: they add nothing to a sum, and with them a multiply-add
-// takes a hundred times as long. A softmax over a long text makes thousands.
-class TinyIsZero {
+// While an instance lives, its thread treats denormal numbers (below 1e-38) as 0 (FTZ and DAZ). They do not change a
+// sum, but slow a multiply-add down a hundred times, and a softmax over a long sequence produces thousands of them.
+class FlushDenormals {
  public:
 #if defined(__SSE2__)
-  TinyIsZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~TinyIsZero() { _mm_setcsr(before_); }
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
 
  private:
   unsigned before_;
 #else
-  TinyIsZero() {}
-  ~TinyIsZero() {}
+  FlushDenormals() {}
+  ~FlushDenormals() {}
 
  public:
 #endif
-  TinyIsZero(const TinyIsZero&) = delete;
+  FlushDenormals(const FlushDenormals&) = delete;
 };
 
 inline Lanes zero() { return set1(0.0f); }
 
-inline float sum(Lanes x) {  // halves onto each other: 8, 4, 2, 1
+// Adds the upper half to the lower half, four times.
+inline float sum(Lanes x) {
   alignas(64) float f[kLanes];
   store(f, x);
   for (int width = kLanes / 2; width; width /= 2)
@@ -201,7 +207,7 @@ inline float sum(Lanes x) {  // halves onto each other: 8, 4, 2, 1
   return f[0];
 }
 
-inline float highest(Lanes x) {
+inline float max_lane(Lanes x) {
   alignas(64) float f[kLanes];
   store(f, x);
   float best = f[0];
@@ -209,7 +215,7 @@ inline float highest(Lanes x) {
   return best;
 }
 
-// The first n of 16 floats; the rest is `fill` or is left alone.
+// Loads or stores the first n of 16 floats. A load sets the other lanes to `fill`; a store does not write them.
 inline Lanes load_part(const float* p, int64_t n, float fill = 0.0f) {
   if (n >= kLanes) return load(p);
   float f[kLanes];
@@ -223,7 +229,8 @@ inline void store_part(float* p, Lanes x, int64_t n) {
   std::memcpy(p, f, static_cast<size_t>(n) * sizeof(float));
 }
 
-// e^x to 2 units in the last place (Cephes' reduction and polynomial); 0 below -87.3, never infinite.
+// e^x with an error of at most 2 ulp (Cephes' range reduction and polynomial). x is clamped to -87.3 .. 88.3, so the
+// result is finite.
 inline Lanes exp(Lanes x) {
   x = min(set1(88.3762626647949f), max(set1(-87.3365478515625f), x));
   const Lanes n = round(mul(x, set1(1.44269504088896341f)));
@@ -243,6 +250,24 @@ inline Lanes exp(Lanes x) {
 inline Lanes sigmoid_gate(Lanes x, float factor) {
   return div(x, add(set1(1.0f), exp(mul(x, set1(-factor)))));
 }
+
+// A view of a float32 matrix: row r begins at data + r * stride, and the stride may exceed the length of a row.
+struct ConstFloatRows {
+  const float* data;
+  int64_t stride;
+
+  const float* row(int64_t r) const { return data + r * stride; }
+  ConstFloatRows from(int64_t r, int64_t column) const { return {data + r * stride + column, stride}; }
+};
+
+struct FloatRows {
+  float* data;
+  int64_t stride;
+
+  operator ConstFloatRows() const { return {data, stride}; }
+  float* row(int64_t r) const { return data + r * stride; }
+  FloatRows from(int64_t r, int64_t column) const { return {data + r * stride + column, stride}; }
+};
 
 }  // namespace SHARE4V_ISA
 }  // namespace share4v

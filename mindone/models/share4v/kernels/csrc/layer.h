@@ -1,248 +1,253 @@
-// A whole transformer layer as one operator: LLaMA's (RMSNorm, rotary embedding, gated SiLU) or CLIP's (LayerNorm, GELU).
+// The operators: a whole transformer layer, of LLaMA (RMSNorm, rotary embedding, gated SiLU) or CLIP (LayerNorm, GELU);
+// a linear layer; an embedding table.
 #pragma once
 
 #include "attention.h"
+#include "kernels.h"
 #include "product.h"
-#include "rows.h"
+#include "row_operations.h"
 
 namespace share4v {
 namespace SHARE4V_ISA {
 
-constexpr int64_t kMostRows = 256;  // of one pass, where rows do not need each other: enough to be bound by arithmetic
-constexpr int64_t kChunk = 1024;    // columns that a thread makes ready at a time; a multiple of 32
+constexpr int64_t kPassRows = 256;  // rows of one pass: enough for arithmetic, not memory bandwidth, to be the limit
+constexpr int64_t kChunk = 1024;    // columns that a thread prepares at a time; a multiple of 32
 
-// What one pass over up to kMostRows busy rows works with. Every method is called by all threads together.
+// Row stride of an intermediate result: the tail of a row can be stored as a full vector, and strides are no multiples
+// of 4096 bytes (see allocate_inputs).
+inline int64_t padded_stride(int64_t columns) { return ceil_div(columns, kLanes) * kLanes + kLanes; }
+
+// One pass of the layer over at most kPassRows active rows, and the intermediate results. All threads of a parallel
+// region call each method together. H = hidden size.
 struct Pass {
-  const uint8_t* base;
+  const LayerCall& call;
   const Block& block;
-  const Cache& cache;
-  uint8_t* cache_base;
-  const float* x;    // [all rows, H]
-  const float* cos;  // [all rows, D]
-  const float* sin;
-  float* y;              // [all rows, H]
-  const int64_t* index;  // [count] rows of x that are busy
+  const int64_t* index;  // [count] the active rows' numbers in the call
   const Row* rows;       // [count]
   int64_t count;
   const RowBlock* blocks;
   int64_t block_count;
   Inputs inputs[4];  // of each matrix
-  float* wide;       // [count, wide_stride]: query+key+value, then (gate+)up
-  int64_t wide_stride;
-  float* narrow;  // [count, narrow_stride]: attention's output, then each residual's addend
-  int64_t narrow_stride;
+  FloatRows wide;    // [count, *] query+key+value, then (gate+)up
+  FloatRows narrow;  // [count, *] the output of attention, then what is added to each residual
+
+  // Divides the rows into blocks (row_blocks has room for row_count) and allocates the intermediate results.
+  Pass(const LayerCall& layer_call, const int64_t* row_index, const Row* active_rows, int64_t row_count,
+       RowBlock* row_blocks, Arena& arena)
+      : call(layer_call),
+        block(*reinterpret_cast<const Block*>(layer_call.weights)),
+        index(row_index),
+        rows(active_rows),
+        count(row_count),
+        blocks(row_blocks),
+        block_count(make_blocks(active_rows, row_count, row_blocks)) {
+    const Matrix* m = block.matrices;
+    wide.stride = padded_stride(std::max(m[0].rows, m[2].rows));
+    wide.data = arena.allocate<float>(count * wide.stride);
+    narrow.stride = padded_stride(std::max(hidden(), m[1].columns));
+    narrow.data = arena.allocate<float>(count * narrow.stride);
+    for (int i = 0; i < 4; i++) inputs[i] = allocate_inputs(arena, m[i], count);
+  }
 
   int64_t hidden() const { return block.norms[0].size; }
 
-  void normalise(const Norm& norm, const Matrix& matrix, const Inputs& into, const float* from) {
+  // Stores norm(x) as the inputs of a matrix; x has all rows of the call, [R, H].
+  void normalize(const Norm& norm, const Matrix& matrix, const Inputs& into, const float* x) {
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count; i++) {
-      float* room = reinterpret_cast<float*>(thread_room((hidden() + kLanes) * 4));
-      norm_row(base, norm, from + index[i] * hidden(), room);
-      put(into, matrix, i, 0, hidden(), room);
+      float* normal = reinterpret_cast<float*>(thread_scratch((hidden() + kLanes) * 4));
+      normalize_row(call.weights, norm, x + index[i] * hidden(), normal);
+      store_inputs(into, matrix, i, 0, hidden(), normal);
     }
   }
 
-  void rotate_all() {
+  // Rotates queries and keys in `wide`, and scales the queries by 1 / sqrt(D).
+  void rotate_and_scale() {
     const int64_t size = block.head_dim, heads = block.heads + (block.rotary ? block.kv_heads : 0);
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count * heads; i++) {
       const int64_t r = i / heads, h = i % heads;
-      float* head = wide + r * wide_stride + h * size;
-      if (block.rotary) rotate(head, cos + index[r] * size, sin + index[r] * size, size);
+      float* head = wide.row(r) + h * size;
+      if (block.rotary) rotate(head, call.cos + index[r] * size, call.sin + index[r] * size, size);
       if (h < block.heads) scale_row(head, scale, size);
     }
   }
 
-  template <class T>
-  void attend_as() {
-    const int64_t size = block.head_dim, group = block.heads / block.kv_heads;
-    const float* keys = wide + block.heads * size;
-    write_all<T>(cache, cache_base, block.cache_layer, rows, count, keys, keys + block.kv_heads * size, wide_stride);
-    attend_all<T>(cache, cache_base, block.cache_layer, rows, blocks, block_count, group, wide, wide_stride, narrow,
-                  narrow_stride);
-  }
-
+  // Writes keys and values into the cache, then attention from `wide` to `narrow`.
   void attend() {
-    switch (static_cast<Type>(cache.type)) {
-      case Type::kFloat32: return attend_as<float>();
-      case Type::kFloat16: return attend_as<Half>();
-      default: return attend_as<int8_t>();
-    }
+    const int64_t key_column = block.heads * block.head_dim;
+    AttentionPass attention;
+    attention.cache = call.cache;
+    attention.layer = block.cache_layer;
+    attention.rows = rows;
+    attention.count = count;
+    attention.blocks = blocks;
+    attention.block_count = block_count;
+    attention.group = block.heads / block.kv_heads;
+    attention.queries = wide;
+    attention.keys = wide.from(0, key_column);
+    attention.values = wide.from(0, key_column + block.kv_heads * block.head_dim);
+    attention.out = narrow;
+    run_attention_pass(attention);
   }
 
-  void ready(const float* from, int64_t stride, int64_t columns, const Matrix& matrix, const Inputs& into) {
-    const int64_t chunks = ceil_div(columns, kChunk);
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < count * chunks; i++) {
-      const int64_t r = i / chunks, begin = i % chunks * kChunk, end = std::min(columns, begin + kChunk);
-      put(into, matrix, r, begin, end, from + r * stride + begin);
-    }
-  }
-
-  void gate(const Matrix& matrix, const Inputs& into) {
+  // Stores the first columns of x [count, *] as the inputs of a matrix.
+  void prepare_inputs(ConstFloatRows x, const Matrix& matrix, const Inputs& into) {
     const int64_t columns = matrix.columns, chunks = ceil_div(columns, kChunk);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count * chunks; i++) {
       const int64_t r = i / chunks, begin = i % chunks * kChunk, end = std::min(columns, begin + kChunk);
-      float* row = wide + r * wide_stride;
-      gated_silu(row + begin, row + columns + begin, end - begin);
-      put(into, matrix, r, begin, end, row + begin);
+      store_inputs(into, matrix, r, begin, end, x.row(r) + begin);
     }
   }
 
-  void add_to(const float* residual, const Matrix& matrix, const Inputs& from) {
-    product(base, matrix, from, count, narrow, narrow_stride, [&](int64_t r, int64_t first, int64_t end) {
-      float* row = narrow + r * narrow_stride;
+  // Stores gated_silu(gate, up) as the inputs of a matrix; `wide` holds gate and up side by side.
+  void prepare_gated_inputs(const Matrix& matrix, const Inputs& into) {
+    const int64_t columns = matrix.columns, chunks = ceil_div(columns, kChunk);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < count * chunks; i++) {
+      const int64_t r = i / chunks, begin = i % chunks * kChunk, end = std::min(columns, begin + kChunk);
+      float* row = wide.row(r);
+      gated_silu(row + begin, row + columns + begin, end - begin);
+      store_inputs(into, matrix, r, begin, end, row + begin);
+    }
+  }
+
+  // y = residual + inputs times the matrix + bias, where residual and y have all rows of the call, [R, H].
+  void project_and_add(const float* residual, const Matrix& matrix, const Inputs& from) {
+    product(call.weights, matrix, from, count, narrow, [&](int64_t r, int64_t first, int64_t end) {
+      float* row = narrow.row(r);
       const int64_t at = index[r] * hidden() + first;
-      add_bias(base, matrix, row, first, end);
-      add_row(residual + at, row + first, y + at, end - first);
+      add_bias(call.weights, matrix, row, first, end);
+      add_row(residual + at, row + first, call.y + at, end - first);
     });
   }
 
   void run() {
     const Matrix* m = block.matrices;
     const Activation activation = static_cast<Activation>(block.activation);
-    normalise(block.norms[0], m[0], inputs[0], x);
-    product(base, m[0], inputs[0], count, wide, wide_stride, [&](int64_t r, int64_t first, int64_t end) {
-      add_bias(base, m[0], wide + r * wide_stride, first, end);
+    normalize(block.norms[0], m[0], inputs[0], call.x);
+    product(call.weights, m[0], inputs[0], count, wide, [&](int64_t r, int64_t first, int64_t end) {
+      add_bias(call.weights, m[0], wide.row(r), first, end);
     });
-    rotate_all();
+    rotate_and_scale();
     attend();
-    ready(narrow, narrow_stride, m[1].columns, m[1], inputs[1]);
-    add_to(x, m[1], inputs[1]);
-    normalise(block.norms[1], m[2], inputs[2], y);
-    product(base, m[2], inputs[2], count, wide, wide_stride, [&](int64_t r, int64_t first, int64_t end) {
-      float* row = wide + r * wide_stride;
-      add_bias(base, m[2], row, first, end);
+    prepare_inputs(narrow, m[1], inputs[1]);
+    project_and_add(call.x, m[1], inputs[1]);
+    normalize(block.norms[1], m[2], inputs[2], call.y);
+    product(call.weights, m[2], inputs[2], count, wide, [&](int64_t r, int64_t first, int64_t end) {
+      float* row = wide.row(r);
+      add_bias(call.weights, m[2], row, first, end);
       activate(activation, row + first, end - first);
     });
     if (activation == Activation::kGatedSilu) {
-      gate(m[3], inputs[3]);
+      prepare_gated_inputs(m[3], inputs[3]);
     } else {
-      ready(wide, wide_stride, m[3].columns, m[3], inputs[3]);
+      prepare_inputs(wide, m[3], inputs[3]);
     }
-    add_to(y, m[3], inputs[3]);
+    project_and_add(call.y, m[3], inputs[3]);
   }
 };
 
-inline int64_t padded(int64_t columns) { return ceil_div(columns, kLanes) * kLanes + kLanes; }
-
-// Neighbouring rows of one text share what is read of its cache.
-inline int64_t make_blocks(const Row* rows, int64_t count, RowBlock* blocks) {
-  int64_t made = 0;
-  for (int64_t r = 0; r < count; r++) {
-    const bool joins = made && rows[r].text == rows[r - 1].text && blocks[made - 1].count < kBlockRows;
-    if (joins) {
-      blocks[made - 1].count++;
-    } else {
-      blocks[made++] = {r, 1};
+// Returns the end of the pass that begins at row `first`. It has kPassRows rows, or more if a row of the pass attends
+// to the slot of a later row, whose key must then be written in the same pass (all rows of an image, for example).
+// `seen` has room for one number per sequence.
+inline int64_t pass_end(const Row* rows, int64_t first, int64_t count, int32_t* seen, int64_t sequences) {
+  std::memset(seen, 0, static_cast<size_t>(sequences) * sizeof(int32_t));
+  int64_t end = std::min(count, first + kPassRows);
+  for (int64_t r = first, counted = first; r < count; r++) {
+    if (r >= end && rows[r].slot < seen[rows[r].sequence]) end = r + 1;
+    for (; counted < end && counted <= r; counted++) {
+      int32_t& last = seen[rows[counted].sequence];
+      last = std::max(last, rows[counted].end);
     }
-  }
-  return made;
-}
-
-// Where the pass that begins at `first` ends: after kMostRows rows, and later where rows beyond write keys that it sees.
-// `seen` is room for a number a text.
-inline int64_t pass_end(const Row* rows, int64_t first, int64_t count, int32_t* seen, int64_t texts) {
-  std::memset(seen, 0, static_cast<size_t>(texts) * sizeof(int32_t));
-  int64_t end = std::min(count, first + kMostRows);
-  for (int64_t r = first, held = first; r < count; r++) {
-    if (r >= end && rows[r].slot < seen[rows[r].text]) end = r + 1;
-    for (; held < end && held <= r; held++) seen[rows[held].text] = std::max(seen[rows[held].text], rows[held].end);
   }
   return end;
 }
 
-void run_layer(const uint8_t* base, uint8_t* cache_base, const Row* rows, int64_t count, const float* x,
-               const float* cos, const float* sin, float* y) {
-  const Block& block = *reinterpret_cast<const Block*>(base);
-  const Cache& cache = *reinterpret_cast<const Cache*>(cache_base);
+void run_layer(const LayerCall& call) {
+  const int64_t sequences = reinterpret_cast<const Cache*>(call.cache)->sequences;
   Arena arena;
-  int64_t* index = arena.take<int64_t>(count);
-  Row* busy = arena.take<Row>(count);
-  int32_t* seen = arena.take<int32_t>(cache.texts);
-  int64_t all = 0;
-  for (int64_t r = 0; r < count; r++) {
-    if (rows[r].slot < 0) continue;
-    index[all] = r;
-    busy[all++] = rows[r];
+  int64_t* index = arena.allocate<int64_t>(call.count);
+  Row* active = arena.allocate<Row>(call.count);
+  int32_t* seen = arena.allocate<int32_t>(sequences);
+  int64_t count = 0;
+  for (int64_t r = 0; r < call.count; r++) {
+    if (call.rows[r].slot < 0) continue;
+    index[count] = r;
+    active[count++] = call.rows[r];
   }
-  RowBlock* blocks = arena.take<RowBlock>(all);
-  const int64_t wide_stride = padded(std::max(block.matrices[0].rows, block.matrices[2].rows));
-  const int64_t narrow_stride = padded(std::max(block.norms[0].size, block.matrices[1].columns));
-  for (int64_t first = 0, end; first < all; first = end) {
-    end = pass_end(busy, first, all, seen, cache.texts);
-    const int64_t taken = end - first;
-    Arena pieces;
-    Pass pass = {base, block, cache, cache_base, x, cos, sin, y, index + first, busy + first, taken, blocks,
-                 make_blocks(busy + first, taken, blocks), {}, pieces.take<float>(taken * wide_stride), wide_stride,
-                 pieces.take<float>(taken * narrow_stride), narrow_stride};
-    for (int i = 0; i < 4; i++) pass.inputs[i] = make_inputs(pieces, block.matrices[i], taken);
+  RowBlock* blocks = arena.allocate<RowBlock>(count);
+  for (int64_t first = 0, end; first < count; first = end) {
+    end = pass_end(active, first, count, seen, sequences);
+    Arena pass_arena;
+    Pass pass(call, index + first, active + first, end - first, blocks, pass_arena);
 #pragma omp parallel num_threads(thread_count())
     {
-      const TinyIsZero flush;
+      const FlushDenormals flush;
       pass.run();
     }
   }
 }
 
 // y[i] = activation(norm(x[index[i]]) W^T + b); zeros where the index is negative.
-void run_linear(const uint8_t* base, const int32_t* index, int64_t count, const float* x, float* y) {
-  const Block& block = *reinterpret_cast<const Block*>(base);
+void run_linear(const uint8_t* weights, const int32_t* index, int64_t count, const float* x, float* y) {
+  const Block& block = *reinterpret_cast<const Block*>(weights);
   const Matrix& matrix = block.matrices[0];
-  const int64_t columns = matrix.columns, stride = padded(matrix.rows);
+  const int64_t columns = matrix.columns;
   Arena arena;
-  int64_t* busy = arena.take<int64_t>(std::min(count, kMostRows));
+  int64_t* active = arena.allocate<int64_t>(std::min(count, kPassRows));  // rows of y that are computed
   for (int64_t next = 0; next < count;) {
-    int64_t taken = 0;
-    for (; next < count && taken < kMostRows; next++) {
+    int64_t rows = 0;
+    for (; next < count && rows < kPassRows; next++) {
       if (index[next] >= 0) {
-        busy[taken++] = next;
+        active[rows++] = next;
       } else {
         std::memset(y + next * matrix.rows, 0, static_cast<size_t>(matrix.rows) * sizeof(float));
       }
     }
-    if (!taken) break;
-    Arena pieces;
-    float* c = pieces.take<float>(taken * stride);
-    const Inputs inputs = make_inputs(pieces, matrix, taken);
+    if (!rows) break;
+    Arena pass_arena;
+    FloatRows c;  // [rows, matrix.rows]
+    c.stride = padded_stride(matrix.rows);
+    c.data = pass_arena.allocate<float>(rows * c.stride);
+    const Inputs inputs = allocate_inputs(pass_arena, matrix, rows);
 #pragma omp parallel num_threads(thread_count())
     {
-      const TinyIsZero flush;
+      const FlushDenormals flush;
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < taken; i++) {
-        const float* row = x + index[busy[i]] * columns;
+      for (int64_t i = 0; i < rows; i++) {
+        const float* row = x + index[active[i]] * columns;
         if (block.norms[0].kind) {
-          float* room = reinterpret_cast<float*>(thread_room((columns + kLanes) * 4));
-          norm_row(base, block.norms[0], row, room);
-          row = room;
+          float* normal = reinterpret_cast<float*>(thread_scratch((columns + kLanes) * 4));
+          normalize_row(weights, block.norms[0], row, normal);
+          row = normal;
         }
-        put(inputs, matrix, i, 0, columns, row);
+        store_inputs(inputs, matrix, i, 0, columns, row);
       }
-      product(base, matrix, inputs, taken, c, stride, [&](int64_t i, int64_t first, int64_t end) {
-        add_bias(base, matrix, c + i * stride, first, end);
-        activate(static_cast<Activation>(block.activation), c + i * stride + first, end - first);
-        std::memcpy(y + busy[i] * matrix.rows + first, c + i * stride + first,
-                    static_cast<size_t>(end - first) * sizeof(float));
+      product(weights, matrix, inputs, rows, c, [&](int64_t i, int64_t first, int64_t end) {
+        float* row = c.row(i);
+        add_bias(weights, matrix, row, first, end);
+        activate(static_cast<Activation>(block.activation), row + first, end - first);
+        std::memcpy(y + active[i] * matrix.rows + first, row + first, static_cast<size_t>(end - first) * sizeof(float));
       });
     }
   }
 }
 
 // y[i] = row index[i] of an embedding table.
-void run_embedding(const uint8_t* base, const int32_t* index, int64_t count, float* y) {
-  const Matrix& matrix = reinterpret_cast<const Block*>(base)->matrices[0];
+void run_embedding(const uint8_t* weights, const int32_t* index, int64_t count, float* y) {
+  const Matrix& matrix = reinterpret_cast<const Block*>(weights)->matrices[0];
   const int64_t size = matrix.columns;
   for (int64_t i = 0; i < count; i++) {
     const int64_t at = index[i] * size;
     float* to = y + i * size;
     if (matrix.type == static_cast<int32_t>(Type::kFloat32)) {
-      std::memcpy(to, reinterpret_cast<const float*>(base + matrix.data) + at, static_cast<size_t>(size) * 4);
+      std::memcpy(to, reinterpret_cast<const float*>(weights + matrix.data) + at, static_cast<size_t>(size) * 4);
       continue;
     }
-    const Half* row = reinterpret_cast<const Half*>(base + matrix.data) + at;
+    const Half* row = reinterpret_cast<const Half*>(weights + matrix.data) + at;
     for (int64_t k = 0; k < size; k += kLanes) {
       Half part[kLanes] = {};
       std::memcpy(part, row + k, static_cast<size_t>(std::min(kLanes, size - k)) * sizeof(Half));

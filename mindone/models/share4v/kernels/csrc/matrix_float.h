@@ -1,5 +1,5 @@
-// Products with float32 and float16 weights. An output is one chain of fused multiply-adds over k = 0 .. K - 1, however
-// many rows and panels a tile has and wherever K is cut, so that its bits depend on its own row alone.
+// Products with float32 and float16 weights. Each output is one chain of fused multiply-adds over k = 0 .. K - 1, in
+// this order, whatever the tile size and wherever K is split. The bits of a row therefore depend only on that row.
 #pragma once
 
 #include <algorithm>
@@ -11,43 +11,65 @@ namespace share4v {
 namespace SHARE4V_ISA {
 
 #if defined(__AVX512F__)
-constexpr int kFloatRows = 12;  // 24 sums, 2 weights, 1 input: 27 of 32 registers
+constexpr int kFloatRows = 12;  // rows of a tile: 24 sums, 2 weights and 1 input use 27 of 32 registers
 #else
-constexpr int kFloatRows = 6;   // 12 sums, 2 weights, 1 input: 15 of 16 registers
+constexpr int kFloatRows = 6;   // rows of a tile: 12 sums, 2 weights and 1 input use 15 of 16 registers
 #endif
-constexpr int64_t kFloatDepth = 512;  // a tile's inputs stay in the first-level cache
+constexpr int64_t kFloatDepth = 512;  // columns of a block: a tile's inputs stay in the L1 cache
 
-// Where the inputs of a product lie: one after the other in each row, or, for many rows, in blocks of kFloatRows rows by
-// kFloatDepth columns, column by column, so that a tile reads one piece of memory from its beginning to its end.
+// Inputs of a product, in one of two layouts. For few rows: row-major. For many rows: blocks of kFloatRows rows by
+// kFloatDepth columns, column-major within a block, so that a tile reads contiguous memory.
 struct FloatInputs {
   float* data;
-  int64_t stride;   // of rows that lie one after the other; 0: they lie in blocks
+  int64_t stride;   // of the rows in the row-major layout; 0 selects the blocked layout
   int64_t rows;     // of all blocks, a multiple of kFloatRows
   int64_t columns;
 
-  float* block(int64_t row, int64_t column) const {  // both the first of a block
+  // Returns the block that begins at (row, column).
+  float* block(int64_t row, int64_t column) const {
     return data + column * rows + row * std::min(kFloatDepth, columns - column);
   }
 };
 
-// c[r][p] (+)= x[r][k] * w[p][k] for R rows and P panels. xs and ks are the distances of two rows and of two columns of
-// x, `panel` is that of two panels, all in elements.
-template <int R, int P, class W>
-inline void float_tile(const float* x, int64_t xs, int64_t ks, const W* w, int64_t panel, int64_t depth, float* c,
-                       int64_t cs, bool fresh) {
+// The inputs of one tile. The layout is a template parameter so that offsets in a block are compile-time constants.
+template <bool kBlocked>
+struct TileInputs {
+  const float* data;
+  int64_t stride;  // of the rows; unused if kBlocked
+
+  float at(int64_t row, int64_t column) const {
+    return kBlocked ? data[row + column * kFloatRows] : data[row * stride + column];
+  }
+};
+
+// `count` panels of a float matrix, `depth` columns of each. The stride is in elements.
+template <class W>
+struct FloatPanels {
+  const W* data;
+  int64_t stride;
+  int64_t count;
+  int64_t depth;
+
+  FloatPanels from(int64_t panel) const { return {data + panel * stride, stride, count - panel, depth}; }
+};
+
+// Multiplies R rows by the first P panels: c[r][p] = sum over k of x[r][k] * w[p][k]. With `overwrite` false the sums
+// continue from the values in c.
+template <int R, int P, bool kBlocked, class W>
+inline void float_tile(TileInputs<kBlocked> x, FloatPanels<W> w, FloatRows c, bool overwrite) {
   Lanes sums[R][P];
   SHARE4V_UNROLL
   for (int r = 0; r < R; r++) {
     SHARE4V_UNROLL
-    for (int p = 0; p < P; p++) sums[r][p] = fresh ? zero() : load(c + r * cs + p * kLanes);
+    for (int p = 0; p < P; p++) sums[r][p] = overwrite ? zero() : load(c.row(r) + p * kLanes);
   }
-  for (int64_t k = 0; k < depth; k++) {
+  for (int64_t k = 0; k < w.depth; k++) {
     Lanes weights[P];
     SHARE4V_UNROLL
-    for (int p = 0; p < P; p++) weights[p] = load(w + p * panel + k * kLanes);
+    for (int p = 0; p < P; p++) weights[p] = load(w.data + p * w.stride + k * kLanes);
     SHARE4V_UNROLL
     for (int r = 0; r < R; r++) {
-      const Lanes input = set1(x[r * xs + k * ks]);
+      const Lanes input = set1(x.at(r, k));
       SHARE4V_UNROLL
       for (int p = 0; p < P; p++) sums[r][p] = fma(input, weights[p], sums[r][p]);
     }
@@ -55,11 +77,11 @@ inline void float_tile(const float* x, int64_t xs, int64_t ks, const W* w, int64
   SHARE4V_UNROLL
   for (int r = 0; r < R; r++) {
     SHARE4V_UNROLL
-    for (int p = 0; p < P; p++) store(c + r * cs + p * kLanes, sums[r][p]);
+    for (int p = 0; p < P; p++) store(c.row(r) + p * kLanes, sums[r][p]);
   }
 }
 
-// Panels that one tile of R rows takes at once: enough sums in flight to hide the latency of a multiply-add.
+// Panels of a tile of R rows: enough independent sums to hide the latency of a multiply-add.
 template <int R>
 constexpr int float_panels() {
 #if defined(__AVX512F__)
@@ -69,53 +91,49 @@ constexpr int float_panels() {
 #endif
 }
 
-template <bool kBlocked, int R, class W>
-void float_rows(const float* x, int64_t xs, const W* w, int64_t panel, int64_t panels, int64_t depth, float* c,
-                int64_t cs, bool fresh) {
+// Multiplies R rows by all panels of w.
+template <int R, bool kBlocked, class W>
+void float_row_tiles(TileInputs<kBlocked> x, FloatPanels<W> w, FloatRows c, bool overwrite) {
   constexpr int P = float_panels<R>();
-  const int64_t rs = kBlocked ? 1 : xs, ks = kBlocked ? kFloatRows : 1;
   int64_t p = 0;
-  for (; p + P <= panels; p += P)
-    float_tile<R, P>(x, rs, ks, w + p * panel, panel, depth, c + p * kLanes, cs, fresh);
-  for (; p < panels; p++) float_tile<R, 1>(x, rs, ks, w + p * panel, panel, depth, c + p * kLanes, cs, fresh);
+  for (; p + P <= w.count; p += P) float_tile<R, P>(x, w.from(p), c.from(0, p * kLanes), overwrite);
+  for (; p < w.count; p++) float_tile<R, 1>(x, w.from(p), c.from(0, p * kLanes), overwrite);
 }
 
+// Multiplies `rows` rows, at most R, by all panels of w.
 template <bool kBlocked, class W, int R = kFloatRows>
-void float_rows(int64_t rows, const float* x, int64_t xs, const W* w, int64_t panel, int64_t panels, int64_t depth,
-                float* c, int64_t cs, bool fresh) {
+void float_rows(int64_t rows, TileInputs<kBlocked> x, FloatPanels<W> w, FloatRows c, bool overwrite) {
   if constexpr (R > 1) {
-    if (rows < R) return float_rows<kBlocked, W, R - 1>(rows, x, xs, w, panel, panels, depth, c, cs, fresh);
+    if (rows < R) return float_rows<kBlocked, W, R - 1>(rows, x, w, c, overwrite);
   }
-  float_rows<kBlocked, R>(x, xs, w, panel, panels, depth, c, cs, fresh);
+  float_row_tiles<R>(x, w, c, overwrite);
 }
 
-inline const float* widened(const float* w, int64_t, int64_t, float*, int64_t*) { return w; }
+// Converts panels to float32: float16 panels are converted into `scratch`, float32 panels are returned as they are.
+inline FloatPanels<float> to_float32(FloatPanels<float> w, float*) { return w; }
 
-inline const float* widened(const Half* w, int64_t panels, int64_t depth, float* room, int64_t* panel) {
-  for (int64_t p = 0; p < panels; p++)
-    for (int64_t k = 0; k < depth; k++) store(room + (p * depth + k) * kLanes, load(w + p * *panel + k * kLanes));
-  *panel = depth * kLanes;
-  return room;
+inline FloatPanels<float> to_float32(FloatPanels<Half> w, float* scratch) {
+  for (int64_t p = 0; p < w.count; p++)
+    for (int64_t k = 0; k < w.depth; k++)
+      store(scratch + (p * w.depth + k) * kLanes, load(w.data + p * w.stride + k * kLanes));
+  return {scratch, w.depth * kLanes, w.count, w.depth};
 }
 
-// c [rows, panels * 16] = x [rows, K] times some panels of a matrix. `room` holds panels * kFloatDepth * 16 floats.
+// c [rows, w.count * 16] = x [rows, K] times the panels w, which have all K columns. `scratch` has room for
+// w.count * kFloatDepth * 16 floats.
 template <class W>
-void float_product(int64_t rows, const FloatInputs& x, const W* w, int64_t columns, int64_t panels, float* c,
-                   int64_t cs, float* room) {
-  const int64_t full = columns * kLanes;
-  if (x.stride) return float_rows<false, W>(rows, x.data, x.stride, w, full, panels, columns, c, cs, true);
-  for (int64_t k = 0; k < columns; k += kFloatDepth) {
-    const int64_t depth = std::min(kFloatDepth, columns - k);
-    int64_t panel = full;
-    const float* block = widened(w + k * kLanes, panels, depth, room, &panel);
+void float_product(int64_t rows, const FloatInputs& x, FloatPanels<W> w, FloatRows c, float* scratch) {
+  if (x.stride) return float_rows<false, W>(rows, {x.data, x.stride}, w, c, true);
+  for (int64_t k = 0; k < w.depth; k += kFloatDepth) {
+    const int64_t depth = std::min(kFloatDepth, w.depth - k);
+    const FloatPanels<float> block = to_float32(FloatPanels<W>{w.data + k * kLanes, w.stride, w.count, depth}, scratch);
     for (int64_t r = 0; r < rows; r += kFloatRows)
-      float_rows<true, float>(std::min<int64_t>(kFloatRows, rows - r), x.block(r, k), 0, block, panel, panels, depth,
-                              c + r * cs, cs, k == 0);
+      float_rows<true, float>(std::min<int64_t>(kFloatRows, rows - r), {x.block(r, k), 0}, block, c.from(r, 0), k == 0);
   }
 }
 
-// Writes columns begin .. end - 1 of a row.
-inline void put_floats(const FloatInputs& x, int64_t row, int64_t begin, int64_t end, const float* values) {
+// Stores columns begin .. end - 1 of an input row.
+inline void store_floats(const FloatInputs& x, int64_t row, int64_t begin, int64_t end, const float* values) {
   if (x.stride) {
     std::memcpy(x.data + row * x.stride + begin, values, static_cast<size_t>(end - begin) * sizeof(float));
     return;

@@ -20,62 +20,63 @@ using Bytes = std::unique_ptr<uint8_t[], Free>;
 
 constexpr int64_t kHugePage = 1 << 21;
 
-struct Piece {
+struct Buffer {
   Bytes data;
   int64_t size = 0;
 
+  // Contents are lost when the buffer grows.
   void reserve(int64_t bytes) {
     if (size >= bytes) return;
     data.reset();
     size = 0;
-    const int64_t alignment = bytes < kHugePage ? 64 : kHugePage, whole = ceil_div(bytes, alignment) * alignment;
-    data.reset(static_cast<uint8_t*>(std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(whole))));
+    const int64_t alignment = bytes < kHugePage ? 64 : kHugePage, rounded = ceil_div(bytes, alignment) * alignment;
+    data.reset(static_cast<uint8_t*>(std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded))));
     if (!data) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
-    // Rows of a pass lie far apart: with small pages each would need an address translation of its own.
-    if (bytes >= kHugePage) madvise(data.get(), static_cast<size_t>(whole), MADV_HUGEPAGE);
+    // Rows of a pass are far apart; with small pages each would need a TLB entry of its own.
+    if (bytes >= kHugePage) madvise(data.get(), static_cast<size_t>(rounded), MADV_HUGEPAGE);
 #endif
-    size = whole;
+    size = rounded;
   }
 };
 
 }  // namespace
 
-class Pieces {
+class BufferList {
  public:
-  std::vector<Piece> all;
+  std::vector<Buffer> all;
   size_t next = 0;
 };
 
 namespace {
-std::mutex idle_mutex;
-std::vector<std::unique_ptr<Pieces>> idle;  // of finished calls; as many as ever ran at once
+std::mutex pool_mutex;
+std::vector<std::unique_ptr<BufferList>> pool;  // unused lists; as many exist as arenas ever lived at the same time
 }  // namespace
 
-Arena::Arena() : pieces_(nullptr) {
-  const std::lock_guard<std::mutex> lock(idle_mutex);
-  if (idle.empty()) idle.push_back(std::make_unique<Pieces>());
-  pieces_ = idle.back().release();
-  idle.pop_back();
-  pieces_->next = 0;
+Arena::Arena() : buffers_(nullptr) {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  if (pool.empty()) pool.push_back(std::make_unique<BufferList>());
+  buffers_ = pool.back().release();
+  pool.pop_back();
+  buffers_->next = 0;
 }
 
 Arena::~Arena() {
-  const std::lock_guard<std::mutex> lock(idle_mutex);
-  idle.emplace_back(pieces_);
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  pool.emplace_back(buffers_);
 }
 
-void* Arena::bytes(int64_t count) {
-  if (pieces_->next == pieces_->all.size()) pieces_->all.emplace_back();
-  Piece& piece = pieces_->all[pieces_->next++];
-  piece.reserve(count + 64);
-  return piece.data.get();
+void* Arena::allocate_bytes(int64_t count) {
+  if (buffers_->next == buffers_->all.size()) buffers_->all.emplace_back();
+  Buffer& buffer = buffers_->all[buffers_->next++];
+  buffer.reserve(count + 64);
+  return buffer.data.get();
 }
 
-uint8_t* thread_room(int64_t bytes) {
-  thread_local Piece piece;
-  piece.reserve(bytes);
-  return piece.data.get();
+uint8_t* thread_scratch(int64_t bytes) {
+  thread_local Buffer buffer;
+  buffer.reserve(bytes);
+  return buffer.data.get();
 }
 
 }  // namespace share4v

@@ -1,5 +1,5 @@
-// Scratch memory that calls share. Nothing here is inline but the trivial: the kernels are compiled once for each kind of
-// CPU, and of an inline function the linker would keep one copy, which might use instructions that this CPU lacks.
+// Scratch memory, reused between calls. Only trivial code is inline: headers are compiled once for each instruction
+// set, and the linker keeps one copy of an inline function, which might use instructions that this CPU lacks.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,10 @@ namespace share4v {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-class Pieces;
+class BufferList;
 
-// Pieces of memory for the length of a call; they are kept for the next, which usually asks for the same.
+// Scratch buffers that live as long as the Arena. They then return to a pool, since the next call usually needs the
+// same sizes.
 class Arena {
  public:
   Arena();
@@ -18,17 +19,17 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  void* bytes(int64_t count);  // 64-byte aligned; throws std::bad_alloc
+  void* allocate_bytes(int64_t count);  // 64-byte aligned, not initialized; throws std::bad_alloc
   template <class T>
-  T* take(int64_t count) {
-    return static_cast<T*>(bytes(count * static_cast<int64_t>(sizeof(T))));
+  T* allocate(int64_t count) {
+    return static_cast<T*>(allocate_bytes(count * static_cast<int64_t>(sizeof(T))));
   }
 
  private:
-  Pieces* pieces_;
+  BufferList* buffers_;
 };
 
-// Memory of the calling thread alone, kept until the thread ends.
-uint8_t* thread_room(int64_t bytes);
+// Returns a buffer of the calling thread, which the thread's next call reuses (and may reallocate).
+uint8_t* thread_scratch(int64_t bytes);
 
 }  // namespace share4v

@@ -1,4 +1,4 @@
-// Weights from rows to panels, rounded on the way where the type is of integers.
+// Packs row-major weights into panels, quantizing them if the matrix is int8 or int4, and unpacks them.
 #pragma once
 
 #include "product.h"
@@ -33,7 +33,8 @@ inline float float_of(Half x) {
   return wide[0];
 }
 
-inline float error_of(const float* w, float scale, float low, float high) {
+// Returns the squared error of quantizing 32 weights with this scale to integers low .. high.
+inline float squared_error(const float* w, float scale, float low, float high) {
   const Lanes inverse = set1(scale != 0 ? 1.0f / scale : 0.0f);
   Lanes total = zero();
   for (int64_t i = 0; i < kGroup; i += kLanes) {
@@ -45,46 +46,52 @@ inline float error_of(const float* w, float scale, float low, float high) {
   return sum(total);
 }
 
-// int4's scale of a group: of sixteen around "the largest weight becomes -8", the one with the least squared error.
+// Returns the int4 scale of a group: of 16 candidates around the one that maps the largest weight to -8, that with the
+// smallest squared error.
 inline float int4_scale(const float* w) {
   float largest = 0.0f;
   for (int64_t i = 0; i < kGroup; i++)
     if (std::fabs(w[i]) > std::fabs(largest)) largest = w[i];
-  float best = 0.0f, least = INFINITY;
+  float best = 0.0f, best_error = INFINITY;
   for (int step = 0; step < 16; step++) {
     const float scale = float_of(half_of(-largest / (6.5f + 0.15f * static_cast<float>(step))));
-    const float error = error_of(w, scale, -8.0f, 7.0f);
-    if (error < least) {
-      least = error;
+    const float error = squared_error(w, scale, -8.0f, 7.0f);
+    if (error < best_error) {
+      best_error = error;
       best = scale;
     }
   }
   return best;
 }
 
-// Rounds 32 weights to low .. high by the scale and returns how many there are outside float16 (none, if all is well).
-inline void round_weights(const float* w, float scale, float low, float high, int8_t* out) {
+// Returns the int8 scale of a group, which maps the largest weight to 127 or -127.
+inline float int8_scale_of_weights(const float* w) {
+  return float_of(half_of(max_lane(max(abs(load(w)), abs(load(w + kLanes)))) / 127.0f));
+}
+
+// Quantizes 32 weights with this scale to integers low .. high.
+inline void quantize_weights(const float* w, float scale, float low, float high, int8_t* out) {
   const Lanes inverse = set1(scale != 0 ? 1.0f / scale : 0.0f);
   for (int64_t i = 0; i < kGroup; i += kLanes)
     store_int8(out + i, min(set1(high), max(set1(low), round(mul(load(w + i), inverse)))));
 }
 
-inline void pack_int_panel(const float* rows, int64_t columns, bool nibbles, uint8_t* data, Half* scales) {
+inline void pack_int_panel(const float* rows, int64_t columns, bool int4, uint8_t* data, Half* scales) {
   const int64_t groups = ceil_div(columns, kGroup);
   for (int64_t g = 0; g < groups; g++) {
-    uint8_t* to = data + g * (nibbles ? 256 : 512);
-    if (nibbles) std::memset(to, 0, 256);
+    uint8_t* to = data + g * (int4 ? kInt4GroupBytes : kInt8GroupBytes);
+    if (int4) std::memset(to, 0, kInt4GroupBytes);
     for (int64_t n = 0; n < kLanes; n++) {
       float w[kGroup] = {};
       std::memcpy(w, rows + n * columns + g * kGroup,
                   static_cast<size_t>(std::min(kGroup, columns - g * kGroup)) * sizeof(float));
-      const float scale = nibbles ? int4_scale(w) : float_of(half_of(highest(max(abs(load(w)), abs(load(w + kLanes)))) / 127.0f));
+      const float scale = int4 ? int4_scale(w) : int8_scale_of_weights(w);
       int8_t q[kGroup];
-      round_weights(w, scale, nibbles ? -8.0f : -127.0f, nibbles ? 7.0f : 127.0f, q);
+      quantize_weights(w, scale, int4 ? -8.0f : -127.0f, int4 ? 7.0f : 127.0f, q);
       scales[g * kLanes + n] = half_of(scale);
       for (int64_t i = 0; i < kGroup; i++) {
         const int64_t quad = i / 4;
-        if (!nibbles) {
+        if (!int4) {
           to[quad * 64 + n * 4 + i % 4] = static_cast<uint8_t>(q[i]);
         } else {
           to[quad % 4 * 64 + n * 4 + i % 4] |= static_cast<uint8_t>((q[i] + 8) << (quad < 4 ? 0 : 4));
@@ -106,25 +113,35 @@ inline void pack_float_panel(const float* rows, int64_t columns, Half* data) {
   }
 }
 
-// Packs `rows` rows of [rows, columns] as rows first .. of the matrix; first is a multiple of 16. Returns 1 where a
-// weight is not finite, or is too large for the type.
+// Returns the largest magnitude that a matrix of this type can store: of a float16, or of an integer times its float16
+// scale (whose candidates for int4 divide the largest weight by 6.5 or more).
+inline float largest_weight(Type type) {
+  switch (type) {
+    case Type::kFloat16: return 65504.0f;
+    case Type::kInt8: return 65504.0f * 127;
+    case Type::kInt4: return 65504.0f * 6;
+    default: return 3.4e38f;
+  }
+}
+
+// Packs source [rows, columns] into the rows first .. first + rows - 1 of the matrix; `first` is a multiple of 16.
+// Returns 1 if a weight is not finite or too large for the matrix's type, else 0.
 int run_pack(uint8_t* base, const Matrix& m, int64_t first, int64_t rows, const void* source, Type type) {
   const int64_t columns = m.columns, groups = groups_of(m), panels = ceil_div(rows, kLanes);
   int bad = 0;
 #pragma omp parallel for num_threads(thread_count()) schedule(dynamic, 1) reduction(| : bad)
   for (int64_t p = 0; p < panels; p++) {
-    float* wide = reinterpret_cast<float*>(thread_room(kLanes * columns * 4));
-    const int64_t here = std::min(kLanes, rows - p * kLanes), target = first / kLanes + p;
+    float* wide = reinterpret_cast<float*>(thread_scratch(kLanes * columns * 4));  // the panel's rows as float32
+    const int64_t panel_rows = std::min(kLanes, rows - p * kLanes), target = first / kLanes + p;
     std::memset(wide, 0, static_cast<size_t>(kLanes * columns) * sizeof(float));
-    float most = 0.0f, poison = 0.0f;
-    for (int64_t i = 0; i < here * columns; i++) {
+    float largest = 0.0f, poison = 0.0f;  // poison: 0 if all weights are finite, else NaN
+    for (int64_t i = 0; i < panel_rows * columns; i++) {
       wide[i] = source_value(source, type, p * kLanes * columns + i);
-      most = std::max(most, std::fabs(wide[i]));
+      largest = std::max(largest, std::fabs(wide[i]));
       poison += wide[i] * 0.0f;
     }
     const Type to = static_cast<Type>(m.type);
-    const float limit = to == Type::kFloat16 ? 65504.0f : to == Type::kInt8 ? 65504.0f * 127 : to == Type::kInt4 ? 65504.0f * 6 : 3.4e38f;
-    if (poison != 0.0f || most > limit) bad |= 1;
+    if (poison != 0.0f || largest > largest_weight(to)) bad |= 1;
     uint8_t* data = base + m.data;
     Half* scales = reinterpret_cast<Half*>(base + m.scales) + target * groups * kLanes;
     switch (to) {
@@ -135,16 +152,16 @@ int run_pack(uint8_t* base, const Matrix& m, int64_t first, int64_t rows, const 
         pack_float_panel(wide, columns, reinterpret_cast<Half*>(data) + target * columns * kLanes);
         break;
       case Type::kInt8:
-        pack_int_panel(wide, columns, false, data + target * groups * 512, scales);
+        pack_int_panel(wide, columns, false, data + target * groups * kInt8GroupBytes, scales);
         break;
       default:
-        pack_int_panel(wide, columns, true, data + target * groups * 256, scales);
+        pack_int_panel(wide, columns, true, data + target * groups * kInt4GroupBytes, scales);
     }
   }
   return bad;
 }
 
-// The other way: rows [m.rows, m.columns] of float32 from a packed matrix.
+// Unpacks a matrix into float32 out [m.rows, m.columns].
 void run_unpack(const uint8_t* base, const Matrix& m, float* out) {
   const int64_t columns = m.columns, groups = groups_of(m);
 #pragma omp parallel for num_threads(thread_count()) schedule(static)
@@ -156,14 +173,18 @@ void run_unpack(const uint8_t* base, const Matrix& m, float* out) {
       const int64_t g = k / kGroup, quad = k % kGroup / 4, at = n * 4 + k % 4;
       float value;
       switch (static_cast<Type>(m.type)) {
-        case Type::kFloat32: value = reinterpret_cast<const float*>(data)[(p * columns + k) * kLanes + n]; break;
-        case Type::kFloat16: value = float_of(reinterpret_cast<const Half*>(data)[(p * columns + k) * kLanes + n]); break;
+        case Type::kFloat32:
+          value = reinterpret_cast<const float*>(data)[(p * columns + k) * kLanes + n];
+          break;
+        case Type::kFloat16:
+          value = float_of(reinterpret_cast<const Half*>(data)[(p * columns + k) * kLanes + n]);
+          break;
         case Type::kInt8:
-          value = static_cast<float>(static_cast<int8_t>(data[(p * groups + g) * 512 + quad * 64 + at])) *
+          value = static_cast<float>(static_cast<int8_t>(data[(p * groups + g) * kInt8GroupBytes + quad * 64 + at])) *
                   float_of(scales[g * kLanes + n]);
           break;
         default: {
-          const uint8_t both = data[(p * groups + g) * 256 + quad % 4 * 64 + at];
+          const uint8_t both = data[(p * groups + g) * kInt4GroupBytes + quad % 4 * 64 + at];
           value = static_cast<float>((quad < 4 ? both & 15 : both >> 4) - 8) * float_of(scales[g * kLanes + n]);
         }
       }

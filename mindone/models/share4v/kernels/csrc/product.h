@@ -1,59 +1,61 @@
-// One interface to the products: inputs made ready for a matrix's type, and a matrix's panels shared out over threads.
+// One interface to all products: stores input rows in the format that a matrix's type needs, and distributes the panels
+// of the matrix over the threads.
 #pragma once
 
+#include "matrix_amx.h"
 #include "matrix_float.h"
 #include "matrix_int.h"
-#include "matrix_tiles.h"
 #include "memory.h"
 #include "threads.h"
 
 namespace share4v {
 namespace SHARE4V_ISA {
 
-constexpr int64_t kUnitPanels = 8;       // what a thread takes at a time: 128 outputs
-constexpr int64_t kIntDepth = 64;        // groups of one block of expanded int4 weights
-constexpr int64_t kTileBlock = 32;       // rows of one block of the many-row integer kernels
+constexpr int64_t kUnitPanels = 8;       // panels of one work unit of a thread: 128 outputs
+constexpr int64_t kExpandedGroups = 64;  // groups of int4 weights that are expanded to int8 at a time
+constexpr int64_t kRowBlock = 32;        // rows of one block of the many-row integer kernels
 
-inline bool is_integer(const Matrix& m) {
-  return m.type == static_cast<int32_t>(Type::kInt8) || m.type == static_cast<int32_t>(Type::kInt4);
-}
+inline bool is_int4(const Matrix& m) { return m.type == static_cast<int32_t>(Type::kInt4); }
+inline bool is_integer(const Matrix& m) { return m.type == static_cast<int32_t>(Type::kInt8) || is_int4(m); }
 inline int64_t panels_of(const Matrix& m) { return ceil_div(m.rows, kLanes); }
 inline int64_t groups_of(const Matrix& m) { return ceil_div(m.columns, kGroup); }
 
-// The rows that go into a product: as floats, or rounded where the matrix is of integers.
+// The input rows of a product. Which member is used depends on the type of the matrix.
 struct Inputs {
   FloatInputs floats = {};
-  Rounded rounded = {};
+  QuantizedInputs quantized = {};
 };
 
-// Strides are no multiple of 4096 bytes: rows that were would share one set of the first-level cache.
-inline Inputs make_inputs(Arena& arena, const Matrix& m, int64_t rows) {
+// Allocates inputs for `rows` rows. Strides are not multiples of 4096 bytes: all rows would then compete for one set of
+// the L1 cache.
+inline Inputs allocate_inputs(Arena& arena, const Matrix& m, int64_t rows) {
   Inputs inputs;
-  const int64_t width = groups_of(m) * kGroup, whole = ceil_div(rows, kTileBlock) * kTileBlock;
+  const int64_t width = groups_of(m) * kGroup, padded_rows = ceil_div(rows, kRowBlock) * kRowBlock;
   if (!is_integer(m)) {
     FloatInputs& f = inputs.floats;
     f.stride = rows > kFloatRows ? 0 : width + kLanes;
     f.rows = ceil_div(rows, kFloatRows) * kFloatRows;
     f.columns = m.columns;
-    f.data = arena.take<float>(f.rows * (width + kLanes));
+    f.data = arena.allocate<float>(f.rows * (width + kLanes));
     return inputs;
   }
-  Rounded& r = inputs.rounded;
-  r.value_stride = width + 64;
-  r.group_stride = groups_of(m) + 1;
-  r.values = arena.take<int8_t>(whole * r.value_stride);
-  r.scales = arena.take<float>(whole * r.group_stride);
-  r.sums = arena.take<int32_t>(whole * r.group_stride);
+  QuantizedInputs& q = inputs.quantized;
+  q.value_stride = width + 64;
+  q.group_stride = groups_of(m) + 1;
+  q.values = arena.allocate<int8_t>(padded_rows * q.value_stride);
+  q.scales = arena.allocate<float>(padded_rows * q.group_stride);
+  q.sums = arena.allocate<int32_t>(padded_rows * q.group_stride);
   return inputs;
 }
 
-// Hands columns begin .. end of row `row` over, begin being a multiple of 32; `x` points to column begin.
-inline void put(const Inputs& inputs, const Matrix& m, int64_t row, int64_t begin, int64_t end, const float* x) {
+// Stores columns begin .. end - 1 of an input row; `begin` is a multiple of 32 and x points to column `begin`.
+inline void store_inputs(const Inputs& inputs, const Matrix& m, int64_t row, int64_t begin, int64_t end,
+                         const float* x) {
   if (!is_integer(m)) {
-    put_floats(inputs.floats, row, begin, end, x);
+    store_floats(inputs.floats, row, begin, end, x);
     return;
   }
-  const Rounded& r = inputs.rounded;
+  const QuantizedInputs& q = inputs.quantized;
   for (int64_t k = begin; k < end; k += kGroup) {
     const int64_t g = k / kGroup, n = std::min(kGroup, end - k);
     const float* group = x + (k - begin);
@@ -62,110 +64,120 @@ inline void put(const Inputs& inputs, const Matrix& m, int64_t row, int64_t begi
       std::memcpy(padded, group, static_cast<size_t>(n) * sizeof(float));
       group = padded;
     }
-    round_group(group, r.values + row * r.value_stride + k, r.scales + row * r.group_stride + g,
-                r.sums + row * r.group_stride + g);
+    quantize_group(group, q.values + row * q.value_stride + k, q.scales + row * q.group_stride + g,
+                   q.sums + row * q.group_stride + g);
   }
 }
 
-// int4 -> int8 in int8's own layout: the integers are the same, so the bits of the result are.
-inline void expand(const uint8_t* nibbles, int64_t bytes, uint8_t* out) {
-  for (int64_t at = 0; at < bytes; at += 256, out += 512)
+// Expands int4 weights into the layout of int8. The integers are the same, and so are the bits of the result.
+inline void expand_int4(const uint8_t* packed, int64_t bytes, uint8_t* out) {
+  for (int64_t at = 0; at < bytes; at += kInt4GroupBytes, out += kInt8GroupBytes)
     for (int q = 0; q < 4; q++)
       for (int i = 0; i < 64; i++) {
-        const uint8_t both = nibbles[at + q * 64 + i];
+        const uint8_t both = packed[at + q * 64 + i];
         out[q * 64 + i] = static_cast<uint8_t>((both & 15) - 8);
         out[(q + 4) * 64 + i] = static_cast<uint8_t>((both >> 4) - 8);
       }
 }
 
-inline void many_rows(int64_t rows, const Rounded& x, const uint8_t* w, int64_t panel, const Half* scales,
-                      int64_t scale_panel, int64_t panels, int64_t groups, float* c, int64_t cs, bool fresh) {
+// Multiplies many rows by int8 panels, with AMX where it exists.
+inline void int8_many_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
 #if defined(__AMX_INT8__)
   const Tiles tiles;
-  for (int64_t r = 0; r < rows; r += kTileBlock) {
-    const int64_t count = std::min(kTileBlock, rows - r);
-    const Rounded part = from(x, r, 0);
+  for (int64_t r = 0; r < rows; r += kRowBlock) {
+    const int64_t count = std::min(kRowBlock, rows - r);
+    const QuantizedInputs part = x.from(r, 0);
     int64_t p = 0;
-    for (; p + 2 <= panels; p += 2)
-      tile_pair(count, part, w + p * panel, panel, scales + p * scale_panel, scale_panel, groups, c + r * cs + p * kLanes,
-                cs, fresh);
-    for (int64_t i = 0; p < panels && i < count; i += kIntRows)
-      int_rows<false>(std::min<int64_t>(kIntRows, count - i), from(part, i, 0), w + p * panel, panel,
-                      scales + p * scale_panel, scale_panel, 1, groups, c + (r + i) * cs + p * kLanes, cs, fresh);
+    for (; p + 2 <= w.count; p += 2) tile_pair(count, part, w.from(p), c.from(r, p * kLanes), overwrite);
+    for (int64_t i = 0; p < w.count && i < count; i += kIntRows)
+      int_rows<false>(std::min<int64_t>(kIntRows, count - i), part.from(i, 0), w.from(p), c.from(r + i, p * kLanes),
+                      overwrite);
   }
 #else
   for (int64_t r = 0; r < rows; r += kIntRows)
-    int_rows<false>(std::min<int64_t>(kIntRows, rows - r), from(x, r, 0), w, panel, scales, scale_panel, panels, groups,
-                    c + r * cs, cs, fresh);
+    int_rows<false>(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite);
 #endif
 }
 
+// Up to so many rows, int4 weights are read as they are; beyond, expanding them to int8 first is faster.
 #if defined(__AMX_INT8__)
 constexpr int64_t kFewRows = 12;
 #else
 constexpr int64_t kFewRows = 2 * kIntRows;
 #endif
 
-inline void int_product(int64_t rows, const Rounded& x, const Matrix& m, const uint8_t* data, const Half* scales,
-                        int64_t panels, float* c, int64_t cs, uint8_t* room) {
-  const bool nibbles = m.type == static_cast<int32_t>(Type::kInt4);
-  const int64_t groups = groups_of(m), scale_panel = groups * kLanes, panel = groups * (nibbles ? 256 : 512);
-  if (rows <= kFewRows || (!nibbles && rows < kTileBlock)) {
-    for (int64_t r = 0; r < rows; r += kIntRows) {
-      const int64_t count = std::min<int64_t>(kIntRows, rows - r);
-      const auto run = nibbles ? int_rows<true> : int_rows<false>;
-      run(count, from(x, r, 0), data, panel, scales, scale_panel, panels, groups, c + r * cs, cs, true);
-    }
+// c [rows, w.count * 16] = x [rows, K] times the panels w of an int4 or int8 matrix.
+inline void int_product(int64_t rows, const QuantizedInputs& x, bool int4, IntPanels w, FloatRows c, uint8_t* scratch) {
+  if (rows <= kFewRows || (!int4 && rows < kRowBlock)) {
+    const auto multiply = int4 ? int_rows<true> : int_rows<false>;
+    for (int64_t r = 0; r < rows; r += kIntRows)
+      multiply(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), true);
     return;
   }
-  for (int64_t g = 0; g < groups; g += kIntDepth) {
-    const int64_t depth = std::min(kIntDepth, groups - g);
-    const uint8_t* block = data + g * 512;
-    int64_t block_panel = panel;
-    if (nibbles) {
-      block_panel = depth * 512;
-      for (int64_t p = 0; p < panels; p++) expand(data + p * panel + g * 256, depth * 256, room + p * block_panel);
-      block = room;
+  for (int64_t g = 0; g < w.groups; g += kExpandedGroups) {
+    IntPanels block = w;
+    block.groups = std::min(kExpandedGroups, w.groups - g);
+    block.scales += g * kLanes;
+    if (int4) {
+      block.data = scratch;
+      block.stride = block.groups * kInt8GroupBytes;
+      for (int64_t p = 0; p < w.count; p++)
+        expand_int4(w.data + p * w.stride + g * kInt4GroupBytes, block.groups * kInt4GroupBytes,
+                    scratch + p * block.stride);
+    } else {
+      block.data += g * kInt8GroupBytes;
     }
-    many_rows(rows, from(x, 0, g), block, block_panel, scales + g * kLanes, scale_panel, panels, depth, c, cs, g == 0);
+    int8_many_rows(rows, x.from(0, g), block, c, g == 0);
   }
 }
 
-// c [rows, N * 16] = inputs times the matrix; `finish(row, first, end)` is then called for the outputs just made, by the
-// thread that made them. To be called by all threads of a parallel region; returns when all are done.
+template <class W>
+FloatPanels<W> float_panels_at(const uint8_t* base, const Matrix& m, int64_t first, int64_t count) {
+  const int64_t stride = m.columns * kLanes;
+  return {reinterpret_cast<const W*>(base + m.data) + first * stride, stride, count, m.columns};
+}
+
+inline IntPanels int_panels_at(const uint8_t* base, const Matrix& m, int64_t first, int64_t count) {
+  IntPanels w;
+  w.groups = groups_of(m);
+  w.count = count;
+  w.stride = w.groups * (is_int4(m) ? kInt4GroupBytes : kInt8GroupBytes);
+  w.scale_stride = w.groups * kLanes;
+  w.data = base + m.data + first * w.stride;
+  w.scales = reinterpret_cast<const Half*>(base + m.scales) + first * w.scale_stride;
+  return w;
+}
+
+// c [rows, N * 16] = inputs times the matrix. When a thread has computed a unit of outputs, it calls
+// `finish(row, first, end)` for each of its rows. All threads of a parallel region call this function together; it
+// returns when all outputs are done.
 template <class Finish>
-void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t rows, float* c, int64_t cs,
-             Finish finish) {
-  const int64_t panels = panels_of(m), units = ceil_div(panels, kUnitPanels), groups = groups_of(m);
-  constexpr int64_t room_bytes = kUnitPanels * std::max(kFloatDepth * kLanes * 4, kIntDepth * 512);
-  uint8_t* room = thread_room(room_bytes);
+void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t rows, FloatRows c, Finish finish) {
+  const int64_t panels = panels_of(m), units = ceil_div(panels, kUnitPanels);
+  constexpr int64_t kPanelBytes = std::max(kFloatDepth * kLanes * 4, kExpandedGroups * kInt8GroupBytes);
+  uint8_t* scratch = thread_scratch(kUnitPanels * kPanelBytes);
 #pragma omp for schedule(dynamic, 1)
   for (int64_t unit = 0; unit < units; unit++) {
     const int64_t first = unit * kUnitPanels, count = std::min(kUnitPanels, panels - first);
-    float* out = c + first * kLanes;
-    const uint8_t* data = base + m.data;
+    const FloatRows out = c.from(0, first * kLanes);
     switch (static_cast<Type>(m.type)) {
       case Type::kFloat32:
-        float_product(rows, inputs.floats,
-                      reinterpret_cast<const float*>(data) + first * m.columns * kLanes, m.columns, count, out, cs,
-                      reinterpret_cast<float*>(room));
+        float_product(rows, inputs.floats, float_panels_at<float>(base, m, first, count), out,
+                      reinterpret_cast<float*>(scratch));
         break;
       case Type::kFloat16:
-        float_product(rows, inputs.floats,
-                      reinterpret_cast<const Half*>(data) + first * m.columns * kLanes, m.columns, count, out, cs,
-                      reinterpret_cast<float*>(room));
+        float_product(rows, inputs.floats, float_panels_at<Half>(base, m, first, count), out,
+                      reinterpret_cast<float*>(scratch));
         break;
       default:
-        int_product(rows, inputs.rounded, m,
-                    data + first * groups * (m.type == static_cast<int32_t>(Type::kInt4) ? 256 : 512),
-                    reinterpret_cast<const Half*>(base + m.scales) + first * groups * kLanes, count, out, cs, room);
+        int_product(rows, inputs.quantized, is_int4(m), int_panels_at(base, m, first, count), out, scratch);
     }
     const int64_t end = std::min(m.rows, (first + count) * kLanes);
     for (int64_t r = 0; r < rows; r++) finish(r, first * kLanes, end);
   }
 }
 
-// Adds the matrix's bias, if it has one, to outputs first .. end of a row that begins at c.
+// Adds the matrix's bias, if any, to the outputs first .. end - 1 of the row that begins at c.
 inline void add_bias(const uint8_t* base, const Matrix& m, float* c, int64_t first, int64_t end) {
   if (!m.bias) return;
   const float* bias = reinterpret_cast<const float*>(base + m.bias);

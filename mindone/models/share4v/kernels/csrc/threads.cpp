@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <algorithm>
 #include <atomic>
 
 #if defined(_OPENMP)
@@ -8,20 +9,21 @@
 
 namespace share4v {
 namespace {
-std::atomic<int> chosen{0};
+std::atomic<int> requested{0};
 }
 
-// OpenMP keeps its own setting apart for each calling thread, and MindSpore calls from threads of its own.
+// Passed to every parallel region (num_threads): OpenMP's own setting is per calling thread, and MindSpore calls the
+// operators from its worker threads.
 int thread_count() {
 #if defined(_OPENMP)
-  const int count = chosen.load(std::memory_order_relaxed);
-  static const int most = omp_get_max_threads() < omp_get_num_procs() ? omp_get_max_threads() : omp_get_num_procs();
-  return count > 0 ? count : most;
+  const int count = requested.load(std::memory_order_relaxed);
+  static const int available = std::min(omp_get_max_threads(), omp_get_num_procs());
+  return count > 0 ? count : available;
 #else
   return 1;
 #endif
 }
 
-void set_thread_count(int count) { chosen.store(count, std::memory_order_relaxed); }
+void set_thread_count(int count) { requested.store(count, std::memory_order_relaxed); }
 
 }  // namespace share4v

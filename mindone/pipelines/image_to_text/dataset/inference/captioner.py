@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
-from mindone.models.share4v.kernels.component import IMAGES_TOGETHER
+from mindone.models.share4v.kernels.component import IMAGE_BATCH_SIZES
 from mindone.models.share4v.nn.host_ops import split_rows
 
 from ..rules.retries import Attempt, Caption, accept, next_attempt
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..options import CaptioningSettings, ModelChoice
 
 AHEAD = 2  # inputs prepared for each text of the batch, or for each picture of a group
-ENCODED_TOGETHER = IMAGES_TOGETHER[0]  # pictures of a group for the vision tower, where so many are there
+ENCODED_TOGETHER = IMAGE_BATCH_SIZES[0]  # pictures of a group for the vision tower, where so many are there
 WAITING = 64  # captions that may wait for a place, and records to be taken, while pictures to encode are looked for
 FARTHEST = 64  # batches of inputs that may begin after the oldest unfinished one
 

@@ -123,7 +123,7 @@ def test_integers_are_refused_before_anything_is_fetched(settings: dict[str, str
 def test_a_model_without_weights_says_so(trio: tuple[Reference, Share4V, Share4V]) -> None:
     empty = Share4V(trio[1].config, **MINDNLP)
     with pytest.raises(
-        RuntimeError, match=r"language_model\..* were not loaded: make the model with .*from_pretrained"
+        RuntimeError, match=r"language_model\..* were not loaded: create the model with .*from_pretrained"
     ):
         empty.generate([[1, 5]], max_new_tokens=1)
 

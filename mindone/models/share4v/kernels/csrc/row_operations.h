@@ -1,4 +1,4 @@
-// What is done to one row at a time: norms, activations, rotary embedding. Bits depend on the row alone.
+// Operations on one row: norms, activations, rotary embedding. The bits of a row depend only on that row.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@ namespace share4v {
 namespace SHARE4V_ISA {
 
 // RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016).
-inline void norm_row(const uint8_t* base, const Norm& norm, const float* x, float* y) {
+inline void normalize_row(const uint8_t* base, const Norm& norm, const float* x, float* y) {
   const int64_t size = norm.size;
   const float* weight = reinterpret_cast<const float*>(base + norm.weight);
   const float* bias = norm.bias ? reinterpret_cast<const float*>(base + norm.bias) : nullptr;
@@ -33,7 +33,7 @@ inline void norm_row(const uint8_t* base, const Norm& norm, const float* x, floa
   }
 }
 
-// The exact (erf) GELU, or x * sigmoid(1.702 x), in place.
+// Applies, in place, the exact (erf) GELU, or quick GELU, x * sigmoid(1.702 x); other activations leave x unchanged.
 inline void activate(Activation activation, float* x, int64_t count) {
   if (activation == Activation::kGelu)
     for (int64_t i = 0; i < count; i++) x[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678118654752f));
@@ -42,7 +42,7 @@ inline void activate(Activation activation, float* x, int64_t count) {
       store_part(x + i, sigmoid_gate(load_part(x + i, count - i), 1.702f), count - i);
 }
 
-// The gated unit (Shazeer 2020): gate * sigmoid(gate) * up, into gate.
+// Gated SiLU (Shazeer 2020): gate = gate * sigmoid(gate) * up.
 inline void gated_silu(float* gate, const float* up, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) {
     const int64_t n = count - i;
@@ -50,7 +50,8 @@ inline void gated_silu(float* gate, const float* up, int64_t count) {
   }
 }
 
-// Rotary embedding (Su et al. 2021) of one head in place; dimension i pairs with i + D / 2. Tables are [D].
+// Rotary position embedding (Su et al. 2021) of one head x [D], in place; dimension i pairs with i + D / 2. cos and sin
+// are [D].
 inline void rotate(float* x, const float* cos, const float* sin, int64_t size) {
   const int64_t half = size / 2;
   for (int64_t i = 0; i < half; i += kLanes) {

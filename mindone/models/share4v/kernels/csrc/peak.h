@@ -1,4 +1,4 @@
-// What this machine can do at most, measured with the same instructions and threads as the kernels.
+// Measures the machine's peak arithmetic and memory bandwidth, with the kernels' instructions and threads.
 #pragma once
 
 #include <chrono>
@@ -13,12 +13,12 @@ inline double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// float32 operations a second of all threads: multiply-adds on registers alone.
-double run_peak(double* sink) {
+// Returns the float32 operations per second of all threads together: multiply-adds on registers.
+double run_peak_flops(double* sink) {
 #if defined(__AVX512F__)
   constexpr int kSums = 24;
 #else
-  constexpr int kSums = 6;  // of two registers each
+  constexpr int kSums = 6;  // two registers each
 #endif
   constexpr int64_t kSteps = 20'000'000;
   double total = 0.0;
@@ -38,14 +38,14 @@ double run_peak(double* sink) {
   return 2.0 * kLanes * kSums * kSteps * thread_count() / (seconds_now() - start);
 }
 
-// Bytes a second that all threads together read.
+// Returns the bytes per second that all threads together read.
 double run_bandwidth(const uint8_t* data, int64_t bytes, double* sink) {
-  const int64_t pieces = bytes / (1 << 20);
+  const int64_t chunks = bytes / (1 << 20);  // of 1 MiB
   double total = 0.0;
   const double start = seconds_now();
 #pragma omp parallel for num_threads(thread_count()) schedule(static) reduction(+ : total)
-  for (int64_t piece = 0; piece < pieces; piece++) {
-    const float* at = reinterpret_cast<const float*>(data + (piece << 20));
+  for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    const float* at = reinterpret_cast<const float*>(data + (chunk << 20));
     Lanes sums[4] = {zero(), zero(), zero(), zero()};
     for (int64_t i = 0; i < (1 << 18); i += 4 * kLanes) {
       SHARE4V_UNROLL
@@ -54,7 +54,7 @@ double run_bandwidth(const uint8_t* data, int64_t bytes, double* sink) {
     total += sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
   }
   *sink = total;
-  return static_cast<double>(pieces << 20) / (seconds_now() - start);
+  return static_cast<double>(chunks << 20) / (seconds_now() - start);
 }
 
 }  // namespace SHARE4V_ISA
