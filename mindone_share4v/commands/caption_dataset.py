@@ -136,7 +136,7 @@ def _job(
         out=arguments.out,
         formats=tuple(dict.fromkeys(arguments.format or ())),
         existing=arguments.existing,
-        sinks=WriterOptions(shard_size=arguments.shard_size, seconds=arguments.seconds),
+        writers=WriterOptions(shard_size=arguments.shard_size, seconds=arguments.seconds),
         engine=arguments.engine,
         executor=_cluster(arguments),
         state=arguments.state,

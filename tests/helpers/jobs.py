@@ -82,12 +82,12 @@ def run(
     readers: ReaderOptions | None = None,
     group: int = 5,
 ) -> list[Any]:
-    """Do a whole job, as the engine does one: the journal first, then the outputs; return the sinks."""
+    """Do a whole job, as the engine does one: the journal first, then the outputs; return the writers."""
     state.mkdir(parents=True, exist_ok=True)
     if not (state / "inputs.jsonl").exists():
         write_listing(state / "inputs.jsonl", list_inputs([str(one) for one in inputs], readers))
     listing, reader = Listing(state / "inputs.jsonl"), Reader()
-    sinks = [
+    writers = [
         open_writer(name, None if out is None else str(out), options or WriterOptions(), state) for name, out in outputs
     ]
     with Journal(state / "journal.jsonl") as journal:
@@ -97,14 +97,14 @@ def run(
             journal.append(waiting[-1])
             if len(waiting) == group or item.number == len(listing) - 1:
                 journal.flush()
-                for sink in sinks:
+                for writer in writers:
                     for record in waiting:
-                        sink.write(record)
-                    sink.flush()
+                        writer.write(record)
+                    writer.flush()
                 waiting.clear()
-    for sink in sinks:
-        sink.finish()
-    return sinks
+    for writer in writers:
+        writer.finish()
+    return writers
 
 
 def tree(folder: Path) -> dict[str, bytes]:

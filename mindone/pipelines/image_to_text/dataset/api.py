@@ -91,8 +91,15 @@ def caption_dataset(
         listing = _inputs(state, lambda: list_inputs(places, readers), options, description)
         remove_queues(state.directory)
         on_start(count_done(directory), len(listing))
-        outputs = [open_writer(name, options.out, options.sinks, state.directory) for name in formats]
-        job = CaptionJob(state, listing, plan, options.existing, outputs, on_record)
+        writers = [open_writer(name, options.out, options.writers, state.directory) for name in formats]
+        job = CaptionJob(
+            state=state,
+            listing=listing,
+            plan=plan,
+            existing=options.existing,
+            writers=writers,
+            on_record=on_record,
+        )
         return job.run(
             lambda: executor(choice=choice, settings=settings, options=options.executor, state=state.directory)
         )
@@ -120,7 +127,7 @@ def _description(
         "captions": made,
         "out": None if options.out is None else str(Path(options.out).absolute()),
         "formats": list(formats),
-        "sinks": asdict(options.sinks),
+        "sinks": asdict(options.writers),
         "existing": options.existing,
     }
 

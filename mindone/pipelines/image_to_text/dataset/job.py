@@ -1,6 +1,6 @@
-"""A job: inputs are listed once, captions go into a journal in input order, and everything else is made of that.
+"""The job: list the inputs once, write captions to a journal in input order, and derive all outputs from it.
 
-Whatever ends it, the same job begun again goes on behind the last record that is on the disk.
+However a job ends, running it again resumes after the last record on disk.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from .state.records import Item, JobError, JobSummary, Record
 from .state.resume import JOURNAL, PREVIOUS
 from .state.speed_log import SPEED_LOG_NAME, SpeedLog
 from .state.tasks import Task
-from .writers import Sink
+from .writers import FollowingWriter
 
-RESTARTED = "restarted"  # there while the job that --restart began is not done: the same command again goes on
-# Records are brought to the disk, and then to the outputs, at least so often.
+RESTARTED = "restarted"  # exists while a restarted job is unfinished: the same command then resumes it
+# The journal and then the outputs are flushed to disk at least this often.
 GROUP_SECONDS, GROUP_RECORDS = 1.0, 256
 
 
 class JobState(AbstractContextManager["JobState"]):
-    """The directory in which a job keeps what it needs to go on. Only one process at a time has it.
+    """The directory with everything that a job needs to resume. Only one process at a time can enter it.
 
     Args:
-        directory: made if there is none.
-        description: what the job is, JSON; a job that goes on must have the same. None takes whatever is there.
+        directory: created if it does not exist.
+        description: the job's settings as JSON values; a job that resumes must have the same. None skips the check.
 
     Raises:
-        JobError: another process works on it, or it belongs to another job.
+        JobError: another process is working on the job, or the directory belongs to a job with other settings.
     """
 
     def __init__(self, directory: Path, description: Mapping[str, Any] | None = None) -> None:
@@ -51,13 +51,14 @@ class JobState(AbstractContextManager["JobState"]):
 
     def __enter__(self) -> JobState:
         try:
-            self._lock.acquire(timeout=1)  # msrun's other processes look whether it is held, and let go at once
+            self._lock.acquire(timeout=1)  # msrun's other ranks test the lock, and may hold it for a moment
         except Timeout:
             raise JobError(
-                f"another process is working on this job ({self.directory}): wait until it is done, or give --state"
+                f"another process is working on this job ({self.directory}): wait until it has finished, or use "
+                "another state directory (state, --state)"
             ) from None
         try:
-            self._check()
+            self._check_description()
         except BaseException:
             self._lock.release()
             raise
@@ -67,113 +68,115 @@ class JobState(AbstractContextManager["JobState"]):
         self._lock.release()
 
     def path(self, name: str) -> Path:
-        """A file of the job."""
+        """Return the path of a file in the directory."""
         return self.directory / name
 
     def describe(self, description: Mapping[str, Any]) -> None:
-        """Note what the job is."""
+        """Store the job's settings."""
         with atomic_write(self.path("job.json")) as file:
             file.write(json.dumps(description, indent=2, sort_keys=True).encode())
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
-        """Whether this is what the job is."""
-        return not _differences(self._stated(), json.loads(json.dumps(description)))
+        """Return whether the stored settings are equal to these."""
+        return not _differences(self._stored_description(), json.loads(json.dumps(description)))
 
-    def _stated(self) -> dict[str, Any]:
+    def _stored_description(self) -> dict[str, Any]:
         path = self.path("job.json")
-        stated: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return stated
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return stored
 
-    def _check(self) -> None:
-        stated = self._stated()
-        changed = _differences(stated, self._description) if stated and self._description is not None else []
+    def _check_description(self) -> None:
+        stored = self._stored_description()
+        changed = _differences(stored, self._description) if stored and self._description is not None else []
         if changed:
             name, before, now = changed[0]
             raise JobError(
-                f"{self.directory} belongs to another job: its {name} is {before!r:.200}, now {now!r:.200}. Run the "
-                "command as it was to go on, with --restart to begin anew, or with another --state or --out"
+                f"{self.directory} belongs to a job with other settings: its {name} is {before!r:.200}, now "
+                f"{now!r:.200}. To resume that job, run it with the same settings; to start over, pass restart "
+                "(--restart); or use another out or state (--out, --state)"
             )
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Return what differs between two descriptions, down to the single setting: its name, and what it was and is."""
+    """Return the settings that differ between two descriptions: dotted name, old value and new value."""
     if isinstance(before, dict) and isinstance(now, dict):
         found = []
-        for one in sorted({*before, *now}):
-            found += _differences(before.get(one), now.get(one), f"{name}.{one}" if name else one)
+        for key in sorted({*before, *now}):
+            found += _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
         return found
     return [] if before == now else [(name, before, now)]
 
 
 class CaptionJob:
-    """Takes every input of a job to its record.
+    """Makes a record for every input of a job, and writes the outputs.
 
     Args:
-        state: the job's directory, entered.
-        listing: its inputs.
-        plan: what is asked.
-        existing: what becomes of captions that are there already; a key of captions.MODES.
-        sinks: the outputs.
-        on_record: told of every record that is done, as it is written.
+        state: the job's state directory, entered.
+        listing: the inputs.
+        plan: the prompts.
+        existing: what to do with existing captions; a key of `existing_captions.MODES`.
+        writers: the outputs.
+        on_record: called with every finished record.
     """
 
     def __init__(
         self,
+        *,
         state: JobState,
         listing: Listing,
         plan: PromptPlan,
         existing: str,
-        sinks: Sequence[Sink],
+        writers: Sequence[FollowingWriter],
         on_record: Callable[[Record], None] = lambda record: None,
     ) -> None:
         self.state, self.listing, self.plan, self.existing = state, listing, plan, existing
-        self.sinks, self.on_record = sinks, on_record
-        self._pending: list[Record] = []  # in the journal, and perhaps not on the disk
-        self._last = time.monotonic()
+        self.writers, self.on_record = writers, on_record
+        self._pending: list[Record] = []  # appended to the journal, but perhaps not on disk yet
+        self._last_flush = time.monotonic()
 
-    def run(self, executor: Callable[[], Executor]) -> JobSummary:
-        """Caption what has no record yet, and publish the outputs.
+    def run(self, make_executor: Callable[[], Executor]) -> JobSummary:
+        """Caption all inputs without a record, and complete the outputs.
 
         Args:
-            executor: makes the executor; not called where nothing is left to do.
+            make_executor: constructs the executor; not called if there is nothing to caption.
 
         Raises:
-            OSError: the disk is full, say; what is on it stays, and the job can be begun again.
+            OSError: for example, the disk is full. What is on disk remains, and the job can be resumed.
             JournalError: the journal was damaged by something other than a crash.
         """
-        begun, counts = time.perf_counter(), {"captioned": 0, "kept": 0, "tokens": 0}
+        started, counts = time.perf_counter(), {"captioned": 0, "kept": 0, "tokens": 0}
         previous = PreviousRecords(self.state.path(PREVIOUS))
         with closing(previous), Journal(self.state.path(JOURNAL)) as journal:
             self._previous = previous
             self._speed = SpeedLog(self.state.path(SPEED_LOG_NAME))
             if journal.count < len(self.listing):
-                for record, is_new in self._records(executor, journal.count):
+                for record, is_new in self._records(make_executor, journal.count):
                     counts["kept"] += KEPT_EXISTING in record.notes
                     if is_new:
                         counts["captioned"] += record.error is None
                         counts["tokens"] += sum(record.tokens)
                     self._append(journal, record)
-                self._write_out(journal)
+                self._flush(journal)
             failed = write_failed(journal, self.state.path("failed.jsonl"))
-        for sink in self.sinks:
-            sink.finish()
+        for writer in self.writers:
+            writer.finish()
         for name in (PREVIOUS, RESTARTED):
             self.state.path(name).unlink(missing_ok=True)
         return JobSummary(
-            len(self.listing),
-            counts["captioned"],
-            counts["kept"],
-            failed,
-            time.perf_counter() - begun,
-            counts["tokens"],
-            tuple(reason for sink in self.sinks for reason in sink.left_out),
+            inputs=len(self.listing),
+            captioned=counts["captioned"],
+            kept=counts["kept"],
+            failed=failed,
+            seconds=time.perf_counter() - started,
+            tokens=counts["tokens"],
+            left_out=tuple(reason for writer in self.writers for reason in writer.left_out),
         )
 
-    def _records(self, executor: Callable[[], Executor], start: int) -> Iterator[tuple[Record, bool]]:
-        """Yield the records from number `start` on, in order, and whether the executor made them."""
-        has_work = any(settled is None for _, settled in self._inputs(start))
-        made = executor().run(self._tasks(start)) if has_work else iter(())
-        waiting: dict[int, Record] = {}  # done before an earlier one
+    def _records(self, make_executor: Callable[[], Executor], start: int) -> Iterator[tuple[Record, bool]]:
+        """Yield the records from number `start`, in input order, each with whether the executor made it."""
+        has_tasks = any(settled is None for _, settled in self._inputs(start))
+        made = make_executor().run(self._tasks(start)) if has_tasks else iter(())
+        waiting: dict[int, Record] = {}  # finished before the record of an earlier input
         for item, settled in self._inputs(start):
             if settled is not None:
                 yield settled, False
@@ -181,12 +184,12 @@ class CaptionJob:
             while item.number not in waiting:
                 record = next(made, None)
                 if record is None:
-                    raise JobError(f"the executor gave no record of {item.source}; run the command again to go on")
+                    raise JobError(f"the executor returned no record of {item.source}; run the job again to resume it")
                 waiting[record.number] = record
-            yield self._joined(item, waiting.pop(item.number)), True
+            yield self._merged(item, waiting.pop(item.number)), True
 
     def _tasks(self, start: int) -> Iterator[Task]:
-        """What the executor has to do, from number `start` on."""
+        """Yield the tasks of the executor, from input number `start`."""
         for item, settled in self._inputs(start):
             if settled is None:
                 questions = self.plan.questions(item)
@@ -194,12 +197,12 @@ class CaptionJob:
                 yield Task(item, tuple(question.text for question in questions), styles)
 
     def _inputs(self, start: int) -> Iterator[tuple[Item, Record | None]]:
-        """Yield the inputs from number `start` on, each with its record where no model is needed for it."""
+        """Yield the inputs from number `start`, each with its record if that needs no model."""
         for item in self.listing.items(start):
             yield item, self._previous.get(item) or self._settled(item)
 
     def _settled(self, item: Item) -> Record | None:
-        """Return the record of an input that has a caption, or cannot be asked about."""
+        """Return the record of an input whose caption is kept, or whose prompt cannot be filled in."""
         blank = Record(item.number, item.key, item.source, columns=item.columns)
         if not needs_caption(self.existing, item.caption):
             return replace(blank, captions=((item.caption or "").strip(),), notes=(KEPT_EXISTING,))
@@ -209,8 +212,8 @@ class CaptionJob:
             return replace(blank, error=str(error))
         return None
 
-    def _joined(self, item: Item, record: Record) -> Record:
-        """Return a record with the input's existing caption joined to the new ones."""
+    def _merged(self, item: Item, record: Record) -> Record:
+        """Return a record with the input's existing caption merged into the new ones."""
         captions = (merge_captions(self.existing, item.caption, caption) for caption in record.captions)
         return replace(record, captions=tuple(captions))
 
@@ -218,17 +221,17 @@ class CaptionJob:
         journal.append(record)
         self._pending.append(record)
         self.on_record(record)
-        if len(self._pending) >= GROUP_RECORDS or time.monotonic() - self._last > GROUP_SECONDS:
-            self._write_out(journal)
+        if len(self._pending) >= GROUP_RECORDS or time.monotonic() - self._last_flush > GROUP_SECONDS:
+            self._flush(journal)
 
-    def _write_out(self, journal: Journal) -> None:
-        """Bring what waits to the disk: to the journal first, to the outputs then."""
+    def _flush(self, journal: Journal) -> None:
+        """Write pending records to disk: to the journal first, and then to the outputs."""
         journal.flush()
-        for sink in self.sinks:
+        for writer in self.writers:
             for record in self._pending:
-                sink.write(record)
-            sink.flush()
+                writer.write(record)
+            writer.flush()
         made = [record for record in self._pending if not record.stands]
         self._speed.note(len(made), sum(sum(record.tokens) for record in made))
         self._pending.clear()
-        self._last = time.monotonic()
+        self._last_flush = time.monotonic()

@@ -111,7 +111,7 @@ class JobOptions:
         out: file or directory of the result; None puts a .txt beside each picture.
         formats: names of outputs; by default what the ending of `out` says.
         existing: what becomes of captions that are there: "skip", "overwrite", "append" or "prepend".
-        sinks: settings of the outputs.
+        writers: settings of the outputs.
         engine: "local", "ray" or "msrun"; None is "msrun" in a process that msrun started, else "local".
         executor: what the engine "ray" asks for.
         state: the job's own directory; by default beside the output.
@@ -122,7 +122,7 @@ class JobOptions:
     out: str | None = None
     formats: tuple[str, ...] = ()
     existing: str = "skip"
-    sinks: WriterOptions = field(default_factory=WriterOptions)
+    writers: WriterOptions = field(default_factory=WriterOptions)
     engine: str | None = None
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
     state: str | None = None

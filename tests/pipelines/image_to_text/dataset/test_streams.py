@@ -21,7 +21,7 @@ from mindone.pipelines.image_to_text.dataset.state import atomic_files
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Record
-from mindone.pipelines.image_to_text.dataset.writers import FORMATS, WriterOptions, open_writer, sidecars
+from mindone.pipelines.image_to_text.dataset.writers import WRITERS, WriterOptions, open_writer, sidecars
 
 FEW, MANY = 600, 2400
 GROWTH = 30_000 + 40 * (MANY - FEW)  # bytes; less than anything that could be kept of an input
@@ -93,7 +93,7 @@ def test_listing_takes_no_memory(tmp_path: Path, name: str) -> None:
     assert peaks[1] - peaks[0] < GROWTH, peaks
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("caption", "open-sora-plan-json")])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("caption", "open-sora-plan-json")])
 def test_writing_takes_no_memory(tmp_path: Path, name: str) -> None:
     """Parts of a fixed size are written in turn, and what an output lacks is read from the journal in passing."""
     picture = tmp_path / "1.png"
@@ -106,8 +106,8 @@ def test_writing_takes_no_memory(tmp_path: Path, name: str) -> None:
         with Journal(state / "journal.jsonl") as journal:
             for item in Listing(state / "inputs.jsonl").items():
                 journal.append(Record(item.number, item.key, item.source, ("A cat.",), width=6, height=4))
-        sink = open_writer(name, str(state / "out"), WriterOptions(shard_size=50), state)
-        peaks.append(peak(sink.finish))
+        writer = open_writer(name, str(state / "out"), WriterOptions(shard_size=50), state)
+        peaks.append(peak(writer.finish))
     assert peaks[1] - peaks[0] < 40 * (counts[1] - counts[0]) + 50_000, peaks
 
 

@@ -1,26 +1,30 @@
-"""What every output works with: its options, what a job gives to it, and what it must do."""
+"""What every writer works with: its options, its target, and the Writer interface."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
+from .table import FILE_SUFFIXES, WriterRow
 
-Mark = Mapping[str, Any]  # what an output has on the disk, JSON-able; "records" says from where on it wants more
+# What a writer has on disk, as JSON values; "records" is the number of the next record that it needs.
+Progress = Mapping[str, Any]
+_MAX_LEFT_OUT = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WriterOptions:
-    """How results are written.
+    """How outputs are written.
 
     Attributes:
-        shard_size: records of a Parquet part, or samples of a WebDataset shard that has no input shard to follow.
-        seconds: whether rows say how long a caption took, which differs from run to run.
-        folder: of the data, to which the paths in Open-Sora's files are relative; by default what all inputs share.
+        shard_size: records per Parquet part; samples per WebDataset shard, unless it follows a shard of the input.
+        seconds: record how long each input took, which differs from run to run.
+        folder: root of the relative paths in Open-Sora's files; default: the innermost folder that holds all inputs.
 
     Raises:
         ValueError: shard_size is less than 1.
@@ -35,97 +39,89 @@ class WriterOptions:
             raise ValueError(f"shard_size must be an integer of at least 1, got {self.shard_size!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
-    """What an output is made from.
+    """What a writer is constructed with.
 
     Attributes:
-        out: file or directory that the caller named, or None.
+        row: the writer's row in WRITERS.
+        out: the output file or directory, or None.
         options: how it is written.
         listing: the job's inputs.
-        mark: what the output said when its job was last interrupted; None where it is to begin anew.
-        stale: what it said before the job was begun anew, if it was.
+        journal: path of the job's journal.
+        progress: what the writer had on disk when the job was interrupted; None to start from the first record.
+        stale: what it had on disk before the job was restarted from the beginning, if it was.
     """
 
+    row: WriterRow
     out: str | None
     options: WriterOptions
     listing: Listing
-    mark: Mark | None = None
-    stale: Mark | None = None
+    journal: Path
+    progress: Progress | None = None
+    stale: Progress | None = None
 
-    def file(self, suffix: str, name: str) -> Path:
-        """Return the output's file: `out` if it ends so, else a file of that name in the directory `out`.
+    @property
+    def is_file(self) -> bool:
+        """Whether `out` is the path of an output file, not of a directory."""
+        path = self.path()
+        return bool(self.row.suffix) and path.suffix.lower() == self.row.suffix and not path.is_dir()
+
+    def path(self) -> Path:
+        """Return `out`.
 
         Raises:
-            ValueError: there is no `out`, or it is a file of another kind.
+            ValueError: there is no `out`, or it is a file of another format.
         """
-        out = Path(self._directory_or_file(suffix))
-        return out if out.suffix.lower() == suffix and not out.is_dir() else out / name
-
-    def directory(self, what: str) -> Path:
-        """Return the output's directory; errors as in `file`."""
-        out = Path(self._directory_or_file(""))
-        if out.suffix.lower() in FILE_SUFFIXES and not out.is_dir():
-            raise ValueError(f"{out} is the name of a file, and {what} need a directory: give one as out")
-        return out
-
-    def _directory_or_file(self, suffix: str) -> str:
         if self.out is None:
-            raise ValueError("out must name a file or a directory; only captions beside the pictures need none")
-        found = Path(self.out).suffix.lower()
-        if suffix and found in FILE_SUFFIXES and found != suffix and not Path(self.out).is_dir():
-            raise ValueError(
-                f"{self.out} ends in {found}, expected {suffix}; for several formats give a directory as out"
-            )
-        return self.out
+            raise ValueError(f"out must be a file or a directory for the format {self.row.name!r}")
+        path, suffix = Path(self.out), Path(self.out).suffix.lower()
+        if suffix in FILE_SUFFIXES and suffix != self.row.suffix and not path.is_dir():
+            if self.row.suffix:
+                raise ValueError(
+                    f"{self.out} ends in {suffix}, expected {self.row.suffix}; for several formats pass a directory as "
+                    "out"
+                )
+            raise ValueError(f"{self.out} is a file name, but the format {self.row.name!r} needs a directory as out")
+        return path
 
+    def file(self) -> Path:
+        """Return the path of the output file: `out`, or the format's default name in the directory `out`."""
+        path = self.path()
+        return path if self.is_file else path / self.row.file_name
 
-FILE_SUFFIXES = (".jsonl", ".parquet", ".csv", ".json", ".tar")
+    def pairs(self) -> Iterator[tuple[Item, Record]]:
+        """Yield all inputs with their records; errors as in `read_pairs`."""
+        return read_pairs(self.journal, self.listing)
 
 
 class Writer(Protocol):
-    """One form of output; made with a Target.
+    """Writes one output format; constructed with a Target.
 
     Attributes:
-        start: number of the first record it wants.
-        left_out: what could not be written, and why; the first hundred.
+        start: number of the first record that it needs. A writer that only works when the job is done starts at the
+            end of the listing, and reads `Target.pairs` in `finish`.
+        left_out: what could not be written, and why; at most 100 entries.
     """
 
     start: int
     left_out: list[str]
 
     def write(self, item: Item, record: Record) -> None:
-        """Take the next record; nothing need be on the disk before `flush`.
+        """Write the next record; it need not be on disk before `flush`.
 
         Raises:
-            OSError: the disk is full, say; the last mark still holds.
+            OSError: for example, the disk is full; the last Progress remains valid.
         """
 
-    def flush(self) -> Mark:
-        """Bring what was taken to the disk, as far as the form allows, and return what is there."""
+    def flush(self) -> Progress:
+        """Write buffered records to disk, as far as the format allows, and return what is on disk."""
 
-    def finish(self) -> Mark:
-        """Give everything its final name; the last call."""
-
-
-class Sink(Protocol):
-    """An output as a job sees it."""
-
-    @property
-    def left_out(self) -> list[str]:
-        """What could not be written, and why; the first hundred."""
-
-    def write(self, record: Record) -> None:
-        """Take a record that is in the journal, in input order; one that was taken before changes nothing."""
-
-    def flush(self) -> None:
-        """Bring what was taken to the disk."""
-
-    def finish(self) -> None:
-        """Publish: all records are in the journal."""
+    def finish(self) -> Progress:
+        """Rename all files to their final names; the last call."""
 
 
-def note(left_out: list[str], item: Item, reason: str) -> None:
-    """Remember what was left out, as far as a hundred of them."""
-    if len(left_out) < 100:
+def note_left_out(left_out: list[str], item: Item, reason: str) -> None:
+    """Add an input that could not be written; only the first 100 are listed."""
+    if len(left_out) < _MAX_LEFT_OUT:
         left_out.append(f"{item.source}: {reason}")

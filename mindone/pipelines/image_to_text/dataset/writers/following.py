@@ -1,68 +1,93 @@
-"""FollowingWriter: an output that follows the journal, wherever it was when its job was interrupted."""
+"""FollowingWriter: keeps one output up to date with the journal, also after an interruption."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 from ..state.atomic_files import atomic_write, count_lines
 from ..state.journal import check_match, read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
-from .base import Mark, Target, Writer, WriterOptions
+from ..state.resume import INPUTS, JOURNAL
+from .base import Progress, Target, Writer, WriterOptions
+from .table import WriterRow, writer_row
 
-_OFTEN = 4096  # records after which an output that catches up notes how far it is
+_FLUSH_INTERVAL = 4096  # records between flushes while an output catches up with the journal
+
+
+def open_writer(name: str, out: str | None, options: WriterOptions, state: Path) -> FollowingWriter:
+    """Open an output, new or left by an interrupted job; records that it lacks are read from the journal.
+
+    Args:
+        name: a key of WRITERS.
+        out: file or directory; None writes captions beside the images.
+        options: how it is written.
+        state: the job's state directory, with the listing and, if the job was started before, the journal.
+
+    Raises:
+        ValueError: the format is unknown, or cannot be written to `out` or from these inputs.
+        ImportError: a package that the format needs is not installed; the message names it.
+        OSError: the output cannot be written.
+    """
+    return FollowingWriter(writer_row(name), out, options, state)
 
 
 class FollowingWriter:
-    """Hands records with their inputs to a writer, each once and in order, and keeps the writer's mark.
+    """Passes each record with its input to a Writer, once and in order, and stores the writer's Progress.
 
-    What the writer lacks is read from the journal, however far that was when the output was last on the disk.
+    After an interruption, records that the writer has not on disk are read from the journal.
 
     Args:
-        name: of the format.
-        writer: makes the writer.
-        out, options: as the caller gave them.
-        state: directory with the job's inputs.jsonl and journal.jsonl; the mark is kept there.
+        row: the format's row in WRITERS.
+        out, options: as in `open_writer`.
+        state: the job's state directory; the progress is stored there.
     """
 
-    def __init__(
-        self, name: str, writer: Callable[[Target], Writer], out: str | None, options: WriterOptions, state: Path
-    ) -> None:
-        self._journal, self._listing = state / "journal.jsonl", Listing(state / "inputs.jsonl")
-        self._mark_path = state / f"output-{name}.json"
-        self._place = None if out is None else str(Path(out).absolute())
-        before = self._read_mark()
-        # A mark of more records than there are is from before the job was begun anew.
-        is_valid = before is not None and before["seen"] <= self._recorded()
-        target = Target(out, options, self._listing, before if is_valid else None, None if is_valid else before)
-        self._writer = writer(target)
+    def __init__(self, row: WriterRow, out: str | None, options: WriterOptions, state: Path) -> None:
+        self._journal, self._listing = state / JOURNAL, Listing(state / INPUTS)
+        self._progress_path = state / f"output-{row.name}.json"
+        self._out = None if out is None else str(Path(out).absolute())
+        stored = self._read_progress()
+        # Progress beyond the end of the journal is from before the job was restarted from the beginning.
+        is_valid = stored is not None and stored["seen"] <= self._journal_length()
+        target = Target(
+            row=row,
+            out=out,
+            options=options,
+            listing=self._listing,
+            journal=self._journal,
+            progress=stored if is_valid else None,
+            stale=None if is_valid else stored,
+        )
+        self._writer = _writer_class(row)(target)
         self._next = self._writer.start
         self._items: Iterator[Item] | None = None
-        self._saved: Mark | None = before if is_valid else None
+        self._stored: Progress | None = stored if is_valid else None
         if not is_valid:
-            self._save(self._writer.flush())  # from now on, what is there is this job's
+            self._store(self._writer.flush())  # from here on, the files at `out` are known to be this job's
 
     @property
     def left_out(self) -> list[str]:
-        """What could not be written, and why; the first hundred."""
+        """What could not be written, and why; at most 100 entries."""
         return self._writer.left_out
 
     def write(self, record: Record) -> None:
-        """Take a record that is in the journal; what the output has already changes nothing."""
+        """Write a record that is in the journal; one that the output already has is ignored."""
         self._catch_up(record.number)
         if record.number == self._next:
-            self._give(record)
+            self._write_next(record)
 
     def flush(self) -> None:
-        """Bring what was taken to the disk, and then note that it is there."""
-        self._save(self._writer.flush())
+        """Write buffered records to disk, and then store the progress."""
+        self._store(self._writer.flush())
 
     def finish(self) -> None:
-        """Publish."""
-        self._catch_up(self._recorded())
-        self._save(self._writer.finish())
+        """Complete the output: all records are in the journal."""
+        self._catch_up(self._journal_length())
+        self._store(self._writer.finish())
 
     def _catch_up(self, end: int) -> None:
         if self._next < end:
@@ -70,27 +95,33 @@ class FollowingWriter:
             for item, record in read_pairs(self._journal, self._listing, self._next, end):
                 self._writer.write(item, record)
                 self._next += 1
-                if self._next % _OFTEN == 0:
+                if self._next % _FLUSH_INTERVAL == 0:
                     self.flush()
 
-    def _give(self, record: Record) -> None:
+    def _write_next(self, record: Record) -> None:
         if self._items is None:
             self._items = self._listing.items(self._next)
         self._writer.write(check_match(next(self._items), record, self._journal), record)
         self._next += 1
 
-    def _recorded(self) -> int:
+    def _journal_length(self) -> int:
         return count_lines(self._journal) if self._journal.exists() else 0
 
-    def _read_mark(self) -> Mark | None:
-        if not self._mark_path.exists():
+    def _read_progress(self) -> Progress | None:
+        if not self._progress_path.exists():
             return None
-        mark: Mark = json.loads(self._mark_path.read_text(encoding="utf-8"))
-        return mark if mark.get("out") == self._place else None  # what it says is of another place
+        progress: Progress = json.loads(self._progress_path.read_text(encoding="utf-8"))
+        return progress if progress.get("out") == self._out else None  # otherwise it describes files at another path
 
-    def _save(self, mark: Mark) -> None:
-        full = {**mark, "seen": self._next, "out": self._place}
-        if full != self._saved:
-            with atomic_write(self._mark_path) as file:
+    def _store(self, progress: Progress) -> None:
+        full = {**progress, "seen": self._next, "out": self._out}
+        if full != self._stored:
+            with atomic_write(self._progress_path) as file:
                 file.write(json.dumps(full).encode())
-            self._saved = full
+            self._stored = full
+
+
+def _writer_class(row: WriterRow) -> Callable[[Target], Writer]:
+    module, _, attribute = row.writer.partition(":")
+    found: Callable[[Target], Writer] = getattr(import_module(f".{module}", __package__), attribute)
+    return found

@@ -1,4 +1,4 @@
-"""Open-Sora's CSV and Open-Sora-Plan's JSON, made from the journal when all of it is there."""
+"""Open-Sora's CSV and Open-Sora-Plan's JSON annotation files, written from the journal when the job is complete."""
 
 from __future__ import annotations
 
@@ -9,86 +9,84 @@ from typing import Any
 
 from ...media import read_media
 from ...open_sora import Annotation, AnnotationError, Write, open_sora_plan_writer, open_sora_writer
-from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
-from .base import Target, note
+from .base import Progress, Target, note_left_out
 
 _MEASURES = ("width", "height", "num_frames", "fps")
 
 
-class AnnotationSink:
-    """Waits until the job is done, and then writes a trainer's file; nothing has to be resumed.
+class AnnotationWriter:
+    """Base class: writes the whole annotation file in `finish`, so there is nothing to resume.
 
-    Inputs that failed, and those that a trainer could not use, are left out.
+    Inputs that failed, and inputs that the trainer could not use, are left out.
 
     Raises:
-        ValueError: an input is no file of its own, or they share no folder.
+        ValueError: an input is not a separate file.
     """
 
-    suffix: str
-    name: str
-
-    def __init__(self, target: Target, journal: Path) -> None:
-        self._path, self._listing, self._journal = target.file(self.suffix, self.name), target.listing, journal
+    def __init__(self, target: Target) -> None:
+        self._path, self._target = target.file(), target
         self._folder = Path(target.options.folder or common_folder(target.listing)).absolute()
+        self.start = len(target.listing)  # needs no single records
         self.left_out: list[str] = []
 
     def open(self, path: Path, folder: Path) -> AbstractContextManager[Write]:
-        """Begin the file."""
+        """Open the annotation file; paths in it are relative to `folder`."""
         raise NotImplementedError
 
-    def write(self, record: Record) -> None:
-        """Do nothing: the journal has the record."""
+    def write(self, item: Item, record: Record) -> None:
+        """Do nothing: `finish` reads the records from the journal."""
 
-    def flush(self) -> None:
-        """Do nothing."""
+    def flush(self) -> Progress:
+        """Do nothing: nothing is written before `finish`."""
+        return {"records": self.start}
 
-    def finish(self) -> None:
+    def finish(self) -> Progress:
         """Write the file."""
         self.left_out.clear()
         with self.open(self._path, self._folder) as write:
-            for item, record in read_pairs(self._journal, self._listing):
-                if record.error is None and record.captions:
-                    try:
-                        write(self._annotation(item, record))
-                    except (ValueError, OSError) as error:
-                        if isinstance(error, OSError) and not isinstance(error, ValueError):
-                            raise
-                        note(self.left_out, item, str(error))
+            for item, record in self._target.pairs():
+                if record.error is not None or not record.captions:
+                    continue
+                try:
+                    annotation = self._annotation(item, record)
+                    write(annotation)
+                except ValueError as error:
+                    note_left_out(self.left_out, item, str(error))
+        return self.flush()
 
     def _annotation(self, item: Item, record: Record) -> Annotation:
         if item.path is None:
-            raise AnnotationError("it is no file of its own")
+            raise AnnotationError("it is not a separate file")
         try:
             path = Path(item.path).relative_to(self._folder).as_posix()
         except ValueError:
-            raise AnnotationError(f"it is not in the folder of the data, {self._folder}") from None
+            raise AnnotationError(f"it is not in the data folder, {self._folder}") from None
         return Annotation(path, record.captions, **_measures(item, record))
 
 
-class OpenSoraSink(AnnotationSink):
+class OpenSoraWriter(AnnotationWriter):
     """The CSV of Open-Sora."""
 
-    suffix, name = ".csv", "open_sora.csv"
-
     def open(self, path: Path, folder: Path) -> AbstractContextManager[Write]:
-        """Begin the file."""
+        """Open the CSV file."""
         return open_sora_writer(path, folder)
 
 
-class OpenSoraPlanSink(AnnotationSink):
+class OpenSoraPlanWriter(AnnotationWriter):
     """The JSON of Open-Sora-Plan."""
 
-    suffix, name = ".json", "open_sora_plan.json"
-
     def open(self, path: Path, folder: Path) -> AbstractContextManager[Write]:
-        """Begin the file."""
+        """Open the JSON file."""
         return open_sora_plan_writer(path)
 
 
 def _measures(item: Item, record: Record) -> dict[str, Any]:
-    """Return size, and length of a video; what was not read for a caption that was kept is read now."""
+    """Return the size in pixels and, for a video, its length.
+
+    The record has them unless the existing caption was kept and the media file was therefore never read.
+    """
     if item.locator["kind"] == "video" and "num_frames" in record.columns:
         return {name: record.columns[name] for name in _MEASURES}
     if item.locator["kind"] == "file" and record.width and record.height:
@@ -101,7 +99,7 @@ def common_folder(listing: Listing) -> Path:
     """Return the innermost folder that holds all files of a listing.
 
     Raises:
-        ValueError: an input is no file of its own.
+        ValueError: an input is not a separate file.
     """
     common: Path | None = None
     last = None
@@ -110,9 +108,10 @@ def common_folder(listing: Listing) -> Path:
             continue
         if item.path is None:
             raise ValueError(
-                f"{item.source} is no file of its own, as Open-Sora's trainers need: give another format, such as jsonl"
+                f"{item.source} is not a separate file, which Open-Sora's trainers need: choose another format, such "
+                "as jsonl"
             )
         folder = Path(item.path).parent
-        if folder != last:  # files of a folder come together
+        if folder != last:  # cheap test first: files of one folder are listed together
             common, last = folder if common is None else Path(os.path.commonpath((common, folder))), folder
     return common or Path.cwd()

@@ -1,4 +1,4 @@
-"""Parquet: a row for every input, failures included; one file, or parts of a fixed number of rows."""
+"""Parquet: one row per input, including failures; in one file, or in parts with a fixed number of rows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sys
 from typing import Any
 
 from ..state.records import Item, Record, portable_dumps, printable
-from .base import Mark, Target
+from .base import Progress, Target
 from .parts import Parts
 from .rows import output_row
 
-SUFFIX, PATTERN = ".parquet", "part-*.parquet"
-GROUP_ROWS = 1024  # of a row group; what a reader loads at once
+PATTERN = "part-*.parquet"
+GROUP_ROWS = 1024  # rows per row group, which is what a reader loads at once
 
 
 class ParquetWriter:
-    """Writes parts one after another; a part appears when it is whole, and is begun anew after a crash.
+    """Writes one part after another; a part appears when it is complete, and is rewritten after a crash.
 
-    Nested columns that differ from job to job, `settings` and `columns`, are texts of JSON.
+    The nested columns `settings` and `columns`, whose fields differ from job to job, are stored as JSON text.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -29,15 +29,16 @@ class ParquetWriter:
 
         self._pa = import_pyarrow()
         self._count, self._seconds = len(target.listing), target.options.seconds
-        path = target.file(SUFFIX, "part")
-        self._single = path.name if path.suffix == SUFFIX else None
+        path = target.path()
+        self._single = path.name if target.is_file else None
+        directory = path.parent if target.is_file else path
         self._rows = sys.maxsize if self._single else target.options.shard_size
-        self._parts = Parts(path.parent, None if self._single else PATTERN, target)
+        self._parts = Parts(directory, None if self._single else PATTERN, target)
         self.left_out: list[str] = []
         self._schema = _schema(self._pa, self._seconds)
         self._writer: Any = None
         self._buffer: list[dict[str, Any]] = []
-        self.start = self._next = self._count if self._parts.finished else self._durable()
+        self.start = self._next = self._count if self._parts.finished else self._rows_on_disk()
 
     def write(self, item: Item, record: Record) -> None:
         """Add a record's row."""
@@ -50,30 +51,30 @@ class ParquetWriter:
         if self._next % self._rows == 0:
             self._end_part()
 
-    def flush(self) -> Mark:
-        """Return which parts are whole; the one that is being written is not."""
-        return self._parts.mark(self._durable())
+    def flush(self) -> Progress:
+        """Return which parts are complete; the current one is not."""
+        return self._parts.progress(self._rows_on_disk())
 
-    def finish(self) -> Mark:
-        """Publish the last part."""
+    def finish(self) -> Progress:
+        """Complete the last part."""
         if not self._parts.finished:
             if self._buffer or self._writer is not None or not self._parts.names:
                 self._end_part()
             self._parts.finish()
-        return self._parts.mark(self._next)
+        return self._parts.progress(self._next)
 
-    def _durable(self) -> int:
+    def _rows_on_disk(self) -> int:
         return 0 if self._single else len(self._parts.names) * self._rows
 
     def _name(self) -> str:
-        return self._single or f"part-{len(self._parts.names):05d}{SUFFIX}"
+        return self._single or f"part-{len(self._parts.names):05d}.parquet"
 
     def _write_group(self) -> None:
         import pyarrow.parquet as parquet
 
         if self._writer is None:
             self._writer = parquet.ParquetWriter(self._parts.partial(self._name()), self._schema, compression="zstd")
-        columns = {name: [_clean(row[name]) for row in self._buffer] for name in self._schema.names}
+        columns = {name: [_encodable(row[name]) for row in self._buffer] for name in self._schema.names}
         self._writer.write_table(self._pa.table(columns, self._schema))
         self._buffer.clear()
 
@@ -84,10 +85,10 @@ class ParquetWriter:
         self._parts.publish(self._name())
 
 
-def _clean(value: Any) -> Any:
-    """Make texts what Arrow can hold."""
+def _encodable(value: Any) -> Any:
+    """Replace the surrogates in texts, which Arrow cannot encode as UTF-8."""
     if isinstance(value, list):
-        return [_clean(one) for one in value]
+        return [_encodable(element) for element in value]
     return printable(value) if isinstance(value, str) else value
 
 

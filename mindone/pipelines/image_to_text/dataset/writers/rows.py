@@ -1,4 +1,4 @@
-"""A record as a row of an output, and a caption as a text file."""
+"""A record as a row of an output file, and its captions as a text file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..state.records import Record, printable
 
 
 def output_row(record: Record, seconds: bool = False) -> dict[str, Any]:
-    """Return what JSONL and Parquet say of a record; `caption` is the first of `captions`, or None for a failure."""
+    """Return a record's row in JSONL and Parquet; `caption` is the first of `captions`, or None for a failure."""
     row: dict[str, Any] = {
         "key": record.key,
         "source": record.source,
@@ -31,13 +31,13 @@ def output_row(record: Record, seconds: bool = False) -> dict[str, Any]:
 
 
 def caption_text(record: Record) -> bytes:
-    """Return the text file of a record's captions: one as it is, several on a line each.
+    """Return the content of a record's text file: a single caption unchanged, several captions on one line each.
 
-    Bytes of an existing caption that are no UTF-8 come out as they went in.
+    Bytes of an existing caption that are not UTF-8 are written unchanged.
     """
     captions = record.captions
-    text = captions[0] if len(captions) == 1 else "\n".join(" ".join(one.split()) for one in captions)
+    text = captions[0] if len(captions) == 1 else "\n".join(" ".join(caption.split()) for caption in captions)
     try:
         return f"{text}\n".encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a character that came from JSON
+    except UnicodeEncodeError:  # a lone surrogate that came from JSON
         return f"{printable(text)}\n".encode()

@@ -19,7 +19,7 @@ from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.readers import InputError
 from mindone.pipelines.image_to_text.dataset.state import resume
 from mindone.pipelines.image_to_text.dataset.state.records import JobError, JobSummary
-from mindone.pipelines.image_to_text.dataset.writers import FORMATS
+from mindone.pipelines.image_to_text.dataset.writers import WRITERS
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +162,7 @@ def test_a_finished_restart_can_be_repeated(photos: Path, tmp_path: Path) -> Non
         assert run(photos, out, restart=True).captioned == 5 and len(FakeExecutor.asked) == 5
 
 
-@pytest.mark.parametrize("format_name", sorted(set(FORMATS) - {"open-sora-csv", "open-sora-plan-json", "parquet"}))
+@pytest.mark.parametrize("format_name", sorted(set(WRITERS) - {"open-sora-csv", "open-sora-plan-json", "parquet"}))
 @pytest.mark.parametrize("step", range(6))
 @pytest.mark.parametrize("mode", ["retry", "grown", "restart"])
 def test_killed_at_any_step_of_a_new_pass(

@@ -20,7 +20,7 @@ from mindone.pipelines.image_to_text.dataset.state.existing_captions import merg
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
-from mindone.pipelines.image_to_text.dataset.writers import FORMATS, WriterOptions, format_of, open_writer
+from mindone.pipelines.image_to_text.dataset.writers import WRITERS, WriterOptions, format_of, open_writer
 
 ODD = ["a b", 'say "hi"', "line\nbreak", "caf\u00e9", "cafe\u0301", "caf\udce9", "\u2028", "猫"]
 
@@ -52,11 +52,11 @@ def written(
     with Journal(state / "journal.jsonl") as journal:
         for record in records[journal.count :]:
             journal.append(record)
-    sink = open_writer(name, None if out is None else str(out), WriterOptions(**options), state)
+    writer = open_writer(name, None if out is None else str(out), WriterOptions(**options), state)
     for record in records:
-        sink.write(record)
-    sink.finish()
-    return sink
+        writer.write(record)
+    writer.finish()
+    return writer
 
 
 def pair(number: int = 0, caption: str = "A cat.", **more: Any) -> tuple[Item, Record]:
@@ -199,9 +199,9 @@ def test_a_directory_that_vanished_loses_no_other_caption(tmp_path: Path, photos
     items = listed(photos)
     records = [caption_of(item, Reader()) for item in items]
     (photos / "cats").rename(tmp_path / "elsewhere")
-    sink = written(tmp_path, "txt", None, items, records)
+    writer = written(tmp_path, "txt", None, items, records)
     assert len(list(photos.rglob("*.txt"))) == 2 and not (photos / "cats").exists()
-    assert len(sink.left_out) == 8 and "its directory has vanished" in sink.left_out[0]
+    assert len(writer.left_out) == 8 and "its directory no longer exists" in writer.left_out[0]
 
 
 def opened(state: Path, items: list[Item], out: Path | None = None) -> Any:
@@ -217,32 +217,32 @@ def test_two_jobs_on_overlapping_folders_do_not_mix_captions_up(tmp_path: Path, 
     """Both have captions waiting aside, of the same pictures by other numbers, when they put them in their places."""
     items, inner = listed(photos), listed(photos / "cats")
     records = [caption_of(item, Reader()) for item in items]
-    sinks = [opened(tmp_path / "a", items), opened(tmp_path / "b", inner)]
-    for sink, own in zip(sinks, (items, inner), strict=True):
+    writers = [opened(tmp_path / "a", items), opened(tmp_path / "b", inner)]
+    for writer, own in zip(writers, (items, inner), strict=True):
         for item in own:
-            sink.write(caption_of(item, Reader()))
-    for sink in sinks:
-        sink.finish()
+            writer.write(caption_of(item, Reader()))
+    for writer in writers:
+        writer.finish()
     for record in records:
         if record.captions:
             assert (photos / f"{record.key}.txt").read_text() == record.captions[0] + "\n"
-    assert not list(photos.rglob("*.partial")) and [sink.left_out for sink in sinks] == [[], []]
+    assert not list(photos.rglob("*.partial")) and [writer.left_out for writer in writers] == [[], []]
 
 
 def test_two_jobs_on_one_picture_never_share_a_partial_file(tmp_path: Path, photos: Path) -> None:
     [item] = listed(photos / "1.jpg")
-    sinks = [opened(tmp_path / "a", [item]), opened(tmp_path / "b", [item])]
-    for sink in sinks:
-        sink.write(caption_of(item, Reader()))
+    writers = [opened(tmp_path / "a", [item]), opened(tmp_path / "b", [item])]
+    for writer in writers:
+        writer.write(caption_of(item, Reader()))
     partials = list(photos.glob(".*.partial"))
     assert len(partials) == 2 and all(path.name.startswith(".1.txt.share4v-") for path in partials)
 
 
 def test_what_a_crash_left_of_a_sidecar_is_written_over(tmp_path: Path, photos: Path) -> None:
     items = listed(photos)
-    sink = opened(tmp_path / "state", items)
+    writer = opened(tmp_path / "state", items)
     for item in items:
-        sink.write(caption_of(item, Reader()))
+        writer.write(caption_of(item, Reader()))
     left = list(photos.rglob("*.partial"))
     assert len(left) == 10
     for path in left:
@@ -264,12 +264,12 @@ def test_the_longest_names_have_sidecars(tmp_path: Path, stem: str) -> None:
 
 def test_a_caption_removed_while_it_waits_is_told_and_comes_back(tmp_path: Path, photos: Path) -> None:
     items = listed(photos)
-    sink = opened(tmp_path / "state", items)
+    writer = opened(tmp_path / "state", items)
     for item in items:
-        sink.write(caption_of(item, Reader()))
+        writer.write(caption_of(item, Reader()))
     next((photos / "cats").glob(".a b*.partial")).unlink()
-    sink.finish()
-    assert len(sink.left_out) == 1 and "a b.png: its caption was removed while" in sink.left_out[0]
+    writer.finish()
+    assert len(writer.left_out) == 1 and "a b.png: its temporary file was deleted before" in writer.left_out[0]
     assert len(list(photos.rglob("*.txt"))) == 9
     opened(tmp_path / "state", items).finish()
     assert len(list(photos.rglob("*.txt"))) == 10
@@ -361,9 +361,9 @@ def test_a_picture_that_changed_or_vanished_is_left_out_of_shards(tmp_path: Path
     records = [caption_of(item, Reader()) for item in items]
     (photos / "1.jpg").write_bytes(png(99))
     (photos / "1.png").unlink()
-    sink = written(tmp_path, "webdataset", tmp_path / "out", items, records)
+    writer = written(tmp_path, "webdataset", tmp_path / "out", items, records)
     assert len(samples(tmp_path / "out")) == 8
-    assert [text.partition(": ")[2] for text in sink.left_out] == [
+    assert [text.partition(": ")[2] for text in writer.left_out] == [
         "it was changed after it was captioned",
         "it can no longer be read: there is no such file",
     ]
@@ -373,7 +373,7 @@ def test_files_of_another_job_are_not_touched(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", INPUT)
     for name, file in [("webdataset", "s.tar"), ("parquet", "part-00007.parquet")]:
         (tmp_path / file).touch()
-        with pytest.raises(ValueError, match=rf"{file} is there already, and nothing says that this job wrote it"):
+        with pytest.raises(ValueError, match=rf"{file} already exists, and this job did not write it"):
             run(tmp_path / f"state-{name}", [tmp_path / "s.tar"], [(name, tmp_path)])
 
 
@@ -387,7 +387,7 @@ def test_a_job_begun_anew_does_not_touch_what_others_put_beside_its_files(
     for path in state.glob("*.jsonl"):  # as --restart does
         path.unlink()
     before = tree(out)
-    with pytest.raises(ValueError, match=rf"{file} is there already"):
+    with pytest.raises(ValueError, match=rf"{file} already exists"):
         run(state, [photos], [(name, out)])
     assert tree(out) == before
 
@@ -421,17 +421,17 @@ def test_a_part_that_vanished_is_made_again(tmp_path: Path, photos: Path) -> Non
 
 def test_open_sora_files(tmp_path: Path, photos: Path) -> None:
     outputs = [("open-sora-csv", tmp_path / "out"), ("open-sora-plan-json", tmp_path / "out")]
-    csv_sink, plan_sink = run(tmp_path / "state", [photos], outputs)
+    csv_writer, plan_writer = run(tmp_path / "state", [photos], outputs)
     frame = pd.read_csv(tmp_path / "out" / "open_sora.csv")
     records = [one for one in expected(photos) if one.captions and "\udce9" not in one.source]
     assert list(frame["caption"]) == list(frame["text"]) == [one.captions[0] for one in records]
     assert list(frame["path"]) == [one.source for one in records]
     assert list(frame["video"]) == [str(Path(one.source).relative_to(photos)) for one in records]
     assert set(frame["width"]) == {6} and set(frame["height"]) == {4} and set(frame["num_frames"]) == {1}
-    assert ["no UTF-8 text" in text for text in csv_sink.left_out] == [True]
+    assert ["no UTF-8 text" in text for text in csv_writer.left_out] == [True]
     plan = json.loads((tmp_path / "out" / "open_sora_plan.json").read_text())
     assert [one["path"] for one in plan] == ["1.jpg"] and plan[0]["resolution"] == {"height": 4, "width": 6}
-    assert len(plan_sink.left_out) == 9
+    assert len(plan_writer.left_out) == 9
 
 
 def test_open_sora_measures_pictures_whose_caption_was_kept(tmp_path: Path, photos: Path) -> None:
@@ -445,21 +445,21 @@ def test_open_sora_measures_pictures_whose_caption_was_kept(tmp_path: Path, phot
 def test_outputs_that_make_no_sense_are_refused(tmp_path: Path, photos: Path) -> None:
     write_tar(tmp_path / "s.tar", INPUT)
     for inputs, name, out, message in [
-        (photos, "jsonl", None, "out must name a file or a directory"),
-        (photos, "jsonl", "a.parquet", r"ends in \.parquet, expected \.jsonl; for several formats give a directory"),
-        (photos, "txt", "a.jsonl", "is the name of a file"),
-        (photos, "webdataset", "a.tar", "is the name of a file, and shards need a directory"),
-        (photos, "zip", "out", "format 'zip' is not known: expected one of txt, caption"),
-        (tmp_path / "s.tar", "txt", None, r"s\.tar::000/a\.jpg is no file of its own, so that no caption"),
-        (tmp_path / "s.tar", "open-sora-csv", "a.csv", "is no file of its own, as Open-Sora's trainers need"),
+        (photos, "jsonl", None, "out must be a file or a directory for the format 'jsonl'"),
+        (photos, "jsonl", "a.parquet", r"ends in \.parquet, expected \.jsonl; for several formats pass a directory"),
+        (photos, "txt", "a.jsonl", "is a file name, but the format 'txt' needs a directory as out"),
+        (photos, "webdataset", "a.tar", "is a file name, but the format 'webdataset' needs a directory as out"),
+        (photos, "zip", "out", "unknown format 'zip'; known: txt, caption"),
+        (tmp_path / "s.tar", "txt", None, r"s\.tar::000/a\.jpg is not a separate file, so no caption"),
+        (tmp_path / "s.tar", "open-sora-csv", "a.csv", "is not a separate file, which Open-Sora's trainers need"),
     ]:
         with pytest.raises(ValueError, match=message):
             run(tmp_path / f"state-{message}"[:40], [inputs], [(name, None if out is None else tmp_path / out)])
     with pytest.raises(ValueError, match="shard_size must be an integer of at least 1, got 0"):
         WriterOptions(shard_size=0)
-    with pytest.raises(ValueError, match="its ending tells no format"):
+    with pytest.raises(ValueError, match=r"its suffix '\.xml' belongs to no format"):
         format_of("captions.xml")
-    assert {format_of(name) for name in (None, "a", "a.jsonl", "a.parquet", "a.csv", "a.JSON")} < set(FORMATS)
+    assert {format_of(name) for name in (None, "a", "a.jsonl", "a.parquet", "a.csv", "a.JSON")} < set(WRITERS)
 
 
 def test_several_formats_in_one_directory(tmp_path: Path, photos: Path) -> None:
