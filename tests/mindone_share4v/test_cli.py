@@ -230,7 +230,7 @@ def test_data_uris_and_standard_input(
         (["--stop", ""], "a stop string "),
         (["--batch-size", "0"], "--batch-size must be 1 or more"),
         (["--conversation", "vicuna"], "Did you mean 'vicuna_v1'"),
-        (["--prompt", "<image> <image>"], "names 2 <image>"),
+        (["--prompt", "<image> <image>"], "has 2 <image>"),
         (["--prompt", "why " * 600], "the model's context is 512"),
         (["--dtype", "int3"], "error: --dtype 'int3' is not supported"),
         (["--vision-tower", "none-such"], "vision tower 'none-such'"),

@@ -198,7 +198,7 @@ def test_answers_carry_their_numbers(
         ({"generate_kwargs": {"tempature": 1.0}}, r"'tempature'.*Did you mean 'temperature'"),
         (
             {"generate_kwargs": {"input_ids": [[1]]}},
-            "unknown setting of generate_kwargs 'input_ids'; known: max_new_tokens",
+            "unknown setting of generate_kwargs 'input_ids'; known: past_key_values, max_new_tokens",
         ),
         ({"generate_kwargs": {"temperature": -1}}, "temperature must be .*-1"),
         ({"generate_kwargs": {"max_new_tokens": 3}, "max_new_tokens": 3}, "given twice"),
@@ -208,7 +208,7 @@ def test_answers_carry_their_numbers(
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"batch_size": 2.5}, "batch_size must be an integer of at least 1"),
         ({"prompt": ["one", "two"]}, "prompt is a list"),
-        ({"prompt": "<image> <image>"}, "names 2 <image> but comes with 1 images"),
+        ({"prompt": "<image> <image>"}, "has 2 <image> but 1 images"),
         ({"conversation": "vicuna_v2"}, "Did you mean 'vicuna_v1'"),
     ],
 )

@@ -1,19 +1,21 @@
-"""The task "image-text-to-text": questions and conversations about pictures become answers."""
+"""The task "image-text-to-text": answers to questions and chats about images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .base import Pipeline, batches
-from .requests import Request, read_requests
+from mindone.models.share4v.processing.processor import Text
+
+from .base import Pipeline
+from .requests import read_requests
 from .settings import check_settings
 
 Record = dict[str, Any]
 
 
 class ImageTextToTextPipeline(Pipeline):
-    """Answers about pictures; arguments and results are those of Hugging Face's pipeline of this task.
+    """Answers questions about images, with the arguments and results of Hugging Face's pipeline for this task.
 
     Example:
         >>> from mindone.pipelines import pipeline
@@ -38,61 +40,51 @@ class ImageTextToTextPipeline(Pipeline):
         return_full_text: bool = True,
         conversation: str | None = None,
     ) -> list[Record] | list[list[Record]] | Iterator[list[Record]]:
-        """Answer one question or conversation, or many.
+        """Answer one question or chat, a list of them, or a stream.
 
         Args:
-            images: the pictures of `text`: with one text a picture or a list of pictures, with a list of texts a list
-                that has one entry a text. Without `text`: what `text` may hold, or `{"images": ..., "text": ...}`, a
+            images: the images of `text`: with one text, an image or a list of images; with a list of texts, one entry
+                for each text. Without `text`: the values that `text` may have, or `{"images": ..., "text": ...}`, or a
                 list or a stream of these.
             text: a question; a chat, which is a list of `{"role", "content"}` messages; a list of questions or of
-                chats; or a generator of either. A chat's image parts hold their picture (`{"type": "image", "image":
-                ...}`, or "url", "path", "base64"; `{"type": "image_url", "image_url": {"url": ...}}` too) or take
-                them from `images` in order.
-            batch_size: how many texts go through the model at once; answers do not depend on it.
-            max_new_tokens: most tokens of an answer, 256 by default.
-            generate_kwargs: further settings by the names of `Share4V.generate`.
-            return_full_text: True puts the question and a space in front of the answer, and the chat in front of the
-                assistant's new message; False returns the answer alone.
-            conversation: name of the template, by default the pipeline's.
+                chats; or a generator of either. Image parts of a chat contain their image (`{"type": "image", "image":
+                ...}`, or "url", "path" or "base64"; or `{"type": "image_url", "image_url": {"url": ...}}`), or take it
+                from `images`, in order.
+            batch_size: number of texts that go through the model together; the answers do not depend on it.
+            max_new_tokens: maximum number of tokens of an answer, 256 by default.
+            generate_kwargs: further settings, under their names in `Share4V.generate`.
+            return_full_text: True returns the question, a space and the answer, or the chat with the answer as a new
+                message; False returns the answer only.
+            conversation: name of the chat template; by default the pipeline's.
 
         Returns:
-            `[{"input_text": ..., "generated_text": ...}]` for one text or chat; one such record a text for a list of
-            texts with their `images`; a list of such lists for any other list; a generator of them for a stream.
+            `[{"input_text": ..., "generated_text": ...}]` for one text or chat; one such record for each text of a list
+            with `images`; a list of such lists for any other list; a generator of them for a stream.
 
         Raises:
-            ImageLoadError: a picture cannot be loaded; the message names it.
-            ValueError: pictures and texts disagree in number, a chat is malformed, or a setting or the template is
-                not known.
+            ImageLoadError: an image cannot be loaded; the message names it.
+            ValueError: the numbers of images and texts differ, a chat is malformed, or a setting or the template is
+                unknown.
         """
         settings = check_settings(max_new_tokens, generate_kwargs)
-        self.template(conversation)
-        asked = read_requests(images, text)
-        records = self._records(asked.requests, batch_size, settings, return_full_text, conversation)
-        if asked.shape == "stream":
+        self.template(conversation)  # raises now, rather than at the first item of a stream
+        requests, shape = read_requests(images, text)
+        answers = self.answer_all(requests, batch_size, settings, conversation)
+        shown = _with_answer if return_full_text else _answer_only
+        records = ({"input_text": given, "generated_text": shown(given, answer.text)} for given, answer in answers)
+        if shape == "stream":
             return ([record] for record in records)
-        if asked.shape == "nested":
+        if shape == "nested":
             return [[record] for record in records]
         return list(records)
 
-    def _records(
-        self,
-        requests: Iterable[Request],
-        batch_size: int,
-        settings: Mapping[str, Any],
-        return_full_text: bool,
-        conversation: str | None,
-    ) -> Iterator[Record]:
-        return (
-            {
-                "input_text": request.text,
-                "generated_text": request.full(answer.text) if return_full_text else answer.text,
-            }
-            for batch in batches(requests, batch_size)
-            for request, answer in zip(
-                batch,
-                self.answer(
-                    [request.text for request in batch], [request.images for request in batch], settings, conversation
-                ),
-                strict=True,
-            )
-        )
+
+def _answer_only(text: Text, answer: str) -> Text:
+    return answer
+
+
+def _with_answer(text: Text, answer: str) -> Text:
+    """Return a question and its answer as one string, or a chat with the answer as a new message."""
+    if isinstance(text, str):
+        return f"{text} {answer}"
+    return [*text, {"role": "assistant", "content": answer}]

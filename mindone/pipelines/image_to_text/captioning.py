@@ -1,11 +1,11 @@
-"""The task "image-to-text": pictures become captions."""
+"""The task "image-to-text": captions for images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from .base import Pipeline, batches, is_stream
+from .base import Pipeline, is_stream
 from .settings import check_settings
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ Records = list[dict[str, str]]
 
 
 class ImageToTextPipeline(Pipeline):
-    """Captions pictures; arguments and results are those of Hugging Face's pipeline of this task.
+    """Captions images, with the arguments and results of Hugging Face's pipeline for this task.
 
     Example:
         >>> from mindone.pipelines import pipeline
@@ -74,45 +74,33 @@ class ImageToTextPipeline(Pipeline):
         generate_kwargs: Mapping[str, Any] | None = None,
         conversation: str | None = None,
     ) -> Records | list[Records] | Iterator[Records]:
-        """Caption one picture, a list of them, or a stream.
+        """Caption one image, a list of images, or a stream.
 
         Args:
-            inputs: a picture (whatever `load_image` takes: path, URL, data URI, bytes, array, PIL image); a list or
-                tuple of pictures; or a generator, an iterator or a data set of pictures, which is read `batch_size` at
-                a time and held no longer.
-            prompt: what is asked, by default the template's own question ("Describe this image").
-            batch_size: how many pictures go through the model at once; captions do not depend on it.
-            max_new_tokens: most tokens of a caption, 256 by default.
-            generate_kwargs: further settings by the names of `Share4V.generate`.
-            conversation: name of the template, by default the pipeline's.
+            inputs: an image (anything that `load_image` accepts: path, URL, data URI, bytes, array, PIL image); a list
+                or tuple of images; or a generator, an iterator or a data set of images, which is read `batch_size`
+                images at a time.
+            prompt: the question to ask; by default the template's own ("Describe this image").
+            batch_size: number of images that go through the model together; the captions do not depend on it.
+            max_new_tokens: maximum number of tokens of a caption, 256 by default.
+            generate_kwargs: further settings, under their names in `Share4V.generate`.
+            conversation: name of the chat template; by default the pipeline's.
 
         Returns:
-            `[{"generated_text": ...}]` for one picture; a list of these for a list; a generator of these for a stream.
+            `[{"generated_text": ...}]` for one image; a list of these for a list; a generator of these for a stream.
 
         Raises:
-            ImageLoadError: a picture cannot be loaded; the message names it.
-            ValueError: a setting is not known or out of range, or the template is not known.
+            ImageLoadError: an image cannot be loaded; the message names it.
+            ValueError: a setting is unknown or out of range, or the template is unknown.
         """
         settings = check_settings(max_new_tokens, generate_kwargs)
         question = self.template(conversation).question if prompt is None else prompt
         if not isinstance(question, str):
-            raise ValueError(f"prompt is a {type(prompt).__name__}: expected one question for every picture")
-        if is_stream(inputs):
-            return self._caption(cast("Iterable[ImageSource]", inputs), question, batch_size, settings, conversation)
-        if isinstance(inputs, (list, tuple)):
-            return list(self._caption(inputs, question, batch_size, settings, conversation))
-        return next(self._caption([cast("ImageSource", inputs)], question, 1, settings, conversation))
-
-    def _caption(
-        self,
-        inputs: Iterable[ImageSource],
-        question: str,
-        batch_size: int,
-        settings: Mapping[str, Any],
-        conversation: str | None,
-    ) -> Iterator[Records]:
-        return (
-            [{"generated_text": answer.text}]
-            for batch in batches(inputs, batch_size)
-            for answer in self.answer([question] * len(batch), [[image] for image in batch], settings, conversation)
-        )
+            raise ValueError(f"prompt is a {type(prompt).__name__}, expected one question for all images")
+        is_one = not is_stream(inputs) and not isinstance(inputs, (list, tuple))
+        images = cast("Iterable[ImageSource]", [inputs] if is_one else inputs)
+        answers = self.answer_all(((question, [image]) for image in images), batch_size, settings, conversation)
+        records = ([{"generated_text": answer.text}] for _, answer in answers)
+        if is_one:
+            return next(records)
+        return records if is_stream(inputs) else list(records)

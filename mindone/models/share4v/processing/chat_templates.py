@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..suggestions import unknown
+from .messages import IMAGE_TOKEN, Message, read_messages
 
-IMAGE_TOKEN = "<image>"
 DEFAULT_TEMPLATE = "vicuna_v1"
 DEFAULT_QUESTION = "Describe this image"
-_ROLES = ("system", "user", "assistant")
 
 _USER_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -28,14 +27,6 @@ _TAG_SYSTEM = (
     "visual content that the user provides, and assist the user with a variety of tasks using natural language."
     "The visual content will be provided with the following format: <Image>visual content</Image>."
 )
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn: who says it, and its text, in which every `<image>` stands for one picture."""
-
-    role: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -154,48 +145,6 @@ def get_template(name: str) -> Template:
     if isinstance(name, str) and name in TEMPLATES:
         return TEMPLATES[name]
     raise ValueError(unknown("conversation template", name, sorted(TEMPLATES)))
-
-
-def read_messages(messages: Sequence[Mapping[str, Any] | Message]) -> list[Message]:
-    """Turn `{"role", "content"}` mappings into Messages, image parts into `<image>` at the front of their text.
-
-    Raises:
-        ValueError: a message or a part is malformed; the message says which.
-    """
-    if isinstance(messages, (str, Mapping)):
-        raise ValueError(f"a conversation is a list of messages, got a {type(messages).__name__}; put it in a list")
-    return [
-        message if isinstance(message, Message) else _read(index, message) for index, message in enumerate(messages)
-    ]
-
-
-def _read(index: int, message: Mapping[str, Any]) -> Message:
-    where = f"message {index}"
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        raise ValueError(f'{where} is {message!r}, expected {{"role": ..., "content": ...}}')
-    role, content = message["role"], message["content"]
-    if role not in _ROLES:
-        raise ValueError(f"{where} has the role {role!r}, expected one of {', '.join(_ROLES)}")
-    if isinstance(content, str):
-        return Message(role, content)
-    if not isinstance(content, Sequence):
-        raise ValueError(
-            f"{where} has a content of type {type(content).__name__}, expected a string or a list of parts"
-        )
-    texts, images = [], 0
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif kind in ("image", "image_url"):
-            images += 1
-        else:
-            raise ValueError(
-                f'{where} has a part {part!r:.80}, expected {{"type": "text", "text": ...}} or {{"type": "image"}}'
-            )
-    if images and role != "user":
-        raise ValueError(f"{where} is the {role}'s and holds {images} images; only the user shows images")
-    return Message(role, f"{IMAGE_TOKEN}\n" * images + "".join(texts))
 
 
 def _check_turns(turns: Sequence[Message], add_generation_prompt: bool) -> None:

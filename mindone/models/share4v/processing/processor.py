@@ -1,56 +1,59 @@
-"""Share4VProcessor: pictures and a question become the model's inputs, generated ids become text."""
+"""Share4VProcessor: images and questions become the model's inputs; generated token ids become text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..configuration import IMAGE_TOKEN_INDEX, Share4VConfig, read_json
-from .chat_templates import DEFAULT_TEMPLATE, IMAGE_TOKEN, Message, Template, get_template, read_messages
+from .chat_templates import DEFAULT_TEMPLATE, Template, get_template
 from .image_loading import ImageSource
 from .image_processor import ImageProcessor
+from .messages import IMAGE_TOKEN, Message, is_conversation, read_messages
 from .tokenizer import Tokenizer
 
 PROCESSOR_NAME = "processor_config.json"
 IM_START, IM_END = "<im_start>", "<im_end>"
 
-Messages = Sequence[Mapping[str, Any]]
+Messages = Sequence[Mapping[str, Any] | Message]
 Text = str | Messages
 Images = ImageSource | Sequence[ImageSource]
 
 
 class Inputs(dict[str, np.ndarray]):
-    """The model's arguments: a dict, so `model(**inputs)` works, whose entries are attributes too.
+    """The model's inputs: a dict, so that `model(**inputs)` works; each entry is also an attribute.
 
     Entries:
-        input_ids: [B, T] int64, prompts padded on the left; one image_token_id stands for a whole image.
-        attention_mask: [B, T] int64, 0 where padded.
-        pixel_values: [N, 3, S, S] float32, every image of the batch in the order of the prompts; absent when N is 0.
+        input_ids: [B, T] int64, padded on the left; one image_token_id stands for a whole image.
+        attention_mask: [B, T] int64, 0 at padding.
+        pixel_values: [N, 3, S, S] float32, all images of the batch in the order of the prompts; absent if there are
+            none.
     """
 
     def __getattr__(self, name: str) -> np.ndarray:
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"no {name!r} among the inputs; there are {', '.join(self)}") from None
+            raise AttributeError(f"the inputs have no {name!r}, only {', '.join(self)}") from None
 
 
 class Share4VProcessor:
-    """Everything between a user's pictures and words and the model's numbers.
+    """Tokenizer, image processor and chat template: everything between a user's images and text and the model.
 
     Args:
-        image_processor: makes pixel_values of a picture.
-        tokenizer: makes ids of text.
-        conversation: the template that is used where a call names none.
-        image_token_id: what stands for an image in input_ids (-200; 32000 in LLaVA's form).
-        use_im_start_end: put every placeholder between `<im_start>` and `<im_end>`, as some checkpoints were trained.
+        image_processor: turns an image into pixel_values.
+        tokenizer: turns text into token ids and back.
+        conversation: name of the default chat template.
+        image_token_id: the id that stands for an image in input_ids (-200; 32000 in LLaVA's checkpoints).
+        use_im_start_end: wrap each `<image>` in `<im_start>` and `<im_end>`, as some checkpoints were trained.
 
     Raises:
-        ValueError: the template is not known, or the tokenizer lacks `<im_start>` or `<im_end>` where they are used.
+        ValueError: the template is unknown, or `use_im_start_end` is set and the tokenizer lacks one of these tokens.
 
     Example:
         >>> from mindone.models.share4v import Share4VProcessor
@@ -75,7 +78,7 @@ class Share4VProcessor:
         if use_im_start_end and missing:
             raise ValueError(
                 f"use_im_start_end needs the added tokens {' and '.join(missing)}, which the tokenizer lacks: copy "
-                "added_tokens.json beside tokenizer.model"
+                "added_tokens.json to the folder of tokenizer.model"
             )
         self.image_processor = image_processor
         self.tokenizer = tokenizer
@@ -89,54 +92,50 @@ class Share4VProcessor:
         text: Text | Sequence[Text] | None = None,
         conversation: str | None = None,
     ) -> Inputs:
-        """Make the model's inputs of one prompt or of a batch.
+        """Prepare the model's inputs for one prompt or a batch of prompts.
 
         Args:
-            images: with one `text`, its picture or a list of its pictures; with a list of texts, one entry a text,
-                each a picture, a list of pictures or None. A picture is whatever `load_image` takes. None: the
-                prompts have no pictures, or the messages' image parts hold them
-                (`{"type": "image", "image": picture}`, also under `url` or `path`).
-            text: a question, a conversation (a list of `{"role", "content"}` messages), or a list of either. None asks
-                the template's own question, "Describe this image". Each `<image>` in it stands for one picture, also
-                when a user typed it; a text that names none gets `<image>` and a line end in front for each picture.
-            conversation: name of the template, by default the processor's.
+            images: with one `text`, its image or a list of its images; with a list of texts, one entry for each text:
+                an image, a list of images or None. An image is anything that `load_image` accepts. None if the prompts
+                have no images, or if the messages contain them (`{"type": "image", "path": "photo.jpg"}`; see
+                `read_messages` for all formats). Images given here also fill the image parts that have none.
+            text: a question, a conversation (a list of `{"role", "content"}` messages), or a list of either. By
+                default the template's own question, "Describe this image". Each `<image>` in the text stands for one
+                image, including those that a user typed. A text without `<image>` gets one, and a line end, in front
+                for each of its images.
+            conversation: name of the chat template; by default the processor's.
 
         Raises:
-            ImageLoadError: a picture cannot be loaded.
-            ValueError: pictures and `<image>` differ in number, texts and entries of `images` do, the template is not
-                known, or a conversation is malformed.
+            ImageLoadError: an image cannot be loaded.
+            ValueError: the number of images differs from the number of `<image>`, the number of entries of `images`
+                from the number of texts, the template is unknown, or a message is malformed.
         """
         template = self._template(conversation)
-        texts, pictures = _pair(text, images)
+        texts, image_lists = _pair(text, images)
         prompts: list[list[int]] = []
-        shown: list[ImageSource] = []
-        for place, (one, own) in enumerate(zip(texts, pictures, strict=True)):
-            held = _held_images(one)
-            if held and own:
+        batch_images: list[ImageSource] = []
+        for index, (one, given) in enumerate(zip(texts, image_lists, strict=True)):
+            messages = self._messages(one, template)
+            own = _images_in_order(index, messages, given)
+            prompt = self._render(messages, len(own), template)
+            num_placeholders = prompt.count(IMAGE_TOKEN)
+            if num_placeholders != len(own):
                 raise ValueError(
-                    f"text {place} holds {len(held)} images in its messages and {len(own)} more came as images; "
-                    "give them in one place"
-                )
-            own = held or own
-            prompt = self._render(one, len(own), template)
-            found = prompt.count(IMAGE_TOKEN)
-            if found != len(own):
-                raise ValueError(
-                    f"text {place} names {found} {IMAGE_TOKEN} but comes with {len(own)} images: give one image for "
-                    f"each {IMAGE_TOKEN}, or name none to have them put in front"
+                    f"text {index} has {num_placeholders} {IMAGE_TOKEN} but {len(own)} images: give one image for each "
+                    f"{IMAGE_TOKEN}, or leave {IMAGE_TOKEN} out to have the images put in front of the text"
                 )
             prompts.append(self.encode_prompt(prompt))
-            shown += own
+            batch_images += own
         inputs = self._padded(prompts)
-        if shown:
-            inputs["pixel_values"] = np.stack([self.image_processor(image) for image in shown])
+        if batch_images:
+            inputs["pixel_values"] = np.stack([self.image_processor(image) for image in batch_images])  # [N, 3, S, S]
         return inputs
 
     def prompt(self, text: Text | None = None, num_images: int = 0, conversation: str | None = None) -> str:
-        """Return the prompt text that a call would tokenize, to look at it or to count.
+        """Return the prompt that a call would tokenize, for inspection or counting.
 
         Raises:
-            ValueError: the template is not known, or the conversation is malformed.
+            ValueError: the template is unknown, or a message is malformed.
 
         Example:
             >>> from mindone.models.share4v import Share4VProcessor
@@ -144,12 +143,14 @@ class Share4VProcessor:
             >>> processor.prompt("Why?", 1, "share4v_v0")[-32:]
             'Human: <image>\\nWhy?###Assistant:'
         """
-        return self._render(text, num_images, self._template(conversation))
+        template = self._template(conversation)
+        return self._render(self._messages(text, template), num_images, template)
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Tokenize a rendered prompt: each text between `<image>`s by itself, one BOS, a placeholder id an image.
+        """Tokenize a prompt: one BOS, then each text between two `<image>` on its own, joined by image_token_id.
 
-        So the text after an image starts a sentencepiece run of its own, as in training.
+        Tokenizing the texts separately is how the model was trained: the text after an image starts a new
+        sentencepiece run.
         """
         if self.use_im_start_end:
             prompt = prompt.replace(IMAGE_TOKEN, f"{IM_START}{IMAGE_TOKEN}{IM_END}")
@@ -161,12 +162,12 @@ class Share4VProcessor:
         return ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Turn one answer's ids into text, without white space around it, as the original's scripts print it.
+        """Turn the ids of one answer into text, stripped of surrounding white space like the original's scripts do.
 
-        Ids beyond the tokenizer's, which a model with a padded vocabulary can give, are left out.
+        Ids beyond the tokenizer's vocabulary, which a model with a padded vocabulary can generate, are skipped.
 
         Raises:
-            ValueError: an id is negative, such as the placeholder of an image.
+            ValueError: an id is negative, such as an image placeholder.
         """
         known = len(self.tokenizer)
         return self.tokenizer.decode((item for item in ids if item < known), skip_special_tokens).strip()
@@ -183,17 +184,17 @@ class Share4VProcessor:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> Share4VProcessor:
-        """Read a checkpoint's tokenizer, image processor and default template; its weights are left alone.
+        """Read a checkpoint's tokenizer, image processor and default template, but not its weights.
 
         Args:
             name_or_path: a known name ("sharegpt4v-tiny"), a directory, or owner/name on a hub.
-            vision_tower: directory or name; by default what the checkpoint's config says.
-            cache_dir: where downloads are kept.
+            vision_tower: directory or name; by default the one that the checkpoint's config names.
+            cache_dir: where downloads are stored.
             local_files_only: never download.
 
         Raises:
             FileNotFoundError: a file is missing; the message names it.
-            ValueError: a file contradicts another one, or is damaged.
+            ValueError: a file is damaged or contradicts another one.
         """
         from ..checkpoint.layout import locate
 
@@ -210,32 +211,38 @@ class Share4VProcessor:
         )
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the tokenizer's, the image processor's and this processor's files; config.json is the model's."""
-        place = Path(directory)
-        self.tokenizer.save_pretrained(place)
-        self.image_processor.save_pretrained(place)
+        """Write the files of the tokenizer, the image processor and this processor. The model writes config.json."""
+        directory = Path(directory)
+        self.tokenizer.save_pretrained(directory)
+        self.image_processor.save_pretrained(directory)
         stated = {"processor_class": type(self).__name__, "conversation": self.conversation}
-        (place / PROCESSOR_NAME).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+        (directory / PROCESSOR_NAME).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
 
     def _template(self, name: str | None) -> Template:
         return get_template(self.conversation if name is None else name)
 
-    def _render(self, text: Text | None, num_images: int, template: Template) -> str:
-        """Apply the template; `<image>` goes in front of the first question where no message names one."""
-        turns = read_messages([Message("user", template.question)] if text is None else _as_messages(text))
+    def _messages(self, text: Text | None, template: Template) -> list[Message]:
+        """Return a question or a conversation as messages; None is the template's own question."""
+        if text is None:
+            return [Message("user", template.question)]
+        return [Message("user", text)] if isinstance(text, str) else read_messages(text)
+
+    def _render(self, messages: Sequence[Message], num_images: int, template: Template) -> str:
+        """Apply the template; if no message has an `<image>`, put them in front of the first question."""
+        turns = list(messages)
         if num_images and not any(IMAGE_TOKEN in turn.text for turn in turns):
-            first = next((place for place, turn in enumerate(turns) if turn.role == "user"), None)
+            first = next((index for index, turn in enumerate(turns) if turn.role == "user"), None)
             if first is not None:
-                turns[first] = Message("user", f"{IMAGE_TOKEN}\n" * num_images + turns[first].text)
-        empty = next((turn for turn in turns if turn.role == "user" and not turn.text.strip()), None)
-        if empty is not None:
-            raise ValueError("a question is empty and shows no image: write what to ask, or give an image")
+                turns[first] = replace(turns[first], text=f"{IMAGE_TOKEN}\n" * num_images + turns[first].text)
+        if any(turn.role == "user" and not turn.text.strip() for turn in turns):
+            raise ValueError("a question is empty and has no image: write what to ask, or give an image")
         return template.render(turns)
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> Inputs:
         """Pad on the left, so that every prompt ends where its answer starts."""
         longest = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
+        # [B, T]
         input_ids = np.full((len(prompts), longest), self.tokenizer.eos_token_id if pad is None else pad, np.int64)
         attention_mask = np.zeros_like(input_ids)
         for row, ids in enumerate(prompts):
@@ -244,62 +251,60 @@ class Share4VProcessor:
         return Inputs(input_ids=input_ids, attention_mask=attention_mask)
 
 
-def _as_messages(text: Text) -> Sequence[Mapping[str, Any] | Message]:
-    return [Message("user", text)] if isinstance(text, str) else text
+def _images_in_order(index: int, messages: Sequence[Message], given: list[ImageSource]) -> list[ImageSource]:
+    """Return the images of text `index` in the order of their `<image>`, from its messages and those given separately.
 
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _is_conversation(text: Any) -> bool:
-    return _is_list(text) and bool(text) and isinstance(text[0], (Mapping, Message))
+    Raises:
+        ValueError: images were given separately, but the messages have their own and no part for them.
+    """
+    parts = [image for message in messages for image in message.images]
+    own = [image for image in parts if image is not None]
+    if not own:
+        return given
+    num_empty = len(parts) - len(own)
+    if len(given) != num_empty:
+        needed = f", and {num_empty} image parts without one" if num_empty else ""
+        raise ValueError(
+            f"text {index} has {len(own)} images in its messages{needed}, but {len(given)} more were given as images; "
+            "give each image once, either in its message or as images"
+        )
+    remaining = iter(given)
+    return [next(remaining) if image is None else image for image in parts]
 
 
 def _pair(text: Any, images: Any) -> tuple[list[Any], list[list[ImageSource]]]:
-    """Return the batch's texts, and for each the list of its images."""
+    """Return the texts of the batch, and for each text the list of the images given separately."""
     if text is None and images is None:
-        raise ValueError("neither text nor images are given: give a question, an image, or both")
-    if text is None or isinstance(text, str) or _is_conversation(text):
+        raise ValueError("neither text nor images were given: give a question, an image, or both")
+    if text is None or isinstance(text, str) or is_conversation(text):
         own = list(images) if _is_list(images) else [] if images is None else [images]
         nested = next((item for item in own if item is None or _is_list(item)), own)
         if nested is not own:
             raise ValueError(
-                f"images holds {nested!r:.60}, but there is one text: give it a flat list of images, or a list of texts"
+                f"images contains {nested!r:.60}, but there is one text: give a flat list of images, or a list of texts"
             )
         if text is None and not own:
-            raise ValueError("images is an empty list and no text is given: give an image or a question")
+            raise ValueError("images is an empty list and no text was given: give an image or a question")
         return [text], [own]
     if not _is_list(text):
         raise ValueError(
-            f"text is a {type(text).__name__}: expected a question, a list of messages, or a list of either"
+            f"text is a {type(text).__name__}, expected a question, a list of messages, or a list of either"
         )
     if not text:
         raise ValueError("text is an empty list: give at least one question")
-    for place, one in enumerate(text):
-        if not isinstance(one, str) and not _is_conversation(one):
-            raise ValueError(f"text {place} is {one!r:.60}: expected a question or a list of messages")
+    for index, one in enumerate(text):
+        if not isinstance(one, str) and not is_conversation(one):
+            raise ValueError(f"text {index} is {one!r:.60}, expected a question or a list of messages")
     if images is None:
         return list(text), [[] for _ in text]
     if not _is_list(images) or len(images) != len(text):
         count = f"{len(images)} entries" if _is_list(images) else "one image"
         raise ValueError(
-            f"there are {len(text)} texts but images has {count}: give one entry a text, each an image, a list of "
-            "images or None"
+            f"there are {len(text)} texts but images has {count}: give one entry for each text, which is an image, a "
+            "list of images or None"
         )
     return list(text), [list(one) if _is_list(one) else [] if one is None else [one] for one in images]
 
 
-def _held_images(text: Any) -> list[ImageSource]:
-    """Collect the pictures that a conversation's image parts hold, in order."""
-    held: list[ImageSource] = []
-    for message in text if _is_conversation(text) else ():
-        content = message.get("content") if isinstance(message, Mapping) else None
-        for part in content if isinstance(content, (list, tuple)) else ():
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind == "image":
-                held += [part[key] for key in ("image", "url", "path") if part.get(key) is not None][:1]
-            elif kind == "image_url":
-                address = part.get("image_url")
-                held.append(address["url"] if isinstance(address, Mapping) and "url" in address else address)
-    return held
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))

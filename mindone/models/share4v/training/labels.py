@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..configuration import IGNORE_INDEX
-from ..processing.chat_templates import get_template, read_messages
+from ..processing.chat_templates import get_template
+from ..processing.messages import read_messages
 from ..processing.processor import Share4VProcessor
 
 

@@ -71,7 +71,7 @@ class CaptioningSettings:
         chosen = get_style(style)
         generation = {"max_new_tokens": chosen.max_new_tokens, **self.generation}
         try:
-            rules = chosen.rules.joined(self.rules)
+            rules = chosen.rules.combine(self.rules)
         except ValueError as error:
             raise ValueError(f"the style {style!r} does not go with these settings: {error}") from error
         least, most = generation.get("min_new_tokens", 0), generation["max_new_tokens"]

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from mindone.models.share4v.processing.chat_templates import TEMPLATES, Message, get_template
+from mindone.models.share4v.processing.chat_templates import TEMPLATES, get_template
+from mindone.models.share4v.processing.messages import Message
 
 ONE = [{"role": "user", "content": "<image>\nDescribe this image"}]
 THREE = [
@@ -162,10 +163,13 @@ ANSWER = {"role": "assistant", "content": "Hello"}
         ([{"role": "user"}], "message 0 is .* expected"),
         (["Hi"], "message 0 is 'Hi', expected"),
         ([{"role": "user", "content": 3}], "content of type int"),
-        ([{"role": "user", "content": [{"type": "video"}]}], "a part .*video"),
-        ([{"role": "user", "content": ["Hi"]}], "a part 'Hi'"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "a part"),
-        ([USER_TURN, {"role": "assistant", "content": [{"type": "image"}]}], "assistant's and holds 1 images"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "message 0, part 0 is .*video"),
+        ([{"role": "user", "content": ["Hi"]}], "message 0, part 0 is 'Hi'"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "message 0, part 0 is"),
+        (
+            [USER_TURN, {"role": "assistant", "content": [{"type": "image"}]}],
+            "message 1 .*'assistant' and 1 image parts",
+        ),
         (USER_TURN, "got a dict; put it in a list"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import random
@@ -159,7 +160,16 @@ def test_messages_may_hold_their_pictures(processor: Share4VProcessor, model_pat
     ]
     got = processor(text=[{"role": "user", "content": content}])
     check(got, [prompt_of("<image>\n" * 4 + "Same?")], [0, 1, 1, 1], model_path)
-    with pytest.raises(ValueError, match="text 0 holds 4 images in its messages and 1 more came as images"):
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    for source in ({"base64": encoded}, {"image": f"data:image/png;base64,{encoded}"}):
+        got = processor(text=[{"role": "user", "content": [{"type": "image", **source}, content[-1]]}])
+        check(got, [prompt_of("<image>\nSame?")], [1], model_path)
+    open_parts = [content[0], {"type": "image"}, content[1], {"type": "image"}, content[-1]]
+    got = processor([PICTURES[3], PICTURES[2]], [{"role": "user", "content": open_parts}])
+    check(got, [prompt_of("<image>\n" * 4 + "Same?")], [0, 3, 1, 2], model_path)
+    with pytest.raises(ValueError, match="2 images in its messages, and 2 image parts without one, but 1 more"):
+        processor(PICTURES[3], [{"role": "user", "content": open_parts}])
+    with pytest.raises(ValueError, match="text 0 has 4 images in its messages, but 1 more were given as images"):
         processor(PICTURES[0], [{"role": "user", "content": content}])
 
 
@@ -200,14 +210,14 @@ def test_llavas_placeholder_is_an_id_of_the_vocabulary(model_path: Path) -> None
 @pytest.mark.parametrize(
     ("images", "text", "message"),
     [
-        (PICTURES[:2], "<image> Why?", "text 0 names 1 <image> but comes with 2 images"),
-        (PICTURES[0], "<image> <image>", "text 0 names 2 <image> but comes with 1 images"),
-        (None, "<image> Why?", "text 0 names 1 <image> but comes with 0 images"),
-        ([PICTURES[0], None], ["a", "b<image>"], "text 1 names 1 <image> but comes with 0 images"),
+        (PICTURES[:2], "<image> Why?", "text 0 has 1 <image> but 2 images"),
+        (PICTURES[0], "<image> <image>", "text 0 has 2 <image> but 1 images"),
+        (None, "<image> Why?", "text 0 has 1 <image> but 0 images"),
+        ([PICTURES[0], None], ["a", "b<image>"], "text 1 has 1 <image> but 0 images"),
         (PICTURES[:2], ["Why?"], "there are 1 texts but images has 2 entries"),
         (PICTURES[0], ["a", "b"], "there are 2 texts but images has one image"),
         ([[PICTURES[0]]], "Why?", "there is one text"),
-        ([None], "Why?", "images holds None, but there is one text"),
+        ([None], "Why?", "images contains None, but there is one text"),
         ([], None, "images is an empty list and no text"),
         (None, None, "neither text nor images"),
         (None, [], "text is an empty list"),
@@ -244,7 +254,7 @@ def test_inputs_are_a_dict_with_attributes(processor: Share4VProcessor) -> None:
     inputs = processor(PICTURES[0], "Why?")
     assert set(dict(**inputs)) == {"input_ids", "attention_mask", "pixel_values"}
     assert inputs.pixel_values is inputs["pixel_values"]
-    with pytest.raises(AttributeError, match="no 'labels' among the inputs; there are input_ids, attention_mask"):
+    with pytest.raises(AttributeError, match="the inputs have no 'labels', only input_ids, attention_mask"):
         _ = inputs.labels
 
 

@@ -14,8 +14,9 @@ from mindspore import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from mindone.models.share4v import IGNORE_INDEX, Share4V, Share4VProcessor
-from mindone.models.share4v.processing.chat_templates import get_template, read_messages
+from mindone.models.share4v.processing.chat_templates import get_template
 from mindone.models.share4v.processing.image_processor import ImageProcessor
+from mindone.models.share4v.processing.messages import read_messages
 from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.training.labels import collate, tokenize_conversation
 from mindone.models.share4v.training.loss import Batch, CaptionLoss, make_batch, mean_cross_entropy

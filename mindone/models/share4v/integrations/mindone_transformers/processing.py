@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mindone.transformers import BatchFeature, ProcessorMixin
 
 from ...processing import processor
-from ...processing.chat_templates import Message, Template, read_messages
+from ...processing.chat_templates import Template
+from ...processing.messages import Message, read_messages
 from ...processing.processor import Images, Messages, Text
 
 _QUESTION = "?"
 
 
 class Prompt(str):
-    """A whole prompt, to which no template is applied any more."""
+    """A complete prompt, to which the template has already been applied."""
 
 
-class Chat(list[Any]):
-    """Messages, and how their prompt ends.
+class Chat(list[Message]):
+    """Parsed messages, and how their prompt ends.
 
     Attributes:
-        ending: "open" leaves the answer to the model, "continue" the rest of the last message, "closed" nothing.
-        given: the messages as they came.
+        ending: "open" starts the assistant's answer, "continue" leaves the assistant's last message open, "closed" ends
+            after the last message, and "verbatim" means that the one message is a complete prompt.
+        given: the messages before parsing.
     """
 
     def __init__(self, messages: Messages, ending: str) -> None:
-        super().__init__(map(_with_sources, messages))
+        super().__init__(read_messages(messages))
         self.ending, self.given = ending, list(messages)
 
 
@@ -96,16 +98,16 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         Raises:
             ValueError: a chat is malformed, or the two ways to end contradict each other or the last message.
         """
-        is_one = not conversation or isinstance(conversation[0], (Mapping, Message))
+        is_batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
         ending = "continue" if continue_final_message else "open" if add_generation_prompt else "closed"
         if continue_final_message and add_generation_prompt:
             raise ValueError("add_generation_prompt starts a new message, continue_final_message does not: choose one")
-        given: Any = [conversation] if is_one else conversation
+        given: Any = conversation if is_batch else [conversation]
         chats = [Chat(chat, ending) for chat in given]
         template = self._template(chat_template)
         if not tokenize:
             prompts = [Prompt(self._render(chat, 0, template)) for chat in chats]
-            return prompts[0] if is_one else prompts
+            return prompts if is_batch else prompts[0]
         inputs = self(text=chats, conversation=template.name, return_tensors=return_tensors)
         return inputs if return_dict else inputs["input_ids"]
 
@@ -139,18 +141,25 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         """
         return super().from_pretrained(name_or_path, vision_tower, cache_dir, local_files_only)
 
-    def _render(self, text: Text | None, num_images: int, template: Template) -> str:
-        if isinstance(text, Prompt) or (isinstance(text, str) and _is_whole(text, template)):
-            return str(text)
-        if not isinstance(text, Chat) or text.ending == "open":
-            return super()._render(text, num_images, template)
-        if text.ending == "closed":
-            return template.render(text, add_generation_prompt=False)
-        last = read_messages(text[-1:])
-        if not last or last[0].role != "assistant":
+    def _messages(self, text: Text | None, template: Template) -> list[Message]:
+        if isinstance(text, Chat):
+            return text
+        if isinstance(text, Prompt) or (isinstance(text, str) and _is_complete(text, template)):
+            return Chat([Message("user", str(text))], "verbatim")
+        return super()._messages(text, template)
+
+    def _render(self, messages: Sequence[Message], num_images: int, template: Template) -> str:
+        ending = messages.ending if isinstance(messages, Chat) else "open"
+        if ending == "open":
+            return super()._render(messages, num_images, template)
+        if ending == "closed":
+            return template.render(messages, add_generation_prompt=False)
+        if ending == "verbatim":
+            return messages[0].text
+        if not messages or messages[-1].role != "assistant":
             raise ValueError("continue_final_message needs a chat whose last message is the assistant's")
-        gap = " " if _ending(template) else ""
-        return super()._render(text[:-1], num_images, template) + gap + last[0].text.strip()
+        prompt = super()._render(messages[:-1], num_images, template)
+        return prompt + (" " if _ending(template) else "") + messages[-1].text.strip()
 
 
 def _ending(template: Template) -> str:
@@ -158,20 +167,7 @@ def _ending(template: Template) -> str:
     return template.render([Message("user", _QUESTION)]).rpartition(_QUESTION)[2].strip()
 
 
-def _is_whole(text: str, template: Template) -> bool:
+def _is_complete(text: str, template: Template) -> bool:
+    """Return whether a text ends with the assistant's open turn, and so is a complete prompt."""
     ending = _ending(template)
     return bool(ending) and text.rstrip().endswith(ending)
-
-
-def _with_sources(message: Any) -> Any:
-    """Copy a message with what the key "base64" of an image part holds as a data URI, which `load_image` takes."""
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if not isinstance(content, (list, tuple)):
-        return message
-    parts = [
-        {"type": "image", "image": f"data:application/octet-stream;base64,{part['base64']}"}
-        if isinstance(part, Mapping) and part.get("type") == "image" and "base64" in part
-        else part
-        for part in content
-    ]
-    return {**message, "content": parts}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..inference.caption_cache import cache_name
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
-from ..state.records import Record, from_line
+from ..state.records import Record, record_from_line
 from ..state.tasks import Block, Task, read_tasks
 from .ranks import current_rank, use_device
 from .work_queue import WorkQueue, create_queue, is_locked
@@ -145,5 +145,5 @@ class OtherRanks:
                     block = Block(**values["block"])
                     claimed |= {task.item.number: task for task in read_tasks(self._queue.tasks, block)}
                 elif claimed.pop(values["number"], None) is not None:
-                    yield from_line(line)
+                    yield record_from_line(line)
                 # else: the rank was taken for dead, and its task was given to another one

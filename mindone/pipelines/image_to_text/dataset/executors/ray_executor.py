@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
-from ..state.records import Record, from_line, to_line
+from ..state.records import Record, record_from_line, to_line
 from ..state.tasks import Block, Task, read_tasks, write_tasks
 
 try:
@@ -79,7 +79,7 @@ class RayExecutor:
         )
         try:
             for row in records.iter_rows():
-                yield from_line(row["record"])
+                yield record_from_line(row["record"])
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise RuntimeError(f"the Ray cluster failed: {reason}; run the job again to resume it") from error

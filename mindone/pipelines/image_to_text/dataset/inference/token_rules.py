@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mindone.models.share4v.processing.chat_templates import IMAGE_TOKEN, Message, get_template
+from mindone.models.share4v.processing.chat_templates import get_template
+from mindone.models.share4v.processing.messages import IMAGE_TOKEN, Message
 
 if TYPE_CHECKING:
     from mindone.models.share4v.processing.processor import Share4VProcessor

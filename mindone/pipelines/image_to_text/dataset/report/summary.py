@@ -14,7 +14,7 @@ from ..rules.repetition import find_repetition
 from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
-from ..state.records import Record, from_line
+from ..state.records import Record, record_from_line
 from ..state.resume import INPUTS, JOURNAL
 from ..state.speed_log import SPEED_LOG_NAME, SpeedSample, read_speed_log
 from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
@@ -206,7 +206,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     for number, line in enumerate(lines_from(path), 1):
         try:
-            yield from_line(line)
+            yield record_from_line(line)
         except (ValueError, TypeError) as error:
             if not line.endswith(b"\n"):
                 return

@@ -65,11 +65,11 @@ class TextRules:
         if both:
             raise ValueError(f"{both[0]!r} is both required and forbidden: remove it from one list")
 
-    def joined(self, other: TextRules) -> TextRules:
+    def combine(self, other: TextRules) -> TextRules:
         """Return these rules combined with others: lists are joined, and non-default values of `other` replace these.
 
         Example:
-            >>> TextRules(max_sentences=1).joined(TextRules(required_words=("cat",))).max_sentences
+            >>> TextRules(max_sentences=1).combine(TextRules(required_words=("cat",))).max_sentences
             1
         """
         changed: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .atomic_files import GROUP_BYTES, AppendOnlyFile, atomic_write, count_lines, lines_from, offset_of_line
 from .listing import Listing
-from .records import Item, Record, dumps, from_line, to_line
+from .records import Item, Record, dumps, record_from_line, to_line
 
 _REMOVE_LINES = (
     "the journal was edited or damaged: remove the lines from there to its end, and their inputs are captioned again"
@@ -115,7 +115,7 @@ class Journal:
         if self.count:
             with self.path.open("rb") as file:
                 file.seek(offset_of_line(file, self.count - 1))
-                number = from_line(file.readline()).number
+                number = record_from_line(file.readline()).number
             if number != self.count - 1:
                 raise JournalError(_wrong_number(self.path, self.count - 1, number))
 
@@ -130,7 +130,7 @@ def read_records(path: Path, start: int = 0, end: int | None = None) -> Iterator
         if number == end:
             return
         try:
-            record = from_line(line)
+            record = record_from_line(line)
         except (ValueError, TypeError) as error:
             raise JournalError(f"{path}, line {number + 1}: {error}; {_REMOVE_LINES}") from error
         if record.number != number:
@@ -191,7 +191,7 @@ def failure_row(record: Record) -> dict[str, object]:
 
 def _is_record(line: bytes) -> bool:
     try:
-        from_line(line)
+        record_from_line(line)
     except (ValueError, TypeError):
         return False
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 from .existing_captions import KEPT_EXISTING
 from .journal import read_pairs
 from .listing import Listing
-from .records import Item, Record, from_line
+from .records import Item, Record, record_from_line
 from .temp_table import TempTable
 
 MAX_MISSING = 100
@@ -28,7 +28,7 @@ class PreviousRecords:
         self._file = path.open("rb") if path.exists() else None
         offset = 0
         for line in self._file or ():
-            self._offsets.put(_encode(from_line(line).key), offset)
+            self._offsets.put(_encode(record_from_line(line).key), offset)
             offset += len(line)
 
     def get(self, item: Item) -> Record | None:
@@ -37,7 +37,7 @@ class PreviousRecords:
         if row is None or self._file is None:
             return None
         self._file.seek(row[0])
-        record = from_line(self._file.readline())
+        record = record_from_line(self._file.readline())
         return replace(record, number=item.number, stands=True) if record.source == item.source else None
 
     def close(self) -> None:

@@ -107,22 +107,22 @@ class Record:
 
 
 class JobError(RuntimeError):
-    """A job cannot begin or go on; the message says what to do."""
+    """A job cannot start or resume; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class JobSummary:
-    """What a job came to.
+    """Result of a job, or of one process of a distributed job.
 
     Attributes:
-        inputs: how many there are.
-        captioned: by this run.
-        kept: inputs whose existing caption stayed, in this run.
-        failed: of all inputs.
-        seconds: of this run.
-        tokens: that this run's captions have.
-        left_out: what outputs could not hold, and why; the first hundred of each.
-        is_share: whether all this is about what one process of several did, and not about the job.
+        inputs: number of inputs.
+        captioned: number of inputs that this run captioned.
+        kept: number of inputs whose existing caption this run kept.
+        failed: number of inputs that failed, in this run or an earlier one.
+        seconds: duration of this run.
+        tokens: number of tokens that this run generated.
+        left_out: inputs that an output cannot contain, with the reasons; at most a hundred per output.
+        is_share: whether the numbers are those of one process instead of the whole job.
     """
 
     inputs: int
@@ -201,16 +201,16 @@ def to_line(entry: Item | Record) -> str:
     """Return an Item or a Record as one line of JSON, including the line end.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.dataset.state.records import Record, from_line, to_line
+        >>> from mindone.pipelines.image_to_text.dataset.state.records import Record, record_from_line, to_line
         >>> record = Record(0, "cats/1", "cats/1.jpg", ("A cat.",))
-        >>> from_line(to_line(record)) == record
+        >>> record_from_line(to_line(record)) == record
         True
     """
     names = _ITEM_FIELDS if isinstance(entry, Item) else _RECORD_FIELDS
     return dumps({name: getattr(entry, name) for name in names}) + "\n"
 
 
-def from_line(line: str | bytes) -> Record:
+def record_from_line(line: str | bytes) -> Record:
     """Read a Record that `to_line` wrote; unknown fields, which a newer version may add, are ignored.
 
     Raises:
@@ -224,7 +224,7 @@ def from_line(line: str | bytes) -> Record:
 
 
 def item_from_line(line: str | bytes) -> Item:
-    """Read an Item that `to_line` wrote; errors as in `from_line`."""
+    """Read an Item that `to_line` wrote; errors as in `record_from_line`."""
     return Item(**_read(line, _ITEM_FIELDS))
 
 

@@ -150,7 +150,7 @@ def test_a_whole_prompt_gets_no_template(zoo: Any, directory: str, scenes: list[
         assert processor(images=scenes[0], text=text)["input_ids"].tolist() == expected["input_ids"].tolist()
     short = processor(images=scenes[0], text="USER: <image>\nWhat is this? ASSISTANT:")["input_ids"]
     assert short.shape[1] < expected["input_ids"].shape[1]
-    with pytest.raises(ValueError, match="names 0 <image> but comes with 1 images"):
+    with pytest.raises(ValueError, match="has 0 <image> but 1 images"):
         processor(images=scenes[0], text="USER: What is this? ASSISTANT:")
 
 

@@ -206,7 +206,7 @@ def test_errors_of_image_text_to_text_say_what_to_do(zoo_answerer: Any, scenes: 
         zoo_answerer(images=scenes[:2], text=chat({}))
     with pytest.raises(ValueError, match="there are 2 texts: give as many entries of images"):
         zoo_answerer(images=scenes[0], text=list(QUESTIONS))
-    with pytest.raises(ValueError, match="names 1 <image> but comes with 2 images"):
+    with pytest.raises(ValueError, match="has 1 <image> but 2 images"):
         zoo_answerer(images=scenes[:2], text="<image>\nWhy?")
     with pytest.raises(ValueError, match="`return_full_text` is mutually exclusive with `return_tensors`"):
         zoo_answerer(images=scenes[0], text="Why?", return_full_text=True, return_tensors=True)

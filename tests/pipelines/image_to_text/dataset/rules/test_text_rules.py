@@ -284,10 +284,10 @@ def test_violations_are_described() -> None:
 def test_rules_of_a_style_and_of_a_user_are_combined() -> None:
     style = TextRules(strip_openings=True, max_sentences=1, required_words=("cat",))
     user = TextRules(min_words=3, max_sentences=2, required_words=("dog", "cat"))
-    assert style.joined(user) == TextRules(
+    assert style.combine(user) == TextRules(
         strip_openings=True, max_sentences=2, min_words=3, required_words=("cat", "dog")
     )
-    assert style.joined(TextRules()) == style
+    assert style.combine(TextRules()) == style
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,11 @@ from mindone.pipelines.image_to_text.dataset.state.records import (
     Item,
     Record,
     dumps,
-    from_line,
     item_from_line,
     jsonable,
     portable_dumps,
     printable,
+    record_from_line,
     to_line,
 )
 
@@ -53,7 +53,7 @@ def test_lines_round_trip(key: str, source: str, columns: dict[str, Any], captio
         assert line.encode().count(b"\n") == 1 and len(line.splitlines()) == 1  # UTF-8, one line for every reader
         assert b"\0" not in line.encode()
     assert item_from_line(to_line(item)) == item
-    assert from_line(to_line(record)) == record == from_line(to_line(record).encode())
+    assert record_from_line(to_line(record)) == record == record_from_line(to_line(record).encode())
 
 
 @given(st.dictionaries(NAMES, NAMES, max_size=3))
@@ -87,11 +87,11 @@ def test_values_that_json_lacks_are_converted() -> None:
 @pytest.mark.parametrize("line", ["", "[]", "{}", '{"number": 1}', '{"number":1,"key":"a","source":"b"', "\0\0\0"])
 def test_malformed_lines_are_rejected(line: str) -> None:
     with pytest.raises(ValueError):
-        from_line(line)
+        record_from_line(line)
 
 
 def test_fields_of_a_later_version_are_ignored() -> None:
-    assert from_line('{"number":1,"key":"a","source":"b","new":[1]}') == Record(1, "a", "b")
+    assert record_from_line('{"number":1,"key":"a","source":"b","new":[1]}') == Record(1, "a", "b")
 
 
 def test_merging_captions() -> None:
