@@ -13,16 +13,14 @@ from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
 from .executors.work_queue import remove_queues
 from .inference.caption_cache import delete_caption_caches
-from .job import RESTARTED, CaptionJob, JobState
+from .job import CaptionJob, JobState
 from .options import CaptioningSettings, JobOptions, ModelChoice
 from .prompts.plan import PromptPlan
-from .readers import STATE_SUFFIX, InputError, ReaderOptions, list_inputs, split_pattern
+from .readers import InputError, ReaderOptions, list_inputs, split_pattern
 from .state.listing import Listing
+from .state.paths import INPUTS, JOURNAL, PREVIOUS, RESTARTED, STATE_SUFFIX
 from .state.records import Item, JobError, JobSummary, Record
 from .state.resume import (
-    INPUTS,
-    JOURNAL,
-    PREVIOUS,
     count_done,
     finish_interrupted_start,
     inputs_changed,

@@ -21,14 +21,13 @@ from .state.atomic_files import atomic_write
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
+from .state.paths import FAILED, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, SPEED_LOG
 from .state.previous_run import PreviousRecords
 from .state.records import Item, JobError, JobSummary, Record
-from .state.resume import JOURNAL, PREVIOUS
-from .state.speed_log import SPEED_LOG_NAME, SpeedLog
+from .state.speed_log import SpeedLog
 from .state.tasks import Task
 from .writers import FollowingWriter
 
-RESTARTED = "restarted"  # exists while a restarted job is unfinished: the same command then resumes it
 # The journal and then the outputs are flushed to disk at least this often.
 GROUP_SECONDS, GROUP_RECORDS = 1.0, 256
 
@@ -47,7 +46,7 @@ class JobState(AbstractContextManager["JobState"]):
     def __init__(self, directory: Path, description: Mapping[str, Any] | None = None) -> None:
         self.directory, self._description = directory, json.loads(json.dumps(description))
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(directory / "lock")
+        self._lock = FileLock(directory / LOCK)
 
     def __enter__(self) -> JobState:
         try:
@@ -73,7 +72,7 @@ class JobState(AbstractContextManager["JobState"]):
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Store the job's settings."""
-        with atomic_write(self.path("job.json")) as file:
+        with atomic_write(self.path(JOB)) as file:
             file.write(json.dumps(description, indent=2, sort_keys=True).encode())
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
@@ -81,7 +80,7 @@ class JobState(AbstractContextManager["JobState"]):
         return not _differences(self._stored_description(), json.loads(json.dumps(description)))
 
     def _stored_description(self) -> dict[str, Any]:
-        path = self.path("job.json")
+        path = self.path(JOB)
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return stored
 
@@ -148,7 +147,7 @@ class CaptionJob:
         previous = PreviousRecords(self.state.path(PREVIOUS))
         with closing(previous), Journal(self.state.path(JOURNAL)) as journal:
             self._previous = previous
-            self._speed = SpeedLog(self.state.path(SPEED_LOG_NAME))
+            self._speed = SpeedLog(self.state.path(SPEED_LOG))
             if journal.count < len(self.listing):
                 for record, is_new in self._records(make_executor, journal.count):
                     counts["kept"] += KEPT_EXISTING in record.notes
@@ -157,7 +156,7 @@ class CaptionJob:
                         counts["tokens"] += sum(record.tokens)
                     self._append(journal, record)
                 self._flush(journal)
-            failed = write_failed(journal, self.state.path("failed.jsonl"))
+            failed = write_failed(journal, self.state.path(FAILED))
         for writer in self.writers:
             writer.finish()
         for name in (PREVIOUS, RESTARTED):

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from ..inference.caption_cache import cache_name
 from ..options import CaptioningSettings, ModelChoice
+from ..state.paths import LOCK
 from ..state.records import JobError, JobSummary, to_line
 from ..state.resume import is_complete
 from ..state.tasks import Task, read_tasks
@@ -85,7 +86,7 @@ def _wait_for_queue(state: Path, timeout: float) -> WorkQueue | None:
         if queue is not None:
             return queue
         waited = time.monotonic() - started
-        if is_locked(state / "lock"):
+        if is_locked(state / LOCK):
             leader_seen = True  # it is listing the inputs, which may take long
         elif leader_seen or waited > timeout:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import STATE_SUFFIX, InputError, ItemError, ReaderOptions
+from .base import InputError, ItemError, ReaderOptions
 from .inputs import list_inputs
 from .kinds import KINDS
 from .patterns import split_pattern
@@ -10,7 +10,6 @@ from .reader import Reader, read_item
 
 __all__ = [
     "KINDS",
-    "STATE_SUFFIX",
     "InputError",
     "ItemError",
     "Reader",

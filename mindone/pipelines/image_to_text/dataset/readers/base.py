@@ -10,8 +10,6 @@ from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES
 
 from ...video import VIDEO_SUFFIXES
 
-STATE_SUFFIX = ".share4v"  # the name of a job's state directory ends with this
-
 
 class InputError(ValueError):
     """The inputs cannot be listed: one does not exist, is of an unknown kind, or has no column of images."""

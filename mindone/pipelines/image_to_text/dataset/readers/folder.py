@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..state.keys import fold, key_pair, safe_key, without_suffix
+from ..state.paths import STATE_SUFFIX
 from ..state.records import Item
-from .base import STATE_SUFFIX, Location, ReaderOptions, file_locator, is_media
+from .base import Location, ReaderOptions, file_locator, is_media
 from .item_builder import ItemBuilder
 from .kinds import SHARDS, kind_of_file, list_location
 from .patterns import matches

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 
 from ..state.atomic_files import PARTIAL_SUFFIX
+from ..state.paths import STATE_SUFFIX
 from ..state.records import Item
-from .base import STATE_SUFFIX, InputError, Location, ReaderOptions, is_media
+from .base import InputError, Location, ReaderOptions, is_media
 from .item_builder import ItemBuilder
 
 _PACKAGE = __name__.rpartition(".")[0]

@@ -10,10 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..readers import STATE_SUFFIX
 from ..state.atomic_files import atomic_write, lines_from
+from ..state.paths import INPUTS, JOURNAL, STATE_SUFFIX
 from ..state.records import Item, Picture, item_from_line, printable
-from ..state.resume import INPUTS, JOURNAL
 from .charts import histogram, median, speed_chart
 from .streaming_stats import TopCounts
 from .summary import MAX_LISTED, Summary, summarize

@@ -14,9 +14,9 @@ from ..rules.repetition import find_repetition
 from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
+from ..state.paths import INPUTS, JOB, JOURNAL, SPEED_LOG
 from ..state.records import Record, record_from_line
-from ..state.resume import INPUTS, JOURNAL
-from ..state.speed_log import SPEED_LOG_NAME, SpeedSample, read_speed_log
+from ..state.speed_log import SpeedSample, read_speed_log
 from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
 
 SAMPLE_SIZE, EXTREMES, MAX_LISTED = 24, 5, 50
@@ -188,12 +188,12 @@ def summarize(state: Path) -> Summary:
     summary = Summary()
     if (state / INPUTS).exists():
         summary.inputs = count_lines(state / INPUTS)
-    if (state / "job.json").exists():
-        settings = json.loads((state / "job.json").read_text(encoding="utf-8"))
+    if (state / JOB).exists():
+        settings = json.loads((state / JOB).read_text(encoding="utf-8"))
         summary.settings = settings if isinstance(settings, dict) else {}
     for record in read_records(state / JOURNAL):
         summary.add(record)
-    summary.add_speed(read_speed_log(state / SPEED_LOG_NAME))
+    summary.add_speed(read_speed_log(state / SPEED_LOG))
     return summary
 
 

@@ -15,11 +15,10 @@ from .atomic_files import atomic_write, count_lines, publish
 from .existing_captions import KEPT_EXISTING
 from .journal import Journal
 from .listing import Listing, write_listing
+from .paths import FAILED, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG
 from .previous_run import WrittenCaptions, find_missing_inputs
 from .records import Item, Record, to_line
-from .speed_log import SPEED_LOG_NAME
 
-INPUTS, JOURNAL, PREVIOUS = "inputs.jsonl", "journal.jsonl", "previous.jsonl"
 _NEXT = "inputs.next.jsonl"
 
 ListInputs = Callable[[], Iterable[Item]]  # lists the inputs that exist now
@@ -41,7 +40,7 @@ def load_or_create_listing(directory: Path, list_inputs: ListInputs) -> Listing:
 
 def start_over(directory: Path, list_inputs: ListInputs) -> None:
     """Start a pass that keeps no records; captions that the job wrote beside images do not count as existing ones."""
-    for name in (PREVIOUS, "failed.jsonl", SPEED_LOG_NAME):
+    for name in (PREVIOUS, FAILED, SPEED_LOG):
         (directory / name).unlink(missing_ok=True)
     _repair_journal(directory)
     _replace_listing(directory, list_inputs)

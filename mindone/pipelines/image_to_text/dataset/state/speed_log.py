@@ -9,8 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-SPEED_LOG_NAME = "speed.jsonl"
-
 
 @dataclass(frozen=True)
 class SpeedSample:
@@ -38,7 +36,7 @@ class SpeedLog:
 
     Example:
         >>> import tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / SPEED_LOG_NAME
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "speed.jsonl"
         >>> timer = iter((0.0, 2.5))
         >>> SpeedLog(path, clock=lambda: 0.0, timer=lambda: next(timer)).note(3, 40)
         >>> list(read_speed_log(path))[1]

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..state.atomic_files import atomic_write, count_lines
 from ..state.journal import check_match, read_pairs
 from ..state.listing import Listing
+from ..state.paths import INPUTS, JOURNAL
 from ..state.records import Item, Record
-from ..state.resume import INPUTS, JOURNAL
 from .base import Progress, Target, Writer, WriterOptions
 from .table import WriterRow, writer_row
 

@@ -32,9 +32,9 @@ from mindone.pipelines.image_to_text.dataset.report.streaming_stats import (
     stable_hash,
 )
 from mindone.pipelines.image_to_text.dataset.report.summary import Summary, summarize
+from mindone.pipelines.image_to_text.dataset.state.paths import SPEED_LOG
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Picture, Record, to_line
 from mindone.pipelines.image_to_text.dataset.state.speed_log import (
-    SPEED_LOG_NAME,
     SpeedLog,
     SpeedSample,
     read_speed_log,
@@ -117,7 +117,7 @@ class Job:
     def log_speed(self) -> None:
         times = iter([0.0, *(second + self.rng.random() * 0.2 for second in range(1, 61))])
         for first, last in ((0, 20), (20, 60)):
-            log = SpeedLog(self.state / SPEED_LOG_NAME, lambda: 1.76e9, lambda: next(times))
+            log = SpeedLog(self.state / SPEED_LOG, lambda: 1.76e9, lambda: next(times))
             for step in range(first, last - 1):
                 log.note(5, round(400 * (1 - 0.7 ** (step % 20 + 1)) + 60 * self.rng.random()))
 
@@ -369,7 +369,7 @@ def test_median(lengths: list[int]) -> None:
 
 
 def test_the_speed_log_survives_an_incomplete_line(tmp_path: Path) -> None:
-    path = tmp_path / SPEED_LOG_NAME
+    path = tmp_path / SPEED_LOG
     timer = iter([10.0, 12.0, 100.0, 101.0])
     SpeedLog(path, lambda: 5.0, lambda: next(timer)).note(4, 80)
     path.write_text(path.read_text() + '{"at": 7, "seco')
