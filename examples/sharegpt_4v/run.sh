@@ -1,7 +1,7 @@
 #!/bin/sh
-# Caption a picture:          ./run.sh photo.jpg
-# ask another question:       ./run.sh photo.jpg "What is written on the sign?"
-# with another checkpoint:    MODEL=sharegpt4v-7b ./run.sh photo.jpg
+# Caption an image:           ./run.sh photo.jpg
+# Ask another question:       ./run.sh photo.jpg "What is written on the sign?"
+# Use another checkpoint:     MODEL=sharegpt4v-7b ./run.sh photo.jpg
 set -eu
 exec "${PYTHON:-python}" "$(dirname "$0")/run_share4v.py" \
     --model-path "${MODEL:-sharegpt4v-tiny}" \

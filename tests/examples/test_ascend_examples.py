@@ -1,4 +1,4 @@
-"""The scripts of docs/hardware.md, as far as a CPU can run them."""
+"""The scripts of examples/sharegpt_4v/ascend, as far as a CPU can run them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def run(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_operators_of_a_cpu_are_right_and_the_fused_ones_are_not_there(dtype: str, tmp_path: Path) -> None:
+def test_operators_are_right_on_a_cpu_and_the_fused_ones_are_not_supported(dtype: str, tmp_path: Path) -> None:
     fused = ["fused_rms_norm", "fused_rotary_decode", "flash_attention_score_prefill", "incre_flash_attention"]
     reports = run(ASCEND / "check_operators.py", *PORTABLE, *fused, "--dtype", dtype, cwd=tmp_path)
     assert [report["operator"] for report in reports] == [*PORTABLE, *fused]
-    assert [report["status"] for report in reports] == ["ok"] * len(PORTABLE) + ["not there"] * len(fused)
+    assert [report["status"] for report in reports] == ["ok"] * len(PORTABLE) + ["not supported"] * len(fused)
     assert {report["dtype"] for report in reports} == {dtype}
 
 
-def test_what_goes_wrong_is_told_and_the_rest_still_runs(tmp_path: Path) -> None:
+def test_failures_are_reported_and_the_other_operators_still_run(tmp_path: Path) -> None:
     shutil.copy(ASCEND / "check_operators.py", tmp_path)
     (tmp_path / "operator_cases.py").write_text(
         "import os\n"
@@ -61,7 +61,7 @@ def test_what_goes_wrong_is_told_and_the_rest_still_runs(tmp_path: Path) -> None
         "not_a_number": "wrong",
         "of_another_shape": "wrong",
         "raises": "failed",
-        "missing": "not there",
+        "missing": "not supported",
     }
     assert found["dies"]["exit"] == 9 and "ZeroDivisionError" in str(found["raises"]["message"])
     run(tmp_path / "check_operators.py", "right", "missing", cwd=tmp_path)

@@ -66,7 +66,7 @@ def test_its_other_flags_answer_too(port: Path, caption: str) -> None:
 
 def test_model_base_says_that_it_never_did_anything(port: Path) -> None:
     said = refused("run_share4v.py", "--model-path", port, "--image-file", SCENE, "--model-base", "x")
-    assert "--model-base was read and never used" in said and "leave it out" in said
+    assert "--model-base never had an effect" in said and "leave it out" in said
 
 
 def test_run_sh_with_its_paths_unedited_says_what_is_wrong() -> None:

@@ -1,7 +1,8 @@
-"""What check_operators.py runs: cells of the model on shapes like the 7B's, and NumPy's answer to the same inputs.
+"""The cases of check_operators.py: cells of the model on shapes like the 7B's, and NumPy's result for the same inputs.
 
-A case takes the name of a type and returns what the device computed and what is right, float64 both; or None where the
-device does not have the operator, or does not have it in that type.
+A case takes the name of a dtype and returns the device's result and the expected one, both float64; or None if the
+device does not have the operator, or not for that dtype. The fused cases have never run on an Ascend, and no other
+device has their operators.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from typing import Any
 import numpy as np
 
 Case = tuple[np.ndarray, np.ndarray] | None
-TEXTS, CHUNK, SLOTS, HEADS, SIZE, HIDDEN = 2, 64, 1025, 32, 128, 4096
+
+BATCH = 2
+CHUNK = 64  # tokens of a prefill step
+SLOTS = 1025  # of the KV cache; the last one receives padding
+HEADS = 32
+HEAD_SIZE = 128
+HIDDEN = 4096
 
 
 def exact(tensor: Any) -> np.ndarray:
-    """A tensor as float64."""
+    """Return a tensor as a float64 array."""
     import mindspore as ms
 
     result: np.ndarray = tensor.astype(ms.float32).asnumpy().astype(np.float64)
@@ -25,15 +32,15 @@ def exact(tensor: Any) -> np.ndarray:
 
 
 def inputs(dtype: str, *shapes: tuple[int, ...]) -> list[Any]:
-    """Random tensors of a type; the same for the same shapes."""
+    """Return random tensors; the same shapes always give the same values."""
     import mindspore as ms
 
     rng = np.random.default_rng(0)
     return [ms.Tensor(rng.standard_normal(shape).astype(np.float32)).astype(getattr(ms, dtype)) for shape in shapes]
 
 
-def weighted(cell: Any) -> Any:
-    """Give a cell's parameters random values of a useful size, and return it."""
+def with_random_weights(cell: Any) -> Any:
+    """Fill a cell's parameters with random values, scaled to keep outputs near 1, and return the cell."""
     import mindspore as ms
 
     rng = np.random.default_rng(1)
@@ -44,7 +51,7 @@ def weighted(cell: Any) -> Any:
 
 
 def arithmetic(dtype: str, fused: bool) -> Any:
-    """The device's types and operators, or its types alone."""
+    """Return the device's arithmetic in `dtype`, with or without its fused operators."""
     from dataclasses import replace
 
     from mindone.models.share4v.nn.device_operators import FUSED, device_operators
@@ -59,7 +66,10 @@ def linear(dtype: str) -> Case:
 
     from mindone.models.share4v.nn.layers import Linear
 
-    cell, (x,) = weighted(Linear(HIDDEN, HIDDEN // 4, dtype=getattr(ms, dtype))), inputs(dtype, (TEXTS, 8, HIDDEN))
+    cell, (x,) = (
+        with_random_weights(Linear(HIDDEN, HIDDEN // 4, dtype=getattr(ms, dtype))),
+        inputs(dtype, (BATCH, 8, HIDDEN)),
+    )
     return exact(cell.compile_and_run(x)), exact(x) @ exact(cell.weight).T + exact(cell.bias)
 
 
@@ -69,24 +79,27 @@ def embedding(dtype: str) -> Case:
     from mindone.models.share4v.nn.layers import Embedding
 
     kind = getattr(ms, dtype)
-    cell, ids = weighted(Embedding(32000, 64, kind, kind)), np.random.default_rng(2).integers(0, 32000, (TEXTS, 9))
+    cell, ids = (
+        with_random_weights(Embedding(32000, 64, kind, kind)),
+        np.random.default_rng(2).integers(0, 32000, (BATCH, 9)),
+    )
     return exact(cell.compile_and_run(ms.Tensor(ids.astype(np.int32)))), exact(cell.weight)[ids]
 
 
 def layer_norm(dtype: str) -> Case:
     from mindone.models.share4v.nn.layers import LayerNorm
 
-    cell, (x,) = weighted(LayerNorm(1024, 1e-5)), inputs(dtype, (1, 577, 1024))
+    cell, (x,) = with_random_weights(LayerNorm(1024, 1e-5)), inputs(dtype, (1, 577, 1024))
     wide = exact(x)
     scaled = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
     return exact(cell.compile_and_run(x)), scaled * exact(cell.weight) + exact(cell.bias)
 
 
-def activation(name: str, right: Callable[[np.ndarray], np.ndarray], dtype: str) -> Case:
+def activation(name: str, reference: Callable[[np.ndarray], np.ndarray], dtype: str) -> Case:
     from mindone.models.share4v.nn.layers import ACTIVATIONS
 
-    (x,) = inputs(dtype, (TEXTS, 5, HIDDEN))
-    return exact(ACTIVATIONS[name]().compile_and_run(x)), right(exact(x))
+    (x,) = inputs(dtype, (BATCH, 5, HIDDEN))
+    return exact(ACTIVATIONS[name]().compile_and_run(x)), reference(exact(x))
 
 
 def exact_gelu(x: np.ndarray) -> np.ndarray:
@@ -100,31 +113,31 @@ def quick_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def cache_write(dtype: str) -> Case:
-    """A chunk of each text is written where its tokens go, and padding to the last slot."""
+    """Write a chunk of each sequence to its slots of the cache, and the padding to the last slot."""
     import mindspore as ms
 
     from mindone.models.share4v.language.llama import LayerCache
 
-    cache = LayerCache(TEXTS, 4, SLOTS, SIZE, getattr(ms, dtype))
-    key, value = inputs(dtype, (TEXTS, 4, CHUNK, SIZE), (TEXTS, 4, CHUNK, SIZE))
-    places = np.stack([np.arange(CHUNK) + 70, np.where(np.arange(CHUNK) < 5, np.arange(CHUNK), SLOTS - 1)])  # [B, C]
-    starts = np.arange(TEXTS * 4).reshape(TEXTS, 4, 1) * SLOTS
-    keys, values = cache.compile_and_run(key, value, ms.Tensor((starts + places[:, None]).reshape(-1).astype(np.int32)))
-    ours, wanted = [], []
-    for text, count in ((0, CHUNK), (1, 5)):
-        for kept, given in ((keys, key), (values, value)):
-            ours.append(exact(kept)[text, :, places[text, :count]].ravel())
-            wanted.append(exact(given)[text, :, :count].transpose(1, 0, 2).ravel())
-    return np.concatenate(ours), np.concatenate(wanted)
+    cache = LayerCache(BATCH, 4, SLOTS, HEAD_SIZE, getattr(ms, dtype))
+    key, value = inputs(dtype, (BATCH, 4, CHUNK, HEAD_SIZE), (BATCH, 4, CHUNK, HEAD_SIZE))
+    slots = np.stack([np.arange(CHUNK) + 70, np.where(np.arange(CHUNK) < 5, np.arange(CHUNK), SLOTS - 1)])  # [B, C]
+    starts = np.arange(BATCH * 4).reshape(BATCH, 4, 1) * SLOTS
+    keys, values = cache.compile_and_run(key, value, ms.Tensor((starts + slots[:, None]).reshape(-1).astype(np.int32)))
+    ours, expected = [], []
+    for sequence, count in ((0, CHUNK), (1, 5)):
+        for cached, written in ((keys, key), (values, value)):
+            ours.append(exact(cached)[sequence, :, slots[sequence, :count]].ravel())
+            expected.append(exact(written)[sequence, :, :count].transpose(1, 0, 2).ravel())
+    return np.concatenate(ours), np.concatenate(expected)
 
 
 def rms_norm(fused: bool, dtype: str) -> Case:
-    cell, (x,) = weighted(arithmetic(dtype, fused).rms_norm(HIDDEN, 1e-5)), inputs(dtype, (TEXTS, 3, HIDDEN))
+    cell, (x,) = with_random_weights(arithmetic(dtype, fused).rms_norm(HIDDEN, 1e-5)), inputs(dtype, (BATCH, 3, HIDDEN))
     if cell.is_fused != fused:
         return None
     wide = exact(x)
-    wanted = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * exact(cell.weight)
-    return exact(cell.compile_and_run(x)), wanted
+    expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * exact(cell.weight)
+    return exact(cell.compile_and_run(x)), expected
 
 
 def rotary(fused: bool, tokens: int, dtype: str) -> Case:
@@ -132,20 +145,25 @@ def rotary(fused: bool, tokens: int, dtype: str) -> Case:
 
     from mindone.models.share4v.language.rope import Rotary
 
-    cell, (x,) = Rotary(HEADS, SIZE, arithmetic(dtype, fused).operators), inputs(dtype, (TEXTS, tokens, HEADS * SIZE))
+    cell, (x,) = (
+        Rotary(HEADS, HEAD_SIZE, arithmetic(dtype, fused).operators),
+        inputs(dtype, (BATCH, tokens, HEADS * HEAD_SIZE)),
+    )
     if cell.is_fused != fused:
         return None
     positions = np.array([[700], [3]]) + np.arange(tokens)
-    angles = (positions[:, None, :, None] * 10000.0 ** (-np.arange(0, SIZE, 2) / SIZE)).astype(np.float32)
+    angles = (positions[:, None, :, None] * 10000.0 ** (-np.arange(0, HEAD_SIZE, 2) / HEAD_SIZE)).astype(np.float32)
     table = np.concatenate((angles, angles), -1)  # [B, 1, T, D]
-    split = exact(x).reshape(TEXTS, tokens, HEADS, SIZE).transpose(0, 2, 1, 3)
-    turned = (split[..., : SIZE // 2] + 1j * split[..., SIZE // 2 :]) * np.exp(1j * angles.astype(np.float64))
+    split = exact(x).reshape(BATCH, tokens, HEADS, HEAD_SIZE).transpose(0, 2, 1, 3)
+    rotated = (split[..., : HEAD_SIZE // 2] + 1j * split[..., HEAD_SIZE // 2 :]) * np.exp(
+        1j * angles.astype(np.float64)
+    )
     ours = cell.compile_and_run(x, ms.Tensor(np.cos(table)), ms.Tensor(np.sin(table)))
-    return exact(ours), np.concatenate((turned.real, turned.imag), -1)
+    return exact(ours), np.concatenate((rotated.real, rotated.imag), -1)
 
 
 def attention(query: Any, key: Any, value: Any, hidden: np.ndarray) -> np.ndarray:
-    """Attention in float64; hidden bool, [B, T, S] or less -> [B, T, H * D]."""
+    """Attention in float64 -> [B, T, H * D]; `hidden` is a bool mask that broadcasts to [B, T, S]."""
     queries, keys, values = exact(query), exact(key), exact(value)
     groups = queries.shape[1] // keys.shape[1]
     keys, values = np.repeat(keys, groups, 1), np.repeat(values, groups, 1)
@@ -156,23 +174,23 @@ def attention(query: Any, key: Any, value: Any, hidden: np.ndarray) -> np.ndarra
 
 
 def prefill_attention(fused: bool, kv_heads: int, dtype: str) -> Case:
-    """A chunk over a cache: text 0 stands at 500, text 1 at the beginning."""
+    """Attention of a chunk over the cache: sequence 0 starts at position 500, sequence 1 at 0."""
     import mindspore as ms
 
     from mindone.models.share4v.nn.fused import FlashAttention
 
-    cell = arithmetic(dtype, fused).attention(HEADS, kv_heads, SIZE, SLOTS)
+    cell = arithmetic(dtype, fused).attention(HEADS, kv_heads, HEAD_SIZE, SLOTS)
     if isinstance(cell, FlashAttention) != fused:
         return None
-    kept = TEXTS, kv_heads, SLOTS, SIZE
-    query, key, value = inputs(dtype, (TEXTS, HEADS, CHUNK, SIZE), kept, kept)
+    cache_shape = (BATCH, kv_heads, SLOTS, HEAD_SIZE)
+    query, key, value = inputs(dtype, (BATCH, HEADS, CHUNK, HEAD_SIZE), cache_shape, cache_shape)
     hidden = np.arange(SLOTS) > (np.array([[500], [0]]) + np.arange(CHUNK))[:, :, None]
     ours = cell.compile_and_run(query, key, value, cell.mask(ms.Tensor(hidden[:, None])))
     return exact(ours), attention(query, key, value, hidden)
 
 
 def vision_attention(fused: bool, dtype: str) -> Case:
-    """CLIP ViT-L/14 at 336 pixels: 577 tokens, 16 heads of 64, nothing hidden."""
+    """Attention of CLIP ViT-L/14 at 336 pixels: 577 tokens, 16 heads of size 64, no mask."""
     from mindone.models.share4v.nn.fused import FlashAttention
 
     cell = arithmetic(dtype, fused).attention(16, 16, 64, 577)
@@ -183,14 +201,14 @@ def vision_attention(fused: bool, dtype: str) -> Case:
 
 
 def decode_attention(kv_heads: int, dtype: str) -> Case:
-    """One token of each text over a cache in which the texts have 700 slots and one."""
+    """Attention of one token per sequence over the cache; the sequences have 700 tokens and 1 token."""
     import mindspore as ms
 
-    cell = arithmetic(dtype, True).one_query_attention(HEADS, kv_heads, SIZE, SLOTS)
+    cell = arithmetic(dtype, True).one_query_attention(HEADS, kv_heads, HEAD_SIZE, SLOTS)
     if cell is None:
         return None
-    kept = TEXTS, kv_heads, SLOTS, SIZE
-    query, key, value = inputs(dtype, (TEXTS, HEADS, 1, SIZE), kept, kept)
+    cache_shape = (BATCH, kv_heads, SLOTS, HEAD_SIZE)
+    query, key, value = inputs(dtype, (BATCH, HEADS, 1, HEAD_SIZE), cache_shape, cache_shape)
     lengths = np.array([700, 1])
     ours = cell.compile_and_run(query, key, value, ms.Tensor(lengths))
     return exact(ours), attention(query, key, value, np.arange(SLOTS) >= lengths[:, None, None])

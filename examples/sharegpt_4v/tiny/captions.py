@@ -1,4 +1,4 @@
-"""Captions of scenes: several sentence forms to write them, and one independent reading back into facts."""
+"""Captions of scenes: write a scene's caption in one of several sentence forms, and parse a caption back into facts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from scenes import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES, Group, Scene
 
 DEFAULT_QUESTION = "Describe this image"
-QUESTIONS: dict[str, int] = {  # and how often each is asked
+QUESTIONS: dict[str, int] = {  # question -> relative frequency
     DEFAULT_QUESTION: 8,
     "Analyze the image in a comprehensive and detailed manner.": 2,
     "Describe this image in detail.": 1,
@@ -53,13 +53,13 @@ def _shows(scene: Scene) -> str:
 
 
 def _in_turn(scene: Scene, places: dict[str, str], verb: str) -> str:
-    """Place, verb, objects; then place and objects: "in the top left is a star and in the top right two circles"."""
+    """Position, verb, objects; then only position, objects: "in the top left is a star and in the top right two ..."."""
     first, *others = scene.groups
     parts = [f"{places[first.position]} {verb} {_noun(first)}"]
     return _list(parts + [f"{places[group.position]} {_noun(group)}" for group in others])
 
 
-# The place always comes before what stands there: a model that writes it knows then where to look.
+# The position always comes before the objects, so that the model knows where to look when it generates them.
 FORMS: tuple[Callable[[Scene], str], ...] = (
     lambda s: f"The background is {s.background}. {_there(s)}",
     lambda s: f"{_there(s)} The background is {s.background}.",
@@ -71,7 +71,7 @@ FORMS: tuple[Callable[[Scene], str], ...] = (
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Tell every fact of a scene, in one of several sentence forms; groups come in reading order.
+    """Return a caption with every fact of a scene, in one of several sentence forms; groups are in reading order.
 
     >>> scene = Scene("white", (Group(2, "small", "red", "star", "top left"),))
     >>> FORMS[0](scene)
@@ -81,11 +81,11 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def question(rng: random.Random) -> str:
-    """One of several ways to ask for a caption; the default one most often."""
+    """Return one of several ways to ask for a caption; the default one is the most frequent."""
     return rng.choices(list(QUESTIONS), list(QUESTIONS.values()))[0]
 
 
-# The reading knows no sentence form: it looks for the three kinds of facts and allows only harmless words between.
+# The parser knows no sentence forms: it looks for the three kinds of facts, and allows only harmless words between.
 _COUNT_WORDS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
 _GROUP = re.compile(rf"({'|'.join(_COUNT_WORDS)}) ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(s?)")
 _PLACE = re.compile(rf"(?:in |at )?the ({'|'.join(POSITIONS)})(?: corner)?")
@@ -100,10 +100,10 @@ _HARMLESS = set(
 
 
 def parse_caption(text: str) -> Scene | None:
-    """Read the facts that a caption states; None if it states anything unclear, twice or outside the facts' words.
+    """Return the facts that a caption states, or None if any is unclear, repeated or not about a scene.
 
-    The order of the groups does not matter: a scene sorts them. A place belongs to the group it stands next to,
-    before or after it: facts are taken two by two.
+    The order of the groups does not matter, since a scene sorts them. Groups and positions come in pairs: a position
+    belongs to the group right before or after it.
 
     >>> parse_caption("Two small red stars are in the top left. The background is white.") == Scene(
     ...     "white", (Group(2, "small", "red", "star", "top left"),)
@@ -112,7 +112,7 @@ def parse_caption(text: str) -> Scene | None:
     >>> parse_caption("Two small red stars and a dog are in the top left. The background is white.") is None
     True
     """
-    if not text.endswith("."):  # cut short
+    if not text.endswith("."):  # truncated
         return None
     words = " ".join(re.sub(r"[.,]", " ", text.lower()).split())
     if not set(_FACT.sub(" ", words).split()) <= _HARMLESS:
@@ -129,7 +129,7 @@ def parse_caption(text: str) -> Scene | None:
 
 
 def _read_group(first: re.Match[str], second: re.Match[str]) -> Group | None:
-    """One group out of two neighbouring facts, which must be its objects and its place."""
+    """Return the group that two neighbouring facts describe, which must be its objects and its position."""
     objects, place = (first, second) if first["group"] else (second, first)
     what, where = _GROUP.fullmatch(objects.group()), _PLACE.fullmatch(place.group())
     if not what or not where:

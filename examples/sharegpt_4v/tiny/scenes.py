@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes: what they hold, how they are sampled and how they are drawn."""
+"""Scenes of coloured shapes: their facts, how they are sampled, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ COLOURS: dict[str, Colour] = {
     "pink": (250, 122, 180),
 }
 SHAPES = ("circle", "square", "triangle", "star")
-SIZES: dict[str, float] = {"small": 0.062, "large": 0.1}  # radius, as a part of the picture's side
+SIZES: dict[str, float] = {"small": 0.062, "large": 0.1}  # radius, as a fraction of the image's side
 COUNTS = (1, 2, 3, 4)
-POSITIONS: dict[str, tuple[int, int]] = {  # column and row of the quarters, in reading order
+POSITIONS: dict[str, tuple[int, int]] = {  # column and row of the quadrant, in reading order
     "top left": (0, 0),
     "top right": (1, 0),
     "bottom left": (0, 1),
@@ -39,24 +39,28 @@ POSITIONS: dict[str, tuple[int, int]] = {  # column and row of the quarters, in 
 MAX_GROUPS = 3
 PICTURE_SIZE = 96
 
-# A quarter of all scenes' fact lists never appear in training, whatever the seed.
+# One in this many scenes, chosen by a hash of the facts, never occurs in training, whatever the seed.
 HELD_OUT_PART = 4
 
-CLEAR_DISTANCE = 110  # Euclidean, in RGB: closer colours are hard to tell from the background
+CLEAR_DISTANCE = 110  # Euclidean distance in RGB; closer colours are hard to distinguish from the background
 SUPERSAMPLING = 4
-LINES = (0.25, 0.75)  # where the middles of the groups stand, as a part of the picture's side
-PITCH = 0.25  # between the centres of a group's objects
-SLOTS = ((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5))  # where a group's objects stand, in pitches
-GROUP_JITTER, OBJECT_JITTER, SIZE_JITTER = 0.008, 0.008, 0.06
-LIGHTNESS_JITTER, TINT_JITTER, TURN_JITTER = 8, 3, math.radians(10)
+LINES = (0.25, 0.75)  # centres of the groups, as a fraction of the image's side
+PITCH = 0.25  # distance between the centres of a group's objects
+SLOTS = ((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5))  # positions of a group's objects, in units of PITCH
+GROUP_JITTER = 0.008  # of the position, as a fraction of the image's side
+OBJECT_JITTER = 0.008
+SIZE_JITTER = 0.06  # as a fraction of the radius
+LIGHTNESS_JITTER = 8  # of 255
+TINT_JITTER = 3  # of 255, per channel
+TURN_JITTER = math.radians(10)
 
 
 def _polygon(*corners: tuple[float, float]) -> tuple[tuple[float, float], ...]:
-    """Corners given as (degrees clockwise from the top, radius), in x and y."""
+    """Convert corners from (degrees clockwise from the top, radius) to (x, y)."""
     return tuple((r * math.sin(math.radians(a)), -r * math.cos(math.radians(a))) for a, r in corners)
 
 
-# Radii that make all shapes look equally large; a circle has no outline here.
+# The radii make all shapes look equally large. A circle has no outline.
 OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "square": _polygon(*((45 + 90 * i, 1.24) for i in range(4))),
     "triangle": _polygon(*((120 * i, 1.26) for i in range(3))),
@@ -66,7 +70,7 @@ OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Some equal objects that stand together: two large red circles in the top left."""
+    """Equal objects close together, such as two large red circles in the top left."""
 
     count: int
     size: str
@@ -77,7 +81,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three groups on a background. Groups are kept in reading order, so equal facts make equal scenes."""
+    """One to three groups on a background, sorted in reading order, so that equal facts make equal scenes."""
 
     background: str
     groups: tuple[Group, ...]
@@ -88,25 +92,25 @@ class Scene:
 
 
 def clear_colours(background: str) -> list[str]:
-    """The colours of objects that stand out from a background."""
+    """Return the object colours that are easy to see on a background."""
     ground = BACKGROUNDS[background]
     return [name for name, colour in COLOURS.items() if math.dist(colour, ground) > CLEAR_DISTANCE]
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether a scene's facts are kept for evaluation. It hangs on the facts alone, not on a seed."""
+    """Return whether a scene is reserved for evaluation; this depends only on its facts, not on a seed."""
     return zlib.crc32(repr(scene).encode()) % HELD_OUT_PART == 0
 
 
 def scene_rng(seed: int, index: int) -> random.Random:
-    """The random source of the scene number `index` of the series `seed`, its picture, caption and question."""
+    """Return the random generator for scene `index` of series `seed`, and for its image, caption and question."""
     return random.Random(f"scene {seed} {index}")
 
 
 def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
-    """Draw a scene: of the training kind, or of the kind that training never sees.
+    """Return a random scene, either one for training or one that never occurs in training.
 
-    No two groups of a scene share both colour and shape, so that groups cannot run into one another.
+    No two groups of a scene share both colour and shape, so that they cannot be confused.
 
     >>> sample_scene(scene_rng(seed=1, index=0)) == sample_scene(scene_rng(seed=1, index=0))
     True
@@ -126,10 +130,10 @@ def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
 
 
 def render(scene: Scene, rng: random.Random, size: int = PICTURE_SIZE) -> Image.Image:
-    """Draw a scene as an RGB picture of `size` x `size` pixels.
+    """Return a scene as an RGB image of `size` x `size` pixels.
 
-    Places, sizes, turns and colours vary a little with `rng`; the facts stay plain to see. The same state of `rng`
-    gives the same picture, and at another `size` the same picture enlarged.
+    Positions, sizes, rotations and colours vary slightly with `rng`, but never so much that a fact becomes unclear. The
+    same state of `rng` gives the same image, or the same image enlarged if `size` differs.
     """
     side = size * SUPERSAMPLING
     picture = Image.new("RGB", (side, side), _vary(BACKGROUNDS[scene.background], rng))
@@ -159,7 +163,7 @@ def _draw_group(draw: ImageDraw.ImageDraw, group: Group, rng: random.Random, sid
 
 
 def _vary(colour: Colour, rng: random.Random) -> Colour:
-    """A colour a little lighter, darker or of another tint."""
+    """Return a colour that is slightly lighter or darker and of a slightly different tint."""
     lighter = rng.randint(-LIGHTNESS_JITTER, LIGHTNESS_JITTER)
     red, green, blue = (min(255, max(0, c + lighter + rng.randint(-TINT_JITTER, TINT_JITTER))) for c in colour)
     return red, green, blue

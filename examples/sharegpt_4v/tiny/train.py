@@ -1,4 +1,4 @@
-"""Train sharegpt4v-tiny from nothing on rendered scenes, by the recipe's two stages; about 40 minutes on two cores."""
+"""Train sharegpt4v-tiny from scratch on rendered scenes, in the two stages of the recipe; 40 minutes on two cores."""
 
 from __future__ import annotations
 
@@ -51,12 +51,16 @@ CONFIG = Share4VConfig(
 
 @dataclass(frozen=True)
 class Course:
-    """What one stage shows and for how long.
+    """The data and the schedule of one training stage.
 
     Attributes:
-        template: "plain" shows picture and caption alone, as the recipe's first stage does.
-        groups: most groups of objects in a scene.
-        width: ids of a text, padded; a picture is one id here.
+        name: also the name of the directory that its checkpoint is written to.
+        template: conversation template; "plain" has no question, as in the recipe's first stage.
+        groups: maximum number of groups in a scene.
+        steps: number of batches.
+        peak: maximum learning rate.
+        width: length of a padded sequence in token ids; an image counts as one id.
+        seed: seed of the scenes.
     """
 
     name: str
@@ -76,7 +80,7 @@ BATCH_SIZE = 64
 
 
 def examples(course: Course, processor: Share4VProcessor) -> Iterator[tuple[np.ndarray, TrainingText]]:
-    """Yield picture and text of scene after scene, never one twice."""
+    """Yield pixel values [3, S, S] and the tokenized conversation of one scene after another, without repetition."""
     index = 0
     while True:
         rng = scene_rng(course.seed, index)
@@ -84,19 +88,20 @@ def examples(course: Course, processor: Share4VProcessor) -> Iterator[tuple[np.n
         scene = sample_scene(rng)
         if len(scene.groups) > course.groups:
             continue
-        picture, answer = render(scene, rng), caption(scene, rng)
-        asked = "<image>" if course.template == "plain" else f"<image>\n{question(rng)}"
-        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-        yield processor.image_processor(picture), tokenize_conversation(processor, messages, course.template)
+        image = render(scene, rng)
+        answer = caption(scene, rng)
+        prompt = "<image>" if course.template == "plain" else f"<image>\n{question(rng)}"
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        yield processor.image_processor(image), tokenize_conversation(processor, messages, course.template)
 
 
 def batches(course: Course, model: Share4V, processor: Share4VProcessor, length: int) -> Iterator[Batch]:
-    """Yield batches of one shape; the next one is rendered while the model learns from the last."""
+    """Yield batches of equal shape; a thread renders the next batch while the model trains on the current one."""
     source = examples(course, processor)
 
     def batch() -> Batch:
-        pictures, texts = zip(*(next(source) for _ in range(BATCH_SIZE)), strict=True)
-        return make_batch(model, np.stack(pictures), *collate(texts, course.width), length)
+        images, texts = zip(*(next(source) for _ in range(BATCH_SIZE)), strict=True)
+        return make_batch(model, np.stack(images), *collate(texts, course.width), length)
 
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(batch)
@@ -106,14 +111,16 @@ def batches(course: Course, model: Share4V, processor: Share4VProcessor, length:
 
 
 def run(course: Course, model: Share4V, processor: Share4VProcessor) -> None:
-    """Train one course and print its loss now and then."""
+    """Train one course and print its mean loss every 25 steps."""
     length = course.width - 1 + model.config.num_image_tokens
-    stage = Stage(Schedule(course.peak, course.steps, max(20, course.steps * 3 // 100)), length, train_all, beta2=0.98)
-    begun, losses = time.perf_counter(), []
+    warmup = max(20, course.steps * 3 // 100)
+    stage = Stage(Schedule(course.peak, course.steps, warmup), length, train_all, beta2=0.98)
+    start = time.perf_counter()
+    losses: list[float] = []
     for step, loss in enumerate(train(model, stage, batches(course, model, processor, length)), 1):
         losses.append(loss)
         if step % 25 == 0 or step == course.steps:
-            seconds = round(time.perf_counter() - begun, 1)
+            seconds = round(time.perf_counter() - start, 1)
             mean = round(float(np.mean(losses)), 4)
             print(json.dumps({"course": course.name, "step": step, "loss": mean, "seconds": seconds}), flush=True)
             losses = []
@@ -122,9 +129,9 @@ def run(course: Course, model: Share4V, processor: Share4VProcessor) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--out", type=Path, required=True, help="directory to write to; a course it holds is not run again"
+        "--out", type=Path, required=True, help="directory to write; a course that is finished in it is not repeated"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     vocabulary = args.out / "tokenizer.model"

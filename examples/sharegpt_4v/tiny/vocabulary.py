@@ -1,4 +1,4 @@
-"""The tiny tokenizer: LLaMA's kind of sentencepiece model over the words of scenes, questions and prompts."""
+"""Trains the tokenizer of sharegpt4v-tiny: a sentencepiece model like LLaMA's, on captions, questions and prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sentencepiece
 from captions import FORMS, QUESTIONS, caption, question
 from scenes import sample_scene, scene_rng
 
-VOCABULARY_SIZE = 640  # unk, bos, eos, 256 bytes, the ASCII characters, and each usual word as one piece
+VOCABULARY_SIZE = 640  # unk, bos, eos, 256 bytes, the ASCII characters, and one piece for each common word
 CAPTIONS = 20_000
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -20,21 +20,24 @@ SYSTEM = (
 
 
 def sentences(count: int = CAPTIONS, seed: int = 0) -> Iterator[str]:
-    """Training scenes' captions, each with a question in the vicuna_v1 prompt before it now and then."""
+    """Yield the captions of training scenes and, now and then, a question in the vicuna_v1 prompt."""
     for index in range(count):
         rng = scene_rng(seed, index)
         scene = sample_scene(rng)
         yield caption(scene, rng)
-        if index % len(FORMS) == 0:  # one prompt to eight captions makes its words frequent enough to be pieces
+        if index % len(FORMS) == 0:  # often enough for the words of the prompt to become pieces
             yield f"{SYSTEM} USER: "
             yield f"{question(rng)} ASSISTANT:"
     yield from QUESTIONS
 
 
 def train_vocabulary(path: Path, size: int = VOCABULARY_SIZE) -> None:
-    """Write a sentencepiece model with the settings of LLaMA's: BPE, bytes for the unknown, text left as it is.
+    """Write a sentencepiece model with LLaMA's settings: BPE, byte fallback, no text normalization.
 
-    Ids 0, 1, 2 are unk, bos and eos; there is no pad. Raises RuntimeError (sentencepiece's) if `size` is too small.
+    Ids 0, 1 and 2 are unk, bos and eos; there is no pad id.
+
+    Raises:
+        RuntimeError: from sentencepiece, if `size` is too small.
     """
     with path.open("wb") as writer:
         sentencepiece.SentencePieceTrainer.train(

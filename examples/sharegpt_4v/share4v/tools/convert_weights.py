@@ -1,4 +1,4 @@
-"""Where the earlier port had this script: `python share4v/tools/convert_weights.py` runs the one two folders up."""
+"""The earlier port had this script here: `python share4v/tools/convert_weights.py` runs the one two folders up."""
 
 import runpy
 from pathlib import Path
