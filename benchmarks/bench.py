@@ -1,8 +1,8 @@
-"""Time every phase of a caption on random weights of a named shape, against what the machine can do at most.
+"""Measure every phase of a caption on random weights of a named shape, and relate it to the limits of the machine.
 
     python benchmarks/bench.py --shape 7b-8l --dtype int4
 
-No checkpoint is needed. The table comes while it goes; the last line is one JSON object.
+No checkpoint is needed. Prints a line for each phase when it is done; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import anonymous_memory
 from mindone.models.share4v.quantization import KERNEL_DTYPES
 
-READ_BYTES = 1 << 29
+READ_BYTES = 1 << 29  # to measure the memory bandwidth
 
 
 def resident_bytes() -> int:
-    """Memory that the process has now."""
+    """Return the memory that the process uses now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
 
 
 def peak_bytes() -> int:
-    """The most memory that the process has had."""
+    """Return the largest amount of memory that the process has used."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def limits() -> dict[str, float]:
-    """What the machine can do: float32 multiply-adds on registers, and reading memory, with the kernels' threads."""
+    """Measure the limits of the machine with the kernels' threads: float32 multiply-adds, and memory bandwidth."""
     data = anonymous_memory(READ_BYTES)
     data[:] = 1
     bandwidth = max(library().read_bandwidth(data) for _ in range(3))
@@ -47,28 +47,29 @@ def limits() -> dict[str, float]:
 
 
 def timed(work: Callable[[], float], rounds: int) -> tuple[float, float]:
-    """Seconds of the first call, which compiles, and the median of `rounds` later ones."""
+    """Return the seconds of the first call, which includes compilation, and the median of `rounds` later calls."""
     first = work()
     return first, statistics.median(work() for _ in range(rounds))
 
 
 def weight_bytes(runner: Runner, part: str) -> int:
-    """Bytes of the blocks that one pass over a part reads; the embedding's table is hardly read."""
+    """Return the bytes of weights that one pass reads; leaves out the embedding table, of which it reads a few rows."""
     component = getattr(runner.model, part)
     names = component.names[1:] if part == "language_model" else component.names
     return sum(component.array(name).size for name in names)
 
 
 def matrix_flops(runner: Runner, tokens: int) -> float:
-    """Operations of the language model's layers on `tokens` tokens, attention over the cache left out."""
+    """Return the floating-point operations of the language model's layers on `tokens` tokens, without attention."""
     plans = runner.model.language_model.plans[1:-1]
     return 2.0 * tokens * sum(m.rows * m.columns for plan in plans for m in plan.spec.matrices)
 
 
-def measure(runner: Runner, arguments: argparse.Namespace, most: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Time the phases and say what share of the machine each uses."""
+def measure(runner: Runner, arguments: argparse.Namespace, peak: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Measure the phases, and the share of the machine's limits that each reaches."""
     context = min(arguments.tokens, runner.text.max_position_embeddings // 2)
-    rounds, result = arguments.rounds, {}
+    rounds = arguments.rounds
+    result: dict[str, dict[str, float]] = {}
 
     def report(name: str, first: float, seconds: float, **facts: float) -> None:
         result[name] = {"seconds": seconds, "first_seconds": first, **facts}
@@ -78,14 +79,14 @@ def measure(runner: Runner, arguments: argparse.Namespace, most: dict[str, float
     report("encode", *timed(runner.encode, rounds))
     first, seconds = timed(lambda: runner.prefill(context), rounds)
     rate = matrix_flops(runner, context) / seconds
-    report("prefill", first, seconds, tokens_per_second=context / seconds, share_of_peak=rate / most["peak_flops"])
+    report("prefill", first, seconds, tokens_per_second=context / seconds, share_of_peak=rate / peak["peak_flops"])
     first = runner.decode(1, context)
     busy = library().busy_seconds
     steps = [runner.decode(8, context) for _ in range(rounds)]
     outside = 1 - (library().busy_seconds - busy) / (8 * sum(steps))
     seconds = statistics.median(steps)
     read = weight_bytes(runner, "language_model") / seconds
-    share = read / most["read_bytes_per_second"]
+    share = read / peak["read_bytes_per_second"]
     report(
         "decode", first, seconds, tokens_per_second=1 / seconds, share_of_bandwidth=share, share_outside_kernels=outside
     )
@@ -99,35 +100,35 @@ def measure(runner: Runner, arguments: argparse.Namespace, most: dict[str, float
 
 
 def main() -> None:
-    """Read the arguments, measure, print."""
+    """Parse the command line, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
     parser.add_argument("--dtype", choices=KERNEL_DTYPES, default="int4")
     parser.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES)
-    parser.add_argument("--threads", type=int, default=0, help="default: every CPU")
-    parser.add_argument("--tokens", type=int, default=512, help="of the prompt that prefill takes")
-    parser.add_argument("--batch", type=int, default=8, help="1 leaves the batch out")
-    parser.add_argument("--caption", type=int, default=0, help="tokens of a whole caption through generate")
+    parser.add_argument("--threads", type=int, default=0, help="number of threads (default: all CPUs)")
+    parser.add_argument("--tokens", type=int, default=512, help="length of the prompt")
+    parser.add_argument("--batch", type=int, default=8, help="batch size; 1 skips the batch phase")
+    parser.add_argument("--caption", type=int, default=0, help="also measure a complete caption of this many tokens")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    most = limits()  # first: what it takes is given back before the peak of the rest
+    peak = limits()  # measured first, so that its memory is freed before that of the model is measured
     before = resident_bytes()
     start = time.perf_counter()
     runner = make_model(arguments.shape, arguments.dtype, arguments.threads, arguments.kv_cache_dtype)
-    made = time.perf_counter() - start
+    make_seconds = time.perf_counter() - start
     components = runner.model.packed_components()
     weights = sum(component.array(name).size for component in components for name in component.names)
-    phases = measure(runner, arguments, most)
+    phases = measure(runner, arguments, peak)
     if arguments.caption:
-        first, whole = runner.caption(arguments.caption)
-        phases["caption"] = {"seconds": whole, "first_token_seconds": first, "tokens": arguments.caption}
-        print(f"{'caption':13} first token {first:.3g} s, {arguments.caption} tokens {whole:.3g} s", flush=True)
+        first, total = runner.caption(arguments.caption)
+        phases["caption"] = {"seconds": total, "first_token_seconds": first, "tokens": arguments.caption}
+        print(f"{'caption':13} first token {first:.3g} s, {arguments.caption} tokens {total:.3g} s", flush=True)
     cache = runner.cache_bytes()
     grown = peak_bytes() - before
     memory = {"weights": weights, "cache": cache, "before_weights": before, "peak": peak_bytes()}
     memory["peak_over_weights_and_cache"] = grown / (weights + cache)
-    result = {"shape": arguments.shape, "dtype": arguments.dtype, "kernels": library().instruction_set, "limits": most}
-    result |= {"make_seconds": made, "phases": phases, "memory_bytes": memory, "machine": machine.describe()}
+    result = {"shape": arguments.shape, "dtype": arguments.dtype, "kernels": library().instruction_set, "limits": peak}
+    result |= {"make_seconds": make_seconds, "phases": phases, "memory_bytes": memory, "machine": machine.describe()}
     print(json.dumps(result))
 
 

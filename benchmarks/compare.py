@@ -1,9 +1,9 @@
-"""Time this project against llama.cpp and PyTorch on the same work, alternating in one run, as ratios.
+"""Compare the speed of this package with llama.cpp and PyTorch on the same work, alternating within one run.
 
     python benchmarks/compare.py --shape 7b-8l --rows decode,prefill --ours int4 --peers llama.cpp:Q4_0
 
-Two processes at most are up at once, one of each side, and only one of them works at a time. The table comes while it
-goes, and the last line is one JSON object with the machine, the versions and every figure.
+At most two processes run at once, one of each side, and only one of them works at a time. Prints a Markdown table line
+by line; the last line is one JSON object with the machine, the versions and all measurements.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import machine
 from shapes import SHAPES
 from workers.process import Contender, Worker, WorkerError
 
-REST_SECONDS = 0.3  # before every timing, until the other side's threads have stopped spinning
-IDLE_LIMIT = 0.05  # of a core: what a resting worker may use of the one that is timed
+REST_SECONDS = 0.3  # pause before every measurement, until the other side's threads have stopped spinning
+IDLE_LIMIT = 0.05  # share of a core that the waiting worker may use
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of work: how a worker's reply becomes a speed (more is better)."""
+    """One kind of work: how to compute a speed (higher is better) from a worker's reply."""
 
     unit: str
     speed: Callable[[dict[str, float]], float]
@@ -46,7 +46,7 @@ ROWS = {
 
 
 def requests(shape: str) -> dict[str, dict[str, Any]]:
-    """What is asked for each row: after 512 tokens, or half of what a smaller model can hold."""
+    """Return the request of each row, with a context of 512 tokens, or half of a smaller model's maximum."""
     context = min(512, SHAPES[shape].language.max_position_embeddings // 2)
     return {
         "decode": {"do": "decode", "tokens": 16, "context": context},
@@ -62,8 +62,9 @@ WORKERS = {
     "llama.cpp": "workers.llama_cpp_worker",
 }
 
-# What each library is asked for at all, and the llama.cpp type that decodes weights as wide as ours: one that reads
-# more or fewer bytes a token says nothing. Prefill is bound by arithmetic, so there every type counts.
+# The rows that each library supports. Decoding is bound by memory bandwidth, so it is only compared between weights of
+# the same width; SAME_WIDTH has the llama.cpp type for each of our dtypes. Prefill is bound by arithmetic, so it is
+# compared for every pair of types.
 LIBRARY_ROWS = {"torch": frozenset(ROWS), "llama.cpp": frozenset(ROWS) - {"encode"}}
 SAME_WIDTH_ROWS = frozenset({"decode", "batch"})
 SAME_WIDTH = {"int4": "Q4_0", "int8": "Q8_0", "float16": "F16", "float32": "F32"}
@@ -71,7 +72,7 @@ SAME_WIDTH = {"int4": "Q4_0", "int8": "Q8_0", "float16": "F16", "float32": "F32"
 
 @dataclass
 class Result:
-    """The speeds of one row, of one of ours and one peer, round by round."""
+    """The speeds of one row for one of our dtypes and one peer, for each round."""
 
     row: str
     ours: Contender
@@ -80,7 +81,7 @@ class Result:
     peer_speeds: list[float] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Medians, the ratio of the medians (above 1: ours is faster) and the span of the rounds' own ratios."""
+        """Return the medians, their ratio (above 1: ours is faster), and the smallest and largest ratio of a round."""
         ratios = [ours / peer for ours, peer in zip(self.our_speeds, self.peer_speeds, strict=True)]
         medians = statistics.median(self.our_speeds), statistics.median(self.peer_speeds)
         return {
@@ -91,7 +92,7 @@ class Result:
         }  # fmt: skip
 
     def line(self) -> str:
-        """The result's line of the Markdown table."""
+        """Return the result as a line of the Markdown table."""
         s = self.summary()
         return (
             f"| {s['row']} | {s['ours']} | {s['peer']} | {s['our_median']:.4g} | {s['peer_median']:.4g} | {s['unit']} "
@@ -100,7 +101,7 @@ class Result:
 
 
 def rows_of(ours: Contender, peer: Contender, wanted: list[str]) -> list[str]:
-    """Which of the wanted rows this pair is compared on."""
+    """Return those of the wanted rows on which this pair can be compared."""
     rows = [row for row in wanted if row in LIBRARY_ROWS[peer.library]]
     if peer.library == "llama.cpp" and SAME_WIDTH[ours.dtype] != peer.dtype:
         rows = [row for row in rows if row not in SAME_WIDTH_ROWS]
@@ -108,14 +109,15 @@ def rows_of(ours: Contender, peer: Contender, wanted: list[str]) -> list[str]:
 
 
 def compare(row: str, request: dict[str, Any], ours: Worker, peer: Worker, rounds: int) -> tuple[Result, float]:
-    """Time one row, ours and the peer in turn; the result, and the busiest rest in shares of a core."""
-    result, busiest = Result(row, ours.contender, peer.contender), 0.0
-    for number in range(-1, rounds):  # the first round warms up: page faults, compilation, caches
-        for worker, resting, speeds in ((ours, peer, result.our_speeds), (peer, ours, result.peer_speeds)):
+    """Measure one row, ours and the peer in turn; also return the largest share of a core that a waiting side used."""
+    result = Result(row, ours.contender, peer.contender)
+    busiest = 0.0
+    for number in range(-1, rounds):  # round -1 is a warm-up: page faults, compilation, caches
+        for worker, waiting, speeds in ((ours, peer, result.our_speeds), (peer, ours, result.peer_speeds)):
             time.sleep(REST_SECONDS)
-            before, start = resting.cpu_seconds(), time.perf_counter()
+            before, start = waiting.cpu_seconds(), time.perf_counter()
             speed = ROWS[row].speed(worker.ask(request))
-            after, seconds = resting.cpu_seconds(), time.perf_counter() - start
+            after, seconds = waiting.cpu_seconds(), time.perf_counter() - start
             if number >= 0:
                 speeds.append(speed)
                 if before is not None and after is not None and seconds > 0.1:
@@ -125,7 +127,7 @@ def compare(row: str, request: dict[str, Any], ours: Worker, peer: Worker, round
 
 @dataclass
 class Report:
-    """What the last line says."""
+    """The JSON object of the last line."""
 
     options: dict[str, Any]
     requests: dict[str, dict[str, Any]]
@@ -136,13 +138,13 @@ class Report:
     failures: list[str] = field(default_factory=list)
 
     def note(self, kind: list[str], message: str) -> None:
-        """Keep a warning or a failure, and show it at once."""
+        """Record a warning or a failure, and print it."""
         kind.append(message)
         print(message, file=sys.stderr, flush=True)
 
 
 def run(options: argparse.Namespace, report: Report, directory: Path) -> Iterator[str]:
-    """Time every pair that has something to compare; the lines of a Markdown table as they come."""
+    """Measure every pair that can be compared, and yield the lines of a Markdown table."""
     yield "| | ours | peer | ours | peer | unit | ratio | rounds |"
     yield "|---|---|---|---|---|---|---|---|"
     pythons = {"share4v": sys.executable, "torch": options.torch_python, "llama.cpp": options.llama_python}
@@ -167,7 +169,7 @@ def run(options: argparse.Namespace, report: Report, directory: Path) -> Iterato
 
 
 def _pair(ours: Worker, start: Callable[[], Worker], rows: list[str], rounds: int, report: Report) -> Iterator[str]:
-    """The lines of one pair; what fails is noted, and the rest goes on."""
+    """Yield the lines of one pair; a failure is recorded, and the other rows are still measured."""
     try:
         peer = start()
     except WorkerError as error:
@@ -182,13 +184,13 @@ def _pair(ours: Worker, start: Callable[[], Worker], rows: list[str], rounds: in
                 report.note(report.failures, f"{what}: {error}")
                 continue
             if busiest > IDLE_LIMIT:
-                report.note(report.warnings, f"{what}: one used {busiest:.2f} cores while it rested")
+                report.note(report.warnings, f"{what}: a waiting side used {busiest:.2f} cores")
             report.results.append(result.summary())
             yield result.line()
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; dtypes become contenders."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
     parser.add_argument("--rows", type=_choice(ROWS), default="decode,prefill,encode,batch")
@@ -198,7 +200,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", type=Path, help="where to keep weights (default: a temporary folder)")
+    parser.add_argument("--directory", type=Path, help="where to store weights (default: a temporary folder)")
     parser.add_argument("--torch-python", default=sys.executable, help="an interpreter with torch and transformers")
     parser.add_argument("--llama-python", default=sys.executable, help="an interpreter with llama-cpp-python and gguf")
     options = parser.parse_args(arguments)
@@ -223,13 +225,13 @@ def _peers(text: str) -> list[Contender]:
     for name in text.split(","):
         library, _, dtype = name.partition(":")
         if library not in LIBRARY_ROWS or not dtype:
-            raise argparse.ArgumentTypeError(f"{name} is not LIBRARY:TYPE, with {' or '.join(LIBRARY_ROWS)}")
+            raise argparse.ArgumentTypeError(f"{name!r} is not LIBRARY:TYPE with LIBRARY {' or '.join(LIBRARY_ROWS)}")
         peers.append(Contender(library, dtype))
     return peers
 
 
 def main() -> int:
-    """The command line's work; 1 when something failed."""
+    """Run the comparison and return the exit status: 1 if anything failed."""
     options = parse()
     shown = {
         "shape": options.shape,

@@ -1,9 +1,10 @@
-"""Captioning a data set against a loop over single captions with the same model, and its memory over many inputs.
+"""Compare `caption_dataset` with a loop over single captions, and measure its memory over many inputs.
 
     python benchmarks/dataset.py --count 400
     python benchmarks/dataset.py --count 10000 --loop 0
 
-Rendered scenes and sharegpt4v-tiny; each contender in a process of its own, in turn. The last line is one JSON object.
+Uses rendered scenes and sharegpt4v-tiny; each contender runs in its own process, in turn. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ TINY = Path(__file__).parents[1] / "examples" / "sharegpt_4v" / "tiny"
 
 
 def write_scenes(folder: Path, count: int) -> None:
-    """Write `count` different scenes as PNG files, 1,000 a subfolder."""
+    """Write `count` different scenes as PNG files, 1,000 per subfolder."""
     sys.path.insert(0, str(TINY))
     from scenes import render, sample_scene, scene_rng
 
     for number in range(count):
-        place = folder / f"{number // 1000:04d}"
-        place.mkdir(parents=True, exist_ok=True)
+        subfolder = folder / f"{number // 1000:04d}"
+        subfolder.mkdir(parents=True, exist_ok=True)
         rng = scene_rng(11, number)
-        render(sample_scene(rng), rng).save(place / f"{number:06d}.png")
+        render(sample_scene(rng), rng).save(subfolder / f"{number:06d}.png")
 
 
 def one_by_one(folder: Path, count: int) -> None:
-    """In a process of its own: the loop that a user would write; prints seconds and tokens."""
+    """Child process: caption with the loop that a user would write; prints seconds and tokens."""
     from mindone.pipelines import pipeline
 
     captioner = pipeline("image-to-text")
     paths = sorted(folder.rglob("*.png"))[:count]
     question = captioner.template().question
-    captioner.answer([question], [[str(paths[0])]], {})  # compiles
+    captioner.answer([question], [[str(paths[0])]], {})  # warm-up: compiles the graphs
     start, tokens = time.perf_counter(), 0
     for path in paths:
         tokens += len(captioner.answer([question], [[str(path)]], {})[0].token_ids)
@@ -50,7 +51,7 @@ def one_by_one(folder: Path, count: int) -> None:
 
 
 def as_a_data_set(folder: Path, batch_size: int, workers: int) -> None:
-    """In a process of its own: `caption_dataset`; prints seconds, tokens and resident memory as it went."""
+    """Child process: caption with `caption_dataset`; prints seconds, tokens and the resident memory over time."""
     from mindone.pipelines.image_to_text.dataset.api import caption_dataset
     from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, JobOptions
 
@@ -68,15 +69,15 @@ def as_a_data_set(folder: Path, batch_size: int, workers: int) -> None:
     start = time.perf_counter()
     settings = CaptioningSettings(batch_size=batch_size, workers=workers)
     caption_dataset(folder, settings=settings, options=options, on_record=on_record)
-    whole = time.perf_counter() - start
-    # From the first caption on, as the loop is timed behind its first.
-    result = {"seconds": times[-1] - times[0], "whole_seconds": whole, "images": len(times), "tokens": tokens}
+    total = time.perf_counter() - start
+    # "seconds" starts at the first caption, as the loop's time does.
+    result = {"seconds": times[-1] - times[0], "whole_seconds": total, "images": len(times), "tokens": tokens}
     print(json.dumps({**result, "resident": memory}))
 
 
 def run(*arguments: str) -> dict:
-    """One contender in a new process."""
-    # MindSpore sets OMP_NUM_THREADS=1 in the environment that children inherit; Python's own copy is as it was.
+    """Run one contender in a new process and return what it prints."""
+    # MindSpore sets OMP_NUM_THREADS=1 in the C environment, which children inherit; os.environ has the old value.
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, env=dict(os.environ))
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -84,12 +85,12 @@ def run(*arguments: str) -> dict:
 
 
 def main() -> None:
-    """Read the arguments, measure, print."""
+    """Parse the command line, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=400, help="scenes")
-    parser.add_argument("--loop", type=int, default=100, help="scenes that the loop captions; 0: none")
+    parser.add_argument("--count", type=int, default=400, help="number of scenes")
+    parser.add_argument("--loop", type=int, default=100, help="number of scenes for the loop; 0 skips it")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=2, help="threads that read pictures")
+    parser.add_argument("--workers", type=int, default=2, help="threads that read images")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contender", choices=("loop", "dataset"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -98,7 +99,8 @@ def main() -> None:
         return one_by_one(arguments.folder, arguments.loop)
     if arguments.contender == "dataset":
         return as_a_data_set(arguments.folder, arguments.batch_size, arguments.workers)
-    ratios, rows = [], []
+    ratios = []
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), arguments.count)
         own = ["--folder", folder, "--loop", str(arguments.loop), "--batch-size", str(arguments.batch_size)]

@@ -1,4 +1,4 @@
-"""What the benchmarks say about the machine they ran on."""
+"""Describes the machine for the results of the benchmarks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ INSTRUCTION_SETS = (
 
 
 def describe() -> dict[str, object]:
-    """The CPU's model, its usable cores, its instruction sets of interest, memory, load and the system's version.
+    """Return the CPU model, usable cores, relevant instruction sets, memory, load and versions.
 
-    Fields that the system does not tell (`/proc` is Linux's) are None or empty.
+    Fields that the system does not provide (/proc exists only on Linux) are None or empty.
     """
     cpu = _proc_fields("/proc/cpuinfo")
     flags = (cpu.get("flags") or cpu.get("Features") or "").split()
@@ -32,7 +32,7 @@ def describe() -> dict[str, object]:
 
 
 def _proc_fields(path: str) -> dict[str, str]:
-    """The `name : value` lines of a file of /proc; the first one of each name."""
+    """Return the `name : value` lines of a file in /proc; of repeated names, the first."""
     fields: dict[str, str] = {}
     if Path(path).exists():
         for line in Path(path).read_text().splitlines():

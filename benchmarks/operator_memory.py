@@ -1,8 +1,8 @@
-"""Memory that MindSpore keeps at every call of an operator outside graphs, in bytes a call.
+"""Measure how many bytes MindSpore leaks for each operator call outside graphs.
 
     python benchmarks/operator_memory.py --calls 20000
 
-Why mindone/models/share4v/nn/host_ops.py goes by way of NumPy on a CPU. The last line is one JSON object.
+This is why mindone/models/share4v/nn/host_ops.py uses NumPy on a CPU. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-WARM_UP = 2000
+WARM_UP = 2000  # calls before the measurement
 
 
 class Doubled(nn.Cell):
@@ -30,7 +30,7 @@ class Doubled(nn.Cell):
 
 
 def contenders() -> dict[str, Callable[[], object]]:
-    """What is called, by name."""
+    """Return the operations to measure, by name."""
     x, graph = Tensor(np.ones((4, 8), np.float32)), Doubled()
     index = Tensor(np.arange(4, dtype=np.int32))
     return {
@@ -46,25 +46,25 @@ def contenders() -> dict[str, Callable[[], object]]:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
-    """Read the arguments, measure, print."""
+    """Parse the command line, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=20000)
     arguments = parser.parse_args()
-    kept = {}
+    leaked = {}
     for name, call in contenders().items():
         for _ in range(WARM_UP):
             call()
         before = resident()
         for _ in range(arguments.calls):
             call()
-        kept[name] = round((resident() - before) / arguments.calls)
-        print(f"{name}: {kept[name]} bytes a call", flush=True)
-    print(json.dumps({"mindspore": ms.__version__, "calls": arguments.calls, "kept": kept, **machine.describe()}))
+        leaked[name] = round((resident() - before) / arguments.calls)
+        print(f"{name}: {leaked[name]} bytes per call", flush=True)
+    print(json.dumps({"mindspore": ms.__version__, "calls": arguments.calls, "kept": leaked, **machine.describe()}))
 
 
 if __name__ == "__main__":

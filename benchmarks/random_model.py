@@ -1,4 +1,4 @@
-"""A model of a named shape with random weights, made without a checkpoint, and the phases of a caption timed on it."""
+"""A model of a named shape with random weights, and a Runner that measures the phases of a caption on it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mindone.models.share4v.kernels.blocks import BlockPlan
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import BlockWriter
 
-PIECE = 1 << 24  # random bytes are made once and repeated
+PIECE = 1 << 24  # bytes; generated once per matrix and repeated, since random numbers are slow
 
 
 def config_of(shape: str) -> Share4VConfig:
-    """The config of a named shape."""
+    """Return the config of a named shape."""
     sizes = SHAPES[shape]
     text, vision = TextConfig(**asdict(sizes.language)), VisionConfig(**asdict(sizes.vision))
     return Share4VConfig(vision, ProjectorConfig("mlp2x_gelu"), text, image_aspect_ratio="pad")
 
 
 def random_block(plan: BlockPlan, generator: np.random.Generator) -> np.ndarray:
-    """Fill a block with weights of about 0.02, without rounding any: integers are random bits with one scale."""
+    """Return a block with weights of about 0.02; integer weights are random bits with one scale, without rounding."""
     writer = BlockWriter(plan.spec)
     for number, matrix in enumerate(plan.spec.matrices):
         data, scales = writer.matrix_bytes(number)
@@ -35,7 +35,7 @@ def random_block(plan: BlockPlan, generator: np.random.Generator) -> np.ndarray:
         else:
             values = generator.integers(0, 256, PIECE, np.uint8)
             if matrix.dtype == "int8":
-                values[values == 128] = 0  # int8 goes from -127 to 127
+                values[values == 128] = 0  # int8 weights are -127 to 127
             scales.view(np.float16)[:] = {"int8": 0.0003, "int4": 0.004}[matrix.dtype]
         for start in range(0, data.size, values.size):
             data[start : start + values.size] = values[: data.size - start]
@@ -45,7 +45,7 @@ def random_block(plan: BlockPlan, generator: np.random.Generator) -> np.ndarray:
 
 
 def random_model(shape: str, dtype: str, kv_cache_dtype: str | None = None) -> Share4V:
-    """Build a model whose weights are random; every weight takes the memory and the time it takes in a real one."""
+    """Return a model with random weights, which take the same memory and time as those of a real model."""
     generator = np.random.default_rng(0)
     backends = KERNELS["language_model"], KERNELS["vision_tower"]
     model = Share4V(config_of(shape), dtype, *backends, kv_cache_dtype=kv_cache_dtype)
@@ -59,7 +59,7 @@ def random_model(shape: str, dtype: str, kv_cache_dtype: str | None = None) -> S
 
 
 class Runner:
-    """Times phases; each method does the work once and returns seconds."""
+    """Measures phases; each method does the work once and returns the seconds."""
 
     def __init__(self, model: Share4V) -> None:
         self.model = model
@@ -73,16 +73,16 @@ class Runner:
         return self._caches[batch]
 
     def cache_bytes(self) -> int:
-        """Memory of a cache's tokens, of the last batch size and the longest text so far."""
+        """Return the bytes of the KV cache that are in use, for the last batch size and the longest sequence so far."""
         total = 0
-        for cache in self._caches.values():
-            held = cache.cache
-            slots = held.values.shape[3]
-            total += int((held.keys.nbytes + held.values.nbytes) * cache.used / slots)
+        for cached in self._caches.values():
+            memory = cached.cache
+            slots = memory.values.shape[3]
+            total += int((memory.keys.nbytes + memory.values.nbytes) * cached.used / slots)
         return total
 
     def encode(self) -> float:
-        """One image through tower and projector."""
+        """Encode one image with the vision tower and the projector."""
         vision = self.model.config.vision_config
         pixels = self.generator.standard_normal((1, 3, vision.image_size, vision.image_size)).astype(np.float32)
         start = time.perf_counter()
@@ -90,7 +90,7 @@ class Runner:
         return time.perf_counter() - start
 
     def prefill(self, tokens: int = 512, batch: int = 1) -> float:
-        """A prompt of `tokens` embeddings, from nothing to the logits of its last."""
+        """Process a prompt of `tokens` embeddings with an empty cache, up to the logits of the last token."""
         cache = self._cache(batch)
         embeds = Tensor(
             self.generator.standard_normal((batch, tokens, self.text.hidden_size)).astype(np.float32) * 0.02
@@ -100,9 +100,9 @@ class Runner:
             positions = np.arange(first, first + cache.chunk)
             part = embeds[:, first : first + cache.chunk]
             if part.shape[1] < cache.chunk:
-                room = np.zeros((batch, cache.chunk, self.text.hidden_size), np.float32)
-                room[:, : part.shape[1]] = part.asnumpy()
-                part = Tensor(room)
+                padded = np.zeros((batch, cache.chunk, self.text.hidden_size), np.float32)
+                padded[:, : part.shape[1]] = part.asnumpy()
+                part = Tensor(padded)
             placed = np.broadcast_to(np.where(positions < tokens, positions, -1), (batch, cache.chunk))
             last = np.full(batch, min(tokens - 1 - first, cache.chunk - 1))
             logits = cache.prefill(part, placed, np.full(batch, tokens), last)
@@ -110,7 +110,7 @@ class Runner:
         return time.perf_counter() - start
 
     def decode(self, tokens: int = 16, context: int = 512, batch: int = 1) -> float:
-        """Mean of `tokens` steps of every text of the batch behind `context` tokens."""
+        """Generate `tokens` tokens for each sequence of a batch after `context` others; returns the mean per step."""
         cache = self._cache(batch)
         ids = self.generator.integers(3, self.text.vocab_size, batch)
         start = time.perf_counter()
@@ -119,7 +119,7 @@ class Runner:
         return (time.perf_counter() - start) / tokens
 
     def caption(self, tokens: int) -> tuple[float, float]:
-        """A picture and a question through `generate`: seconds to the first token, and to all `tokens`."""
+        """Caption an image through `generate`; returns the seconds to the first token, and to all `tokens`."""
         config, times = self.model.config, []
         pixels = self.generator.standard_normal((1, 3, *[config.vision_config.image_size] * 2)).astype(np.float32)
         ids = _prompt(50, config.image_token_id)
@@ -127,20 +127,20 @@ class Runner:
             start = time.perf_counter()
             self.model.generate(ids, pixels, max_new_tokens=count, min_new_tokens=count)
             times.append(time.perf_counter() - start)
-            pixels = pixels + 1  # another picture: nothing is taken from the cache but the system prompt
+            pixels = pixels + 1  # another image, so that only the system prompt is reused from the cache
         return times[0], times[1]
 
     def batch_decode(self, batch: int = 8, tokens: int = 16, context: int = 512) -> float:
-        """Seconds of one step of a batch."""
+        """Return the mean seconds of a decode step of a batch."""
         return self.decode(tokens, context, batch)
 
 
 def _prompt(text: int, image: int) -> np.ndarray:
-    """Ids of a captioning prompt: about what vicuna_v1 and its question take, and one image."""
+    """Return the ids of a captioning prompt, about as long as that of vicuna_v1, with one image."""
     return np.concatenate((np.arange(3, 3 + text - 10), [image], np.arange(100, 110)))[None]
 
 
 def make_model(shape: str, dtype: str, threads: int = 0, kv_cache_dtype: str | None = None) -> Runner:
-    """Return a runner for a shape of SHAPES; threads 0 means every CPU."""
+    """Return a runner for a shape of SHAPES; `threads` 0 means all CPUs."""
     library().threads = threads
     return Runner(random_model(shape, dtype, kv_cache_dtype))

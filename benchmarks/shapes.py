@@ -1,4 +1,4 @@
-"""The shapes that benchmarks know by name, as plain numbers: a peer's environment has no mindone."""
+"""The named shapes of the benchmarks, as plain numbers, because the peers' environments do not have mindone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class VisionShape:
 
 @dataclass(frozen=True)
 class Shape:
-    """A whole model's sizes; the projector is mlp2x_gelu always."""
+    """The sizes of a complete model; the projector is always mlp2x_gelu."""
 
     language: LanguageShape
     vision: VisionShape = VisionShape()

@@ -1,9 +1,9 @@
-"""A long test of crash safety: one job over many inputs, killed again and again, must end as one that never was.
+"""A long test of crash safety: a job that is killed again and again must end like one that was never killed.
 
     python benchmarks/soak.py --count 20000 --kills 100
 
-Rendered scenes, copies and broken files, sharegpt4v-tiny, SIGKILL at random moments. Prints what happened; the last
-line is one JSON object. Exit status 1 where the outputs differ.
+Uses rendered scenes, duplicates and broken files, sharegpt4v-tiny, and SIGKILL at random moments. The last line is one
+JSON object. The exit status is 1 if the outputs differ.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dataset import write_scenes
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
-    """The job's command line."""
+    """Return the command line of the job."""
     job = [sys.executable, "-m", "mindone_share4v", "caption-dataset", str(folder), "--out", str(out)]
     return [*job, "--batch-size", "32", "--max-new-tokens", "64", *more]
 
 
 def run_killed(arguments: list[str], kills: int, longest: float, rng: random.Random) -> int:
-    """Start the job, kill it at a random moment, `kills` times; return how many kills met a running job."""
-    met = 0
+    """Start the job and kill it at a random moment, `kills` times; return how many kills hit a running job."""
+    hits = 0
     for _ in range(kills):
         job = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -39,39 +39,39 @@ def run_killed(arguments: list[str], kills: int, longest: float, rng: random.Ran
         except subprocess.TimeoutExpired:
             job.send_signal(signal.SIGKILL)
             job.wait()
-            met += 1
-    return met
+            hits += 1
+    return hits
 
 
 def lines_of(path: Path) -> list[dict]:
-    """Records without what differs from run to run."""
+    """Return the records without the field that differs between runs."""
     with path.open(encoding="utf-8") as file:
         return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in file]
 
 
 def main() -> None:
-    """Read the arguments, break the job, compare."""
+    """Parse the command line, run and kill the job, and compare the outputs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--longest", type=float, default=12.0, help="seconds between two kills at most")
+    parser.add_argument("--longest", type=float, default=12.0, help="maximum number of seconds between two kills")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "photos"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "photos"
         write_scenes(folder, arguments.count)
-        for number in range(0, arguments.count, 97):  # what is broken, and what is there twice
+        for number in range(0, arguments.count, 97):  # add broken files and duplicates
             (folder / f"broken{number}.png").write_bytes(os.urandom(number % 4096))
             source = folder / f"{number // 1000:04d}" / f"{number:06d}.png"
             (folder / f"copy{number}.png").write_bytes(source.read_bytes())
         start = time.perf_counter()
-        subprocess.run(command(folder, Path(place) / "whole.jsonl"), capture_output=True, check=False)
+        subprocess.run(command(folder, Path(temporary) / "whole.jsonl"), capture_output=True, check=False)
         unbroken = time.perf_counter() - start
-        killed = command(folder, Path(place) / "killed.jsonl")
-        met = run_killed(killed, arguments.kills, arguments.longest, random.Random(arguments.seed))
+        killed = command(folder, Path(temporary) / "killed.jsonl")
+        hits = run_killed(killed, arguments.kills, arguments.longest, random.Random(arguments.seed))
         subprocess.run(killed, capture_output=True, check=False)
-        whole, broken = lines_of(Path(place) / "whole.jsonl"), lines_of(Path(place) / "killed.jsonl")
-    result = {"inputs": len(whole), "kills": met, "equal": whole == broken, "unbroken_seconds": round(unbroken, 1)}
+        whole, broken = lines_of(Path(temporary) / "whole.jsonl"), lines_of(Path(temporary) / "killed.jsonl")
+    result = {"inputs": len(whole), "kills": hits, "equal": whole == broken, "unbroken_seconds": round(unbroken, 1)}
     print(json.dumps(result))
     sys.exit(not result["equal"])
 

@@ -1,10 +1,10 @@
-"""Time a new process from its start to the first token: imports, weights from disk, graphs compiled, one picture.
+"""Measure a new process from its start to the first token: imports, reading weights, compiling graphs, one image.
 
     python benchmarks/startup.py --shape 7b-8l --dtype int4
 
-A model of random weights is written as `share4v convert` writes one, and read by new processes: once with the file out
-of the page cache, and then with the file in it. The second picture of each process shows what is paid only once.
-The last line is one JSON object.
+Writes a model with random weights in the format of `share4v convert`, and loads it in new processes: first with
+the file not in the page cache, then with the file in it. The second image of each process shows which costs occur only
+once. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 import machine
 from shapes import SHAPES
 
-READ_AT_ONCE = 1 << 24
+READ_AT_ONCE = 1 << 24  # bytes
 
 
 def drop_from_page_cache(directory: Path) -> None:
-    """Let the next reader fetch every file of a directory from disk."""
+    """Remove the files of a directory from the page cache, so that the next reader reads from disk."""
     for path in directory.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -33,7 +33,7 @@ def drop_from_page_cache(directory: Path) -> None:
 
 
 def read_through(directory: Path) -> float:
-    """Read every file of a directory once; seconds."""
+    """Read every file of a directory once, and return the seconds."""
     start = time.perf_counter()
     for path in directory.iterdir():
         with path.open("rb", buffering=0) as file:
@@ -43,14 +43,14 @@ def read_through(directory: Path) -> float:
 
 
 def write_model(shape: str, dtype: str, directory: Path) -> None:
-    """Write a model of random weights."""
+    """Write a model with random weights."""
     from random_model import random_model
 
     random_model(shape, dtype).save_pretrained(directory)
 
 
 def first_tokens(directory: Path) -> None:
-    """In a new process: load, and ask for the first token of two pictures; print the seconds of each step."""
+    """Child process: load the model and generate two tokens for each of two images; print the seconds of each step."""
     times, start = {}, time.perf_counter()
 
     def lap(name: str) -> None:
@@ -79,9 +79,9 @@ def first_tokens(directory: Path) -> None:
 
 
 def measure(directory: Path) -> dict[str, float]:
-    """Seconds of every step of a new process; `process` is all of it."""
+    """Return the seconds of every step of a new process; `process` is the total."""
     start, command = time.perf_counter(), [sys.executable, __file__, "--read", str(directory)]
-    # MindSpore sets OMP_NUM_THREADS=1 in the environment that children inherit; Python's own copy is as it was.
+    # MindSpore sets OMP_NUM_THREADS=1 in the C environment, which children inherit; os.environ has the old value.
     environment = dict(os.environ)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -90,11 +90,13 @@ def measure(directory: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Read the arguments, measure, print."""
+    """Parse the command line, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
     parser.add_argument("--dtype", default="int4")
-    parser.add_argument("--directory", type=Path, help="where the model is written (default: a temporary directory)")
+    parser.add_argument(
+        "--directory", type=Path, help="where to write the model (default: the system's temporary directory)"
+    )
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.read:
@@ -112,8 +114,8 @@ def main() -> None:
             shown = ", ".join(f"{key} {value:.2f} s" for key, value in times.items())
             print(f"{name:15} {shown}", flush=True)
         cached = result["from_page_cache"]
-        result["paid_once"] = cached["first_picture"] - cached["second_picture"]  # graphs compiled, pages mapped
-    print(f"file read alone {result['reading_alone']:.2f} s; compiling and mapping {result['paid_once']:.2f} s")
+        result["paid_once"] = cached["first_picture"] - cached["second_picture"]  # compiling graphs, mapping pages
+    print(f"only reading the file {result['reading_alone']:.2f} s; compiling and mapping {result['paid_once']:.2f} s")
     print(json.dumps(result | {"machine": machine.describe()}))
 
 

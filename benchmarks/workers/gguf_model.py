@@ -1,4 +1,4 @@
-"""A GGUF file of a LLaMA with random weights and a made-up vocabulary, for llama.cpp."""
+"""Writes a GGUF file of a LLaMA with random weights and a placeholder vocabulary, for llama.cpp."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 from shapes import LanguageShape
 
-# A block of 32 weights is a float16 scale and then its integers: 4 bits (minus 8) or 8 bits (signed) each. The scales
-# give the weights a standard deviation near 0.02, as trained ones have.
+# A block of 32 weights is a float16 scale followed by 32 integers: 4 bits (offset by 8) or 8 bits (signed) each. With
+# these scales the weights have a standard deviation near 0.02, like trained ones.
 BLOCKS = {
     "Q4_0": (gguf.GGMLQuantizationType.Q4_0, 2 + 16, 0.02 / 4.6),
     "Q8_0": (gguf.GGMLQuantizationType.Q8_0, 2 + 32, 0.02 / 73.9),
 }
-PATTERN = 1_000_003  # a prime: a repeated pattern of this many bytes or blocks makes no two rows of a matrix equal
+PATTERN = 1_000_003  # values or blocks; a prime, so that repeating the pattern makes no two rows of a matrix equal
 
 
 def write_model(path: Path, shape: LanguageShape, kind: str) -> None:
-    """Write the file, a tensor at a time; it appears under its name only when it is complete.
+    """Write the file tensor by tensor; it gets its final name only when it is complete.
 
-    Every matrix has the same type, embedding and head too; the norms are float32.
+    Every matrix has the same type, including the embedding and the head; the norms are float32.
 
     Args:
-        path: where to.
+        path: file to write.
         shape: the model's sizes.
         kind: "F32", "F16", "Q8_0" or "Q4_0".
 
     Raises:
-        ValueError: the kind is not known.
+        ValueError: the kind is unknown.
     """
     if kind not in ("F32", "F16", *BLOCKS):
-        raise ValueError(f"no llama.cpp type {kind!r} here; there are F32, F16, {', '.join(BLOCKS)}")
+        raise ValueError(f"unknown llama.cpp type {kind!r}: expected one of F32, F16, {', '.join(BLOCKS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(part, "llama")
@@ -70,7 +70,7 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: LanguageShape) -> None:
 
 
 def _vocabulary(size: int) -> tuple[list[str], list[int]]:
-    """SentencePiece's special tokens, its 256 bytes, and pieces that no one asks for: only token ids are timed."""
+    """Return sentencepiece's special tokens, its 256 bytes, and placeholders: the benchmark only uses token ids."""
     special = ["<unk>", "<s>", "</s>"]
     single_bytes = [f"<0x{value:02X}>" for value in range(256)]
     fillers = [f"▁piece{index}" for index in range(size - len(special) - len(single_bytes))]
@@ -80,7 +80,7 @@ def _vocabulary(size: int) -> tuple[list[str], list[int]]:
 
 
 def _tensors(shape: LanguageShape) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and dimensions [out, in] in the file's order. Vectors are norms."""
+    """Return names and dimensions [out, in] in the order of the file; the vectors are norms."""
     hidden, inner, vocab = shape.hidden_size, shape.intermediate_size, shape.vocab_size
     layer = [
         ("attn_norm", (hidden,)), ("attn_q", (hidden, hidden)), ("attn_k", (hidden, hidden)),
@@ -94,7 +94,7 @@ def _tensors(shape: LanguageShape) -> list[tuple[str, tuple[int, ...]]]:
 
 
 class _RandomValues:
-    """Tensors' bytes, repeated from one random pattern: drawing gigabytes of numbers would take minutes."""
+    """Makes tensors by repeating one random pattern, since generating gigabytes of random numbers takes minutes."""
 
     def __init__(self, kind: str) -> None:
         generator = np.random.default_rng(0)
@@ -108,7 +108,7 @@ class _RandomValues:
             self.pattern[:, :2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
 
     def declare(self, writer: gguf.GGUFWriter, name: str, dimensions: tuple[int, ...]) -> None:
-        """Tell the writer a tensor's type and size, before any is written."""
+        """Declare a tensor's type and size; all are declared before the first is written."""
         if len(dimensions) == 1 or self.quantized is None:
             dtype = np.dtype(np.float32) if len(dimensions) == 1 else self.pattern.dtype
             size = int(np.prod(dimensions)) * dtype.itemsize
@@ -119,7 +119,7 @@ class _RandomValues:
         writer.add_tensor_info(name, (dimensions[0], row), np.dtype(np.uint8), dimensions[0] * row, raw_dtype=kind)
 
     def make(self, dimensions: tuple[int, ...]) -> NDArray[np.generic]:
-        """The tensor's values: ones for a norm."""
+        """Return the values of a tensor; a norm is all ones."""
         if len(dimensions) == 1:
             return np.ones(dimensions, np.float32)
         weights = dimensions[0] * dimensions[1]

@@ -1,8 +1,8 @@
-"""llama.cpp's side of compare.py, through llama-cpp-python's bindings of its C interface.
+"""The llama.cpp worker of compare.py, on llama-cpp-python's bindings of the C API.
 
-llama-cpp-python compiles for the machine: `CXXFLAGS=-fno-dse pip install llama-cpp-python gguf`. The flag is for CPUs
-with AMX: GCC 12.2's `_tile_loadconfig` claims to read 8 of the 64 bytes, so the other stores are dropped as dead, and
-the first quantized prefill ends with an illegal instruction.
+Install it compiled for this machine: `CXXFLAGS=-fno-dse pip install llama-cpp-python gguf`. The flag is needed on CPUs
+with AMX: GCC 12.2 declares that `_tile_loadconfig` reads only 8 of the 64 bytes, so it removes the other stores as
+dead, and the first quantized prefill ends with an illegal instruction.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from shapes import SHAPES, LanguageShape
 from workers.gguf_model import write_model
 from workers.protocol import Options, Runner, serve
 
-BATCH = 512  # tokens at once at most: llama.cpp's own default of n_ubatch
-CELLS = 1024  # a row's cache, in tokens; larger when more is asked for
+BATCH = 512  # maximum number of tokens per call: llama.cpp's default of n_ubatch
+CELLS = 1024  # minimum cache size of a sequence, in tokens
 FIRST_ORDINARY_TOKEN = 259  # after <unk>, <s>, </s> and the 256 bytes
 
 
 class LlamaCppRunner:
-    """One GGUF file, and one context, made anew when the number of rows changes."""
+    """Runs one GGUF file in one context, which is created again when the batch size changes."""
 
     def __init__(self, path: Path, shape: LanguageShape, threads: int) -> None:
         self.log = _Log()
@@ -33,33 +33,33 @@ class LlamaCppRunner:
         self.shape, self.threads = shape, threads
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
-            raise RuntimeError(f"llama.cpp cannot load {path}; delete it to have it written anew")
+            raise RuntimeError(f"llama.cpp cannot load {path}; delete it, and the next run writes it again")
         self._context: Any = None
         self._rows = self._cells = self._filled = 0
         self._generator = np.random.default_rng(0)
 
     def encode(self) -> float:
-        """llama.cpp's own CLIP needs a projector file and is not timed."""
-        raise NotImplementedError("llama.cpp's image encoder is not timed here")
+        """Not measured: llama.cpp's CLIP needs a projector file."""
+        raise NotImplementedError("llama.cpp's image encoder is not measured")
 
     def prefill(self, tokens: int) -> float:
-        """The cache stays, for `decode` after the same number of tokens."""
+        """Keeps the cache, for `decode` after the same number of tokens."""
         self._open(1, tokens)
         return self._prefill(tokens)
 
     def decode(self, tokens: int, context: int) -> float:
-        """One row of `batch_decode`."""
+        """`batch_decode` with one sequence."""
         return self.batch_decode(1, tokens, context)
 
     def batch_decode(self, batch: int, tokens: int, context: int) -> float:
-        """Every row continues a copy of one prompt's cache, in a stream of its own (`kv_unified` off)."""
+        """Every sequence continues a copy of the cache of one prompt, in its own stream (`kv_unified` off)."""
         self._open(batch, context + tokens)
         memory = llama_cpp.llama_get_memory(self._context)
         if self._filled != context:
             self._prefill(context)
             for row in range(1, batch):
                 llama_cpp.llama_memory_seq_cp(memory, 0, row, -1, -1)
-            self._step(self._random_tokens(batch), context)  # llama.cpp copies the caches at the next step only
+            self._step(self._random_tokens(batch), context)  # llama.cpp copies the caches only at the next step
         for row in range(batch):
             llama_cpp.llama_memory_seq_rm(memory, row, context, -1)
         following = self._random_tokens(batch)
@@ -81,7 +81,7 @@ class LlamaCppRunner:
         parameters.n_threads = parameters.n_threads_batch = self.threads
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise RuntimeError(f"llama.cpp cannot make a context of {rows} rows of {self._cells} tokens")
+            raise RuntimeError(f"llama.cpp cannot create a context for {rows} sequences of {self._cells} tokens")
 
     def _prefill(self, tokens: int) -> float:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
@@ -90,7 +90,7 @@ class LlamaCppRunner:
         for first in range(0, tokens, BATCH):
             part = prompt[first : first + BATCH]
             pointer = part.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-            # `get_one` asks for the logits of the last token only.
+            # `get_one` requests only the logits of the last token.
             self._run(llama_cpp.llama_batch_get_one(pointer, len(part)))
         self._logits(-1).argmax()
         elapsed = time.perf_counter() - start
@@ -98,7 +98,7 @@ class LlamaCppRunner:
         return elapsed
 
     def _step(self, tokens: NDArray[np.int64], position: int) -> NDArray[np.int64]:
-        """Decode one token of every row; the greedily chosen next ones."""
+        """Decode one token of every sequence and return the most probable next tokens."""
         rows = len(tokens)
         batch = llama_cpp.llama_batch_init(rows, 0, 1)
         batch.n_tokens = rows
@@ -117,7 +117,7 @@ class LlamaCppRunner:
         llama_cpp.llama_synchronize(self._context)
 
     def _logits(self, index: int) -> NDArray[np.float32]:
-        """The logits [vocab_size] of one of the last batch's tokens, uncopied."""
+        """Return the logits [vocab_size] of one token of the last batch, without copying."""
         pointer = llama_cpp.llama_get_logits_ith(self._context, index)
         return np.ctypeslib.as_array(pointer, (self.shape.vocab_size,))
 
@@ -126,7 +126,7 @@ class LlamaCppRunner:
 
 
 class _Log:
-    """llama.cpp's messages: kept, and read for what they tell about where the weights went."""
+    """Stores llama.cpp's log messages, which tell where it placed the weights."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -141,7 +141,7 @@ class _Log:
 
 
 def build(options: Options) -> tuple[Runner, dict[str, Any]]:
-    """A runner for one type, on a file that is written once into the directory, and llama.cpp's word on the CPU."""
+    """Return a runner for one type, and facts about it; its file is written on first use and stays in the directory."""
     shape = SHAPES[options.shape].language
     path = options.directory / f"llama-{options.shape}-{options.dtype}.gguf"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""A contender's process as compare.py sees it."""
+"""A worker process, as seen by compare.py."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 BENCHMARKS = Path(__file__).resolve().parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")
 
-MEANINGS = {  # of exit statuses; minus a number is a signal
+MEANINGS = {  # of exit statuses; a negative number is a signal
     -4: "an illegal instruction; GCC 12.2 miscompiles llama.cpp's AMX tiles: see workers/llama_cpp_worker.py",
-    -9: "killed, as the system does when memory runs out",
+    -9: "killed, probably by the system because memory ran out",
 }
-UNKNOWN = "its own message is above; --torch-python and --llama-python name interpreters that have the libraries"
+UNKNOWN = "see its message above; set --torch-python or --llama-python to an interpreter that has the library"
 
 
 class WorkerError(RuntimeError):
-    """A worker that did not start, ended, or could not do what it was asked."""
+    """A worker did not start, ended, or failed to do a request."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Contender:
 
 
 class Worker:
-    """A running contender; a context manager, so that it never outlives its turn.
+    """A running contender; a context manager, which ends the process on exit.
 
     Args:
-        contender: what it runs.
+        contender: library and dtype.
         module: the worker's module, as `workers.torch_worker`.
-        python: the interpreter that has the contender's library.
+        python: interpreter that has the contender's library.
         shape: a name of `shapes.SHAPES`.
-        threads: how many threads its kernels may use.
-        directory: where files of weights are kept.
+        threads: number of threads for its kernels.
+        directory: where to store weights.
 
     Raises:
-        WorkerError: the process ended before it was ready; its own message is on the standard error.
+        WorkerError: the process ended before it was ready; its message is on standard error.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Worker:
             raise
 
     def ask(self, request: dict[str, Any]) -> dict[str, float]:
-        """The reply to one request.
+        """Send a request and return the reply.
 
         Raises:
             WorkerError: the worker ended, or answered with an error.
         """
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # then the reading below tells
+        with contextlib.suppress(BrokenPipeError):  # then reading the reply reports it
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         reply = self._read()
@@ -85,7 +85,7 @@ class Worker:
         return reply
 
     def cpu_seconds(self) -> float | None:
-        """The CPU time that its threads have used so far; None where there is no /proc."""
+        """Return the CPU time that its threads have used so far, or None if the system has no /proc."""
         path = Path(f"/proc/{self._process.pid}/stat")
         if not path.exists():
             return None
@@ -93,7 +93,7 @@ class Worker:
         return (int(fields[11]) + int(fields[12])) / TICKS  # utime, stime
 
     def close(self) -> None:
-        """End the process; its input's end asks it to, and after half a minute it is killed."""
+        """End the process: close its input, and kill it if it does not exit within 30 seconds."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

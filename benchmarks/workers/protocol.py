@@ -1,4 +1,4 @@
-"""What a worker of compare.py is: a process that answers one JSON request a line with one JSON line."""
+"""The protocol of the workers of compare.py: one JSON request per line, answered by one line of JSON."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any, Protocol
 
 
 class Runner(Protocol):
-    """One model of one library, timed. Every method runs the work once and returns how long it took, in seconds."""
+    """Measures one model of one library. Every method does the work once and returns the seconds that it took."""
 
     def encode(self) -> float:
-        """One image through the vision tower."""
+        """Encode one image with the vision tower."""
 
     def prefill(self, tokens: int) -> float:
-        """One prompt of `tokens` tokens, into an empty cache, with the logits of the last one."""
+        """Process a prompt of `tokens` tokens with an empty cache, up to the logits of the last token."""
 
     def decode(self, tokens: int, context: int) -> float:
-        """A greedily chosen token after `context` others: the mean of `tokens` of them."""
+        """Generate `tokens` tokens after `context` others, greedily; returns the mean per token."""
 
     def batch_decode(self, batch: int, tokens: int, context: int) -> float:
-        """A decode step of `batch` rows, each after `context` tokens: the mean of `tokens` steps."""
+        """Generate `tokens` tokens for `batch` sequences, each after `context` others; returns the mean per step."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What compare.py tells a worker on its command line."""
+    """The command line of a worker."""
 
     shape: str
     dtype: str
@@ -62,13 +62,13 @@ ANSWERS: dict[str, Callable[[Runner, dict[str, int]], dict[str, float]]] = {
 
 
 def serve(build: Callable[[Options], tuple[Runner, dict[str, Any]]], packages: tuple[str, ...]) -> None:
-    """Build a runner, say `{"ready": facts}`, and answer requests until the input ends.
+    """Build a runner, send `{"ready": facts}`, and answer requests until the input ends.
 
     Args:
-        build: makes the runner and a dict of facts about it.
-        packages: the distributions whose versions belong to the facts.
+        build: returns the runner and a dict of facts about it.
+        packages: distributions whose versions are added to the facts.
     """
-    # Libraries print what they like to standard output: keep the real one for the answers, send theirs to the errors.
+    # Libraries print to standard output. Keep it for the answers, and send what they print to standard error.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     runner, facts = build(_options())
@@ -80,7 +80,7 @@ def serve(build: Callable[[Options], tuple[Runner, dict[str, Any]]], packages: t
             reply = ANSWERS[request["do"]](runner, request)
             reply["peak_memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             answers.write(json.dumps(reply) + "\n")
-        except Exception as error:  # whatever it is, it belongs to compare.py, which goes on with the next pair
+        except Exception as error:  # compare.py reports it and continues with the next pair
             answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""This project's side of compare.py."""
+"""This package's worker of compare.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workers.protocol import Options, Runner, serve
 
 
 def build(options: Options) -> tuple[Runner, dict[str, Any]]:
-    """A Share4V of random weights."""
+    """Return a runner for a Share4V with random weights, and facts about it."""
     start = time.perf_counter()
     runner = make_model(options.shape, options.dtype, options.threads)
     return runner, {"load_seconds": time.perf_counter() - start}

@@ -1,4 +1,4 @@
-"""PyTorch's side of compare.py: transformers' LLaMA and CLIP, with scaled-dot-product attention."""
+"""The PyTorch worker of compare.py: transformers' LLaMA and CLIP with scaled-dot-product attention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST_ORDINARY_TOKEN = 259  # after <unk>, <s>, </s> and the 256 bytes
 
 
 class TorchRunner:
-    """Random LLaMA and CLIP models, each built at its first use and never both in memory."""
+    """Runs LLaMA and CLIP models with random weights; each is built on first use, and only one is in memory."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
         self.shape, self.dtype = shape, dtype
@@ -24,7 +24,7 @@ class TorchRunner:
         self._drop_cache()
 
     def encode(self) -> float:
-        """Hidden states of every layer, as ShareGPT4V wants those of the last but one."""
+        """Returns the hidden states of every layer, since ShareGPT4V uses those of the second to last."""
         if not isinstance(self._model, CLIPVisionModel):
             self._model = None  # free the other one first
             self._drop_cache()
@@ -37,7 +37,7 @@ class TorchRunner:
         return time.perf_counter() - start
 
     def prefill(self, tokens: int) -> float:
-        """The cache stays, for `decode` after the same number of tokens."""
+        """Keeps the cache, for `decode` after the same number of tokens."""
         llama = self._llama()
         self._drop_cache()
         ids = torch.randint(FIRST_ORDINARY_TOKEN, self.shape.language.vocab_size, (1, tokens))
@@ -49,11 +49,11 @@ class TorchRunner:
         return elapsed
 
     def decode(self, tokens: int, context: int) -> float:
-        """One row of `batch_decode`."""
+        """`batch_decode` with one sequence."""
         return self.batch_decode(1, tokens, context)
 
     def batch_decode(self, batch: int, tokens: int, context: int) -> float:
-        """Every row continues a copy of one prompt's cache."""
+        """Every sequence continues a copy of the cache of one prompt."""
         llama = self._llama()
         if self._rows != batch or self._cache.get_seq_length() < context:
             self.prefill(context)
@@ -79,7 +79,7 @@ class TorchRunner:
 
 
 def _random_llama(config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A model never initialized twice: at this size, the library's own initialization takes minutes."""
+    """Build a model without the library's own initialization, which takes minutes at this size."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -88,8 +88,10 @@ def _random_llama(config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
     finally:
         torch.set_default_dtype(default)
     model = model.to_empty(device="cpu").eval()
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # its buffer is computed, so `to_empty` lost it
-    pattern = (torch.randn(1_000_003) * 0.02).to(dtype)  # a prime length: no two rows of a matrix are equal
+    model.model.rotary_emb = LlamaRotaryEmbedding(
+        config
+    )  # its buffer is computed in the constructor, and `to_empty` discarded it
+    pattern = (torch.randn(1_000_003) * 0.02).to(dtype)  # a prime length, so that no two rows of a matrix are equal
     for parameter in model.parameters():
         _fill(parameter.view(-1), pattern)
     for name, parameter in model.named_parameters():
@@ -105,7 +107,7 @@ def _fill(flat: torch.Tensor, pattern: torch.Tensor) -> None:
 
 
 def build(options: Options) -> tuple[Runner, dict[str, Any]]:
-    """A runner for one dtype, and what PyTorch says of the CPU."""
+    """Return a runner for one dtype, and what PyTorch reports about the CPU."""
     torch.set_grad_enabled(False)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

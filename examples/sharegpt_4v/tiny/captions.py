@@ -53,7 +53,7 @@ def _shows(scene: Scene) -> str:
 
 
 def _in_turn(scene: Scene, places: dict[str, str], verb: str) -> str:
-    """Position, verb, objects; then only position, objects: "in the top left is a star and in the top right two ..."."""
+    """Position, verb, objects, then position, objects: "in the top left is a star and in the top right two dots"."""
     first, *others = scene.groups
     parts = [f"{places[first.position]} {verb} {_noun(first)}"]
     return _list(parts + [f"{places[group.position]} {_noun(group)}" for group in others])
