@@ -1,7 +1,8 @@
-"""Shared by all tests: a small ShareGPT4V of random weights on disk, and pictures for it."""
+"""How the suite is distributed over workers, and fixtures of all tests: a small random ShareGPT4V and pictures."""
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import random
@@ -9,17 +10,47 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import TESTS
 
-# Read when OpenMP is loaded: a thread that waits leaves its CPU to others, which counts on a busy machine.
+# OpenMP reads these when it is loaded. Threads that wait sleep instead of spinning, which leaves the CPU to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker; tests of threads set their number themselves
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Names alone at import: a test that needs none of this pays nothing.
+WORKERS = 2
+# Files that take more than 20 s each, longest first: started last, one of them would keep one worker busy alone.
+LONGEST_FIRST = ()
+
+# Fixtures import what they need when they are used, so that a test of pure Python does not wait for MindSpore.
 WORDS = "a red green blue circle square left of the large small What is Why where Describe this image in one sentence ."
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return what `-n auto` means: two workers for folders; for files and single tests none, so that -s works."""
+    is_folder = any(Path(argument).is_dir() for argument in config.args)
+    return WORKERS if is_folder and config.getoption("capture") != "no" else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order of the others, and within a file, stays."""
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(TESTS).as_posix(), len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what is imported by now from garbage collection.
+
+    MindSpore calls `gc.collect()` whenever it compiles a graph, which with PyTorch and transformers loaded takes a
+    quarter of a second each time, as long as some graphs take to compile.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentencepiece model with LLaMA's flags, 400 pieces, trained on invented sentences."""
+    """A sentencepiece model of 400 pieces with LLaMA's options, trained on random sentences."""
     import sentencepiece
 
     from mindone.models.share4v.processing.chat_templates import TEMPLATES
@@ -64,7 +95,7 @@ def checkpoint(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     config = Share4VConfig(vision, ProjectorConfig("mlp2x_gelu"), text, image_aspect_ratio="pad")
     model = Share4V(config)
     generator = np.random.default_rng(0)
-    for _, parameter in model.parameters_and_names():  # large enough that pictures change the answers
+    for _, parameter in model.parameters_and_names():  # large enough for pictures to change the answers
         parameter.set_data(ms.Tensor(generator.normal(0, 0.4, parameter.shape).astype(np.float32)))
     directory = tmp_path_factory.mktemp("models") / "random-share4v"
     model.save_pretrained(directory)
