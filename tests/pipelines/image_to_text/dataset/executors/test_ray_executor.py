@@ -12,41 +12,38 @@ from pathlib import Path
 
 from helpers.pictures import write_folder
 
+TIMEOUT = 600.0  # seconds until a job that hangs is given up
 SCRIPT = """
-import sys
+import os, sys, time
+from pathlib import Path
+from mindone.pipelines.image_to_text.dataset.executors import ray_executor
 from mindone.pipelines.image_to_text.dataset.api import caption_dataset
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ExecutorOptions, JobOptions
 
-def main(folder, out, engine):
-    options = JobOptions(out, engine=engine, executor=ExecutorOptions(actors=2, cpus=1, block=8))
-    print(caption_dataset(folder, settings=CaptioningSettings(batch_size=4), options=options))
+folder, out, engine, signals = sys.argv[1:]
 
-main(*sys.argv[1:])
+class CaptionActor(ray_executor.CaptionActor):
+    # Announces its third block of tasks by a file and holds it until the test has killed a worker.
+    blocks = 0
+
+    def __call__(self, block):
+        self.blocks += 1
+        if self.blocks == 3:
+            Path(signals, f"waiting-{os.getpid()}").touch()
+            while not Path(signals, "killed").exists():
+                time.sleep(0.02)
+        return super().__call__(block)
+
+ray_executor.CaptionActor = CaptionActor
+options = JobOptions(out, engine=engine, executor=ExecutorOptions(actors=2, cpus=1, block=8))
+print(caption_dataset(folder, settings=CaptioningSettings(batch_size=4), options=options))
 """
 
 
 def start(folder: Path, out: Path, engine: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    arguments = [sys.executable, "-c", SCRIPT, str(folder), str(out), engine]
+    arguments = [sys.executable, "-c", SCRIPT, str(folder), str(out), engine, str(out.parent)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def descendants(process: int) -> dict[int, str]:
-    """Command lines of all processes that came of one."""
-    parents, lines = {}, {}
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            try:
-                stat = (place / "stat").read_text()
-                lines[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            parents[int(place.name)] = int(stat.rpartition(")")[2].split()[1])
-    found, front = {}, {process}
-    while front:
-        front = {child for child, parent in parents.items() if parent in front}
-        found |= {child: lines[child] for child in front}
-    return found
 
 
 def stable(path: Path) -> list[dict[str, object]]:
@@ -57,22 +54,17 @@ def stable(path: Path) -> list[dict[str, object]]:
 def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_local_one(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", 160, broken=True, twins=4)
     local = start(tmp_path / "photos", tmp_path / "local.jsonl", "local")
-    assert local.wait(300) == 0, local.stdout and local.stdout.read()
+    output, _ = local.communicate(timeout=TIMEOUT)
+    assert local.returncode == 0, output
     job = start(tmp_path / "photos", tmp_path / "ray.jsonl", "ray")
     try:
-        tasks, killed = tmp_path / "ray.jsonl.share4v" / "tasks.jsonl", None
-        journal = tasks.with_name("journal.jsonl")
-        deadline = time.monotonic() + 200
-        while killed is None and job.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-            if journal.exists() and journal.stat().st_size:  # captions have begun to come
-                actors = [pid for pid, line in descendants(job.pid).items() if "CaptionActor" in line]
-                if actors:
-                    killed = actors[0]
-                    os.kill(killed, signal.SIGKILL)
-        output, _ = job.communicate(timeout=300)
+        while not (waiting := list(tmp_path.glob("waiting-*"))):
+            assert job.poll() is None, job.communicate()
+            time.sleep(0.02)
+        os.kill(int(waiting[0].name.removeprefix("waiting-")), signal.SIGKILL)
+        (tmp_path / "killed").touch()
+        output, _ = job.communicate(timeout=TIMEOUT)
     finally:
         job.kill()
     assert job.returncode == 0, output
-    assert killed is not None, output
     assert stable(tmp_path / "ray.jsonl") == stable(tmp_path / "local.jsonl")
