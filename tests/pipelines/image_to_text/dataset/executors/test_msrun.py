@@ -17,7 +17,7 @@ import pytest
 from helpers.pictures import write_folder
 
 from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
-from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_held
+from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
 
 COUNT, TWINS, BROKEN = 160, 6, 20
 TIMEOUT = 600.0  # seconds until a process that hangs is given up
@@ -90,9 +90,10 @@ def first_rank_stopped(
 
 
 def is_stopped_outside_a_claim(pid: int, queue: Path) -> bool:
-    """Stop a rank, but let it run on if it holds the lock that the others need to take tasks."""
+    """Stop a rank, but let it run on if it holds the lock that the others need to claim tasks."""
     os.kill(pid, signal.SIGSTOP)
-    if not any(map(is_held, queue.glob("*/claims.lock"))):
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    if state == "T" and not any(map(is_locked, queue.glob("*/claims.lock"))):
         return True
     os.kill(pid, signal.SIGCONT)
     return False
