@@ -1,4 +1,4 @@
-"""What a page of the documentation finds: `sharegpt4v-7b` in small, behind SHARE4V_MIRROR."""
+"""Fixtures for the code on documentation pages: a small checkpoint that stands in for `sharegpt4v-7b`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY = ROOT / "mindone" / "models" / "share4v" / "assets" / "sharegpt4v-tiny"
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder and says nothing."""
+    """Serves a folder without logging requests."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -26,7 +26,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model and its vision tower in the original's layout, both small."""
+    """A folder with a small model and its vision tower in the original layout."""
     folder = tmp_path_factory.mktemp("originals")
     write_original(TINY, folder)
     return folder
@@ -34,9 +34,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a process in which the names of the real checkpoints stand for the small one.
+    """Environment variables with which the names of the real checkpoints lead to the small one.
 
-    By documented variables alone (docs/checkpoints.md), and without a connection that leaves this machine.
+    Only documented variables are set (docs/checkpoints.md); connections to other machines fail.
     """
     mirror = tmp_path_factory.mktemp("mirror")
     write_mirror(originals, mirror)
@@ -44,13 +44,13 @@ def environment(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
-    nowhere = "http://127.0.0.1:9"  # the port of `discard`: a block that asks for anything else fails
+    nowhere = "http://127.0.0.1:9"  # nothing listens on the `discard` port, so a block that needs another host fails
     yield {
         **os.environ,
         "SHARE4V_HOME": str(tmp_path_factory.mktemp("home")),
         "SHARE4V_MIRROR": address,
         "HF_ENDPOINT": f"{address}/hub",
-        "OMP_NUM_THREADS": "1",  # two threads of two small programs would wait for each other most of the time
+        "OMP_NUM_THREADS": "1",  # the models are too small for more threads
         "HTTPS_PROXY": nowhere,
         "https_proxy": nowhere,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),

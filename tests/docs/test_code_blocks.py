@@ -1,7 +1,7 @@
-"""Every code block of README, docs and examples runs as it stands, or says in front of it why it is not run.
+"""Every code block of README, docs and examples runs as it is, or a comment in front of it gives the reason why not.
 
-A page runs in a temporary folder with a few pictures (`stand_in.draw_pictures`), a clone's `examples` and a small
-checkpoint in the original's layout; `sharegpt4v-7b` is the same one, behind SHARE4V_MIRROR.
+A page runs in a temporary folder with a few images (`stand_in.draw_pictures`), the repository's `examples` and a small
+checkpoint in the original layout. The name `sharegpt4v-7b` also leads to that checkpoint, through SHARE4V_MIRROR.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,12 +21,11 @@ from helpers.paths import HELPERS
 BLOCKS = {name_of(page): blocks_of(page.read_text(encoding="utf-8")) for page in PAGES}
 SCENE = ROOT / "examples" / "sharegpt_4v" / "scene.png"
 RUN_PAGE = HELPERS / "pages" / "run_page.py"
-SECONDS = 1800  # a page that hangs; how long one takes decides nothing
-AT_ONCE = 2
+TIMEOUT = 1800.0  # seconds until a page that hangs is given up
 
 
-def runs() -> dict[str, list[Block]]:
-    """Pages with something to run; one of several that have the same code, as a translation has."""
+def runnable_pages() -> dict[str, list[Block]]:
+    """Pages with blocks to run; of pages with the same code, such as a translation and its original, only the first."""
     chosen: dict[tuple[str, ...], str] = {}
     for name, blocks in BLOCKS.items():
         run = tuple(block.code for block in blocks if block.is_run)
@@ -38,7 +35,7 @@ def runs() -> dict[str, list[Block]]:
 
 
 def run_page(page: str, folder: Path, originals: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    if page.startswith("examples/"):  # a page of a folder speaks of the files beside it
+    if page.startswith("examples/"):  # these pages refer to the files beside them
         shutil.copytree(ROOT / Path(page).parent, folder)
     else:
         folder.mkdir()
@@ -54,42 +51,25 @@ def run_page(page: str, folder: Path, originals: Path, environment: dict[str, st
         text=True,
         cwd=folder,
         env=environment,
-        timeout=SECONDS,
+        timeout=TIMEOUT,
     )
 
 
-@pytest.fixture(scope="module")
-def results(
-    request: pytest.FixtureRequest,
-    originals: Path,
-    environment: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """What becomes of each page that is asked for; two run at a time, as a page's processes wait for each other."""
-    asked = [item for item in request.session.items if getattr(item, "originalname", "") == "test_code_blocks_run"]
-    folder = tmp_path_factory.mktemp("pages")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
-            page: pool.submit(run_page, page, folder / str(number), originals, environment)
-            for number, page in enumerate(item.callspec.params["page"] for item in asked)
-        }
-
-
-@pytest.mark.parametrize("page", runs())
-def test_code_blocks_run(page: str, results: dict[str, Future[subprocess.CompletedProcess[str]]]) -> None:
-    done = results[page].result()
+@pytest.mark.parametrize("page", runnable_pages())
+def test_code_blocks_run(page: str, originals: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    done = run_page(page, tmp_path / "page", originals, environment)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", BLOCKS)
-def test_every_block_says_what_it_is(page: str) -> None:
-    """A command in a block without a language, or in one of another name, would never be run."""
+def test_every_block_has_a_known_language(page: str) -> None:
+    """A command in a block without a language, or with a misspelled one, would never run."""
     for block in BLOCKS[page]:
         known = (*RUNNABLE, *SHOWN)
-        assert block.language in known, f"line {block.line}: {block.language!r} is none of {', '.join(known)}"
+        assert block.language in known, f"line {block.line}: {block.language!r} is not one of {', '.join(known)}"
         if block.language in SHOWN:
             commands = [line for line in block.text.splitlines() if line.startswith(("$ ", "share4v ", "python "))]
-            assert not commands, f"line {block.line}: commands go into a bash or console block, which is run"
+            assert not commands, f"line {block.line}: write commands in a bash or console block, which is run"
 
 
 def skipped() -> list[tuple[str, Block]]:
@@ -97,12 +77,12 @@ def skipped() -> list[tuple[str, Block]]:
 
 
 @pytest.mark.parametrize(("page", "block"), skipped(), ids=lambda item: getattr(item, "line", item))
-def test_a_block_that_is_not_run_says_why(page: str, block: Block) -> None:
+def test_a_block_that_is_not_run_gives_a_reason(page: str, block: Block) -> None:
     assert block.reason and len(block.reason.split()) >= 3, f"{page}, line {block.line}: <!-- not run: REASON -->"
-    assert block.language in RUNNABLE, f"{page}, line {block.line}: nothing would run this anyway"
+    assert block.language in RUNNABLE, f"{page}, line {block.line}: this language never runs; remove the comment"
 
 
-def test_blocks_are_read_as_they_stand() -> None:
+def test_blocks_are_parsed() -> None:
     page = (
         "<!-- not run: needs an Ascend -->\n\n```bash\nmsrun x\n```\n"
         '1. a list\n\n    ```python title="a.py"\n    x = 1\n    ```\n\n<!-- a note -->\n'
@@ -112,29 +92,29 @@ def test_blocks_are_read_as_they_stand() -> None:
     assert (first.language, first.text, first.line, first.reason) == ("bash", "msrun x\n", 4, "needs an Ascend")
     assert (second.title, second.text, second.is_run) == ("a.py", "x = 1\n", True)
     assert (third.text, third.reason) == ("$ echo ```\n```\n", None)
-    with pytest.raises(ValueError, match="line 1 has no end"):
+    with pytest.raises(ValueError, match="line 1 has no closing fence"):
         blocks_of("```python\nx = 1\n")
 
 
 @pytest.mark.parametrize(
-    ("language", "text", "said"),
+    ("language", "text", "message"),
     [
         ("python", "x = 1\nraise KeyError('here')\n", "line 8"),
         ("bash", "false\ntrue\n", "status 1"),
         ("bash", "false | cat\n", "status 1"),
         ("console", "$ echo one\ntwo\n", "expected was"),
-        ("console", "echo one\n", "no line that begins"),
+        ("console", "echo one\n", "no line that starts"),
     ],
 )
-def test_a_block_that_fails_is_found(language: str, text: str, said: str, tmp_path: Path) -> None:
+def test_a_failing_block_is_reported(language: str, text: str, message: str, tmp_path: Path) -> None:
     block = Block(language, text, 7)
     command = [sys.executable, str(RUN_PAGE), "page.md"]
     options = {"input": json.dumps([asdict(block)]), "capture_output": True, "text": True, "cwd": tmp_path}
     done = subprocess.run(command, **options)
-    assert done.returncode == 1 and said in done.stderr and "page.md, line 7" in done.stderr
+    assert done.returncode == 1 and message in done.stderr and "page.md, line 7" in done.stderr
 
 
-def test_a_session_compares_what_is_printed(tmp_path: Path) -> None:
+def test_a_console_block_compares_the_output(tmp_path: Path) -> None:
     text = "$ echo one; echo two\none\n...\n$ printf '%s' \\\n> three\nthree\n"
     block = Block("console", text, 1)
     command = [sys.executable, str(RUN_PAGE), "page.md"]
@@ -142,7 +122,7 @@ def test_a_session_compares_what_is_printed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_small_checkpoint_is_the_tiny_model_in_the_originals_layout(originals: Path) -> None:
+def test_the_small_checkpoint_is_the_tiny_model_in_the_original_layout(originals: Path) -> None:
     from mindone.pipelines import pipeline
 
     stand_in = pipeline("image-to-text", originals / MODEL, vision_tower=originals / TOWER)

@@ -1,4 +1,4 @@
-"""What the pages must agree with: the parser, the public names, each other, and the files that they link to."""
+"""Pages agree with the parser, the public names and each other, and their links lead to files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import mindone.pipelines
 from mindone_share4v.cli import build_parser
 
 DOCS = ROOT / "docs"
-# What the site shows of a page is this file's text.
+# Page of the site -> the file whose text it includes.
 INCLUDED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 
@@ -30,7 +30,7 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_command_line_page_is_the_parsers(generator: ModuleType) -> None:
+def test_the_command_line_page_is_up_to_date(generator: ModuleType) -> None:
     assert (DOCS / "cli.md").read_text(encoding="utf-8") == generator.page(), "run: python docs/generate_cli.py"
 
 
@@ -47,7 +47,7 @@ def test_the_command_line_page_has_every_command_and_flag(generator: ModuleType)
 
 
 @pytest.mark.parametrize("page", INCLUDED)
-def test_a_text_that_is_shown_twice_is_written_once(page: str) -> None:
+def test_a_text_on_two_pages_is_written_once(page: str) -> None:
     assert (DOCS / page).read_text(encoding="utf-8").strip() == f'--8<-- "{INCLUDED[page]}"'
     assert len((ROOT / INCLUDED[page]).read_text(encoding="utf-8").splitlines()) > 10
 
@@ -75,10 +75,10 @@ def test_a_link_leads_to_a_file(page: str, target: str) -> None:
         return
     found = (ROOT / page).parent / path
     assert found.exists(), f"{page} links to {target}"
-    if Path(page).parts[0] == "docs":  # the site has nothing else
-        assert found.resolve().is_relative_to(DOCS), f"{page} links out of docs: {target}"
+    if Path(page).parts[0] == "docs":  # other files are not on the site
+        assert found.resolve().is_relative_to(DOCS), f"{page} links to a file outside docs: {target}"
 
 
-def test_nothing_that_a_page_shows_comes_from_elsewhere() -> None:
+def test_pages_load_nothing_from_other_hosts() -> None:
     pictures = re.compile(r"!\[[^\]]*\]\(\s*https?:|<(?:img|script|iframe)[^>]+https?:")
     assert [name_of(page) for page in PAGES if pictures.search(page.read_text(encoding="utf-8"))] == []

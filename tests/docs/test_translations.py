@@ -1,4 +1,4 @@
-"""The Chinese pages say what the English ones say: the same sections, commands, tables, figures and links."""
+"""The Chinese pages match the English ones: the same sections, commands, tables, numbers and links."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRANSLATED = {ours: theirs for pair in PAIRS.items() for ours, theirs in (pair, 
 
 
 class Page:
-    """What can be compared without knowing the language."""
+    """The parts of a page that can be compared without understanding the language."""
 
     def __init__(self, name: str) -> None:
         self.text = (ROOT / name).read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ class Page:
         self.sections = re.split(r"^## .*$", prose, flags=re.MULTILINE)
 
     def rows(self) -> list[list[str]]:
-        """The rows of every table, one after another."""
+        """The rows of all tables, in order."""
         lines = [line for line in self.text.splitlines() if line.startswith("|")]
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -44,17 +44,17 @@ def test_sections_are_the_same(pair: tuple[Page, Page]) -> None:
     assert len(pair[0].sections) == len(pair[1].sections) > 4
 
 
-def test_code_is_the_same_but_for_comments(pair: tuple[Page, Page]) -> None:
+def test_code_is_the_same_except_for_comments(pair: tuple[Page, Page]) -> None:
     ours, theirs = ([(block.language, block.code, block.reason) for block in page.blocks] for page in pair)
     assert ours == theirs and ours
 
 
-def test_figures_are_the_same_section_by_section(pair: tuple[Page, Page]) -> None:
+def test_numbers_are_the_same_in_every_section(pair: tuple[Page, Page]) -> None:
     for ours, theirs in zip(pair[0].sections, pair[1].sections, strict=True):
         assert numbers(ours) == numbers(theirs)
 
 
-def test_names_in_code_font_are_the_same_section_by_section(pair: tuple[Page, Page]) -> None:
+def test_names_in_code_font_are_the_same_in_every_section(pair: tuple[Page, Page]) -> None:
     for ours, theirs in zip(pair[0].sections, pair[1].sections, strict=True):
         assert Counter(CODE.findall(ours)) == Counter(CODE.findall(theirs))
 
@@ -70,14 +70,14 @@ def test_tables_have_the_same_cells(pair: tuple[Page, Page]) -> None:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_links_are_the_same_but_for_translated_pages(name: str) -> None:
+def test_links_are_the_same_except_to_translated_pages(name: str) -> None:
     ours, theirs = (Counter(links(page)) for page in (name, PAIRS[name]))
     del ours[PAIRS[name]], theirs[name]
     assert Counter(PAIRS.get(target, target) for target in ours.elements()) == theirs
 
 
 def links(name: str) -> list[str]:
-    """What a page links to, as paths from the root of the repository."""
+    """The targets of a page's links, as paths relative to the repository's root."""
     targets = re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text(encoding="utf-8"))
     return [item if "://" in item else os.path.normpath(Path(name).parent / item) for item in targets]
 
@@ -92,7 +92,7 @@ def test_the_translation_is_chinese(name: str) -> None:
     text = re.sub(r"(?s:^```.*?^```)|^> .*$", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert len(re.findall(r"[\u4e00-\u9fff]", text)) > 300
     broken = [line for line in text.splitlines() if re.search(r"[\u4e00-\u9fff][,:;?!]", line)]
-    assert not broken, f"an ASCII punctuation mark behind a Chinese character: {broken}"
+    assert not broken, f"ASCII punctuation after a Chinese character: {broken}"
 
 
 def test_numbers_are_found_in_both_languages() -> None:

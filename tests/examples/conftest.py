@@ -1,4 +1,4 @@
-"""Makes the scripts of the tiny example importable by the names they use among themselves."""
+"""Makes the scripts of the tiny example importable under the names by which they import each other."""
 
 from __future__ import annotations
 

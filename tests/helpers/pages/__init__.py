@@ -1,1 +1,1 @@
-"""What the tests of the documentation share: its pages, how they are run, and what they find."""
+"""Helpers of the documentation tests: parsing pages, running their code blocks, and a stand-in checkpoint."""

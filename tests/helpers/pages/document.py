@@ -23,7 +23,7 @@ PAGES = sorted(
 )
 PYTHON, SHELL, SESSION = "python", "bash", "console"
 RUNNABLE = (PYTHON, SHELL, SESSION)
-# What only shows something: a file's contents, or what a program printed.
+# Blocks that are only shown: the contents of a file, or the output of a program.
 SHOWN = ("text", "toml", "json", "csv", "yaml")
 
 FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)$")
@@ -36,11 +36,11 @@ class Block:
     """One fenced code block.
 
     Attributes:
-        language: the word after the fence; "" where there is none.
+        language: the word after the fence; "" if there is none.
         text: the code.
-        line: where its first line stands in the page.
-        title: the name of the file that the block is (`title="towers.py"`), which is written and not run.
-        reason: why it is not run, from `<!-- not run: ... -->` in front of it; "" where the marker gives none.
+        line: number of its first line in the page.
+        title: name of a file (`title="towers.py"`): the block is written to it instead of being run.
+        reason: why it is not run, from `<!-- not run: ... -->` in front of it; "" if the comment gives no reason.
     """
 
     language: str
@@ -55,7 +55,7 @@ class Block:
 
     @property
     def code(self) -> str:
-        """The text without comments, which a translation may translate."""
+        """The text without its comments, which differ between translations."""
         if self.language == PYTHON:
             return _without_python_comments(self.text)
         lines = (re.sub(r"(^|\s)#.*", "", line).rstrip() for line in self.text.splitlines())
@@ -81,7 +81,7 @@ def blocks_of(text: str) -> list[Block]:
         start = number + 1
         end = next((i for i in range(start, len(lines)) if _closes(lines[i], opening["fence"])), None)
         if end is None:
-            raise ValueError(f"the code block that begins in line {start} has no end")
+            raise ValueError(f"the code block in line {start} has no closing fence")
         title = TITLE.search(opening["info"])
         found.append(
             Block(
@@ -102,7 +102,7 @@ def _closes(line: str, fence: str) -> bool:
 
 
 def _reason_before(lines: list[str]) -> str | None:
-    """The reason of a marker that nothing but white space parts from what follows."""
+    """Return the reason in a `not run` comment that is separated from the block only by white space."""
     before = "\n".join(lines).rstrip()
     start = before.rfind("<!--")
     marker = MARKER.fullmatch(before[start:]) if start >= 0 else None

@@ -1,5 +1,7 @@
-"""Runs the code blocks of one page, in order, in the current folder: `python run_page.py PAGE` with the blocks as JSON
-on standard input. Python blocks share one namespace; a shell block is a shell of its own."""
+"""Runs the code blocks of one page, in order, in the current folder: `python run_page.py PAGE`.
+
+Standard input has the blocks as JSON. Python blocks share one namespace; every shell block runs in a new shell.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from typing import Any
 
 
 def run_python(text: str, place: str, line: int, namespace: dict[str, Any]) -> str:
-    """Run a Python block; return what went wrong."""
-    code = "\n" * (line - 1) + text  # so that a traceback names the page's own lines
+    """Run a Python block; return its traceback, or "" if it succeeds."""
+    code = "\n" * (line - 1) + text  # so that tracebacks have the line numbers of the page
     try:
         exec(compile(code, place, "exec"), namespace)
     except BaseException:
@@ -23,17 +25,17 @@ def run_python(text: str, place: str, line: int, namespace: dict[str, Any]) -> s
 
 
 def run_shell(text: str) -> tuple[int, str, str]:
-    """Run a script as a new shell would, but stop at the first error."""
+    """Run a script in a new shell that stops at the first error; return status, output and errors."""
     command = ["bash", "-euo", "pipefail", "-c", text]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     return done.returncode, done.stdout, done.stderr
 
 
 def run_session(text: str) -> str:
-    """Run a console block: after `$ ` a command, below it what it prints (`...` stands for anything)."""
+    """Run a console block: commands after `$ `, each followed by its output, in which `...` matches anything."""
     _, *turns = f"\n{text}".split("\n$ ")
     if not turns:
-        return "a console block has no line that begins with `$ `"
+        return "the console block has no line that starts with `$ `"
     for turn in turns:
         command, _, wanted = turn.partition("\n")
         while command.endswith("\\"):
@@ -41,9 +43,9 @@ def run_session(text: str) -> str:
             command += f"\n{more.removeprefix('>')}"
         status, output, errors = run_shell(command)
         if status:
-            return f"{command}\nended with status {status}\n{errors}"
+            return f"{command}\nexited with status {status}\n{errors}"
         if not doctest.OutputChecker().check_output(wanted.strip() + "\n", output.strip() + "\n", doctest.ELLIPSIS):
-            return f"{command}\nprinted\n{output}\nexpected was\n{wanted}"
+            return f"{command}\nprinted\n{output}\nbut expected was\n{wanted}"
     return ""
 
 
@@ -70,5 +72,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, "")  # what a page writes, it can import
+    sys.path.insert(0, "")  # a page can import the files that it writes
     sys.exit(main())

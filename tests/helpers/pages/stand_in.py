@@ -1,4 +1,4 @@
-"""sharegpt4v-7b in small: the weights of sharegpt4v-tiny in the original's layout, as a mirror serves it."""
+"""A small stand-in for sharegpt4v-7b: the weights of sharegpt4v-tiny in the original layout, served as by a mirror."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 MODEL, TOWER = "ShareGPT4V-7B", "ShareGPT4V-7B_Pretrained_vit-large336-l12"
-# Folder on the mirror -> folder it is a copy of.
+# Folder on the mirror -> the folder that it copies.
 SERVED = {
     "sharegpt4v-7b": MODEL,
     "sharegpt4v-13b": MODEL,
     "sharegpt4v-7b-vision-tower": TOWER,
     "sharegpt4v-13b-vision-tower": TOWER,
 }
-# Ours -> the file it is in, and its name there.
+# Prefix of our names -> the part that has these weights, and the prefix of their names there.
 NAMES = {
     "vision_tower.": (TOWER, ""),
     "mm_projector.": (MODEL, "model.mm_projector."),
@@ -45,9 +45,9 @@ def write_original(tiny: Path, folder: Path) -> None:
     files: dict[str, str] = {}
     for number in (1, 2):
         shard = f"pytorch_model-{number:05d}-of-00002.bin"
-        held = {name: tensors[MODEL][name] for name in names[number - 1 :: 2]}
-        torch.save(held, folder / MODEL / shard)
-        files |= dict.fromkeys(held, shard)
+        weights = {name: tensors[MODEL][name] for name in names[number - 1 :: 2]}
+        torch.save(weights, folder / MODEL / shard)
+        files |= dict.fromkeys(weights, shard)
     write_json(folder / MODEL / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": files})
     write_json(folder / MODEL / "config.json", original_config(config))
     torch.save(tensors[TOWER], folder / TOWER / "pytorch_model.bin")
@@ -58,7 +58,7 @@ def write_original(tiny: Path, folder: Path) -> None:
 
 
 def original_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return config.json as the original writes it."""
+    """Return config.json in the original format."""
     return {
         **config["text_config"],
         "model_type": "share4v",
@@ -77,7 +77,7 @@ def original_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_mirror(originals: Path, folder: Path) -> None:
-    """Lay the originals out as SHARE4V_MIRROR is asked for them: a folder a name, with a manifest."""
+    """Copy the originals into the layout of SHARE4V_MIRROR: one folder for each name, with a manifest."""
     for name, part in SERVED.items():
         shutil.copytree(originals / part, folder / name)
         entries = [
@@ -96,7 +96,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def draw_pictures(scene: Path, folder: Path) -> None:
-    """Put the pictures that the pages speak of into a folder: one scene, turned and mirrored."""
+    """Write the images that the pages use into a folder: one scene, rotated and mirrored."""
     with Image.open(scene) as drawn:
         for number, name in enumerate(PICTURES):
             path = folder / name
