@@ -441,7 +441,30 @@ def test_caption_on_a_terminal_streams(
     assert places == sorted(places)
     shown = [" ".join(part.split()) for part in text.replace("\r", "\n").split(".png:\n")[1:]]
     assert shown[0].startswith(captions[0]) and shown[1].startswith(captions[1])
-    assert len(terminal.chunks) > 8  # more pieces than lines: it was shown as it was made
+
+
+class Screen(io.StringIO):
+    """A terminal that keeps every piece of text that it was made to show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = [""]
+
+    def isatty(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        if self.getvalue() != self.shown[-1]:
+            self.shown.append(self.getvalue())
+
+
+def test_a_terminal_shows_a_caption_while_it_is_generated(
+    checkpoint: Path, pictures: list[str], monkeypatch: pytest.MonkeyPatch, one_model: None
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert main(["caption", *pictures[:2], "--model", str(checkpoint), *TOKENS]) == 0
+    assert len(screen.shown) > 8  # more pieces than lines
 
 
 def test_chat_on_a_terminal(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
