@@ -16,7 +16,7 @@ import pytest
 from mindone.models.share4v.integrations.mindnlp.process import Worker, WorkerError
 
 MODULE = """
-import os, sys, time
+import os, signal, sys, time
 from mindone.models.share4v.integrations.mindnlp.process import serve
 
 
@@ -37,9 +37,10 @@ class Desk:
     def divide(self, by):
         return 1 // by
 
-    def sleep(self, seconds):
+    def interrupt(self, seconds):
+        os.killpg(os.getppid(), signal.SIGINT)  # the owner's group, as a terminal does
         time.sleep(seconds)
-        return "slept"
+        return "too late"
 
     def die(self):
         os._exit(3)
@@ -89,14 +90,12 @@ def test_a_process_that_dies_is_told_with_its_exit_code(worker: Worker) -> None:
 
 
 INTERRUPTED = """
-import os, signal, threading
 from mindone.models.share4v.integrations.mindnlp.process import Worker
 
 worker = Worker("desk", "the desk")
 process = worker.call("facts")[0]
-threading.Timer(0.5, os.killpg, (0, signal.SIGINT)).start()  # as a terminal does it
 try:
-    worker.call("sleep", 2)
+    worker.call("interrupt", 1)
 except KeyboardInterrupt:
     print("interrupted", worker.call("facts")[0] == process, worker.call("divide", 1))
 """
