@@ -38,7 +38,10 @@ class Desk:
         return 1 // by
 
     def interrupt(self, seconds):
-        os.killpg(os.getppid(), signal.SIGINT)  # the owner's group, as a terminal does
+        owner = os.getppid()
+        while open(f"/proc/{owner}/stat").read().rpartition(")")[2].split()[0] != "S":
+            time.sleep(0.01)  # until it waits for the answer
+        os.killpg(owner, signal.SIGINT)  # its group, as a terminal does
         time.sleep(seconds)
         return "too late"
 
