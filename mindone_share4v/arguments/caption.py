@@ -10,9 +10,9 @@ HELP = "caption images"
 USAGE = "IMAGE..."
 DESCRIPTION = (
     "Caption images. On a terminal, each caption is shown while it is generated. Otherwise one line is printed per "
-    "image: the caption, or PATH<TAB>CAPTION if there are several images; line breaks and tabs inside a caption become "
-    "spaces (--json keeps them). Images that cannot be read are reported on standard error, and the others are still "
-    "captioned."
+    "image: the caption, or `PATH<TAB>CAPTION` if there are several images; line breaks and tabs inside a caption "
+    "become spaces (--json keeps them). Images that cannot be read are reported on standard error, and the others are "
+    "still captioned."
 )
 EPILOG = """examples:
   share4v caption photo.jpg

@@ -1,6 +1,6 @@
-"""The earlier MindSpore port's folders and command lines work, or say what to use instead.
+"""Model folders and command lines of the earlier MindSpore port work, or report what to use instead.
 
-The command lines are those of the readme and scripts of mindone's examples/sharegpt_4v before this package.
+The command lines are those in the README and the scripts of mindone's own examples/sharegpt_4v.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ TIMEOUT = 300
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The port's model folder, with the configs that it kept among its sources."""
+    """Return a model folder of the port, with the configuration files that it kept among its sources."""
     return write_port(tmp_path_factory.mktemp("port") / "ms_share4v_model_folder")
 
 
 @pytest.fixture(scope="module")
 def caption() -> str:
-    """What the same weights say in this project's own form."""
+    """Return the caption of the same weights in this package's own format."""
     return pipeline("image-to-text", dtype="float32")(str(SCENE))[0]["generated_text"]
 
 
@@ -43,13 +43,13 @@ def run(script: str, *arguments: str | Path, cwd: Path = EXAMPLES) -> subprocess
 
 
 def refused(script: str, *arguments: str | Path) -> str:
-    """Return what a command that ends with status 2 says is wrong, on one line."""
+    """Run a command that must end with a usage error, and return the error on one line."""
     done = run(script, *arguments)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    return " ".join(done.stderr.split()).partition(": error: ")[2]  # behind the list of its flags
+    return " ".join(done.stderr.split()).partition(": error: ")[2]  # after the usage
 
 
-def test_the_folder_loads_as_it_is(port: Path, caption: str) -> None:
+def test_the_folder_loads_directly(port: Path, caption: str) -> None:
     assert pipeline("image-to-text", model=port)(str(SCENE))[0]["generated_text"] == caption
 
 
@@ -59,29 +59,29 @@ def test_the_ports_command_line_answers(port: Path, caption: str) -> None:
     assert (done.returncode, done.stdout) == (0, f"{caption}\n"), done.stderr
 
 
-def test_its_other_flags_answer_too(port: Path, caption: str) -> None:
+def test_its_other_flags_work_too(port: Path, caption: str) -> None:
     flags = ("--query", "Describe this image", "--conv-mode", "vicuna_v1")
     assert run("run_share4v.py", "--model-path", port, "--image-file", SCENE, *flags).stdout == f"{caption}\n"
 
 
-def test_model_base_says_that_it_never_did_anything(port: Path) -> None:
+def test_model_base_is_refused_since_it_never_had_an_effect(port: Path) -> None:
     said = refused("run_share4v.py", "--model-path", port, "--image-file", SCENE, "--model-base", "x")
     assert "--model-base never had an effect" in said and "leave it out" in said
 
 
-def test_run_sh_with_its_paths_unedited_says_what_is_wrong() -> None:
+def test_run_sh_with_unedited_paths_reports_the_missing_directory() -> None:
     said = refused(
         "share4v/eval/run_share4v.py", "--model-path", "/path/to/model/folder", "--image-file", "/path/to/image/file"
     )
     assert "there is no directory /path/to/model/folder" in said
 
 
-def test_an_image_that_is_not_there_is_a_failure(port: Path) -> None:
+def test_a_missing_image_is_a_failure(port: Path) -> None:
     done = run("run_share4v.py", "--model-path", port, "--image-file", "/path/to/image/file")
     assert (done.returncode, done.stdout) == (1, "") and "/path/to/image/file" in done.stderr
 
 
-def test_a_ckpt_file_in_place_of_its_folder_says_so(port: Path) -> None:
+def test_a_ckpt_file_instead_of_its_folder_is_refused(port: Path) -> None:
     for path in (port / LLAMA_CKPT, str(port / LLAMA_CKPT)):
         with pytest.raises(FileNotFoundError, match="is a file: give the directory that holds it"):
             Share4V.from_pretrained(path)
@@ -90,28 +90,28 @@ def test_a_ckpt_file_in_place_of_its_folder_says_so(port: Path) -> None:
     )
 
 
-def test_a_folder_without_the_configs_says_where_they_are(tmp_path: Path, caption: str) -> None:
+def test_a_folder_without_configs_reports_where_to_copy_them_from(tmp_path: Path, caption: str) -> None:
     folder = write_port(tmp_path / "model", configs=False)
     with pytest.raises(FileNotFoundError, match=r"copy config\.json and vit/ from its share4v/configs"):
         Share4V.from_pretrained(folder)
     assert "copy config.json and vit/" in refused("run_share4v.py", "--model-path", folder, "--image-file", SCENE)
-    write_configs(folder, str(folder / TOWER_CKPT))  # what it says helps
+    write_configs(folder, str(folder / TOWER_CKPT))  # the advice works
     assert pipeline("image-to-text", model=folder)(str(SCENE))[0]["generated_text"] == caption
 
 
-def test_a_tower_that_lies_elsewhere_is_asked_for_by_name(tmp_path: Path, caption: str) -> None:
+def test_a_vision_tower_outside_the_folder_is_asked_for_by_name(tmp_path: Path, caption: str) -> None:
     folder = write_port(tmp_path / "model", tower="../weights")
     tower = tmp_path / "weights" / TOWER_CKPT
     with pytest.raises(CheckpointError, match=rf"copy that file into {folder}") as raised:
         Share4V.from_pretrained(folder)
     assert str(tower.name) in str(raised.value)
-    shutil.copy(tower, folder)  # what it says helps
+    shutil.copy(tower, folder)  # the advice works
     assert pipeline("image-to-text", model=folder)(str(SCENE))[0]["generated_text"] == caption
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The PyTorch checkpoint that the port's users converted: model and vision tower, of sharegpt4v-tiny's weights."""
+    """Return a PyTorch checkpoint like those that the port converted: model and vision tower, with tiny's weights."""
     import json
 
     import torch
@@ -136,7 +136,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_the_ports_conversion_of_a_folder_works(original: tuple[Path, Path], tmp_path: Path, caption: str) -> None:
-    """`python convert_weights.py --source FOLDER --target FOLDER`, from share4v/tools too."""
+    """`python convert_weights.py --source FOLDER --target FOLDER`, also from share4v/tools."""
     target = tmp_path / "ms_share4v_model_folder"
     done = run("share4v/tools/convert_weights.py", "--source", original[0], "--target", target)
     assert (done.returncode, done.stdout) == (0, f"{target}\n"), done.stderr
@@ -152,8 +152,8 @@ def test_its_own_ckpt_files_can_be_converted(port: Path, tmp_path: Path, caption
     assert pipeline("image-to-text", model=target)(str(SCENE))[0]["generated_text"] == caption
 
 
-def test_a_list_of_files_says_to_give_their_folder(original: tuple[Path, Path], tmp_path: Path) -> None:
-    """`--source a.bin,b.bin`, as the script took it before the readme said a folder."""
+def test_a_list_of_files_is_refused_with_their_folder_as_advice(original: tuple[Path, Path], tmp_path: Path) -> None:
+    """`--source a.bin,b.bin`, which the script accepted before its README asked for a folder."""
     shards = ",".join(str(original[0] / f"pytorch_model-0000{number}-of-00002.bin") for number in (1, 2))
     said = refused("convert_weights.py", "--source", shards, "--target", tmp_path / "out")
     assert said.endswith(f"--source {original[0]}")
@@ -162,13 +162,13 @@ def test_a_list_of_files_says_to_give_their_folder(original: tuple[Path, Path], 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_ckpt_as_the_target_says_to_name_a_folder(original: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_ckpt_target_is_refused_with_a_folder_as_advice(original: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "ms_model.ckpt"
     said = refused("convert_weights.py", "--source", original[0], "--target", target)
     assert f"--target {tmp_path / 'ms_model'} " in said and not target.exists()
 
 
-def test_a_vision_tower_alone_says_to_give_it_with_its_model(original: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_vision_tower_without_its_model_is_refused_with_advice(original: tuple[Path, Path], tmp_path: Path) -> None:
     """`convert_weights.py --source pt_vit_folder --target .../vit-large336-l12.ckpt`, and with a folder as target."""
     model, tower = original
     for target in (tmp_path / TOWER_CKPT, tmp_path / "out"):
@@ -178,7 +178,7 @@ def test_a_vision_tower_alone_says_to_give_it_with_its_model(original: tuple[Pat
     assert done.returncode == 0, done.stderr
 
 
-def test_the_old_places_only_lead_to_the_scripts() -> None:
+def test_the_scripts_in_the_old_folders_only_run_the_new_ones() -> None:
     for path in (EXAMPLES / "share4v").rglob("*.py"):
         assert len(path.read_text().splitlines()) < 10 and (EXAMPLES / path.name).is_file()
-        assert not os.path.islink(path)  # noqa: PTH114 - a link would be one to wheels, and none to Windows
+        assert not os.path.islink(path)  # noqa: PTH114 - links do not survive in wheels and on Windows

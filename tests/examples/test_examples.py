@@ -1,4 +1,4 @@
-"""The example scripts: short, over the public interface, and they run."""
+"""The example scripts are short, use only the public interface, and run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_are_short_and_import_public_names_alone(name: str) -> None:
+def test_scripts_are_short_and_import_only_public_names(name: str) -> None:
     source = (EXAMPLES / name).read_text()
     assert len(source.splitlines()) < 60
     imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]

@@ -1,4 +1,4 @@
-"""The Open-Sora example: a folder of images and videos becomes annotation files that say what the pictures show."""
+"""The Open-Sora example: it writes annotation files with correct captions for a folder of images and videos."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scene(index: int) -> tuple[Scene, Image.Image]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two videos and an image; the first video shows one scene for 0.9 s, then another for 2.1 s."""
+    """Return a folder of two videos and an image; the first video shows one scene for 0.9 s, then another for 2.1 s."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "sub").mkdir()
     write_video(folder / "a.mp4", [scene(0)[1]] * 9 + [scene(1)[1]] * 21)
@@ -64,13 +64,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     return call
 
 
-def test_both_files_say_what_is_seen_and_the_trainers_read_them(data: Path, run: Run, tmp_path: Path) -> None:
+def test_captions_are_correct_and_the_trainers_can_read_both_files(data: Path, run: Run, tmp_path: Path) -> None:
     status, out, err = run("--video-folder", data, "--output", tmp_path / "out")
     assert (status, err) == (0, ""), err
     assert out == f"{tmp_path / 'out'}: 3 captions, 0 failures\n"
     plan, table = tmp_path / "out" / "open_sora_plan.json", tmp_path / "out" / "open_sora.csv"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [table.name, plan.name]
-    expected = [scene(index)[0] for index in (1, 3, 2)]  # in the middle of a.mp4 stands the second scene
+    expected = [scene(index)[0] for index in (1, 3, 2)]  # the middle of a.mp4 shows the second scene
     assert [parse_caption(caption) for caption in plan_captions(plan)] == expected
     rows = read_table(table, data)
     assert [parse_caption(row["caption"]) for row in rows] == expected
@@ -81,7 +81,7 @@ def test_both_files_say_what_is_seen_and_the_trainers_read_them(data: Path, run:
     assert all(item["resolution"] == {"height": 96, "width": 96} for item in items)
 
 
-def test_batches_change_nothing(data: Path, run: Run, tmp_path: Path) -> None:
+def test_batch_size_does_not_change_the_files(data: Path, run: Run, tmp_path: Path) -> None:
     for size in (1, 3):
         assert run("--video-folder", data, "--output", tmp_path / str(size), "--batch_size", str(size))[0] == 0
     for name in ("open_sora_plan.json", "open_sora.csv"):
@@ -89,7 +89,7 @@ def test_batches_change_nothing(data: Path, run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "count"), [("grid", 4), ("even", 2)])
-def test_several_frames_are_asked_about_as_one_picture_or_as_several(
+def test_several_frames_become_one_image_or_several(
     mode: str, count: int, data: Path, run: Run, tmp_path: Path
 ) -> None:
     status, _, err = run(
@@ -104,8 +104,8 @@ def test_several_frames_are_asked_about_as_one_picture_or_as_several(
     assert plan_captions(tmp_path / "open_sora_plan.json")[0] == answer[0]["generated_text"]
 
 
-def test_failures_are_named_and_the_others_are_done(data: Path, tmp_path: Path) -> None:
-    """By the shell script, in a process of its own."""
+def test_failed_files_are_reported_and_the_others_are_captioned(data: Path, tmp_path: Path) -> None:
+    """Through the shell script, in its own process."""
     folder, out = tmp_path / "videos", tmp_path / "annotations"
     (folder / "sub").mkdir(parents=True)
     for name in ("a.mp4", "d.jpg"):
@@ -148,7 +148,7 @@ def test_failures_are_named_and_the_others_are_done(data: Path, tmp_path: Path) 
     assert [row["video"] for row in rows] == ["a.mp4", "d.jpg", "picture.png"]
 
 
-def test_where_everything_fails_nothing_is_written(run: Run, tmp_path: Path) -> None:
+def test_nothing_is_written_if_every_file_fails(run: Run, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").touch()
     (tmp_path / "out").mkdir()
@@ -184,7 +184,7 @@ def test_a_video_that_overflows_the_context_is_one_failure(run: Run, tmp_path: P
         ([], "--video-folder"),
     ],
 )
-def test_wrong_use_is_said_and_writes_nothing(
+def test_usage_errors_write_nothing(
     arguments: list[str], message: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -194,7 +194,7 @@ def test_wrong_use_is_said_and_writes_nothing(
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_an_interrupted_run_leaves_earlier_files_alone(
+def test_an_interrupted_run_does_not_change_earlier_files(
     data: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "open_sora.csv").write_text("of an earlier run")
@@ -202,13 +202,13 @@ def test_an_interrupted_run_leaves_earlier_files_alone(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "resize", interrupt)  # the first picture's way into the model
+    monkeypatch.setattr(Image.Image, "resize", interrupt)  # called for the first image
     status, out, err = run("--video-folder", data, "--output", tmp_path)
     assert (status, out) == (130, "") and "interrupted, nothing was written" in err
     assert [path.read_text() for path in tmp_path.iterdir()] == ["of an earlier run"]
 
 
-def test_without_pyav_images_are_captioned_and_a_video_says_what_to_install(
+def test_without_pyav_images_are_captioned_and_a_video_reports_what_to_install(
     data: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)

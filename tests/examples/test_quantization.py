@@ -1,4 +1,4 @@
-"""What rounding costs sharegpt4v-tiny: how far its logits move on captions of scenes it has never seen."""
+"""Accuracy of sharegpt4v-tiny with rounded weights: how far its logits move on captions of held-out scenes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Example = tuple[np.ndarray, TrainingText]
 
 
 def held_out(count: int, seed: int) -> list[tuple[Scene, object, object]]:
-    """Return scenes, their pictures, and the random sources, to go on with."""
+    """Return held-out scenes, their images, and their random generators."""
     rngs = [scene_rng(seed, index) for index in range(count)]
     scenes = [sample_scene(rng, held_out=True) for rng in rngs]
     return [(scene, render(scene, rng), rng) for scene, rng in zip(scenes, rngs, strict=True)]
@@ -26,8 +26,9 @@ def held_out(count: int, seed: int) -> list[tuple[Scene, object, object]]:
 
 @cache
 def examples() -> list[Example]:
-    """Pixels of held-out scenes, with a question and a right caption of each."""
-    processor, made = Share4VProcessor.from_pretrained("sharegpt4v-tiny"), []
+    """Return pixel values of held-out scenes, each with a question and a correct caption."""
+    processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+    made = []
     for scene, picture, rng in held_out(COUNT, SEED):
         messages = [
             {"role": "user", "content": f"<image>\n{question(rng)}"},
@@ -39,26 +40,27 @@ def examples() -> list[Example]:
 
 @cache
 def log_probabilities(dtype: str) -> np.ndarray:
-    """Return log p [N, V] of every token of the captions, given all that comes before it."""
+    """Return the log probabilities [N, V] at every token of the captions, given all tokens before it."""
     model = Share4V.from_pretrained("sharegpt4v-tiny", dtype=dtype)
     pixels, texts = zip(*examples(), strict=True)
     ids, mask, labels = collate(texts, WIDTH)
     logits = model(ids, np.stack(pixels), attention_mask=mask).logits.asnumpy().astype(np.float64)
     rows, columns = np.nonzero(labels != IGNORE_INDEX)
-    # An image is one id among the labels; the answer comes behind it, and a token is foretold one place before it.
+    # An image is one id in the labels but num_image_tokens positions in the logits, and the logits of a position
+    # predict the next token.
     chosen = logits[rows, columns + model.config.num_image_tokens - 2]
     chosen -= chosen.max(-1, keepdims=True)
     return chosen - np.log(np.exp(chosen).sum(-1, keepdims=True))
 
 
 def divergence(dtype: str) -> float:
-    """Mean KL divergence a token of `dtype` from float32, in nats."""
+    """Return the mean KL divergence per token of `dtype` from float32, in nats."""
     wide, narrow = log_probabilities("float32"), log_probabilities(dtype)
     return float((np.exp(wide) * (wide - narrow)).sum(-1).mean())
 
 
-def test_the_captions_are_what_the_model_would_say() -> None:
-    """Else a divergence over them would say little."""
+def test_the_model_is_confident_on_these_captions() -> None:
+    """Otherwise a divergence over them would mean little."""
     wide = log_probabilities("float32")
     assert len(wide) > 20 * COUNT
     assert np.exp(wide.max(-1)).mean() > 0.9
@@ -69,13 +71,13 @@ def test_rounded_weights_move_the_logits_little(dtype: str, bound: float) -> Non
     assert 0 < divergence(dtype) < bound
 
 
-def test_fewer_bits_move_them_more() -> None:
+def test_fewer_bits_move_the_logits_more() -> None:
     assert divergence("float16") < divergence("int8") < divergence("int4")
 
 
 @pytest.mark.parametrize("dtype, lost", [("int8", 0.01), ("int4", 0.03)])
-def test_scenes_are_captioned_as_before(dtype: str, lost: float) -> None:
-    """Over 60 scenes, so that one is more than a point: as many as chance would lose may be lost, and no more."""
+def test_rounded_weights_caption_scenes_as_well(dtype: str, lost: float) -> None:
+    """One of 60 scenes is more than one percentage point; the bounds allow only as many losses as chance explains."""
     scenes = held_out(60, 4242)
     captioner = pipeline("image-to-text", dtype=dtype)
     answers = captioner([picture for _, picture, _ in scenes], batch_size=16)

@@ -1,4 +1,4 @@
-"""The checkpoint in the package captions scenes it has never seen; the evaluation script says how many, as JSON."""
+"""The checkpoint in the package captions held-out scenes correctly; evaluate.py prints the share as JSON."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ def captioner() -> ImageToTextPipeline:
     return pipeline("image-to-text")
 
 
-def test_held_out_scenes_are_captioned_with_every_fact_right(captioner: ImageToTextPipeline) -> None:
-    count, right = 60, 0
+def test_held_out_scenes_are_captioned_with_every_fact_correct(captioner: ImageToTextPipeline) -> None:
+    count = 60
+    correct = 0
     rngs = [scene_rng(4242, index) for index in range(count)]
     scenes = [sample_scene(rng, held_out=True) for rng in rngs]
     pictures = [render(scene, rng) for scene, rng in zip(scenes, rngs, strict=True)]
     for answer, scene in zip(captioner(pictures, batch_size=16), scenes, strict=True):
-        right += parse_caption(answer[0]["generated_text"]) == scene
-    assert right >= 0.9 * count
+        correct += parse_caption(answer[0]["generated_text"]) == scene
+    assert correct >= 0.9 * count
 
 
-def test_a_picture_of_another_size_and_shape_gets_the_same_facts(captioner: ImageToTextPipeline) -> None:
+def test_a_larger_image_gets_the_same_facts(captioner: ImageToTextPipeline) -> None:
     rng = scene_rng(4242, 0)
     scene = sample_scene(rng, held_out=True)
     large = render(scene, rng, size=480)
     assert parse_caption(captioner(large)[0]["generated_text"]) == scene
 
 
-def test_the_readmes_picture_is_captioned_as_the_readme_says(captioner: ImageToTextPipeline) -> None:
+def test_the_readme_shows_the_caption_of_its_image(captioner: ImageToTextPipeline) -> None:
     caption = captioner(Image.open(EXAMPLES / "scene.png"))[0]["generated_text"]
     assert f"> {caption}\n" in (EXAMPLES.parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -50,7 +51,7 @@ def test_the_package_stays_small() -> None:
     assert sum(path.stat().st_size for path in assets.rglob("*")) < 8e6
 
 
-def test_the_evaluation_prints_one_json_object() -> None:
+def test_the_evaluation_script_prints_one_json_object() -> None:
     script = EXAMPLES / "tiny" / "evaluate.py"
     command = [sys.executable, script, "--seed", "5", "--count", "4", "--show", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)

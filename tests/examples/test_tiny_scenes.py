@@ -1,4 +1,4 @@
-"""The scenes of the tiny example: captions are read back into the very same facts, and pictures show them."""
+"""The scenes of sharegpt4v-tiny: a caption is parsed back into exactly its scene's facts, and images show them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from scenes import (
 )
 from vocabulary import SYSTEM, sentences, train_vocabulary
 
-# A part of the picture, for one object: the largest small one (a square) lies below, the smallest large one above.
+# Area of one object as a fraction of the image: the largest small object (a square) is below, the smallest large one
+# above.
 SIZE_BORDER = 0.0147
 
 
@@ -38,7 +39,7 @@ def scenes(count: int, seed: int = 1, held_out: bool = False) -> list[Scene]:
 
 
 def mutations(scene: Scene) -> Iterator[Scene]:
-    """Every scene that differs in exactly one fact, or in one group too few."""
+    """Yield every scene that differs in exactly one fact, or lacks one group."""
     for name in BACKGROUNDS:
         if name != scene.background:
             yield replace(scene, background=name)
@@ -55,7 +56,7 @@ def mutations(scene: Scene) -> Iterator[Scene]:
 
 
 @pytest.mark.parametrize("form", range(len(FORMS)))
-def test_every_form_is_read_back_into_the_same_facts(form: int) -> None:
+def test_every_sentence_form_is_parsed_back_into_the_same_facts(form: int) -> None:
     for scene in scenes(2000):
         assert parse_caption(FORMS[form](scene)) == scene
 
@@ -92,12 +93,12 @@ def test_the_order_of_the_groups_does_not_matter() -> None:
     [
         "",
         "A small red star.",
-        "There is a small red star in the top left on a white background",  # cut short
+        "There is a small red star in the top left on a white background",  # truncated
         "There is a small red star in the top left.",  # no background
         "There is a small red stars in the top left on a white background.",
         "There are two small red star in the top left on a white background.",
-        "There is a small red star on a white background.",  # no place
-        "There is a small red star in the center on a white background.",  # no such place
+        "There is a small red star on a white background.",  # no position
+        "There is a small red star in the center on a white background.",  # no such position
         "There is a red star in the top left on a white background.",  # no size
         "There is no small red star in the top left on a white background.",
         "There is a small red star and a dog in the top left on a white background.",
@@ -106,7 +107,7 @@ def test_the_order_of_the_groups_does_not_matter() -> None:
         "There is a small red star a small blue star in the top left in the top right on a white background.",
     ],
 )
-def test_unclear_captions_have_no_reading(text: str) -> None:
+def test_unclear_captions_are_not_parsed(text: str) -> None:
     assert parse_caption(text) is None
 
 
@@ -121,7 +122,7 @@ def test_grammar() -> None:
             assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text), text
 
 
-def test_a_seed_gives_one_scene_one_picture_and_one_caption() -> None:
+def test_a_seed_determines_scene_image_and_caption() -> None:
     def draw(index: int) -> tuple[Scene, bytes, str, str]:
         rng = scene_rng(7, index)
         scene = sample_scene(rng)
@@ -131,7 +132,7 @@ def test_a_seed_gives_one_scene_one_picture_and_one_caption() -> None:
     assert len({draw(i)[1] for i in range(20)}) == 20
 
 
-def test_held_out_facts_never_appear_in_training() -> None:
+def test_held_out_scenes_never_occur_in_training() -> None:
     training, held_out = set(scenes(20_000, seed=1)), set(scenes(2000, seed=2, held_out=True))
     assert not training & held_out
     assert all(map(is_held_out, held_out)) and not any(map(is_held_out, training))
@@ -146,25 +147,25 @@ def test_scenes_are_unambiguous() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 96, 256])
-def test_pictures_show_colour_size_and_place(size: int) -> None:
+def test_images_show_colour_size_and_position(size: int) -> None:
     for index, scene in enumerate(scenes(150)):
         for group in scene.groups:
-            alone = Scene(scene.background, (group,))
-            picture = np.asarray(render(alone, random.Random(index), size)).astype(float)
+            single = Scene(scene.background, (group,))
+            picture = np.asarray(render(single, random.Random(index), size)).astype(float)
             assert picture.shape == (size, size, 3)
             ground, colour = np.array(BACKGROUNDS[scene.background]), np.array(COLOURS[group.colour])
-            # how much of each pixel is covered: 0 is the background's colour, 1 the objects'
+            # coverage of each pixel: 0 is the background's colour, 1 the object's
             covered = (picture - ground) @ (colour - ground) / np.sum((colour - ground) ** 2)
             rows, columns = np.nonzero(covered > 0.5)
             middle = (int(2 * columns.mean() / size), int(2 * rows.mean() / size))
             assert middle == POSITIONS[group.position], (scene, group)
-            part = len(rows) / size**2 / group.count
-            assert (part > SIZE_BORDER) == (group.size == "large"), (scene, group, part)
+            area = len(rows) / size**2 / group.count
+            assert (area > SIZE_BORDER) == (group.size == "large"), (scene, group, area)
             inside = picture[covered > 0.9].mean(axis=0)
             assert min(COLOURS, key=lambda name: math.dist(COLOURS[name], inside)) == group.colour
 
 
-def test_the_default_question_is_asked_most() -> None:
+def test_the_default_question_is_the_most_frequent() -> None:
     asked = [question(random.Random(i)) for i in range(3000)]
     assert set(asked) == set(QUESTIONS)
     assert max(set(asked), key=asked.count) == DEFAULT_QUESTION
@@ -178,6 +179,6 @@ def test_vocabulary(tmp_path: Path) -> None:
     for text in [*sentences(200, seed=3), SYSTEM, "  two  spaces\n", "naïve 東京 🙂"]:
         assert pieces.decode(pieces.encode(text)) == text
     words = {w for text in sentences(2000, seed=3) for w in re.findall(r"[A-Za-z]+", text)}
-    words -= {"s"}  # of user's
+    words -= {"s"}  # from "user's"
     assert [w for w in words if len(pieces.encode(w)) > 1] == []
     assert max(len(pieces.encode(form(scene))) for scene in scenes(500) for form in FORMS) <= 45

@@ -1,4 +1,4 @@
-"""`share4v caption-dataset` as a user runs it: what is asked for is what is written."""
+"""`share4v caption-dataset` as a user runs it: the output is what the flags ask for."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mindone_share4v.cli import main
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    place = tmp_path / "photos"
-    place.mkdir()
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for number in range(4):
-        (place / f"{number}.png").write_bytes(encoded(scene(number)))
-    return place
+        (folder / f"{number}.png").write_bytes(encoded(scene(number)))
+    return folder
 
 
 def captions(path: Path) -> list[str]:
     return [json.loads(line)["caption"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_restart_with_other_settings_makes_other_captions(photos: Path, tmp_path: Path) -> None:
-    """Captions of equal pictures are made once, but not across settings."""
+def test_restart_with_other_settings_gives_other_captions(photos: Path, tmp_path: Path) -> None:
+    """Captions of identical images are reused, but not across settings."""
     out = tmp_path / "out.jsonl"
     assert main(["caption-dataset", str(photos), "--out", str(out)]) == 0
     whole = captions(out)
@@ -38,7 +38,7 @@ def test_restart_with_other_settings_makes_other_captions(photos: Path, tmp_path
     assert all(len(short) < len(long) for short, long in zip(captions(out), whole, strict=True))
 
 
-def test_a_record_says_what_made_it(photos: Path, tmp_path: Path) -> None:
+def test_a_record_describes_how_it_was_made(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert main(["caption-dataset", str(photos), "--out", str(out), "--seconds", "--max-new-tokens", "5"]) == 0
     for line in out.read_text().splitlines():
@@ -49,7 +49,7 @@ def test_a_record_says_what_made_it(photos: Path, tmp_path: Path) -> None:
         assert record["finish_reasons"] == ["length"] and len(record["prompts"]) == 1 and record["caption"]
 
 
-def test_pictures_that_come_later_are_captioned_by_the_same_command(photos: Path, tmp_path: Path) -> None:
+def test_the_same_command_captions_images_that_were_added_later(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert main(["caption-dataset", str(photos), "--out", str(out)]) == 0
     before = captions(out)
@@ -59,7 +59,7 @@ def test_pictures_that_come_later_are_captioned_by_the_same_command(photos: Path
 
 
 @pytest.mark.parametrize("form", ["jsonl", "txt", "parquet"])
-def test_what_failed_is_tried_again_and_nothing_else(
+def test_retry_failed_processes_only_the_inputs_that_failed(
     photos: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = (photos / "1.png").read_bytes()
@@ -90,7 +90,7 @@ def read(path: Path) -> object:
 
 
 def test_existing_captions_beside_pictures(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Kept, joined, written over: one text a picture, whatever was there, and a second run changes nothing."""
+    """--existing keeps, joins or replaces captions; each image has one, and a second run changes nothing."""
     (photos / "1.txt").write_text("sks dog")
     assert main(["caption-dataset", str(photos)]) == 0
     made = {path.name: path.read_text() for path in photos.glob("*.txt")}
@@ -107,7 +107,7 @@ def test_existing_captions_beside_pictures(photos: Path, capsys: pytest.CaptureF
     assert (photos / "0.txt").read_text() == made["0.txt"]
 
 
-def test_several_captions_of_a_picture(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_captions_of_an_image(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, texts = tmp_path / "out.jsonl", tmp_path / "texts"
     asked = ["--style", "one-sentence", "--style", "default", "--captions", "2"]
     assert main(["caption-dataset", str(photos), "--out", str(out), *asked]) == 0
@@ -135,7 +135,7 @@ def test_lengths_and_openings(photos: Path, tmp_path: Path, capsys: pytest.Captu
     assert "--min-words 9 is more than --max-words 3" in said
 
 
-def test_a_table_with_names_and_pictures_elsewhere(photos: Path, tmp_path: Path) -> None:
+def test_a_table_with_keys_and_an_image_root(photos: Path, tmp_path: Path) -> None:
     table = tmp_path / "lists" / "table.csv"
     table.parent.mkdir()
     table.write_text("name,image\nfirst,1.png\nsecond,3.png\n")
@@ -164,7 +164,7 @@ def test_a_table_with_names_and_pictures_elsewhere(photos: Path, tmp_path: Path)
         (["photos/0.png", "photos/1.png", "--out", "photos/1.png"], "1.png"),
     ],
 )
-def test_wrong_use_is_told_in_a_line(photos: Path, arguments: list[str], said: str) -> None:
+def test_usage_errors_are_reported_without_a_traceback(photos: Path, arguments: list[str], said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mindone_share4v", "caption-dataset", *arguments],
         capture_output=True,

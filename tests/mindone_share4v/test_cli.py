@@ -1,4 +1,4 @@
-"""share4v: what is printed where, exit statuses, and how it behaves on a terminal, in a pipe and when interrupted."""
+"""share4v: output, exit statuses, and its behaviour on a terminal, in a pipe and when interrupted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mindone_share4v.commands.common import one_line, visible
 
 SHARE4V = [sys.executable, "-m", "mindone_share4v"]
 TOKENS = ["--max-new-tokens", "12"]
-DEADLINE = 120.0  # seconds for any process; what it does is checked, not how fast
+DEADLINE = 120.0  # seconds; only stops tests that hang
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def loaded(checkpoint: Path) -> Share4V:
 
 @pytest.fixture
 def one_model(monkeypatch: pytest.MonkeyPatch, loaded: Share4V) -> None:
-    """Let commands that run in this process share a model, whose graphs are compiled already."""
+    """Let commands in this process share one model, so that its graphs are compiled once."""
     load = Share4V.from_pretrained
 
     def from_pretrained(name: str | Path, *rest: Any, **options: Any) -> Share4V:
@@ -53,7 +53,7 @@ def one_model(monkeypatch: pytest.MonkeyPatch, loaded: Share4V) -> None:
 
 @pytest.fixture(scope="module")
 def captions(loaded: Share4V, checkpoint: Path, pictures: list[str]) -> list[str]:
-    """What the pipeline says of each picture."""
+    """Return the pipeline's caption of each image."""
     captioner = pipeline("image-to-text", loaded, str(checkpoint))
     return [one_line(captioner(path, max_new_tokens=12)[0]["generated_text"]) for path in pictures]
 
@@ -111,7 +111,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     "argv",
     [[], ["captoin"], ["caption"], ["caption", "a.png", "--temprature", "1"], ["convert", "a"], ["caption", "--max"]],
 )
-def test_wrong_use_by_argparse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_of_argparse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(argv)
     assert end.value.code == 2 and lines_of(capsys)[1][-1].startswith("share4v")
@@ -133,7 +133,7 @@ def test_caption_to_a_pipe(
 
 @pytest.mark.usefixtures("one_model")
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_a_bad_picture_is_named_and_the_others_are_done(
+def test_a_bad_image_is_reported_and_the_others_are_captioned(
     checkpoint: Path,
     pictures: list[str],
     captions: list[str],
@@ -192,7 +192,7 @@ def test_settings_reach_generate(
 
 
 @pytest.mark.usefixtures("one_model")
-def test_a_greedy_run_says_which_flags_do_nothing(
+def test_a_greedy_run_notes_flags_without_effect(
     checkpoint: Path, pictures: list[str], captions: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["caption", pictures[0], "--model", str(checkpoint), *TOKENS, "--top-p", "0.5"]) == 0
@@ -238,7 +238,7 @@ def test_data_uris_and_standard_input(
         (["--model", "sharegpt4v-8b"], "Did you mean 'sharegpt4v-7b'"),
     ],
 )
-def test_bad_values_are_said_in_short(
+def test_bad_values_are_usage_errors(
     checkpoint: Path, pictures: list[str], flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["caption", pictures[0], "--model", str(checkpoint), *flags]) == 2
@@ -252,8 +252,8 @@ def test_one_line_and_visible() -> None:
     assert visible("a\n\tb\x1b[2J\x9b\x7f 你好") == "a\n\tb[2J 你好"
 
 
-def test_errors_of_pictures_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures come in their order, a batch is as full as can be, and no error is held back where nothing waits."""
+def test_errors_of_images_are_not_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images stay in order, batches are full, and an error is reported at once if no image waits before it."""
     good, bad = "good", "bad"
     given = [bad, good, bad, good, good, bad]
     images = [caption_command.LoadedImage(f"{n}", object() if kind == good else None) for n, kind in enumerate(given)]  # type: ignore[arg-type]
@@ -295,7 +295,7 @@ def test_chat_from_a_pipe(
 
 
 @pytest.mark.usefixtures("one_model")
-def test_chat_without_its_picture(checkpoint: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_chat_with_a_missing_image(checkpoint: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "missing.png", pictures[0], "--model", str(checkpoint)]) == 1
     (line,) = lines_of(capsys)[1]
     assert line.startswith("share4v: missing.png: there is no such file")
@@ -323,7 +323,7 @@ def test_convert(
     assert (tmp_path / "full" / "thesis.txt").exists() and not (tmp_path / "new").exists()
 
 
-# Processes of their own
+# In a separate process
 
 
 def start(*argv: str, cwd: Path) -> subprocess.Popen[str]:
@@ -332,7 +332,7 @@ def start(*argv: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_nothing_but_the_caption_is_printed_and_no_file_is_left(
+def test_only_the_caption_is_printed_and_no_file_is_left(
     checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path
 ) -> None:
     process = start("caption", pictures[0], "--model", str(checkpoint), *TOKENS, cwd=tmp_path)
@@ -359,22 +359,22 @@ def test_interruption_while_mindspore_is_imported(
 ) -> None:
     process = start("caption", pictures[0], "--model", str(checkpoint), cwd=tmp_path)
     maps = Path(f"/proc/{process.pid}/maps")
-    begun = time.monotonic()
-    while "mindspore" not in maps.read_text() and time.monotonic() - begun < DEADLINE:
+    start_time = time.monotonic()
+    while "mindspore" not in maps.read_text() and time.monotonic() - start_time < DEADLINE:
         time.sleep(0.01)
     process.send_signal(number)
     out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, err) == (130, "", "share4v: interrupted\n")
 
 
-def test_a_conversion_that_is_interrupted_leaves_nothing(
+def test_an_interrupted_conversion_leaves_no_files(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mindone.models.share4v.checkpoint import conversion
 
     def interrupted(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(DEADLINE)  # the handler runs before this is over
+        time.sleep(DEADLINE)  # the signal handler interrupts this
 
     monkeypatch.setattr(conversion, "_copy_companions", interrupted)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -384,7 +384,9 @@ def test_a_conversion_that_is_interrupted_leaves_nothing(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_a_closed_pipe_is_no_error(checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(
+    checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path
+) -> None:
     process = start("caption", *pictures * 3, "--model", str(checkpoint), *TOKENS, cwd=tmp_path)
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == f"{pictures[0]}\t{captions[0]}\n"
@@ -393,11 +395,11 @@ def test_a_closed_pipe_is_no_error(checkpoint: Path, pictures: list[str], captio
     assert process.wait(DEADLINE) == 141
 
 
-# A terminal
+# On a terminal
 
 
 class Terminal:
-    """A `share4v` process on a pseudo-terminal."""
+    """Runs a `share4v` process on a pseudo-terminal."""
 
     def __init__(self, argv: Sequence[str], cwd: Path) -> None:
         self.pid, self.descriptor = pty.fork()
@@ -412,13 +414,13 @@ class Terminal:
         return "".join(self.chunks).replace("\r\n", "\n")
 
     def read_until(self, done: Callable[[str], bool]) -> None:
-        begun = time.monotonic()
+        start_time = time.monotonic()
         while not done(self.text):
-            assert time.monotonic() - begun < DEADLINE, self.text
+            assert time.monotonic() - start_time < DEADLINE, self.text
             if select.select([self.descriptor], [], [], 0.1)[0]:
                 try:
                     self.chunks.append(os.read(self.descriptor, 4096).decode(errors="replace"))
-                except OSError:  # Linux's way to say that the other end is closed
+                except OSError:  # on Linux: the other end is closed
                     break
 
     def type(self, text: str) -> None:
@@ -492,7 +494,7 @@ def test_interruption_at_the_prompt(checkpoint: Path, pictures: list[str], tmp_p
     terminal.read_until(lambda text: "> " in text)
 
     def press(text: str) -> bool:
-        # Python misses a Ctrl-C that comes between the prompt and its waiting for a line; a person presses again.
+        # Python misses a Ctrl-C between printing the prompt and waiting for a line, so press it again like a person.
         if "interrupted" not in text and terminal.pressed + 1 < time.monotonic():
             terminal.pressed = time.monotonic()
             terminal.type("\x03")

@@ -1,4 +1,4 @@
-"""share4v with types of weights: converted to integers, captioned from them, and caches of other types."""
+"""share4v with other types of weights and KV caches: convert to integers, caption with them, refuse unknown types."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_convert_then_caption(
     assert f"weights are {dtype} already" in capsys.readouterr().err
 
 
-def test_the_type_of_the_cache_reaches_the_model(
+def test_the_dtype_of_the_kv_cache_reaches_the_model(
     checkpoint: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for kind in ("float32", "float16", "int8"):
@@ -56,7 +56,7 @@ def test_the_type_of_the_cache_reaches_the_model(
         ),
     ],
 )
-def test_a_type_of_weights_that_is_not_there_is_wrong_use(
+def test_an_unsupported_dtype_is_a_usage_error(
     dtype: str, message: str, pictures: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["caption", pictures[0], "--dtype", dtype]) == 2

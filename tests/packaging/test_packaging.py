@@ -1,4 +1,4 @@
-"""The wheel, installed in a new environment beside upstream mindone and used from another folder."""
+"""The wheel, installed in a new environment next to upstream mindone and used from another folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def link_upstream(site: Path) -> None:
-    """Put upstream's mindone into an environment, as pip would, but nothing of ours that lies among it here."""
+    """Put upstream mindone into an environment, as pip would, without our files that are installed in it here."""
     here = Path(sysconfig.get_path("purelib")) / "mindone"
     (site / "mindone" / "models").mkdir(parents=True, exist_ok=True)
     for folder, ours in ((".", "pipelines"), ("models", "share4v")):
         for entry in (here / folder).iterdir():
-            place = site / "mindone" / folder / entry.name
-            if entry.name not in ("models", ours) and not place.exists():
-                place.symlink_to(entry)
+            link = site / "mindone" / folder / entry.name
+            if entry.name not in ("models", ours) and not link.exists():
+                link.symlink_to(entry)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the wheel; what it depends on, upstream mindone too, is this environment's."""
+    """Return the Python of a new environment with the wheel; its dependencies come from this environment."""
     home = tmp_path_factory.mktemp("environment") / "venv"
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
@@ -52,7 +52,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_wheel_leaves_upstreams_files_alone_and_carries_the_tiny_checkpoint(wheel: Path) -> None:
+def test_the_wheel_has_no_files_of_upstream_and_includes_the_tiny_checkpoint(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "mindone/__init__.py" not in names and "mindone/models/__init__.py" not in names
     assert "mindone/models/share4v/assets/sharegpt4v-tiny/model.safetensors" in names
@@ -72,7 +72,7 @@ def test_both_packages_import_from_another_folder(python: Path, tmp_path: Path) 
     assert names.startswith("Share4VConfig 0.5")
 
 
-def test_the_installed_command_captions_a_picture_from_another_folder(python: Path, tmp_path: Path) -> None:
+def test_the_installed_command_captions_an_image_from_another_folder(python: Path, tmp_path: Path) -> None:
     scene = ROOT / "examples" / "sharegpt_4v" / "scene.png"
     caption = run(python.with_name("share4v"), "caption", scene, cwd=tmp_path)
     assert caption.strip().endswith(".") and "background" in caption
