@@ -247,7 +247,7 @@ def test_the_progress_of_another_output_does_not_permit_overwriting(photos: Path
     other = tmp_path / "other"
     other.mkdir()
     (other / "shard-00000.tar").write_bytes(b"somebody else's")
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="already exists, and this job did not write it"):
         run(photos, other, formats=("webdataset",), state=state, restart=True)
     assert (other / "shard-00000.tar").read_bytes() == b"somebody else's"
 
