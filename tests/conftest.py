@@ -19,7 +19,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker; tests of th
 
 WORKERS = 2
 # Files that take more than 20 s each, longest first: started last, one of them would keep one worker busy alone.
-LONGEST_FIRST = ()
+LONGEST_FIRST = (
+    "docs/test_code_blocks.py",
+    "models/share4v/test_parity.py",
+    "pipelines/image_to_text/dataset/test_crashes.py",
+    "mindone_share4v/test_caption_dataset.py",
+    "models/share4v/test_ascend_model.py",
+    "models/share4v/integrations/mindone_transformers/test_vision_tower.py",
+    "models/share4v/test_kernel_components.py",
+    "models/share4v/generation/test_decoding.py",
+    "pipelines/image_to_text/dataset/test_streams.py",
+    "mindone_share4v/test_cli.py",
+    "models/share4v/integrations/mindone_transformers/test_pipelines.py",
+    "pipelines/image_to_text/dataset/executors/test_ray_executor.py",
+    "models/share4v/checkpoint/test_packed.py",
+    "pipelines/image_to_text/dataset/executors/test_msrun.py",
+    "models/share4v/integrations/mindone_transformers/test_names_and_others.py",
+    "models/share4v/generation/test_continuous_batch.py",
+    "models/share4v/integrations/mindone_transformers/test_auto_classes.py",
+    "models/share4v/training/test_trainer.py",
+    "models/share4v/test_kernels_missing.py",
+    "models/share4v/generation/test_memory_over_time.py",
+)
 
 # Fixtures import what they need when they are used, so that a test of pure Python does not wait for MindSpore.
 WORDS = "a red green blue circle square left of the large small What is Why where Describe this image in one sentence ."

@@ -1,8 +1,8 @@
-"""Tests of the fused operators where they are, and of what stands in for them where they are not.
+"""Tests of MindSpore's fused operators on an Ascend, and of their stand-ins elsewhere.
 
-On an Ascend every test here runs MindSpore's fused operators, and its id says `ascend`. On a CPU, where they do not
-exist, the same tests run the stand-ins of reference/ascend.py, which have the documented semantics, and the id says
-`stand-ins`: nothing of the operators themselves is shown then.
+On an Ascend every test here runs the fused operators, and its id says `ascend`. A CPU does not have them: there the
+same tests run the stand-ins of helpers/ascend.py, which follow the documentation, and the id says `stand-ins`. They
+show nothing about the operators themselves.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ DTYPES = ("float16", "bfloat16") if IS_ASCEND else ("float16",)
 
 @pytest.fixture(params=["ascend" if IS_ASCEND else "stand-ins"])
 def operators(request: pytest.FixtureRequest) -> DeviceOperators:
-    """The device's operators, all of them, or those that stand in for them."""
+    """All fused operators of the device, or their stand-ins."""
     return device_operators() if request.param == "ascend" else stand_ins()
 
 
 @pytest.fixture(params=DTYPES)
 def dtype(request: pytest.FixtureRequest) -> str:
-    """Every type whose weights an Ascend takes, and in which its attention computes."""
+    """Every dtype of weights on an Ascend, in which its attention computes too."""
     return str(request.param)
 
 
 def pytest_report_header() -> str:
-    return f"fused operators: {'of the Ascend' if IS_ASCEND else 'stand-ins on a CPU'}"
+    return f"fused operators: {'Ascend' if IS_ASCEND else 'stand-ins on a CPU'}"

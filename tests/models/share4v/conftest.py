@@ -1,4 +1,4 @@
-"""Models that several test files share: transformers' and ours with the same weights, by way of the disk."""
+"""Models that several test files share: transformers' and ours, with the same weights read from disk."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SENTENCES = ["the quick brown fox jumps over the lazy dog", "a red circle and tw
 
 @pytest.fixture(scope="session")
 def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
-    """Return the reference and our model of one of `SHAPES`, or "small", on one of BACKENDS.
+    """Return a function that returns the reference and our model of one of SHAPES, or "small", on one of BACKENDS.
 
-    Ours was read from the original's files; the reference is the same for every backend.
+    Ours is read from files in the original format. Every pair is made once; all backends share the reference.
     """
-    torch.set_num_threads(1)  # small products; threads only get into each other's way
+    torch.set_num_threads(1)  # the products are too small for more
     references: dict[str, tuple[Reference, Path]] = {}
     models: dict[tuple[str, str], Share4V] = {}
 
@@ -47,37 +47,37 @@ def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """The kernels, then the cells."""
+    """The kernels, then MindSpore's cells."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session", params=SHAPES)
 def pair(request: pytest.FixtureRequest, pair_of: Callable[..., Pair], backend: str) -> Pair:
-    """Every shape in turn, on every backend."""
+    """Every shape on every backend."""
     return pair_of(request.param, backend)
 
 
 @pytest.fixture(scope="session")
 def usual(pair_of: Callable[..., Pair], backend: str) -> Pair:
-    """The shape that resembles ShareGPT4V most, on every backend."""
+    """The shape that is closest to ShareGPT4V, on every backend."""
     return pair_of("usual", backend)
 
 
 @pytest.fixture(scope="session")
 def small(pair_of: Callable[..., Pair], backend: str) -> Pair:
-    """A shape of one layer, on every backend."""
+    """A shape with one layer, on every backend."""
     return pair_of("small", backend)
 
 
 @pytest.fixture(scope="session")
 def small_cells(pair_of: Callable[..., Pair]) -> Pair:
-    """A shape of one layer, whose weights are Parameters."""
+    """A shape with one layer on MindSpore's cells, so that its weights are Parameters."""
     return pair_of("small", "cells")
 
 
 @pytest.fixture(autouse=True)
-def same_prompts_in_any_order(request: pytest.FixtureRequest) -> None:
-    """Let a test's random prompts and images be its own, whichever tests ran before it."""
+def prompts_independent_of_test_order(request: pytest.FixtureRequest) -> None:
+    """Seed a test's random prompts and images by its name, whichever tests ran before it."""
     for name in {"pair", "usual", "small", "small_cells"}.intersection(request.fixturenames):
         request.getfixturevalue(name)[0].reseed(zlib.crc32(request.node.name.encode()))
 
@@ -102,7 +102,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def scripted_model(tokenizer: Tokenizer) -> Share4V:
-    """A model whose answers a test writes down; everything but the language model is real."""
+    """A model whose answers a test sets; everything except the language model is real."""
     LANGUAGE_MODELS.register("scripted", "helpers.scripted:ScriptedModel")
     config = Share4VConfig(
         vision_config=VisionConfig(8, 8, 2, 2, image_size=4, patch_size=2),
@@ -123,7 +123,7 @@ def scripted_model(tokenizer: Tokenizer) -> Share4V:
 
 @pytest.fixture
 def script(scripted_model: Share4V) -> Callable[..., ScriptedModel]:
-    """Return a function that sets what each text of a batch will be answered."""
+    """Return a function that sets the answer for each sequence of a batch."""
 
     def write(*answers: list[int]) -> ScriptedModel:
         language = scripted_model.language_model

@@ -1,4 +1,4 @@
-"""Each test of this folder runs with every kind of kernels that this CPU can run. None of them needs MindSpore."""
+"""Tests of the kernels run with every kind of kernels that this CPU supports, and without MindSpore."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from mindone.models.share4v.kernels import cache_memory, packing
 from mindone.models.share4v.kernels.library import LIBRARY, KernelError, Library, library
 
-# Read when OpenMP is loaded: a thread that waits leaves its CPU to the one it waits for, also on a busy machine.
+# OpenMP reads this when it is loaded. Threads that wait sleep instead of spinning, which leaves the CPU to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
@@ -20,20 +20,20 @@ def _kinds() -> list[str]:
     try:
         return library().instruction_sets()
     except KernelError:
-        return ["missing"]  # each test says why
+        return ["missing"]  # every test is skipped or fails with the reason
 
 
 @pytest.fixture(scope="session")
 def any_kernels() -> Library:
-    """The library, whatever kind is selected. Without a compiler the package has none, and nothing can be tested."""
+    """The library, whichever kind is selected. Without a compiler it is not built, and the tests are skipped."""
     if not LIBRARY.is_file() and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        pytest.skip("the kernels were not built, since there is no C++ compiler")
+        pytest.skip("the kernels were not built because no C++ compiler was found")
     return library()
 
 
 @pytest.fixture
 def kernels(kind: str, any_kernels: Library) -> Iterator[Library]:
-    """The library with one kind of kernels selected, and one thread: more only wait for a busy machine's CPUs."""
+    """The library with one kind of kernels selected and one thread."""
     before = any_kernels.instruction_set
     any_kernels.select(kind)
     any_kernels.threads = 1
@@ -44,7 +44,7 @@ def kernels(kind: str, any_kernels: Library) -> Iterator[Library]:
 
 @pytest.fixture(params=_kinds())
 def kind(request: pytest.FixtureRequest) -> str:
-    """Every kind of kernels that this CPU can run."""
+    """Every kind of kernels that this CPU supports."""
     return str(request.param)
 
 
@@ -54,7 +54,7 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(autouse=True)
-def ends_are_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take blocks and caches from the heap, where the address sanitizer sees a step beyond their ends."""
+def heap_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allocate blocks and caches on the heap, where the address sanitizer detects accesses out of bounds."""
     for module in (packing, cache_memory):
         monkeypatch.setattr(module, "anonymous_memory", lambda size, huge_pages=True: np.zeros(size, np.uint8))

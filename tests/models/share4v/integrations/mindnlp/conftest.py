@@ -1,4 +1,4 @@
-"""Tests of what needs the extra `mindnlp`, collected where it is installed: elsewhere a run of this folder fails."""
+"""Tests that need the extra `mindnlp`. Without it nothing is collected, which pytest reports as a failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ collect_ignore_glob = [] if find_spec("mindnlp") else ["test_*.py"]
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[object, Path]]:
-    """Return transformers' model of one of `SHAPES`, or "small", and where it lies in the original's form."""
+    """Return a function from one of SHAPES, or "small", to transformers' model and its path in the original format."""
     import torch
     from helpers.llava import SHAPES, SMALL, Reference
     from helpers.published_formats import write_original

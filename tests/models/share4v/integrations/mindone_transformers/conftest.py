@@ -1,4 +1,4 @@
-"""mindone.transformers after registration, pictures, and this project's own pipelines as the reference."""
+"""mindone.transformers after registration, images, and this project's own pipelines as the reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLORS = ("red", "blue", "yellow", "black", "purple")
 
 @pytest.fixture(scope="module", autouse=True)
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """mindone.transformers after registration, with a Hugging Face cache of the tests' own and no network."""
+    """mindone.transformers after registration, with a temporary Hugging Face cache and without network."""
     patch = pytest.MonkeyPatch()
     patch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path_factory.mktemp("hub")))
     patch.setattr(transformers.utils.hub, "_is_offline_mode", True)
@@ -37,14 +37,14 @@ def directory() -> str:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Paths of pictures such as sharegpt4v-tiny was trained on; none is square, so padding counts."""
-    place = tmp_path_factory.mktemp("scenes")
+    """Paths of images like those that sharegpt4v-tiny was trained on; none is square, so padding matters."""
+    folder = tmp_path_factory.mktemp("scenes")
     paths = []
     for number, color in enumerate(COLORS):
         picture = Image.new("RGB", (150 + 20 * number, 100), "white")
         ImageDraw.Draw(picture).ellipse((10 + 20 * number, 20, 70 + 20 * number, 80), fill=color)
-        picture.save(place / f"{number}.png")
-        paths.append(str(place / f"{number}.png"))
+        picture.save(folder / f"{number}.png")
+        paths.append(str(folder / f"{number}.png"))
     return paths
 
 
