@@ -133,9 +133,9 @@ def test_failed_files_are_reported_and_the_others_are_captioned(data: Path, tmp_
     for name, reason in {
         "broken.mp4": "truncated or damaged",
         "empty.jpg": "the file is empty",
-        "picture.png": "stops at anything but .mp4 and .jpg",
-        "sound.mp4": "sound and no moving pictures",
-        "text.webm": "this is no video",
+        "picture.png": "fails on suffixes other than .mp4 and .jpg",
+        "sound.mp4": "audio but no video",
+        "text.webm": "not a video",
     }.items():
         assert sum(name in line and reason in line for line in said) == 1, (name, done.stderr)
     assert len(said) == 5 and "Traceback" not in done.stderr
@@ -173,7 +173,7 @@ def test_a_video_that_overflows_the_context_is_one_failure(run: Run, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--video-folder", "absent"], "absent is no folder"),
+        (["--video-folder", "absent"], "absent is not a folder"),
         (["--video-folder", "empty"], "no images or videos in empty"),
         (["--video-folder", "empty", "--frames", "first"], "mode 'first' is not known"),
         (["--video-folder", "empty", "--count", "3"], "takes one frame"),

@@ -148,7 +148,7 @@ def test_a_bad_image_is_reported_and_the_others_are_captioned(
     assert status == 1
     assert out == [f"{pictures[0]}\t{captions[0]}", f"{pictures[1]}\t{captions[1]}"]
     assert [line.split(": ")[:2] for line in err] == [["share4v", images[place]] for place in (0, 2, 4)]
-    assert "there is no such file" in err[0] and "no image format" in err[1] and "download failed" in err[2]
+    assert "there is no such file" in err[0] and "not an image format" in err[1] and "download failed" in err[2]
 
 
 @pytest.mark.usefixtures("one_model")

@@ -227,9 +227,9 @@ def test_a_bad_picture_raises_its_own_error(captioner: ImageToTextPipeline, pict
         captioner("nothing.png")
     with pytest.raises(ImageNotFoundError, match=r"nothing\.png"):
         captioner([pictures[0], "nothing.png"], batch_size=2)
-    with pytest.raises(ImageLoadError, match="no image format"):
+    with pytest.raises(ImageLoadError, match="not an image format"):
         captioner(b"no picture")
-    with pytest.raises(ImageLoadError, match="a dict is no picture"):
+    with pytest.raises(ImageLoadError, match="a dict is not an image"):
         captioner({"images": pictures[0]})  # type: ignore[call-overload]
 
 

@@ -1,18 +1,67 @@
-"""Captions and answers about pictures: the pipelines, data sets, and their commands."""
+"""Captions and answers for images: pipelines, chats, and captioning of data sets; names are imported on first use."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .dataset.api import caption_dataset
+# Public name -> the module that defines it.
+_EXPORTS = {
+    "CaptioningSettings": "dataset.options",
+    "ChatSession": "chat",
+    "ExecutorOptions": "dataset.options",
+    "ImageTextToTextPipeline": "answering",
+    "ImageToTextPipeline": "captioning",
+    "InputError": "dataset.readers",
+    "JobError": "dataset.state.records",
+    "JobOptions": "dataset.options",
+    "JobSummary": "dataset.state.records",
+    "ModelChoice": "dataset.options",
+    "PromptPlan": "dataset.prompts.plan",
+    "ReaderOptions": "dataset.readers",
+    "Record": "dataset.state.records",
+    "TextRules": "dataset.rules.text_rules",
+    "WriterOptions": "dataset.writers",
+    "caption_dataset": "dataset.api",
+}
 
-__all__ = ["caption_dataset"]
+if TYPE_CHECKING:
+    from .answering import ImageTextToTextPipeline
+    from .captioning import ImageToTextPipeline
+    from .chat import ChatSession
+    from .dataset.api import caption_dataset
+    from .dataset.options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice
+    from .dataset.prompts.plan import PromptPlan
+    from .dataset.readers import InputError, ReaderOptions
+    from .dataset.rules.text_rules import TextRules
+    from .dataset.state.records import JobError, JobSummary, Record
+    from .dataset.writers import WriterOptions
+
+__all__ = [
+    "CaptioningSettings",
+    "ChatSession",
+    "ExecutorOptions",
+    "ImageTextToTextPipeline",
+    "ImageToTextPipeline",
+    "InputError",
+    "JobError",
+    "JobOptions",
+    "JobSummary",
+    "ModelChoice",
+    "PromptPlan",
+    "ReaderOptions",
+    "Record",
+    "TextRules",
+    "WriterOptions",
+    "caption_dataset",
+]
 
 
 def __getattr__(name: str) -> object:
-    if name == "caption_dataset":  # on first use, so that a pipeline alone brings nothing of it
-        from .dataset.api import caption_dataset
-
-        return caption_dataset
+    if name in _EXPORTS:
+        return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

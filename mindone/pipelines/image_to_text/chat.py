@@ -1,4 +1,4 @@
-"""A conversation about pictures, turn by turn, over one key/value cache."""
+"""ChatSession: a conversation about images, turn by turn, over one KV cache."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ if TYPE_CHECKING:
     from mindone.models.share4v.generation.streaming import GenerationPiece
     from mindone.models.share4v.processing.image_loading import ImageSource
 
-_SMALLEST_CACHE = 512  # tokens
+_MIN_CACHE_LENGTH = 512  # tokens
 
 
 class ChatSession:
-    """Questions that follow one another; each sees the pictures and all turns before it.
+    """A conversation; each question is answered in the context of the images and all previous turns.
 
-    What the prompt has in common with the last turn's is read from the cache: a turn costs its own tokens alone.
+    The prefix shared with the previous turn is reused from the KV cache, so a turn costs only its new tokens.
 
     Args:
-        pipeline: model, processor and template.
-        images: the pictures that the first question shows.
-        settings: arguments of `generate`, as `check_settings` returns them; beams are refused.
+        pipeline: provides the model, the processor and the chat template.
+        images: images of the first question.
+        settings: arguments of `generate`, as `check_settings` returns them; beam search is not supported.
+
+    Attributes:
+        messages: the conversation so far.
 
     Example:
         >>> from mindone.pipelines import pipeline
-        >>> from mindone.pipelines.image_to_text.chat import ChatSession
+        >>> from mindone.pipelines.image_to_text import ChatSession
         >>> session = ChatSession(pipeline("image-text-to-text"), ["photo.jpg"], {"max_new_tokens": 8})
         >>> for question in ("What is this?", "What colour is it?"):
         ...     answer = "".join(piece.text for piece in session.ask(question))
@@ -45,35 +48,35 @@ class ChatSession:
         self.messages: list[dict[str, Any]] = []
 
     def reset(self) -> None:
-        """Forget all turns; the pictures stay."""
+        """Start a new conversation about the same images."""
         self.messages = []
 
     def ask(self, question: str) -> Iterator[GenerationPiece]:
-        """Yield the answer's pieces; question and answer become part of the conversation once the answer is whole.
+        """Yield the answer while it is generated; once it is complete, both are added to the conversation.
 
         Raises:
-            ImageLoadError: a picture cannot be loaded.
+            ImageLoadError: an image cannot be loaded.
             ValueError: the question is empty, or the conversation fills the model's context.
         """
         chat = [*self.messages, {"role": "user", "content": question}]
         text = ""
-        for piece in self._pipeline.stream(chat, self._images, {**self._settings, "past_key_values": self._room(chat)}):
+        settings = {**self._settings, "past_key_values": self._cache_for(chat)}
+        for piece in self._pipeline.stream(chat, self._images, settings):
             text += piece.text
             yield piece
         self.messages = [*chat, {"role": "assistant", "content": text.strip()}]
 
-    def _room(self, chat: Sequence[Mapping[str, Any]]) -> KVCache:
-        """Return the cache, or a larger one once the conversation outgrows it."""
+    def _cache_for(self, chat: Sequence[Mapping[str, Any]]) -> KVCache:
+        """Return the cache; if it is too small for the prompt and its answer, replace it by a larger one first."""
         model, processor = self._pipeline.model, self._pipeline.processor
         prompt = processor.prompt(chat, len(self._images), self._pipeline.conversation)
-        patches = len(self._images) * model.config.num_image_tokens
-        context = model.config.text_config.context_length
-        needed = (
-            len(processor.encode_prompt(prompt)) + patches + int(self._settings.get("max_new_tokens", MAX_NEW_TOKENS))
-        )
-        if self._cache is None or self._cache.capacity < min(needed, context):
-            capacity = _SMALLEST_CACHE
+        num_patches = len(self._images) * model.config.num_image_tokens
+        max_new_tokens = int(self._settings.get("max_new_tokens", MAX_NEW_TOKENS))
+        needed = len(processor.encode_prompt(prompt)) + num_patches + max_new_tokens
+        context_length = model.config.text_config.context_length
+        if self._cache is None or self._cache.capacity < min(needed, context_length):
+            capacity = _MIN_CACHE_LENGTH
             while capacity < needed:
                 capacity *= 2
-            self._cache = model.new_cache(max_length=min(capacity, context))
+            self._cache = model.new_cache(max_length=min(capacity, context_length))
         return self._cache

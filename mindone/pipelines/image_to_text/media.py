@@ -1,4 +1,4 @@
-"""Images and videos as one kind of input: the pictures to show the model, and the numbers that trainers ask for."""
+"""Images and videos as one kind of input: frames for the model, and the metadata that trainers need."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ class Media:
     """An image, or some frames of a video.
 
     Attributes:
-        frames: RGB pictures, upright.
-        width: in pixels, of the image or of a frame as it is shown.
-        height: as `width`.
-        num_frames: of the whole video; 1 for an image.
-        fps: frames a second of the video; None for an image.
-        duration: seconds of the video; None for an image.
+        frames: upright RGB images.
+        width, height: size of the image or of a video frame, in pixels, after rotation.
+        num_frames: number of frames of the whole video; 1 for an image.
+        fps: frames per second of the video; None for an image.
+        duration: length of the video in seconds; None for an image.
     """
 
     frames: list[PILImage]
@@ -38,15 +37,15 @@ class Media:
 
 
 def read_media(path: str | os.PathLike[str], sampling: FrameSampling | None = None) -> Media:
-    """Read an image, or some frames of a video; the suffix says which it is.
+    """Read an image, or some frames of a video; the suffix of the file determines which.
 
     Args:
-        path: of a file.
-        sampling: which frames of a video; by default the one in the middle.
+        path: path of the file.
+        sampling: which frames of a video to read; by default the one in the middle.
 
     Raises:
         ImageLoadError, VideoLoadError: (both a ValueError) the file cannot be read; the message names it.
-        VideoReaderMissingError: (an ImportError) it is a video, and PyAV is not installed.
+        VideoReaderMissingError: (an ImportError) the file is a video, and PyAV is not installed.
 
     Example:
         >>> from mindone.pipelines.image_to_text.media import read_media
@@ -61,17 +60,18 @@ def read_media(path: str | os.PathLike[str], sampling: FrameSampling | None = No
 
 
 def find_media(folder: str | os.PathLike[str], on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """Yield the images and videos of a folder and its subfolders, in the order of their names.
+    """Yield the images and videos of a folder and its subfolders, sorted by name within each folder.
 
-    Known by their suffixes; what is hidden (a name with a dot in front) is left out, and links to folders are not
-    followed. The names of one folder at a time are held.
+    Files are recognized by their suffixes. Hidden names (with a leading dot) are skipped, and symbolic links to folders
+    are not followed. Only the names of one folder at a time are in memory.
 
     Args:
-        folder: where to begin.
-        on_error: called with the error of a subfolder that cannot be listed, which is then left out; None raises it.
+        folder: the folder to search.
+        on_error: called with the error of a subfolder that cannot be listed, which is then skipped; by default the
+            error is raised.
 
     Raises:
-        NotADirectoryError: `folder` is none.
+        NotADirectoryError: `folder` is not a folder.
         OSError: a folder cannot be listed.
 
     Example:
@@ -79,10 +79,10 @@ def find_media(folder: str | os.PathLike[str], on_error: Callable[[OSError], Non
         >>> [path.name for path in find_media("videos")]  # doctest: +SKIP
         ['clip.mp4', 'photo.jpg']
     """
-    place = Path(folder)
-    if not place.is_dir():
-        raise NotADirectoryError(f"{place} is no folder: give the one that holds the images and videos")
-    return _walk(place, on_error)
+    root = Path(folder)
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is not a folder: give the folder that contains the images and videos")
+    return _walk(root, on_error)
 
 
 def _walk(folder: Path, on_error: Callable[[OSError], None] | None) -> Iterator[Path]:

@@ -1,18 +1,18 @@
 """Writers of the annotation files that mindone's Open-Sora-Plan and Open-Sora examples train on.
 
-What their loaders in mindone 0.5.0 read:
+The loaders of mindone 0.5.0 read the following:
 
-- Open-Sora-Plan (`examples/opensora_pku/opensora/dataset/t2v_datasets.py`, v1.3): a JSON list. `path` is put behind the
-  folder that the data list names, and ends in ".mp4" or ".jpg": any other ending stops the loader with an error. `cap`
-  is a string or a list of strings, of which one is drawn at a time. Of a video without `fps`, `duration` and
-  `resolution` (`{"height", "width"}`) nothing is read, and no word is said. The number of frames is taken to be
-  int(fps * duration), and a video in which another one is found is passed over.
+- Open-Sora-Plan (`examples/opensora_pku/opensora/dataset/t2v_datasets.py`, v1.3): a JSON list. `path` is relative to
+  the folder that the data list names, and ends in ".mp4" or ".jpg"; any other suffix stops the loader with an error.
+  `cap` is a string, or a list of strings from which one is drawn each time. A video without `fps`, `duration` or
+  `resolution` (`{"height", "width"}`) is skipped silently. The loader computes the number of frames as
+  int(fps * duration), and skips a video whose actual number of frames differs.
 - Open-Sora (`examples/opensora_hpcai/opensora/datasets/video_dataset_refactored.py`): a CSV with a header. `video` is
-  put behind `--video_folder`, and behind the folder of text embeddings too; `caption` is the text. The loader opens
-  videos alone: in place of an image, which its reader does not open, it repeats the sample before. mindone's own
-  preparation (`tools/t2v_curation/pipeline/datasets/datautil.py`), as the original Open-Sora, has other names for
-  them, `path` (as it stands) and `text`, beside `num_frames`, `fps`, `height`, `width`, `aspect_ratio` (height by
-  width) and `resolution` (height times width). Further columns disturb neither, so one file serves both.
+  relative to `--video_folder` and to the folder of text embeddings; `caption` is the text. The loader reads videos
+  only: for an image, which its reader cannot open, it repeats the previous sample. mindone's own preparation
+  (`tools/t2v_curation/pipeline/datasets/datautil.py`), like the original Open-Sora, uses the names `path` (used as it
+  is) and `text` instead, and also `num_frames`, `fps`, `height`, `width`, `aspect_ratio` (height / width) and
+  `resolution` (height * width). Both ignore unknown columns, so one file works for both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Write = Callable[["Annotation"], None]
 
 
 class AnnotationError(ValueError):
-    """A line that a trainer could not use; the message says why and what to do. Nothing of it was written."""
+    """An annotation that a trainer cannot use; the message says why and what to do. It was not written."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,14 @@ class Annotation:
     """One image or video with its captions.
 
     Attributes:
-        path: of the file, relative to the folder of the data, with "/" between folders.
-        captions: one or more.
-        width: in pixels, as it is shown.
-        height: as `width`.
-        num_frames: 1 for an image.
-        fps: frames a second, on average; None for an image.
+        path: path of the file, relative to the data folder, with "/" as the separator.
+        captions: one or more captions.
+        width, height: size in pixels, after rotation.
+        num_frames: number of frames; 1 for an image.
+        fps: average frames per second; None for an image.
 
     Raises:
-        AnnotationError: a value is none that any trainer could use.
+        AnnotationError: a value cannot be used by any trainer.
     """
 
     path: str
@@ -63,23 +62,25 @@ class Annotation:
     def __post_init__(self) -> None:
         path = PurePosixPath(self.path)
         if not self.path or path.is_absolute() or ".." in path.parts:
-            raise AnnotationError(f"{self.path!r} is no path inside the folder of the data")
+            raise AnnotationError(f"{self.path!r} is not a relative path inside the data folder")
         try:
             self.path.encode()
         except UnicodeEncodeError:
-            raise AnnotationError(f"{self.path!a}: the name is no UTF-8 text: rename the file") from None
+            raise AnnotationError(f"{self.path!a}: the name is not valid UTF-8: rename the file") from None
         if isinstance(self.captions, str) or not self.captions or not all(map(_printable, self.captions)):
-            raise AnnotationError(f"{self.path}: captions are {self.captions!r:.60}, expected texts, none empty")
+            raise AnnotationError(
+                f"{self.path}: captions are {self.captions!r:.60}, expected one or more texts that are not empty"
+            )
         if min(self.width, self.height, self.num_frames) < 1:
             raise AnnotationError(
-                f"{self.path}: {self.num_frames} frames of {self.width} x {self.height}, expected 1 or more of each"
+                f"{self.path}: {self.num_frames} frames of {self.width} x {self.height}, all of them must be at least 1"
             )
         if self.fps is not None and not 0 < self.fps < math.inf:
-            raise AnnotationError(f"{self.path}: fps is {self.fps}, expected more than 0")
+            raise AnnotationError(f"{self.path}: fps is {self.fps}, expected a number greater than 0")
 
     @property
     def duration(self) -> float | None:
-        """Seconds, such that int(fps * duration) is num_frames, as the trainers count; None for an image.
+        """Length in seconds, chosen so that int(fps * duration) == num_frames, as trainers compute it; None for images.
 
         Example:
             >>> from mindone.pipelines.image_to_text.open_sora import Annotation
@@ -90,25 +91,25 @@ class Annotation:
         if self.fps is None:
             return None
         seconds = self.num_frames / self.fps
-        while self.fps * seconds < self.num_frames:  # by the last bit, where the quotient was rounded down
+        while self.fps * seconds < self.num_frames:  # the quotient was rounded down in the last bit
             seconds = math.nextafter(seconds, math.inf)
         return seconds
 
 
 @contextmanager
 def open_sora_plan_writer(file: str | os.PathLike[str]) -> Iterator[Write]:
-    """Write the JSON list of Open-Sora-Plan, one object a line: give a function that adds an `Annotation`.
+    """Write Open-Sora-Plan's JSON list, one object per line; the context is a function that adds an `Annotation`.
 
-    The file appears under its name when all is written, in place of what was there before; after an exception it is as
-    it was. One annotation is held at a time. Letters beyond ASCII are escaped, since the loader reads the file in
-    whatever encoding the machine has.
+    The file is replaced when the context ends, and left unchanged after an exception. Annotations are written one by
+    one. Non-ASCII characters are escaped, because the loader reads the file in the system's default encoding.
 
     Args:
-        file: the .json file; its folder is made if need be.
+        file: path of the .json file; its folder is created if necessary.
 
     Raises:
-        AnnotationError: (by the function; nothing is written then) the file is no .mp4 or .jpg, or a video has no fps.
-        OSError: the folder cannot be written to, or the disk is full.
+        AnnotationError: (from the function, before it writes anything) the suffix of the path is not .mp4 or .jpg, or a
+            video has no fps.
+        OSError: the folder is not writable, or the disk is full.
 
     Example:
         >>> import json, pathlib, tempfile
@@ -121,7 +122,7 @@ def open_sora_plan_writer(file: str | os.PathLike[str]) -> Iterator[Write]:
         >>> record["path"], record["cap"], record["num_frames"], record["resolution"], record["duration"]
         ('a/clip.mp4', ['A ball rolls.'], 49, {'height': 360, 'width': 640}, 2.0)
     """
-    with _published(file) as text:
+    with _replaced_on_success(file) as text:
         before = "[\n"
 
         def write(annotation: Annotation) -> None:
@@ -135,16 +136,16 @@ def open_sora_plan_writer(file: str | os.PathLike[str]) -> Iterator[Write]:
 
 @contextmanager
 def open_sora_writer(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Iterator[Write]:
-    """Write the CSV of Open-Sora: give a function that adds an `Annotation`, as one line a caption.
+    """Write Open-Sora's CSV; the context is a function that adds an `Annotation`, with one row per caption.
 
-    As `open_sora_plan_writer` in all else.
+    The file is replaced when the context ends, and left unchanged after an exception.
 
     Args:
-        file: the .csv file; its folder is made if need be.
-        folder: what the paths are relative to; the column `path` has it in front.
+        file: path of the .csv file; its folder is created if necessary.
+        folder: the data folder, to which the paths are relative; the column `path` contains it.
 
     Raises:
-        OSError: the folder of `file` cannot be written to, or the disk is full.
+        OSError: the folder of `file` is not writable, or the disk is full.
 
     Example:
         >>> import csv, pathlib, tempfile
@@ -158,7 +159,7 @@ def open_sora_writer(file: str | os.PathLike[str], folder: str | os.PathLike[str
         ('a/photo.jpg', 'A sign: "Stop", in red.', '/data/a/photo.jpg', '')
     """
     root = Path(folder).absolute()
-    with _published(file) as text:
+    with _replaced_on_success(file) as text:
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(COLUMNS)
 
@@ -169,7 +170,7 @@ def open_sora_writer(file: str | os.PathLike[str], folder: str | os.PathLike[str
         yield write
 
 
-# Header -> what stands below it; an empty field where there is nothing to say.
+# Column name -> its value; None becomes an empty field.
 COLUMNS: Mapping[str, Callable[[Annotation, str, Path], Any]] = {
     "video": lambda annotation, caption, root: annotation.path,
     "caption": lambda annotation, caption, root: caption,
@@ -188,11 +189,11 @@ def _plan_record(annotation: Annotation) -> dict[str, Any]:
     suffix = PurePosixPath(annotation.path).suffix
     if suffix not in PLAN_SUFFIXES:
         raise AnnotationError(
-            f"{annotation.path}: Open-Sora-Plan's loader stops at anything but {' and '.join(PLAN_SUFFIXES)} (in small "
-            "letters): convert the file, or leave it out"
+            f"{annotation.path}: Open-Sora-Plan's loader fails on suffixes other than {' and '.join(PLAN_SUFFIXES)} "
+            "(in lower case): convert the file, or leave it out"
         )
     if suffix == ".mp4" and annotation.fps is None:
-        raise AnnotationError(f"{annotation.path}: Open-Sora-Plan's loader passes over a video without fps")
+        raise AnnotationError(f"{annotation.path}: Open-Sora-Plan's loader skips videos without fps: set fps")
     record: dict[str, Any] = {
         "path": annotation.path,
         "cap": [_printable(caption) for caption in annotation.captions],
@@ -205,14 +206,14 @@ def _plan_record(annotation: Annotation) -> dict[str, Any]:
 
 
 def _printable(caption: str) -> str:
-    """Leave out NUL, at which readers of CSV stop, and white space around the text."""
+    """Remove NUL characters, at which CSV readers stop, and surrounding white space."""
     return caption.replace("\0", "").strip()
 
 
 @contextmanager
-def _published(file: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a file that appears under its name when it is closed, and not at all after an exception."""
-    place = Path(file)
-    # newline="": line ends are the csv module's affair, and a caption's own are kept.
-    with staged(place.parent) as folder, (folder / place.name).open("w", encoding="utf-8", newline="") as text:
+def _replaced_on_success(file: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """Open a temporary file that replaces `file` when the context ends without an exception."""
+    path = Path(file)
+    # newline="": the csv module writes its own line ends, and those inside a caption must not be changed.
+    with staged(path.parent) as folder, (folder / path.name).open("w", encoding="utf-8", newline="") as text:
         yield text

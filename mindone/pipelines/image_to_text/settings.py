@@ -1,4 +1,4 @@
-"""What a pipeline's caller may say of generation: the names of `generate`, checked before anything runs."""
+"""Generation settings of a pipeline's caller, validated before anything runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mindone.models.share4v.generation.decoding import GenerationSettings
 from mindone.models.share4v.generation.mixin import GenerationMixin
 from mindone.models.share4v.suggestions import unknown
 
-# What a pipeline's processor makes is not for the caller to set.
+# Arguments of `generate` that the pipeline sets itself.
 _INPUTS = ("self", "input_ids", "pixel_values", "attention_mask", "inputs_embeds")
 
 
@@ -22,11 +22,11 @@ def setting_names() -> tuple[str, ...]:
 
 
 def check_settings(max_new_tokens: int | None, generate_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Join a call's settings into the arguments of `generate`.
+    """Merge max_new_tokens and generate_kwargs into arguments of `generate`, and validate them.
 
     Raises:
-        ValueError: a name is none of `generate`'s (the message has the closest), max_new_tokens is given twice, or a
-            value is outside its range.
+        ValueError: a name is not an argument of `generate` (the message has the closest match), max_new_tokens is given
+            twice, or a value is out of range.
 
     Example:
         >>> from mindone.pipelines.image_to_text.settings import check_settings
@@ -39,7 +39,7 @@ def check_settings(max_new_tokens: int | None, generate_kwargs: Mapping[str, Any
             raise ValueError(unknown("setting of generate_kwargs", name, setting_names()))
     if max_new_tokens is not None:
         if "max_new_tokens" in settings:
-            raise ValueError("max_new_tokens is given twice, by itself and in generate_kwargs: leave one out")
+            raise ValueError("max_new_tokens is given twice, as an argument and in generate_kwargs: remove one of them")
         settings["max_new_tokens"] = max_new_tokens
     GenerationSettings.from_arguments({key: settings[key] for key in settings if key != "past_key_values"})
     return settings

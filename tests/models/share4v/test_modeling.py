@@ -93,5 +93,5 @@ def test_ids_beyond_the_tokenizers_are_left_out_of_texts(tiny: tuple[Share4V, Sh
 
 
 def test_a_picture_too_thin_to_be_made_square_is_refused(tiny: tuple[Share4V, Share4VProcessor]) -> None:
-    with pytest.raises(ImageLoadError, match="too long and thin"):
+    with pytest.raises(ImageLoadError, match="which is too large; crop the image"):
         tiny[1](images=[np.zeros((1, 20_000_000), np.uint8)])

@@ -149,9 +149,9 @@ def test_the_trainers_count_the_frames_that_are_there(tmp_path: Path) -> None:
 def test_what_would_stop_the_plans_loader_is_refused_and_leaves_nothing(path: str, tmp_path: Path) -> None:
     with open_sora_plan_writer(tmp_path / "plan.json") as write:
         write(clip(path="1.mp4"))
-        with pytest.raises(AnnotationError, match=r"stops at anything but \.mp4 and \.jpg"):
+        with pytest.raises(AnnotationError, match=r"fails on suffixes other than \.mp4 and \.jpg"):
             write(clip(path=path))
-        with pytest.raises(AnnotationError, match="passes over a video without fps"):
+        with pytest.raises(AnnotationError, match="skips videos without fps"):
             write(clip(fps=None))
         write(clip(path="2.jpg", fps=None))
     assert [item["path"] for item in json.loads((tmp_path / "plan.json").read_text())] == ["1.mp4", "2.jpg"]
@@ -160,13 +160,13 @@ def test_what_would_stop_the_plans_loader_is_refused_and_leaves_nothing(path: st
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "/a.mp4"}, "no path inside the folder"),
-        ({"path": "../a.mp4"}, "no path inside the folder"),
-        ({"path": ""}, "no path inside the folder"),
-        ({"path": "a\udcff.mp4"}, "no UTF-8 text"),
-        ({"captions": []}, "expected texts, none empty"),
-        ({"captions": "a text"}, "expected texts, none empty"),
-        ({"captions": ["a", " \n\0"]}, "expected texts, none empty"),
+        ({"path": "/a.mp4"}, "not a relative path inside the data folder"),
+        ({"path": "../a.mp4"}, "not a relative path inside the data folder"),
+        ({"path": ""}, "not a relative path inside the data folder"),
+        ({"path": "a\udcff.mp4"}, "not valid UTF-8"),
+        ({"captions": []}, "expected one or more texts that are not empty"),
+        ({"captions": "a text"}, "expected one or more texts that are not empty"),
+        ({"captions": ["a", " \n\0"]}, "expected one or more texts that are not empty"),
         ({"num_frames": 0}, "0 frames of 8 x 4"),
         ({"width": 0}, "1 frames of 0 x 4"),
         ({"fps": 0.0}, "fps is 0.0"),
@@ -241,7 +241,7 @@ def test_a_folder_is_walked_in_order(tmp_path: Path) -> None:
     (tmp_path / "c" / "loop").symlink_to(tmp_path, target_is_directory=True)
     found = [path.relative_to(tmp_path).as_posix() for path in find_media(tmp_path)]
     assert found == ["a/y.png", "a/z.mp4", "b.jpg", "c/d/e.webm"]
-    with pytest.raises(NotADirectoryError, match="is no folder"):
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
         find_media(tmp_path / "b.jpg")
 
 

@@ -1,4 +1,4 @@
-"""Conversation templates: how system prompt, questions and answers become one prompt text. Every template is data."""
+"""Chat templates: how the system prompt, questions and answers become one prompt. Each template is a row of data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LLAMA_2_SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
-# The missing space before "The visual content" is the original's, so models were trained with it.
+# The missing space before "The visual content" is in the original, so the models were trained with it.
 _TAG_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant is able to understand the "
     "visual content that the user provides, and assist the user with a variety of tasks using natural language."
@@ -31,18 +31,18 @@ _TAG_SYSTEM = (
 
 @dataclass(frozen=True)
 class Template:
-    """One way to write a conversation as text.
+    """A prompt format for conversations.
 
     Attributes:
-        name: what `get_template` knows it by.
-        style: "two", "single", "plain" or "llama_2"; says how the parts below are put together.
-        roles: what the user and the assistant are called.
-        separators: what ends the user's and the assistant's text ("llama_2": what starts a turn and what ends it).
-        system: the system prompt; a message with the role "system" takes its place. Empty: none.
-        stop_strings: texts that end an answer. In every style an answer also ends at the tokenizer's eos id
-            (`</s>`, 2 in Vicuna's vocabulary), which is all that "two" and "llama_2" need.
-        image_tags: each picture is a turn of its own, `<Image><image></Image>`, answered `Received.`
-        question: what is asked of a picture when nothing is.
+        name: the name for `get_template`.
+        style: "two", "single", "plain" or "llama_2": how the parts below are combined.
+        roles: names of the user and the assistant in the prompt.
+        separators: end of the user's and of the assistant's text ("llama_2": start and end of a turn).
+        system: the default system prompt, which a message with the role "system" replaces; empty for none.
+        stop_strings: strings that end an answer. In every style an answer also ends at the tokenizer's eos id (`</s>`,
+            2 in Vicuna's vocabulary), which is sufficient for "two" and "llama_2".
+        image_tags: put each image into a turn of its own, `<Image><image></Image>`, with the answer `Received.`
+        question: the question to ask about an image if the caller gives none.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Template:
     question: str = DEFAULT_QUESTION
 
     def render(self, messages: Sequence[Mapping[str, Any] | Message], add_generation_prompt: bool = True) -> str:
-        """Write a conversation as the prompt text that the model was trained on.
+        """Return the prompt for a conversation, in the format that the model was trained on.
 
         Args:
-            messages: `{"role": "system" | "user" | "assistant", "content": ...}`, where the content is a string or a
-                list of parts `{"type": "text", "text": ...}` and `{"type": "image"}`. The system's, if any, comes
-                first; then user and assistant take turns. Image parts are put at the front of their message, each as
-                `<image>` and a line end, as in training; write `<image>` in a text to have a picture elsewhere.
-            add_generation_prompt: end with the assistant's open turn; False for training, where answers are given.
+            messages: see `read_messages` for their formats. An optional system message comes first; then user and
+                assistant alternate. Image parts become `<image>` and a line end at the front of their message, as in
+                training; write `<image>` into a text to place an image elsewhere.
+            add_generation_prompt: end with the start of the assistant's answer; False for training, where the answers
+                are part of the conversation.
 
         Raises:
-            ValueError: a message is malformed or out of turn, or there is no question to answer.
+            ValueError: a message is malformed or out of order, or there is no question to answer.
 
         Example:
             >>> from mindone.models.share4v.processing.chat_templates import get_template
@@ -76,7 +76,7 @@ class Template:
         system = self.system
         if turns and turns[0].role == "system":
             if self.style == "plain":
-                raise ValueError(f"template {self.name!r} has no system prompt; leave the system message out")
+                raise ValueError(f"template {self.name!r} has no system prompt; remove the system message")
             system, turns = turns[0].text, turns[1:]
         _check_turns(turns, add_generation_prompt)
         if self.image_tags:
@@ -85,7 +85,7 @@ class Template:
 
 
 def _render_roles(template: Template, system: str, turns: Sequence[Message], open_turn: bool) -> str:
-    """Styles "two" and "single": `system sep`, then `ROLE: text sep` a turn."""
+    """Render the styles "two" and "single": `system sep`, then `ROLE: text sep` for each turn."""
     named = dict(zip(("user", "assistant"), zip(template.roles, template.separators, strict=True), strict=True))
     text = system + template.separators[0] if system else ""
     for turn in turns:
@@ -95,18 +95,18 @@ def _render_roles(template: Template, system: str, turns: Sequence[Message], ope
 
 
 def _render_plain(template: Template, system: str, turns: Sequence[Message], open_turn: bool) -> str:
-    """The texts and the separators alone. Stage 1's data have no separator between a lone picture and its caption."""
+    """Render the texts and separators only. In stage 1's data no separator follows a question that is only an image."""
     user_end, assistant_end = template.separators
     text = ""
     for turn in turns:
-        lone_images = turn.role == "user" and not turn.text.replace(IMAGE_TOKEN, "").strip()
+        only_images = turn.role == "user" and not turn.text.replace(IMAGE_TOKEN, "").strip()
         ending = user_end if turn.role == "user" else assistant_end
-        text += turn.text.strip() if lone_images else turn.text + ending
+        text += turn.text.strip() if only_images else turn.text + ending
     return text
 
 
 def _render_llama_2(template: Template, system: str, turns: Sequence[Message], open_turn: bool) -> str:
-    """`[INST] <<SYS>>...<</SYS>> question [/INST] answer </s>`; the first `<s>` is the tokenizer's to add."""
+    """Render `[INST] <<SYS>>...<</SYS>> question [/INST] answer </s>`; the tokenizer adds the first `<s>`."""
     start, end = template.separators
     text = ""
     for index, turn in enumerate(turns):
@@ -137,10 +137,10 @@ TEMPLATES: dict[str, Template] = {name: Template(name=name, **row) for name, row
 
 
 def get_template(name: str) -> Template:
-    """Return the template of that name.
+    """Return the template of this name.
 
     Raises:
-        ValueError: the name is not known; the message lists the known ones and the closest.
+        ValueError: the name is unknown; the message lists the known names and the closest match.
     """
     if isinstance(name, str) and name in TEMPLATES:
         return TEMPLATES[name]
@@ -152,17 +152,17 @@ def _check_turns(turns: Sequence[Message], add_generation_prompt: bool) -> None:
         expected = "user" if index % 2 == 0 else "assistant"
         if turn.role != expected:
             raise ValueError(
-                f"turn {index} after the system prompt is the {turn.role}'s, expected the {expected}'s: "
-                "user and assistant take turns, the user first"
+                f"turn {index} after the system prompt has the role {turn.role!r}, expected {expected!r}: user and "
+                "assistant must alternate, starting with the user"
             )
     if not turns:
         raise ValueError("the conversation has no question: add a message with the role 'user'")
     if add_generation_prompt and turns[-1].role == "assistant":
-        raise ValueError("the last message is the assistant's, so there is nothing to answer: add a user message")
+        raise ValueError("the last message has the role 'assistant', so there is nothing to answer: add a user message")
 
 
 def _with_image_turns(turns: Sequence[Message]) -> list[Message]:
-    """Give each picture a turn of its own, before the turn that named it."""
+    """Put each image into a turn of its own, before the turn that contains its `<image>`."""
     result = []
     for turn in turns:
         count = turn.text.count(IMAGE_TOKEN) if turn.role == "user" else 0

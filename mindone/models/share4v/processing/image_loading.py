@@ -1,4 +1,4 @@
-"""load_image: a path, URL, data URI, bytes, array or PIL image becomes one upright RGB picture."""
+"""load_image: load a path, URL, data URI, bytes, array or PIL image as one upright RGB image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.nd
 
 CONNECT_SECONDS, READ_SECONDS, DOWNLOAD_SECONDS = 10.0, 30.0, 120.0
 MAX_DOWNLOAD_BYTES = 256 * 2**20
-# Formats that Pillow reads, and two that it reads with a plug-in: better an input that fails than one that is missed.
+# Formats that Pillow reads, including two (heic, heif) that need a plug-in: a file that fails with an error is better
+# than one that is silently skipped.
 _PILLOW = "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pbm pnm tga jp2 avif heic heif"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _PILLOW.split())
 _CHUNK_BYTES = 2**16
@@ -31,7 +32,7 @@ _CHANNELS = (1, 3, 4)
 
 
 class ImageLoadError(ValueError):
-    """A picture could not be had; the message names the source, what was wrong and what to do.
+    """An image could not be loaded; the message names the source, the problem and what to do.
 
     Example:
         >>> from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
@@ -39,29 +40,29 @@ class ImageLoadError(ValueError):
         ...     load_image(b"no picture")
         ... except ImageLoadError as error:
         ...     print(error)
-        10 bytes (6e 6f 20 70 69 63 74 75 ...): this is no image format that Pillow reads; give a JPEG, PNG, WebP, ...
+        10 bytes (6e 6f 20 70 69 63 74 75 ...): not an image format that Pillow reads; give a JPEG, PNG, WebP, ...
     """
 
 
 class ImageNotFoundError(ImageLoadError, FileNotFoundError):
-    """An ImageLoadError that also is a FileNotFoundError: there is no file at the path."""
+    """An ImageLoadError that is also a FileNotFoundError: the path does not exist."""
 
 
 def load_image(source: ImageSource) -> PILImage:
-    """Load one picture as an upright RGB PIL image with 8 bits a channel.
+    """Load one image as an upright RGB PIL image with 8 bits per channel.
 
-    EXIF orientation is applied; what is transparent is laid over white; greys of 16 bits and more are scaled to 8 bits;
-    of an animation the first frame is taken. Pillow's own pixel limit (`PIL.Image.MAX_IMAGE_PIXELS`, 89,478,485) holds:
-    raise it there to load larger pictures. Nothing global is changed.
+    EXIF orientation is applied, transparency is composited over white, greyscale of 16 bits and more is scaled to 8
+    bits, and the first frame of an animation is used. Pillow's pixel limit (`PIL.Image.MAX_IMAGE_PIXELS`, 89,478,485)
+    applies; raise it there to load larger images. No global state is changed.
 
     Args:
         source: a path (str or Path), an http(s) or file URL, a data URI, the bytes of an image file, a PIL image, or a
-            NumPy array: HxW, HxWx1, HxWx3 (RGB) or HxWx4 (RGBA), or the channels in front; uint8, uint16, bool, or
-            float in [0, 1]. An array whose first and last axis could both hold channels is taken as channels last.
+            NumPy array: HxW, HxWx1, HxWx3 (RGB) or HxWx4 (RGBA), or channels first; uint8, uint16, bool, or float in
+            [0, 1]. If both the first and the last axis could be the channels, the last one is.
 
     Raises:
-        ImageLoadError: (a ValueError) the source is missing, unreadable, no image, truncated or too large.
-        ImageNotFoundError: the same, also a FileNotFoundError, for a path where there is nothing.
+        ImageLoadError: (a ValueError) the source is missing, unreadable, not an image, truncated or too large.
+        ImageNotFoundError: (also a FileNotFoundError) the path does not exist.
 
     Example:
         >>> import numpy as np
@@ -83,12 +84,13 @@ def load_image(source: ImageSource) -> PILImage:
     if isinstance(source, os.PathLike):
         return _from_path(os.fspath(source), name)
     raise ImageLoadError(
-        f"{name} is no picture; give a path, a URL, a data URI, an image file's bytes, a NumPy array or a PIL image"
+        f"{name} is not an image; give a path, a URL, a data URI, the bytes of an image file, a NumPy array or a PIL "
+        "image"
     )
 
 
 def describe(source: object) -> str:
-    """Name a source in at most about a hundred characters, as error messages do."""
+    """Return a short description of an image source for messages: the path or URL, or the type and size."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         head = bytes(source[:8])
         return f"{len(source)} bytes" + (f" ({head.hex(' ')}{' ...' if len(source) > 8 else ''})" if head else "")
@@ -112,53 +114,57 @@ def _from_text(text: str, name: str) -> PILImage:
     if scheme.startswith("file://"):
         host, slash, path = text[len("file://") :].partition("/")
         if host not in ("", "localhost"):
-            raise ImageLoadError(f"{name}: a file URL names a file of this machine, not of {host!r}; use file:///")
+            raise ImageLoadError(
+                f"{name}: a file URL must name a local file, not one of the host {host!r}; use file:///"
+            )
         return _from_path(url2pathname(slash + path), name)
     return _from_path(text, name)
 
 
 def _from_path(path: str | bytes, name: str) -> PILImage:
-    place = Path(os.fsdecode(path))
+    file_path = Path(os.fsdecode(path))
     if not os.fspath(path):
-        raise ImageLoadError("an empty string was given in place of a picture's path; name a file or a URL")
+        raise ImageLoadError("the path of an image is an empty string; give a path or a URL")
     try:
-        if not place.exists():
+        if not file_path.exists():
             raise ImageNotFoundError(f"{name}: there is no such file (looked in {Path.cwd()}); check the path")
-        if place.is_dir():
-            raise ImageLoadError(f"{name} is a directory; name the picture's file in it")
-        if not place.is_file():
-            raise ImageLoadError(f"{name} is not a regular file; name a picture's file")
-        with place.open("rb") as file:
+        if file_path.is_dir():
+            raise ImageLoadError(f"{name} is a directory; give the path of an image file in it")
+        if not file_path.is_file():
+            raise ImageLoadError(f"{name} is not a regular file; give the path of an image file")
+        with file_path.open("rb") as file:
             return _decode(file, name)
     except ImageLoadError:
         raise
-    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte in it
-        reason = getattr(error, "strerror", None) or error  # strerror leaves the path out, which may be endless
+    except (OSError, ValueError) as error:  # no permission, a name that is too long or contains a null byte
+        reason = getattr(error, "strerror", None) or error  # strerror omits the path, which may be very long
         raise ImageLoadError(f"{name} cannot be read: {reason}; check the path and its permissions") from error
 
 
 def data_uri_bytes(text: str, name: str) -> bytes:
-    """Return what a data URI holds.
+    """Return the bytes that a data URI contains.
 
     Raises:
-        ImageLoadError: it is damaged; the message begins with `name`.
+        ImageLoadError: the URI is malformed; the message begins with `name`.
     """
     head, comma, body = text.partition(",")
     if not comma:
-        raise ImageLoadError(f"{name}: a data URI has a comma before its data; expected data:image/png;base64,...")
+        raise ImageLoadError(f"{name}: the data URI has no comma before its data; expected data:image/png;base64,...")
     if not head.lower().endswith(";base64"):
         return unquote_to_bytes(body)
     try:
         return base64.b64decode("".join(unquote(body).split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ImageLoadError(f"{name}: the data URI's base64 is damaged ({error}); encode the file anew") from error
+        raise ImageLoadError(
+            f"{name}: the base64 of the data URI is invalid ({error}); encode the file again"
+        ) from error
 
 
 def download(url: str, name: str) -> bytes:
-    """Fetch a URL into memory, within the limits of time and size above.
+    """Download a URL into memory, within the time and size limits above.
 
     Raises:
-        ImageLoadError: it cannot be had; the message begins with `name`.
+        ImageLoadError: the download failed; the message begins with `name`.
     """
     import requests
 
@@ -169,60 +175,60 @@ def download(url: str, name: str) -> bytes:
         ) as response:
             if response.status_code >= 400:
                 raise ImageLoadError(
-                    f"{name}: the server answered {response.status_code} {response.reason}; check the address, or "
-                    "download the picture and give its path"
+                    f"{name}: the server answered {response.status_code} {response.reason}; check the URL, or "
+                    "download the image and give its path"
                 )
             data = bytearray()
             for chunk in response.iter_content(_CHUNK_BYTES):
                 data += chunk
                 if len(data) > MAX_DOWNLOAD_BYTES:
                     raise ImageLoadError(
-                        f"{name}: the answer is larger than the {MAX_DOWNLOAD_BYTES:,} bytes allowed for a picture; "
-                        "download it yourself and give its path"
+                        f"{name}: the response is larger than the limit of {MAX_DOWNLOAD_BYTES:,} bytes; download the "
+                        "image yourself and give its path"
                     )
                 if time.monotonic() > deadline:
                     raise ImageLoadError(
-                        f"{name}: {len(data):,} bytes came in {DOWNLOAD_SECONDS:.0f} s, and no end; "
-                        "download it yourself and give its path"
+                        f"{name}: the download was not complete after {DOWNLOAD_SECONDS:.0f} s ({len(data):,} bytes); "
+                        "download the image yourself and give its path"
                     )
             return bytes(data)
     except ImageLoadError:
         raise
-    except (requests.RequestException, OSError, ValueError) as error:  # ValueError: addresses that cannot be parsed
+    except (requests.RequestException, OSError, ValueError) as error:  # ValueError: URLs that cannot be parsed
         raise ImageLoadError(
-            f"{name}: the download failed ({error}); check the address and the network, or give a local file"
+            f"{name}: the download failed ({error}); check the URL and the network, or give a local file"
         ) from error
 
 
 def _decode(file: BinaryIO, name: str) -> PILImage:
-    """Open an image file's bytes and read its first frame whole."""
+    """Open an image file and read its first frame completely."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        picture = Image.open(file)
+        image = Image.open(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageLoadError(_too_large(name, str(error))) from error
     except UnidentifiedImageError as error:
         file.seek(0)
         empty = not file.read(1)
-        problem = "the file is empty" if empty else "this is no image format that Pillow reads"
+        problem = "the file is empty" if empty else "not an image format that Pillow reads"
         raise ImageLoadError(f"{name}: {problem}; give a JPEG, PNG, WebP, ...") from error
     except MemoryError:
         raise
-    except Exception as error:  # a broken header makes Pillow's plug-ins raise nearly anything
+    except Exception as error:  # with a broken header, Pillow's plug-ins raise almost any exception
         raise ImageLoadError(_damaged(name, error)) from error
-    with picture:
+    with image:
         limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and picture.width * picture.height > limit:
-            raise ImageLoadError(_too_large(name, f"{picture.width} x {picture.height} pixels"))
-        return _finish(picture, name)
+        if limit is not None and image.width * image.height > limit:
+            raise ImageLoadError(_too_large(name, f"{image.width} x {image.height} pixels"))
+        return _finish(image, name)
 
 
-def _finish(picture: PILImage, name: str) -> PILImage:
-    """Read the pixels, make them RGB and turn the picture upright."""
+def _finish(image: PILImage, name: str) -> PILImage:
+    """Read the pixels, convert them to RGB and apply the orientation."""
     try:
-        picture.load()
-        return upright(to_rgb(picture), picture)
+        image.load()
+        return upright(to_rgb(image), image)
     except MemoryError:
         raise
     except Exception as error:  # truncated or damaged data: OSError, SyntaxError, struct.error, zlib.error, ...
@@ -233,14 +239,14 @@ def _too_large(name: str, found: str) -> str:
     from PIL import Image
 
     return (
-        f"{name}: larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels ({found}); make it smaller, "
-        "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        f"{name}: larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels ({found}); resize the image, "
+        "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
     )
 
 
 def _damaged(name: str, error: Exception) -> str:
     reason = str(error) or type(error).__name__
-    return f"{name}: the picture is truncated or damaged ({reason}); get the file again or leave it out"
+    return f"{name}: the image is truncated or damaged ({reason}); get the file again or leave it out"
 
 
 def _from_array(array: np.ndarray, name: str) -> PILImage:
@@ -251,8 +257,8 @@ def _from_array(array: np.ndarray, name: str) -> PILImage:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim not in (2, 3) or pixels.size == 0 or (pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS):
         raise ImageLoadError(
-            f"{name} is no picture: expected HxW, HxWx1, HxWx3 or HxWx4 (or the channels in front), none of them 0; "
-            "give a batch as a list of pictures"
+            f"{name} is not an image: expected HxW, HxWx1, HxWx3 or HxWx4 (or channels first), with no dimension 0; "
+            "give a batch as a list of images"
         )
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -260,7 +266,7 @@ def _from_array(array: np.ndarray, name: str) -> PILImage:
 
 
 def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
-    """Scale an array to uint8 by what its dtype says of its range."""
+    """Scale an array to uint8; its dtype determines the range of its values."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.bool_:
@@ -269,10 +275,10 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
         return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     kind = pixels.dtype.kind
     if kind not in "iuf":
-        raise ImageLoadError(f"{name}: this dtype holds no pixels; give uint8, uint16, bool or float in [0, 1]")
+        raise ImageLoadError(f"{name}: this dtype cannot be pixels; give uint8, uint16, bool or float in [0, 1]")
     low, high = pixels.min(), pixels.max()
     top = 1 if kind == "f" else 255
-    if not (low >= 0 and high <= top):  # not finite fails here too
+    if not (low >= 0 and high <= top):  # also catches NaN and infinity
         advice = "divide by their maximum, or cast 0..255 to uint8" if kind == "f" else "cast them to uint8"
         raise ImageLoadError(f"{name}: values from {low} to {high}, expected 0 to {top} for this dtype; {advice}")
     return np.rint(pixels.astype(np.float64) * (255 if kind == "f" else 1)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Pillow's modes to upright 8-bit RGB: transparency over white, deep greys scaled, EXIF orientation applied."""
+"""Conversion of all Pillow modes to upright 8-bit RGB: transparency, high-bit-depth greyscale and EXIF orientation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 _ORIENTATION_TAG = 0x0112
-# EXIF 2.3, tag 0x0112: how the stored picture must be turned to stand upright. 1 is upright.
-_TURNS = {
+# EXIF 2.3, tag 0x0112: the transposition that makes the stored image upright. 1 means that it is upright already.
+_TRANSPOSITIONS = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
     4: "FLIP_TOP_BOTTOM",
@@ -21,8 +21,8 @@ _TURNS = {
     8: "ROTATE_90",
 }
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-_DEEP_MODES = ("I", "F")  # and I;16 in its byte orders
-# Some releases of Pillow give 16-bit greys of these formats in mode "I"; their range is always 65535.
+_HIGH_DEPTH_MODES = ("I", "F")  # and the byte orders of I;16
+# Some Pillow releases open 16-bit greyscale of these formats in mode "I"; its range is always 0 to 65535.
 _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 
 
@@ -30,14 +30,14 @@ def to_rgb(image: PILImage) -> PILImage:
     """Return a new image in mode RGB.
 
     Raises:
-        ValueError: the pixels are not finite, or Pillow cannot convert the mode (LAB).
+        ValueError: the pixels are not finite, or Pillow cannot convert the mode (such as LAB).
     """
     from PIL import Image
 
-    if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
-        return Image.fromarray(_deep_grey(np.asarray(image), image.mode, image.format)).convert("RGB")
+    if image.mode in _HIGH_DEPTH_MODES or image.mode.startswith("I;16"):
+        return Image.fromarray(_grey_to_uint8(np.asarray(image), image.mode, image.format)).convert("RGB")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        # PA and La reach RGBA only by a step between.
+        # Pillow converts La to RGBA only through LA.
         layer = image.convert({"La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
@@ -45,33 +45,33 @@ def to_rgb(image: PILImage) -> PILImage:
 
 
 def upright(image: PILImage, source: PILImage) -> PILImage:
-    """Turn `image` as the EXIF (or XMP) orientation of `source` says; unreadable EXIF counts as none."""
+    """Apply the EXIF (or XMP) orientation of `source` to `image`; unreadable EXIF is ignored."""
     from PIL import Image
 
     try:
         orientation = source.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # damaged metadata is no reason to lose a sound picture
+    except Exception:  # damaged metadata must not make a good image fail
         return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(Image.Transpose[turn])
+    transposition = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+    return image if transposition is None else image.transpose(Image.Transpose[transposition])
 
 
-def _deep_grey(pixels: np.ndarray, mode: str, file_format: str | None) -> np.ndarray:
-    """Scale greys of more than 8 bits to uint8 by the range that they are in, not clipping any."""
+def _grey_to_uint8(pixels: np.ndarray, mode: str, file_format: str | None) -> np.ndarray:
+    """Scale greyscale of more than 8 bits to uint8 by the range of its values, without clipping."""
     low, high = float(pixels.min()), float(pixels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("its grey values are not all finite numbers")
+        raise ValueError("some grey values are NaN or infinite")
     scale, offset = _range_of(low, high, mode, file_format)
     return np.rint((pixels.astype(np.float64) - offset) * scale).astype(np.uint8)
 
 
 def _range_of(low: float, high: float, mode: str, file_format: str | None) -> tuple[float, float]:
-    """Return (scale, offset) that bring grey values to 0..255."""
+    """Return (scale, offset) that map grey values to 0..255."""
     if mode == "F" and low >= 0 and high <= 1:
         return 255.0, 0.0
     sixteen_bits = mode.startswith("I;16") or (mode == "I" and file_format in _SIXTEEN_BIT_FORMATS)
     if not sixteen_bits and low >= 0 and high <= 255:
-        return 1.0, 0.0  # eight bits in a wide type, as Image.convert("I") makes them
+        return 1.0, 0.0  # 8-bit values in a wider type, as from Image.convert("I")
     if mode != "F" and low >= 0 and high <= 65535:
         return 255 / 65535, 0.0
-    return 255 / max(high - low, 1e-12), low  # no range is stated: the picture's own
+    return 255 / max(high - low, 1e-12), low  # the format states no range: use that of the image

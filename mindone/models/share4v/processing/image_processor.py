@@ -1,4 +1,4 @@
-"""ImageProcessor: a picture becomes CLIP's pixel_values, padded to a square first where the checkpoint says so."""
+"""ImageProcessor: turns an image into CLIP's pixel_values; depending on the checkpoint, pads it to a square first."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from .image_loading import ImageLoadError, ImageSource, describe, load_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-BICUBIC = 3  # Pillow's number, which preprocessor_config.json states
+BICUBIC = 3  # Pillow's number of the filter, as in preprocessor_config.json
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
-# One block of a resize stays below this, and a picture whose resize would touch more than the second is refused.
-_BLOCK_PIXELS, _MOST_PIXELS = 2**24, 2**30
+_BLOCK_PIXELS = 2**24  # maximum number of pixels that are resized at once
+_MAX_PIXELS = 2**30  # maximum number of pixels that resizing one image may process
 
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """Pad, resize, crop, rescale, normalise: the steps and the numbers of transformers' CLIPImageProcessor.
+    """Pad, resize, crop, rescale and normalize, with the steps and parameters of transformers' CLIPImageProcessor.
 
     Attributes:
-        size: length of the shortest edge after resizing, or (height, width) to resize to without keeping the shape.
-        crop_size: edge of the centred square that is cut out; what hangs over is black.
-        image_mean, image_std: of the red, green and blue channel, after rescaling.
-        rescale_factor: what the 8-bit values are multiplied with.
-        resample: Pillow's number of the filter; 3 is bicubic.
-        image_aspect_ratio: "pad" centres the picture on a square of the mean colour before resizing, as stage 2 of
-            ShareGPT4V was trained; "square" leaves it to the crop, as stage 1 was.
+        size: length of the shorter edge after resizing, in pixels; or (height, width), which does not keep the aspect
+            ratio.
+        crop_size: edge S of the centred square crop, in pixels; a crop larger than the image is filled with black.
+        image_mean, image_std: mean and standard deviation of the red, green and blue channels, after rescaling.
+        rescale_factor: factor for the 8-bit values.
+        resample: Pillow's number of the resize filter; 3 is bicubic.
+        image_aspect_ratio: "pad" pads the image to a square with the mean colour before resizing, as in stage 2 of
+            ShareGPT4V's training; "square" crops it instead, as in stage 1.
 
     Raises:
-        ValueError: a field has a value that makes no sense.
+        ValueError: a field has an invalid value.
 
     Example:
         >>> import numpy as np
@@ -60,10 +61,11 @@ class ImageProcessor:
             raise ValueError(f"size and crop_size must be positive integers, got {self.size!r} and {self.crop_size!r}")
         if len(self.image_mean) != 3 or len(self.image_std) != 3 or 0 in self.image_std:
             raise ValueError(
-                f"image_mean and image_std need three numbers each, no std 0: got {self.image_mean}, {self.image_std}"
+                f"image_mean and image_std must have three numbers each, and no std of 0; got {self.image_mean} and "
+                f"{self.image_std}"
             )
         if self.resample not in range(6):
-            raise ValueError(f"resample {self.resample!r} is none of Pillow's filters: expected 0 to 5, 3 is bicubic")
+            raise ValueError(f"resample {self.resample!r} is not a filter of Pillow: expected 0 to 5 (3 is bicubic)")
         if self.image_aspect_ratio not in ("pad", "square"):
             raise ValueError(
                 f"image_aspect_ratio {self.image_aspect_ratio!r} is not supported: expected 'pad' or 'square'"
@@ -71,50 +73,49 @@ class ImageProcessor:
 
     @property
     def background(self) -> tuple[int, int, int]:
-        """The colour of the padding, 0 to 255: the mean's, (122, 116, 104) for CLIP's."""
+        """Colour of the padding, 0 to 255: the mean colour, which is (122, 116, 104) for CLIP."""
         red, green, blue = (int(value * 255) for value in self.image_mean)
         return red, green, blue
 
     def __call__(self, image: ImageSource) -> np.ndarray:
-        """Turn one picture, as anything that load_image takes, into pixel_values [3, S, S], float32, S = crop_size.
+        """Turn one image (anything that `load_image` accepts) into pixel_values [3, S, S], float32, S = crop_size.
 
         Raises:
-            ImageLoadError: the picture cannot be loaded, or is so long and thin that resizing it is out of reach.
+            ImageLoadError: the image cannot be loaded, or is so elongated that resizing it would take too much memory.
         """
-        picture = load_image(image)
-        pixels = np.asarray(picture)  # [H, W, 3] uint8
+        pixels = np.asarray(load_image(image))  # [H, W, 3] uint8
         height, width = pixels.shape[:2]
         edge_y, edge_x = (max(height, width),) * 2 if self.image_aspect_ratio == "pad" else (height, width)
-        target_y, target_x = self._resized(edge_y, edge_x)
-        if height * max(edge_x, target_x) + edge_y * target_x + target_y * self.crop_size > _MOST_PIXELS:
+        target_y, target_x = self._resized_shape(edge_y, edge_x)
+        if height * max(edge_x, target_x) + edge_y * target_x + target_y * self.crop_size > _MAX_PIXELS:
             raise ImageLoadError(
-                f"{describe(image)}: {width} x {height} pixels would be resized by way of {edge_x} x {edge_y} to "
-                f"{target_x} x {target_y}; it is too long and thin, cut it into pieces"
+                f"{describe(image)}: an image of {width} x {height} pixels would be padded to {edge_x} x {edge_y} and "
+                f"resized to {target_x} x {target_y}, which is too large; crop the image or cut it into pieces"
             )
-        # Pillow resizes rows first, then columns. Doing the two passes apart gives the same bits, and neither the
-        # padded square nor the part that the crop throws away is ever held whole.
-        pixels = self._rows(pixels, edge_x, target_x)  # [H, S, 3]
-        pixels = self._rows(pixels.transpose(1, 0, 2), edge_y, target_y)  # [S, S, 3], columns first
-        return self._normalised(pixels.transpose(2, 1, 0))  # [3, S, S]
+        # Pillow resizes rows first, then columns. Running the two passes separately gives bit-identical results, and
+        # neither the padded square nor the cropped-off part is ever in memory as a whole.
+        pixels = self._resize_rows(pixels, edge_x, target_x)  # [H, S, 3]
+        pixels = self._resize_rows(pixels.transpose(1, 0, 2), edge_y, target_y)  # [S, S, 3], columns first
+        return self._normalize(pixels.transpose(2, 1, 0))  # [3, S, S]
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return (height, width) after resizing; the long edge is rounded down, as transformers does."""
+    def _resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) after resizing; the longer edge is rounded down, as in transformers."""
         if isinstance(self.size, tuple):
             return self.size
         if width <= height:
             return int(self.size * height / width), self.size
         return self.size, int(self.size * width / height)
 
-    def _rows(self, pixels: np.ndarray, padded: int, resized: int) -> np.ndarray:
-        """Pad every row to `padded` pixels, resize it to `resized`, cut the middle out: [A, B, 3] -> [A, S, 3]."""
+    def _resize_rows(self, pixels: np.ndarray, padded: int, resized: int) -> np.ndarray:
+        """Pad each row to `padded` pixels, resize it to `resized`, and crop the middle: [A, B, 3] -> [A, S, 3]."""
         from PIL import Image
 
         rows, length = pixels.shape[:2]
         before = (padded - length) // 2
         result = np.zeros((rows, self.crop_size, 3), np.uint8)
-        kept = min(self.crop_size, resized)
+        width = min(self.crop_size, resized)
         start = max(0, (resized - self.crop_size) // 2)
-        black = -(-max(0, self.crop_size - resized) // 2)  # the crop reaches beyond the picture
+        black = -(-max(0, self.crop_size - resized) // 2)  # the crop is larger than the image
         step = max(1, _BLOCK_PIXELS // max(padded, resized))
         for top in range(0, rows, step):
             block = pixels[top : top + step]
@@ -125,11 +126,11 @@ class ImageProcessor:
                 block = canvas
             image = Image.fromarray(np.ascontiguousarray(block))
             image = image.resize((resized, len(block)), Image.Resampling(self.resample))
-            result[top : top + step, black : black + kept] = np.asarray(image)[:, start : start + kept]
+            result[top : top + step, black : black + width] = np.asarray(image)[:, start : start + width]
         return result
 
-    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
-        """[3, S, S] uint8 -> float32. Each channel has 256 values, so they are worked out once and looked up."""
+    def _normalize(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalize [3, S, S] uint8 to float32. A channel has only 256 values, so each is computed once."""
         values = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
         mean = np.array(self.image_mean, np.float32)[:, None]
         std = np.array(self.image_std, np.float32)[:, None]
@@ -141,7 +142,7 @@ class ImageProcessor:
 
     @classmethod
     def from_config(cls, config: Share4VConfig) -> ImageProcessor:
-        """Take the size from the vision tower and CLIP's mean and standard deviation."""
+        """Use the vision tower's image size, and CLIP's mean and standard deviation."""
         edge = config.vision_config.image_size
         return cls(size=edge, crop_size=edge, image_aspect_ratio=config.image_aspect_ratio)
 
@@ -152,54 +153,53 @@ class ImageProcessor:
         config: Share4VConfig | None = None,
         vision_directory: str | Path | None = None,
     ) -> ImageProcessor:
-        """Read preprocessor_config.json of `directory`, else of `vision_directory`; else take what `config` says.
+        """Read preprocessor_config.json from `directory` or else `vision_directory`; without the file, use `config`.
 
-        A checkpoint's `image_aspect_ratio` stands in its config.json (the original) or, as `do_pad`, in its
+        A checkpoint stores its `image_aspect_ratio` in config.json (the original format) or, as `do_pad`, in
         preprocessor_config.json (LLaVA's image processor).
 
         Raises:
             FileNotFoundError: there is neither such a file nor a config.
-            ValueError: the file asks for steps that CLIP's preprocessing does not have, or for another size than the
-                vision tower's.
+            ValueError: the file turns off a step of CLIP's preprocessing, or its size differs from the vision tower's.
         """
-        places = [Path(place) / PREPROCESSOR_NAME for place in (directory, vision_directory) if place is not None]
-        path = next((place for place in places if place.is_file()), None)
+        paths = [Path(folder) / PREPROCESSOR_NAME for folder in (directory, vision_directory) if folder is not None]
+        path = next((path for path in paths if path.is_file()), None)
         if path is None:
             if config is None:
-                raise FileNotFoundError(f"no {PREPROCESSOR_NAME} in {directory}: give the config to make up for it")
+                raise FileNotFoundError(f"no {PREPROCESSOR_NAME} in {directory}: add the file, or pass config")
             return cls.from_config(config)
-        stated = read_json(path)
+        fields_read = read_json(path)
         default = "square" if config is None else config.image_aspect_ratio
         try:
-            processor = cls(**_read_fields(stated, default))
+            processor = cls(**_read_fields(fields_read, default))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
         if config is not None and processor.crop_size != config.vision_config.image_size:
             raise ValueError(
-                f"{path} makes pictures of {processor.crop_size} pixels, but the vision tower takes "
-                f"{config.vision_config.image_size}; one of crop_size and vision_config.image_size is wrong"
+                f"{path} has a crop_size of {processor.crop_size} pixels, but the vision tower's image_size is "
+                f"{config.vision_config.image_size}; correct one of the two"
             )
         return processor
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write `directory`/preprocessor_config.json, which transformers' LlavaImageProcessor reads too."""
+        """Write `directory`/preprocessor_config.json, which transformers' LlavaImageProcessor can also read."""
         size = self.size
         stated: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         stated["size"] = {"height": size[0], "width": size[1]} if isinstance(size, tuple) else {"shortest_edge": size}
         stated["crop_size"] = {"height": self.crop_size, "width": self.crop_size}
         stated.update({"do_convert_rgb": True, **dict.fromkeys(_STEPS, True)})
-        # CLIPImageProcessor, which the original's files name, knows no padding and would crop.
+        # The original's files name CLIPImageProcessor, which cannot pad and would crop.
         stated.update(do_pad=self.image_aspect_ratio == "pad", image_processor_type="LlavaImageProcessor")
         Path(directory).mkdir(parents=True, exist_ok=True)
         (Path(directory) / PREPROCESSOR_NAME).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_fields(stated: Mapping[str, Any], aspect_ratio: str) -> dict[str, Any]:
-    """Read a preprocessor_config.json's fields under our names; what it leaves out is CLIP's (size 224)."""
+    """Read the fields of a preprocessor_config.json; missing ones have CLIP's defaults (size 224)."""
     missing = [step for step in _STEPS if stated.get(step, True) is not True]
     if missing:
         raise ValueError(
-            f"{', '.join(missing)} is off, but a ShareGPT4V tower needs every step of CLIP's preprocessing"
+            f"{', '.join(missing)} is turned off, but ShareGPT4V's vision tower needs all steps of CLIP's preprocessing"
         )
     if "do_pad" in stated:  # LLaVA's image processor
         aspect_ratio = "pad" if stated["do_pad"] else "square"

@@ -1,4 +1,4 @@
-"""Tokenizer: Vicuna's rules on a sentencepiece vocabulary, and a decoder that never shows half a character."""
+"""Tokenizer: Vicuna's tokenization rules over a sentencepiece vocabulary, and an incremental decoder."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from ..configuration import read_json
 
 VOCABULARY_NAME = "tokenizer.model"
 _CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
-_SPACE = "▁"  # sentencepiece writes a space so
-# A protobuf message is read as if its repeats were merged, so these bytes at the end of the model (field 3,
-# normalizer_spec, with its field 3, add_dummy_prefix, 0) turn the dummy prefix off without a protobuf library.
+_SPACE = "▁"  # how sentencepiece writes a space
+# Protobuf merges repeated occurrences of a message field, so appending these bytes to the model (field 3,
+# normalizer_spec, containing field 3, add_dummy_prefix, 0) turns the dummy prefix off without a protobuf library.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 
 class Tokenizer:
     """LLaMA's slow tokenizer as Vicuna uses it: transformers' `LlamaTokenizer(legacy=False, add_bos_token=True)`.
 
-    Only a text's start gets the space that sentencepiece puts before words; text after a special or added token does
-    not. A checkpoint that states `legacy: true` is read by the same rule, which is how ShareGPT4V was trained.
+    Only the start of a text gets the space that sentencepiece puts before words; text after a special or added token
+    does not. Checkpoints that state `legacy: true` are read in the same way, which is how ShareGPT4V was trained.
 
     Args:
         model: path of a sentencepiece model, or its bytes.
-        added_tokens: text -> id of the tokens beyond the model's, such as `{"<image>": 32000, "<pad>": 32001}`.
-        special_tokens: which of the added tokens `decode` leaves out; None: all of them.
-        bos_token, eos_token, unk_token, pad_token: texts of pieces or added tokens. LLaMA has no pad token. One that
-            the vocabulary lacks counts as absent where it is the pad token, and is an error elsewhere.
+        added_tokens: ids of the tokens that are not in the model, by text, such as
+            `{"<image>": 32000, "<pad>": 32001}`.
+        special_tokens: the added tokens that `decode` skips; None for all of them.
+        bos_token, eos_token, unk_token, pad_token: texts of pieces or added tokens. LLaMA has no pad token, so a
+            pad_token that is not in the vocabulary is ignored; the other tokens must exist.
 
     Raises:
-        FileNotFoundError: there is no such model file.
-        ValueError: it is no sentencepiece model, or folds white space, or lacks one of the tokens named.
+        FileNotFoundError: the model file does not exist.
+        ValueError: the file is not a sentencepiece model, the model normalizes white space, or a token is missing.
 
     Example:
         tokenizer = Tokenizer.from_pretrained("checkpoints/sharegpt4v-7b")
@@ -54,8 +55,8 @@ class Tokenizer:
         pad_token: str | None = None,
     ) -> None:
         self._model, self._pieces = _load_model(model)
-        _check_added(added_tokens or {})
-        own = {bos_token, eos_token, unk_token}  # tokenizer_config.json lists these too; they add nothing
+        _check_added_tokens(added_tokens or {})
+        own = {bos_token, eos_token, unk_token}  # tokenizer_config.json lists these too, but they are in the model
         self.added_tokens = {
             text: token_id
             for text, token_id in (added_tokens or {}).items()
@@ -70,9 +71,9 @@ class Tokenizer:
         self.pad_token = pad_token if self.pad_token_id is not None else None
         named = own | ({self.pad_token} if self.pad_token is not None else set())
         listed = self.added_tokens if special_tokens is None else special_tokens
-        self._special = [text for text in self.added_tokens if text in listed]  # kept in order, for save_pretrained
+        self._special = [text for text in self.added_tokens if text in listed]  # in order, for save_pretrained
         self.special_ids = frozenset(self._named_id(text, "token") for text in {*named, *self._special})
-        # decode writes these as part of a run; other added tokens stand apart.
+        # `decode` writes these within a run; the other added tokens separate runs.
         self._inline_ids = frozenset(
             token_id
             for token_id in self.special_ids
@@ -84,26 +85,26 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Pieces of the sentencepiece model, added tokens not counted."""
+        """Number of pieces in the sentencepiece model, without added tokens."""
         return int(self._pieces.get_piece_size())
 
     def __len__(self) -> int:
         return self.vocab_size + sum(not self._is_piece(text) for text in self.added_tokens)
 
     def encode(self, text: str, add_bos: bool = True) -> list[int]:
-        """Turn text into ids, the bos id first. Special and added tokens written in the text become their ids.
+        """Turn text into ids, starting with the bos id. Special and added tokens in the text become their ids.
 
         Raises:
-            ValueError: the text is no string, or holds half a surrogate pair, which has no UTF-8 form.
+            ValueError: the text is not a string, or contains an unpaired surrogate, which UTF-8 cannot encode.
         """
         if not isinstance(text, str):
-            raise ValueError(f"encode takes a string, got a {type(text).__name__}: {text!r:.80}")
+            raise ValueError(f"encode expects a string, got a {type(text).__name__}: {text!r:.80}")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"the text holds half a surrogate pair at {error.start}, {text[error.start]!r}, which UTF-8 cannot: "
-                "read it with the right encoding"
+                f"the text contains an unpaired surrogate {text[error.start]!r} at index {error.start}, which UTF-8 "
+                "cannot encode: read the text with the right encoding"
             ) from error
         ids = [self.bos_token_id] if add_bos else []
         if not text:
@@ -111,18 +112,18 @@ class Tokenizer:
         parts = self._splitter.split(text.replace(_SPACE, " "))  # text, token, text, token, ..., text
         if parts[0] or self._id_of(parts[1]) not in self.special_ids:
             parts[0] = _SPACE + parts[0]
-        for place, part in enumerate(parts):
-            if place % 2:
+        for position, part in enumerate(parts):
+            if position % 2:
                 ids.append(self._named_id(part, "token"))
             elif part:
                 ids += self._encode_run(part)
         return ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Turn ids into text. Bytes that are no UTF-8 become U+FFFD each.
+        """Turn ids into text. Each byte that is not valid UTF-8 becomes U+FFFD.
 
         Raises:
-            ValueError: an id stands for no token; a placeholder such as -200 is one.
+            ValueError: an id is not a token, such as the placeholder -200.
         """
         decoder = IncrementalDecoder(self, skip_special_tokens)
         return "".join([decoder.push(token_id) for token_id in ids]) + decoder.finish()
@@ -134,33 +135,33 @@ class Tokenizer:
     def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]: ...
 
     def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
-        """Return a token's id, or a list of them; a text that is no token is unk_token_id, as in transformers."""
+        """Return the id of a token, or a list of ids; as in transformers, the id of an unknown text is unk_token_id."""
         if isinstance(tokens, str):
             token_id = self._id_of(tokens)
             return self.unk_token_id if token_id is None else token_id
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
     def token_of(self, token_id: int) -> str:
-        """Return an id's token as the vocabulary writes it.
+        """Return the token of an id, as it is written in the vocabulary.
 
         Raises:
-            ValueError: the id stands for no token.
+            ValueError: the id is not a token.
         """
         if token_id in self._added_texts:
             return self._added_texts[token_id]
         if not 0 <= token_id < self.vocab_size:
             known = f"0 to {self.vocab_size - 1}" + (f" and {sorted(self._added_texts)}" if self._added_texts else "")
             raise ValueError(
-                f"id {token_id} stands for no token: the vocabulary has {known}. Ids below 0 are placeholders (-200: "
-                "an image, -100: an ignored label); decode the generated ids alone"
+                f"id {token_id} is not a token: the vocabulary has {known}. Negative ids are placeholders (-200 for an "
+                "image, -100 for an ignored label); decode only the generated ids"
             )
         return str(self._pieces.id_to_piece(token_id))
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> Tokenizer:
-        """Read tokenizer.model of a directory, and its added tokens where it states any.
+        """Read a directory's tokenizer.model, and its added tokens if it has any.
 
-        They are looked for in tokenizer_config.json (`added_tokens_decoder`), then in added_tokens.json with
+        Added tokens are read from tokenizer_config.json (`added_tokens_decoder`), and from added_tokens.json with
         special_tokens_map.json.
 
         Raises:
@@ -169,16 +170,16 @@ class Tokenizer:
         """
         path = Path(directory) / VOCABULARY_NAME
         if not path.is_file():
-            fast = " (there is a tokenizer.json, the fast form, which does not hold it)"
+            fast = " (tokenizer.json, the fast tokenizer's file, does not contain it)"
             found = fast if (Path(directory) / "tokenizer.json").is_file() else ""
             raise FileNotFoundError(
-                f"no {VOCABULARY_NAME} in {directory}{found}: copy the sentencepiece model of the same name from the "
-                "original checkpoint, all of Vicuna's and LLaMA's have the same one"
+                f"no {VOCABULARY_NAME} in {directory}{found}: copy the sentencepiece model of this name from the "
+                "original checkpoint; it is the same in all Vicuna and LLaMA checkpoints"
             )
-        return cls(path, **_read_stated(Path(directory)))
+        return cls(path, **_read_arguments(Path(directory)))
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write tokenizer.model and tokenizer_config.json, which transformers' LlamaTokenizer reads too."""
+        """Write tokenizer.model and tokenizer_config.json, which transformers' LlamaTokenizer can also read."""
         added = {self._named_id(text, "token"): text for text in (self.unk_token, self.bos_token, self.eos_token)}
         added.update(self._added_texts)
         flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
@@ -198,14 +199,14 @@ class Tokenizer:
             "legacy": False,
             "tokenizer_class": "LlamaTokenizer",
         }
-        place = Path(directory)
-        place.mkdir(parents=True, exist_ok=True)
-        (place / VOCABULARY_NAME).write_bytes(self._model)
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / VOCABULARY_NAME).write_bytes(self._model)
         text = json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
-        (place / _CONFIG_NAME).write_text(text, encoding="utf-8")
+        (directory / _CONFIG_NAME).write_text(text, encoding="utf-8")
 
     def _encode_run(self, text: str) -> list[int]:
-        """Encode text that holds no special token. The unknown token in front, cut off again, guards leading space."""
+        """Encode text without special tokens. Encoding it after unk_token, which is cut off, keeps leading space."""
         if not text.startswith((_SPACE, " ")):
             return list(self._pieces.encode(text))
         return list(self._pieces.encode(self.unk_token + text))[self._guard :]
@@ -222,12 +223,12 @@ class Tokenizer:
     def _named_id(self, text: str, role: str) -> int:
         token_id = self._id_of(text)
         if token_id is None:
-            raise ValueError(f"{role} {text!r} is neither a piece of the vocabulary nor an added token: name its id")
+            raise ValueError(f"{role} {text!r} is not in the vocabulary: give its id in added_tokens")
         return token_id
 
     @cached_property
     def _surfaces(self) -> list[str | int]:
-        """What each piece adds to a text: characters, or one byte as a number."""
+        """The text of each piece: characters, or one byte as an integer."""
         pieces = self._pieces
         surfaces: list[str | int] = []
         for token_id in range(self.vocab_size):
@@ -240,7 +241,7 @@ class Tokenizer:
 
 
 class IncrementalDecoder:
-    """Turn ids into text one by one; what was pushed and `finish` together equal `tokenizer.decode` of all ids.
+    """Decodes ids one by one, in whole characters; all results, joined, equal `tokenizer.decode` of all ids.
 
     Example:
         decoder = IncrementalDecoder(tokenizer)
@@ -249,27 +250,29 @@ class IncrementalDecoder:
         print(decoder.finish())
     """
 
-    # The state follows transformers: the tokens between two added tokens form a run, and runs are set apart by a space.
+    # As in transformers, the tokens between two added tokens form a run, and runs are separated by a space.
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
-        self._bytes = b""  # of a character that is not whole yet
-        self._run = 0  # tokens of the run so far
+        self._bytes = b""  # bytes of an incomplete character
+        self._run = 0  # number of tokens in the current run
         self._after_special = False
         self._text_in_run = False
         self._earlier_runs = False
 
     def push(self, token_id: int) -> str:
-        """Take the next id and return the text that is now certain: whole characters only.
+        """Decode the next id; return the text that is now certain, in whole characters.
 
         Raises:
-            ValueError: the id stands for no token.
+            ValueError: the id is not a token.
         """
         tokenizer = self._tokenizer
         try:
-            token_id = index(token_id)  # NumPy's integers too
+            token_id = index(token_id)  # also accepts NumPy integers
         except TypeError:
-            raise ValueError(f"an id is an integer, got {token_id!r:.80}; decode one list of ids at a time") from None
+            raise ValueError(
+                f"an id must be an integer, got {token_id!r:.80}; decode one list of ids at a time"
+            ) from None
         if self._skip and token_id in tokenizer.special_ids:
             return ""
         if token_id in tokenizer._inline_ids:
@@ -278,7 +281,7 @@ class IncrementalDecoder:
             return text
         if token_id in tokenizer._added_texts:
             return self._added(tokenizer.token_of(token_id))
-        tokenizer.token_of(token_id)  # refuses an id that stands for nothing
+        tokenizer.token_of(token_id)  # raises if the id is not a token
         surface = tokenizer._surfaces[token_id]
         lead = self._after_special and self._run == 1 and not (isinstance(surface, str) and surface.startswith(" "))
         first = self._run == 0
@@ -291,7 +294,7 @@ class IncrementalDecoder:
         return self._in_run((" " if lead else "") + text)
 
     def finish(self) -> str:
-        """Return what was held back; bytes that never became a character are U+FFFD each."""
+        """Return the rest of the text; each byte of an incomplete character becomes U+FFFD."""
         text = self._in_run(self._flush())
         if self._run and not self._text_in_run and self._earlier_runs:
             text += " "
@@ -299,21 +302,21 @@ class IncrementalDecoder:
         return text
 
     def _added(self, token: str) -> str:
-        """End the run and put an added token after it."""
+        """End the run and append an added token."""
         text = self._in_run(self._flush())
         gap = " " if self._text_in_run or self._earlier_runs else ""
         self._run, self._after_special, self._text_in_run, self._earlier_runs = 0, False, False, True
         return text + gap + token
 
     def _in_run(self, text: str) -> str:
-        """Set the first text of a run apart from what came before."""
+        """Separate the first text of a run from the previous run."""
         if not text or self._text_in_run:
             return text
         self._text_in_run = True
         return f" {text}" if self._earlier_runs else text
 
     def _whole_characters(self) -> str:
-        """Take from the held bytes what is certain, which leaves at most three."""
+        """Remove and return the complete characters at the start of the buffer; at most three bytes remain."""
         text = ""
         while self._bytes:
             lead = self._bytes[0]
@@ -328,7 +331,7 @@ class IncrementalDecoder:
         return text
 
     def _flush(self) -> str:
-        """Give up on the held bytes: what is left of a broken character is U+FFFD a byte, as in sentencepiece."""
+        """Empty the buffer: each byte of an incomplete character becomes U+FFFD, as in sentencepiece."""
         count, self._bytes = len(self._bytes), b""
         return "\ufffd" * count
 
@@ -336,7 +339,7 @@ class IncrementalDecoder:
 def _load_model(model: str | Path | bytes) -> tuple[bytes, Any]:
     import sentencepiece
 
-    name = "the bytes given" if isinstance(model, bytes) else str(model)
+    name = "the given bytes" if isinstance(model, bytes) else str(model)
     if not isinstance(model, bytes) and not Path(model).is_file():
         raise FileNotFoundError(f"no sentencepiece model at {name}: expected a file such as {VOCABULARY_NAME}")
     data = model if isinstance(model, bytes) else Path(model).read_bytes()
@@ -346,22 +349,24 @@ def _load_model(model: str | Path | bytes) -> tuple[bytes, Any]:
     except RuntimeError:
         loaded = False
     if not loaded:
-        raise ValueError(f"{name} ({len(data)} bytes): no sentencepiece model, or a damaged one; download it again")
+        raise ValueError(f"{name} ({len(data)} bytes): not a sentencepiece model, or damaged; download it again")
     if pieces.decode([f"{_SPACE}a"]) != " a":
-        raise ValueError(f"{name} folds white space, which LLaMA's vocabulary never does; use the checkpoint's own")
+        raise ValueError(f"{name} normalizes white space, unlike LLaMA's vocabulary; use the checkpoint's own file")
     return data, pieces
 
 
-def _check_added(added_tokens: Mapping[str, int]) -> None:
+def _check_added_tokens(added_tokens: Mapping[str, int]) -> None:
     for text, token_id in added_tokens.items():
         if not text or not isinstance(token_id, int) or token_id < 0:
-            raise ValueError(f"added token {text!r} has the id {token_id!r}: expected a text and an integer from 0 on")
+            raise ValueError(
+                f"added token {text!r} has the id {token_id!r}: expected a text and an integer of at least 0"
+            )
     if len(set(added_tokens.values())) != len(added_tokens):
-        raise ValueError(f"two added tokens share an id: {dict(added_tokens)}")
+        raise ValueError(f"two added tokens have the same id: {dict(added_tokens)}")
 
 
-def _read_stated(directory: Path) -> dict[str, Any]:
-    """Read a checkpoint's tokenizer files into the arguments of Tokenizer."""
+def _read_arguments(directory: Path) -> dict[str, Any]:
+    """Read the arguments of Tokenizer from a checkpoint's tokenizer files."""
     config, added_file, special_file = (
         read_json(directory / name) if (directory / name).is_file() else {}
         for name in (_CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME)
@@ -378,18 +383,20 @@ def _read_stated(directory: Path) -> dict[str, Any]:
         text = _text_of(token)
         trims = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
         if trims:
-            raise ValueError(f"{directory / _CONFIG_NAME}: added token {text!r} has {', '.join(trims)}, not supported")
+            raise ValueError(
+                f"{directory / _CONFIG_NAME}: added token {text!r} has {', '.join(trims)}, which is not supported"
+            )
         if added.setdefault(text, int(token_id)) != int(token_id):
-            raise ValueError(f"{directory}: added token {text!r} has the ids {added[text]} and {token_id}; keep one")
+            raise ValueError(f"{directory}: added token {text!r} has two ids, {added[text]} and {token_id}; remove one")
         if token.get("special"):
             special.add(text)
     return {**stated, "added_tokens": added, "special_tokens": special}
 
 
 def _text_of(token: Any) -> str:
-    """Read a token that is stated as a text or as {"content": text, ...}."""
+    """Return the text of a token, which is given as a string or as {"content": text, ...}."""
     if isinstance(token, str):
         return token
     if isinstance(token, Mapping) and isinstance(token.get("content"), str):
         return str(token["content"])
-    raise ValueError(f"a token is stated as {token!r:.80}: expected a text, or an object with a content")
+    raise ValueError(f"a token is {token!r:.80}, expected a string or an object with the key 'content'")

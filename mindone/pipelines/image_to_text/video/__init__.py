@@ -1,4 +1,4 @@
-"""Frames of a video as pictures: one from the middle, several evenly spaced, or several as a grid in one picture."""
+"""Frames of a video as images: the middle one, several evenly spaced ones, or several in one grid image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From places on a timeline to pictures; between them as much of the video is skipped as can be."""
+"""Decoding of selected frames; as much as possible of the video between them is skipped."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     Opened = tuple[InputContainer, VideoStream]
 
-HIDDEN = 2  # so many packets in a row may show nothing (VP8's alternate reference frames) before a frame is missed
-# FFmpeg's angle is counter-clockwise, as Pillow's names are.
-TURNS = {90: "ROTATE_90", 180: "ROTATE_180", 270: "ROTATE_270"}
+MAX_HIDDEN = 2  # consecutive packets that may not be shown (VP8's alternate reference frames)
+# FFmpeg's angles are counter-clockwise, like Pillow's names.
+ROTATIONS = {90: "ROTATE_90", 180: "ROTATE_180", 270: "ROTATE_270"}
 
 
 def decode(
-    opened: Callable[[], AbstractContextManager[Opened]], timeline: Timeline, places: Sequence[int], name: str
+    opened: Callable[[], AbstractContextManager[Opened]], timeline: Timeline, indices: Sequence[int], name: str
 ) -> Iterator[PILImage]:
-    """Yield the upright pictures of the frames at `places`, which ascend; one frame is held at a time.
+    """Yield the frames at `indices` as upright images; one frame at a time is in memory.
 
     Args:
-        opened: opens the video anew, at its beginning.
-        timeline: as `scan` returned it.
-        places: positions in `timeline.timestamps`.
-        name: the video's, for messages.
+        opened: opens the video again, at its beginning.
+        timeline: the result of `scan`.
+        indices: indices into `timeline.timestamps`, ascending.
+        name: name of the video for messages.
 
     Raises:
         VideoLoadError: a frame cannot be decoded.
@@ -43,13 +43,13 @@ def decode(
     """
     if timeline.stamped:
         with _Decoder(opened, timeline, name) as decoder:
-            for place in places:
-                yield _upright(decoder.frame_at(place), name)
+            for index in indices:
+                yield _upright(decoder.frame_at(index), name)
         return
-    wanted, found = list(places), 0
+    wanted, found = list(indices), 0
     with opened() as (container, stream):
-        for place, frame in enumerate(container.decode(stream)):
-            if place == wanted[found]:
+        for index, frame in enumerate(container.decode(stream)):
+            if index == wanted[found]:
                 yield _upright(frame, name)
                 found += 1
                 if found == len(wanted):
@@ -58,13 +58,13 @@ def decode(
 
 
 class _Decoder:
-    """Reads a stream whose frames have timestamps, from keyframe to keyframe."""
+    """Decodes single frames of a stream with timestamps, starting from the keyframe before each of them."""
 
     def __init__(self, opened: Callable[[], AbstractContextManager[Opened]], timeline: Timeline, name: str) -> None:
         self._opened, self._timeline, self._name = opened, timeline, name
         self._stack = ExitStack()
-        self._shown: VideoFrame | None = None  # the last one at or before what was asked
-        self._ahead: VideoFrame | None = None  # the one after it, if it was decoded
+        self._shown: VideoFrame | None = None  # the last decoded frame at or before the target
+        self._ahead: VideoFrame | None = None  # the frame after it, if it was decoded already
 
     def __enter__(self) -> _Decoder:
         self._restart()
@@ -73,16 +73,16 @@ class _Decoder:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def frame_at(self, place: int) -> VideoFrame:
-        target = self._timeline.timestamps[place]
+    def frame_at(self, index: int) -> VideoFrame:
+        target = self._timeline.timestamps[index]
         for prepare in self._attempts(target):
-            frame = self._run_to(target) if prepare() else None
-            if frame is not None and self._timeline.place(_pts(frame)) >= place - HIDDEN:
+            frame = self._decode_to(target) if prepare() else None
+            if frame is not None and self._timeline.index_at(_pts(frame)) >= index - MAX_HIDDEN:
                 return frame
-        raise VideoLoadError(_missing(self._name, self._timeline, place))
+        raise VideoLoadError(_missing(self._name, self._timeline, index))
 
     def _attempts(self, target: int) -> Iterator[Callable[[], bool]]:
-        """Yield ways to get before `target`, the cheapest first: an index may lead a little too far, or nowhere."""
+        """Yield ways to get to a point before `target`, cheapest first: a container's index can be wrong."""
         keyframes = self._timeline.keyframes
         nearest = bisect_right(keyframes, target) - 1
         reached = None if self._shown is None else _pts(self._shown)
@@ -94,10 +94,10 @@ class _Decoder:
         yield self._restart
 
     def _seek(self, timestamp: int, target: int) -> bool:
-        """Go to a keyframe at or before `target`; False where the container does not lead to one.
+        """Seek to a keyframe at or before `target`; return False if the container does not lead to one.
 
-        Containers without an index lead anywhere, and what is decoded between keyframes is made of frames that were
-        never seen: looks like a frame, and is none.
+        Without an index, a container can seek to any packet. Frames decoded from there, before the next keyframe, look
+        valid but are garbage, because the frames that they refer to were never decoded.
         """
         from av import FFmpegError
 
@@ -122,8 +122,8 @@ class _Decoder:
         self._frames: Iterator[Any] = (frame for packet in packets for frame in packet.decode())
         self._shown = self._ahead = None
 
-    def _run_to(self, target: int) -> VideoFrame | None:
-        """Decode until the frame of `target`, or the first one behind it; None where decoding began behind it."""
+    def _decode_to(self, target: int) -> VideoFrame | None:
+        """Decode up to `target`; return the last frame at or before it, or None if decoding started after it."""
         while True:
             frame = self._ahead if self._ahead is not None else next(self._frames, None)
             if frame is None:
@@ -141,19 +141,19 @@ def _pts(frame: VideoFrame) -> int:
 
 
 def _upright(frame: VideoFrame, name: str) -> PILImage:
-    """Turn a frame as the container's display matrix says; angles between the quarters are left as they are."""
+    """Rotate a frame by the container's display matrix; angles that are not a multiple of 90 degrees are ignored."""
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and frame.width * frame.height > limit:
         raise VideoLoadError(
             f"{name}: frames of {frame.width} x {frame.height} pixels are larger than Pillow's limit of {limit:,}; "
-            "make the video smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            "resize the video, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
         )
-    turn = TURNS.get(frame.rotation % 360)
-    picture: PILImage = frame.to_image()
-    return picture if turn is None else picture.transpose(Image.Transpose[turn])
+    rotation = ROTATIONS.get(frame.rotation % 360)
+    image: PILImage = frame.to_image()
+    return image if rotation is None else image.transpose(Image.Transpose[rotation])
 
 
-def _missing(name: str, timeline: Timeline, place: int) -> str:
-    return damaged(name, f"the frame at {timeline.seconds(place):.2f} s cannot be decoded")
+def _missing(name: str, timeline: Timeline, index: int) -> str:
+    return damaged(name, f"the frame at {timeline.seconds(index):.2f} s cannot be decoded")

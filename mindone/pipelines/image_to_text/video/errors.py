@@ -1,10 +1,10 @@
-"""What can be wrong with a video."""
+"""Errors of reading videos."""
 
 from __future__ import annotations
 
 
 class VideoLoadError(ValueError):
-    """A video's frames could not be had; the message names the video, what was wrong and what to do.
+    """The frames of a video could not be read; the message names the video, the problem and what to do.
 
     Example:
         >>> from mindone.pipelines.image_to_text.video import VideoLoadError, read_frames
@@ -17,7 +17,7 @@ class VideoLoadError(ValueError):
 
 
 class VideoNotFoundError(VideoLoadError, FileNotFoundError):
-    """A VideoLoadError that also is a FileNotFoundError: there is no file at the path."""
+    """A VideoLoadError that is also a FileNotFoundError: the path does not exist."""
 
 
 class VideoReaderMissingError(ImportError):
@@ -25,5 +25,5 @@ class VideoReaderMissingError(ImportError):
 
 
 def damaged(name: str, found: str) -> str:
-    """Say that a file is not whole, and how it showed."""
+    """Return the message for a truncated or damaged file; `found` is the symptom."""
     return f"{name}: the video is truncated or damaged ({found}); get the file again or leave it out"

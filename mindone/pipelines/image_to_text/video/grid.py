@@ -1,4 +1,4 @@
-"""Several frames side by side in one picture."""
+"""Several frames arranged as a grid in one image."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
-def make_grid(pictures: Iterable[PILImage], count: int) -> tuple[PILImage, tuple[int, int]]:
-    """Lay `count` pictures of one size out in reading order, in as square a grid as holds them.
+def make_grid(images: Iterable[PILImage], count: int) -> tuple[PILImage, tuple[int, int]]:
+    """Arrange `count` images of one size in reading order, in a grid that is as square as possible.
 
-    Each is made smaller, so that the grid is no larger than one picture; places left over are black. One picture
-    is held besides the grid.
+    The images are downscaled so that the grid is at most as large as one of them; unused cells are black. Apart from
+    the grid, only one image at a time is in memory.
 
     Returns:
-        The grid, and the size (width, height) of the first picture.
+        The grid, and the size (width, height) of the first image.
+
+    Raises:
+        ValueError: there are no images.
     """
     from PIL import Image
 
@@ -25,14 +28,14 @@ def make_grid(pictures: Iterable[PILImage], count: int) -> tuple[PILImage, tuple
     rows = ceil(count / columns)
     grid: PILImage | None = None
     cell, size = (0, 0), (0, 0)
-    for number, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         if grid is None:
-            size = picture.size
+            size = image.size
             cell = (max(1, size[0] // columns), max(1, size[1] // columns))
             grid = Image.new("RGB", (cell[0] * columns, cell[1] * rows))
-        row, column = divmod(number, columns)
-        small = picture if count == 1 else picture.resize(cell, Image.Resampling.LANCZOS)
+        row, column = divmod(index, columns)
+        small = image if count == 1 else image.resize(cell, Image.Resampling.LANCZOS)
         grid.paste(small, (column * cell[0], row * cell[1]))
     if grid is None:
-        raise ValueError("there are no pictures to lay out")
+        raise ValueError("there are no images for the grid")
     return grid, size

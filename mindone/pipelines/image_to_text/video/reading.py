@@ -1,4 +1,4 @@
-"""read_frames: from a video file to a few pictures and the numbers that trainers ask for."""
+"""read_frames: read a few frames of a video file, and the metadata that trainers need."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ VideoSource = Union[str, "os.PathLike[str]", bytes]
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".ogv", ".avi", ".wmv", ".flv")
 ) | frozenset((".mpg", ".mpeg", ".ts", ".mts", ".m2ts"))
-# FFmpeg's names of the formats that are tried. Among the others are play lists, which open further files and
-# addresses, and one that makes a video of any text file.
+# FFmpeg's names of the formats that are tried. The others include playlists, which open further files and URLs, and a
+# format that renders any text file as a video.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
-DECODING_THREADS = 4  # each holds frames of its own
-# Besides FFmpeg's errors, what PyAV raises over damaged files: a stream that nobody announced is an IndexError.
+DECODING_THREADS = 4  # each has its own frame buffers
+# PyAV's exceptions for damaged files, besides FFmpeg's errors; an unannounced stream, for example, is an IndexError.
 DAMAGE = (OSError, ValueError, EOFError, LookupError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Video:
-    """Some frames of a video, and what it is like.
+    """Some frames of a video, and its metadata.
 
     Attributes:
-        frames: RGB pictures, upright; one for the modes "middle" and "grid".
-        timestamps: when each frame that was taken appears, in seconds after the first; for "grid" one a cell.
-        num_frames: how many frames the whole video has.
-        width: of a frame as it is shown, in pixels, after any rotation that the file asks for.
-        height: as `width`.
-        fps: frames a second, on average.
-        duration: of the whole video, in seconds.
+        frames: upright RGB images; one for the modes "middle" and "grid".
+        timestamps: start time of each selected frame, in seconds after the first frame of the video; for "grid", one
+            for each cell.
+        num_frames: number of frames of the whole video.
+        width, height: size of a frame in pixels, after the rotation that the file specifies.
+        fps: average frames per second.
+        duration: length of the whole video in seconds.
     """
 
     frames: list[PILImage]
@@ -60,7 +60,7 @@ class Video:
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Tell by a file's suffix whether it is one for `read_frames`.
+    """Return whether a file has the suffix of a video.
 
     Example:
         >>> from mindone.pipelines.image_to_text.video import is_video
@@ -73,18 +73,18 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 def read_frames(source: VideoSource, sampling: FrameSampling | None = None) -> Video:
     """Read a few frames of a video.
 
-    The file is read once without decoding, which shows when its frames appear and, where the container states its
-    length, whether it is whole. Then the frames asked for are decoded, each from the keyframe before it (MPEG streams,
-    which have no index, and AVI with B-frames: from the beginning). Memory holds the frames that are returned, a few
-    more, and 8 bytes for each frame of the video. The same file always gives the same frames.
+    A first pass over the file, without decoding, determines the times of its frames and, if the container states its
+    duration, whether the file is complete. Then the selected frames are decoded, each from the keyframe before it (in
+    MPEG streams, which have no index, and AVI with B-frames: from the beginning). Memory use is the returned frames, a
+    few more, and 8 bytes for each frame of the video. The same file always yields the same frames.
 
     Args:
         source: path of a video file, or its bytes.
-        sampling: which frames; by default the one in the middle.
+        sampling: which frames to read; by default the one in the middle.
 
     Raises:
-        VideoLoadError: (a ValueError) the file is missing, empty, truncated, damaged or no video, or has sound alone.
-        VideoNotFoundError: the same, also a FileNotFoundError, for a path where there is nothing.
+        VideoLoadError: (a ValueError) the file is missing, empty, truncated, damaged or not a video, or has only audio.
+        VideoNotFoundError: (also a FileNotFoundError) the path does not exist.
         VideoReaderMissingError: (an ImportError) PyAV is not installed.
 
     Example:
@@ -100,16 +100,16 @@ def read_frames(source: VideoSource, sampling: FrameSampling | None = None) -> V
         try:
             with _opened(file, name) as (container, stream):
                 timeline = scan(container, stream, name)
-            places = sampling.picks(timeline.timestamps, timeline.end)
-            pictures = decode(lambda: _opened(file, name), timeline, places, name)
-            frames, size = _arranged(pictures, len(places), sampling)
+            indices = sampling.picks(timeline.timestamps, timeline.end)
+            images = decode(lambda: _opened(file, name), timeline, indices, name)
+            frames, size = _arrange(images, len(indices), sampling)
         except VideoLoadError:
             raise
         except (reader_error, *DAMAGE) as error:
             raise VideoLoadError(damaged(name, _reason(error))) from error
     return Video(
         frames=frames,
-        timestamps=[timeline.seconds(place) for place in places],
+        timestamps=[timeline.seconds(index) for index in indices],
         num_frames=len(timeline.timestamps),
         width=size[0],
         height=size[1],
@@ -118,14 +118,12 @@ def read_frames(source: VideoSource, sampling: FrameSampling | None = None) -> V
     )
 
 
-def _arranged(
-    pictures: Iterator[PILImage], count: int, sampling: FrameSampling
-) -> tuple[list[PILImage], tuple[int, int]]:
-    """Return the pictures of a mode, and the size of a frame."""
+def _arrange(images: Iterator[PILImage], count: int, sampling: FrameSampling) -> tuple[list[PILImage], tuple[int, int]]:
+    """Return the frames, as a grid in the mode "grid", and the size (width, height) of one frame."""
     if sampling.mode == "grid":
-        grid, size = make_grid(pictures, count)
+        grid, size = make_grid(images, count)
         return [grid], size
-    frames = list(pictures)
+    frames = list(images)
     return frames, frames[0].size
 
 
@@ -144,17 +142,17 @@ def _open_file(source: VideoSource, name: str) -> BinaryIO:
         file: BinaryIO = io.BytesIO(source)
     else:
         if not isinstance(source, (str, os.PathLike)):
-            raise VideoLoadError(f"{name} is no video; give a path, or a video file's bytes")
+            raise VideoLoadError(f"{name} is not a video; give the path or the bytes of a video file")
         path = Path(source)
         try:
             if not path.exists():
                 raise VideoNotFoundError(f"{name}: there is no such file (looked in {Path.cwd()}); check the path")
             if not path.is_file():
-                raise VideoLoadError(f"{name} is not a regular file; name a video's file")
+                raise VideoLoadError(f"{name} is not a regular file; give the path of a video file")
             file = path.open("rb")
         except VideoLoadError:
             raise
-        except (OSError, ValueError) as error:  # no permission, a name too long, a null byte in it
+        except (OSError, ValueError) as error:  # no permission, a name that is too long or contains a null byte
             reason = getattr(error, "strerror", None) or error
             raise VideoLoadError(f"{name} cannot be read: {reason}; check the path and its permissions") from error
     if not file.read(1):
@@ -165,7 +163,7 @@ def _open_file(source: VideoSource, name: str) -> BinaryIO:
 
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the container at its beginning, and choose the stream of pictures."""
+    """Open the container at its beginning, and select the video stream."""
     import av
     from av.stream import Disposition
 
@@ -174,21 +172,20 @@ def _opened(file: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoSt
         container = av.open(file, "r", metadata_errors="replace", options={"format_whitelist": FORMATS})
     except (av.FFmpegError, *DAMAGE) as error:
         raise VideoLoadError(
-            f"{name}: this is no video, or it is truncated or damaged ({_reason(error)}); give MP4, Matroska, WebM, "
-            "AVI, MPEG, ..."
+            f"{name}: not a video, or truncated or damaged ({_reason(error)}); give MP4, Matroska, WebM, AVI, MPEG, ..."
         ) from error
     with container:
-        # A cover picture counts as a stream of pictures, and is none.
+        # Cover art is stored as a video stream, but is not a video.
         streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
         if not streams and container.streams.audio:
-            raise VideoLoadError(f"{name}: this file has sound and no moving pictures; leave it out")
+            raise VideoLoadError(f"{name}: this file has audio but no video; leave it out")
         if not streams:
-            raise VideoLoadError(damaged(name, "it has no stream of pictures"))
+            raise VideoLoadError(damaged(name, "it has no video stream"))
         best = container.streams.best("video")
         stream = best if best in streams else streams[0]
         if stream.codec_context is None:
             raise VideoLoadError(
-                f"{name}: FFmpeg has no decoder for this video, or it is truncated or damaged; encode it anew as H.264"
+                f"{name}: FFmpeg has no decoder for this video, or it is truncated or damaged; re-encode it as H.264"
             )
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = DECODING_THREADS

@@ -1,4 +1,4 @@
-"""One pass over a video's packets, without decoding: when its frames appear, and whether it is whole."""
+"""One pass over a video's packets, without decoding: the times of its frames, and whether the file is complete."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-USUAL_RATE = Fraction(25)  # of a single frame in a file that states none; FFmpeg's own assumption
-# FFmpeg's names of the containers that state the time of every frame and lead to it. The others are decoded from the
-# beginning: their times are counted on from what came before, which differs after a jump.
+DEFAULT_RATE = Fraction(25)  # frames per second, if the file states none; FFmpeg's default
+# FFmpeg's names of the containers that store the time of every frame and support exact seeking. Other containers are
+# decoded from the beginning: their times are computed from the preceding frames, and so differ after seeking.
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
-ROUNDING = Fraction(2, 100)  # so much may the stated rate differ: Matroska's timestamps are whole milliseconds
-LOST = Fraction(9, 10)  # less than this part of the stated length is a file that was cut off
+RATE_TOLERANCE = Fraction(2, 100)  # relative error of the stated rate; Matroska rounds timestamps to milliseconds
+MIN_COMPLETE = Fraction(9, 10)  # a file with less than this part of its stated duration is truncated
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """When the frames of a video appear; 8 bytes a frame.
+    """The times of the frames of a video; 8 bytes per frame.
 
     Attributes:
-        timestamps: ascending, in units of `time_base`; one for each frame.
-        keyframes: those of the frames that decoding can start at, ascending; none where it is best begun at the
-            beginning.
-        end: when the last frame vanishes.
-        time_base: seconds a unit.
-        rate: frames a second, on average.
-        stamped: False where the container does not say which frame a timestamp belongs to (B-frames in AVI, MPEG
-            program streams); frames are then told apart by their order alone.
+        timestamps: start time of each frame, ascending, in units of `time_base`.
+        keyframes: timestamps of the frames at which decoding can start, ascending; empty if decoding should start at
+            the beginning.
+        end: end time of the last frame.
+        time_base: seconds per unit.
+        rate: average frames per second.
+        stamped: False if the container does not tell which frame a timestamp belongs to (B-frames in AVI, MPEG program
+            streams); frames are then identified by their order only.
     """
 
     timestamps: Sequence[int]
@@ -47,23 +47,23 @@ class Timeline:
 
     @property
     def duration(self) -> Fraction:
-        """Seconds from the first frame to the end of the last."""
+        """Seconds from the start of the first frame to the end of the last."""
         return (self.end - self.timestamps[0]) * self.time_base
 
-    def seconds(self, place: int) -> float:
-        """When a frame appears, in seconds after the first."""
-        return float((self.timestamps[place] - self.timestamps[0]) * self.time_base)
+    def seconds(self, index: int) -> float:
+        """Return the start time of a frame, in seconds after the first frame."""
+        return float((self.timestamps[index] - self.timestamps[0]) * self.time_base)
 
-    def place(self, timestamp: int) -> int:
-        """Return the place of the frame on the screen at `timestamp`."""
+    def index_at(self, timestamp: int) -> int:
+        """Return the index of the frame that is visible at `timestamp`."""
         return bisect_right(self.timestamps, timestamp) - 1
 
 
 def scan(container: InputContainer, stream: VideoStream, name: str) -> Timeline:
-    """Read all packets of a stream; `name` is the video's, for messages.
+    """Read all packets of a stream; `name` is the name of the video for messages.
 
     Raises:
-        VideoLoadError: there is no frame, or the file was cut off.
+        VideoLoadError: there are no frames, or the file is truncated.
         av.FFmpegError: the container is damaged.
     """
     timestamps, keyframes = array("q"), array("q")
@@ -73,12 +73,12 @@ def scan(container: InputContainer, stream: VideoStream, name: str) -> Timeline:
         container.format.name == "mpeg" or (container.format.name == "avi" and stream.codec_context.has_b_frames)
     )
     for packet in container.demux(stream):
-        if packet.size == 0:  # the mark of the end
+        if packet.size == 0:  # the end-of-stream packet
             continue
         count += 1
         if packet.is_corrupt:
-            raise VideoLoadError(damaged(name, f"its packet {count} is not whole"))
-        if packet.is_discard:  # cut away by the container's edit list: needed for decoding, never shown
+            raise VideoLoadError(damaged(name, f"packet {count} is incomplete"))
+        if packet.is_discard:  # removed by the container's edit list: needed for decoding, never shown
             continue
         if packet.pts is None:
             stamped = False
@@ -90,10 +90,10 @@ def scan(container: InputContainer, stream: VideoStream, name: str) -> Timeline:
         raise VideoLoadError(damaged(name, "it has no frames"))
     listed = len(stream.index_entries)
     if count < listed:
-        raise VideoLoadError(damaged(name, f"it has {count} of its {listed} packets"))
+        raise VideoLoadError(damaged(name, f"it has only {count} of its {listed} packets"))
     timeline = _timeline(timestamps, keyframes, length, stream, stamped)
     stated = _stated_seconds(container, stream)
-    if timeline.duration < stated * LOST:
+    if timeline.duration < stated * MIN_COMPLETE:
         raise VideoLoadError(
             damaged(name, f"its frames end after {float(timeline.duration):.2f} s of {float(stated):.2f} s")
         )
@@ -103,27 +103,27 @@ def scan(container: InputContainer, stream: VideoStream, name: str) -> Timeline:
 def _timeline(
     timestamps: array[int], keyframes: array[int], length: int, stream: VideoStream, stamped: bool
 ) -> Timeline:
-    """Sort what was read; frames without a place in time stand at equal distances."""
-    rate = stream.average_rate or stream.guessed_rate or USUAL_RATE
+    """Sort the timestamps; frames without timestamps are spaced evenly."""
+    rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
     if not stamped or stream.time_base is None:
-        places = range(len(timestamps))
-        return Timeline(places, (), len(places), 1 / rate, rate, stamped=False)
+        indices = range(len(timestamps))
+        return Timeline(indices, (), len(indices), 1 / rate, rate, stamped=False)
     times = array("q", sorted(timestamps))
-    if not length:  # no packet says how long it is shown: as long as the one before, or as usual
+    if not length:  # no packet states its duration: use that of the frame before, or the rate
         gap = times[-1] - times[-2] if len(times) > 1 else 0
         length = gap or max(1, round(1 / rate / stream.time_base))
     end = times[-1] + length
     duration = (end - times[0]) * stream.time_base
     counted = len(times) / duration
-    if abs(rate / counted - 1) > ROUNDING:
+    if abs(rate / counted - 1) > RATE_TOLERANCE:
         rate = counted
     return Timeline(times, array("q", sorted(keyframes)), end, stream.time_base, rate, True)
 
 
 def _stated_seconds(container: InputContainer, stream: VideoStream) -> Fraction:
-    """How long the stream was when it was written, 0 where the container does not say.
+    """Return the duration that the container states for the stream, or 0 if it states none.
 
-    A stream's own length only: the container's is that of its longest stream, which may be a sound.
+    The container's own duration is not used: it is that of the longest stream, which may be an audio stream.
     """
     if container.format.name == "avi" and stream.average_rate:
         return stream.frames / stream.average_rate

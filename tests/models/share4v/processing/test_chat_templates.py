@@ -155,9 +155,9 @@ ANSWER = {"role": "assistant", "content": "Hello"}
     [
         ([], "no question"),
         ([{"role": "system", "content": "x"}], "no question"),
-        ([ANSWER], "turn 0 after the system prompt is the assistant's, expected the user's"),
-        ([USER_TURN, USER_TURN], "turn 1 .* is the user's, expected the assistant's"),
-        ([USER_TURN, {"role": "system", "content": "x"}], "turn 1 .* is the system's"),
+        ([ANSWER], "turn 0 after the system prompt has the role 'assistant', expected 'user'"),
+        ([USER_TURN, USER_TURN], "turn 1 .* has the role 'user', expected 'assistant'"),
+        ([USER_TURN, {"role": "system", "content": "x"}], "turn 1 .* has the role 'system'"),
         ([USER_TURN, ANSWER], "nothing to answer"),
         ([{"role": "tool", "content": "x"}], "message 0 has the role 'tool', expected one of system, user, assistant"),
         ([{"role": "user"}], "message 0 is .* expected"),

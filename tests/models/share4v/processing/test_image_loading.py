@@ -226,7 +226,7 @@ def test_truncated_files(file_format: str, share: float, tmp_path: Path) -> None
     data = encoded(noise, file_format)
     path = tmp_path / "cut.img"
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ImageLoadError, match=r"cut\.img: the picture is truncated|cut\.img: this is no image format"):
+    with pytest.raises(ImageLoadError, match=r"cut\.img: the image is truncated|cut\.img: not an image format"):
         load_image(path)
     with pytest.raises(ImageLoadError, match=f"^{int(len(data) * share)} bytes"):
         load_image(path.read_bytes())
@@ -255,24 +255,24 @@ def test_errors_name_the_source_and_the_next_step(tmp_path: Path, server: str) -
         ("", "empty string"),
         ("a\0b", "no such file"),
         ("x" * 5000, "cannot be read"),
-        (text, r"notes\.txt: this is no image format"),
+        (text, r"notes\.txt: not an image format"),
         (empty, r"empty\.png: the file is empty"),
         (b"", "0 bytes: the file is empty"),
-        (b"plain text", "10 bytes .*no image format"),
-        (long_uri, r"data:image.*\(5\d\d\d characters\): the data URI's base64 is damaged"),
+        (b"plain text", "10 bytes .*not an image format"),
+        (long_uri, r"data:image.*\(5\d\d\d characters\): the base64 of the data URI is invalid"),
         ("data:image/png;base64", "comma"),
-        ("data:image/png;base64,aGVsbG8=", "no image format"),
+        ("data:image/png;base64,aGVsbG8=", "not an image format"),
         ("file://elsewhere/x.png", "elsewhere"),
-        ("file://[bad/x.png", "this machine"),
+        ("file://[bad/x.png", "must name a local file"),
         (f"{server}/missing", "/missing: the server answered 404"),
-        (f"{server}/page", "/page: this is no image format"),
-        (f"{server}/cut", "/cut: the (download failed|picture is truncated)"),
+        (f"{server}/page", "/page: not an image format"),
+        (f"{server}/cut", "/cut: the (download failed|image is truncated)"),
         ("http://127.0.0.1:1/x.png", "the download failed"),
         ("http://", "the download failed"),
         ("http://[bad/x.png", "the download failed"),
-        (None, "a NoneType is no picture"),
-        (3, "a int is no picture"),
-        ([PNG], "a list is no picture"),
+        (None, "a NoneType is not an image"),
+        (3, "a int is not an image"),
+        ([PNG], "a list is not an image"),
     ]
     for source, message in cases:
         with pytest.raises(ImageLoadError, match=message) as caught:
@@ -288,9 +288,9 @@ def test_a_missing_file_is_a_file_not_found_error_too() -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 3, 4, 3)), "list of pictures"),
+        (np.zeros((2, 3, 4, 3)), "list of images"),
         (np.zeros((5,)), "expected HxW"),
-        (np.zeros((0, 4, 3)), "none of them 0"),
+        (np.zeros((0, 4, 3)), "no dimension 0"),
         (np.zeros((5, 6, 2)), "expected HxW"),
         (np.full((2, 2), 255.0), "values from 255.0 to 255.0, expected 0 to 1"),
         (np.full((2, 2), -0.1), "expected 0 to 1"),
@@ -328,7 +328,7 @@ def test_pillows_pixel_limit_holds(limit: int, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_download_has_a_limit_of_size(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_loading, "MAX_DOWNLOAD_BYTES", 100)
-    with pytest.raises(ImageLoadError, match="larger than the 100 bytes"):
+    with pytest.raises(ImageLoadError, match="larger than the limit of 100 bytes"):
         load_image(f"{server}/ok")
 
 

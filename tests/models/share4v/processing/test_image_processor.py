@@ -111,7 +111,7 @@ def test_a_long_and_thin_picture_is_done_without_its_square_or_refused() -> None
     strip = np.full((2, 30_000, 3), 200, np.uint8)  # its square would be 900 million pixels
     got = ImageProcessor()(strip)
     assert math.isclose(float(got[0, 168, 5]), float(got[0, 168, 330]), abs_tol=1e-6)
-    with pytest.raises(ImageLoadError, match=r"1 x 95000 pixels would be resized by way of 95000 x 95000.*cut it"):
+    with pytest.raises(ImageLoadError, match=r"1 x 95000 pixels would be padded to 95000 x 95000 and resized.*cut it"):
         ImageProcessor()(np.zeros((95_000, 1), np.uint8))
 
 
@@ -165,12 +165,12 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json"):
         ImageProcessor.from_pretrained(tmp_path)
     for stated, message in [
-        ({"do_normalize": False}, "do_normalize is off"),
+        ({"do_normalize": False}, "do_normalize is turned off"),
         ({"crop_size": {"height": 3, "width": 4}}, "3 x 4 is not a square"),
         ({"size": {"longest_edge": 4}}, "longest_edge"),
         ({"size": -1}, "positive integers"),
         ({"image_mean": [0.5]}, "three numbers"),
-        ({"image_std": [0.5, 0, 1]}, "no std 0"),
+        ({"image_std": [0.5, 0, 1]}, "no std of 0"),
         ({"resample": 9}, "resample 9"),
         ({"image_aspect_ratio": "anyres"}, "anyres"),
     ]:
@@ -180,5 +180,5 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         assert "preprocessor_config.json" in str(caught.value)
     write(tmp_path, size=30, crop_size=30)
     config = Share4VConfig(vision_config=VisionConfig(image_size=28, patch_size=14))
-    with pytest.raises(ValueError, match="pictures of 30 pixels, but the vision tower takes 28"):
+    with pytest.raises(ValueError, match="crop_size of 30 pixels, but the vision tower's image_size is 28"):
         ImageProcessor.from_pretrained(tmp_path, config)

@@ -211,19 +211,19 @@ def directory(folder: Path) -> Path:
 
 
 WRONG = {
-    text_file: "this is no video",
-    picture: "this is no video",
-    play_list: "this is no video",
-    no_stream: "sound and no moving pictures",
-    cover: "sound and no moving pictures",
+    text_file: "not a video",
+    picture: "not a video",
+    play_list: "not a video",
+    no_stream: "audio but no video",
+    cover: "audio but no video",
     directory: "not a regular file",
     lambda folder: written(folder / "empty.mp4", b""): "the file is empty",
-    lambda folder: written(folder / "noise.mp4", bytes(range(256)) * 64): "this is no video",
+    lambda folder: written(folder / "noise.mp4", bytes(range(256)) * 64): "not a video",
     lambda folder: folder / "absent.mp4": "there is no such file",
     lambda folder: "": "not a regular file",
     lambda folder: "a\0b.mp4": "cannot be read|no such file",
     lambda folder: b"": "0 bytes: the file is empty",
-    lambda folder: 7: "a int is no video",
+    lambda folder: 7: "a int is not a video",
 }
 
 
@@ -300,12 +300,12 @@ def test_reading_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("first",), "mode 'first' is not known: expected middle, even, grid"),
+        (("first",), "unknown frame sampling mode 'first': expected middle, even, grid"),
         (("even", 0), "count is 0"),
         (("grid", 65), "count is 65"),
         (("even", True), "count is True"),
         (("even", 2.0), "count is 2.0"),
-        (("middle", 2), "takes one frame, and count is 2"),
+        (("middle", 2), "reads one frame, but count is 2"),
     ],
 )
 def test_a_sampling_that_makes_no_sense_is_refused(arguments: tuple, message: str) -> None:

@@ -51,7 +51,7 @@ ROWS: list[tuple[Any, str, bytes | str]] = [
     ({"image": 5}, "t/11", "has no image in this row: 5"),
     ("a/2.png", "a/2.png", png(7)),
     (17, "t/13", "expected an object, got int"),
-    ({"image": "data:image/png;base64,%%%"}, "t/14", "base64 is damaged"),
+    ({"image": "data:image/png;base64,%%%"}, "t/14", "base64 of the data URI is invalid"),
     ({"image": "gone.png"}, "gone", "there is no such file"),
 ]
 

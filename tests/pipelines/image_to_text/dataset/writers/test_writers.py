@@ -428,7 +428,7 @@ def test_open_sora_files(tmp_path: Path, photos: Path) -> None:
     assert list(frame["path"]) == [one.source for one in records]
     assert list(frame["video"]) == [str(Path(one.source).relative_to(photos)) for one in records]
     assert set(frame["width"]) == {6} and set(frame["height"]) == {4} and set(frame["num_frames"]) == {1}
-    assert ["no UTF-8 text" in text for text in csv_writer.left_out] == [True]
+    assert ["not valid UTF-8" in text for text in csv_writer.left_out] == [True]
     plan = json.loads((tmp_path / "out" / "open_sora_plan.json").read_text())
     assert [one["path"] for one in plan] == ["1.jpg"] and plan[0]["resolution"] == {"height": 4, "width": 6}
     assert len(plan_writer.left_out) == 9

@@ -1,0 +1,51 @@
+"""The public names of mindone.pipelines.image_to_text: all can be imported, and only on first use."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+import typing
+
+import pytest
+
+from mindone.pipelines import image_to_text
+
+
+def test_every_public_name_exists() -> None:
+    assert dir(image_to_text) == sorted(image_to_text.__all__)
+    for name in image_to_text.__all__:
+        assert getattr(image_to_text, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'caption_data'"):
+        _ = image_to_text.caption_data  # type: ignore[attr-defined]
+
+
+def option_classes(annotation: object) -> set[type]:
+    """Find the dataclasses of this project that an annotation names, and those of their fields."""
+    found: set[type] = set()
+    for part in typing.get_args(annotation) or (annotation,):
+        if typing.get_args(part):
+            found |= option_classes(part)
+        elif inspect.isclass(part) and dataclasses.is_dataclass(part):
+            found |= {part}.union(*(option_classes(hint) for hint in typing.get_type_hints(part).values()))
+    return found
+
+
+def test_everything_that_caption_dataset_takes_or_returns_is_public() -> None:
+    hints = typing.get_type_hints(image_to_text.caption_dataset)
+    classes = set().union(*map(option_classes, hints.values()))
+    names = {one.__name__ for one in classes}
+    assert {"CaptioningSettings", "ReaderOptions", "JobOptions", "WriterOptions", "TextRules"} <= names
+    public = {"Prompt"}  # made by PromptPlan.from_options
+    assert names - public <= set(image_to_text.__all__)
+
+
+def test_importing_the_package_imports_nothing_of_it() -> None:
+    code = (
+        "import sys, mindone.pipelines.image_to_text as package\n"
+        "print(sorted(name for name in sys.modules if name.startswith(package.__name__ + '.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
