@@ -28,8 +28,7 @@ class Tokenizer:
 
     Args:
         model: path of a sentencepiece model, or its bytes.
-        added_tokens: ids of the tokens that are not in the model, by text, such as
-            `{"<image>": 32000, "<pad>": 32001}`.
+        added_tokens: text -> id of tokens that are not in the model, such as `{"<image>": 32000, "<pad>": 32001}`.
         special_tokens: the added tokens that `decode` skips; None for all of them.
         bos_token, eos_token, unk_token, pad_token: texts of pieces or added tokens. LLaMA has no pad token, so a
             pad_token that is not in the vocabulary is ignored; the other tokens must exist.
@@ -358,9 +357,7 @@ def _load_model(model: str | Path | bytes) -> tuple[bytes, Any]:
 def _check_added_tokens(added_tokens: Mapping[str, int]) -> None:
     for text, token_id in added_tokens.items():
         if not text or not isinstance(token_id, int) or token_id < 0:
-            raise ValueError(
-                f"added token {text!r} has the id {token_id!r}: expected a text and an integer of at least 0"
-            )
+            raise ValueError(f"added token {text!r} has the id {token_id!r}: expected a text and an id from 0 up")
     if len(set(added_tokens.values())) != len(added_tokens):
         raise ValueError(f"two added tokens have the same id: {dict(added_tokens)}")
 
