@@ -227,7 +227,7 @@ def test_data_uris_and_standard_input(
             ["--num-beams", "2", "--temperature", "1"],
             "--num-beams above 1 cannot be combined with a --temperature above 0",
         ),
-        (["--stop", ""], "a stop string "),
+        (["--stop", ""], "each stop string "),
         (["--batch-size", "0"], "--batch-size must be 1 or more"),
         (["--conversation", "vicuna"], "Did you mean 'vicuna_v1'"),
         (["--prompt", "<image> <image>"], "has 2 <image>"),
@@ -291,7 +291,7 @@ def test_chat_from_a_pipe(
     records = [json.loads(line) for line in out]
     assert [record.get("answer") for record in records] == [expected[0], None, expected[1]]
     assert set(records[0]) == {"question", "answer", "tokens", "seconds", "finish_reason"}
-    assert "context 512" in records[1]["error"] and "context 512" in err[0] and "/reset" in err[0]
+    assert "context is 512" in records[1]["error"] and "context is 512" in err[0] and "/reset" in err[0]
 
 
 @pytest.mark.usefixtures("one_model")

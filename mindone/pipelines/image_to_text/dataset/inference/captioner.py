@@ -1,4 +1,4 @@
-"""One model captions a stream of inputs: texts join its batch as others leave it, and bad ones are tried again."""
+"""Captioning a stream of tasks with one model: prefetch, deduplicate, generate, apply the rules, retry."""
 
 from __future__ import annotations
 
@@ -7,108 +7,84 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
+from weakref import WeakValueDictionary
 
 from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
-from mindone.models.share4v.kernels.component import IMAGE_BATCH_SIZES
-from mindone.models.share4v.nn.host_ops import split_rows
+from mindone.models.share4v.generation.engine import IMAGES_PER_RUN, Engine, ImageSet, Request
 
-from ..rules.retries import Attempt, Caption, accept, next_attempt
+from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt
 from ..rules.text_rules import TextRules
 from ..state.records import Record
-from ..state.tasks import Task
 from .caption_cache import CaptionCache
-from .prefetch import Preparation, Prepared
+from .prefetch import Prefetcher, PreparedInput
 from .token_rules import ForbiddenWords, forced_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mindspore import Tensor
+    import numpy as np
 
     from mindone.models.share4v.generation.continuous_batch import Completion
 
     from ...base import Pipeline
     from ..options import CaptioningSettings, ModelChoice
+    from ..state.tasks import Task
 
-AHEAD = 2  # inputs prepared for each text of the batch, or for each picture of a group
-ENCODED_TOGETHER = IMAGE_BATCH_SIZES[0]  # pictures of a group for the vision tower, where so many are there
-WAITING = 64  # captions that may wait for a place, and records to be taken, while pictures to encode are looked for
-FARTHEST = 64  # batches of inputs that may begin after the oldest unfinished one
-
-
-@dataclass(eq=False)
-class _Open:
-    """An input some of whose captions are not there yet."""
-
-    prepared: Prepared
-    pixel_values: np.ndarray  # [N, 3, S, S]; empty once they are encoded
-    order: int  # inputs that had begun by then, this one among them
-    captions: list[Caption | None]
-    begun: float | None = None  # when the first of them was begun
-    features: Tensor | None = None  # of its pictures, [N, P, H]
-
-
-@dataclass
-class _Unit:
-    """One caption that is being made."""
-
-    number: int  # of the input
-    place: int  # of the prompt among the input's
-    key: tuple[bytes, str]
-    style: str | None
-    attempts: list[Attempt] = field(default_factory=list)
+PREFETCH_FACTOR = 2  # inputs to prefetch per slot of the batch, or per image of an encoder run if those are more
+MAX_WAITING = 64  # captions that may wait for a slot, and records for the consumer, while images are collected
+MAX_BATCHES_AHEAD = 64  # batches of inputs that may be started after the oldest incomplete one
 
 
 class Captioner:
-    """Captions inputs as they come.
+    """Captions the tasks of a job.
 
     Args:
         pipeline: model, processor and template.
-        model_name: how records name the model.
+        model_name: name of the model in the records.
         settings: how captions are made.
-        seen: captions made before; equal pictures with equal questions get equal captions, so they are made once.
+        cache: captions of earlier runs; the same picture and question get the same caption without the model.
 
     Raises:
-        ValueError: a forbidden word or the beginning cannot be written with the model's vocabulary.
+        ValueError: the model's vocabulary cannot write a forbidden word or the forced beginning.
     """
 
     def __init__(
-        self, pipeline: Pipeline, model_name: str, settings: CaptioningSettings, seen: CaptionCache | None = None
+        self, pipeline: Pipeline, model_name: str, settings: CaptioningSettings, cache: CaptionCache | None = None
     ) -> None:
-        self.pipeline, self.model_name, self.settings = pipeline, model_name, settings
-        self.seen = CaptionCache(None) if seen is None else seen
+        self.pipeline = pipeline
+        self.model_name = model_name
+        self.settings = settings
+        self.cache = CaptionCache(None) if cache is None else cache
         self.beginning = forced_ids(pipeline.processor, settings.beginning, pipeline.template().name)
         self.stops = (*stop_strings(settings.generation.get("stop")), *pipeline.template().stop_strings)
         self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
         self.forbidden_by(settings.rules)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
-        """Yield a record for every task, in the order in which they are done.
+        """Yield a record for every task, in the order in which they are completed.
 
         Raises:
-            FloatingPointError: the model's values are no numbers; a damaged checkpoint.
+            FloatingPointError: the model's logits are not finite, for example because the checkpoint is damaged.
         """
-        yield from _Run(self, iter(tasks)).records()
+        yield from CaptioningRun(self, iter(tasks)).records()
 
-    def record(self, opened: _Open) -> Record:
-        """An input all of whose captions are there."""
-        captions = [caption for caption in opened.captions if caption is not None]
+    def record(self, prepared: PreparedInput) -> Record:
+        """Return the record of an input whose captions are complete."""
+        captions = [caption for caption in prepared.captions if caption is not None]
         return replace(
-            self._common(opened.prepared),
+            self._common(prepared),
             captions=tuple(caption.text for caption in captions),
             tokens=tuple(caption.tokens for caption in captions),
             finish_reasons=tuple(caption.finish_reason for caption in captions),
             notes=tuple(note for caption in captions for note in caption.notes),
-            seconds=0.0 if opened.begun is None else round(time.perf_counter() - opened.begun, 3),
+            seconds=0.0 if prepared.started is None else round(time.perf_counter() - prepared.started, 3),
         )
 
-    def failure(self, prepared: Prepared, reason: str) -> Record:
-        """An input that has no caption, and why."""
+    def failure(self, prepared: PreparedInput, reason: str) -> Record:
+        """Return the record of an input that cannot be captioned."""
         return replace(self._common(prepared), error=reason)
 
-    def _common(self, prepared: Prepared) -> Record:
+    def _common(self, prepared: PreparedInput) -> Record:
         item = prepared.task.item
         return Record(
             number=item.number,
@@ -121,16 +97,16 @@ class Captioner:
             sha256=prepared.sha256,
             width=prepared.width,
             height=prepared.height,
-            columns={**item.columns, **(prepared.columns or {})},
+            columns={**item.columns, **prepared.columns},
         )
 
-    def generation_of(self, style: str | None, attempt: Attempt) -> GenerationSettings:
-        """The settings of one attempt: the caller's, where he gives none the style's, and what a retry changes."""
-        chosen = {**self.settings.of_style(style)[0], **attempt.changes, "stop": self.stops}
-        return GenerationSettings.from_arguments(chosen)
+    def generation_settings(self, style: str | None, attempt: Attempt) -> GenerationSettings:
+        """Return the settings of an attempt: the style's, overridden by the caller's, overridden by the retry's."""
+        arguments = {**self.settings.of_style(style)[0], **attempt.changes, "stop": self.stops}
+        return GenerationSettings.from_arguments(arguments)
 
     def forbidden_by(self, rules: TextRules) -> Callable[[Sequence[int]], Collection[int]]:
-        """What tells which ids must not come next; made once for each set of words."""
+        """Return the function that forbids ids; built once for each set of forbidden words."""
         words = rules.forbidden_words
         if words not in self._forbidden:
             self._forbidden[words] = ForbiddenWords(self.pipeline.processor.tokenizer, words)
@@ -154,176 +130,171 @@ def make_captioner(choice: ModelChoice, settings: CaptioningSettings, cache: Pat
     return Captioner(loaded, choice.model, settings, CaptionCache(cache))
 
 
-class _Run:
-    """One stream of tasks on its way through the batch."""
+@dataclass(eq=False)
+class PendingCaption:
+    """A caption to be generated, for all inputs with the same picture and question; the engine's request id.
+
+    Attributes:
+        key: identifies the caption.
+        style: name of the style that the question comes from, or None.
+        input_ids: int [1, L], the prompt.
+        images: of the prompt.
+        receivers: the inputs that need the caption, each with its index among the input's captions.
+        attempts: made so far.
+    """
+
+    key: CaptionKey
+    style: str | None
+    input_ids: np.ndarray
+    images: ImageSet | None
+    receivers: list[tuple[PreparedInput, int]]
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+class CaptioningRun:
+    """One stream of tasks on its way through the engine.
+
+    Attributes:
+        incomplete: inputs that wait for captions, by number, oldest first.
+        pending: captions that the engine works on.
+    """
 
     def __init__(self, captioner: Captioner, tasks: Iterator[Task]) -> None:
-        self.captioner, self.tasks = captioner, tasks
-        self.batch = captioner.pipeline.model.continuous_batch(captioner.settings.batch_size)
-        self.open: dict[int, _Open] = {}  # by number, oldest first
-        self.waiting: deque[_Unit] = deque()  # captions that have no place in the batch yet
-        self.twins: dict[tuple[bytes, str], list[_Unit]] = {}  # who makes a caption, and who waits for it
-        self.done: deque[Record] = deque()
-        self.begun = 0  # inputs; their numbers may have gaps
+        self.captioner = captioner
+        self.tasks = tasks
+        self.engine: Engine[PendingCaption] = Engine(captioner.pipeline.model, captioner.settings.batch_size)
+        self.incomplete: dict[int, PreparedInput] = {}
+        self.pending: dict[CaptionKey, PendingCaption] = {}
+        self._images: WeakValueDictionary[str | None, ImageSet] = WeakValueDictionary()  # by sha256
+        self._records: deque[Record] = deque()
+        self._started = 0  # inputs; their numbers may have gaps
 
     def records(self) -> Iterator[Record]:
+        """Yield the records as they are completed."""
         captioner, pipeline = self.captioner, self.captioner.pipeline
-        workers, ahead = captioner.settings.workers, AHEAD * max(captioner.settings.batch_size, ENCODED_TOGETHER)
+        settings = captioner.settings
+        ahead = PREFETCH_FACTOR * max(settings.batch_size, IMAGES_PER_RUN)
         conversation = pipeline.template().name
-        with Preparation(
-            self.tasks, pipeline.processor, conversation, captioner.beginning, workers, ahead
-        ) as preparation:
-            while not preparation.exhausted or self.open:
-                self._admit(preparation)
-                for finished in self.batch.step() if len(self.batch) else ():
-                    self._judge(finished)
-                while self.done:
-                    yield self.done.popleft()
+        with Prefetcher(
+            self.tasks, pipeline.processor, conversation, captioner.beginning, settings.workers, ahead
+        ) as prefetcher:
+            while not prefetcher.exhausted or self.incomplete:
+                self.fill_engine(prefetcher)
+                for completion in self.engine.step():
+                    self._handle(completion)
+                while self._records:
+                    yield self._records.popleft()
 
-    def _admit(self, preparation: Preparation) -> None:
-        """Fill the batch's free places with what is ready; wait for a picture where there is nothing else to do."""
-        while self.batch.free:
-            while preparation.ready and not self._is_far_ahead() and self._has_room():
-                self._begin(preparation.take())
-            if self.waiting:
-                self._join(self.waiting.popleft())
-            elif preparation.exhausted or len(self.batch) or self.done or self._is_far_ahead():
+    def fill_engine(self, prefetcher: Prefetcher) -> None:
+        """Start prefetched inputs; wait for the next one only if there is nothing else to do."""
+        while not prefetcher.exhausted and self._accepts_inputs():
+            if not prefetcher.ready and (len(self.engine) or self._records):
                 return
-            else:
-                self._begin(preparation.take())
+            self.start(prefetcher.take())
 
-    def _has_room(self) -> bool:
-        """Whether more inputs are to begin, so that pictures can be encoded together."""
-        pictures = sum(len(equal[0].pixel_values) for equal in self._unencoded().values())
-        return pictures < ENCODED_TOGETHER and len(self.waiting) < WAITING and len(self.done) < WAITING
-
-    def _unencoded(self) -> dict[str | None, list[_Open]]:
-        """The inputs whose pictures must be encoded next, in their order, equal ones together."""
-        found: dict[str | None, list[_Open]] = {}
-        for unit in self.waiting:
-            opened = self.open.get(unit.number)
-            if opened is not None and opened.features is None:
-                found.setdefault(opened.prepared.sha256, []).append(opened)
-        return found
-
-    def _is_far_ahead(self) -> bool:
-        """Whether the oldest input has held up the results of too many later ones, which wait in memory."""
-        oldest = next(iter(self.open.values()), None)
-        return oldest is not None and self.begun - oldest.order > FARTHEST * self.captioner.settings.batch_size
-
-    def _begin(self, prepared: Prepared) -> None:
-        item = prepared.task.item
-        self.begun += 1
-        if prepared.error is not None or prepared.pixel_values is None:
-            self.done.append(self.captioner.failure(prepared, prepared.error or "it has no pixels"))
-            return
-        styles = prepared.task.styles
-        pixels, prepared = prepared.pixel_values, replace(prepared, pixel_values=None)  # which go once they are encoded
-        self.open[item.number] = _Open(prepared, pixels, self.begun, [None] * len(styles))
-        for place, style in enumerate(styles):
-            self._queue(_Unit(item.number, place, self._key(prepared, place), style))
-
-    def _key(self, prepared: Prepared, place: int) -> tuple[bytes, str]:
-        """What decides a caption: picture, question and style; and which of several to the same question it is."""
-        task = prepared.task
-        repeat = task.prompts[:place].count(task.prompts[place])
-        return bytes.fromhex(prepared.sha256 or ""), f"{repeat} {task.styles[place] or ''} {task.prompts[place]}"
-
-    def _queue(self, unit: _Unit) -> None:
-        """Let a caption be made, where it neither was nor will be for an equal picture."""
-        held = self.captioner.seen.get(unit.key)
-        if held is not None:
-            self._finish(unit, held)
-        elif unit.key in self.twins:
-            self._share(unit, self.twins[unit.key][0])
-            self.twins[unit.key].append(unit)
-        else:
-            self.twins[unit.key] = [unit]
-            self.waiting.append(unit)
-
-    def _share(self, unit: _Unit, maker: _Unit) -> None:
-        """Hold what an equal input holds once, since hundreds may wait for the same caption."""
-        opened, other = self.open[unit.number], self.open.get(maker.number)
-        if other is not None:
-            opened.pixel_values, opened.features = other.pixel_values, other.features
-
-    def _join(self, unit: _Unit) -> None:
-        if unit.number in self.open:
-            self._generate(unit)
-            return
-        for one in self.twins.pop(unit.key):  # another caption of its input failed: now the next of them makes it
-            if one.number in self.open:
-                self._queue(one)
-
-    def _generate(self, unit: _Unit) -> None:
-        captioner, opened = self.captioner, self.open[unit.number]
-        attempt = next_attempt(unit.attempts, captioner.settings.seed, unit.key)
-        try:
-            if opened.features is None:
-                self._encode(opened)
-            ids = opened.prepared.input_ids[unit.place]
-            prompts = captioner.pipeline.model.prepare_inputs(ids, image_features=opened.features)
-        except ValueError as error:  # the prompt fills the model's context, or pixels are no numbers
-            self._fail(unit, str(error))
-            return
-        opened.begun = opened.begun or time.perf_counter()
-        unit.attempts.append(attempt)
-        self.batch.join(
-            unit,
-            prompts,
-            captioner.generation_of(unit.style, attempt),
-            captioner.forbidden_by(captioner.settings.of_style(unit.style)[1]),
-            captioner.beginning,
+    def _accepts_inputs(self) -> bool:
+        """Return whether to start more inputs: enough to fill the free slots, with images for full encoder runs."""
+        encoder_runs = -(-self.engine.free // IMAGES_PER_RUN)
+        return (
+            self.engine.waiting_images < encoder_runs * IMAGES_PER_RUN
+            and max(self.engine.waiting, len(self._records)) < MAX_WAITING
+            and not self._is_far_ahead()
         )
 
-    def _encode(self, opened: _Open) -> None:
-        """Encode an input's pictures, and with them those that are wanted next.
+    def _is_far_ahead(self) -> bool:
+        """Return whether the records of too many inputs wait in memory for the oldest incomplete one."""
+        oldest = next(iter(self.incomplete.values()), None)
+        limit = MAX_BATCHES_AHEAD * self.captioner.settings.batch_size
+        return oldest is not None and self._started - oldest.order > limit
 
-        Raises:
-            ValueError: its pixels are not what the model takes.
-        """
-        model, sha256 = self.captioner.pipeline.model, opened.prepared.sha256
-        found = self._unencoded()
-        group = [[opened, *found.pop(sha256, ())]]
-        for equal in found.values():
-            if sum(len(one[0].pixel_values) for one in group) < ENCODED_TOGETHER:
-                group.append(equal)
-        try:
-            features = model.encode_images(np.concatenate([equal[0].pixel_values for equal in group]))  # [N, P, H]
-        except ValueError:  # another's pixels may be at fault
-            group = group[:1]
-            features = model.encode_images(opened.pixel_values)
-        counts = [len(equal[0].pixel_values) for equal in group]
-        for equal, part in zip(group, split_rows(features, counts), strict=True):
-            for one in equal:
-                one.features, one.pixel_values = part, one.pixel_values[:0].copy()
+    def start(self, prepared: PreparedInput) -> None:
+        """Request the captions of an input."""
+        self._started += 1
+        if prepared.error is not None:
+            self._records.append(self.captioner.failure(prepared, prepared.error))
+            return
+        prepared.order = self._started
+        if prepared.images is not None:  # hundreds of equal pictures may wait for the same captions: keep one copy
+            prepared.images = self._images.setdefault(prepared.sha256, prepared.images)
+        self.incomplete[prepared.task.item.number] = prepared
+        for index in range(len(prepared.captions)):
+            self._request(prepared, index)
 
-    def _judge(self, finished: Completion[_Unit]) -> None:
-        """Accept a caption, or send it to the end of the queue to be made anew."""
-        unit, settings = finished.request_id, self.captioner.settings
-        if finished.error is not None:
-            raise finished.error
-        answer = Caption(finished.text, len(finished.token_ids), finished.finish_reason)
-        rules = settings.of_style(unit.style)[1]
-        caption = accept(unit.attempts, rules, settings.attempts, answer, finished.token_ids)
+    def _request(self, prepared: PreparedInput, index: int) -> None:
+        """Take a caption from the cache, wait for one that is being generated, or submit it."""
+        key, style = _caption_key(prepared, index), prepared.task.styles[index]
+        cached = self.captioner.cache.get(key)
+        if cached is not None:
+            self._deliver(prepared, index, cached)
+        elif key in self.pending:
+            self.pending[key].receivers.append((prepared, index))
+        else:
+            receivers = [(prepared, index)]
+            self.pending[key] = PendingCaption(key, style, prepared.input_ids[index], prepared.images, receivers)
+            self._submit(self.pending[key])
+
+    def _submit(self, pending: PendingCaption) -> None:
+        """Queue the next attempt at a caption."""
+        captioner = self.captioner
+        attempt = next_attempt(pending.attempts, captioner.settings.seed, pending.key)
+        pending.attempts.append(attempt)
+        self.engine.submit(
+            Request(
+                request_id=pending,
+                input_ids=pending.input_ids,
+                settings=captioner.generation_settings(pending.style, attempt),
+                images=pending.images,
+                forbidden=captioner.forbidden_by(captioner.settings.of_style(pending.style)[1]),
+                beginning=captioner.beginning,
+            )
+        )
+
+    def _handle(self, completion: Completion[PendingCaption]) -> None:
+        """Accept a caption, retry it, or fail the inputs that need it."""
+        pending, settings = completion.request_id, self.captioner.settings
+        if not pending.receivers:  # all of them failed in the meantime
+            return
+        if isinstance(completion.error, ValueError):  # the prompt fills the model's context, or pixels are not finite
+            self._fail(pending, str(completion.error))
+            return
+        if completion.error is not None:
+            raise completion.error
+        first, started = pending.receivers[0][0], completion.started
+        if first.started is None or (started is not None and started < first.started):
+            first.started = started
+        answer = Caption(completion.text, len(completion.token_ids), completion.finish_reason)
+        rules = settings.of_style(pending.style)[1]
+        caption = accept(pending.attempts, rules, settings.attempts, answer, completion.token_ids)
         if caption is None:
-            self.waiting.append(unit)
+            self._submit(pending)
             return
-        self.captioner.seen.put(unit.key, caption)
-        for one in self.twins.pop(unit.key):
-            self._finish(one, caption)
+        self.captioner.cache.put(pending.key, caption)
+        del self.pending[pending.key]
+        for prepared, index in pending.receivers:
+            self._deliver(prepared, index, caption)
 
-    def _fail(self, unit: _Unit, reason: str) -> None:
-        for one in self.twins.pop(unit.key):
-            opened = self.open.pop(one.number, None)
-            if opened is not None:
-                self.done.append(self.captioner.failure(opened.prepared, reason))
+    def _deliver(self, prepared: PreparedInput, index: int, caption: Caption) -> None:
+        prepared.captions[index] = caption
+        if None not in prepared.captions:
+            del self.incomplete[prepared.task.item.number]
+            self._records.append(self.captioner.record(prepared))
 
-    def _finish(self, unit: _Unit, caption: Caption) -> None:
-        opened = self.open.get(unit.number)
-        if opened is None:  # another of its captions failed
-            return
-        opened.captions[unit.place] = caption
-        if None not in opened.captions:
-            del self.open[unit.number]
-            self.done.append(self.captioner.record(opened))
+    def _fail(self, pending: PendingCaption, reason: str) -> None:
+        """Record the failure of all inputs that need a caption, and stop generating what only they need."""
+        del self.pending[pending.key]
+        failed = {prepared for prepared, _ in pending.receivers}
+        for prepared in dict.fromkeys(prepared for prepared, _ in pending.receivers):
+            del self.incomplete[prepared.task.item.number]
+            self._records.append(self.captioner.failure(prepared, reason))
+        for other in list(self.pending.values()):
+            other.receivers = [receiver for receiver in other.receivers if receiver[0] not in failed]
+            if not other.receivers:
+                del self.pending[other.key]
+                self.engine.cancel(other)
+
+
+def _caption_key(prepared: PreparedInput, index: int) -> CaptionKey:
+    """Return what determines a caption: the picture, the question, its style, and its number among equal questions."""
+    task = prepared.task
+    repeat = task.prompts[:index].count(task.prompts[index])
+    return bytes.fromhex(prepared.sha256 or ""), f"{repeat} {task.styles[index] or ''} {task.prompts[index]}"

@@ -1,4 +1,4 @@
-"""Pictures made ready ahead of the model: read, decoded, scaled and put beside their prompts by threads."""
+"""Prefetching: threads read, decode and preprocess inputs while the model works on earlier ones."""
 
 from __future__ import annotations
 
@@ -6,76 +6,86 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mindone.models.share4v.generation.engine import ImageSet
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
 from ..readers import ItemError, read_item
+from ..rules.retries import Caption
 from ..state.tasks import Task
 
 if TYPE_CHECKING:
     from mindone.models.share4v import Share4VProcessor
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A task that the model can begin with, or the reason why it cannot.
+@dataclass(eq=False)
+class PreparedInput:
+    """An input between its Task and its Record: first what was read, then the captions as they are completed.
 
     Attributes:
-        sha256: of the picture's bytes; None where they could not be read.
-        pixel_values: float32 [N, 3, S, S], the frames of a video or one picture.
+        task: the input and its prompts.
+        sha256: of the picture's bytes, hexadecimal; None if they could not be read.
+        images: pixels or features of the picture, or of the frames of a video.
         input_ids: for each prompt int64 [1, L].
-        width, height: of the picture as it is shown; None where it could not be decoded.
-        columns: what reading the input taught about it, such as the length of a video.
-        error: why it cannot be captioned.
+        width, height: of the picture in pixels, as it is shown; None if it could not be decoded.
+        columns: what reading the input found out about it, such as the length of a video.
+        error: why it cannot be captioned, or None.
+        captions: one for each prompt; None until it is completed.
+        order: number of inputs that were started before this one and including it.
+        started: `time.perf_counter()` when the first of its captions was started; None if equal pictures provided them.
     """
 
     task: Task
     sha256: str | None = None
-    pixel_values: np.ndarray | None = None
+    images: ImageSet | None = None
     input_ids: tuple[np.ndarray, ...] = ()
     width: int | None = None
     height: int | None = None
-    columns: dict[str, Any] | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    captions: list[Caption | None] = field(default_factory=list)
+    order: int = 0
+    started: float | None = None
 
 
-def prepare(task: Task, processor: Share4VProcessor, conversation: str, beginning: Sequence[int] = ()) -> Prepared:
-    """Read and preprocess one input; whatever is wrong with it becomes its `error`.
+def prepare(task: Task, processor: Share4VProcessor, conversation: str, beginning: Sequence[int] = ()) -> PreparedInput:
+    """Read and preprocess one input; a problem with it becomes its `error`.
 
     Args:
         task: the input and its prompts.
-        processor: makes pixel_values and ids.
+        processor: makes pixel values and ids.
         conversation: name of the template.
-        beginning: ids with which every answer begins.
+        beginning: ids with which every answer begins, appended to the prompt.
     """
     try:
         picture = read_item(task.item)
     except (ItemError, OSError, ValueError) as error:
-        return Prepared(task, error=str(error) or type(error).__name__)
+        return PreparedInput(task, error=str(error) or type(error).__name__)
+    prepared = PreparedInput(task, picture.sha256, columns=dict(picture.columns), captions=[None] * len(task.prompts))
     try:
         images = [load_image(frame) for frame in picture.frames]
-        pixels = np.stack([processor.image_processor(image) for image in images])
+        prepared.images = ImageSet(np.stack([processor.image_processor(image) for image in images]))  # [N, 3, S, S]
         prompts = [processor.prompt(prompt, len(images), conversation) for prompt in task.prompts]
-        ids = tuple([np.array([[*processor.encode_prompt(prompt), *beginning]]) for prompt in prompts])
+        prepared.input_ids = tuple([np.array([[*processor.encode_prompt(prompt), *beginning]]) for prompt in prompts])
+        prepared.width, prepared.height = images[0].size
     except (ImageLoadError, ValueError, MemoryError) as error:
-        reason = str(error) or type(error).__name__
-        return Prepared(task, picture.sha256, columns=dict(picture.columns), error=reason)
-    width, height = images[0].size
-    return Prepared(task, picture.sha256, pixels, ids, width, height, dict(picture.columns))
+        prepared.images = None
+        prepared.error = str(error) or type(error).__name__
+    return prepared
 
 
-class Preparation(AbstractContextManager["Preparation"]):
-    """Prepares tasks in threads, a few ahead of who takes them, and hands them out in order.
+class Prefetcher(AbstractContextManager["Prefetcher"]):
+    """Prepares tasks in threads, a limited number ahead of the consumer, and returns them in order.
 
     Args:
-        tasks: read no further than `ahead` before what was taken.
+        tasks: read no further than `ahead` tasks beyond those that were taken.
         processor, conversation, beginning: as in `prepare`.
-        workers: threads.
-        ahead: how many tasks are prepared at most that nobody has taken; each holds a picture's pixel_values.
+        workers: number of threads.
+        ahead: maximum number of prepared tasks that wait; each holds the pixel values of a picture.
     """
 
     def __init__(
@@ -87,10 +97,11 @@ class Preparation(AbstractContextManager["Preparation"]):
         workers: int,
         ahead: int,
     ) -> None:
-        self._tasks, self._ahead = tasks, ahead
+        self._tasks = tasks
+        self._ahead = ahead
         self._arguments = processor, conversation, beginning
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="share4v-prepare")
-        self._futures: deque[Future[Prepared]] = deque()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="share4v-prefetch")
+        self._futures: deque[Future[PreparedInput]] = deque()
         self._refill()
 
     def __exit__(self, *exception: object) -> None:
@@ -98,15 +109,15 @@ class Preparation(AbstractContextManager["Preparation"]):
 
     @property
     def exhausted(self) -> bool:
-        """Whether everything was handed out."""
+        """Whether all tasks were taken."""
         return not self._futures
 
     @property
     def ready(self) -> bool:
-        """Whether `take` would return at once."""
+        """Whether `take` would return without waiting."""
         return bool(self._futures) and self._futures[0].done()
 
-    def take(self) -> Prepared:
+    def take(self) -> PreparedInput:
         """Return the next task, waiting until it is prepared."""
         prepared = self._futures.popleft().result()
         self._refill()

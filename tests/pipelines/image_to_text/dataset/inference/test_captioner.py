@@ -16,8 +16,8 @@ from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
 from mindone.pipelines.image_to_text.dataset.api import caption_dataset
 from mindone.pipelines.image_to_text.dataset.inference import captioner as captioner_module
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache
-from mindone.pipelines.image_to_text.dataset.inference.captioner import Captioner
-from mindone.pipelines.image_to_text.dataset.inference.prefetch import Preparation, prepare
+from mindone.pipelines.image_to_text.dataset.inference.captioner import Captioner, CaptioningRun
+from mindone.pipelines.image_to_text.dataset.inference.prefetch import Prefetcher, prepare
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
 from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.readers import list_inputs
@@ -68,8 +68,8 @@ def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: 
     for name in ("a", "b", "c", "d"):
         (tmp_path / f"{name}.png").write_bytes(encoded(scene(3)))
     tasks = tasks_of(list_inputs([str(tmp_path)]), "Describe this image")
-    seen = CaptionCache(None)
-    captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2), seen)
+    cache = CaptionCache(None)
+    captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2), cache)
     joined = []
     batch = type(tiny.model.continuous_batch(1))
     join = batch.join
@@ -146,14 +146,14 @@ def equal_items(folder: Path, count: int) -> list[Item]:
 
 @pytest.fixture
 def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A captioner that goes round in circles fails, and does not hang."""
-    rounds, admit = iter(range(20_000)), captioner_module._Run._admit
+    """Limit the steps of a run, so that one that makes no progress fails instead of hanging."""
+    rounds, fill_engine = iter(range(20_000)), CaptioningRun.fill_engine
 
-    def counted(self: captioner_module._Run, preparation: Preparation) -> None:
-        assert next(rounds, None) is not None, "it does not end"
-        admit(self, preparation)
+    def counted(self: CaptioningRun, prefetcher: Prefetcher) -> None:
+        assert next(rounds, None) is not None, "the run does not end"
+        fill_engine(self, prefetcher)
 
-    monkeypatch.setattr(captioner_module._Run, "_admit", counted)
+    monkeypatch.setattr(CaptioningRun, "fill_engine", counted)
 
 
 @pytest.mark.usefixtures("_few_rounds")
@@ -183,8 +183,8 @@ def test_a_caption_follows_its_style_when_the_input_that_it_was_made_for_failed(
     first, second = equal_items(tmp_path, 2)
     tasks = [Task(first, (question, OVERFULL), (style, None)), Task(second, (question,), (style,))]
     assert captioned(tiny, [Task(second, (question,), (None,))])[1].captions[0].count(".") > 1  # the rules matter
-    seen = CaptionCache(None)
-    captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=5), seen)
+    cache = CaptionCache(None)
+    captioner = Captioner(tiny, "tiny", CaptioningSettings(batch_size=5), cache)
     records = {record.number: record for record in captioner.run(tasks)}
     assert records[0].error and records[1].captions == captioned(tiny, tasks[1:])[1].captions
     assert records[1].captions[0].count(".") == 1
@@ -201,7 +201,7 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
     step = batch.step
     monkeypatch.setattr(batch, "step", lambda self: sizes.append(len(self)) or step(self))
     monkeypatch.setattr(
-        Preparation, "ready", property(lambda self: not self.exhausted)
+        Prefetcher, "ready", property(lambda self: not self.exhausted)
     )  # the threads' pace must not matter
 
     def sizes_with(gap: int) -> list[int]:
@@ -212,7 +212,7 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
 
     dense = sizes_with(1)
     assert max(dense) == 4 and sizes_with(1000) == dense
-    monkeypatch.setattr(captioner_module, "FARTHEST", 0)
+    monkeypatch.setattr(captioner_module, "MAX_BATCHES_AHEAD", 0)
     assert max(sizes_with(1)) == max(sizes_with(1000)) == 2
 
 
@@ -225,7 +225,7 @@ def test_pictures_are_encoded_eight_at_a_time_and_equal_ones_once(
     features, runs = tiny.model._features, []
     encode = features._encode
     monkeypatch.setattr(features, "_encode", lambda pixels: runs.append(len(pixels)) or encode(pixels))
-    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))  # whatever the threads' pace
+    monkeypatch.setattr(Prefetcher, "ready", property(lambda self: not self.exhausted))  # whatever the threads' pace
     tiny.model.forget_values()
     tasks = tasks_of(list_inputs([str(tmp_path / "photos")]), "Describe this image", "What is there?")
     records = captioned(tiny, tasks, batch_size=batch_size)
@@ -247,7 +247,7 @@ def test_pixels_that_the_model_refuses_fail_their_own_picture(
         return pixels * np.float32("nan") if np.array_equal(np.asarray(image), np.asarray(load_image(bad))) else pixels
 
     monkeypatch.setattr(type(processor), "__call__", broken)
-    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))
+    monkeypatch.setattr(Prefetcher, "ready", property(lambda self: not self.exhausted))
     records = captioned(tiny, tasks)
     failed = {number for number, record in records.items() if record.error and not wanted[number].error}
     assert failed and all("not all finite" in str(records[number].error) for number in failed)
@@ -271,7 +271,7 @@ def test_many_that_cannot_be_read_are_told_as_they_come(
     """A journal that waits for a thousand failures would lose them to a crash."""
     for number in range(300):
         (tmp_path / f"{number:03d}.png").write_bytes(b"")
-    monkeypatch.setattr(Preparation, "ready", property(lambda self: not self.exhausted))
+    monkeypatch.setattr(Prefetcher, "ready", property(lambda self: not self.exhausted))
     taken: list[int] = []
     tasks = (task for task in tasks_of(list_inputs([str(tmp_path)]), "What is there?") if not taken.append(0))
     records = Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)).run(tasks)
@@ -284,17 +284,36 @@ def test_equal_pictures_that_wait_for_a_caption_are_held_once(tiny: ImageToTextP
     for number in range(20):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(3)))
     tasks = tasks_of(list_inputs([str(tmp_path)]), "What is there?")
-    run = captioner_module._Run(Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)), iter(tasks))
+    run = CaptioningRun(Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)), iter(tasks))
     processor, conversation = tiny.processor, tiny.template().name
     for task in tasks:
-        run._begin(prepare(task, processor, conversation))
-    assert len(run.open) == 20 and len(run.waiting) == 1
-    assert len({one.pixel_values.__array_interface__["data"] for one in run.open.values()}) == 1
+        run.start(prepare(task, processor, conversation))
+    assert len(run.incomplete) == 20 and run.engine.waiting == 1
+    images = {id(one.images): one.images for one in run.incomplete.values()}
+    assert len(images) == 1
     late = prepare(replace(tasks[0], item=replace(tasks[0].item, number=99)), processor, conversation)
-    run._join(run.waiting.popleft())  # encodes the picture
-    run._begin(late)
-    assert run.open[99].features is run.open[tasks[0].item.number].features is not None
-    assert not len(run.open[99].pixel_values)
+    run.engine.step()  # encodes the picture
+    run.start(late)
+    assert run.incomplete[99].images is run.incomplete[tasks[0].item.number].images is next(iter(images.values()))
+    assert run.incomplete[99].images.features is not None and run.incomplete[99].images.pixel_values is None
+
+
+def test_a_caption_that_is_completed_together_with_the_failure_of_its_input(
+    tiny: ImageToTextPipeline, tmp_path: Path
+) -> None:
+    """The second prompt fails in the step in which the first caption, of one token, is completed."""
+    items = equal_items(tmp_path, 2)
+    tasks = [Task(items[0], ("What is it?", OVERFULL), (None, None)), Task(items[1], ("Why?",), (None,))]
+    records = captioned(tiny, tasks, generation={"max_new_tokens": 1})
+    assert "the model's context" in (records[0].error or "") and records[1].captions
+
+
+def test_seconds_count_from_the_first_caption_of_an_input(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+    items = equal_items(tmp_path, 3)
+    tasks = [Task(item, ("Describe this image", "Why?"), (None, None)) for item in items]
+    records = captioned(tiny, tasks)
+    assert records[0].seconds > 0  # generated
+    assert records[1].seconds == records[2].seconds == 0  # copied from the first
 
 
 def test_a_style_and_settings_that_contradict_each_other_are_told_at_once(tmp_path: Path) -> None:
