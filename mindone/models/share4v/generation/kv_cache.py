@@ -1,4 +1,4 @@
-"""What a model remembers between calls: key/value caches by text."""
+"""Key/value caches that are reused between calls."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import numpy as np
 if TYPE_CHECKING:
     from ..protocols import LanguageModel
 
-# Prompts are compared by so many tokens at a time; every prefill step takes a multiple of it.
+# Prefixes are compared and reused in units of this many tokens; the chunk of a prefill step is a multiple of it.
 CHUNK = 64
 
 
 def prompt_signature(ids: np.ndarray, images: np.ndarray, digests: list[bytes], weights: bytes = b"") -> list[bytes]:
-    """Name what a prompt's chunks say, so that equal beginnings can be told.
+    """Return a hash for each complete chunk of a prompt, to recognise prompts with equal prefixes.
 
     Args:
-        ids: int [T], tokens; anything at image positions.
-        images: int [T], number of the image that a position shows, -1 for text.
-        digests: a digest of each image's pixels.
-        weights: names the weights that keys and values are computed with.
+        ids: int [T], tokens; ignored at image positions.
+        images: int [T], index of the image at each position, -1 for text.
+        digests: for each image, a digest of its pixels.
+        weights: identifies the weights that compute keys and values.
 
     Returns:
-        A name for each whole chunk; two prompts agree in a name exactly if they agree in everything up to its end.
+        One hash per complete chunk. Each covers the prompt from its start, so two prompts have the same hash for a
+        chunk exactly if they are equal up to its end.
     """
     names: list[bytes] = []
     state = blake2b(weights, digest_size=16)
@@ -41,18 +42,24 @@ def prompt_signature(ids: np.ndarray, images: np.ndarray, digests: list[bytes], 
 
 
 class KVCache:
-    """Keys and values of a batch of texts, with a note of which prompts they belong to.
+    """Keys and values of a batch of sequences, with the hashes of the prompts they belong to.
 
-    Handed to `generate` as `past_key_values`, it spares the model what the next prompt has in common with the last: the
-    system prompt, the image, the earlier turns. Only whole chunks that a prefill wrote are used again, so that the
-    answer is the same to the bit as without.
+    Passed to `generate` as `past_key_values`, the prefix that a prompt shares with the previous one (the system prompt,
+    the image, earlier turns) is not recomputed. Only complete chunks written by a prefill are reused, so the answer has
+    the same bits as without reuse.
+
+    Attributes:
+        decoder: the language model with the memory of this cache.
+        turn: number of generations that have used the cache.
+        batch_size: number of sequences, the rows of the cache.
+        capacity: maximum number of tokens of one sequence.
 
     Example:
         >>> from mindone.models.share4v import Share4V, Share4VProcessor
         >>> model = Share4V.from_pretrained("sharegpt4v-tiny")
         >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
         >>> cache = model.new_cache(max_length=512)
-        >>> for question in ("What is this?", "Describe this image"):  # the second finds the picture in the cache
+        >>> for question in ("What is this?", "Describe this image"):  # the second one reuses the image
         ...     inputs = processor(images=["photo.jpg"], text=question)
         ...     ids = model.generate(**inputs, max_new_tokens=8, past_key_values=cache)
     """
@@ -61,66 +68,79 @@ class KVCache:
         self.language_model = language_model
         self.decoder = language_model.new_cached(batch_size, capacity)
         self.turn = 0
-        self.batch_size, self.capacity = batch_size, capacity
+        self.batch_size = batch_size
+        self.capacity = capacity
         self._chunks: list[list[bytes]] = [[] for _ in range(batch_size)]
 
-    def common_prefix(self, text: int, names: list[bytes], length: int) -> int:
-        """Return how many of the `length` tokens of a prompt whose chunks have `names` are kept already.
+    def common_prefix(self, row: int, names: list[bytes], length: int) -> int:
+        """Return how many tokens at the start of a prompt are cached in `row`.
 
-        At least one token is left over, since the answer begins with the logits of the last.
+        At least one token remains to be computed, because the answer begins with the logits of the last one.
+
+        Args:
+            row: index of the sequence.
+            names: hashes of the prompt's chunks.
+            length: of the prompt, in tokens.
         """
-        kept = 0
-        for held, name in zip(self._chunks[text], names, strict=False):
-            if held != name:
+        cached = 0
+        for known, name in zip(self._chunks[row], names, strict=False):
+            if known != name:
                 break
-            kept += CHUNK
-        return kept if kept < length else kept - CHUNK
+            cached += CHUNK
+        return cached if cached < length else cached - CHUNK
 
-    def record(self, text: int, names: list[bytes]) -> None:
-        """Note that `text` now holds the prompt whose chunks have `names`."""
-        self._chunks[text] = names
+    def record(self, row: int, names: list[bytes]) -> None:
+        """Record that `row` now stores the prompt whose chunks have the hashes `names`."""
+        self._chunks[row] = names
 
     def begin(self) -> int:
-        """Begin another generation and return its number; until its prefill is done nothing that is kept counts."""
+        """Start another generation and return its number; nothing can be reused until its prefill is recorded."""
         self._chunks = [[] for _ in range(self.batch_size)]
         self.turn += 1
         return self.turn
 
     def reset(self) -> None:
-        """Throw all that is kept away: what is not a number spoils every later answer, even where no query may look."""
+        """Discard keys and values: masked attention multiplies NaNs by 0, so they would spoil every later answer."""
         del self.decoder  # first, so that there are never two
         self.decoder = self.language_model.new_cached(self.batch_size, self.capacity)
         self.begin()
 
     def check(self, turn: int) -> None:
-        """Make sure that no other generation has begun since.
+        """Check that no other generation has started since `turn`.
 
         Raises:
-            RuntimeError: one has, and wrote over what this one needs.
+            RuntimeError: another one has overwritten the keys and values of this one.
         """
         if turn != self.turn:
             raise RuntimeError(
-                "these past_key_values were given to another call before this answer was complete: give each of them a "
-                "cache of its own (model.new_cache()), or read the first answer to its end"
+                "these past_key_values were passed to another call before this answer was complete: use one cache per "
+                "call (model.new_cache()), or read the first answer to its end"
             )
 
 
 class CachePool:
-    """The caches a model makes for callers who bring none; the last few stay, with their compiled graphs.
+    """Caches for calls without `past_key_values`; the most recent ones are kept with their compiled graphs.
 
-    A cache is out of the pool while it is in use, so that two streams never share one.
+    A cache is removed from the pool while it is in use, so two streams never share one.
+
+    Args:
+        make: creates a cache of (batch size, capacity).
+        keep: maximum number of unused caches.
     """
 
     def __init__(self, make: Callable[[int, int], KVCache], keep: int = 2) -> None:
-        self._make, self._keep = make, keep
+        self._make = make
+        self._keep = keep
         self._free: OrderedDict[tuple[int, int], KVCache] = OrderedDict()
 
     @contextmanager
     def lease(self, batch_size: int, length: int, limit: int) -> Iterator[KVCache]:
-        """Lend a cache for `batch_size` texts of `length` tokens; sizes are rounded up, to compile few graphs.
+        """Lend a cache for `batch_size` sequences of `length` tokens; sizes are rounded up, so that few graphs compile.
 
         Args:
-            limit: the longest capacity that makes sense, the model's context.
+            batch_size: number of sequences.
+            length: of the longest sequence, in tokens.
+            limit: maximum capacity, the model's context length.
         """
         capacity = CHUNK * 2
         while capacity < length:
@@ -130,8 +150,8 @@ class CachePool:
         try:
             yield cache
         except Exception:
-            raise  # what went wrong may have left its mark in the cache: it is not used again
-        except BaseException:  # a stream that nobody reads on, or Ctrl-C
+            raise  # the cache may be damaged, so it is not returned
+        except BaseException:  # an abandoned stream, or Ctrl-C
             self._return(shape, cache)
             raise
         self._return(shape, cache)

@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: Hugging Face's processors and warpers, on the host."""
+"""Choosing the next token from logits on the host, as Hugging Face's logits processors and warpers do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# Setting -> its types, whether a value will do, and how to say so.
+# Setting -> its type, a predicate for valid values, and their description for the error message.
 _RULES: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "temperature": (Real, lambda value: value >= 0, "a number, 0 or more"),
     "top_k": (Integral, lambda value: value >= 0, "an integer, 0 or more"),
@@ -21,19 +21,19 @@ _RULES: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of one generation, named as in Hugging Face's GenerationConfig.
+    """How tokens are chosen; names and meanings as in Hugging Face's GenerationConfig.
 
-    Their meanings are the same, their defaults are not: top_k is off here, 50 there.
+    The defaults differ: top_k is off here, while Hugging Face's is 50.
 
     Attributes:
-        do_sample: draw from the distribution; otherwise take the most probable token.
+        do_sample: sample from the distribution; otherwise choose the most probable token.
         temperature: logits are divided by it; 0 is greedy.
         top_k: keep the k most probable tokens; 0 keeps all.
-        top_p: keep the smallest set of tokens whose probability reaches this.
-        repetition_penalty: logits of tokens that the text has already are divided (positive ones) or multiplied
-            (negative ones) by it (Keskar et al. 2019).
-        seed: of the draws; None draws differently each time. Each text of a batch draws for itself from the same seed,
-            so that it gets what it would get alone.
+        top_p: keep the smallest set of tokens whose total probability reaches this.
+        repetition_penalty: logits of tokens that the sequence already contains are divided (if positive) or multiplied
+            (if negative) by it (Keskar et al. 2019).
+        seed: of the random numbers; None gives different results each time. Each sequence of a batch has its own random
+            numbers from the same seed, so its result is the same as in a batch of its own.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
@@ -47,19 +47,19 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, (kind, holds, expected) in _RULES.items():
+        for name, (kind, is_valid, expected) in _RULES.items():
             value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool) or not holds(value):
+            if not isinstance(value, kind) or isinstance(value, bool) or not is_valid(value):
                 raise ValueError(f"{name} must be {expected}, got {value!r}")
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most probable token is taken."""
+        """Whether the most probable token is chosen."""
         return not self.do_sample or self.temperature == 0
 
 
 def penalize_repetition(scores: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
-    """Return `scores` [V] with the tokens `seen` made less likely; ids outside [0, V) (placeholders) are left out."""
+    """Return `scores` [V] in which the tokens `seen` are less likely; ids outside [0, V) (placeholders) are ignored."""
     if penalty == 1.0:
         return scores
     ids = np.unique(seen[(seen >= 0) & (seen < scores.shape[-1])])
@@ -69,8 +69,8 @@ def penalize_repetition(scores: np.ndarray, seen: np.ndarray, penalty: float) ->
 
 
 def warp(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Return the probabilities [V] left by temperature, top_k and top_p, in Hugging Face's order."""
-    # With nothing above 0 left to divide, no temperature is too low: a quotient grows towards minus infinity alone.
+    """Return the probabilities [V] after temperature, top_k and top_p, applied in Hugging Face's order."""
+    # The largest score is 0, so that with a very low temperature the others can only overflow to minus infinity.
     with np.errstate(over="ignore"):
         scores = (logits.astype(np.float64) - logits.max()) / sampling.temperature
     if 0 < sampling.top_k < scores.size:
@@ -78,35 +78,41 @@ def warp(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         scores = np.where(scores < kth, -np.inf, scores)
     probabilities = softmax(scores)
     if sampling.top_p < 1:
-        order = np.argsort(probabilities, kind="stable")  # rising: the tail goes first, as in Hugging Face's warper
+        order = np.argsort(probabilities, kind="stable")  # ascending, as in Hugging Face's warper
         tail = np.cumsum(probabilities[order]) <= 1 - sampling.top_p
-        tail[-1] = False  # the most probable token always stays
+        tail[-1] = False  # the most probable token is always kept
         probabilities[order[tail]] = 0
         probabilities /= probabilities.sum()
     return probabilities
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis."""
+    """Return the softmax over the last axis."""
     raised = np.exp(scores - scores.max(-1, keepdims=True))
     return raised / raised.sum(-1, keepdims=True)
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
-    """Logarithm of softmax over the last axis."""
+    """Return the logarithm of the softmax over the last axis."""
     shifted = scores - scores.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 class Sampler:
-    """Chooses tokens for one text, with its own stream of random numbers."""
+    """Chooses the tokens of one sequence, with its own random numbers."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self.random = np.random.default_rng(sampling.seed)
 
     def choose(self, logits: np.ndarray, seen: np.ndarray, banned: tuple[int, ...] = ()) -> int:
-        """Return the next id for logits [V], given the ids the text has `seen` and those `banned` for now."""
+        """Return the next id.
+
+        Args:
+            logits: float32 [V].
+            seen: int [T], ids of the sequence so far, for the repetition penalty.
+            banned: ids that must not be chosen in this step.
+        """
         scores = penalize_repetition(logits, seen, self.sampling.repetition_penalty)
         if banned:
             scores = scores.copy()

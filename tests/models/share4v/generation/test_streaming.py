@@ -151,5 +151,5 @@ def test_a_stream_whose_cache_was_given_away_stops_with_an_error(told_small: Pai
     other = reference.text(8)
     wanted = generated(model, other, max_new_tokens=8)
     assert generated(model, other, past_key_values=cache, max_new_tokens=8) == wanted
-    with pytest.raises(RuntimeError, match="given to another call before this answer was complete"):
+    with pytest.raises(RuntimeError, match="passed to another call before this answer was complete"):
         list(stream)

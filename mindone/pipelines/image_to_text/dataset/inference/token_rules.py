@@ -1,4 +1,4 @@
-"""Words as token ids: what must not be generated next, and a beginning as training would have tokenized it."""
+"""Rules on token ids: forbidden words, and a forced beginning tokenized as in training."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from mindone.models.share4v.processing.processor import Share4VProcessor
     from mindone.models.share4v.processing.tokenizer import Tokenizer
 
-_SPACE = "▁"  # sentencepiece writes a space so
+_SPACE = "▁"  # sentencepiece's symbol for a space
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-# A word of nine letters can be spelled in up to 256 ways; of a longer one the ways with the fewest pieces are taken.
-# The others, which are nearly letters alone, no model writes.
-MOST_SPELLINGS = 256
+# A word of nine letters can be split into pieces in up to 256 ways. Of a longer word, only the splits with the fewest
+# pieces are forbidden; models do not write the others, which consist of almost only single letters.
+MAX_SPELLINGS = 256
 
 Ids = tuple[int, ...]
 
 
 class ForbiddenSequences:
-    """Which id must not come next, so that none of some sequences is completed.
+    """Forbids the ids that would complete one of the given sequences.
 
-    The rule of transformers' `NoBadWordsLogitsProcessor`: a sequence's last id is forbidden where the ids so far end
-    with the others.
+    This is the rule of transformers' `NoBadWordsLogitsProcessor`: the last id of a sequence is forbidden if the ids so
+    far end with the sequence's other ids.
 
     Args:
-        sequences: of at least one id each.
+        sequences: forbidden sequences of at least one id each.
 
     Raises:
         ValueError: a sequence is empty.
@@ -47,7 +47,7 @@ class ForbiddenSequences:
         last: dict[Ids, set[int]] = defaultdict(set)
         for sequence in sequences:
             if not len(sequence):
-                raise ValueError("a forbidden sequence has no ids")
+                raise ValueError("a forbidden sequence is empty: remove it")
             last[tuple(map(int, sequence[:-1]))].add(int(sequence[-1]))
         self._last = {prefix: frozenset(ids) for prefix, ids in last.items()}
         self._lengths = sorted({len(prefix) for prefix in self._last})
@@ -57,7 +57,7 @@ class ForbiddenSequences:
         return frozenset().union(*(ids for _, ids in self.completions(token_ids)))
 
     def completions(self, token_ids: Sequence[int]) -> Iterator[tuple[int, frozenset[int]]]:
-        """Yield, for each length of a beginning with which `token_ids` end, that length and the last ids."""
+        """Yield (length of the matched prefix, last ids) for each prefix of a sequence with which `token_ids` end."""
         count = len(token_ids)
         for length in self._lengths:
             if length > count:
@@ -69,11 +69,11 @@ class ForbiddenSequences:
 
 @dataclass(frozen=True)
 class Spellings:
-    """The ways in which a vocabulary can write some words.
+    """The id sequences with which a vocabulary can write some words.
 
     Attributes:
-        anywhere: sequences that begin with what sets a word apart (a space, a quote), or whose word needs no such.
-        at_word_start: sequences that are one of the words only where no letter or digit comes right before.
+        anywhere: sequences that begin with a separator (a space, a quote), or whose word needs no separator.
+        at_word_start: sequences that write one of the words only if no letter or digit comes directly before.
     """
 
     anywhere: tuple[Ids, ...]
@@ -81,17 +81,17 @@ class Spellings:
 
 
 class ForbiddenWords:
-    """Which id must not come next, so that none of some words or phrases is written.
+    """Forbids the ids that would complete one of the given words or phrases.
 
-    A word that is given in lower case is forbidden in lower case, with a capital, and in capitals; any other one as it
-    stands. Every way of cutting it into pieces counts, after a space, a quote or a line end, yet not inside a longer
-    word that it ends ("art" leaves "smart"). The piece that completes it is never chosen, so a longer word that begins
-    with the same pieces is lost too ("cat" may cost "catfish", not "category", which has a piece of its own). Other
-    forms ("cats") are other words: give them as well.
+    A word given in lower case is forbidden in lower case, capitalised, and in capitals; any other word only as it is
+    given. Every split of it into pieces is forbidden after a space, a quote or a line end, but not at the end of a
+    longer word ("art" does not forbid "smart"). Because the piece that completes the word is never chosen, a longer
+    word that begins with the same pieces cannot be written either ("cat" may forbid "catfish", but not "category",
+    which has its own piece). Inflected forms ("cats") are separate words: list them as well.
 
     Args:
         tokenizer: of the model.
-        words: words or phrases; between the words of a phrase stands one space.
+        words: words or phrases; the words of a phrase are separated by one space.
 
     Raises:
         ValueError: a word is empty, or the vocabulary cannot write it.
@@ -126,7 +126,7 @@ class ForbiddenWords:
 
 
 def case_forms(word: str) -> tuple[str, ...]:
-    """Return the forms in which a word is forbidden.
+    """Return the upper and lower case forms in which a word is forbidden.
 
     Raises:
         ValueError: the word is empty.
@@ -139,7 +139,7 @@ def case_forms(word: str) -> tuple[str, ...]:
     """
     plain = " ".join(word.split())
     if not plain:
-        raise ValueError("a forbidden word is empty: leave it out")
+        raise ValueError("a forbidden word is empty: remove it")
     if plain != plain.lower():
         return (plain,)
     titled = " ".join(part[:1].upper() + part[1:] for part in plain.split())
@@ -147,20 +147,20 @@ def case_forms(word: str) -> tuple[str, ...]:
 
 
 def forced_ids(processor: Share4VProcessor, beginning: str, conversation: str | None = None) -> Ids:
-    """Return the ids with which an answer begins, to be put behind the prompt's ids as if they had been generated.
+    """Return the ids of a forced beginning of the answer, to be appended to the prompt's ids as if generated.
 
-    They are the ids that the same text has in training, where it follows "ASSISTANT:" and a space: the piece "▁A", not
-    "A". White space around the beginning is left out, since the next word brings its own space. End it after a whole
-    word: half a word is cut into other pieces than the whole one, and the model has not learnt to go on from there.
+    They are the ids of the same text in training, where it follows "ASSISTANT:" and a space: the piece "▁A", not "A".
+    White space around the beginning is removed, because the next word brings its own space. The beginning should end
+    after a complete word: half a word is split into other pieces, which the model has not learnt to continue.
 
     Args:
-        processor: the model's.
-        beginning: what every answer must begin with; empty gives no ids.
+        processor: of the model.
+        beginning: the text with which every answer begins; empty gives no ids.
         conversation: name of the template, by default the processor's.
 
     Raises:
-        ValueError: the beginning holds `<image>` or another special token, or the vocabulary joins the prompt's end and
-            the beginning in one piece, so that nothing can be put behind the prompt.
+        ValueError: the beginning contains `<image>` or another special token, or the vocabulary joins the end of the
+            prompt and the start of the beginning into one piece, so that it cannot be appended.
 
     Example:
         >>> from mindone.models.share4v import AutoProcessor
@@ -175,7 +175,9 @@ def forced_ids(processor: Share4VProcessor, beginning: str, conversation: str | 
     tokens = (IMAGE_TOKEN, *map(tokenizer.token_of, sorted(tokenizer.special_ids)))
     special = next((token for token in tokens if token in text), None)
     if special is not None:
-        raise ValueError(f"the forced beginning {text!r:.60} holds {special}, which is no text to the model")
+        raise ValueError(
+            f"the forced beginning {text!r:.60} contains {special}, which the model does not read as text: remove it"
+        )
     template = get_template(processor.conversation if conversation is None else conversation)
     asked = [Message("user", f"{IMAGE_TOKEN}\n{template.question}")]
     prompt = template.render(asked)
@@ -184,16 +186,17 @@ def forced_ids(processor: Share4VProcessor, beginning: str, conversation: str | 
     before, whole = processor.encode_prompt(prompt), processor.encode_prompt(answered[:end])
     if whole[: len(before)] != before:
         raise ValueError(
-            f"the vocabulary joins the end of the prompt with the forced beginning {text!r:.60}: begin it differently"
+            f"the vocabulary joins the end of the prompt with the forced beginning {text!r:.60}: choose another first "
+            "word"
         )
     return tuple(whole[len(before) :])
 
 
 class _Vocabulary:
-    """A tokenizer's pieces by what they write, cut at the borders of words."""
+    """The pieces of a tokenizer, indexed by the part of a word that they write."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        # By (something before the word, something after it): what of a word a piece writes -> ids.
+        # Keys: whether the piece has characters before the part, and after it. Values: part of a word -> ids.
         self._parts: dict[tuple[bool, bool], dict[str, list[int]]] = {
             (before, after): defaultdict(list) for before in (False, True) for after in (False, True)
         }
@@ -221,33 +224,33 @@ class _Vocabulary:
                     self._parts[start > 0, end < len(surface)][surface[start:end]].append(token_id)
 
     def spellings(self, word: str) -> Spellings:
-        """Return every way to write a word or phrase, those of the fewest pieces first.
+        """Return the id sequences that write a word or phrase, those with the fewest pieces first.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the vocabulary cannot write it.
         """
-        rests: list[list[Ids]] = [[] for _ in word] + [[()]]  # ways to write word[start:]
+        rests: list[list[Ids]] = [[] for _ in word] + [[()]]  # sequences that write word[start:], for each start
         for start in reversed(range(1, len(word))):
-            rests[start] = self._ways(word, start, rests, before=False)
-        bare = self._ways(word, 0, rests, before=False)
-        apart = self._ways(word, 0, rests, before=True)
-        if not bare and not apart:
-            raise ValueError(f"the vocabulary cannot write {word!r}, so it need not be forbidden: leave it out")
-        if not _is_letter(word[0]):  # "#1": what comes before does not matter
-            return Spellings((*apart, *bare), ())
-        return Spellings(tuple(apart), tuple(bare))
+            rests[start] = self._sequences(word, start, rests, before=False)
+        attached = self._sequences(word, 0, rests, before=False)
+        separated = self._sequences(word, 0, rests, before=True)
+        if not attached and not separated:
+            raise ValueError(f"the vocabulary cannot write {word!r}, so it need not be forbidden: remove it")
+        if not _is_letter(word[0]):  # such as "#1": the character before it does not matter
+            return Spellings((*separated, *attached), ())
+        return Spellings(tuple(separated), tuple(attached))
 
-    def _ways(self, word: str, start: int, rests: list[list[Ids]], before: bool) -> list[Ids]:
-        ways: list[Ids] = [(one,) for one in self._parts[before, True].get(word[start:], ())]
+    def _sequences(self, word: str, start: int, rests: list[list[Ids]], before: bool) -> list[Ids]:
+        found: list[Ids] = [(one,) for one in self._parts[before, True].get(word[start:], ())]
         for end in range(start + 1, len(word) + 1):
             heads: list[Ids] = [(one,) for one in self._parts[before, False].get(word[start:end], ())]
             if not heads and not before and end == start + 1:
                 heads = self._as_bytes(word[start])
-            ways += [head + rest for head in heads for rest in rests[end]]
-        return sorted(dict.fromkeys(ways), key=len)[:MOST_SPELLINGS]
+            found += [head + rest for head in heads for rest in rests[end]]
+        return sorted(dict.fromkeys(found), key=len)[:MAX_SPELLINGS]
 
     def _as_bytes(self, character: str) -> list[Ids]:
-        """A character without a piece of its own is written by bytes."""
+        """Return the byte pieces of a character that has no piece of its own."""
         ids = [self._bytes.get(byte) for byte in character.encode()]
         known = tuple(one for one in ids if one is not None)
         return [known] if len(known) == len(ids) else []
