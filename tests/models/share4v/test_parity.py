@@ -1,4 +1,4 @@
-"""Share4V against transformers' LlavaForConditionalGeneration, weights read from every published form."""
+"""Share4V against transformers' LlavaForConditionalGeneration, with weights in every published format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDES = ("left", "right")
 
 
 def prompts_of(reference: Reference) -> list[tuple[list[int], int]]:
-    """Prompts of different lengths with one image, two and none; and how many."""
+    """Return prompts of different lengths with one, two and no images, each with its number of images."""
     rng = np.random.default_rng(7)
 
     def words(count: int) -> list[int]:
@@ -41,7 +41,7 @@ def pictures(reference: Reference) -> np.ndarray:
 
 
 def split(reference: Reference) -> list[tuple[list[int], np.ndarray]]:
-    """Each prompt with its own images."""
+    """Return each prompt with its own images."""
     images, taken, pairs = pictures(reference), 0, []
     for prompt, count in prompts_of(reference):
         pairs.append((prompt, images[taken : taken + count]))
@@ -81,7 +81,7 @@ def test_logits_equal_at_every_position(pair: Pair) -> None:
     reference, model = pair
     for prompt, images in split(reference):
         wanted = reference.logits(prompt, images)
-        assert wanted.std() > 1  # flat logits would be equal too easily
+        assert wanted.std() > 1  # almost constant logits would make the comparison meaningless
         np.testing.assert_allclose(logits_of(model, prompt, images), wanted, rtol=0, atol=TOLERANCE)
 
 
@@ -92,14 +92,14 @@ def test_logits_of_a_padded_batch_equal_those_of_its_members(pair: Pair, side: s
     output = model(input_ids=ids, attention_mask=mask, pixel_values=pictures(reference))
     for row, (prompt, images) in enumerate(split(reference)):
         is_text = output.attention_mask[row] == 1
-        place = np.flatnonzero(is_text)
-        assert place[0] == 0 if side == "right" else place[-1] == len(is_text) - 1
+        positions = np.flatnonzero(is_text)
+        assert positions[0] == 0 if side == "right" else positions[-1] == len(is_text) - 1
         np.testing.assert_allclose(
             output.logits.asnumpy()[row, is_text], reference.logits(prompt, images), rtol=0, atol=TOLERANCE
         )
 
 
-def test_64_greedy_ids_equal_alone_and_in_padded_batches(pair: Pair) -> None:
+def test_64_greedy_ids_equal_one_by_one_and_in_padded_batches(pair: Pair) -> None:
     reference, model = pair
     wanted = [reference.generate([prompt], images, max_new_tokens=64)[0] for prompt, images in split(reference)]
     assert max(map(len, wanted)) == 64 and max(len(set(ids)) for ids in wanted) > 10
@@ -109,11 +109,11 @@ def test_64_greedy_ids_equal_alone_and_in_padded_batches(pair: Pair) -> None:
         ids, mask = padded(prompts, side)
         batch = model.generate(input_ids=ids, attention_mask=mask, pixel_values=pictures(reference), max_new_tokens=64)
         assert batch == wanted
-    if not is_dynamic(model):  # there a text in transformers depends on the longest beside it
+    if not is_dynamic(model):  # in transformers a sequence then depends on the longest one of its batch
         assert reference.generate(prompts, pictures(reference), max_new_tokens=64) == wanted
 
 
-def test_dynamic_rope_is_compared_beyond_the_trained_length(pair_of: Callable[..., Pair], backend: str) -> None:
+def test_dynamic_rope_equal_beyond_the_trained_length(pair_of: Callable[..., Pair], backend: str) -> None:
     reference, model = pair_of("dynamic-rope", backend)
     trained = model.config.text_config.max_position_embeddings
     prompt = [1, *reference.text(2 * trained)]
@@ -129,7 +129,9 @@ def test_dynamic_rope_is_compared_beyond_the_trained_length(pair_of: Callable[..
     np.testing.assert_allclose(short, reference.logits(prompt[: trained // 2], images), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if name != "dynamic-rope"])  # whose kept keys keep their turn
+@pytest.mark.parametrize(
+    "name", [name for name in SHAPES if name != "dynamic-rope"]
+)  # whose cached keys keep their rotation
 def test_cached_decoding_equals_the_uncached_pass(name: str, pair_of: Callable[..., Pair], backend: str) -> None:
     reference, model = pair_of(name, backend)
     prompt, images = split(reference)[0]
@@ -140,8 +142,8 @@ def test_cached_decoding_equals_the_uncached_pass(name: str, pair_of: Callable[.
     assert logits[first : first + len(ids)].argmax(-1).tolist() == ids
 
 
-def test_ids_around_an_image_are_kept(usual: Pair) -> None:
-    """mm_use_im_start_end puts tokens of its own on either side of each placeholder."""
+def test_ids_around_an_image_are_used(usual: Pair) -> None:
+    """mm_use_im_start_end puts special tokens before and after each placeholder."""
     reference, model = usual
     start, end = reference.image_token - 2, reference.image_token - 1
     prompt, images = [1, 5, start, IMAGE, end, 9, start, IMAGE, end, 7], pictures(reference)[:2]
@@ -166,10 +168,10 @@ def test_min_new_tokens_equal(usual: Pair, monkeypatch: pytest.MonkeyPatch) -> N
     end = reference.generate([prompt], images, max_new_tokens=8)[0][3]
     monkeypatch.setattr(model, "config", model.config.with_text(eos_token_id=end))
     lengths = []
-    for least in (0, 4, 12):
-        settings = {"max_new_tokens": 20, "min_new_tokens": least}
+    for minimum in (0, 4, 12):
+        settings = {"max_new_tokens": 20, "min_new_tokens": minimum}
         ours = generated(model, prompt, images, **settings)
-        # transformers goes on until the text has so many tokens, and only then may it end.
+        # As in transformers, a sequence may end only after this number of new tokens.
         assert ours == reference.generate([prompt], images, eos_token_id=end, **settings)[0]
         lengths.append(len(ours))
     assert lengths[0] < lengths[1] < lengths[2] or lengths[1] == lengths[2] == 20
@@ -202,7 +204,7 @@ def test_beams_of_a_batch_equal(
 
 
 def check_beams(pair: Pair, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Compare a search that comes upon ends at different lengths; leave these ends set, return the answers."""
+    """Compare searches whose beams end at different lengths; return the answers and leave the end ids set."""
     (reference, model), pairs = pair, split(pair[0])
     settings = {"max_new_tokens": 16, **settings}
     free = [reference.generate([prompt], images, eos_token_id=-1, **settings)[0] for prompt, images in pairs]
@@ -214,7 +216,7 @@ def check_beams(pair: Pair, settings: dict[str, float], monkeypatch: pytest.Monk
     return wanted
 
 
-FORMS = [
+FORMATS = [
     ("odd-grouped-gelu", write_original, "float16"),
     ("odd-grouped-gelu", write_llava, "bfloat16"),
     ("odd-grouped-gelu", write_llava_in_memory_names, "float32"),
@@ -224,8 +226,8 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("name, write, dtype", FORMS)
-def test_every_form_and_type_of_weights_gives_the_same_logits(
+@pytest.mark.parametrize("name, write, dtype", FORMATS)
+def test_every_format_and_dtype_of_weights_gives_the_same_logits(
     name: str, write: Callable[..., Path], dtype: str, pair_of: Callable[..., Pair], backend: str, tmp_path: Path
 ) -> None:
     reference, _ = pair_of(name)
@@ -236,12 +238,12 @@ def test_every_form_and_type_of_weights_gives_the_same_logits(
     np.testing.assert_allclose(logits_of(model, prompt, images), wanted, rtol=0, atol=TOLERANCE)
 
 
-def test_weights_held_as_float16_give_the_logits_of_rounded_weights(
+def test_float16_weights_give_the_logits_of_rounded_weights(
     pair_of: Callable[..., Pair], backend: str, tmp_path: Path
 ) -> None:
     reference, _ = pair_of("odd-grouped-gelu")
     path = write_llava(reference, tmp_path, "float16")
-    wide = {"kv_cache_dtype": "float32"} if backend == "kernels" else {}  # so that the weights alone are rounded
+    wide = {"kv_cache_dtype": "float32"} if backend == "kernels" else {}  # so that only the weights are rounded
     model = Share4V.from_pretrained(path, dtype="float16", **wide, **BACKENDS[backend])
     prompt, images = split(reference)[1]
     with reference.rounded(DTYPES["float16"]):
@@ -252,7 +254,7 @@ def test_weights_held_as_float16_give_the_logits_of_rounded_weights(
     assert generated(model, prompt, images, max_new_tokens=16) == wanted
 
 
-def test_what_save_pretrained_writes_gives_the_same_answers(usual: Pair, backend: str, tmp_path: Path) -> None:
+def test_a_saved_model_gives_the_same_logits(usual: Pair, backend: str, tmp_path: Path) -> None:
     reference, model = usual
     model.save_pretrained(tmp_path / "saved", max_shard_size="40KB")
     again = Share4V.from_pretrained(tmp_path / "saved", **BACKENDS[backend])

@@ -113,12 +113,12 @@ class Engine(Generic[RequestId]):
         >>> engine = Engine(model, batch_size=4)
         >>> for question in ("What is this?", "Why?"):
         ...     ids = processor(text=question)["input_ids"]
-        ...     engine.submit(Request(question, ids, GenerationSettings(max_new_tokens=4)))
+        ...     engine.submit(Request(question, ids, GenerationSettings(max_new_tokens=4, min_new_tokens=4)))
         >>> while len(engine):
         ...     for completion in engine.step():
-        ...         print(completion.request_id, len(completion.token_ids) <= 4)
-        What is this? True
-        Why? True
+        ...         print(completion.request_id, len(completion.token_ids))
+        What is this? 4
+        Why? 4
     """
 
     def __init__(self, model: GenerationMixin, batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Continuous batching: whoever sits beside it, and whenever it joins, a text gets what it gets alone."""
+"""Continuous batching: a sequence gets the same ids whenever it joins and whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pair = tuple[Reference, Share4V]
 
 
 def requests(reference: Reference, count: int, shared: int = 20) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Prompts that begin alike, of unequal length, most with an image and some with none or two."""
+    """Return prompts with a common prefix and different lengths, with 0 to 2 images."""
     begin, made = reference.text(shared), []
     for number in range(count):
         images = (1, 1, 0, 2)[number % 4]
@@ -27,12 +27,12 @@ def requests(reference: Reference, count: int, shared: int = 20) -> list[tuple[n
 
 
 def settings_of(number: int) -> GenerationSettings:
-    """Unequal lengths, and every third text is sampled."""
+    """Return settings of different lengths; every third one samples."""
     sampling = Sampling(do_sample=True, temperature=1.5, seed=number) if number % 3 == 2 else Sampling()
     return GenerationSettings(max_new_tokens=1 + 5 * number % 17, sampling=sampling)
 
 
-def alone(model: Share4V, inputs: tuple[np.ndarray, np.ndarray | None], settings: GenerationSettings) -> list[int]:
+def generate(model: Share4V, inputs: tuple[np.ndarray, np.ndarray | None], settings: GenerationSettings) -> list[int]:
     sampling = settings.sampling
     return model.generate(
         *inputs,
@@ -45,29 +45,27 @@ def alone(model: Share4V, inputs: tuple[np.ndarray, np.ndarray | None], settings
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_texts_that_come_and_go_get_what_they_get_alone(usual: Pair, tokenizer: Tokenizer, size: int) -> None:
+def test_sequences_that_join_and_leave_get_the_ids_of_generate(usual: Pair, tokenizer: Tokenizer, size: int) -> None:
     reference, model = usual
     model.tokenizer = tokenizer
     waiting = list(enumerate(requests(reference, 14)))
-    wanted = [alone(model, inputs, settings_of(number)) for number, inputs in waiting]
+    wanted = [generate(model, inputs, settings_of(number)) for number, inputs in waiting]
     batch, got, most = model.continuous_batch(size), {}, 0
     while waiting or len(batch):
-        joins = int(reference.rng.integers(size + 1)) if len(batch) else 1  # some step with room to spare
+        joins = int(reference.rng.integers(size + 1)) if len(batch) else 1  # so that some steps leave slots free
         for _ in range(min(joins, batch.free, len(waiting))):
             number, inputs = waiting.pop(0)
             batch.join(number, model.prepare_inputs(*inputs), settings_of(number))
         most = max(most, len(batch))
-        for finished in batch.step():
-            assert finished.request_id not in got
-            got[finished.request_id] = list(finished.token_ids)
-            assert finished.text == tokenizer.decode(finished.token_ids).strip()
+        for completion in batch.step():
+            assert completion.request_id not in got
+            got[completion.request_id] = list(completion.token_ids)
+            assert completion.text == tokenizer.decode(completion.token_ids).strip()
     assert [got[number] for number in range(14)] == wanted
     assert most == size
 
 
-def test_what_all_prompts_begin_with_is_computed_once(
-    usual: Pair, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_common_prefix_is_computed_once(usual: Pair, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, model = usual
     model.tokenizer = tokenizer
     asked = requests(reference, 6, shared=30)
@@ -89,32 +87,32 @@ def test_what_all_prompts_begin_with_is_computed_once(
     assert sum(computed) == (total - 5 * 30 if decoder.can_copy_prefix else total)
 
 
-def test_texts_go_on_while_a_long_prompt_is_taken_in(usual: Pair, tokenizer: Tokenizer) -> None:
+def test_sequences_continue_while_a_long_prompt_is_prefilled(usual: Pair, tokenizer: Tokenizer) -> None:
     reference, model = usual
     model.tokenizer = tokenizer
     batch = model.continuous_batch(2)
     short = model.prepare_inputs(np.array([reference.text(5)]))
-    # It begins with an image, so that it has nothing in common with others.
+    # It begins with an image, so that it has no prefix in common with the other one.
     long = model.prepare_inputs(np.array([[IMAGE, *reference.text(450)]]), reference.images(1))
     chunks = -(-int(long.lengths[0]) // batch._decoder.chunk)
     assert chunks > 1
     batch.join("short", short, GenerationSettings(max_new_tokens=20, min_new_tokens=20))
     batch.step()
     batch.join("long", long, GenerationSettings(max_new_tokens=2, min_new_tokens=2))
-    steps = {"short": 1, "long": 0}  # until each has ended
+    steps = {"short": 1, "long": 0}  # until each one ends
     while len(batch):
         running = {*batch.request_ids}
         steps |= {name: steps[name] + 1 for name in running}
         batch.step()
-    assert steps["short"] == 20  # a token at every step
+    assert steps["short"] == 20  # one token per step
     assert steps["long"] == (chunks + 1 if batch._decoder.skips_padding else 2)
 
 
-def test_stop_strings_and_forbidden_ids_are_each_texts_own(usual: Pair, tokenizer: Tokenizer) -> None:
+def test_stop_strings_and_forbidden_ids_belong_to_one_sequence(usual: Pair, tokenizer: Tokenizer) -> None:
     reference, model = usual
     model.tokenizer = tokenizer
     inputs, settings = requests(reference, 1)[0], GenerationSettings(max_new_tokens=12)
-    plain = alone(model, inputs, settings)
+    plain = generate(model, inputs, settings)
     stop = tokenizer.decode(plain[3:5])
     batch, got = model.continuous_batch(3), {}
     batch.join("plain", model.prepare_inputs(*inputs), settings)
@@ -123,26 +121,26 @@ def test_stop_strings_and_forbidden_ids_are_each_texts_own(usual: Pair, tokenize
         "without", model.prepare_inputs(*inputs), settings, forbidden=lambda ids: [plain[2]] if len(ids) == 2 else []
     )
     while len(batch):
-        got |= {finished.request_id: finished for finished in batch.step()}
+        got |= {completion.request_id: completion for completion in batch.step()}
     assert list(got["plain"].token_ids) == plain and got["plain"].finish_reason == "length"
     assert got["stopped"].finish_reason == "stop" and stop not in got["stopped"].text
     assert got["without"].token_ids[:2] == tuple(plain[:2]) and got["without"].token_ids[2] != plain[2]
 
 
-def test_the_shortest_length_holds_the_end_back(usual: Pair, tokenizer: Tokenizer) -> None:
+def test_min_new_tokens_delays_the_end(usual: Pair, tokenizer: Tokenizer) -> None:
     reference, model = usual
     model.tokenizer = tokenizer
     settings = GenerationSettings(max_new_tokens=30, min_new_tokens=30)
     inputs = requests(reference, 1)[0]
     batch = model.continuous_batch(1)
-    # Settings come from anywhere; what ends a text is the model's to say.
+    # Whatever the settings say, the end-of-text ids are the model's.
     batch.join(0, model.prepare_inputs(*inputs), replace(settings, eos_token_ids=(96,)))
     finished = [one for _ in range(30) for one in batch.step()]
     assert [len(one.token_ids) for one in finished] == [30]
-    assert list(finished[0].token_ids) == alone(model, inputs, settings)
+    assert list(finished[0].token_ids) == generate(model, inputs, settings)
 
 
-def test_a_text_that_cannot_join_is_refused(usual: Pair, tokenizer: Tokenizer) -> None:
+def test_a_sequence_that_cannot_join_is_refused(usual: Pair, tokenizer: Tokenizer) -> None:
     reference, model = usual
     model.tokenizer = tokenizer
     with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
@@ -152,5 +150,11 @@ def test_a_text_that_cannot_join_is_refused(usual: Pair, tokenizer: Tokenizer) -
     batch.join("first", prompts, GenerationSettings(max_new_tokens=4))
     with pytest.raises(ValueError, match="got 1, 0 free"):
         batch.join("second", prompts, GenerationSettings())
+    batch = model.continuous_batch(2)
+    batch.join("first", prompts, GenerationSettings())
+    with pytest.raises(ValueError, match="request 'first' is already in the batch"):
+        batch.join("first", prompts, GenerationSettings())
+    with pytest.raises(ValueError, match="no beam search: set num_beams=1, got 2"):
+        batch.join("beams", prompts, GenerationSettings(num_beams=2))
     with pytest.raises(ValueError, match="the model's context is 512"):
         model.prepare_inputs(np.array([reference.text(600)]))

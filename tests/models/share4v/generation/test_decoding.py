@@ -1,4 +1,4 @@
-"""Generation: how answers end, streams, stop strings, reuse of caches, and what is refused."""
+"""Generation: how answers end, reuse of caches, kinds of inputs, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_answer_ends_before_the_end_of_text_token(scripted_model: Share4V, sc
     assert [piece.seconds for piece in pieces] == sorted(piece.seconds for piece in pieces)
 
 
-def test_end_of_text_as_the_first_token_gives_nothing(scripted_model: Share4V, script: Callable) -> None:
+def test_end_of_text_as_the_first_token_gives_an_empty_answer(scripted_model: Share4V, script: Callable) -> None:
     language = script([])
     assert scripted_model.generate(prompt(3)) == [[]]
     assert language.decodes == []
@@ -51,11 +51,11 @@ def test_end_of_text_as_the_first_token_gives_nothing(scripted_model: Share4V, s
 def test_an_answer_ends_at_max_new_tokens(scripted_model: Share4V, script: Callable) -> None:
     language = script([7] * 40)
     assert scripted_model.generate(prompt(3), max_new_tokens=5) == [[7] * 5]
-    assert len(language.decodes) == 4  # nothing is computed behind the last token
+    assert len(language.decodes) == 4  # nothing is computed after the last token
     assert list(scripted_model.stream(prompt(3), max_new_tokens=5))[-1].finish_reason == "length"
 
 
-def test_min_new_tokens_puts_the_end_off(scripted_model: Share4V, script: Callable) -> None:
+def test_min_new_tokens_delays_the_end(scripted_model: Share4V, script: Callable) -> None:
     script([7])
     answer = scripted_model.generate(prompt(3), min_new_tokens=4, max_new_tokens=9)[0]
     assert len(answer) == 4 and answer[0] == 7
@@ -80,11 +80,11 @@ def test_a_prompt_that_fills_the_context_is_an_error_with_both_numbers(scripted_
         scripted_model.generate(ids, images)
 
 
-def test_texts_of_a_batch_end_by_themselves(scripted_model: Share4V, script: Callable) -> None:
+def test_sequences_of_a_batch_end_independently(scripted_model: Share4V, script: Callable) -> None:
     language = script([7, 8, 9, 10, 11], [], [12, 13])
     ids, mask = padded([[5] * 4, [5], [5] * 2], "left")
     assert scripted_model.generate(ids, attention_mask=mask, max_new_tokens=4) == [[7, 8, 9, 10], [], [12, 13]]
-    # A text that is done takes no further part: it stands at no position.
+    # A sequence that has ended is at position -1, which is skipped.
     assert [positions[:3].tolist() for _, positions in language.decodes] == [[4, -1, 2], [5, -1, 3], [6, -1, -1]]
     reasons = {piece.index: piece.finish_reason for piece in scripted_model.stream(ids, attention_mask=mask)}
     assert reasons == {0: "eos", 1: "eos", 2: "eos"}
@@ -98,7 +98,7 @@ def generated(model: Share4V, ids: list[int], images: np.ndarray | None = None, 
 
 
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1])
-def test_prompts_around_a_chunk_equal_transformers(small: Pair, length: int) -> None:
+def test_prompts_of_about_one_chunk_equal_transformers(small: Pair, length: int) -> None:
     reference, model = small
     ids = reference.text(length)
     images = reference.images(0)
@@ -106,7 +106,7 @@ def test_prompts_around_a_chunk_equal_transformers(small: Pair, length: int) -> 
 
 
 def watch_prefill(model: Share4V, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
-    """Return a list that will hold (tokens computed, bits of the logits) of every prefill step."""
+    """Return a list that receives (number of computed tokens, bits of the logits) for every prefill step."""
     decoder, steps = type(model.language_model.new_cached(1, CHUNK)), []
     prefill = decoder.prefill
 
@@ -119,9 +119,7 @@ def watch_prefill(model: Share4V, monkeypatch: pytest.MonkeyPatch) -> list[tuple
     return steps
 
 
-def test_a_cache_that_is_asked_again_gives_the_same_bits_for_less_work(
-    small: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reused_cache_gives_the_same_bits_with_less_work(small: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, model = small
     image, other = reference.images(1), reference.images(1)
     start = [1, IMAGE, *reference.text(140)]
@@ -134,20 +132,20 @@ def test_a_cache_that_is_asked_again_gives_the_same_bits_for_less_work(
         answers.append(generated(model, question, pixels, past_key_values=cache, max_new_tokens=6))
         work.append(sum(tokens for tokens, _ in steps))
         bits.append(steps[-1][1])
-    # Two chunks of the second are known, one of the third; another image, so nothing; the first again; all known.
+    # Cached: two chunks of the second prompt, one of the third; none with another image or after it; then all chunks.
     lengths = [len(reference.expand(question)) for question in questions]
     assert lengths == [154, 215, 163]
     assert work == [154, 215 - 2 * CHUNK, 163 - CHUNK, 154, 154, 154 - 2 * CHUNK]
     fresh = model.new_cache(1, 256)
     for (question, pixels), answer, end in zip(asked, answers, bits, strict=True):
         steps.clear()
-        fresh.begin()  # forgets what the question before has left
+        fresh.begin()  # discards the previous question
         assert generated(model, question, pixels, past_key_values=fresh, max_new_tokens=6) == answer
         assert sum(tokens for tokens, _ in steps) == len(reference.expand(question))
         assert steps[-1][1] == end
 
 
-def test_the_model_reuses_what_it_asked_itself_last(small: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pool_of_the_model_reuses_the_last_prompt(small: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, model = small
     ids, steps = reference.text(150), watch_prefill(model, monkeypatch)
 
@@ -157,7 +155,7 @@ def test_the_model_reuses_what_it_asked_itself_last(small: Pair, monkeypatch: py
     first = generated(model, ids, max_new_tokens=5)
     assert work() == 150
     assert generated(model, ids, max_new_tokens=5) == first and work() == 150 + 22
-    model.forget_values()  # as after training: nothing computed before may be used
+    model.forget_values()  # as after training: earlier results must not be used
     assert generated(model, ids, max_new_tokens=5) == first and work() == 150 + 22 + 150
 
 
@@ -174,8 +172,8 @@ def test_one_cache_serves_batches_of_different_sizes(small: Pair) -> None:
     assert model.generate(ids[:2], attention_mask=mask[:2], num_beams=1, **settings) == alone[:2]
 
 
-def test_a_dropped_cache_takes_its_graphs_with_it(small_cells: Pair) -> None:
-    """MindSpore keeps what mindspore.jit compiles for ever, the cache's memory included; ours must not be among it."""
+def test_a_deleted_cache_frees_its_graphs(small_cells: Pair) -> None:
+    """MindSpore never frees what mindspore.jit compiles, including the memory of a cache; our graphs must be freed."""
     from mindspore.common.api import ms_compile_cache
 
     reference, model = small_cells
@@ -190,7 +188,7 @@ def test_a_dropped_cache_takes_its_graphs_with_it(small_cells: Pair) -> None:
     assert [graph() for graph in graphs] == [None, None, None]
 
 
-def test_broken_weights_are_an_error_that_leaves_a_cache_whole(small_cells: Pair) -> None:
+def test_weights_that_are_not_finite_raise_an_error_and_the_cache_stays_usable(small_cells: Pair) -> None:
     reference, model = small_cells
     prompt, settings = reference.text(70), {"past_key_values": model.new_cache(1, 128), "max_new_tokens": 4}
     weight = model.language_model.model.layers[0].self_attn.v_proj.weight
@@ -200,12 +198,12 @@ def test_broken_weights_are_an_error_that_leaves_a_cache_whole(small_cells: Pair
     with pytest.raises(FloatingPointError, match="logits are not finite numbers"):
         generated(model, prompt, **settings)
     ops.assign(weight, Tensor(before))
-    # Slots behind this prompt's end held what is not a number; 0 times that is none either.
+    # Positions after the end of this prompt held NaNs, and masked attention multiplies them by 0, which is NaN.
     assert generated(model, prompt[:5], **settings) == wanted
 
 
-def test_weights_that_were_replaced_count_after_forget(small_cells: Pair) -> None:
-    """MindSpore 2.7's graphs keep reading a replaced parameter's old memory."""
+def test_replaced_weights_are_used_after_reset_caches(small_cells: Pair) -> None:
+    """Graphs of MindSpore 2.7 still read the old memory of a parameter that was replaced."""
     reference, model = small_cells
     prompt, images = [*reference.text(70), IMAGE], reference.images(1)
     settings = {"past_key_values": model.new_cache(1, 128), "max_new_tokens": 8}
@@ -223,17 +221,17 @@ def test_weights_that_were_replaced_count_after_forget(small_cells: Pair) -> Non
     assert answers[0] == answers[2] != answers[1]
 
 
-def test_generating_leaves_the_parameters_names_alone(small_cells: Pair) -> None:
+def test_generation_does_not_rename_parameters(small_cells: Pair) -> None:
     reference, model = small_cells
     generated(model, [1, IMAGE], reference.images(1), max_new_tokens=2)
     model.vision_tower(Tensor(reference.images(1)))
     assert all(name == parameter.name for name, parameter in model.parameters_and_names())
 
 
-# Other ways to ask
+# Kinds of inputs
 
 
-def test_embeddings_instead_of_ids_give_the_same(small: Pair) -> None:
+def test_embeddings_give_the_same_answer_as_ids(small: Pair) -> None:
     reference, model = small
     ids = [*reference.text(20), IMAGE, *reference.text(20)]
     images = reference.images(1)
@@ -249,7 +247,7 @@ def test_embeddings_instead_of_ids_give_the_same(small: Pair) -> None:
     assert model.generate(inputs_embeds=embeds.asnumpy(), max_new_tokens=10) == [wanted]
 
 
-def test_placeholders_written_out_as_transformers_does_give_the_same(small: Pair) -> None:
+def test_one_placeholder_per_patch_as_in_transformers_gives_the_same_answer(small: Pair) -> None:
     reference, model = small
     short = [*reference.text(5), IMAGE, *reference.text(2), IMAGE]
     patches = reference.num_image_tokens
@@ -258,7 +256,7 @@ def test_placeholders_written_out_as_transformers_does_give_the_same(small: Pair
     assert generated(model, written, images, max_new_tokens=10) == generated(model, short, images, max_new_tokens=10)
 
 
-def test_a_tensor_a_list_and_an_array_are_all_inputs(small: Pair) -> None:
+def test_inputs_may_be_tensors_lists_or_arrays(small: Pair) -> None:
     reference, model = small
     ids, images = [[1, 5, IMAGE, 9]], reference.images(1)
     wanted = model.generate(np.array(ids), images, max_new_tokens=4)
@@ -266,7 +264,7 @@ def test_a_tensor_a_list_and_an_array_are_all_inputs(small: Pair) -> None:
     assert model.generate(Tensor(ids), Tensor(images), attention_mask=[[1, 1, 1, 1]], max_new_tokens=4) == wanted
 
 
-def test_a_text_draws_in_a_batch_what_it_draws_alone(small: Pair) -> None:
+def test_a_sampled_sequence_is_the_same_in_a_batch_and_by_itself(small: Pair) -> None:
     reference, model = small
     texts = [reference.text(length) for length in (12, 5, 9)]
     settings = {"do_sample": True, "temperature": 1.5, "top_k": 20, "top_p": 0.95, "max_new_tokens": 12}
@@ -279,7 +277,7 @@ def test_a_text_draws_in_a_batch_what_it_draws_alone(small: Pair) -> None:
     assert [generated(model, text, do_sample=True, temperature=0, max_new_tokens=12) for text in texts] == greedy
 
 
-# What is refused
+# Invalid arguments
 
 
 def refused(model: Share4V, message: str, error: type = ValueError, **arguments: object) -> None:
@@ -287,7 +285,7 @@ def refused(model: Share4V, message: str, error: type = ValueError, **arguments:
         model.generate(**{"input_ids": np.array([[1, 5]]), **arguments})
 
 
-def test_inputs_that_do_not_fit_are_refused_with_what_was_got_and_expected(small: Pair) -> None:
+def test_errors_of_invalid_inputs_say_what_was_received_and_expected(small: Pair) -> None:
     reference, model = small
     image = reference.images(1)
     refused(model, "id 97; the vocabulary goes from 0 to 96", input_ids=np.array([[1, 97]]))
@@ -313,7 +311,7 @@ def test_inputs_that_do_not_fit_are_refused_with_what_was_got_and_expected(small
     refused(model, r"input_ids must be \[batch, length\]", input_ids=np.array([1, 5]))
 
 
-def test_settings_that_do_not_fit_are_refused_by_name(small: Pair, pair_of: Callable[..., Pair]) -> None:
+def test_errors_of_invalid_settings_name_them(small: Pair, pair_of: Callable[..., Pair]) -> None:
     _, model = small
     refused(model, "max_new_tokens must be an integer of at least 1, got 0", max_new_tokens=0)
     refused(model, r"min_new_tokens \(9\) must not exceed max_new_tokens \(3\)", max_new_tokens=3, min_new_tokens=9)

@@ -1,4 +1,4 @@
-"""What a model remembers: names of prompts, what may be used again, the pool of caches, image features."""
+"""KV caches: hashes of prompt chunks, reuse of prefixes, and the pool of caches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ A, B = b"a" * 16, b"b" * 16
 
 
 class Model:
-    """Makes decoders that do nothing."""
+    """A language model whose decoders do nothing."""
 
     def new_cached(self, batch_size: int, capacity: int) -> object:
         return object()
@@ -26,30 +26,30 @@ def names(ids: np.ndarray, images: np.ndarray | None = None, digests: tuple[byte
     return prompt_signature(np.asarray(ids), shown, list(digests), tag)
 
 
-def test_names_agree_up_to_the_chunk_in_which_prompts_differ() -> None:
+def test_chunk_hashes_are_equal_up_to_the_chunk_in_which_prompts_differ() -> None:
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 1000, LENGTH)
     whole = names(ids)
     assert len(whole) == 4 and len(set(whole)) == 4
-    for place in (0, 1, CHUNK - 1, CHUNK, 2 * CHUNK + 7, LENGTH - 1):
+    for position in (0, 1, CHUNK - 1, CHUNK, 2 * CHUNK + 7, LENGTH - 1):
         other = ids.copy()
-        other[place] += 1
+        other[position] += 1
         agrees = [one == two for one, two in zip(whole, names(other), strict=True)]
-        assert agrees == [(number + 1) * CHUNK <= place for number in range(4)]
+        assert agrees == [(number + 1) * CHUNK <= position for number in range(4)]
 
 
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1])
-def test_only_whole_chunks_have_names(length: int) -> None:
+def test_only_complete_chunks_are_hashed(length: int) -> None:
     ids = np.arange(LENGTH)
     assert names(ids[:length]) == names(ids)[: length // CHUNK]
 
 
-def test_names_tell_pictures_their_places_and_the_weights_apart() -> None:
+def test_hashes_depend_on_images_their_positions_and_the_weights() -> None:
     ids = np.full(2 * CHUNK, 5)
     images = np.full(2 * CHUNK, -1)
     images[3:20], images[30:47] = 0, 1
     variants = {
-        "text alone": names(ids),
+        "text only": names(ids),
         "a, b": names(ids, images, (A, B)),
         "b, a": names(ids, images, (B, A)),
         "a, a": names(ids, images, (A, A)),
@@ -58,12 +58,12 @@ def test_names_tell_pictures_their_places_and_the_weights_apart() -> None:
     }
     assert len({tuple(chunks) for chunks in variants.values()}) == len(variants)
     at_images = np.where(images < 0, ids, 77)
-    assert names(at_images, images, (A, B)) == variants["a, b"]  # what stands at an image's place says nothing
+    assert names(at_images, images, (A, B)) == variants["a, b"]  # ids at image positions are ignored
     renumbered = np.where(images < 0, -1, 1 - images)
-    assert names(ids, renumbered, (B, A)) == variants["a, b"]  # nor does its number in the batch
+    assert names(ids, renumbered, (B, A)) == variants["a, b"]  # the index of an image in the batch is ignored
 
 
-def test_reuse_leaves_a_token_to_compute() -> None:
+def test_reuse_leaves_at_least_one_token_to_compute() -> None:
     cache = KVCache(Model(), batch_size=2, capacity=LENGTH)
     ids = np.arange(LENGTH)
     assert cache.common_prefix(0, names(ids), LENGTH) == 0
@@ -72,7 +72,7 @@ def test_reuse_leaves_a_token_to_compute() -> None:
         length: cache.common_prefix(0, names(ids[:length]), length) for length in (5, 64, 65, 128, 129, 192, 193, 255)
     }
     assert reuse == {5: 0, 64: 0, 65: 64, 128: 64, 129: 128, 192: 128, 193: 192, 255: 192}
-    assert cache.common_prefix(1, names(ids), LENGTH) == 0  # another text of the batch
+    assert cache.common_prefix(1, names(ids), LENGTH) == 0  # another row of the batch
     other = ids.copy()
     other[CHUNK] += 1
     assert cache.common_prefix(0, names(other), LENGTH) == CHUNK
@@ -80,17 +80,17 @@ def test_reuse_leaves_a_token_to_compute() -> None:
     assert cache.common_prefix(0, names(ids), LENGTH) == 0
 
 
-def test_a_generation_notices_that_another_has_begun() -> None:
+def test_a_generation_notices_that_another_one_has_started() -> None:
     cache = KVCache(Model(), batch_size=1, capacity=LENGTH)
     first = cache.begin()
     cache.check(first)
     second = cache.begin()
-    with pytest.raises(RuntimeError, match=r"given to another call .*\(model.new_cache\(\)"):
+    with pytest.raises(RuntimeError, match=r"passed to another call .*\(model.new_cache\(\)"):
         cache.check(first)
     cache.check(second)
 
 
-def test_the_pool_lends_rounded_sizes_and_never_one_cache_twice() -> None:
+def test_the_pool_rounds_sizes_up_and_never_lends_a_cache_twice() -> None:
     made: list[tuple[int, int]] = []
 
     def make(batch_size: int, capacity: int) -> KVCache:
@@ -109,7 +109,7 @@ def test_the_pool_lends_rounded_sizes_and_never_one_cache_twice() -> None:
     assert made == [(4, 256), (4, 256), (1, 1000), (1, 70)]
 
 
-def test_the_pool_keeps_the_last_few_and_lets_the_others_go() -> None:
+def test_the_pool_keeps_only_the_most_recent_caches() -> None:
     pool = CachePool(lambda batch_size, capacity: KVCache(Model(), batch_size, capacity), keep=2)
     caches = []
     for batch_size in (1, 2, 4):
@@ -122,7 +122,7 @@ def test_the_pool_keeps_the_last_few_and_lets_the_others_go() -> None:
         assert kept is caches[1]()
 
 
-def test_a_cache_in_which_something_went_wrong_is_not_used_again() -> None:
+def test_a_cache_is_not_reused_after_an_error() -> None:
     pool = CachePool(lambda batch_size, capacity: KVCache(Model(), batch_size, capacity))
     with pytest.raises(KeyError), pool.lease(1, 10, limit=1000) as first:
         raise KeyError
@@ -130,7 +130,7 @@ def test_a_cache_in_which_something_went_wrong_is_not_used_again() -> None:
         assert second is not first
 
 
-def test_a_cache_comes_back_to_the_pool_when_nobody_reads_on() -> None:
+def test_the_cache_of_an_abandoned_stream_returns_to_the_pool() -> None:
     pool = CachePool(lambda batch_size, capacity: KVCache(Model(), batch_size, capacity))
     with pytest.raises(GeneratorExit), pool.lease(1, 10, limit=1000) as first:
         raise GeneratorExit

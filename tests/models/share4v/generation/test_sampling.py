@@ -1,4 +1,4 @@
-"""Choosing tokens: each rule against transformers' own processors and warpers, and draws against probabilities."""
+"""Sampling: each rule against transformers' processors and warpers, and sampled tokens against probabilities."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ VOCABULARY = 60
 
 
 def random_logits(seed: int) -> np.ndarray:
-    """Logits of all scales; every third set has ties."""
+    """Return logits of various scales; every third seed gives ties."""
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal(VOCABULARY) * rng.choice([0.1, 1, 10])
     return (np.round(logits, 1) if seed % 3 == 0 else logits).astype(np.float32)
 
 
-def theirs(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """The probabilities that transformers would draw from."""
+def expected_probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """Return the probabilities from which transformers samples."""
     warpers = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))
@@ -50,17 +50,17 @@ def test_warping_equals_transformers(temperature: float, top_k: int, top_p: floa
     sampling = Sampling(True, temperature, top_k, top_p)
     for seed in range(12):
         logits = random_logits(seed)
-        ours, wanted = warp(logits, sampling), theirs(logits, sampling)
-        # Of tokens of equal probability top_p keeps any: the order in which they are sorted says which.
+        ours, wanted = warp(logits, sampling), expected_probabilities(logits, sampling)
+        # Among tokens of equal probability, the sort order decides which ones top_p keeps.
         np.testing.assert_allclose(np.sort(ours), np.sort(wanted), rtol=1e-6, atol=1e-12)
         if len(np.unique(logits)) == VOCABULARY:
             np.testing.assert_allclose(ours, wanted, rtol=1e-6, atol=1e-12)
 
 
-def test_top_k_keeps_every_token_that_ties_with_the_last() -> None:
+def test_top_k_keeps_all_tokens_that_tie_with_the_kth() -> None:
     logits = np.array([3, 1, 2, 2, 2, 0], np.float32)
     assert np.flatnonzero(warp(logits, Sampling(True, top_k=2))).tolist() == [0, 2, 3, 4]
-    assert np.flatnonzero(theirs(logits, Sampling(True, top_k=2))).tolist() == [0, 2, 3, 4]
+    assert np.flatnonzero(expected_probabilities(logits, Sampling(True, top_k=2))).tolist() == [0, 2, 3, 4]
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3, 5.0])
@@ -72,7 +72,7 @@ def test_repetition_penalty_equals_transformers(penalty: float) -> None:
         np.testing.assert_allclose(penalize_repetition(logits, seen, penalty), wanted[0].numpy(), rtol=1e-6)
 
 
-def test_repetition_penalty_leaves_placeholders_and_its_input_alone() -> None:
+def test_repetition_penalty_ignores_placeholders_and_does_not_change_its_input() -> None:
     logits = np.array([1.0, -1.0, 2.0], np.float32)
     penalised = penalize_repetition(logits, np.array([-200, -1, 0, 1, 1, 3, 32000]), 2.0)
     assert penalised.tolist() == [0.5, -2.0, 2.0]
@@ -85,7 +85,7 @@ def test_softmax_and_its_logarithm_equal_torch() -> None:
     np.testing.assert_allclose(log_softmax(logits), torch.log_softmax(torch.tensor(logits), -1).numpy(), atol=1e-9)
 
 
-def test_banned_tokens_are_not_chosen_and_the_penalty_counts_before() -> None:
+def test_banned_tokens_are_not_chosen_and_the_penalty_is_applied_first() -> None:
     logits = np.array([5.0, 4.0, 3.0], np.float32)
     assert Sampler(Sampling()).choose(logits, np.array([], np.int64)) == 0
     assert Sampler(Sampling()).choose(logits, np.array([], np.int64), banned=(0,)) == 1
@@ -100,7 +100,7 @@ def draw(logits: np.ndarray, sampling: Sampling, count: int) -> list[int]:
     return [sampler.choose(logits, nothing) for _ in range(count)]
 
 
-def test_a_seed_gives_the_same_draws_again() -> None:
+def test_the_same_seed_gives_the_same_tokens() -> None:
     logits = random_logits(1)
     first = draw(logits, Sampling(True, 2.0, seed=5), 50)
     assert first == draw(logits, Sampling(True, 2.0, seed=5), 50)
@@ -109,21 +109,21 @@ def test_a_seed_gives_the_same_draws_again() -> None:
 
 
 @pytest.mark.parametrize("greedy", [Sampling(), Sampling(True, temperature=0), Sampling(False, 9.0, 3, 0.5, seed=1)])
-def test_greedy_takes_the_first_of_the_most_probable(greedy: Sampling) -> None:
+def test_greedy_decoding_chooses_the_first_of_the_most_probable_tokens(greedy: Sampling) -> None:
     assert draw(np.array([0, 7, 1, 7], np.float32), greedy, 5) == [1] * 5
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.8}], ids=str)
-def test_draws_follow_the_probabilities(settings: dict[str, float]) -> None:
+def test_sampled_tokens_follow_the_probabilities(settings: dict[str, float]) -> None:
     sampling = Sampling(True, seed=3, **settings)
     logits = random_logits(4)[:12] / 2
-    probabilities, count = theirs(logits, sampling), 4000
+    probabilities, count = expected_probabilities(logits, sampling), 4000
     seen = np.bincount(draw(logits, sampling, count), minlength=len(logits))
     kept = probabilities > 0
     assert seen[~kept].sum() == 0
     expected = probabilities[kept] * count
     statistic = ((seen[kept] - expected) ** 2 / expected).sum()
-    # Chi-square with k - 1 degrees of freedom has mean k - 1 and deviation sqrt(2 (k - 1)).
+    # Chi-square with k - 1 degrees of freedom has mean k - 1 and standard deviation sqrt(2 (k - 1)).
     degrees = kept.sum() - 1
     assert degrees > 2 and statistic < degrees + 4 * np.sqrt(2 * degrees)
 
@@ -137,11 +137,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("name, value", [(name, value) for name, values in BAD.items() for value in values])
-def test_a_value_out_of_range_is_named(name: str, value: float) -> None:
+def test_the_error_names_a_setting_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be .*, got"):
         Sampling(True, **{name: value})
 
 
-def test_a_very_small_temperature_is_as_good_as_greedy() -> None:
+def test_a_very_small_temperature_equals_greedy_decoding() -> None:
     logits = random_logits(1)
     assert set(draw(logits, Sampling(True, 1e-320), 5)) == {int(logits.argmax())}

@@ -1,4 +1,4 @@
-"""The captioner on sharegpt4v-tiny: what it makes of a stream of inputs is what the pipeline makes of each."""
+"""The captioner on sharegpt4v-tiny: the caption of each input of a stream is the one that the pipeline gives."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def tiny() -> ImageToTextPipeline:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("captioner") / "photos"
-    write_folder(place, 12, broken=True, twins=4)
-    return place
+    path = tmp_path_factory.mktemp("captioner") / "photos"
+    write_folder(path, 12, broken=True, twins=4)
+    return path
 
 
 def tasks_of(items: Iterator[Item], *prompts: str) -> list[Task]:
@@ -49,7 +49,7 @@ def captioned(tiny: ImageToTextPipeline, tasks: list[Task], **settings: object) 
     return {record.number: record for record in records}
 
 
-def test_every_caption_is_what_the_pipeline_gives_alone(tiny: ImageToTextPipeline, folder: Path) -> None:
+def test_every_caption_equals_the_answer_of_the_pipeline(tiny: ImageToTextPipeline, folder: Path) -> None:
     tasks = tasks_of(list_inputs([str(folder)]), tiny.template().question)
     records = captioned(tiny, tasks)
     failed = [record for record in records.values() if record.error is not None]
@@ -58,9 +58,9 @@ def test_every_caption_is_what_the_pipeline_gives_alone(tiny: ImageToTextPipelin
     for task in tasks:
         record = records[task.item.number]
         if record.error is None:
-            alone = tiny.answer([tiny.template().question], [[task.item.path]], {})[0]
-            assert record.captions == (alone.text,)
-            assert record.tokens == (len(alone.token_ids),) and record.finish_reasons == (alone.finish_reason,)
+            answer = tiny.answer([tiny.template().question], [[task.item.path]], {})[0]
+            assert record.captions == (answer.text,)
+            assert record.tokens == (len(answer.token_ids),) and record.finish_reasons == (answer.finish_reason,)
             assert (record.width, record.height) == (64, 64) and len(record.sha256 or "") == 64
 
 
@@ -80,8 +80,8 @@ def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: 
     assert len(joined) == 1 and len(first) == 1 and first == again
 
 
-def test_captions_do_not_depend_on_batch_or_company(tiny: ImageToTextPipeline, folder: Path) -> None:
-    """Sampled ones neither: a picture and a question decide the seed."""
+def test_captions_do_not_depend_on_the_batch(tiny: ImageToTextPipeline, folder: Path) -> None:
+    """Sampled ones do not either, because picture and question determine the seed."""
     tasks = tasks_of(list_inputs([str(folder)]), "Describe this image", "Describe this image")
     generation = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 24}
     many = captioned(tiny, tasks, batch_size=7, generation=generation, seed=3)
@@ -91,7 +91,7 @@ def test_captions_do_not_depend_on_batch_or_company(tiny: ImageToTextPipeline, f
         assert record.captions == many[number].captions
     good = [number for number, record in few.items() if record.captions]
     assert any(few[number].captions != other[number].captions for number in good)
-    assert any(len(set(many[number].captions)) == 2 for number in good)  # asked twice, drawn twice
+    assert any(len(set(many[number].captions)) == 2 for number in good)  # asked twice, sampled twice
 
 
 def test_forced_beginning_forbidden_and_required_words(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_forced_beginning_forbidden_and_required_words(tiny: ImageToTextPipeline
     for number, record in wanting.items():
         assert "required word missing: zebra" in record.notes
         assert any(note.startswith("attempt ") and "of 2" in note for note in record.notes)
-        assert record.captions == plain[number].captions  # the first of equals
+        assert record.captions == plain[number].captions  # the first of equally good attempts
 
 
-def test_a_prompt_that_fills_the_context_is_a_failure_of_that_input_alone(
+def test_a_prompt_that_fills_the_context_fails_only_its_input(
     tiny: ImageToTextPipeline, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -126,7 +126,7 @@ def test_a_prompt_that_fills_the_context_is_a_failure_of_that_input_alone(
     assert records[0].captions and records[2].captions
 
 
-def test_styles_bring_their_rules(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+def test_the_rules_of_a_style_are_applied(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encoded(scene(1)))
     item = next(list_inputs([str(tmp_path)]))
     question = PromptPlan.from_options(styles=["one-sentence"]).questions(item)[0]
@@ -158,10 +158,10 @@ def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_few_rounds")
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_twins_do_not_wait_for_a_caption_whose_input_failed(
+def test_equal_inputs_get_their_caption_although_the_first_of_them_failed(
     tiny: ImageToTextPipeline, tmp_path: Path, batch_size: int
 ) -> None:
-    """The first two inputs fail by their second prompt while their first caption is to be made again."""
+    """The first two inputs fail because of their second prompt, while their first caption is retried."""
     question = "Describe this image"
     items = equal_items(tmp_path, 5)
     seconds = [OVERFULL, OVERFULL, "What is it?", "What is it?", question]
@@ -170,13 +170,13 @@ def test_twins_do_not_wait_for_a_caption_whose_input_failed(
     records = captioned(tiny, tasks, **settings)
     assert all("the model's context" in (records[number].error or "") for number in (0, 1))
     for number in (2, 3, 4):
-        alone = captioned(tiny, [tasks[number]], **settings)[number]
-        assert records[number].captions == alone.captions and len(alone.captions) == 2
-        assert records[number].notes == alone.notes
+        expected = captioned(tiny, [tasks[number]], **settings)[number]
+        assert records[number].captions == expected.captions and len(expected.captions) == 2
+        assert records[number].notes == expected.notes
 
 
 @pytest.mark.usefixtures("_few_rounds")
-def test_a_caption_follows_its_style_when_the_input_that_it_was_made_for_failed(
+def test_a_caption_follows_its_style_although_the_first_input_that_needed_it_failed(
     tiny: ImageToTextPipeline, tmp_path: Path
 ) -> None:
     question, style = "Describe this image", "one-sentence"
@@ -190,10 +190,10 @@ def test_a_caption_follows_its_style_when_the_input_that_it_was_made_for_failed(
     assert records[1].captions[0].count(".") == 1
 
 
-def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
+def test_gaps_in_the_numbers_of_tasks_do_not_reduce_the_batch(
     tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a few failures are tried again. That the oldest input holds up too many later ones is still told."""
+    """As if a few failures are retried. The limit on inputs after the oldest incomplete one still holds."""
     for number in range(12):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
     items = list(list_inputs([str(tmp_path)]))
@@ -202,7 +202,7 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
     monkeypatch.setattr(batch, "step", lambda self: sizes.append(len(self)) or step(self))
     monkeypatch.setattr(
         Prefetcher, "ready", property(lambda self: not self.exhausted)
-    )  # the threads' pace must not matter
+    )  # independent of the threads
 
     def sizes_with(gap: int) -> list[int]:
         sizes.clear()
@@ -220,12 +220,12 @@ def test_tasks_with_gaps_in_their_numbers_fill_the_batch(
 def test_pictures_are_encoded_eight_at_a_time_and_equal_ones_once(
     tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
-    """With several questions about each, and with those that cannot be read among them."""
+    """Also with several questions about each picture, and with unreadable pictures between them."""
     write_folder(tmp_path / "photos", 24, broken=True, twins=4)
     features, runs = tiny.model._features, []
     encode = features._encode
     monkeypatch.setattr(features, "_encode", lambda pixels: runs.append(len(pixels)) or encode(pixels))
-    monkeypatch.setattr(Prefetcher, "ready", property(lambda self: not self.exhausted))  # whatever the threads' pace
+    monkeypatch.setattr(Prefetcher, "ready", property(lambda self: not self.exhausted))  # independent of the threads
     tiny.model.forget_values()
     tasks = tasks_of(list_inputs([str(tmp_path / "photos")]), "Describe this image", "What is there?")
     records = captioned(tiny, tasks, batch_size=batch_size)
@@ -234,10 +234,10 @@ def test_pictures_are_encoded_eight_at_a_time_and_equal_ones_once(
     assert runs == [8, 8, 8]
 
 
-def test_pixels_that_the_model_refuses_fail_their_own_picture(
+def test_invalid_pixels_fail_only_their_picture(
     tiny: ImageToTextPipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many they were to be encoded with."""
+    """Although several pictures are encoded together."""
     processor, tasks = tiny.processor.image_processor, tasks_of(list_inputs([str(folder)]), "Describe this image")
     wanted = captioned(tiny, tasks)
     preprocess, bad = type(processor).__call__, encoded(scene(5))
@@ -256,8 +256,8 @@ def test_pixels_that_the_model_refuses_fail_their_own_picture(
     assert [records[number].captions for number in others] == [wanted[number].captions for number in others]
 
 
-def test_a_question_that_cannot_be_written_fails_its_own_input(tiny: ImageToTextPipeline, folder: Path) -> None:
-    """As `{filename}` may be, where a name's bytes are no UTF-8."""
+def test_a_question_that_cannot_be_encoded_fails_only_its_input(tiny: ImageToTextPipeline, folder: Path) -> None:
+    """Such as `{filename}` if the name is not valid UTF-8."""
     first, second, *_ = (item for item in list_inputs([str(folder)]) if "bad-" not in item.source)
     asked = Task(first, ("What is caf\udce9?",), (None,)), Task(second, ("What is there?",), (None,))
     records = captioned(tiny, list(asked))
@@ -265,10 +265,10 @@ def test_a_question_that_cannot_be_written_fails_its_own_input(tiny: ImageToText
     assert records[second.number].captions
 
 
-def test_many_that_cannot_be_read_are_told_as_they_come(
+def test_failures_are_reported_as_they_occur(
     tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A journal that waits for a thousand failures would lose them to a crash."""
+    """If a thousand of them waited in memory for the journal, a crash would lose them."""
     for number in range(300):
         (tmp_path / f"{number:03d}.png").write_bytes(b"")
     monkeypatch.setattr(Prefetcher, "ready", property(lambda self: not self.exhausted))
@@ -280,7 +280,7 @@ def test_many_that_cannot_be_read_are_told_as_they_come(
     assert len(list(records)) == 299
 
 
-def test_equal_pictures_that_wait_for_a_caption_are_held_once(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
+def test_equal_pictures_that_wait_for_a_caption_share_their_pixels(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(3)))
     tasks = tasks_of(list_inputs([str(tmp_path)]), "What is there?")
@@ -316,7 +316,7 @@ def test_seconds_count_from_the_first_caption_of_an_input(tiny: ImageToTextPipel
     assert records[1].seconds == records[2].seconds == 0  # copied from the first
 
 
-def test_a_style_and_settings_that_contradict_each_other_are_told_at_once(tmp_path: Path) -> None:
+def test_a_style_that_contradicts_the_settings_is_an_error_before_the_job_starts(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(scene(3)))
     plan = PromptPlan.from_options(styles=("default", "one-sentence"))
     tokens = CaptioningSettings(generation={"min_new_tokens": 100})
