@@ -95,9 +95,9 @@ def test_results_equal_generate_for_every_order_of_admission(pair: Pair, batch_s
     made = requests(reference, 12)
     expected = [generate(model, request) for request in made]
     random = np.random.default_rng(batch_size)
+    engine: Engine[int] = Engine(model, batch_size)
     for _ in range(3):
         waiting = [fresh(made[number]) for number in random.permutation(len(made))]
-        engine: Engine[int] = Engine(model, batch_size)
         completions: dict[int, Completion[int]] = {}
         while waiting or len(engine):
             for _ in range(min(len(waiting), int(random.integers(4)))):

@@ -113,9 +113,7 @@ def test_forced_beginning_forbidden_and_required_words(tiny: ImageToTextPipeline
         assert record.captions == plain[number].captions  # the first of equally good attempts
 
 
-def test_a_prompt_that_fills_the_context_fails_only_its_input(
-    tiny: ImageToTextPipeline, tmp_path: Path
-) -> None:
+def test_a_prompt_that_fills_the_context_fails_only_its_input(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(number)))
     items = list(list_inputs([str(tmp_path)]))
@@ -200,9 +198,7 @@ def test_gaps_in_the_numbers_of_tasks_do_not_reduce_the_batch(
     batch, sizes = type(tiny.model.continuous_batch(1)), []
     step = batch.step
     monkeypatch.setattr(batch, "step", lambda self: sizes.append(len(self)) or step(self))
-    monkeypatch.setattr(
-        Prefetcher, "ready", property(lambda self: not self.exhausted)
-    )  # independent of the threads
+    monkeypatch.setattr(Prefetcher, "ready", property(lambda self: not self.exhausted))  # independent of the threads
 
     def sizes_with(gap: int) -> list[int]:
         sizes.clear()
