@@ -52,8 +52,7 @@ def one_by_one(folder: Path, count: int) -> None:
 
 def as_a_data_set(folder: Path, batch_size: int, workers: int) -> None:
     """Child process: caption with `caption_dataset`; prints seconds, tokens and the resident memory over time."""
-    from mindone.pipelines.image_to_text.dataset.api import caption_dataset
-    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, JobOptions
+    from mindone.pipelines.image_to_text import caption_dataset
 
     times, memory, tokens = [], [], 0
     page = os.sysconf("SC_PAGE_SIZE")
@@ -65,10 +64,15 @@ def as_a_data_set(folder: Path, batch_size: int, workers: int) -> None:
         if len(times) % 200 == 1:
             memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
 
-    options = JobOptions(str(folder / "captions.jsonl"), state=str(folder / ".state"))
     start = time.perf_counter()
-    settings = CaptioningSettings(batch_size=batch_size, workers=workers)
-    caption_dataset(folder, settings=settings, options=options, on_record=on_record)
+    caption_dataset(
+        folder,
+        out=folder / "captions.jsonl",
+        state=folder / ".state",
+        batch_size=batch_size,
+        workers=workers,
+        on_record=on_record,
+    )
     total = time.perf_counter() - start
     # "seconds" starts at the first caption, as the loop's time does.
     result = {"seconds": times[-1] - times[0], "whole_seconds": total, "images": len(times), "tokens": tokens}

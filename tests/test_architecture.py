@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("state",),),
         (("readers",), ("rules",)),
         (("prompts",), ("writers",), ("report",)),
-        (("options",),),
+        (("options", "keywords"),),
         (("inference",),),
         (("executors",),),
         (("job",),),
@@ -45,7 +45,7 @@ WITHOUT_MINDSPORE = {
         *("configuration", "configuration_formats", "load_options", "registry", "suggestions", "quantization"),
         *("hub", "checkpoint", "processing"),
     ),
-    DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options"),
+    DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options", "keywords"),
 }
 COMMAND_LINE = (ROOT / "mindone_share4v",)
 

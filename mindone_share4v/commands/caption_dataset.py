@@ -12,10 +12,9 @@ from .common import (
     DONE,
     SOME_FAILED,
     flag_of,
-    generation_settings,
-    model_options,
     one_line,
     print_error,
+    print_unused_sampling,
     usage_error,
     with_flags,
 )
@@ -23,15 +22,7 @@ from .common import (
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from mindone.pipelines.image_to_text.dataset.options import (
-        CaptioningSettings,
-        ExecutorOptions,
-        JobOptions,
-        ModelChoice,
-    )
-    from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
-    from mindone.pipelines.image_to_text.dataset.readers import ReaderOptions
-    from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
+    from mindone.pipelines.image_to_text.dataset.keywords import DatasetOptions
     from mindone.pipelines.image_to_text.dataset.state.records import JobSummary, Record
 
 STOPPED = 3  # exit status: the same command resumes the job
@@ -50,15 +41,15 @@ def run(arguments: Namespace) -> int:
     with tqdm(unit="image", dynamic_ncols=True, smoothing=0, disable=not sys.stderr.isatty()) as bar:
         progress = Progress(bar)
         try:
-            choice, plan, settings, readers, options = _job(arguments)
+            job = _job(arguments)
             with signal_handler(raise_interrupt):  # so that the job can write its last records to disk
                 summary = caption_dataset(
                     arguments.inputs,
-                    choice=choice,
-                    plan=plan,
-                    settings=settings,
-                    readers=readers,
-                    options=options,
+                    choice=job.choice,
+                    plan=job.plan,
+                    settings=job.settings,
+                    readers=job.readers,
+                    options=job.options,
                     on_start=progress.on_start,
                     on_record=progress.on_record,
                 )
@@ -91,101 +82,28 @@ def _finish(summary: JobSummary) -> int:
     return SOME_FAILED if summary.failed or summary.left_out else DONE
 
 
-def _job(
-    arguments: Namespace,
-) -> tuple[ModelChoice, PromptPlan, CaptioningSettings, ReaderOptions, JobOptions]:
-    """Return the model, the prompts and the options for `caption_dataset`.
+def _job(arguments: Namespace) -> DatasetOptions:
+    """Return the options for `caption_dataset`, made from its keyword arguments of the flags' names.
 
     Raises:
         ValueError: a value is outside its range, or a name is unknown.
         OSError: a prompt file cannot be read.
     """
-    from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, JobOptions, ModelChoice
-    from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
-    from mindone.pipelines.image_to_text.dataset.writers import WriterOptions
+    from mindone.pipelines.image_to_text.dataset.keywords import KEYWORDS, build_options
 
     if not arguments.inputs:
         raise ValueError("no INPUT is given: name a folder, images, a list, a table or shards")
-    seed = arguments.seed or 0
-    files = [arguments.prompt_file] if arguments.prompt_file else []
-    plan = PromptPlan.from_options(
-        styles=arguments.style or (),
-        prompts=arguments.prompt or (),
-        files=files,
-        captions=arguments.captions,
-        every=arguments.every_prompt,
-        seed=seed,
-    )
-    generation = generation_settings(arguments)
-    generation.pop("seed", None)  # each caption gets its own seed, derived from the job's
-    if plan.repeats and not generation["do_sample"]:
+    job = build_options({name: getattr(arguments, name, None) for name in KEYWORDS})
+    print_unused_sampling(arguments)
+    if job.plan.repeats and not job.settings.temperature > 0:
         print_error(
             "note: each image is asked the same question more than once, and without a --temperature above 0 the "
             "answers are the same too"
         )
-    settings = CaptioningSettings(
-        generation=generation,
-        rules=_rules(arguments),
-        beginning=arguments.begin_with,
-        attempts=arguments.attempts,
-        seed=seed,
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-    )
-    options = JobOptions(
-        out=arguments.out,
-        formats=tuple(dict.fromkeys(arguments.format or ())),
-        existing=arguments.existing,
-        writers=WriterOptions(shard_size=arguments.shard_size, seconds=arguments.seconds),
-        engine=arguments.engine,
-        executor=_cluster(arguments),
-        state=arguments.state,
-        restart=arguments.restart,
-        retry_failed=arguments.retry_failed,
-    )
-    return ModelChoice(**model_options(arguments)), plan, settings, _reader_options(arguments), options
-
-
-def _rules(arguments: Namespace) -> TextRules:
-    from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
-
-    return TextRules(
-        strip_openings=arguments.strip_openings,
-        openings=tuple(arguments.strip),
-        max_sentences=arguments.max_sentences,
-        max_words=arguments.max_words,
-        min_words=arguments.min_words,
-        required_words=tuple(arguments.require),
-        forbidden_words=tuple(arguments.forbid),
-    )
-
-
-def _cluster(arguments: Namespace) -> ExecutorOptions:
-    from mindone.pipelines.image_to_text.dataset.options import ExecutorOptions
-
-    given = {name: getattr(arguments, name) for name in ("actors", "cpus") if getattr(arguments, name) is not None}
-    if given and arguments.engine != "ray":
-        print_error(f"note: {' and '.join(map(flag_of, given))} have no effect without --engine ray")
-    return ExecutorOptions(**given)
-
-
-def _reader_options(arguments: Namespace) -> ReaderOptions:
-    from mindone.pipelines.image_to_text.dataset.readers import ReaderOptions
-
-    if arguments.frames < 1:
-        raise ValueError(f"--frames must be at least 1, got {arguments.frames}")
-    several = arguments.frames > 1
-    return ReaderOptions(
-        include=tuple(arguments.include),
-        exclude=tuple(arguments.exclude),
-        image_root=arguments.image_root,
-        image_column=arguments.image_column,
-        caption_column=arguments.caption_column,
-        key_column=arguments.key_column,
-        caption_root=arguments.caption_root,
-        frames=arguments.frames if several else None,
-        frame_mode="grid" if arguments.frame_grid else "even" if several else "middle",
-    )
+    unused = [flag_of(name) for name in ("actors", "cpus") if getattr(arguments, name) is not None]
+    if unused and arguments.engine != "ray":
+        print_error(f"note: {' and '.join(unused)} have no effect without --engine ray")
+    return job
 
 
 def _list_styles() -> int:

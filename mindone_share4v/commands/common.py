@@ -39,7 +39,18 @@ _MODEL = (
     "conversation",
 )
 # Names of one word that errors of the libraries start with.
-_PLAIN_NAMES = ("actors", "attempts", "captions", "cpus", "dtype", "restart", "seed", "temperature", "workers")
+_PLAIN_NAMES = (
+    "actors",
+    "attempts",
+    "captions",
+    "cpus",
+    "dtype",
+    "frames",
+    "restart",
+    "seed",
+    "temperature",
+    "workers",
+)
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -56,11 +67,15 @@ def generation_settings(arguments: Namespace) -> dict[str, Any]:
     settings["do_sample"] = settings["temperature"] > 0
     if settings["do_sample"] and settings.get("num_beams", 1) > 1:
         raise ValueError("--num-beams above 1 cannot be combined with a --temperature above 0: leave one of them out")
-    if not settings["do_sample"]:
-        unused = [flag_of(name) for name in _SAMPLING_ONLY if name in settings]
-        if unused:
-            print_error(f"note: {' and '.join(unused)} have no effect without a --temperature above 0")
+    print_unused_sampling(arguments)
     return check_settings(None, settings)
+
+
+def print_unused_sampling(arguments: Namespace) -> None:
+    """Print a note if flags for sampling are given without a temperature that turns it on."""
+    unused = [flag_of(name) for name in _SAMPLING_ONLY if getattr(arguments, name) is not None]
+    if unused and not arguments.temperature > 0:
+        print_error(f"note: {' and '.join(unused)} have no effect without a --temperature above 0")
 
 
 def model_options(arguments: Namespace) -> dict[str, Any]:

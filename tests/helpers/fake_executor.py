@@ -25,7 +25,7 @@ class FakeExecutor:
     def __init__(
         self, *, choice: ModelChoice, settings: CaptioningSettings, options: ExecutorOptions, state: Path
     ) -> None:
-        self.opening = settings.beginning
+        self.opening = settings.begin_with
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         for count, task in enumerate(tasks):

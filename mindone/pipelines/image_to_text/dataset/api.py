@@ -1,4 +1,4 @@
-"""caption_dataset: a job from what a caller says to its outputs."""
+"""caption_dataset: run a captioning job, new or resumed, from the caller's settings to the finished outputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .executors.base import executor_class
 from .executors.msrun_follower import run_follower
@@ -14,6 +14,7 @@ from .executors.ranks import Rank, current_rank
 from .executors.work_queue import remove_queues
 from .inference.caption_cache import delete_caption_caches
 from .job import CaptionJob, JobState
+from .keywords import DatasetOptions, build_options
 from .options import CaptioningSettings, JobOptions, ModelChoice
 from .prompts.plan import PromptPlan
 from .readers import InputError, ReaderOptions, list_inputs, split_pattern
@@ -30,171 +31,218 @@ from .state.resume import (
 )
 from .writers import FILE_SUFFIXES, check_outputs, format_of, open_writer
 
-SIDECARS = frozenset(("txt", "caption"))
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .keywords import DatasetKeywords
+
+_SIDECAR_FORMATS = frozenset(("txt", "caption"))
 
 
 def caption_dataset(
     inputs: str | Path | Sequence[str | Path],
+    *,
     choice: ModelChoice | None = None,
     plan: PromptPlan | None = None,
     settings: CaptioningSettings | None = None,
     readers: ReaderOptions | None = None,
     options: JobOptions | None = None,
-    on_start: Callable[[int, int], None] = lambda done, total: None,
-    on_record: Callable[[Record], None] = lambda record: None,
+    on_start: Callable[[int, int], None] | None = None,
+    on_record: Callable[[Record], None] | None = None,
+    **keywords: Unpack[DatasetKeywords],
 ) -> JobSummary:
-    """Caption every input; the same call again goes on where an earlier one was ended, however it was.
+    """Caption every input. However a call ends, the same call again resumes the job.
+
+    Settings are plain keyword arguments, named as the flags of `share4v caption-dataset`, or options objects; an object
+    replaces all keywords of its line below. Keywords that are None have their defaults.
+
+    - `choice` (ModelChoice): model, vision_tower, dtype, kv_cache_dtype, language_backend, vision_backend,
+      conversation, cache_dir, local_files_only.
+    - `plan` (PromptPlan): style, prompt, prompt_file, captions, every_prompt. By default the style "default".
+    - `settings` (CaptioningSettings, and in it TextRules): max_new_tokens, min_new_tokens, temperature, top_p, top_k,
+      repetition_penalty, stop, begin_with, attempts, seed, batch_size, workers; strip_openings, strip, max_sentences,
+      max_words, min_words, require, forbid.
+    - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
+      frames, frame_grid.
+    - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, engine, state,
+      restart, retry_failed; shard_size, seconds; actors, cpus.
 
     Args:
-        inputs: folders, pictures, videos, lists, tables, WebDataset shards, Hugging Face data sets on disk.
-        choice: the model; by default sharegpt4v-tiny.
-        plan: what is asked; by default the style "default".
-        settings: how captions are made.
-        readers: how inputs are found.
-        options: where results go, and what works.
-        on_start: told how many inputs are done already, and how many there are.
-        on_record: told of every record as it is done.
+        inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
+            sets.
+        choice, plan, settings, readers, options: options objects, in place of keywords.
+        on_start: called once with the number of inputs that are done already and the number of all inputs.
+        on_record: called with every finished record.
+        **keywords: see `keywords.DatasetKeywords`.
 
     Returns:
-        Counts of the whole job; under msrun, in another process than the first, of its share.
+        Counts of the whole job; under msrun, in ranks other than 0, of the rank's share.
 
     Raises:
-        JobError: another process works on the job, its settings changed, or msrun's first process has ended.
+        TypeError: a keyword is unknown.
+        ValueError: a setting is wrong, or is given by a keyword and by an options object.
+        JobError: another process works on the job, its settings changed, or msrun's rank 0 has ended.
         InputError: the inputs cannot be listed.
-        ValueError: a setting is wrong.
-        OSError: a file cannot be read or written; what was done stays.
+        OSError: a file cannot be read or written; the job's progress is kept.
 
     Example:
         >>> from mindone.pipelines.image_to_text import caption_dataset
-        >>> from mindone.pipelines.image_to_text.dataset.api import JobOptions
-        >>> caption_dataset("photos", options=JobOptions(out="captions.jsonl"))  # doctest: +SKIP
-        JobSummary(inputs=3, captioned=3, kept=0, failed=0, seconds=1.2, tokens=117)
+        >>> caption_dataset("photo.jpg", out="captions.jsonl", style="detailed", batch_size=8)
+        JobSummary(inputs=1, captioned=1, kept=0, failed=0, seconds=..., tokens=..., left_out=(), is_share=False)
     """
-    places = [os.fspath(one) for one in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
-    choice, settings = choice or ModelChoice(), settings or CaptioningSettings()
-    plan, readers, options = plan or PromptPlan.from_options(), readers or ReaderOptions(), options or JobOptions()
-    formats = options.formats or (format_of(options.out),)
-    readers = _beside_output(readers, options.out, formats)
-    for prompt in plan.prompts:  # what is wrong is told before anything is written
-        settings.of_style(prompt.style)
-    list_inputs(places, readers)
-    rank, directory = current_rank(), _state_directory(places, options)
+    given = build_options(keywords, choice=choice, plan=plan, settings=settings, readers=readers, options=options)
+    paths = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    formats = given.options.formats or (format_of(given.options.out),)
+    job = replace(
+        given,
+        options=replace(given.options, formats=formats),
+        readers=_readers_beside_output(given.readers, given.options.out, formats),
+    )
+    return _run(paths, job, on_start or _ignore, on_record or _ignore)
+
+
+def _ignore(*arguments: object) -> None:
+    """Default callback."""
+
+
+def _run(
+    paths: Sequence[str],
+    job: DatasetOptions,
+    on_start: Callable[[int, int], None],
+    on_record: Callable[[Record], None],
+) -> JobSummary:
+    options = job.options
+    _check_generation(job)  # report all errors before anything is written
+    list_inputs(paths, job.readers)
+    rank, directory = current_rank(), _state_directory(paths, options)
     engine = _engine_name(options, rank)
     executor = executor_class(engine)
-    check_outputs(formats, options.out, places)
+    check_outputs(options.formats, options.out, paths)
     if engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler):
-        return run_follower(choice=choice, settings=settings, state=directory, rank=rank)
-    description = _description(places, choice, plan, settings, readers, options, formats)
+        return run_follower(choice=job.choice, settings=job.settings, state=directory, rank=rank)
+    description = _description(paths, job)
     with JobState(directory, description if not options.restart else None) as state:
-        listing = _inputs(state, lambda: list_inputs(places, readers), options, description)
+        listing = _listing(state, lambda: list_inputs(paths, job.readers), options, description)
         remove_queues(state.directory)
         on_start(count_done(directory), len(listing))
-        writers = [open_writer(name, options.out, options.writers, state.directory) for name in formats]
-        job = CaptionJob(
+        captioning = CaptionJob(
             state=state,
             listing=listing,
-            plan=plan,
+            plan=job.plan,
             existing=options.existing,
-            writers=writers,
+            writers=[open_writer(name, options.out, options.writers, state.directory) for name in options.formats],
             on_record=on_record,
         )
-        return job.run(
-            lambda: executor(choice=choice, settings=settings, options=options.executor, state=state.directory)
+        return captioning.run(
+            lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
         )
 
 
-def _description(
-    places: Sequence[str],
-    choice: ModelChoice,
-    plan: PromptPlan,
-    settings: CaptioningSettings,
-    readers: ReaderOptions,
-    options: JobOptions,
-    formats: Sequence[str],
-) -> dict[str, Any]:
-    """What decides a job's results; a job that goes on must have the same. What decides its speed is left out."""
-    made = asdict(settings)
-    for name in ("batch_size", "workers"):
-        del made[name]
-    model = {name: value for name, value in asdict(choice).items() if name not in ("cache_dir", "local_files_only")}
+def _check_generation(job: DatasetOptions) -> None:
+    """Check the settings of `generate` for every style of the plan.
+
+    Raises:
+        ValueError: a value is out of range, or a style contradicts the settings.
+    """
+    from ..settings import check_settings  # imports MindSpore
+
+    for prompt in job.plan.prompts:
+        generation, _ = job.settings.of_style(prompt.style)
+        check_settings(None, generation)
+
+
+def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
+    """Return all settings that affect the results, as JSON values; a job can only be resumed with the same.
+
+    Settings that affect only the speed are left out. The names are those in job.json since its first version.
+    """
+    settings, options = job.settings, job.options
+    model = {name: value for name, value in asdict(job.choice).items() if name not in ("cache_dir", "local_files_only")}
     return {
-        "inputs": [str(Path(place).absolute()) for place in places],
-        "sources": asdict(readers),
-        "model": model,
-        "prompts": plan.to_json(),
-        "captions": made,
+        "inputs": [str(Path(path).absolute()) for path in paths],
+        "sources": asdict(job.readers),
+        "model": {name: str(value) if isinstance(value, Path) else value for name, value in model.items()},
+        "prompts": job.plan.to_json(),
+        "captions": {
+            "generation": settings.generation,
+            "rules": asdict(settings.rules),
+            "beginning": settings.begin_with,
+            "attempts": settings.attempts,
+            "seed": settings.seed,
+        },
         "out": None if options.out is None else str(Path(options.out).absolute()),
-        "formats": list(formats),
+        "formats": list(options.formats),
         "sinks": asdict(options.writers),
         "existing": options.existing,
     }
 
 
-def _beside_output(readers: ReaderOptions, out: str | None, formats: Sequence[str]) -> ReaderOptions:
-    """Where captions go is where there may be some; what the job itself writes into a folder is none of its inputs."""
+def _readers_beside_output(readers: ReaderOptions, out: str | None, formats: Sequence[str]) -> ReaderOptions:
+    """Look for existing captions where sidecars will be written, and ignore the job's own files in input folders."""
     if out is None:
         return readers
-    place = str(Path(out).absolute())
-    root = place if readers.caption_root is None and SIDECARS.intersection(formats) else readers.caption_root
-    return replace(readers, caption_root=root, ignored=(*readers.ignored, place))
+    path = str(Path(out).absolute())
+    writes_sidecars = not _SIDECAR_FORMATS.isdisjoint(formats)
+    caption_root = path if readers.caption_root is None and writes_sidecars else readers.caption_root
+    return replace(readers, caption_root=caption_root, ignored=(*readers.ignored, path))
 
 
 def _engine_name(options: JobOptions, rank: Rank | None) -> str:
     if options.engine == "msrun" and rank is None:
-        raise ValueError("the engine 'msrun' is for processes that msrun starts; leave --engine out, or use 'ray'")
+        raise ValueError("the engine 'msrun' needs processes that msrun started: omit engine (--engine), or use 'ray'")
     return options.engine or ("local" if rank is None else "msrun")
 
 
-def _state_directory(places: Sequence[str], options: JobOptions) -> Path:
+def _state_directory(paths: Sequence[str], options: JobOptions) -> Path:
     if options.state is not None:
         return Path(options.state)
     if options.out is not None:
         out = Path(options.out)
         is_file = out.suffix.lower() in FILE_SUFFIXES and not out.is_dir()
         return out.with_name(out.name + STATE_SUFFIX) if is_file else out / STATE_SUFFIX
-    first = Path(split_pattern(places[0])[0])
-    if len(places) == 1 and first.is_dir():
+    first = Path(split_pattern(paths[0])[0])
+    if len(paths) == 1 and first.is_dir():
         return first / STATE_SUFFIX
-    if len(places) == 1 and first.is_file():
+    if len(paths) == 1 and first.is_file():
         return first.with_name(first.name + STATE_SUFFIX)
-    raise ValueError("several inputs, and no --out: say with --state where the job keeps its journal")
+    raise ValueError("several inputs and no out (--out): set state (--state) to a directory for the job's journal")
 
 
-def _inputs(
-    state: JobState, found: Callable[[], Iterator[Item]], options: JobOptions, description: dict[str, Any]
+def _listing(
+    state: JobState, list_again: Callable[[], Iterator[Item]], options: JobOptions, description: dict[str, Any]
 ) -> Listing:
-    """Return the job's inputs, listed anew where a pass over them begins.
+    """Return the job's inputs; they are listed again if a new pass over them starts.
 
     Raises:
-        JobError: inputs that have captions are gone.
-        InputError: there are none.
+        JobError: inputs that have captions are missing.
+        InputError: there are no inputs.
     """
     directory, restarted = state.directory, state.path(RESTARTED)
     finish_interrupted_start(directory)
     if options.restart and not (restarted.exists() and state.is_described_by(description)):
         if not state.is_described_by(description):
-            delete_caption_caches(directory)  # other settings make other captions of the same pictures
-        start_over(directory, found)
+            delete_caption_caches(directory)  # captions of the same images with other settings
+        start_over(directory, list_again)
         state.describe(description)
         restarted.touch()
     state.describe(description)
-    listing = load_or_create_listing(directory, found)
-    is_whole = count_done(directory) == len(listing)  # which is counted already
-    is_begun = state.path(JOURNAL).exists() and (is_whole or not state.path(PREVIOUS).exists())
-    if is_begun and (options.retry_failed or (is_whole and inputs_changed(listing, found))):
-        _refuse_where_gone(start_next_pass(directory, found, options.retry_failed))
+    listing = load_or_create_listing(directory, list_again)
+    is_complete = count_done(directory) == len(listing)
+    has_started = state.path(JOURNAL).exists() and (is_complete or not state.path(PREVIOUS).exists())
+    if has_started and (options.retry_failed or (is_complete and inputs_changed(listing, list_again))):
+        _check_none_missing(start_next_pass(directory, list_again, options.retry_failed))
         listing = Listing(state.path(INPUTS))
     if not len(listing):
         state.path(INPUTS).unlink()
-        raise InputError("there are no pictures among the inputs: check the paths, and --include and --exclude")
+        raise InputError("the inputs contain no images: check the paths, include and exclude (--include, --exclude)")
     return listing
 
 
-def _refuse_where_gone(gone: Sequence[Item]) -> None:
-    if gone:
-        many = "a hundred or more" if len(gone) >= 100 else str(len(gone))
+def _check_none_missing(missing: Sequence[Item]) -> None:
+    if missing:
+        count = "100 or more" if len(missing) >= 100 else str(len(missing))
         raise JobError(
-            f"{many} inputs that have captions are gone, the first: {gone[0].source}. Nothing was changed. Is a disk "
-            "missing? If they are to be left out, run the command once with --restart; captions of equal pictures with "
-            "equal settings are not made again"
+            f"{count} inputs that have captions no longer exist, the first: {missing[0].source}. Nothing was changed. "
+            "If a disk is not mounted, mount it. To leave these inputs out, run the job once with restart (--restart); "
+            "captions of the same images with the same settings are reused"
         )

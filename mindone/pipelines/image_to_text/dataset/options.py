@@ -1,10 +1,15 @@
-"""Every setting of a captioning job, as frozen dataclasses that can be sent to another process."""
+"""Every setting of a captioning job, as frozen dataclasses that can be sent to another process.
+
+Each setting is documented once, here or in ReaderOptions, WriterOptions, TextRules and PromptPlan, which are in the
+folders that use them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from mindone.models.share4v.suggestions import unknown
 
 from .prompts.styles import get_style
 from .rules.retries import RETRIES
@@ -13,9 +18,14 @@ from .state.existing_captions import MODES
 from .writers import WriterOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model, and how it is loaded: arguments of `mindone.pipelines.pipeline`."""
+    """Which model captions, and how it is loaded: arguments of `mindone.pipelines.pipeline`.
+
+    Attributes:
+        model: name or directory of a checkpoint.
+        conversation: name of the conversation template; by default the checkpoint's.
+    """
 
     model: str = "sharegpt4v-tiny"
     vision_tower: str | None = None
@@ -28,68 +38,95 @@ class ModelChoice:
     local_files_only: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaptioningSettings:
-    """How captions are made.
+    """How captions are generated.
 
     Attributes:
-        generation: arguments of `generate`, as `check_settings` returns them.
-        rules: what a caption must be, besides what its style says.
-        beginning: what every caption begins with.
-        attempts: how often a caption that breaks the rules is made at most.
-        seed: of every random choice.
-        batch_size: texts that are decoded together.
-        workers: threads that read and decode pictures.
+        max_new_tokens: maximum number of tokens per caption; by default the style's, 256 for a prompt without a style.
+        min_new_tokens: minimum number of tokens per caption.
+        temperature: above 0, tokens are sampled; 0 is greedy decoding.
+        top_p, top_k: with sampling, draw only from the most probable tokens, as in `generate`.
+        repetition_penalty: above 1, discourages repetition.
+        stop: strings that end a caption.
+        rules: rules for the text, in addition to those of its style.
+        begin_with: text that every caption begins with.
+        attempts: maximum number of attempts for a caption that breaks a rule.
+        seed: of all random choices; also of a plan that the keyword arguments make.
+        batch_size: number of captions that are generated together; changes the speed only.
+        workers: number of threads that read and decode images.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
-    generation: Mapping[str, Any] = field(default_factory=dict)
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
     rules: TextRules = field(default_factory=TextRules)
-    beginning: str = ""
+    begin_with: str = ""
     attempts: int = 3
     seed: int = 0
     batch_size: int = 8
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "workers"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        _check_positive_integers(self, "batch_size", "workers")
         if not 1 <= self.attempts <= len(RETRIES):
             raise ValueError(f"attempts must be 1 to {len(RETRIES)}, got {self.attempts}")
-        if self.generation.get("num_beams", 1) > 1:
-            raise ValueError("beams are not for data sets: leave num_beams out, or caption the pictures one by one")
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The keyword arguments of `generate`; records store them. Each caption gets its own seed, from `seed`."""
+        arguments = {
+            "max_new_tokens": self.max_new_tokens,
+            "min_new_tokens": self.min_new_tokens,
+            "temperature": self.temperature,
+            "repetition_penalty": self.repetition_penalty,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "stop": self.stop,
+            "do_sample": self.temperature > 0,
+        }
+        return {name: value for name, value in arguments.items() if value is not None}
 
     def of_style(self, style: str | None) -> tuple[dict[str, Any], TextRules]:
-        """Return arguments of `generate`, and what a caption must be, the style's own among them.
+        """Return the keyword arguments of `generate` and the rules for captions of a style, or of None.
 
         Raises:
-            ValueError: the style and these settings contradict each other.
+            ValueError: the style is unknown, or contradicts these settings.
         """
         if style is None:
-            return dict(self.generation), self.rules
+            return self.generation, self.rules
         chosen = get_style(style)
         generation = {"max_new_tokens": chosen.max_new_tokens, **self.generation}
         try:
             rules = chosen.rules.combine(self.rules)
         except ValueError as error:
-            raise ValueError(f"the style {style!r} does not go with these settings: {error}") from error
-        least, most = generation.get("min_new_tokens", 0), generation["max_new_tokens"]
-        if least > most:
+            raise ValueError(f"the style {style!r} cannot be combined with these settings: {error}") from error
+        if self.min_new_tokens > generation["max_new_tokens"]:
             raise ValueError(
-                f"the style {style!r} ends after {most} new tokens, min_new_tokens is {least}: give max_new_tokens too"
+                f"min_new_tokens is {self.min_new_tokens}, but the style {style!r} ends a caption after "
+                f"{generation['max_new_tokens']} tokens: set max_new_tokens too"
             )
         return generation, rules
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExecutorOptions:
-    """What a cluster is asked for; one process needs none of it.
+    """Resources of a Ray cluster; the other executors ignore them.
 
     Attributes:
-        actors: how many models work at once.
-        cpus: that each of them has.
-        block: inputs that an actor of Ray takes at a time.
+        actors: number of actors, each with its own model.
+        cpus: CPUs per actor.
+        block: number of inputs that an actor processes at a time.
+
+    Raises:
+        ValueError: a value is not a positive integer.
     """
 
     actors: int = 1
@@ -97,26 +134,27 @@ class ExecutorOptions:
     block: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("actors", "cpus", "block"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        _check_positive_integers(self, "actors", "cpus", "block")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """Where a job's results go, and what works on it.
+    """Where a job's results go, and how it runs.
 
     Attributes:
-        out: file or directory of the result; None puts a .txt beside each picture.
-        formats: names of outputs; by default what the ending of `out` says.
-        existing: what becomes of captions that are there: "skip", "overwrite", "append" or "prepend".
-        writers: settings of the outputs.
-        engine: "local", "ray" or "msrun"; None is "msrun" in a process that msrun started, else "local".
-        executor: what the engine "ray" asks for.
-        state: the job's own directory; by default beside the output.
-        restart: forget what an earlier run did.
-        retry_failed: once more for the inputs that failed; the other records stand.
+        out: output file or directory; None writes a .txt file beside each image.
+        formats: names of output formats (the keys of `writers.WRITERS`); by default chosen by the suffix of `out`.
+        existing: what to do with existing captions: "skip" (keep them), "overwrite", "append" or "prepend".
+        writers: how outputs are written.
+        engine: where to run: "local", "ray" or "msrun"; by default "msrun" in a process that msrun started, else
+            "local".
+        executor: resources of the engine "ray".
+        state: the job's state directory; by default beside the output.
+        restart: discard the progress of an earlier run, and start from the beginning.
+        retry_failed: caption the inputs that failed again; all other records are kept.
+
+    Raises:
+        ValueError: `existing` is unknown, or `restart` and `retry_failed` are both set.
     """
 
     out: str | None = None
@@ -131,6 +169,13 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         if self.restart and self.retry_failed:
-            raise ValueError("restart and retry_failed do not go together: the one forgets what the other keeps")
+            raise ValueError("restart and retry_failed cannot be combined: restart discards all records")
         if self.existing not in MODES:
-            raise ValueError(f"existing must be one of {', '.join(MODES)}, got {self.existing!r}")
+            raise ValueError(unknown("value of existing", self.existing, MODES))
+
+
+def _check_positive_integers(options: object, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

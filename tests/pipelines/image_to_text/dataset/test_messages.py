@@ -76,7 +76,7 @@ def test_a_damaged_journal_stops_the_job(photos: Path, capsys: pytest.CaptureFix
     [
         (("--frames", "0"), 2, "error: --frames must be at least 1, got 0"),
         (("--frames", "-3"), 2, "error: --frames must be at least 1, got -3"),
-        (("--restart", "--retry-failed"), 2, "error: --restart and --retry-failed do not go together"),
+        (("--restart", "--retry-failed"), 2, "error: --restart and --retry-failed cannot be combined"),
         (("--actors", "0", "--engine", "ray"), 2, "--actors must be an integer of at least 1, got 0"),
         (("--actors", "2"), 0, "note: --actors have no effect without --engine ray"),
         (("--actors", "2", "--cpus", "1", "--engine", "local"), 0, "note: --actors and --cpus have no effect without"),

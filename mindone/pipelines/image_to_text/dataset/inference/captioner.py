@@ -55,7 +55,7 @@ class Captioner:
         self.model_name = model_name
         self.settings = settings
         self.cache = CaptionCache(None) if cache is None else cache
-        self.beginning = forced_ids(pipeline.processor, settings.beginning, pipeline.template().name)
+        self.beginning = forced_ids(pipeline.processor, settings.begin_with, pipeline.template().name)
         self.stops = (*stop_strings(settings.generation.get("stop")), *pipeline.template().stop_strings)
         self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
         self.forbidden_by(settings.rules)

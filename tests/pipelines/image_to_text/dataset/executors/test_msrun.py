@@ -206,4 +206,4 @@ def test_a_rank_is_what_msrun_says_and_none_without_it() -> None:
 def test_the_engine_is_refused_where_msrun_did_not_start_it(folder: Path, tmp_path: Path) -> None:
     arguments = [*command(folder, tmp_path / "out.jsonl"), "--engine", "msrun"]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment())
-    assert done.returncode == 2 and "msrun starts" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "msrun started" in done.stderr and "Traceback" not in done.stderr

@@ -35,7 +35,7 @@ class CaptionActor(ray_executor.CaptionActor):
         return super().__call__(block)
 
 ray_executor.CaptionActor = CaptionActor
-options = JobOptions(out, engine=engine, executor=ExecutorOptions(actors=2, cpus=1, block=8))
+options = JobOptions(out=out, engine=engine, executor=ExecutorOptions(actors=2, cpus=1, block=8))
 print(caption_dataset(folder, settings=CaptioningSettings(batch_size=4), options=options))
 """
 

@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 def run(
     inputs: Path | str | list[str], out: Path | None = None, *, prompt: str = "Describe", **more: object
 ) -> JobSummary:
-    options = JobOptions(None if out is None else str(out), **more)
+    options = JobOptions(out=None if out is None else str(out), **more)
     FakeExecutor.asked.clear()
     return caption_dataset(inputs, plan=PromptPlan.from_options(prompts=[prompt]), options=options)
 
@@ -83,7 +83,7 @@ def test_captions_of_missing_inputs_are_not_lost(photos: Path, tmp_path: Path, f
     run(photos, out)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"}
     (photos / "3.png").rename(tmp_path / "3.png")
-    with pytest.raises(JobError, match=r"1 inputs that have captions are gone, the first: .*3\.png"):
+    with pytest.raises(JobError, match=r"1 inputs that have captions no longer exist, the first: .*3\.png"):
         run(photos, out)
     for path in photos.iterdir():
         path.rename(tmp_path / path.name)  # as if a disk were not mounted
@@ -107,7 +107,7 @@ def test_a_failed_input_may_be_deleted(photos: Path, tmp_path: Path) -> None:
 def test_an_empty_folder_is_an_error_until_an_image_is_added(photos: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="contain no images"):
         run(empty, tmp_path / "out.jsonl")
     (empty / "1.png").write_text("at last")
     assert run(empty, tmp_path / "out.jsonl").captioned == 1
@@ -258,5 +258,5 @@ def test_a_pattern_is_one_input(photos: Path) -> None:
 
 
 def test_contradictory_flags_are_rejected() -> None:
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="cannot be combined"):
         replace(JobOptions(restart=True), retry_failed=True)

@@ -1,0 +1,235 @@
+"""The flat keyword arguments of `caption_dataset`, and the options objects that they make.
+
+A keyword has the name of the command line's flag and of the field that it sets; the fields are documented in their
+dataclasses. The few keywords that are named differently are in `_FIELDS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from mindone.models.share4v.load_options import LoadArguments
+from mindone.models.share4v.suggestions import unknown
+
+from .options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice
+from .prompts.plan import PromptPlan
+from .readers import ReaderOptions
+from .rules.text_rules import TextRules
+from .writers import WriterOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """All options of one call of `caption_dataset`, which takes each of them under the same name."""
+
+    choice: ModelChoice = field(default_factory=ModelChoice)
+    plan: PromptPlan = field(default_factory=PromptPlan.from_options)
+    settings: CaptioningSettings = field(default_factory=CaptioningSettings)
+    readers: ReaderOptions = field(default_factory=ReaderOptions)
+    options: JobOptions = field(default_factory=JobOptions)
+
+
+_Texts = str | tuple[str, ...] | list[str]  # one text, or several
+
+
+class ModelKeywords(LoadArguments, total=False):
+    """Keywords for ModelChoice."""
+
+    model: str | Path
+    conversation: str | None
+
+
+class PromptKeywords(TypedDict, total=False):
+    """Keywords for PromptPlan.from_options: its `styles`, `prompts`, `files`, `captions` and `every`."""
+
+    style: _Texts
+    prompt: _Texts
+    prompt_file: str | Path | tuple[str | Path, ...] | list[str | Path]
+    captions: int
+    every_prompt: bool
+
+
+class CaptioningKeywords(TypedDict, total=False):
+    """Keywords for CaptioningSettings."""
+
+    max_new_tokens: int | None
+    min_new_tokens: int
+    temperature: float
+    top_p: float | None
+    top_k: int | None
+    repetition_penalty: float
+    stop: _Texts
+    begin_with: str
+    attempts: int
+    seed: int
+    batch_size: int
+    workers: int
+
+
+class RuleKeywords(TypedDict, total=False):
+    """Keywords for TextRules; `strip`, `require` and `forbid` are `openings`, `required_words`, `forbidden_words`."""
+
+    strip_openings: bool
+    strip: _Texts
+    max_sentences: int | None
+    max_words: int | None
+    min_words: int
+    require: _Texts
+    forbid: _Texts
+
+
+class ReaderKeywords(TypedDict, total=False):
+    """Keywords for ReaderOptions.
+
+    `frames` above 1 takes that many frames of each video, evenly spaced; `frame_grid` combines them into one image.
+    """
+
+    include: _Texts
+    exclude: _Texts
+    image_root: str | Path | None
+    image_column: str | None
+    caption_column: str | None
+    key_column: str | None
+    caption_root: str | Path | None
+    frames: int
+    frame_grid: bool
+
+
+class JobKeywords(TypedDict, total=False):
+    """Keywords for JobOptions; `format` is `formats`."""
+
+    out: str | Path | None
+    format: _Texts
+    existing: str
+    engine: str | None
+    state: str | Path | None
+    restart: bool
+    retry_failed: bool
+
+
+class WriterKeywords(TypedDict, total=False):
+    """Keywords for WriterOptions."""
+
+    shard_size: int
+    seconds: bool
+
+
+class ExecutorKeywords(TypedDict, total=False):
+    """Keywords for ExecutorOptions."""
+
+    actors: int
+    cpus: int
+
+
+class DatasetKeywords(
+    ModelKeywords,
+    PromptKeywords,
+    CaptioningKeywords,
+    RuleKeywords,
+    ReaderKeywords,
+    JobKeywords,
+    WriterKeywords,
+    ExecutorKeywords,
+    total=False,
+):
+    """The flat keyword arguments of `caption_dataset`."""
+
+
+KEYWORDS: tuple[str, ...] = tuple(DatasetKeywords.__annotations__)
+# Options object -> its keywords. An object replaces all of its keywords.
+_KEYWORDS_OF: dict[str, tuple[type, ...]] = {
+    "choice": (ModelKeywords,),
+    "plan": (PromptKeywords,),
+    "settings": (CaptioningKeywords, RuleKeywords),
+    "readers": (ReaderKeywords,),
+    "options": (JobKeywords, WriterKeywords, ExecutorKeywords),
+}
+# Keyword -> field, if their names differ.
+_FIELDS = {
+    "style": "styles",
+    "prompt": "prompts",
+    "prompt_file": "files",
+    "every_prompt": "every",
+    "strip": "openings",
+    "require": "required_words",
+    "forbid": "forbidden_words",
+    "format": "formats",
+}
+_SEVERAL = ("style", "prompt", "prompt_file", "stop", "strip", "require", "forbid", "include", "exclude", "format")
+
+
+def build_options(
+    keywords: Mapping[str, Any],
+    *,
+    choice: ModelChoice | None = None,
+    plan: PromptPlan | None = None,
+    settings: CaptioningSettings | None = None,
+    readers: ReaderOptions | None = None,
+    options: JobOptions | None = None,
+) -> DatasetOptions:
+    """Make all options from flat keywords and options objects; a keyword that is None has its default.
+
+    Raises:
+        TypeError: a keyword is unknown; the message has the closest name.
+        ValueError: a keyword and the options object that sets the same are both given, or a value is out of range.
+        OSError: a prompt file cannot be read.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.keywords import build_options
+        >>> build_options({"style": "tags", "batch_size": 16}).settings.batch_size
+        16
+    """
+    objects = {"choice": choice, "plan": plan, "settings": settings, "readers": readers, "options": options}
+    values = {name: _plain(name, value) for name, value in keywords.items() if value is not None}
+    _check_keywords([*keywords], [name for name, given in objects.items() if given is not None], [*values])
+    rules = TextRules(**_fields(values, RuleKeywords))
+    writers = WriterOptions(**_fields(values, WriterKeywords))
+    executor = ExecutorOptions(**_fields(values, ExecutorKeywords))
+    return DatasetOptions(
+        choice=choice or ModelChoice(**_fields(values, ModelKeywords)),
+        plan=plan or PromptPlan.from_options(**_fields(values, PromptKeywords), seed=values.get("seed", 0)),
+        settings=settings or CaptioningSettings(**_fields(values, CaptioningKeywords), rules=rules),
+        readers=readers or _reader_options(_fields(values, ReaderKeywords)),
+        options=options or JobOptions(**_fields(values, JobKeywords), writers=writers, executor=executor),
+    )
+
+
+def _check_keywords(keywords: Sequence[str], objects: Sequence[str], given: Sequence[str]) -> None:
+    for name in keywords:
+        if name not in KEYWORDS:
+            raise TypeError(unknown("keyword argument of caption_dataset", name, KEYWORDS))
+    for parameter in objects:
+        own = [name for group in _KEYWORDS_OF[parameter] for name in group.__annotations__]
+        for name in given:
+            if name in own:
+                raise ValueError(
+                    f"{name} and {parameter} are both given, but {parameter} sets {_FIELDS.get(name, name)} too: set "
+                    f"it in {parameter}, or leave {parameter} out and use keyword arguments only"
+                )
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a keyword's value as its dataclass stores it: paths as text, and several values as a tuple."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if name not in _SEVERAL:
+        return value
+    several = (value,) if isinstance(value, str) else tuple(map(os.fspath, value))
+    return tuple(dict.fromkeys(several)) if name == "format" else several
+
+
+def _fields(values: Mapping[str, Any], keywords: type) -> dict[str, Any]:
+    """Return the values of one group of keywords by the names of their fields."""
+    return {_FIELDS.get(name, name): values[name] for name in keywords.__annotations__ if name in values}
+
+
+def _reader_options(values: dict[str, Any]) -> ReaderOptions:
+    frames, grid = values.pop("frames", 1), values.pop("frame_grid", False)
+    if not isinstance(frames, int) or frames < 1:
+        raise ValueError(f"frames must be at least 1, got {frames!r}")
+    mode = "grid" if grid else "even" if frames > 1 else "middle"
+    return ReaderOptions(**values, frames=frames if frames > 1 else None, frame_mode=mode)
