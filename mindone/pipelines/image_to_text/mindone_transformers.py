@@ -1,4 +1,4 @@
-"""What mindone.transformers' pipeline() makes for a Share4V: its own pipelines, with this project's doing the work."""
+"""The pipelines of mindone.transformers' pipeline() for a Share4V: its interface on top of this project's pipeline."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Record = dict[str, Any]
 
 
 class Batches:
-    """Runs a pipeline's three steps on batches.
+    """Mixin that runs the three steps of a pipeline on lists of inputs.
 
-    mindone 0.5.0 sends every list through a data set of MindSpore, which hands its items on in another form than the
-    steps expect, and fails where batch_size is more than 1; here a batch is a list of inputs.
+    mindone 0.5.0 passes every list through a MindSpore data set, which converts the items to types that the steps do
+    not expect, and fails if batch_size is more than 1.
     """
 
     task: str
@@ -39,13 +39,13 @@ class Batches:
     processor: Any
 
     def set_up(self, processor: Any) -> None:
-        """Make the pipeline that does the work."""
+        """Create this project's pipeline, which does the work."""
         if processor is None:
             processor = self.model.processor
         if not isinstance(processor, Share4VProcessor):
             raise ValueError(
-                f"processor is a {type(processor).__name__}, expected what mindone.transformers' AutoProcessor gives "
-                "for this checkpoint"
+                f"processor is a {type(processor).__name__}, expected the processor that mindone.transformers' "
+                "AutoProcessor loads for this checkpoint"
             )
         self.own, self.processor = Pipeline(self.model.share4v, processor), processor
 
@@ -62,23 +62,24 @@ class Batches:
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> Iterator[Any]:
-        """Answer a list, a generator or a data set, `batch_size` of it at a time; num_workers has no meaning."""
+        """Answer a list, a generator or a data set in batches; num_workers is ignored."""
         for batch in batches(_items(inputs), batch_size):
-            asked = self.preprocess(batch, **preprocess_params)  # type: ignore[attr-defined]
-            answered = self._construct(asked, **forward_params)  # type: ignore[attr-defined]
+            prepared = self.preprocess(batch, **preprocess_params)  # type: ignore[attr-defined]
+            answered = self._construct(prepared, **forward_params)  # type: ignore[attr-defined]
             yield from self.postprocess(answered, **postprocess_params)  # type: ignore[attr-defined]
 
     def save_pretrained(self, save_directory: str, safe_serialization: bool = True) -> None:
-        """Write the model and its processor; the directory is a checkpoint like any other."""
+        """Write the model and its processor; the directory is a complete checkpoint."""
         self.model.save_pretrained(save_directory, safe_serialization=safe_serialization)
         self.own.processor.save_pretrained(save_directory)
 
 
 class Share4VImageToTextPipeline(Batches, ImageToTextPipeline):
-    """mindone.transformers' "image-to-text" for a Share4V: captions, without the prompt in front.
+    """mindone.transformers' "image-to-text" for a Share4V: captions, without the prompt.
 
-    A call takes what mindone's takes (`prompt`, `max_new_tokens`, `generate_kwargs`, `timeout`, `batch_size`) and
-    `conversation`, the template's name. `prompt` is a question, or a whole prompt that ends with the open turn.
+    A call accepts the arguments of mindone's pipeline (`prompt`, `max_new_tokens`, `generate_kwargs`, `timeout`,
+    `batch_size`) and `conversation`, the name of the chat template. `prompt` is a question, or a complete prompt that
+    ends with the start of the assistant's answer.
     """
 
     def __init__(self, model: Share4VForConditionalGeneration, processor: Any = None, **options: Any) -> None:
@@ -104,27 +105,28 @@ class Share4VImageToTextPipeline(Batches, ImageToTextPipeline):
         timeout: float | None = None,
         conversation: str | None = None,
     ) -> dict[str, Any]:
-        """Pair every picture with the question."""
+        """Pair each image with the question."""
         template = self.own.template(conversation)
         question = template.question if prompt is None else prompt
         if not isinstance(question, str):
-            raise ValueError(f"prompt is a {type(question).__name__}: expected one question for every picture")
-        pictures = [[fetched(image, timeout)] for image in images]
-        return {"texts": [question] * len(images), "images": pictures, "conversation": template.name}
+            raise ValueError(f"prompt is a {type(question).__name__}, expected one question for all images")
+        image_lists = [[download_within(image, timeout)] for image in images]
+        return {"texts": [question] * len(images), "images": image_lists, "conversation": template.name}
 
-    def _forward(self, asked: dict[str, Any], **settings: Any) -> list[Answer]:
-        return self.own.answer(settings=settings, **asked)
+    def _forward(self, prepared: dict[str, Any], **settings: Any) -> list[Answer]:
+        return self.own.answer(settings=settings, **prepared)
 
     def postprocess(self, answers: list[Answer]) -> list[list[Record]]:
-        """Return one list of one record a picture."""
+        """Return a list of one record for each image."""
         return [[{"generated_text": answer.text}] for answer in answers]
 
 
 class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
-    """mindone.transformers' "image-text-to-text" for a Share4V: questions and chats about pictures.
+    """mindone.transformers' "image-text-to-text" for a Share4V: questions and chats about images.
 
-    A call takes what mindone's takes, but for the options of other processors. A text is a question, to which the
-    template is applied, or a whole prompt that ends with the assistant's open turn. `conversation` names the template.
+    A call accepts the arguments of mindone's pipeline, except the options of other processors, and `conversation`, the
+    name of the chat template. A text is a question, to which the template is applied, or a complete prompt that ends
+    with the start of the assistant's answer.
     """
 
     def __init__(self, model: Share4VForConditionalGeneration, processor: Any = None, **options: Any) -> None:
@@ -132,7 +134,7 @@ class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
         self.set_up(processor)
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
-        """Answer; a list of `{"images": ..., "text": ...}` is no chat, for which mindone takes it."""
+        """Answer; unlike in mindone, a list of `{"images": ..., "text": ...}` is not taken for a chat."""
         if text is None and isinstance(images, (list, tuple)) and all(map(_is_request, images)):
             return ZooPipeline.__call__(self, list(images), **options)
         return super().__call__(images, text, **options)
@@ -152,7 +154,7 @@ class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
         conversation: str | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if clean_up_tokenization_spaces:
-            raise ValueError("clean_up_tokenization_spaces changes what a LLaMA wrote: leave it out")
+            raise ValueError("clean_up_tokenization_spaces would change the answer and is not supported: leave it out")
         if return_type is None and return_full_text is not None:
             if return_tensors is not None:
                 raise ValueError("`return_full_text` is mutually exclusive with `return_tensors`")
@@ -173,15 +175,15 @@ class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
         continue_final_message: bool | None = None,
         conversation: str | None = None,
     ) -> dict[str, Any]:
-        """Bring every input into the form of texts with their pictures."""
+        """Convert each input to texts with their images."""
         groups = [read_input(one, timeout, continue_final_message) for one in inputs]
         return {"groups": groups, "conversation": self.own.template(conversation).name}
 
-    def _forward(self, asked: dict[str, Any], **settings: Any) -> list[tuple[Any, list[Answer]]]:
-        groups = asked["groups"]
+    def _forward(self, prepared: dict[str, Any], **settings: Any) -> list[tuple[Any, list[Answer]]]:
+        groups = prepared["groups"]
         pairs = [pair for group in groups for pair in group]
         texts, images = [text for text, _ in pairs], [images for _, images in pairs]
-        answers = iter(self.own.answer(texts, images, settings, asked["conversation"]))
+        answers = iter(self.own.answer(texts, images, settings, prepared["conversation"]))
         return [(group, [next(answers) for _ in group]) for group in groups]
 
     def postprocess(
@@ -190,7 +192,7 @@ class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
         return_type: Any = ReturnType.FULL_TEXT,
         skip_special_tokens: bool = True,
     ) -> list[list[Record]]:
-        """Return one list of records an input, a record a text."""
+        """Return a list of records for each input, with one record for each text."""
         return [
             [
                 self._record(text, answer, ReturnType(return_type), skip_special_tokens)
@@ -206,15 +208,15 @@ class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
         processor = self.own.processor
         new = answer.text if skip_special_tokens else processor.decode(answer.token_ids, skip_special_tokens=False)
         if isinstance(text, Chat) and text.ending == "continue":
-            new = self._gap(answer, shown) + new
+            new = self._separator(answer, shown) + new
         if return_type is ReturnType.NEW_TEXT:
             return {"input_text": shown, "generated_text": new}
         if isinstance(text, str):
             return {"input_text": shown, "generated_text": f"{text} {new}"}
         return {"input_text": shown, "generated_text": _with_answer(shown, new, text.ending)}
 
-    def _gap(self, answer: Answer, chat: list[Any]) -> str:
-        """Return what stands between a message and the rest of it: a space where a new word begins."""
+    def _separator(self, answer: Answer, chat: list[Any]) -> str:
+        """Return the separator between a message and its continuation: a space if the continuation starts a word."""
         tokenizer = self.own.processor.tokenizer
         known = [one for one in answer.token_ids[:1] if one < len(tokenizer)]
         starts_word = any(tokenizer.token_of(one).startswith("▁") for one in known)
@@ -222,48 +224,48 @@ class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
 
 
 class ImageToText(ImageToTextPipeline):
-    """What the registry makes for "image-to-text": a Share4V's pipeline, or mindone's own for every other model."""
+    """The registered class for "image-to-text": creates a Share4V's pipeline, or mindone's own for other models."""
 
-    # Optional, since an original checkpoint lacks the image processor's file and a Share4V needs neither.
+    # None means optional: original checkpoints have no image processor file, and a Share4V needs neither of the two.
     _load_tokenizer = None
     _load_image_processor = None
 
     def __new__(cls, model: Any, dtype: Any = None, **options: Any) -> Any:
         if isinstance(model, Share4VForConditionalGeneration):
             return Share4VImageToTextPipeline(model, **options)
-        _demand(options, model, {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor})
+        _require(options, model, {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor})
         return ImageToTextPipeline(model=model, **_given({"dtype": dtype}), **options)
 
 
 class ImageTextToText(ImageTextToTextPipeline):
-    """The same for "image-text-to-text"."""
+    """The registered class for "image-text-to-text"; see ImageToText."""
 
-    # Optional, since a Share4V brings its own, and AutoProcessor asks the hub even for what is cached.
+    # None means optional: a Share4V has its own processor, and AutoProcessor contacts the hub even for cached files.
     _load_processor = None
 
     def __new__(cls, model: Any, dtype: Any = None, **options: Any) -> Any:
         if isinstance(model, Share4VForConditionalGeneration):
             return Share4VImageTextToTextPipeline(model, **options)
-        _demand(options, model, {"processor": AutoProcessor})
+        _require(options, model, {"processor": AutoProcessor})
         return ImageTextToTextPipeline(model=model, **_given({"dtype": dtype}), **options)
 
 
-def _demand(options: dict[str, Any], model: Any, needed: Mapping[str, Any]) -> None:
-    """Load again what mindone could not load and would have refused, for its error."""
+def _require(options: dict[str, Any], model: Any, needed: Mapping[str, Any]) -> None:
+    """Load what mindone could not load, to raise the error that mindone would have raised."""
     for name, auto in needed.items():
         if options.get(name) is None:
             options[name] = auto.from_pretrained(model.config.name_or_path)
 
 
 def read_settings(max_new_tokens: int | None, generate_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Join a call's settings; generate_kwargs may hold a generation_config and Hugging Face's stop_strings.
+    """Merge a call's settings; generate_kwargs may contain a generation_config and Hugging Face's stop_strings.
 
     Raises:
-        ValueError: a name is not known, a value is out of range, or max_new_tokens is given twice.
+        ValueError: a name is unknown, a value is out of range, or max_new_tokens is given twice.
     """
     settings = dict(generate_kwargs or {})
     if max_new_tokens is not None and "max_new_tokens" in settings:
-        raise ValueError("max_new_tokens is given twice, by itself and in generate_kwargs: leave one out")
+        raise ValueError("max_new_tokens is given twice, as an argument and in generate_kwargs: remove one of them")
     if max_new_tokens is not None:
         settings["max_new_tokens"] = max_new_tokens
     return check_settings(None, merged_settings(settings.pop("generation_config", None), settings))
@@ -272,10 +274,10 @@ def read_settings(max_new_tokens: int | None, generate_kwargs: Mapping[str, Any]
 def read_input(
     one: Any, timeout: float | None, continue_final_message: bool | None
 ) -> list[tuple[str | Chat, list[Any]]]:
-    """Read one input of "image-text-to-text" as pairs of a text or chat and its pictures.
+    """Read one input of "image-text-to-text" as pairs of a text or chat and its images.
 
     Raises:
-        ValueError: the form is not known, or texts and pictures disagree in number.
+        ValueError: the format is unknown, or the numbers of texts and images differ.
     """
     if isinstance(one, ZooChat):
         messages = one.messages
@@ -286,24 +288,26 @@ def read_input(
         images, one = one.get("images", one.get("image")), one.get("text")
     if isinstance(one, str):
         own = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
-        return [(one, [fetched(image, timeout) for image in own])]
+        return [(one, [download_within(image, timeout) for image in own])]
     if not isinstance(one, (list, tuple)) or not all(isinstance(text, str) for text in one):
-        raise ValueError(f'got {one!r:.80}: expected a question, a chat, or {{"images": ..., "text": ...}}')
+        raise ValueError(f'got {one!r:.80}, expected a question, a chat, or {{"images": ..., "text": ...}}')
     own = [None] * len(one) if images is None else images
     if not isinstance(own, (list, tuple)) or len(own) != len(one):
-        raise ValueError(f"there are {len(one)} texts: give as many entries of images, each a picture or a list")
+        raise ValueError(
+            f"there are {len(one)} texts: images must have one entry for each, an image or a list of images"
+        )
     return [
         pair
-        for text, held in zip(one, own, strict=True)
-        for pair in read_input({"images": held, "text": text}, timeout, None)
+        for text, image in zip(one, own, strict=True)
+        for pair in read_input({"images": image, "text": text}, timeout, None)
     ]
 
 
-def fetched(image: Any, timeout: float | None) -> Any:
-    """Fetch a URL where the caller has a limit of seconds for it; anything else is left to `load_image`.
+def download_within(image: Any, timeout: float | None) -> Any:
+    """Download a URL if the caller gave a timeout in seconds; everything else is returned for `load_image`.
 
     Raises:
-        ValueError: it cannot be fetched.
+        ValueError: the download failed.
     """
     if timeout is None or not isinstance(image, str) or not image.startswith(("http://", "https://")):
         return image
@@ -311,15 +315,15 @@ def fetched(image: Any, timeout: float | None) -> Any:
         response = requests.get(image, timeout=timeout)
         response.raise_for_status()
     except requests.RequestException as error:
-        raise ValueError(f"{image}: the download failed ({error}); check the address and the timeout") from error
+        raise ValueError(f"{image}: the download failed ({error}); check the URL and the timeout") from error
     return response.content
 
 
 def _items(inputs: Any) -> Iterator[Any]:
-    """Go through a list, a generator, or a data set that has a length and items by number."""
+    """Iterate over a list, a generator, or a data set with a length and items by index."""
     if isinstance(inputs, Iterable) and not hasattr(inputs, "__getitem__"):
         return iter(inputs)
-    return (inputs[place] for place in range(len(inputs)))
+    return (inputs[index] for index in range(len(inputs)))
 
 
 def _is_request(one: Any) -> bool:
@@ -336,7 +340,7 @@ def _text_of(message: Mapping[str, Any]) -> str:
 
 
 def _with_answer(chat: list[Any], new: str, ending: str) -> list[Any]:
-    """Return the chat with the answer as a new message, or as the rest of the last one."""
+    """Return the chat with the answer as a new message, or appended to the last one."""
     if ending != "continue":
         return [*chat, {"role": "assistant", "content": new}]
     last = chat[-1]

@@ -1,1 +1,1 @@
-"""Share4V as mindone.transformers wants it; importing one of these modules imports that library: seconds."""
+"""Adapters for mindone.transformers; importing one of these modules imports that library, which takes seconds."""

@@ -1,4 +1,4 @@
-"""Share4VPretrainedConfig: a Share4VConfig in the class that transformers' Auto classes look models up by."""
+"""Share4VPretrainedConfig: a Share4VConfig as the config class that transformers' Auto classes need."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from transformers import CLIPVisionConfig, LlamaConfig, PretrainedConfig
 
 from ...configuration import Share4VConfig
 
-# What the Auto classes add for themselves.
+# Arguments that the Auto classes add for their own use.
 _NOTES = ("_from_auto", "_from_pipeline", "attn_implementation")
 
 
 class Share4VPretrainedConfig(PretrainedConfig):
-    """A PretrainedConfig that wraps a Share4VConfig; reads every published form of config.json.
+    """A PretrainedConfig that wraps a Share4VConfig; reads every published format of config.json.
 
     Args:
-        share4v: the config that counts; what is set on this object afterwards changes nothing of it.
-        common: what every PretrainedConfig takes, such as name_or_path.
+        share4v: the config of the model; attributes set on this object do not change it.
+        common: arguments of every PretrainedConfig, such as name_or_path.
 
     Attributes:
-        share4v: as above.
-        vision_config, text_config: the same sizes as CLIPVisionConfig and LlamaConfig.
-        image_token_id: what stands for one image in input_ids.
+        share4v: see above.
+        vision_config, text_config: the same values as CLIPVisionConfig and LlamaConfig.
+        image_token_id: the id that stands for one image in input_ids.
 
     Example:
         >>> from mindone.models.share4v import Share4VConfig
@@ -48,38 +48,38 @@ class Share4VPretrainedConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Read a parsed config.json. Where name_or_path is a directory, a vision tower that lies apart is read too.
+        """Build the config from a parsed config.json; if name_or_path is a directory, read a separate vision tower too.
 
-        Arguments are not taken for fields to change, as other configs do it: they come back for the model's loading.
+        Unlike in other configs, keyword arguments do not override fields; they are returned for loading the model.
 
         Raises:
-            ValueError: the form is not known, or fields contradict each other.
+            ValueError: the format is unknown, or fields contradict each other.
         """
         wants_unused = kwargs.pop("return_unused_kwargs", False)
         for name in _NOTES:
             kwargs.pop(name, None)
         common = {name: kwargs.pop(name) for name in ("name_or_path", "_commit_hash") if name in kwargs}
         data = {key: value for key, value in config_dict.items() if key not in ("_commit_hash", *_NOTES)}
-        place = str(common.get("name_or_path", ""))
+        directory = str(common.get("name_or_path", ""))
         tower = kwargs.get("vision_tower")
-        if place and Path(place).is_dir():
-            own = Share4VConfig.from_pretrained(place, tower if tower and Path(tower).is_dir() else None)
+        if directory and Path(directory).is_dir():
+            own = Share4VConfig.from_pretrained(directory, tower if tower and Path(tower).is_dir() else None)
         else:
             own = Share4VConfig.from_dict(data)
         config = cls(own, **common)
         return (config, kwargs) if wants_unused else config
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `Share4VConfig.to_dict` does, which is what a saved config.json holds."""
+        """Return the result of `Share4VConfig.to_dict`, which is the content of a saved config.json."""
         return self.share4v.to_dict()
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Return all of it: nothing of a checkpoint is left to defaults."""
+        """Return all fields: a checkpoint must not depend on default values."""
         return self.to_dict()
 
 
 def _plain(section: Any) -> dict[str, Any]:
-    """Turn one of Share4VConfig's parts into what transformers' config of the same part takes."""
+    """Convert a part of Share4VConfig to the arguments of transformers' config for that part."""
     fields = asdict(section)
     if isinstance(fields.get("eos_token_id"), tuple):
         fields["eos_token_id"] = list(fields["eos_token_id"])

@@ -1,4 +1,4 @@
-"""The plain names of embedded checkpoints, put where transformers looks a name up: Hugging Face's cache."""
+"""Links embedded checkpoints into Hugging Face's cache, so that transformers finds them by their short names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers.utils import hub as hugging_face
 
 from ...hub import PRESETS, resolve
 
-# Files that the Auto classes ask for and these checkpoints lack. Hugging Face's cache notes such files, so that nobody
-# asks the hub for them, which would say that there is no such repository.
+# Files that the Auto classes look for and these checkpoints do not have. Marking them as absent in Hugging Face's cache
+# prevents requests to the hub, which would fail because there is no such repository.
 ABSENT = (
     "adapter_config.json",
     "added_tokens.json",
@@ -25,10 +25,10 @@ ABSENT = (
 
 
 def link_embedded_checkpoints() -> None:
-    """Link the checkpoints that come with this package into Hugging Face's cache, by their plain names.
+    """Link the checkpoints that are part of this package into Hugging Face's cache, under their short names.
 
-    A few kilobytes of links and notes are written, nothing that is there is changed. Where the cache cannot be written
-    that is logged, and mindone.transformers then needs a directory in place of the name.
+    This writes a few kilobytes and changes no existing files. If the cache is not writable, a warning is logged, and
+    mindone.transformers then needs a directory instead of the name.
     """
     cache = Path(hugging_face.TRANSFORMERS_CACHE)
     for name, preset in PRESETS.items():
@@ -38,7 +38,7 @@ def link_embedded_checkpoints() -> None:
             _link(resolve(name), cache / f"models--{name}")
         except OSError as error:
             logging.getLogger(__name__).warning(
-                "%s cannot be linked into %s (%s): give mindone.transformers its directory, hub.resolve(%r)",
+                "%s cannot be linked into %s (%s): pass its directory to mindone.transformers, hub.resolve(%r)",
                 name,
                 cache,
                 error,
@@ -47,7 +47,7 @@ def link_embedded_checkpoints() -> None:
 
 
 def _link(directory: Path, repository: Path) -> None:
-    """Write the three things that make a snapshot: the files, what is absent, and which snapshot is `main`."""
+    """Write the three parts of a cached snapshot: its files, the list of absent files, and the reference `main`."""
     commit = hashlib.sha1(str(directory.resolve()).encode()).hexdigest()
     snapshot, absent, main = repository / "snapshots" / commit, repository / ".no_exist" / commit, repository / "refs"
     for folder in (snapshot.parent, absent, main):
@@ -64,7 +64,7 @@ def _link(directory: Path, repository: Path) -> None:
 
 
 def _replace_link(link: Path, target: Path) -> None:
-    """Make a link in one step, since another process may be making it too."""
+    """Create a link atomically, because another process may be creating it too."""
     partial = link.with_name(f"{link.name}.{os.getpid()}")
     partial.symlink_to(target, target_is_directory=True)
     partial.replace(link)

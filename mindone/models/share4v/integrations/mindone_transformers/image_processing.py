@@ -1,4 +1,4 @@
-"""Share4VImageProcessor: transformers' LlavaImageProcessor, set up as a ShareGPT4V checkpoint says."""
+"""Share4VImageProcessor: transformers' LlavaImageProcessor with the settings of a ShareGPT4V checkpoint."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ...processing.processor import Share4VProcessor
 
 
 class Share4VImageProcessor(LlavaImageProcessor):
-    """Makes the same pixel_values as this project's ImageProcessor, which a test compares bit by bit.
+    """An image processor with pixel_values that are bit-identical to those of this project's ImageProcessor.
 
     Args:
-        do_pad: centre the picture on a square first; by default what image_aspect_ratio says.
-        image_aspect_ratio: "pad" or "square", as this project's preprocessor_config.json writes it.
+        do_pad: pad the image to a square first; by default if image_aspect_ratio is "pad".
+        image_aspect_ratio: "pad" or "square", as in this project's preprocessor_config.json.
         stated: the other fields of LlavaImageProcessor.
     """
 

@@ -1,4 +1,4 @@
-"""Share4VForConditionalGeneration: a Share4V with the methods that mindone.transformers calls."""
+"""Share4VForConditionalGeneration: a Share4V with the interface that mindone.transformers expects."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from ...modeling import Share4V, Share4VOutput, as_numpy
 from .configuration import Share4VPretrainedConfig
 from .processing import Share4VProcessor
 
-# GenerationConfig's fields that have a meaning here, with the name that `Share4V.generate` has for them.
+# The supported fields of GenerationConfig, with their names in `Share4V.generate`.
 SETTINGS = {
     **{name: name for name in ("max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p")},
     **{name: name for name in ("num_beams", "length_penalty", "repetition_penalty")},
     "stop_strings": "stop",
 }
-# Fields that say what is so in any case.
-_SILENT = ("transformers_version", "_from_model_config", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
+# Fields that can be ignored, because they only state facts about the model.
+_IGNORED = ("transformers_version", "_from_model_config", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
 _UNSUPPORTED = ("revision", "token", "subfolder", "proxies", "force_download", "resume_download", "adapter_kwargs")
-# What the Auto classes and pipelines pass along, which says nothing about how to load.
+# Arguments that the Auto classes and pipelines add and that do not affect loading.
 _NOTES = ("_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "attn_implementation", "mindspore_dtype")
 
 
 class Share4VForConditionalGeneration(nn.Cell):
-    """What `AutoModelForImageTextToText` and `AutoModelForVision2Seq` give for the model type "share4v".
+    """The class that `AutoModelForImageTextToText` and `AutoModelForVision2Seq` load for the model type "share4v".
 
-    It is no PreTrainedModel: weights may be packed for the kernels, and what such a class promises beyond generation
-    (resizing embeddings, gradient checkpoints, attention implementations) is not offered. Train with `share4v`.
+    It is not a PreTrainedModel: its weights may be packed for the kernels, and the features of that class other than
+    generation (resizing embeddings, gradient checkpointing, attention implementations) are not supported. To train,
+    use the attribute `share4v`.
 
     Args:
-        share4v: the model, with everything that it can.
-        config: by default made of the model's.
+        share4v: the model.
+        config: its config; by default derived from the model's.
 
     Attributes:
-        share4v: as above.
-        generation_config: the defaults of `generate`; changing it changes nothing.
+        share4v: see above.
+        generation_config: the defaults of `generate`; changing it has no effect.
 
     Example:
         >>> from mindone.models.share4v.integrations.mindone_transformers import modeling
@@ -58,7 +59,7 @@ class Share4VForConditionalGeneration(nn.Cell):
     main_input_name = "pixel_values"
 
     def __init__(self, share4v: Share4V, config: Share4VPretrainedConfig | None = None) -> None:
-        super().__init__(auto_prefix=False)  # the weights keep the names they have in the model
+        super().__init__(auto_prefix=False)  # the weights keep their names in the model
         self.share4v = share4v
         self.config = Share4VPretrainedConfig(share4v.config) if config is None else config
         text = share4v.config.text_config
@@ -66,7 +67,7 @@ class Share4VForConditionalGeneration(nn.Cell):
             max_new_tokens=MAX_NEW_TOKENS,
             bos_token_id=text.bos_token_id,
             eos_token_id=list(text.eos_token_ids),
-            pad_token_id=_fill(share4v),
+            pad_token_id=_pad_token_id(share4v),
         )
         self._place: dict[str, Any] | None = None
 
@@ -114,13 +115,13 @@ class Share4VForConditionalGeneration(nn.Cell):
 
     @classmethod
     def _from_config(cls, config: Share4VPretrainedConfig, dtype: Any = None, **others: Any) -> Any:
-        """Build a model of random weights, which can be trained; AutoModel...from_config calls this."""
+        """Build a model with random weights for training; called by the Auto classes' from_config."""
         refuse(others)
         return cls(Share4V(config.share4v, dtype_name(dtype) or "float32"), config)
 
     @property
     def dtype(self) -> Any:
-        """Type of the pixels that go in and of the logits that come out; the weights' is `share4v.dtype`."""
+        """Data type of the pixels and of the logits; that of the weights is `share4v.dtype`."""
         return ms.float32
 
     @cached_property
@@ -145,7 +146,7 @@ class Share4VForConditionalGeneration(nn.Cell):
         attention_mask: Array | None = None,
         inputs_embeds: Array | None = None,
     ) -> Share4VOutput:
-        """Return the logits of whole prompts; see `Share4V.construct`."""
+        """Return the logits of complete prompts; see `Share4V.construct`."""
         return self.share4v(input_ids, pixel_values, attention_mask, inputs_embeds)
 
     def generate(
@@ -156,29 +157,29 @@ class Share4VForConditionalGeneration(nn.Cell):
         generation_config: GenerationConfig | None = None,
         **settings: Any,
     ) -> Tensor:
-        """Return prompts and answers as Hugging Face's `generate` does.
+        """Return prompts and answers in one array, like Hugging Face's `generate`.
 
         Args:
             input_ids: int [B, L], padded on the left, with config.image_token_id where an image goes.
             pixel_values: float32 [N, 3, S, S].
             attention_mask: int [B, L], 0 at padding.
-            generation_config: settings; those named by themselves come before it.
-            settings: the settings of `Share4V.generate`, whose defaults hold (top_k is off), and stop_strings.
+            generation_config: settings; keyword arguments override them.
+            settings: the settings of `Share4V.generate`, with its defaults (top_k is off), and stop_strings.
 
         Returns:
-            int64 [B, L + M]: the input_ids, then the new ids, filled up with generation_config.pad_token_id to the
+            int64 [B, L + M]: the input_ids, followed by the new ids, padded with generation_config.pad_token_id to the
             longest answer.
 
         Raises:
-            ValueError: a setting is not supported or out of range, or as `Share4V.generate` says.
+            ValueError: a setting is not supported or out of range, or as in `Share4V.generate`.
         """
         ids = as_numpy(input_ids)
         chosen = merged_settings(generation_config, settings)
         answers = self.share4v.generate(
             input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, **chosen
         )
-        longest = max(map(len, answers))
-        new = np.full((len(answers), longest), _fill(self.share4v), np.int64)
+        longest = max(map(len, answers))  # M
+        new = np.full((len(answers), longest), _pad_token_id(self.share4v), np.int64)
         for row, answer in enumerate(answers):
             new[row, : len(answer)] = answer
         return Tensor(np.concatenate([ids.astype(np.int64), new], 1))
@@ -189,22 +190,22 @@ class Share4VForConditionalGeneration(nn.Cell):
         """Write config.json and safetensors; see `Share4V.save_pretrained`.
 
         Raises:
-            ValueError: safe_serialization is off.
+            ValueError: safe_serialization is False.
         """
         if not safe_serialization:
-            raise ValueError("weights are written as safetensors alone: leave safe_serialization=True")
+            raise ValueError("weights can be written as safetensors only: set safe_serialization=True")
         self.share4v.save_pretrained(directory, max_shard_size)
 
 
 def merged_settings(generation_config: GenerationConfig | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Join what a GenerationConfig says and what was named by itself into the arguments of `Share4V.generate`.
+    """Merge a GenerationConfig and keyword arguments, which take precedence, into arguments of `Share4V.generate`.
 
     Raises:
-        ValueError: a field that is set has no meaning here.
+        ValueError: a field that is set is not supported.
     """
     chosen: dict[str, Any] = {}
     if generation_config is not None:
-        unknown = sorted(set(generation_config.to_diff_dict()) - {*SETTINGS, *_SILENT})
+        unknown = sorted(set(generation_config.to_diff_dict()) - {*SETTINGS, *_IGNORED})
         if unknown:
             raise ValueError(
                 f"generation_config sets {', '.join(unknown)}, which is not supported; known: {', '.join(SETTINGS)}"
@@ -215,17 +216,17 @@ def merged_settings(generation_config: GenerationConfig | None, settings: Mappin
 
 
 def dtype_name(dtype: Any) -> str | None:
-    """Turn what mindone.transformers takes for a type into the name that Share4V takes; None and "auto" are None."""
+    """Convert a dtype of mindone.transformers to the name that Share4V uses; None and "auto" become None."""
     if dtype is None or dtype == "auto":
         return None
     return dtype if isinstance(dtype, str) else str(dtype).lower()
 
 
 def refuse(others: Mapping[str, Any]) -> None:
-    """Check arguments that the Auto classes pass along.
+    """Check additional arguments of the Auto classes.
 
     Raises:
-        ValueError: one of them asks for something that is not done here.
+        ValueError: one of them asks for something that is not supported.
     """
     asked = sorted(name for name, value in others.items() if name not in _NOTES and value)
     known = [name for name in asked if name in _UNSUPPORTED]
@@ -234,8 +235,8 @@ def refuse(others: Mapping[str, Any]) -> None:
         raise ValueError(f"{', '.join(asked)} is not supported for Share4V: {what}")
 
 
-def _fill(share4v: Share4V) -> int:
-    """Return the id that fills up shorter answers."""
+def _pad_token_id(share4v: Share4V) -> int:
+    """Return the id that pads shorter answers."""
     text = share4v.config.text_config
     ends: Sequence[int] = text.eos_token_ids
     return text.pad_token_id if text.pad_token_id is not None else ends[0] if ends else 0

@@ -1,4 +1,4 @@
-"""Share4VProcessor as mindone.transformers' AutoProcessor gives it: the same, with that library's arguments."""
+"""Share4VProcessor for mindone.transformers' AutoProcessor: this project's processor with that library's interface."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Chat(list[Message]):
 
 
 class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
-    """This project's processor as a ProcessorMixin; called, it gives a BatchFeature of the same arrays.
+    """This project's processor as a ProcessorMixin; a call returns a BatchFeature with the same arrays.
 
-    It has its own tokenizer and image processor, which are no transformers classes: `processor.tokenizer.encode(text)`
-    and `processor.image_processor(picture)`.
+    Its tokenizer and image processor are this project's, not classes of transformers: use
+    `processor.tokenizer.encode(text)` and `processor.image_processor(image)`.
 
     Example:
         >>> from mindone.models.share4v.integrations.mindone_transformers.processing import Share4VProcessor
@@ -48,7 +48,7 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         'USER: What is this? ASSISTANT:'
     """
 
-    # The class is known by its name: processor_config.json says "Share4VProcessor".
+    # The name of the class must not change: processor_config.json contains "Share4VProcessor".
     attributes: ClassVar[list[str]] = []
     chat_template = None
     audio_tokenizer = None
@@ -61,16 +61,16 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         return_tensors: str | None = None,
         padding: bool | str = True,
     ) -> Any:
-        """Make the model's inputs; see `mindone.models.share4v.Share4VProcessor`.
+        """Prepare the model's inputs; see `mindone.models.share4v.Share4VProcessor`.
 
         Args:
-            images, text, conversation: as there. Besides, a text that ends with the assistant's open turn, such as
-                "USER: <image>\\nWhat is this? ASSISTANT:", is a whole prompt and stays as it is.
+            images, text, conversation: as there. In addition, a text that ends with the start of the assistant's
+                answer, such as "USER: <image>\\nWhat is this? ASSISTANT:", is a complete prompt and is not changed.
             return_tensors: "ms" for MindSpore tensors, "np" or None for arrays.
-            padding: a batch is padded on the left in any case.
+            padding: ignored; a batch is always padded on the left.
 
         Returns:
-            BatchFeature of input_ids, attention_mask and, where there are pictures, pixel_values.
+            BatchFeature with input_ids, attention_mask and, if there are images, pixel_values.
         """
         return BatchFeature(super().__call__(images, text, conversation), tensor_type=return_tensors)
 
@@ -84,19 +84,20 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         return_dict: bool = False,
         return_tensors: str | None = None,
     ) -> Any:
-        """Write chats as prompts, and with `tokenize` make the model's inputs of them and of the pictures they hold.
+        """Convert chats to prompts or, with `tokenize`, to the model's inputs, including the images of the chats.
 
         Args:
             conversation: a list of `{"role", "content"}` messages, or a list of such lists.
-            chat_template: name of one of this project's templates ("vicuna_v1", ...), by default the processor's.
-            add_generation_prompt: end with the assistant's open turn.
-            continue_final_message: leave the last message, the assistant's, open.
-            tokenize: False returns the text.
-            return_dict: with `tokenize`, False returns the input_ids alone.
+            chat_template: name of one of this project's templates ("vicuna_v1", ...); by default the processor's.
+            add_generation_prompt: end with the start of the assistant's answer.
+            continue_final_message: leave the last message, which must be the assistant's, open.
+            tokenize: whether to return the model's inputs; False returns the text.
+            return_dict: with `tokenize`, False returns the input_ids only.
             return_tensors: as in a call.
 
         Raises:
-            ValueError: a chat is malformed, or the two ways to end contradict each other or the last message.
+            ValueError: a chat is malformed, add_generation_prompt and continue_final_message are combined, or the last
+                message cannot be continued.
         """
         is_batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
         ending = "continue" if continue_final_message else "open" if add_generation_prompt else "closed"
@@ -112,7 +113,7 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         return inputs if return_dict else inputs["input_ids"]
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:  # type: ignore[override]
-        """Turn ids into text as `mindone.models.share4v.Share4VProcessor.decode` does; placeholders are left out."""
+        """Turn ids into text like `mindone.models.share4v.Share4VProcessor.decode`, but skip image placeholders."""
         numbers = ids.asnumpy() if hasattr(ids, "asnumpy") else ids
         return super().decode((one for one in map(int, numbers) if one != self.image_token_id), skip_special_tokens)
 
@@ -122,7 +123,7 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What a call gives."""
+        """Names of the entries that a call returns."""
         return ["input_ids", "attention_mask", "pixel_values"]
 
     @classmethod
@@ -159,15 +160,15 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         if not messages or messages[-1].role != "assistant":
             raise ValueError("continue_final_message needs a chat whose last message is the assistant's")
         prompt = super()._render(messages[:-1], num_images, template)
-        return prompt + (" " if _ending(template) else "") + messages[-1].text.strip()
+        return prompt + (" " if _answer_start(template) else "") + messages[-1].text.strip()
 
 
-def _ending(template: Template) -> str:
-    """Return what opens the assistant's turn behind a question, such as "ASSISTANT:"; empty in the plain style."""
+def _answer_start(template: Template) -> str:
+    """Return the start of the assistant's turn after a question, such as "ASSISTANT:"; empty in the plain style."""
     return template.render([Message("user", _QUESTION)]).rpartition(_QUESTION)[2].strip()
 
 
 def _is_complete(text: str, template: Template) -> bool:
     """Return whether a text ends with the assistant's open turn, and so is a complete prompt."""
-    ending = _ending(template)
+    ending = _answer_start(template)
     return bool(ending) and text.rstrip().endswith(ending)

@@ -1,11 +1,11 @@
-"""register_auto_classes: tell mindone.transformers, and transformers' config mapping, of the model type "share4v"."""
+"""register_auto_classes: register the model type "share4v" with mindone.transformers and transformers."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-# The pipelines stand above the models, so they are named by strings, as in the registries.
+# Named by strings, as in the registries, because the models must not import the pipelines.
 PIPELINES = {
     "image-to-text": "mindone.pipelines.image_to_text.mindone_transformers:ImageToText",
     "image-text-to-text": "mindone.pipelines.image_to_text.mindone_transformers:ImageTextToText",
@@ -13,17 +13,17 @@ PIPELINES = {
 
 
 def register_auto_classes() -> None:
-    """Make mindone.transformers' Auto classes and its pipeline() know ShareGPT4V.
+    """Register ShareGPT4V with mindone.transformers' Auto classes and its pipeline().
 
     Afterwards AutoConfig, AutoModelForImageTextToText, AutoModelForVision2Seq, AutoProcessor, AutoTokenizer and
-    AutoImageProcessor work on checkpoints whose model type is "share4v", and `mindone.transformers.pipeline` for the
-    tasks "image-to-text" and "image-text-to-text". Only the libraries' own `register` methods are used, and calling
-    it again changes nothing. mindone.transformers is imported, which takes seconds.
+    AutoImageProcessor support checkpoints of the model type "share4v", and so does `mindone.transformers.pipeline` for
+    the tasks "image-to-text" and "image-text-to-text". Only the public `register` methods of the libraries are used.
+    Calling the function again has no effect. It imports mindone.transformers, which takes seconds.
 
-    The libraries look names up by themselves: a directory works, and owner/name on the Hugging Face hub. So does
-    "sharegpt4v-tiny", since what comes with this package is linked into Hugging Face's cache; but where the hub can be
-    asked, AutoProcessor and AutoTokenizer need local_files_only=True for it. For any name that this package knows,
-    `mindone.models.share4v.hub.resolve(name)` is a directory.
+    The libraries resolve names themselves: a directory, or owner/name on the Hugging Face hub. The name
+    "sharegpt4v-tiny" works too, because the checkpoints of this package are linked into Hugging Face's cache; if the
+    hub is reachable, AutoProcessor and AutoTokenizer need local_files_only=True for it. For every name that this
+    package knows, `mindone.models.share4v.hub.resolve(name)` returns a directory.
 
     Raises:
         ImportError: mindone.transformers cannot be imported.
@@ -47,13 +47,13 @@ def register_auto_classes() -> None:
     from .modeling import Share4VForConditionalGeneration
     from .processing import Share4VProcessor
 
-    for library in (transformers, zoo):  # mindone has a mapping of its own, and its models' Auto classes use both
+    for library in (transformers, zoo):  # mindone has its own mapping, and its Auto classes use both
         library.AutoConfig.register(Config.model_type, Config, exist_ok=True)
     for auto in (zoo.AutoModelForImageTextToText, zoo.AutoModelForVision2Seq):
         auto.register(Config, Share4VForConditionalGeneration, exist_ok=True)
     zoo.AutoProcessor.register(Config, Share4VProcessor, exist_ok=True)
     zoo.AutoImageProcessor.register(Config, slow_image_processor_class=Share4VImageProcessor, exist_ok=True)
-    # mindone takes tokenizers from transformers.
+    # mindone uses the tokenizers of transformers.
     slow, fast = transformers.LlamaTokenizer, transformers.LlamaTokenizerFast
     transformers.AutoTokenizer.register(Config, slow_tokenizer_class=slow, fast_tokenizer_class=fast, exist_ok=True)
     for task, name in PIPELINES.items():
@@ -62,7 +62,7 @@ def register_auto_classes() -> None:
 
 
 def _register_pipeline(task: str, name: str) -> None:
-    """Put our class in the place of mindone's for a task; it makes mindone's for every model that is not ours."""
+    """Replace mindone's pipeline class for a task by ours, which creates mindone's for all other models."""
     from mindone.transformers.pipelines import PIPELINE_REGISTRY
 
     module, _, attribute = name.partition(":")

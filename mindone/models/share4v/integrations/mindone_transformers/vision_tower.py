@@ -1,6 +1,6 @@
-"""mindone's CLIP as a vision tower: the zoo's own cells with a ShareGPT4V checkpoint's weights.
+"""The vision tower "mindone": mindone.transformers' CLIP with the weights of a ShareGPT4V checkpoint.
 
-This imports all of mindone.transformers, which takes seconds; the registry does so when "mindone" is asked for.
+Importing this module imports mindone.transformers, which takes seconds; the registry does it on first use.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from transformers import CLIPVisionConfig
 from ...configuration import Share4VConfig, VisionConfig
 from ...nn.layers import activation_dtype, weight_dtype
 
-# MindSpore's name of a weight -> the checkpoints'.
+# MindSpore's name of a weight -> its name in checkpoints.
 LEAVES = {"gamma": "weight", "beta": "bias", "embedding_table": "weight"}
-# The same activation, of operators that every device has: "gelu" is one that a CPU has not.
+# Equivalent activations made of operators that all devices support: "gelu" is not supported on a CPU.
 ACTIVATIONS = {"gelu": "gelu_python"}
 
 
 class MindoneCLIPVisionTower(nn.Cell):
-    """The features ShareGPT4V sees of an image, computed by mindone.transformers' CLIPVisionModel.
+    """ShareGPT4V's image features, computed by mindone.transformers' CLIPVisionModel.
 
-    mindone's cells compute in their weights' type: in float16 on a CPU too, which is slower there than float32.
+    mindone's cells compute in the data type of their weights, including float16 on a CPU, where it is slower than
+    float32.
 
     Args:
-        config: the whole model's config; `vision_config`, `select_layer` and `select_feature` are read.
-        dtype: type of all weights, "float32" or "float16".
+        config: config of the whole model; `vision_config`, `select_layer` and `select_feature` are used.
+        dtype: data type of the weights, "float32" or "float16".
 
     Raises:
-        ValueError: the dtype is another.
+        ValueError: the dtype is not supported.
 
     Example:
         >>> import numpy as np
@@ -56,7 +57,7 @@ class MindoneCLIPVisionTower(nn.Cell):
             parameter.set_dtype(weight_dtype(dtype))
 
     def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:
-        """Name the parameters as the checkpoints do, whatever cell takes the tower in and calls this."""
+        """Name the parameters as in checkpoints; MindSpore calls this when the tower becomes part of another cell."""
         super().update_parameters_name(prefix, recurse)
         for parameter in self.get_parameters():
             parent, _, leaf = parameter.name.rpartition(".")
@@ -69,9 +70,9 @@ class MindoneCLIPVisionTower(nn.Cell):
 
 
 def make_clip(config: VisionConfig) -> CLIPVisionModel:
-    """Return mindone's model of these sizes, its weights not set.
+    """Return mindone's model for this config, with initial weights.
 
-    On a CPU `mint.nn.Conv2d`, its patch embedding, has no kernel: that one cell is replaced by an equal `nn.Conv2d`.
+    Its patch embedding, `mint.nn.Conv2d`, is not supported on a CPU and is replaced there by an equivalent `nn.Conv2d`.
     """
     settings = asdict(config)
     settings["hidden_act"] = ACTIVATIONS.get(config.hidden_act, config.hidden_act)

@@ -97,7 +97,7 @@ def test_a_saved_model_loads_everywhere(zoo: Any, directory: str, tmp_path: Path
     np.testing.assert_array_equal(again.generate(**inputs).asnumpy(), expected)
     native = Share4V.from_pretrained(tmp_path).generate(**Share4VProcessor.from_pretrained(tmp_path)(scenes[0]))
     assert native[0] == expected[0, inputs["input_ids"].shape[1] :].tolist()
-    with pytest.raises(ValueError, match="safetensors alone"):
+    with pytest.raises(ValueError, match="as safetensors only"):
         model.save_pretrained(tmp_path, safe_serialization=False)
 
 

@@ -204,7 +204,7 @@ def test_errors_of_image_to_text_say_what_to_do(zoo_captioner: Any, scenes: list
 def test_errors_of_image_text_to_text_say_what_to_do(zoo_answerer: Any, scenes: list[str]) -> None:
     with pytest.raises(ValueError, match="number of images in the chat messages"):
         zoo_answerer(images=scenes[:2], text=chat({}))
-    with pytest.raises(ValueError, match="there are 2 texts: give as many entries of images"):
+    with pytest.raises(ValueError, match="there are 2 texts: images must have one entry for each"):
         zoo_answerer(images=scenes[0], text=list(QUESTIONS))
     with pytest.raises(ValueError, match="has 1 <image> but 2 images"):
         zoo_answerer(images=scenes[:2], text="<image>\nWhy?")
