@@ -34,7 +34,7 @@ LONGEST_FIRST = (
     "pipelines/image_to_text/dataset/executors/test_ray_executor.py",
     "models/share4v/checkpoint/test_packed.py",
     "pipelines/image_to_text/dataset/executors/test_msrun.py",
-    "models/share4v/integrations/mindone_transformers/test_names_and_others.py",
+    "models/share4v/integrations/mindone_transformers/test_registration.py",
     "models/share4v/generation/test_continuous_batch.py",
     "models/share4v/integrations/mindone_transformers/test_auto_classes.py",
     "models/share4v/training/test_trainer.py",

@@ -1,4 +1,4 @@
-"""pipeline(): Hugging Face's shapes, and texts that are what generate and the processor give."""
+"""pipeline(): results with Hugging Face's shapes, and texts equal to those of generate and the processor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 from mindone.models.share4v.hub import HubError
-from mindone.models.share4v.processing import chat_templates as conversation_module
+from mindone.models.share4v.processing import chat_templates
 from mindone.models.share4v.processing.chat_templates import Template, get_template
 from mindone.models.share4v.processing.image_loading import ImageLoadError, ImageNotFoundError
 from mindone.pipelines import TASKS, pipeline
@@ -46,7 +46,7 @@ def answerer(model: Share4V, processor: Share4VProcessor) -> ImageTextToTextPipe
 
 @pytest.fixture(scope="module")
 def captions(model: Share4V, processor: Share4VProcessor, pictures: list[str]) -> list[str]:
-    """Each picture's caption by generate, one by one; some differ, or the tests below would show little."""
+    """The caption of each image, generated one by one; some differ, or the tests below would be too weak."""
     texts = [
         processor.batch_decode(model.generate(**processor(images=[path]), max_new_tokens=TOKENS))[0]
         for path in pictures
@@ -64,14 +64,14 @@ def texts_of(results: Any) -> list[str]:
 # Captions
 
 
-def test_shapes_and_texts(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
+def test_result_shapes_and_captions(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
     assert captioner(pictures[0], max_new_tokens=TOKENS) == [{"generated_text": captions[0]}]
     assert texts_of(captioner(pictures[:2], max_new_tokens=TOKENS)) == captions[:2]
     assert texts_of(captioner(tuple(pictures[:1]), max_new_tokens=TOKENS)) == captions[:1]
     assert captioner([], max_new_tokens=TOKENS) == []
 
 
-def test_every_kind_of_picture(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
+def test_all_image_source_types(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
     data = Path(pictures[0]).read_bytes()
     with Image.open(pictures[0]) as image:
         image.load()
@@ -81,7 +81,7 @@ def test_every_kind_of_picture(captioner: ImageToTextPipeline, pictures: list[st
 
 
 @pytest.mark.parametrize("batch_size", [2, 4])
-def test_a_batch_gives_what_single_calls_give(
+def test_batch_results_equal_single_calls(
     captioner: ImageToTextPipeline, pictures: list[str], captions: list[str], batch_size: int
 ) -> None:
     assert texts_of(captioner(pictures, batch_size=batch_size, max_new_tokens=TOKENS)) == captions
@@ -91,7 +91,7 @@ def test_a_batch_gives_what_single_calls_give(
     assert texts_of(batch) == single != captions
 
 
-def test_a_stream_is_read_a_batch_at_a_time(
+def test_stream_is_read_one_batch_at_a_time(
     captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]
 ) -> None:
     read: list[str] = []
@@ -108,7 +108,7 @@ def test_a_stream_is_read_a_batch_at_a_time(
     assert texts_of(results) == captions[2:]
 
 
-def test_a_stream_may_be_endless(captioner: ImageToTextPipeline, pictures: list[str]) -> None:
+def test_endless_stream(captioner: ImageToTextPipeline, pictures: list[str]) -> None:
     def forever() -> Iterator[str]:
         while True:
             yield pictures[0]
@@ -117,7 +117,7 @@ def test_a_stream_may_be_endless(captioner: ImageToTextPipeline, pictures: list[
     assert [len(next(results)) for _ in range(7)] == [1] * 7
 
 
-def test_a_data_set_is_a_stream(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
+def test_data_set_is_a_stream(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
     class Photos:
         def __len__(self) -> int:
             return 2
@@ -140,7 +140,7 @@ def test_prompt(
         assert named(pictures[1], prompt=prompt, max_new_tokens=TOKENS) == expected
 
 
-def test_beams(
+def test_beam_search(
     captioner: ImageToTextPipeline, model: Share4V, processor: Share4VProcessor, pictures: list[str]
 ) -> None:
     settings = {"num_beams": 3, "max_new_tokens": TOKENS}
@@ -150,7 +150,7 @@ def test_beams(
     assert texts_of(captioner(pictures[:2], batch_size=2, generate_kwargs=settings)) == expected
 
 
-def test_a_stop_string_ends_the_text_and_is_not_in_it(
+def test_stop_string_ends_the_text_and_is_removed(
     captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]
 ) -> None:
     stop = captions[0][7:10]
@@ -164,20 +164,20 @@ def test_a_stop_string_ends_the_text_and_is_not_in_it(
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_the_templates_stop_strings_count(
+def test_stop_strings_of_the_template_apply(
     captioner: ImageToTextPipeline, pictures: list[str], monkeypatch: pytest.MonkeyPatch, num_beams: int
 ) -> None:
     settings = {"num_beams": num_beams, "max_new_tokens": TOKENS}
     (whole,) = captioner(pictures[0], generate_kwargs=settings)
     stop = whole["generated_text"][7:10]
     template = Template(**{**vars(get_template("vicuna_v1")), "name": "stopping", "stop_strings": (stop,)})
-    monkeypatch.setitem(conversation_module.TEMPLATES, "stopping", template)
+    monkeypatch.setitem(chat_templates.TEMPLATES, "stopping", template)
     before = whole["generated_text"][: whole["generated_text"].index(stop)].strip()
     assert captioner(pictures[0], generate_kwargs=settings, conversation="stopping") == [{"generated_text": before}]
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_answers_carry_their_numbers(
+def test_answer_attributes(
     captioner: ImageToTextPipeline, model: Share4V, processor: Share4VProcessor, pictures: list[str], num_beams: int
 ) -> None:
     inputs = processor(images=[pictures[0]])
@@ -212,17 +212,17 @@ def test_answers_carry_their_numbers(
         ({"conversation": "vicuna_v2"}, "Did you mean 'vicuna_v1'"),
     ],
 )
-def test_wrong_arguments(
+def test_invalid_arguments(
     captioner: ImageToTextPipeline, pictures: list[str], arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         captioner(pictures[:1], **arguments)
-    if "prompt" not in arguments:  # a stream does not wait for its first picture to say so
+    if "prompt" not in arguments:  # a stream is checked before its first image is read
         with pytest.raises(ValueError, match=message):
             captioner(iter(pictures[:1]), **arguments)
 
 
-def test_a_bad_picture_raises_its_own_error(captioner: ImageToTextPipeline, pictures: list[str]) -> None:
+def test_image_errors_are_raised(captioner: ImageToTextPipeline, pictures: list[str]) -> None:
     with pytest.raises(ImageNotFoundError, match=r"nothing\.png"):
         captioner("nothing.png")
     with pytest.raises(ImageNotFoundError, match=r"nothing\.png"):
@@ -241,7 +241,7 @@ def test_unknown_names() -> None:
     assert TASKS.names() == ["image-text-to-text", "image-to-text"]
 
 
-def test_a_loaded_model_needs_its_processor_and_takes_no_loading_arguments(
+def test_loaded_model_needs_a_processor_and_refuses_load_options(
     model: Share4V, processor: Share4VProcessor, checkpoint: Path, pictures: list[str]
 ) -> None:
     with pytest.raises(ValueError, match=r"processor=Share4VProcessor\.from_pretrained"):
@@ -264,7 +264,7 @@ def test_loading_by_path(checkpoint: Path, pictures: list[str], captions: list[s
 # Chats
 
 
-def test_a_session_gives_what_whole_conversations_give(
+def test_session_equals_complete_conversations(
     answerer: ImageTextToTextPipeline, model: Share4V, processor: Share4VProcessor, pictures: list[str]
 ) -> None:
     session = ChatSession(answerer, pictures[:2], {"max_new_tokens": 8})
@@ -281,10 +281,10 @@ def test_a_session_gives_what_whole_conversations_give(
     assert "".join(piece.text for piece in session.ask("Why 0?")).strip() == messages[1]["content"]
 
 
-def test_a_session_outgrows_nothing_but_the_context(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
+def test_session_ends_when_the_context_is_full(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
     session = ChatSession(answerer, pictures[:1], {"max_new_tokens": 30})
     with pytest.raises(ValueError, match=r"the prompt has \d+ tokens with its images, but the model's context is 512"):
         for _ in range(40):
             before = list(session.messages)
             list(session.ask("What is this image of? " * 3))
-    assert session.messages == before  # the question that found no room is not part of it
+    assert session.messages == before  # the question that did not fit is not added

@@ -1,4 +1,4 @@
-"""The task "image-text-to-text" beside transformers' own pipeline: the same forms in, the same shapes out."""
+"""The task "image-text-to-text", compared with transformers' pipeline: the same inputs and result shapes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def theirs(vocabulary: Path) -> Any:
-    """transformers' pipeline over a LLaVA of random weights."""
+    """transformers' pipeline with a LLaVA model of random weights."""
     torch.manual_seed(0)
     tokenizer = transformers.LlamaTokenizer(str(vocabulary), legacy=False, pad_token="<pad>", padding_side="left")
     tokenizer.add_tokens(["<image>"], special_tokens=True)
@@ -51,7 +51,7 @@ def answerer(checkpoint: Path) -> ImageTextToTextPipeline:
 
 
 def skeleton(result: Any) -> Any:
-    """A result whose answers, which random weights make, are left out."""
+    """Return a result without its answers, which depend on random weights."""
     if isinstance(result, list) and result and "role" not in result[0]:
         return [skeleton(one) for one in result]
     if isinstance(result, list):
@@ -71,26 +71,26 @@ def chat(*parts: dict[str, Any], question: str = "What is this?") -> list[dict[s
 Call = Callable[[Any, list[str]], Any]
 CALLS: dict[str, Call] = {
     "a question": lambda run, p: run(images=p[0], text=QUESTION),
-    "a question, answer alone": lambda run, p: run(images=p[0], text=QUESTION, return_full_text=False),
-    "two pictures": lambda run, p: run(images=p[:2], text=f"<image>{QUESTION}"),
+    "a question, only the answer": lambda run, p: run(images=p[0], text=QUESTION, return_full_text=False),
+    "two images": lambda run, p: run(images=p[:2], text=f"<image>{QUESTION}"),
     "questions": lambda run, p: run(images=p[:2], text=[QUESTION, f"{QUESTION} Why?"]),
     "a dict": lambda run, p: run({"images": p[0], "text": QUESTION}),
-    "text alone": lambda run, p: run(text="Why?"),
-    "texts alone": lambda run, p: run(text=["Why?", "What is red?"]),
+    "a text without images": lambda run, p: run(text="Why?"),
+    "texts without images": lambda run, p: run(text=["Why?", "What is red?"]),
     "a chat": lambda run, p: run(text=chat({"type": "image", "path": p[0]})),
     "a chat by position": lambda run, p: run(chat({"type": "image", "image": p[0]})),
-    "a chat, answer alone": lambda run, p: run(text=chat({"type": "image", "path": p[0]}), return_full_text=False),
-    "a chat whose picture comes apart": lambda run, p: run(images=p[0], text=chat({"type": "image"})),
-    "a chat in OpenAI's form": lambda run, p: run(text=chat({"type": "image_url", "image_url": {"url": p[0]}})),
+    "a chat, only the answer": lambda run, p: run(text=chat({"type": "image", "path": p[0]}), return_full_text=False),
+    "a chat with a separate image": lambda run, p: run(images=p[0], text=chat({"type": "image"})),
+    "a chat in OpenAI's format": lambda run, p: run(text=chat({"type": "image_url", "image_url": {"url": p[0]}})),
     "chats": lambda run, p: run(text=[chat({"type": "image", "path": p[0]}), chat({"type": "image", "path": p[1]})]),
-    "chats whose pictures come apart": lambda run, p: run(
+    "chats with separate images": lambda run, p: run(
         images=p[:2], text=[chat({"type": "image"}), chat({"type": "image"})]
     ),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_shapes_are_transformers_own(
+def test_result_shapes_equal_transformers(
     answerer: ImageTextToTextPipeline, theirs: Any, pictures: list[str], name: str
 ) -> None:
     ours = CALLS[name](lambda *args, **kwargs: answerer(*args, **kwargs, max_new_tokens=3), pictures)
@@ -98,7 +98,7 @@ def test_shapes_are_transformers_own(
     assert skeleton(ours) == skeleton(expected)
 
 
-def test_answers_are_what_generate_gives(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
+def test_answers_equal_generate(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
     model: Share4V = answerer.model
     processor: Share4VProcessor = answerer.processor
 
@@ -120,13 +120,13 @@ def test_answers_are_what_generate_gives(answerer: ImageTextToTextPipeline, pict
     ]
 
 
-def test_a_chat_goes_on(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
+def test_chat_continues(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
     encoded = base64.b64encode(Path(pictures[0]).read_bytes()).decode()
     for part in ({"path": pictures[0]}, {"url": f"data:image/png;base64,{encoded}"}, {"base64": encoded}):
         first = chat({"type": "image", **part})
         kept = copy.deepcopy(first)
         (record,) = answerer(text=first, max_new_tokens=6)
-        assert first == kept  # what the caller gave is not changed
+        assert first == kept  # the caller's chat is not changed
         longer = [*record["generated_text"], {"role": "user", "content": "Why?"}]
         (second,) = answerer(text=longer, max_new_tokens=6, return_full_text=False)
         plain = [
@@ -139,7 +139,7 @@ def test_a_chat_goes_on(answerer: ImageTextToTextPipeline, pictures: list[str]) 
         assert second["generated_text"] == answerer.processor.batch_decode(ids)[0]
 
 
-def test_a_stream_is_read_a_batch_at_a_time(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
+def test_stream_is_read_one_batch_at_a_time(answerer: ImageTextToTextPipeline, pictures: list[str]) -> None:
     asked = [{"images": path, "text": f"Why {number}?"} for number, path in enumerate(pictures)]
     read: list[int] = []
 
@@ -179,12 +179,12 @@ def test_a_stream_is_read_a_batch_at_a_time(answerer: ImageTextToTextPipeline, p
         ({"text": "Why?", "conversation": "none"}, "unknown conversation template 'none'"),
     ],
 )
-def test_wrong_arguments(answerer: ImageTextToTextPipeline, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments(answerer: ImageTextToTextPipeline, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         answerer(**arguments)
 
 
-def test_a_picture_that_is_not_there(answerer: ImageTextToTextPipeline) -> None:
+def test_missing_image(answerer: ImageTextToTextPipeline) -> None:
     with pytest.raises(ImageNotFoundError, match=r"nothing\.png"):
         answerer(images="nothing.png", text="Why?")
     with pytest.raises(ImageNotFoundError, match=r"nothing\.png"):

@@ -1,4 +1,4 @@
-"""Annotation files are read by the trainers as they were meant, and appear whole or not at all."""
+"""Annotation files: the trainers read them correctly, and they are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WRITERS: dict[str, Open] = {"a.json": open_sora_plan_writer, "a.csv": table}
 
 @pytest.fixture(params=WRITERS)
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Open]:
-    """Each form's file, in a folder that is not there yet, and what writes it."""
+    """The file of each format, in a folder that does not exist yet, and its writer."""
     return tmp_path / "out" / request.param, WRITERS[request.param]
 
 
@@ -62,8 +62,8 @@ def write_all(folder: Path, annotations: list[Annotation]) -> tuple[Path, Path]:
     return plan, rows
 
 
-def test_the_trainers_read_what_the_files_hold(tmp_path: Path) -> None:
-    """From the videos to the pixels and captions of both loaders."""
+def test_trainers_read_the_annotations(tmp_path: Path) -> None:
+    """From videos to the pixels and captions that both loaders return."""
     videos = tmp_path / "videos"
     (videos / "sub").mkdir(parents=True)
     write_video(videos / "clip.mp4", numbered(49), 25)
@@ -91,15 +91,15 @@ def test_the_trainers_read_what_the_files_hold(tmp_path: Path) -> None:
     assert [row["text_emb"] for row in read] == [
         "embeddings/clip.npz", "embeddings/photo.npz", "embeddings/sub/uneven, short.npz",
     ]  # fmt: skip
-    long, short = fetch(read[0], 49), fetch(read[2], 4)  # its reader takes no images
+    long, short = fetch(read[0], 49), fetch(read[2], 4)  # its reader cannot read images
     assert (long["caption"], short["caption"]) == ("clip.mp4.", "sub/uneven, short.mp4.")
     assert [read_number(Image.fromarray(frame)) for frame in long["video"]] == list(range(49))
     assert short["video"].shape == (4, 96, 64, 3)
     assert long["fps"] == float(read[0]["fps"]) == 25
 
 
-def test_the_originals_column_names_stand_beside_mindones(tmp_path: Path) -> None:
-    """Those of mindone's tools/t2v_curation: numbers where it expects numbers, nothing where it has none."""
+def test_columns_of_mindone_preparation(tmp_path: Path) -> None:
+    """mindone's tools/t2v_curation reads numbers where it expects them, and empty fields for missing values."""
     photo = Annotation("p.png", ["A photo."], 40, 30)
     with open_sora_writer(tmp_path / "rows.csv", tmp_path / "videos") as write:
         write(clip(num_frames=7, fps=12.5))
@@ -112,26 +112,26 @@ def test_the_originals_column_names_stand_beside_mindones(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_captions_come_back_letter_for_letter(caption: str, tmp_path: Path) -> None:
+def test_captions_are_read_back_unchanged(caption: str, tmp_path: Path) -> None:
     plan, rows = write_all(tmp_path, [clip(captions=[caption]), clip(captions=["the next"])])
     assert plan_captions(plan) == [caption, "the next"]
     assert [row["caption"] for row in read_table(rows, tmp_path)] == [caption, "the next"]
     assert plan.read_bytes().isascii()
 
 
-def test_several_captions_are_a_list_in_one_form_and_lines_in_the_other(tmp_path: Path) -> None:
+def test_several_captions_are_a_list_or_rows(tmp_path: Path) -> None:
     plan, rows = write_all(tmp_path, [clip(captions=list(CAPTIONS))])
     assert [item["cap"] for item in json.loads(plan.read_text())] == [list(CAPTIONS)]
     assert [row["caption"] for row in read_table(rows, tmp_path)] == list(CAPTIONS)
 
 
-def test_nul_is_left_out_since_readers_stop_at_it(tmp_path: Path) -> None:
+def test_nul_characters_are_removed(tmp_path: Path) -> None:
     plan, rows = write_all(tmp_path, [clip(captions=["a\0b "])])
     assert plan_captions(plan) == ["ab"] == [row["caption"] for row in read_table(rows, tmp_path)]
 
 
-def test_the_trainers_count_the_frames_that_are_there(tmp_path: Path) -> None:
-    """int(fps * duration) is one too few for many videos where duration is num_frames / fps."""
+def test_trainers_compute_the_right_number_of_frames(tmp_path: Path) -> None:
+    """With duration = num_frames / fps, int(fps * duration) is one too small for many videos."""
     generator, annotations, careless = random.Random(5), [], 0
     for _ in range(4000):
         fps = generator.choice((generator.uniform(0.1, 240), 30000 / 1001, 24000 / 1001, 25.0, 1 / 3))
@@ -146,7 +146,7 @@ def test_the_trainers_count_the_frames_that_are_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["a.png", "a.MP4", "a.jpeg", "a.webm", "a"])
-def test_what_would_stop_the_plans_loader_is_refused_and_leaves_nothing(path: str, tmp_path: Path) -> None:
+def test_annotations_that_open_sora_plan_cannot_load_are_refused(path: str, tmp_path: Path) -> None:
     with open_sora_plan_writer(tmp_path / "plan.json") as write:
         write(clip(path="1.mp4"))
         with pytest.raises(AnnotationError, match=r"fails on suffixes other than \.mp4 and \.jpg"):
@@ -174,12 +174,12 @@ def test_what_would_stop_the_plans_loader_is_refused_and_leaves_nothing(path: st
         ({"fps": float("inf")}, "fps is inf"),
     ],
 )
-def test_annotations_that_no_trainer_could_use_are_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_annotations_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(AnnotationError, match=message):
         clip(**changes)
 
 
-def test_nothing_is_seen_before_the_end(target: tuple[Path, Open]) -> None:
+def test_file_appears_when_it_is_complete(target: tuple[Path, Open]) -> None:
     file, writer = target
     with writer(file) as write:
         write(clip())
@@ -187,7 +187,7 @@ def test_nothing_is_seen_before_the_end(target: tuple[Path, Open]) -> None:
     assert file.is_file() and [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_after_an_error_the_file_is_what_it_was_before(target: tuple[Path, Open]) -> None:
+def test_file_is_unchanged_after_an_error(target: tuple[Path, Open]) -> None:
     file, writer = target
     with writer(file) as write:
         write(clip())
@@ -202,7 +202,7 @@ def test_after_an_error_the_file_is_what_it_was_before(target: tuple[Path, Open]
     assert b"another" in file.read_bytes()
 
 
-def test_no_lines_make_a_file_without_lines(target: tuple[Path, Open]) -> None:
+def test_file_without_annotations(target: tuple[Path, Open]) -> None:
     file, writer = target
     with writer(file):
         pass
@@ -210,8 +210,8 @@ def test_no_lines_make_a_file_without_lines(target: tuple[Path, Open]) -> None:
     assert rows == []
 
 
-def test_lines_go_to_the_disk_as_they_come(target: tuple[Path, Open]) -> None:
-    """So millions of them need no memory."""
+def test_annotations_are_written_one_by_one(target: tuple[Path, Open]) -> None:
+    """So memory does not grow with the number of annotations."""
     file, writer = target
     with writer(file) as write:
         for number in range(2000):
@@ -221,7 +221,7 @@ def test_lines_go_to_the_disk_as_they_come(target: tuple[Path, Open]) -> None:
     assert file.stat().st_size - written < 20_000 < 800_000 < written
 
 
-def test_images_and_videos_are_one_kind_of_input(tmp_path: Path) -> None:
+def test_read_media_reads_images_and_videos(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.png")
     write_video(tmp_path / "b.MP4", numbered(20))
     image, video = (read_media(path) for path in find_media(tmp_path))
@@ -233,7 +233,7 @@ def test_images_and_videos_are_one_kind_of_input(tmp_path: Path) -> None:
         read_media(tmp_path / "c.mp4")
 
 
-def test_a_folder_is_walked_in_order(tmp_path: Path) -> None:
+def test_find_media_is_sorted(tmp_path: Path) -> None:
     names = ["b.jpg", "a/z.mp4", "a/y.png", "a.txt", ".hidden/x.jpg", ".x.jpg", "c/d/e.webm", "z.jpg.part"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +245,7 @@ def test_a_folder_is_walked_in_order(tmp_path: Path) -> None:
         find_media(tmp_path / "b.jpg")
 
 
-def test_a_folder_that_vanishes_is_reported_and_the_rest_is_found(tmp_path: Path) -> None:
+def test_find_media_reports_folders_that_disappear(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "b/2.jpg", "c/3.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
@@ -258,7 +258,7 @@ def test_a_folder_that_vanishes_is_reported_and_the_rest_is_found(tmp_path: Path
     assert [Path(error.filename).name for error in errors] == ["b"]
 
 
-def test_pixels_of_an_image_are_its_own(tmp_path: Path) -> None:
+def test_read_media_keeps_the_pixels_of_an_image(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert np.array_equal(np.asarray(read_media(tmp_path / "a.png").frames[0]), pixels)

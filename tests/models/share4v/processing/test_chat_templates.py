@@ -1,4 +1,4 @@
-"""Conversation templates against prompts that are written out here in full."""
+"""Chat templates, compared with prompts that are written out in full."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ GOLDEN = {
 }
 
 
-def test_every_template_has_a_golden_text() -> None:
+def test_every_template_has_an_expected_prompt() -> None:
     assert set(GOLDEN) == set(TEMPLATES)
     assert all(template.name == name for name, template in TEMPLATES.items())
 
@@ -84,19 +84,19 @@ def test_prompts(name: str) -> None:
         ("plain", "Hi\nHello!\n"),
     ],
 )
-def test_training_texts_end_after_the_answer(name: str, expected: str) -> None:
+def test_prompts_for_training_end_after_the_answer(name: str, expected: str) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
     assert get_template(name).render(messages, add_generation_prompt=False) == expected
 
 
-def test_stage_1_has_no_separator_between_a_picture_and_its_caption() -> None:
+def test_plain_template_has_no_separator_between_image_and_caption() -> None:
     plain = get_template("plain")
     assert plain.render([{"role": "user", "content": "<image>\n"}]) == "<image>"
     pair = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "A red cube."}]
     assert plain.render(pair, add_generation_prompt=False) == "<image>A red cube.\n"
 
 
-def test_a_system_message_takes_the_templates_place() -> None:
+def test_system_message_replaces_the_default() -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert get_template("vicuna_v1").render(messages) == "Be brief. USER: Hi ASSISTANT:"
     assert get_template("share4v_llama_2").render(messages) == "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]"
@@ -105,7 +105,7 @@ def test_a_system_message_takes_the_templates_place() -> None:
     assert get_template("share4v_llama_2").render(messages) == "[INST] Hi [/INST]"
 
 
-def test_parts_put_images_in_front_and_keep_the_text_as_it_is() -> None:
+def test_image_parts_come_first_and_text_is_unchanged() -> None:
     template = get_template("vicuna_v1")
     parts = [{"type": "text", "text": "What\r\n is "}, {"type": "image"}, {"type": "text", "text": "this? "}]
     got = template.render([{"role": "user", "content": parts}])
@@ -116,7 +116,7 @@ def test_parts_put_images_in_front_and_keep_the_text_as_it_is() -> None:
     assert template.render([Message("user", "Hi")]) == template.render([{"role": "user", "content": "Hi"}])
 
 
-def test_each_picture_of_a_tag_template_is_a_turn() -> None:
+def test_tag_templates_put_each_image_into_its_own_turn() -> None:
     messages = [
         {"role": "user", "content": "<image>\n<image>\nCompare."},
         {"role": "assistant", "content": "Same."},
@@ -132,12 +132,12 @@ def test_stop_strings() -> None:
     assert stops == {"share4v_v0": ("###",), "v0_mmtag": ("###",), "plain": ("\n",)}
 
 
-def test_templates_are_values() -> None:
+def test_templates_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         get_template("plain").system = "x"  # type: ignore[misc]
 
 
-def test_an_unknown_name_lists_the_known_ones_and_the_closest() -> None:
+def test_unknown_name_lists_known_names_and_closest_match() -> None:
     with pytest.raises(
         ValueError, match=r"'vicuna_v2'; known: plain, .*v1_mmtag, vicuna_v1\. Did you mean 'vicuna_v1'\?"
     ):
@@ -178,6 +178,6 @@ def test_malformed_conversations(messages: object, message: str) -> None:
         get_template("vicuna_v1").render(messages)
 
 
-def test_plain_takes_no_system_prompt() -> None:
+def test_plain_template_refuses_system_messages() -> None:
     with pytest.raises(ValueError, match="'plain' has no system prompt"):
         get_template("plain").render([{"role": "system", "content": "x"}, USER_TURN])

@@ -1,4 +1,4 @@
-"""load_image: every kind of source and of picture, and one clear error for each thing that goes wrong."""
+"""load_image: all source types and image modes, and the error for each kind of failure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PNG = encoded(Image.fromarray(RGB))
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves the PNG at /ok; other paths misbehave as they are called."""
+    """Serves the PNG at /ok; the other paths fail in the way that their names say."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -75,7 +75,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
 
 
-def test_every_kind_of_source_gives_the_same_picture(tmp_path: Path, server: str) -> None:
+def test_all_source_types_load_the_same_image(tmp_path: Path, server: str) -> None:
     path = tmp_path / "a photo ü %41.png"
     path.write_bytes(PNG)
     data_uri = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -89,13 +89,13 @@ def test_every_kind_of_source_gives_the_same_picture(tmp_path: Path, server: str
         np.testing.assert_array_equal(pixels(source), RGB, err_msg=str(source)[:60])
 
 
-def test_a_result_is_not_the_callers_own_picture() -> None:
+def test_result_does_not_share_memory_with_the_source() -> None:
     own = Image.fromarray(RGB)
     load_image(own).putpixel((0, 0), (1, 2, 3))
     assert own.getpixel((0, 0)) == tuple(RGB[0, 0])
 
 
-# EXIF 2.3: what must be done to the stored rows and columns, each as NumPy says it.
+# EXIF 2.3: orientation -> the NumPy operation that makes the stored image upright.
 TURNS = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
@@ -121,16 +121,16 @@ def test_exif_orientation_is_applied(orientation: int, file_format: str) -> None
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_cost_the_picture() -> None:
+def test_damaged_exif_is_ignored() -> None:
     data = encoded(Image.fromarray(RGB), "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     np.testing.assert_array_equal(pixels(data), RGB)
 
 
-def test_greys_and_black_and_white() -> None:
+def test_greyscale_and_bilevel_images() -> None:
     grey = RGB[:, :, 0]
     three = np.repeat(grey[:, :, None], 3, axis=2)
     for source in (grey, grey[:, :, None], grey[None], Image.fromarray(grey), encoded(Image.fromarray(grey), "JPEG")):
-        close = isinstance(source, bytes)  # JPEG loses some
+        close = isinstance(source, bytes)  # JPEG is lossy
         np.testing.assert_allclose(pixels(source), three, atol=40 if close else 0)
     mask = grey > 127
     np.testing.assert_array_equal(pixels(mask)[:, :, 0], mask * 255)
@@ -154,7 +154,7 @@ def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return colour * share + 255 * (1 - share)
 
 
-def test_what_is_transparent_lies_over_white() -> None:
+def test_transparency_is_composited_over_white() -> None:
     alpha = RNG.integers(0, 256, RGB.shape[:2], dtype=np.uint8)
     alpha[:3], alpha[3:6] = 0, 255
     rgba = np.dstack([RGB, alpha])
@@ -166,7 +166,7 @@ def test_what_is_transparent_lies_over_white() -> None:
     np.testing.assert_allclose(pixels(premultiplied), over_white(RGB, alpha), atol=2)
 
 
-def test_a_transparent_colour_of_a_png_without_alpha_lies_over_white() -> None:
+def test_png_transparent_colour_is_composited_over_white() -> None:
     picture = np.zeros((2, 2, 3), np.uint8)
     picture[0, 0] = (10, 20, 30)
     loaded = pixels(encoded(Image.fromarray(picture), transparency=(10, 20, 30)))
@@ -187,18 +187,18 @@ def test_cmyk() -> None:
         np.testing.assert_allclose(loaded[5:], 0, atol=12)
 
 
-def test_sixteen_bit_greys_are_scaled_not_clipped() -> None:
+def test_16_bit_greyscale_is_scaled_not_clipped() -> None:
     deep = np.linspace(0, 65535, 512).astype(np.uint16).reshape(16, 32)
     expected = np.rint(deep / 257).astype(np.uint8)
     sources = [deep, Image.fromarray(deep), encoded(Image.fromarray(deep)), encoded(Image.fromarray(deep), "TIFF")]
     sources += [Image.fromarray(deep.astype(np.int32)), Image.fromarray(deep.astype(">u2"))]
     for source in sources:
         np.testing.assert_array_equal(pixels(source)[:, :, 0], expected)
-    dark = (deep // 300).astype(np.uint16)  # at most 218 of 65535: nearly black, and stays so
+    dark = (deep // 300).astype(np.uint16)  # at most 218 of 65535: must stay nearly black
     assert pixels(encoded(Image.fromarray(dark))).max() == 1
 
 
-def test_wide_types_that_state_no_range() -> None:
+def test_modes_without_a_stated_range() -> None:
     eight = RGB[:, :, 0]
     np.testing.assert_array_equal(pixels(Image.fromarray(eight).convert("I"))[:, :, 0], eight)
     np.testing.assert_array_equal(pixels(Image.fromarray(eight).convert("F"))[:, :, 0], eight)
@@ -211,7 +211,7 @@ def test_wide_types_that_state_no_range() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_frame_of_an_animation(file_format: str) -> None:
+def test_first_frame_of_an_animation_is_used(file_format: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     options = {"lossless": True} if file_format == "WEBP" else {}
     data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
@@ -232,7 +232,7 @@ def test_truncated_files(file_format: str, share: float, tmp_path: Path) -> None
         load_image(path.read_bytes())
 
 
-def test_damage_anywhere_is_an_image_load_error_or_a_picture() -> None:
+def test_damaged_files_load_or_raise_image_load_error() -> None:
     data = bytearray(encoded(Image.fromarray(RGB), "PNG"))
     for position in range(0, len(data), 7):
         damaged = data.copy()
@@ -280,7 +280,7 @@ def test_errors_name_the_source_and_the_next_step(tmp_path: Path, server: str) -
         assert len(str(caught.value)) < 600
 
 
-def test_a_missing_file_is_a_file_not_found_error_too() -> None:
+def test_missing_file_is_also_a_file_not_found_error() -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.png: there is no such file"):
         load_image("absent.png")
 
@@ -300,19 +300,19 @@ def test_a_missing_file_is_a_file_not_found_error_too() -> None:
         (np.full((2, 2), "a"), "dtype"),
     ],
 )
-def test_arrays_that_are_no_pictures(array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_not_images(array: np.ndarray, message: str) -> None:
     with pytest.raises(ImageLoadError, match=message):
         load_image(array)
 
 
-def test_an_ambiguous_array_has_its_channels_last() -> None:
+def test_ambiguous_array_is_channels_last() -> None:
     array = RNG.integers(0, 256, (3, 9, 4), dtype=np.uint8)
     assert load_image(array).size == (9, 3)
     assert load_image(RNG.integers(0, 256, (3, 9, 5), dtype=np.uint8)).size == (5, 9)
 
 
-@pytest.mark.parametrize("limit", [100, 13 * 17 - 1])  # beyond twice the limit Pillow raises, before it only warns
-def test_pillows_pixel_limit_holds(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [100, 13 * 17 - 1])  # Pillow raises above twice the limit, and only warns below that
+def test_pillow_pixel_limit_applies(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -326,13 +326,13 @@ def test_pillows_pixel_limit_holds(limit: int, monkeypatch: pytest.MonkeyPatch) 
     assert load_image(PNG).size == (17, 13)
 
 
-def test_a_download_has_a_limit_of_size(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_size_is_limited(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_loading, "MAX_DOWNLOAD_BYTES", 100)
     with pytest.raises(ImageLoadError, match="larger than the limit of 100 bytes"):
         load_image(f"{server}/ok")
 
 
-def test_nothing_global_changes() -> None:
+def test_no_global_state_changes() -> None:
     before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
     load_image(PNG)
     with pytest.raises(ImageLoadError):

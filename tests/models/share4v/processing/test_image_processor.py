@@ -1,4 +1,4 @@
-"""ImageProcessor against transformers' CLIPImageProcessor after the padding of the original."""
+"""ImageProcessor, compared with transformers' CLIPImageProcessor after the original's padding."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def square(image: Image.Image) -> Image.Image:
-    """Pad as the fact sheet says: centred, integer division, (122, 116, 104)."""
+    """Pad like the original: centred, with integer division, in the colour (122, 116, 104)."""
     edge = max(image.size)
     canvas = Image.new("RGB", (edge, edge), (122, 116, 104))
     canvas.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
@@ -50,12 +50,12 @@ def reference(image: Image.Image, **options: object) -> np.ndarray:
     size = options.pop("size", 336)
     crop = options.pop("crop_size", 336)
     processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": crop, "width": crop}, **options)
-    # A picture one pixel thin makes transformers guess the axes, so it is told.
+    # transformers would guess the axes of an image that is one pixel wide, so they are given.
     return processor(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_padded_pictures_equal_clip_after_the_same_padding(size: tuple[int, int]) -> None:
+def test_padded_images_equal_clip_after_the_same_padding(size: tuple[int, int]) -> None:
     image = noise(*size)
     got = ImageProcessor()(image)
     assert got.dtype == np.float32
@@ -65,14 +65,14 @@ def test_padded_pictures_equal_clip_after_the_same_padding(size: tuple[int, int]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_cropped_pictures_equal_clip(size: tuple[int, int]) -> None:
+def test_cropped_images_equal_clip(size: tuple[int, int]) -> None:
     image = noise(*size)
-    edge = 336 if max(size) < 100 * min(size) else 28  # transformers holds all of the resized picture
+    edge = 336 if max(size) < 100 * min(size) else 28  # transformers keeps the whole resized image in memory
     processor = ImageProcessor(edge, edge, image_aspect_ratio="square")
     np.testing.assert_array_equal(processor(image), reference(image, size=edge, crop_size=edge))
 
 
-def test_other_sizes_filters_and_numbers_equal_clip() -> None:
+def test_other_sizes_filters_and_statistics_equal_clip() -> None:
     image = noise(90, 61)
     for size, crop, resample in [(28, 28, 3), (40, 28, 2), (41, 28, 3), (28, 41, 3), (28, 40, 1), (224, 224, 0)]:
         options = {"image_mean": (0.5, 0.4, 0.3), "image_std": (0.2, 0.3, 0.4), "rescale_factor": 1 / 127.5}
@@ -81,7 +81,7 @@ def test_other_sizes_filters_and_numbers_equal_clip() -> None:
         np.testing.assert_array_equal(processor(image), expected)
 
 
-def test_a_size_of_height_and_width_does_not_keep_the_shape() -> None:
+def test_size_of_height_and_width_ignores_the_aspect_ratio() -> None:
     image = noise(90, 61)
     clip = CLIPImageProcessor(size={"height": 30, "width": 40}, crop_size={"height": 28, "width": 28})
     expected = clip(image, return_tensors="np")["pixel_values"][0]
@@ -90,7 +90,7 @@ def test_a_size_of_height_and_width_does_not_keep_the_shape() -> None:
 
 @pytest.mark.parametrize("size", [(500, 300), (31, 700), (700, 31)])
 @pytest.mark.parametrize("aspect_ratio", ["pad", "square"])
-def test_working_in_small_blocks_changes_nothing(
+def test_block_size_does_not_change_the_result(
     size: tuple[int, int], aspect_ratio: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, processor = noise(*size), ImageProcessor(image_aspect_ratio=aspect_ratio)
@@ -99,7 +99,7 @@ def test_working_in_small_blocks_changes_nothing(
     np.testing.assert_array_equal(processor(image), whole)
 
 
-def test_the_padding_has_the_mean_colour() -> None:
+def test_padding_has_the_mean_colour() -> None:
     processor = ImageProcessor()
     assert processor.background == (122, 116, 104)
     got = processor(noise(400, 100))
@@ -107,15 +107,15 @@ def test_the_padding_has_the_mean_colour() -> None:
     np.testing.assert_allclose(got[:, :100], np.broadcast_to(colour[:, None, None], (3, 100, 336)), atol=1e-6)
 
 
-def test_a_long_and_thin_picture_is_done_without_its_square_or_refused() -> None:
-    strip = np.full((2, 30_000, 3), 200, np.uint8)  # its square would be 900 million pixels
+def test_elongated_images_are_processed_in_blocks_or_refused() -> None:
+    strip = np.full((2, 30_000, 3), 200, np.uint8)  # padded to a square, it has 900 million pixels
     got = ImageProcessor()(strip)
     assert math.isclose(float(got[0, 168, 5]), float(got[0, 168, 330]), abs_tol=1e-6)
     with pytest.raises(ImageLoadError, match=r"1 x 95000 pixels would be padded to 95000 x 95000 and resized.*cut it"):
         ImageProcessor()(np.zeros((95_000, 1), np.uint8))
 
 
-def test_saved_files_are_read_by_transformers_and_by_us(tmp_path: Path) -> None:
+def test_saved_config_is_read_by_transformers_and_this_package(tmp_path: Path) -> None:
     processor = ImageProcessor(30, 28, image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.3, 0.4), image_aspect_ratio="pad")
     processor.save_pretrained(tmp_path)
     assert ImageProcessor.from_pretrained(tmp_path) == processor
@@ -129,7 +129,7 @@ def test_saved_files_are_read_by_transformers_and_by_us(tmp_path: Path) -> None:
     assert ImageProcessor.from_pretrained(tmp_path) == stretched
 
 
-def test_transformers_files_are_read(tmp_path: Path) -> None:
+def test_config_of_transformers_is_read(tmp_path: Path) -> None:
     CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}).save_pretrained(tmp_path)
     config = Share4VConfig(vision_config=VisionConfig(image_size=336, patch_size=14), image_aspect_ratio="pad")
     assert ImageProcessor.from_pretrained(tmp_path, config) == ImageProcessor()
@@ -141,27 +141,27 @@ def write(directory: Path, **stated: object) -> None:
     (directory / "preprocessor_config.json").write_text(json.dumps(stated))
 
 
-def test_older_files_and_llavas_padding(tmp_path: Path) -> None:
+def test_older_configs_and_llava_padding(tmp_path: Path) -> None:
     write(tmp_path, size=336, crop_size=336, feature_extractor_type="CLIPFeatureExtractor", do_pad=True)
     assert ImageProcessor.from_pretrained(tmp_path) == ImageProcessor()
-    write(tmp_path)  # nothing stated: CLIP's defaults
+    write(tmp_path)  # no fields: CLIP's defaults
     assert ImageProcessor.from_pretrained(tmp_path) == ImageProcessor(224, 224, image_aspect_ratio="square")
 
 
-def test_the_file_is_looked_for_in_the_checkpoint_then_the_tower_then_made_up(tmp_path: Path) -> None:
+def test_config_is_read_from_checkpoint_then_tower_then_defaults(tmp_path: Path) -> None:
     config = Share4VConfig(vision_config=VisionConfig(image_size=28, patch_size=14), image_aspect_ratio="pad")
     main, tower = tmp_path / "main", tmp_path / "tower"
     main.mkdir()
-    made_up = ImageProcessor(28, 28)
-    assert ImageProcessor.from_config(config) == made_up
-    assert ImageProcessor.from_pretrained(main, config, tower) == made_up
+    defaults = ImageProcessor(28, 28)
+    assert ImageProcessor.from_config(config) == defaults
+    assert ImageProcessor.from_pretrained(main, config, tower) == defaults
     write(tower, size=29, crop_size=28)
-    assert ImageProcessor.from_pretrained(main, config, tower) == replace(made_up, size=29)
+    assert ImageProcessor.from_pretrained(main, config, tower) == replace(defaults, size=29)
     write(main, size=30, crop_size=28)
-    assert ImageProcessor.from_pretrained(main, config, tower) == replace(made_up, size=30)
+    assert ImageProcessor.from_pretrained(main, config, tower) == replace(defaults, size=30)
 
 
-def test_bad_files_are_refused(tmp_path: Path) -> None:
+def test_invalid_configs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json"):
         ImageProcessor.from_pretrained(tmp_path)
     for stated, message in [

@@ -22,7 +22,7 @@ def user(*parts: Any) -> dict[str, Any]:
     return {"role": "user", "content": list(parts)}
 
 
-def test_a_string_content_is_the_text() -> None:
+def test_string_content() -> None:
     conversation = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "<image>\nWhat is this?"},
@@ -94,7 +94,7 @@ def test_images_keep_their_order_within_and_across_messages() -> None:
     assert [message.text.count("<image>") for message in messages] == [2, 0, 2]
 
 
-def test_a_parsed_message_is_returned_as_it_is() -> None:
+def test_parsed_message_is_returned_unchanged() -> None:
     message = Message("user", "<image>\nWhy?", (ARRAY,))
     assert read_messages([message, {"role": "assistant", "content": "So."}])[0] is message
 
@@ -163,7 +163,7 @@ def test_images_given_separately_fill_the_parts_that_have_none() -> None:
     assert images == ["a.png", "own.png", "u.png", "b.png", "c.png"]
 
 
-def test_images_that_no_part_takes_are_returned() -> None:
+def test_unused_images_are_returned() -> None:
     chat = [{"role": "user", "content": "<image> or <image>?"}]
     assert fill_images(chat, ["a.png", "b.png"]) == (chat, ["a.png", "b.png"])
     own = [user({"type": "image", "base64": "R0lG"}, QUESTION)]
@@ -171,7 +171,7 @@ def test_images_that_no_part_takes_are_returned() -> None:
 
 
 @pytest.mark.parametrize("images", [[], ["a.png", "b.png"]])
-def test_as_many_images_as_empty_parts(images: list[str]) -> None:
+def test_number_of_images_must_match_the_empty_parts(images: list[str]) -> None:
     with pytest.raises(ValueError, match=f"has 1 image parts without an image, but {len(images)} images were given"):
         fill_images([user({"type": "image"}, {"type": "image", "path": "own.png"})], images)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="message 0, part 0 is"):

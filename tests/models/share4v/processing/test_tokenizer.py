@@ -23,12 +23,12 @@ WORDS = "the a photo of red cat on green table under blue sky Describe this imag
 UNUSUAL = (
     "é 你好 مرحبا שלום 😀 👩‍👩‍👧 🇨🇳 \u202e \u00a0 \u3000 \ufeff \ufffd ￿ \U0010ffff ▁ ▁▁ \x00 \x01 \x7f \r\n \t \v"
 )
-ADDED = {"<image>": 0, "<pad>": 1, "<im_start>": 2, "<im_end>": 3}  # from the vocabulary's size on
+ADDED = {"<image>": 0, "<pad>": 1, "<im_start>": 2, "<im_end>": 3}  # offsets from the size of the vocabulary
 
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vocabulary trained with LLaMA's flags on a few invented sentences."""
+    """A vocabulary trained with LLaMA's options on a few invented sentences."""
     words = [word for word in WORDS.split() if not word.startswith("<")]
     generator = random.Random(0)
     sentences = [" ".join(generator.choices(words, k=8)) + generator.choice([".", "  !", " é"]) for _ in range(300)]
@@ -63,11 +63,11 @@ def reference(path: Path, **options: object) -> LlamaTokenizer:
 
 
 def pair(path: Path, added: bool) -> tuple[Tokenizer, LlamaTokenizer]:
-    """Ours and transformers', both with the added tokens or both without."""
+    """Our tokenizer and that of transformers, both with or both without the added tokens."""
     plain = Tokenizer(path)
     if not added:
         return plain, reference(path)
-    theirs = reference(path, pad_token="<pad>")  # transformers gives it the first id
+    theirs = reference(path, pad_token="<pad>")  # transformers assigns the first id to it
     ids = {"<pad>": plain.vocab_size, "<image>": plain.vocab_size + 1, "<im_start>": plain.vocab_size + 2}
     theirs.add_tokens(["<image>", "<im_start>"], special_tokens=True)
     ids["<loc>"] = plain.vocab_size + 3
@@ -169,7 +169,7 @@ def test_encode_and_decode_equal_transformers(model_path: Path, added: bool) -> 
 
 
 @pytest.mark.parametrize("added", [False, True])
-def test_decode_of_any_ids_equals_transformers(model_path: Path, added: bool) -> None:
+def test_decode_of_arbitrary_ids_equals_transformers(model_path: Path, added: bool) -> None:
     ours, theirs = pair(model_path, added)
     generator = random.Random(2)
     first_byte = ours.convert_tokens_to_ids("<0x00>")
@@ -192,14 +192,14 @@ def test_decode_of_any_ids_equals_transformers(model_path: Path, added: bool) ->
             assert "".join(pushed) + decoder.finish() == expected, (ids, skip)
 
 
-def test_text_survives_a_round_trip(model_path: Path) -> None:
+def test_encode_and_decode_round_trip(model_path: Path) -> None:
     tokenizer = Tokenizer(model_path)
     for text in strings(1000):
-        if not any(lost in text for lost in ("▁", "<unk>", "<s>", "</s>")):  # read as a space, or left out
+        if not any(lost in text for lost in ("▁", "<unk>", "<s>", "</s>")):  # decoded as a space, or skipped
             assert tokenizer.decode(tokenizer.encode(text)) == text, repr(text)
 
 
-def test_vicunas_rules(model_path: Path) -> None:
+def test_vicuna_rules(model_path: Path) -> None:
     tokenizer = Tokenizer(model_path)
     space, newline = tokenizer.convert_tokens_to_ids(["▁", "<0x0A>"])
     assert tokenizer.encode("\n") == [1, space, newline]  # the text after an image
@@ -215,7 +215,7 @@ def test_vicunas_rules(model_path: Path) -> None:
     assert tokenizer.convert_tokens_to_ids("no such token") == 0
 
 
-def test_the_real_vocabulary_has_its_known_ids() -> None:
+def test_known_ids_of_the_real_vocabulary() -> None:
     if REAL is None:
         pytest.skip("SHARE4V_LLAMA_TOKENIZER names no file")
     tokenizer = Tokenizer(REAL)
@@ -224,7 +224,7 @@ def test_the_real_vocabulary_has_its_known_ids() -> None:
     assert tokenizer.encode("Hello <s>.") == [1, 15043, 29871, 1, 29889]  # from transformers' documentation
 
 
-def test_half_a_character_is_never_shown(model_path: Path) -> None:
+def test_incremental_decoder_returns_whole_characters(model_path: Path) -> None:
     tokenizer = Tokenizer(model_path)
     for text in ["😀", "a😀b", "😀😀", "👩‍👩‍👧 x", "\U0010ffff", "€€", "é\u202e"]:
         decoder = IncrementalDecoder(tokenizer)
@@ -243,7 +243,7 @@ def test_half_a_character_is_never_shown(model_path: Path) -> None:
     assert decoder.finish() == "\ufffd"
 
 
-def test_long_texts_cost_the_same_a_token(small_model: Path) -> None:
+def test_cost_per_token_does_not_grow_with_length(small_model: Path) -> None:
     decoder = IncrementalDecoder(Tokenizer(small_model))
     for _ in range(5000):
         decoder.push(300)
@@ -251,12 +251,12 @@ def test_long_texts_cost_the_same_a_token(small_model: Path) -> None:
 
 
 @pytest.mark.parametrize("token_id", [-200, -1, -100, 400, 10**9])
-def test_ids_that_are_no_tokens_are_named(small_model: Path, token_id: int) -> None:
+def test_error_names_ids_that_are_not_tokens(small_model: Path, token_id: int) -> None:
     with pytest.raises(ValueError, match=f"id {token_id} is not a token: the vocabulary has 0 to 399"):
         Tokenizer(small_model).decode([5, token_id])
 
 
-def test_bad_arguments(small_model: Path, tmp_path: Path) -> None:
+def test_invalid_arguments(small_model: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer(small_model)
     with pytest.raises(ValueError, match="an unpaired surrogate"):
         tokenizer.encode("a\ud83d")
@@ -279,7 +279,7 @@ def test_bad_arguments(small_model: Path, tmp_path: Path) -> None:
             Tokenizer(data)
 
 
-def test_a_vocabulary_that_folds_white_space_is_refused() -> None:
+def test_vocabulary_that_normalizes_white_space_is_refused() -> None:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a b c d e f g"] * 9), model_writer=model, vocab_size=11, minloglevel=2
@@ -288,7 +288,7 @@ def test_a_vocabulary_that_folds_white_space_is_refused() -> None:
         Tokenizer(model.getvalue())
 
 
-def test_saving_round_trips_and_transformers_reads_it(small_model: Path, tmp_path: Path) -> None:
+def test_saved_tokenizer_is_read_by_transformers_and_this_package(small_model: Path, tmp_path: Path) -> None:
     ids = {token: 400 + offset for token, offset in ADDED.items()}
     tokenizer = Tokenizer(small_model.read_bytes(), ids, special_tokens=["<image>", "<pad>"], pad_token="<pad>")
     tokenizer.save_pretrained(tmp_path / "new" / "place")
@@ -340,18 +340,18 @@ def test_older_files_equal_transformers(small_model: Path, tmp_path: Path) -> No
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
-def test_a_directory_with_the_vocabulary_alone(small_model: Path, tmp_path: Path) -> None:
+def test_directory_with_only_a_vocabulary(small_model: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_pretrained(place(small_model, tmp_path))
     assert tokenizer.added_tokens == {}
     assert tokenizer.encode("a photo") == Tokenizer(small_model).encode("a photo")
 
 
-def test_a_pad_token_without_an_id_is_absent(small_model: Path, tmp_path: Path) -> None:
+def test_pad_token_without_an_id_is_ignored(small_model: Path, tmp_path: Path) -> None:
     place(small_model, tmp_path, special_tokens_map={"pad_token": "[PAD]"})
     assert Tokenizer.from_pretrained(tmp_path).pad_token_id is None
 
 
-def test_bad_directories(small_model: Path, tmp_path: Path) -> None:
+def test_invalid_directories(small_model: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer\.model in .*: copy"):
         Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -369,7 +369,7 @@ def test_bad_directories(small_model: Path, tmp_path: Path) -> None:
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_a_tokenizer_travels_to_other_processes(small_model: Path) -> None:
+def test_tokenizer_can_be_pickled(small_model: Path) -> None:
     tokenizer = Tokenizer(small_model, {"<image>": 400})
     again = pickle.loads(pickle.dumps(tokenizer))
     text = "a <image> photo  é😀"

@@ -1,4 +1,4 @@
-"""Frames of videos: the right ones at the right moments, in every container, and one clear error for what is none."""
+"""Video frames: the right ones at the right times in all containers, and errors for files that are not videos."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ KINDS = {
     "h264.flv": ("libx264", {}),
     "wmv2.wmv": ("wmv2", {}),
 }
-UNEVEN = (0, 40, 80, 120, 2000, 2040, 2080, 3000, 3040, 9000)  # milliseconds; the last is the end
+UNEVEN = (0, 40, 80, 120, 2000, 2040, 2080, 3000, 3040, 9000)  # milliseconds; the last value is the end
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a video of every kind: 60 frames that show their number."""
+    """A folder with a video of each format: 60 frames that show their index."""
     folder = tmp_path_factory.mktemp("videos")
     for name, (codec, options) in KINDS.items():
         write_video(folder / name, numbered(COUNT), 25, codec=codec, options=options)
@@ -55,7 +55,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 frames, 10 a second, with the index in front, as for the web."""
+    """30 frames at 10 fps, with the index at the front of the file, as for streaming."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     return write_video(path, numbered(30), 10, muxer={"movflags": "faststart"})
 
@@ -65,14 +65,14 @@ def numbers(video: Video) -> list[int]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_frame_of_every_container_is_the_one_that_decoding_from_the_start_gives(name: str, videos: Path) -> None:
+def test_frames_equal_decoding_from_the_start(name: str, videos: Path) -> None:
     with av.open(str(videos / name)) as container:
         expected = [frame.to_image() for frame in container.decode(video=0)]
     video = read_frames(videos / name, FrameSampling("even", COUNT))
     assert len(expected) == COUNT == video.num_frames
     assert numbers(video) == list(range(COUNT))
     assert [frame.tobytes() for frame in video.frames] == [frame.tobytes() for frame in expected]
-    for count in (1, 7):  # with jumps between
+    for count in (1, 7):  # with gaps between the frames
         picked = read_frames(videos / name, FrameSampling("even", count))
         places = [read_number(frame) for frame in picked.frames]
         assert places == [COUNT * (2 * part + 1) // (2 * count) for part in range(count)]
@@ -80,8 +80,8 @@ def test_every_frame_of_every_container_is_the_one_that_decoding_from_the_start_
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_numbers_are_those_that_opencv_reads(name: str, videos: Path) -> None:
-    """By the reader of mindone's Open-Sora trainer."""
+def test_metadata_equals_opencv(name: str, videos: Path) -> None:
+    """OpenCV is the reader of mindone's Open-Sora trainer."""
     from mindone.data.video_reader import VideoReader
 
     video = read_frames(videos / name)
@@ -90,13 +90,13 @@ def test_the_numbers_are_those_that_opencv_reads(name: str, videos: Path) -> Non
     assert video.timestamps == [pytest.approx(30 / 25, abs=1e-3)]
     with VideoReader(str(videos / name)) as reader:
         assert (*reader.shape, reader.fps) == (video.width, video.height, video.fps)
-        if not name.endswith((".mpg", ".ts", ".flv", ".wmv")):  # it guesses where the container has no count
+        if not name.endswith((".mpg", ".ts", ".flv", ".wmv")):  # OpenCV guesses if the container has no frame count
             assert len(reader) == video.num_frames
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 @pytest.mark.parametrize("count", range(1, 12))
-def test_a_variable_frame_rate_is_sampled_by_time(suffix: str, count: int, tmp_path: Path) -> None:
+def test_variable_frame_rate_is_sampled_by_time(suffix: str, count: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / f"uneven.{suffix}", numbered(len(UNEVEN) - 1), times=UNEVEN)
     video = read_frames(path, FrameSampling("even", count))
     shown = []
@@ -108,36 +108,36 @@ def test_a_variable_frame_rate_is_sampled_by_time(suffix: str, count: int, tmp_p
     assert video.num_frames == 9 and video.duration == 9 and video.fps == pytest.approx(1)
 
 
-def test_the_middle_is_the_default_and_agrees_with_one_even_frame(clip: Path) -> None:
+def test_default_is_the_middle_frame(clip: Path) -> None:
     one = read_frames(clip)
     assert numbers(one) == [15] and len(one.frames) == 1
     assert one.frames[0].mode == "RGB"
     assert read_frames(clip, FrameSampling("even", 1)) == one == read_frames(clip.read_bytes())
 
 
-def test_a_grid_is_one_picture_in_reading_order(clip: Path) -> None:
+def test_grid_is_one_image_in_reading_order(clip: Path) -> None:
     video = read_frames(clip, FrameSampling("grid", 5))
     (grid,) = video.frames
     assert (video.width, video.height) == (96, 64) and len(video.timestamps) == 5
-    assert grid.size == (96, 42)  # three columns and two rows of cells a third as wide and high
+    assert grid.size == (96, 42)  # three columns and two rows of cells with a third of the width and height
     cells = [grid.crop((x, y, x + 32, y + 21)) for y in (0, 21) for x in (0, 32, 64)]
     assert [read_number(cell) for cell in cells] == [3, 9, 15, 21, 27, 0]
     assert cells[5].getextrema() == ((0, 0),) * 3
 
 
-def test_a_grid_of_one_frame_is_that_frame(clip: Path) -> None:
+def test_grid_of_one_frame_is_that_frame(clip: Path) -> None:
     assert read_frames(clip, FrameSampling("grid", 1)).frames == read_frames(clip).frames
 
 
 @pytest.mark.parametrize("mode", ["middle", "even", "grid"])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
-def test_one_frame_is_a_video(mode: str, suffix: str, tmp_path: Path) -> None:
+def test_video_of_one_frame(mode: str, suffix: str, tmp_path: Path) -> None:
     video = read_frames(write_video(tmp_path / f"one.{suffix}", numbered(1)), FrameSampling(mode))
     assert (video.num_frames, video.timestamps, len(video.frames)) == (1, [0.0], 1)
     assert video.fps == 10 and video.duration == pytest.approx(0.1)
 
 
-def test_no_frame_comes_twice(tmp_path: Path) -> None:
+def test_frames_are_not_repeated(tmp_path: Path) -> None:
     path = write_video(tmp_path / "short.mp4", numbered(3))
     assert numbers(read_frames(path, FrameSampling("even", 8))) == [0, 1, 2]
 
@@ -157,19 +157,19 @@ def test_rotation_is_applied(degrees: int, tmp_path: Path) -> None:
         found, pixels = reader.read()
         assert found
     ours, theirs = np.asarray(video.frames[0], float), pixels[:, :, ::-1].astype(float)
-    assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 3  # two conversions of YUV to RGB
+    assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 3  # two different conversions from YUV to RGB
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vp9.webm", "mpeg4.mov", "mpeg4.avi", "h264.avi"])
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.7])
-def test_a_truncated_file_is_an_error(name: str, part: float, videos: Path, tmp_path: Path) -> None:
+def test_truncated_file_is_an_error(name: str, part: float, videos: Path, tmp_path: Path) -> None:
     data = (videos / name).read_bytes()
     (tmp_path / name).write_bytes(data[: int(len(data) * part)])
     with pytest.raises(VideoLoadError, match=f"{name}.*truncated or damaged"):
         read_frames(tmp_path / name)
 
 
-def test_a_truncated_file_with_its_index_in_front_is_an_error_wherever_it_ends(clip: Path) -> None:
+def test_truncated_file_with_leading_index_is_an_error(clip: Path) -> None:
     data = clip.read_bytes()
     for size in (*range(1, len(data), max(1, len(data) // 40)), len(data) - 1):
         with pytest.raises(VideoLoadError, match="truncated or damaged"):
@@ -192,7 +192,7 @@ def picture(folder: Path) -> Path:
 
 
 def play_list(folder: Path) -> Path:
-    """What would make FFmpeg open another file."""
+    """A playlist, which would make FFmpeg open another file."""
     write_video(folder / "part.ts", numbered(4))
     return written(folder / "list.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\npart.ts\n#EXT-X-ENDLIST\n")
 
@@ -228,19 +228,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("make, message", WRONG.items(), ids=lambda item: getattr(item, "__name__", None))
-def test_what_is_no_video_is_one_clear_error(make: object, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_videos_are_refused(make: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(VideoLoadError, match=message):
         read_frames(make(tmp_path))
 
 
-def test_a_missing_file_is_a_file_not_found_error_too(tmp_path: Path) -> None:
+def test_missing_file_is_also_a_file_not_found_error(tmp_path: Path) -> None:
     with pytest.raises(VideoNotFoundError) as raised:
         read_frames(tmp_path / "absent.mp4")
     assert isinstance(raised.value, FileNotFoundError) and isinstance(raised.value, ValueError)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damage_gives_frames_or_the_one_error(name: str, videos: Path) -> None:
+def test_damaged_files_yield_frames_or_video_load_error(name: str, videos: Path) -> None:
     data, generator = (videos / name).read_bytes(), random.Random(name)
     for round_ in range(24):
         damaged = bytearray(data)
@@ -254,20 +254,20 @@ def test_damage_gives_frames_or_the_one_error(name: str, videos: Path) -> None:
         assert video.frames and all(frame.mode == "RGB" for frame in video.frames)
 
 
-def test_frames_beyond_pillows_limit_are_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_larger_than_pillow_limit_are_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 96 * 64 - 1)
     with pytest.raises(VideoLoadError, match="larger than Pillow's limit of 6,143"):
         read_frames(clip)
 
 
-def test_without_pyav_it_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_pyav_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(VideoReaderMissingError, match=r"pip install 'mindone-share4v\[video\]'"):
         read_frames(clip)
 
 
-def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
-    """Its 3,000 frames would take 691 MB as pictures."""
+def test_memory_does_not_grow_with_video_length(tmp_path: Path) -> None:
+    """Its 3,000 frames would take 691 MB as images."""
     picture = Image.new("RGB", (320, 240), "red")
     options = {"preset": "ultrafast"}
     short = write_video(tmp_path / "short.mp4", [picture] * 20, options=options)
@@ -285,8 +285,8 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> N
     assert int(done.stdout) < 40_000  # kilobytes
 
 
-def test_reading_says_nothing(tmp_path: Path) -> None:
-    """FFmpeg's own complaints about a damaged file would stand among a command's lines."""
+def test_reading_prints_nothing(tmp_path: Path) -> None:
+    """FFmpeg's own messages about a damaged file would mix with the output of a command."""
     data = write_video(tmp_path / "a.mp4", numbered(30)).read_bytes()
     half = written(tmp_path / "half.mp4", data[: len(data) // 2])
     code = (
@@ -308,11 +308,11 @@ def test_reading_says_nothing(tmp_path: Path) -> None:
         (("middle", 2), "reads one frame, but count is 2"),
     ],
 )
-def test_a_sampling_that_makes_no_sense_is_refused(arguments: tuple, message: str) -> None:
+def test_invalid_sampling_is_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FrameSampling(*arguments)
 
 
-def test_videos_are_known_by_their_suffix() -> None:
+def test_videos_are_recognized_by_suffix() -> None:
     assert all(is_video(name) for name in (*KINDS, "A.MOV"))
     assert not any(is_video(name) for name in ("a.jpg", "a.gif", "a.txt", "mp4", ".mp4"))

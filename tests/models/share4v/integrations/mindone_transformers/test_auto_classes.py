@@ -1,4 +1,4 @@
-"""The Auto classes of mindone.transformers 0.5.0 on Share4V, beside this project's own classes."""
+"""The Auto classes of mindone.transformers 0.5.0 for Share4V, compared with this project's own classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chat(*sources: dict[str, Any], question: str = QUESTIONS[0]) -> list[dict[st
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
-def test_auto_config_wraps_ours(zoo: Any, directory: str) -> None:
+def test_auto_config_wraps_share4v_config(zoo: Any, directory: str) -> None:
     ours = Share4VConfig.from_pretrained(directory)
     for library in (zoo, transformers):
         config = library.AutoConfig.from_pretrained(directory)
@@ -37,7 +37,7 @@ def test_auto_config_wraps_ours(zoo: Any, directory: str) -> None:
         assert library.AutoConfig.for_model("share4v").share4v == Share4VConfig()
 
 
-def test_a_saved_config_is_a_checkpoints(zoo: Any, directory: str, tmp_path: Path) -> None:
+def test_saved_config_is_read_by_both_classes(zoo: Any, directory: str, tmp_path: Path) -> None:
     config = zoo.AutoConfig.from_pretrained(directory)
     config.save_pretrained(tmp_path)
     assert Share4VConfig.from_pretrained(tmp_path) == config.share4v
@@ -58,13 +58,13 @@ def test_auto_models_generate_what_share4v_does(auto: str, zoo: Any, directory: 
     prompts = inputs["input_ids"].asnumpy()
     np.testing.assert_array_equal(rows[:, : prompts.shape[1]], prompts)
     longest, end = max(map(len, expected)), native.config.text_config.eos_token_id
-    assert len({len(ids) for ids in expected}) == 2  # one row is filled up
+    assert len({len(ids) for ids in expected}) == 2  # one row is padded
     assert rows[:, prompts.shape[1] :].tolist() == [ids + [end] * (longest - len(ids)) for ids in expected]
     assert processor.batch_decode(rows[:, prompts.shape[1] :]) == processor.batch_decode(expected)
     np.testing.assert_array_equal(model(**inputs).logits.asnumpy(), native(**inputs).logits.asnumpy())
 
 
-def test_auto_model_passes_loading_options_on(zoo: Any, directory: str) -> None:
+def test_auto_model_passes_load_options(zoo: Any, directory: str) -> None:
     load = zoo.AutoModelForImageTextToText.from_pretrained
     assert load(directory, dtype=ms.float16).share4v.dtype == "float16"
     assert load(directory, dtype="int8", kv_cache_dtype="float32").share4v.dtype == "int8"
@@ -85,7 +85,7 @@ def test_auto_model_from_config_can_be_trained(zoo: Any, directory: str) -> None
         _ = model.processor
 
 
-def test_a_saved_model_loads_everywhere(zoo: Any, directory: str, tmp_path: Path, scenes: list[str]) -> None:
+def test_saved_model_loads_in_all_classes(zoo: Any, directory: str, tmp_path: Path, scenes: list[str]) -> None:
     model = zoo.AutoModelForVision2Seq.from_pretrained(directory)
     processor = zoo.AutoProcessor.from_pretrained(directory)
     model.save_pretrained(tmp_path)
@@ -102,7 +102,7 @@ def test_a_saved_model_loads_everywhere(zoo: Any, directory: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("use_fast", [True, False])
-def test_auto_tokenizer_has_our_ids(use_fast: bool, directory: str) -> None:
+def test_auto_tokenizer_ids_equal_share4v(use_fast: bool, directory: str) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(directory, use_fast=use_fast)
     ours = Share4VProcessor.from_pretrained(directory).tokenizer
     prompt = Share4VProcessor.from_pretrained(directory).prompt("What is this?", 1)
@@ -113,7 +113,7 @@ def test_auto_tokenizer_has_our_ids(use_fast: bool, directory: str) -> None:
 
 
 @pytest.mark.parametrize("use_fast", [True, False])
-def test_auto_tokenizer_goes_by_the_model_type_too(use_fast: bool, directory: str, tmp_path: Path) -> None:
+def test_auto_tokenizer_is_found_by_model_type(use_fast: bool, directory: str, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.model"):
         shutil.copy(Path(directory) / name, tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, use_fast=use_fast)
@@ -122,13 +122,13 @@ def test_auto_tokenizer_goes_by_the_model_type_too(use_fast: bool, directory: st
 
 
 @pytest.mark.parametrize("aspect_ratio", ["pad", "square"])
-def test_auto_image_processor_has_our_pixels(
+def test_auto_image_processor_pixels_equal_share4v(
     aspect_ratio: str, zoo: Any, directory: str, tmp_path: Path, scenes: list[str]
 ) -> None:
     shutil.copytree(directory, tmp_path / "copy")
     stated_path = tmp_path / "copy" / "preprocessor_config.json"
     stated = json.loads(stated_path.read_text())
-    del stated["image_processor_type"]  # the model type decides, then
+    del stated["image_processor_type"]  # so the model type decides
     stated_path.write_text(json.dumps({**stated, "image_aspect_ratio": aspect_ratio}))
     pictures = [Image.open(path) for path in scenes]
     pictures.append(Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 400, 3), dtype=np.uint8)))
@@ -141,7 +141,7 @@ def test_auto_image_processor_has_our_pixels(
     np.testing.assert_array_equal(ImageProcessor.from_pretrained(tmp_path / "saved")(pictures[0]), expected[0])
 
 
-def test_a_whole_prompt_gets_no_template(zoo: Any, directory: str, scenes: list[str]) -> None:
+def test_complete_prompt_is_not_changed(zoo: Any, directory: str, scenes: list[str]) -> None:
     processor = zoo.AutoProcessor.from_pretrained(directory)
     expected = processor(images=scenes[0], text=QUESTIONS[0])
     prompt = processor.apply_chat_template(chat({}), add_generation_prompt=True)
@@ -154,7 +154,7 @@ def test_a_whole_prompt_gets_no_template(zoo: Any, directory: str, scenes: list[
         processor(images=scenes[0], text="USER: What is this? ASSISTANT:")
 
 
-def test_chat_templates_end_as_asked(zoo: Any, directory: str) -> None:
+def test_end_of_chat_templates(zoo: Any, directory: str) -> None:
     processor = zoo.AutoProcessor.from_pretrained(directory)
     begun = [*chat({}), {"role": "assistant", "content": [{"type": "text", "text": "There is "}]}]
     question = processor.apply_chat_template(chat({}), add_generation_prompt=True)
@@ -168,7 +168,7 @@ def test_chat_templates_end_as_asked(zoo: Any, directory: str) -> None:
         processor.apply_chat_template(begun, add_generation_prompt=True, continue_final_message=True)
 
 
-def test_chats_become_inputs(zoo: Any, directory: str, scenes: list[str]) -> None:
+def test_chats_are_tokenized_with_their_images(zoo: Any, directory: str, scenes: list[str]) -> None:
     processor = zoo.AutoProcessor.from_pretrained(directory)
     chats = [chat({"path": scenes[0]}), chat({"path": scenes[1]}, question=QUESTIONS[1])]
     options = {"add_generation_prompt": True, "tokenize": True, "return_tensors": "np"}

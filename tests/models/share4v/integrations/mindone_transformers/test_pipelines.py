@@ -1,4 +1,4 @@
-"""The pipelines of mindone.transformers 0.5.0 on Share4V, beside this project's own."""
+"""The pipelines of mindone.transformers 0.5.0 for Share4V, compared with this project's own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def chat(*sources: dict[str, Any], question: str = QUESTIONS[0]) -> list[dict[st
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
-def test_captions_are_ours(captioner: Any, zoo_captioner: Any, scenes: list[str]) -> None:
+def test_captions_equal_share4v_pipeline(captioner: Any, zoo_captioner: Any, scenes: list[str]) -> None:
     pictures = [Image.open(path) for path in scenes]
     expected = captioner(scenes)
     assert len({record[0]["generated_text"] for record in expected}) > 2
@@ -41,7 +41,7 @@ def test_captions_are_ours(captioner: Any, zoo_captioner: Any, scenes: list[str]
     assert list(zoo_captioner(path for path in scenes)) == expected
 
 
-def test_a_generator_is_read_as_it_is_asked(zoo_captioner: Any, scenes: list[str]) -> None:
+def test_generator_is_read_one_batch_at_a_time(zoo_captioner: Any, scenes: list[str]) -> None:
     read: list[str] = []
     results = zoo_captioner((read.append(path) or path for path in scenes), batch_size=2, max_new_tokens=2)
     next(results)
@@ -73,7 +73,7 @@ def test_settings_of_a_pipeline_are_defaults(captioner: Any, zoo: Any, directory
     assert plain(scenes[0], max_new_tokens=6) == captioner(scenes[0], max_new_tokens=6)
 
 
-def test_questions_get_our_answers(answerer: Any, zoo_answerer: Any, scenes: list[str]) -> None:
+def test_answers_to_questions_equal_share4v_pipeline(answerer: Any, zoo_answerer: Any, scenes: list[str]) -> None:
     picture = Image.open(scenes[0])
     for question in QUESTIONS:
         expected = answerer(images=scenes[0], text=question)
@@ -92,7 +92,7 @@ def test_questions_get_our_answers(answerer: Any, zoo_answerer: Any, scenes: lis
     assert zoo_answerer(text=["Why?", "Where?"]) == answerer(text=["Why?", "Where?"])
 
 
-def test_chats_get_our_answers(answerer: Any, zoo_answerer: Any, scenes: list[str]) -> None:
+def test_answers_to_chats_equal_share4v_pipeline(answerer: Any, zoo_answerer: Any, scenes: list[str]) -> None:
     encoded = base64.b64encode(Path(scenes[0]).read_bytes()).decode()
     expected = answerer(text=chat({"path": scenes[0]}))[0]["generated_text"][-1]
     assert expected["role"] == "assistant"
@@ -115,7 +115,7 @@ def test_chats_get_our_answers(answerer: Any, zoo_answerer: Any, scenes: list[st
     assert zoo_answerer(text=longer) == answerer(text=longer)
 
 
-def test_a_begun_answer_is_continued(zoo_answerer: Any, scenes: list[str]) -> None:
+def test_partial_answer_is_continued(zoo_answerer: Any, scenes: list[str]) -> None:
     whole = zoo_answerer(text=chat({"path": scenes[0]}), return_full_text=False)[0]["generated_text"]
     ids = zoo_answerer.own.processor.tokenizer.encode(whole, add_bos=False)
     head = zoo_answerer.own.processor.decode(ids[:6])
@@ -144,7 +144,7 @@ def test_settings_of_image_text_to_text(answerer: Any, zoo_answerer: Any, scenes
     assert zoo_answerer(**asked, skip_special_tokens=False)[0]["generated_text"] == whole
 
 
-def test_an_original_checkpoint_works_as_it_is(zoo: Any, vocabulary: Path, tmp_path: Path, scenes: list[str]) -> None:
+def test_original_checkpoint(zoo: Any, vocabulary: Path, tmp_path: Path, scenes: list[str]) -> None:
     shape = replace(SMALL, text={**SMALL.text, "vocab_size": 400})
     main = write_original(Reference(shape), tmp_path)
     shutil.copy(vocabulary, main / "tokenizer.model")
@@ -159,15 +159,13 @@ def test_an_original_checkpoint_works_as_it_is(zoo: Any, vocabulary: Path, tmp_p
     assert zoo.AutoConfig.from_pretrained(main).share4v == Share4VConfig.from_pretrained(main)
 
 
-def test_a_saved_pipeline_is_a_checkpoint(
-    captioner: Any, zoo_captioner: Any, tmp_path: Path, scenes: list[str]
-) -> None:
+def test_saved_pipeline_is_a_checkpoint(captioner: Any, zoo_captioner: Any, tmp_path: Path, scenes: list[str]) -> None:
     zoo_captioner.save_pretrained(str(tmp_path))
     assert "custom_pipelines" not in (tmp_path / "config.json").read_text()
     assert pipelines.pipeline("image-to-text", model=tmp_path)(scenes[:2]) == captioner(scenes[:2])
 
 
-def test_a_loaded_model_goes_into_a_pipeline(captioner: Any, zoo: Any, directory: str, scenes: list[str]) -> None:
+def test_pipeline_from_a_loaded_model(captioner: Any, zoo: Any, directory: str, scenes: list[str]) -> None:
     model = zoo.AutoModelForImageTextToText.from_pretrained(directory)
     processor = zoo.AutoProcessor.from_pretrained(directory)
     run = zoo.pipeline("image-to-text", model=model, config=model.config)
@@ -216,7 +214,7 @@ def test_errors_of_image_text_to_text_say_what_to_do(zoo_answerer: Any, scenes: 
         zoo_answerer(images=scenes[0], text="Why?", conversation="vicuna")
 
 
-def test_a_url_is_fetched_within_the_timeout(captioner: Any, zoo_captioner: Any, scenes: list[str]) -> None:
+def test_url_is_downloaded_with_timeout(captioner: Any, zoo_captioner: Any, scenes: list[str]) -> None:
     picture = Path(scenes[0]).read_bytes()
 
     class Pictures(BaseHTTPRequestHandler):

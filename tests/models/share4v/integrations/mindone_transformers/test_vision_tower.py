@@ -1,4 +1,4 @@
-"""mindone's CLIP as vision tower "mindone": mindone.transformers 0.5 itself, with weights of the original's form."""
+"""The vision tower "mindone": CLIP of mindone.transformers 0.5 with weights in the original format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ZOO = {"vision_backend": "mindone"}
 def trio(
     request: pytest.FixtureRequest, pair_of: Callable[..., Pair], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Reference, Share4V, Share4V]:
-    """transformers' model, ours, and ours with mindone's tower, read from the original's files."""
+    """transformers' model, ours, and ours with mindone's tower, loaded from the original format."""
     reference, ours = pair_of(request.param)
     path = write_original(reference, tmp_path_factory.mktemp("zoo"))
     return reference, ours, Share4V.from_pretrained(path, **ZOO)
@@ -53,7 +53,7 @@ def test_features_equal_ours_and_transformers(trio: tuple[Reference, Share4V, Sh
     np.testing.assert_allclose(projected, reference.projected(images), rtol=0, atol=TOLERANCE)
 
 
-def test_pictures_get_equal_greedy_ids(trio: tuple[Reference, Share4V, Share4V]) -> None:
+def test_greedy_ids_are_equal(trio: tuple[Reference, Share4V, Share4V]) -> None:
     reference, ours, zoo = trio
     images, words = random_images(reference, 3), np.random.default_rng(4).integers(3, 90, 9).tolist()
     prompts = [[1, IMAGE, *words[:5]], [1, *words[5:], IMAGE, words[0], IMAGE, words[1]]]
@@ -67,7 +67,7 @@ def test_pictures_get_equal_greedy_ids(trio: tuple[Reference, Share4V, Share4V])
         assert model.generate(ids, images, attention_mask=mask, max_new_tokens=16) == wanted
 
 
-def test_tower_and_projector_become_one_graph_beside_cells(pair_of: Callable[..., Pair], tmp_path: Path) -> None:
+def test_tower_and_projector_become_one_graph(pair_of: Callable[..., Pair], tmp_path: Path) -> None:
     reference, ours = pair_of("odd-grouped-gelu")
     cells = Share4V.from_pretrained(write_original(reference, tmp_path), **{**CELLS, **ZOO})
     images = random_images(reference, 2)
@@ -81,16 +81,14 @@ def test_tower_and_projector_become_one_graph_beside_cells(pair_of: Callable[...
         ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
-def test_the_tiny_models_caption_is_the_same() -> None:
+def test_caption_of_the_tiny_model_is_the_same() -> None:
     inputs = Share4VProcessor.from_pretrained("sharegpt4v-tiny")(images=[Image.open(SCENE)])
     wanted = Share4V.from_pretrained("sharegpt4v-tiny").generate(**inputs)
     assert Share4V.from_pretrained("sharegpt4v-tiny", **ZOO).generate(**inputs) == wanted
     assert len(wanted[0]) > 20
 
 
-def test_weights_are_written_under_hugging_faces_names_and_read_strictly(
-    pair_of: Callable[..., Pair], tmp_path: Path
-) -> None:
+def test_weights_have_hugging_face_names_and_are_read_strictly(pair_of: Callable[..., Pair], tmp_path: Path) -> None:
     reference, ours = pair_of("small")
     zoo = Share4V.from_pretrained(write_original(reference, tmp_path / "original"), **ZOO)
     names = {name for name in expected_shapes(zoo.config)[0] if name.startswith("vision_tower.")}
@@ -110,15 +108,15 @@ def test_weights_are_written_under_hugging_faces_names_and_read_strictly(
         Share4V.from_pretrained(tmp_path / "torn", **ZOO)
 
 
-def test_float16_is_held_and_computed_in(pair_of: Callable[..., Pair], tmp_path: Path) -> None:
+def test_float16_weights_are_computed_in_float16(pair_of: Callable[..., Pair], tmp_path: Path) -> None:
     reference, _ = pair_of("usual")
     zoo = Share4V.from_pretrained(write_original(reference, tmp_path), dtype="float16", **ZOO)
     assert {value.dtype for value in zoo.vision_tower.get_parameters()} == {ms.float16}
     images = random_images(reference, 2)
     features = zoo.vision_tower(Tensor(images))
     wanted = reference.vision_features(images)
-    assert features.dtype == ms.float32  # as what comes behind it takes it
-    assert 0 < np.abs(features.asnumpy() - wanted).max() < 8 * 2**-11 * np.abs(wanted).max()  # a few roundings
+    assert features.dtype == ms.float32  # the type that the projector expects
+    assert 0 < np.abs(features.asnumpy() - wanted).max() < 8 * 2**-11 * np.abs(wanted).max()  # a few rounding errors
     with pytest.raises(ValueError, match="'int8' is not supported"):
         VISION_TOWERS.resolve("mindone")(zoo.config, "int8")
 
@@ -129,7 +127,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_mindones_transformers_is_imported_on_request_alone_and_not_patched() -> None:
+def test_mindone_transformers_is_imported_on_use_and_not_patched() -> None:
     output = run(
         "import sys\n"
         "from mindone.models.share4v import Share4V\n"

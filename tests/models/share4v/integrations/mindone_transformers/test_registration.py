@@ -1,4 +1,4 @@
-"""What registering does to names, to other models and to the default path."""
+"""Effects of the registration on names, on other models and on this project's own pipelines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mindone.models.share4v.hub import resolve
 NAME = "sharegpt4v-tiny"
 
 
-def test_the_plain_name_works(zoo: Any, captioner: Any, scenes: list[str]) -> None:
+def test_short_name_works(zoo: Any, captioner: Any, scenes: list[str]) -> None:
     assert zoo.pipeline("image-to-text", model=NAME)(scenes[0]) == captioner(scenes[0])
     assert zoo.AutoConfig.from_pretrained(NAME).share4v == Share4VConfig.from_pretrained(resolve(NAME))
     processor = zoo.AutoProcessor.from_pretrained(NAME)
@@ -29,7 +29,7 @@ def test_the_plain_name_works(zoo: Any, captioner: Any, scenes: list[str]) -> No
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the Hugging Face hub does where there is no such repository."""
+    """Answers like the Hugging Face hub for a repository that does not exist."""
 
     def do_HEAD(self) -> None:
         self.send_response(401)
@@ -42,8 +42,8 @@ class Hub(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
-def run_apart(code: str, **environment: str) -> str:
-    """Run code in a process of its own."""
+def run_in_process(code: str, **environment: str) -> str:
+    """Run code in a separate process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "OMP_"))}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**own, **environment}
@@ -52,7 +52,7 @@ def run_apart(code: str, **environment: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_the_plain_name_works_though_the_hub_does_not_know_it(
+def test_short_name_works_although_the_hub_does_not_know_it(
     captioner: Any, answerer: Any, tmp_path: Path, scenes: list[str]
 ) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
@@ -70,14 +70,14 @@ def test_the_plain_name_works_though_the_hub_does_not_know_it(
     )
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     try:
-        printed = run_apart(code, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path), NO_PROXY="127.0.0.1")
+        printed = run_in_process(code, HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path), NO_PROXY="127.0.0.1")
     finally:
         server.shutdown()
         server.server_close()
     assert printed == str([captioner(scenes[0]), answerer(scenes[0], "Why?", return_full_text=False)])
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
+def test_read_only_cache_is_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -86,18 +86,18 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert "sharegpt4v-tiny cannot be linked into" in caplog.text and "hub.resolve" in caplog.text
 
 
-def test_the_default_path_does_not_import_it(scenes: list[str]) -> None:
+def test_pipelines_do_not_import_mindone_transformers(scenes: list[str]) -> None:
     code = (
         "import sys\nfrom mindone.models.share4v import AutoModel, Share4V, Share4VProcessor, register_auto_classes\n"
         "from mindone.pipelines import pipeline\n"
         f"caption = pipeline('image-to-text')({scenes[0]!r}, max_new_tokens=3)\nassert caption[0]['generated_text']\n"
         "print(sorted({'transformers', 'mindone.transformers', 'torch'} & set(sys.modules)))"
     )
-    # The function itself is imported here; what it imports, it imports when it is called.
-    assert run_apart(code) == "[]"
+    # register_auto_classes is imported, but not called; it imports mindone.transformers only when it is called.
+    assert run_in_process(code) == "[]"
 
 
-def test_registering_again_changes_nothing(zoo: Any) -> None:
+def test_registering_again_has_no_effect(zoo: Any) -> None:
     from mindone.transformers.models.auto import configuration_auto, modeling_auto, processing_auto
     from mindone.transformers.pipelines import PIPELINE_REGISTRY
 
@@ -115,7 +115,7 @@ def test_registering_again_changes_nothing(zoo: Any) -> None:
 
 @pytest.fixture(scope="module")
 def other(zoo: Any) -> Any:
-    """A model of someone else's, registered under a type of its own; mindone's own cannot be built on a CPU."""
+    """A third-party model, registered under its own type; mindone's own models cannot be built on a CPU."""
     from mindone.transformers.generation import GenerationMixin
 
     class OtherConfig(transformers.PretrainedConfig):
@@ -130,7 +130,7 @@ def other(zoo: Any) -> Any:
     return Other(OtherConfig())
 
 
-def test_other_models_get_mindones_pipelines(zoo: Any, other: Any, directory: str) -> None:
+def test_other_models_use_mindone_pipelines(zoo: Any, other: Any, directory: str) -> None:
     from mindone.transformers.pipelines.image_text_to_text import ImageTextToTextPipeline
     from mindone.transformers.pipelines.image_to_text import ImageToTextPipeline
 
@@ -145,7 +145,7 @@ def test_other_models_get_mindones_pipelines(zoo: Any, other: Any, directory: st
     assert type(run) is ImageTextToTextPipeline and run.processor is processor
 
 
-def test_other_models_still_need_their_parts(zoo: Any, other: Any, directory: str, tmp_path: Path) -> None:
+def test_other_models_still_need_their_processors(zoo: Any, other: Any, directory: str, tmp_path: Path) -> None:
     other.config.name_or_path = str(tmp_path)
     options = {"model": other, "config": other.config, "dtype": None}
     with pytest.raises(OSError, match=r"preprocessor_config\.json"):
