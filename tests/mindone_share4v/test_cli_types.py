@@ -52,7 +52,7 @@ def test_the_dtype_of_the_kv_cache_reaches_the_model(
         ("int3", "dtype 'int3' is not supported: expected one of float32, float16, bfloat16, int8, int4"),
         (
             "bfloat16",
-            "dtype 'bfloat16' needs an Ascend, since MindSpore does not compute in it on a CPU: use 'float32'",
+            "dtype 'bfloat16' is not supported on a CPU, only on Ascend: use 'float32'",
         ),
     ],
 )

@@ -1,6 +1,10 @@
-"""LLaMA (Touvron et al. 2023) with grouped key/value heads, without a cache or over a preallocated KV cache.
+"""LLaMA (Touvron et al. 2023) with grouped key/value heads, without a cache or with a preallocated KV cache.
 
-With a cache there are two compiled graphs of fixed shapes: prefill by chunks, and decode of one token per sequence.
+The first part of the file is the model; `CachedLlama` and the cells below it add the cache, with two compiled graphs of
+fixed shapes: prefill of a chunk, and decoding of one token per sequence.
+
+Shapes: B sequences, T tokens (C in a chunk), S cache slots, H hidden size, V vocabulary; Hq query heads and Hkv
+key/value heads of size D.
 """
 
 from __future__ import annotations
@@ -18,8 +22,13 @@ from ..nn.layers import Embedding, Linear, widened
 from .rope import Rotary, rope_tables
 
 
+def attention_sizes(config: TextConfig) -> tuple[int, int, int, int]:
+    """Return the sizes that select an attention operator: query heads, key/value heads, head size, maximum keys."""
+    return config.num_attention_heads, config.kv_heads, config.head_size, config.context_length + 1
+
+
 class LlamaAttention(nn.Cell):
-    """Causal self-attention whose keys and values may come from a cache."""
+    """Causal self-attention, optionally over the keys and values of a cache."""
 
     def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -40,25 +49,21 @@ class LlamaAttention(nn.Cell):
         return x.reshape(x.shape[0], x.shape[1], heads, self.head_dim).transpose(0, 2, 1, 3)
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, slots: Tensor | None = None
+        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, cache_rows: Tensor | None = None
     ) -> Tensor:
-        query = self.rotate_query(self.q_proj(x), cos, sin)
-        key = self.rotate_key(self.k_proj(x), cos, sin)
-        value = self.split(self.v_proj(x), self.kv_heads)
+        """x [B, T, H] -> [B, T, H]; see LlamaModel.construct."""
+        query = self.rotate_query(self.q_proj(x), cos, sin)  # [B, Hq, T, D]
+        key = self.rotate_key(self.k_proj(x), cos, sin)  # [B, Hkv, T, D]
+        value = self.split(self.v_proj(x), self.kv_heads)  # [B, Hkv, T, D]
         if cache is not None:
-            key, value = cache(key, value, slots)  # [B, Hkv, S, D]: everything kept so far
+            key, value = cache(key, value, cache_rows)  # [B, Hkv, S, D]: all slots
         if visible.ndim == 1:
             return self.o_proj(self.attend_one(query, key, value, visible))
         return self.o_proj(self.attend(query, key, value, visible))
 
 
-def attention_sizes(config: TextConfig) -> tuple[int, int, int, int]:
-    """Return what the choice of an attention goes by: heads, key/value heads, head size, most slots of a cache."""
-    return config.num_attention_heads, config.kv_heads, config.head_size, config.context_length + 1
-
-
 class LlamaMLP(nn.Cell):
-    """The gated SiLU unit (Shazeer 2020)."""
+    """Gated SiLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: TextConfig, dtype: ms.Type) -> None:
         super().__init__()
@@ -68,13 +73,13 @@ class LlamaMLP(nn.Cell):
         self.down_proj = Linear(inner, hidden, bias, dtype)
 
     def construct(self, x: Tensor) -> Tensor:
-        gate = self.gate_proj(x)
+        gate = self.gate_proj(x)  # [B, T, I]
         wide = gate.astype(ms.float32)
         return self.down_proj((wide * ops.sigmoid(wide)).astype(gate.dtype) * self.up_proj(x))
 
 
 class LlamaDecoderLayer(nn.Cell):
-    """Attention and MLP, each behind an RMSNorm and around a residual."""
+    """Attention and MLP, each with an RMSNorm before it and a residual connection."""
 
     def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -84,14 +89,14 @@ class LlamaDecoderLayer(nn.Cell):
         self.mlp = LlamaMLP(config, arithmetic.weights)
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, slots: Tensor | None = None
+        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, cache_rows: Tensor | None = None
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, visible, cache, slots)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, visible, cache, cache_rows)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class LlamaModel(nn.Cell):
-    """Embedding, layers and the last norm."""
+    """Token embedding, layers and final norm."""
 
     def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -101,28 +106,32 @@ class LlamaModel(nn.Cell):
         self.norm = arithmetic.rms_norm(config.hidden_size, config.rms_norm_eps)
 
     def construct(
-        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, caches: Any = None, slots: Tensor | None = None
+        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, caches: Any = None, cache_rows: Tensor | None = None
     ) -> Tensor:
-        """x [B, T, H] -> [B, T, H].
+        """Run the layers: embeddings x [B, T, H] -> hidden states [B, T, H].
 
-        `visible` is a mask that `attend` knows, or with a cache and one token a text the number of slots that each text
-        sees, int64 [B].
+        Args:
+            cos, sin: rotary tables, float32 [B, 1, T, D].
+            visible: the mask of the attention operator; or, to decode one token per sequence from a cache, the number
+                of slots that each token attends to, int64 [B].
+            caches: one LayerCache per layer; None without a cache.
+            cache_rows: rows of the caches to which the new keys and values are written, int32 [B * Hkv * T].
         """
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, visible, None if caches is None else caches[index], slots)
+            x = layer(x, cos, sin, visible, None if caches is None else caches[index], cache_rows)
         return self.norm(x)
 
 
 class LlamaForCausalLM(nn.Cell):
-    """A LLaMA that turns embeddings into logits.
+    """LLaMA with an output layer: embeddings to logits.
 
     Args:
-        config: the whole model's config; `text_config` is read.
-        dtype: type of the weight matrices, "float32", "float16", or on an Ascend "bfloat16".
-        operators: what the device offers; by default the row of MindSpore's device.
+        config: configuration of the full model; only `text_config` is used.
+        dtype: type of the weight matrices, "float32", "float16", or "bfloat16" on Ascend.
+        operators: the device's operators; by default those of MindSpore's current device.
 
     Raises:
-        ValueError: the dtype is not known, or the device does not compute in it.
+        ValueError: the dtype is unknown, or the device does not support it.
 
     Example:
         >>> from mindspore import Tensor
@@ -145,9 +154,9 @@ class LlamaForCausalLM(nn.Cell):
         self.model = LlamaModel(self.config, arithmetic)
         sizes = attention_sizes(self.config)
         self.attend = arithmetic.attention(*sizes)
-        by_count = arithmetic.one_query_attention(*sizes)
-        # So many texts of one token each can be attended from by their numbers of slots, in place of a mask.
-        self.max_incremental_batch = 0 if by_count is None else by_count.texts
+        incremental = arithmetic.one_query_attention(*sizes)
+        # Largest batch that the incremental operator decodes with slot counts instead of a mask; 0: no such operator.
+        self.max_incremental_batch = 0 if incremental is None else incremental.max_batch
         if self.config.tie_word_embeddings:
             self.lm_head = None
         else:
@@ -168,19 +177,19 @@ class LlamaForCausalLM(nn.Cell):
         return logits.reshape((*hidden.shape[:-1], self.config.vocab_size)).astype(ms.float32)
 
     def forward(self, inputs_embeds: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """Logits of whole texts without a cache, from ready tables: what training compiles."""
+        """Compute logits without a cache from precomputed `tables`; training compiles this method."""
         return self.head(self.model(inputs_embeds, cos, sin, mask))
 
     def construct(self, inputs_embeds: Tensor, lengths: np.ndarray | None = None) -> Tensor:
-        """inputs_embeds [B, T, H], texts of `lengths` [B] beginning at position 0 -> float32 logits [B, T, V]."""
+        """inputs_embeds [B, T, H] of sequences of `lengths` [B] tokens, from position 0 -> float32 logits [B, T, V]."""
         batch, length = inputs_embeds.shape[:2]
         cos, sin, mask = self.tables(batch, length, lengths)
         return self.forward(inputs_embeds.astype(self.activations), cos, sin, mask)
 
     def tables(self, batch: int, length: int, lengths: np.ndarray | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return cosines, sines [B, 1, T, D] and the causal mask, of one for all texts, padded to `length` tokens.
+        """Return rotary tables, cos and sin [B, 1, T, D], and a causal mask for sequences padded to `length` tokens.
 
-        `lengths` [B] are the texts' own, which dynamic rotary scaling goes by; None means that all are full.
+        `lengths` [B] are the sequences' own lengths, which dynamic rotary scaling needs; None if none is padded.
         """
         positions = np.broadcast_to(np.arange(length), (batch, length))
         cos, sin = rope_tables(self.config, positions, np.full(batch, length) if lengths is None else lengths)
@@ -188,44 +197,45 @@ class LlamaForCausalLM(nn.Cell):
         return Tensor(cos), Tensor(sin), self.attend.mask(Tensor(hidden))
 
     def new_cached(self, batch_size: int, capacity: int) -> CachedLlama:
-        """Return this model with room for `batch_size` texts of up to `capacity` tokens, sharing the weights."""
+        """Return this model with a cache for `batch_size` sequences of up to `capacity` tokens; weights are shared."""
         return CachedLlama(self, batch_size, capacity)
 
 
 class LayerCache(nn.Cell):
-    """Keys and values of one layer, written in place.
+    """Keys and values of one layer, updated in place.
 
-    Every text has `capacity` slots and one more that takes what padding writes. Rows are [B * Hkv * (capacity + 1), D],
-    so that one scatter over the first axis writes a chunk wherever its tokens go, with no copy of the rest.
+    Every sequence has `capacity` slots and one more, to which padding is written. Keys and values are stored as rows
+    [B * Hkv * S, D], S = capacity + 1, so that one scatter over the first axis writes the tokens of a chunk wherever
+    they belong, without copying the rest.
     """
 
-    def __init__(self, batch: int, heads: int, slots: int, size: int, dtype: ms.Type) -> None:
+    def __init__(self, batch_size: int, heads: int, slots: int, size: int, dtype: ms.Type) -> None:
         super().__init__()
-        self.shape = (batch, heads, slots, size)
+        self.shape = (batch_size, heads, slots, size)
         self.size = size
-        rows = (batch * heads * slots, size)
+        rows = (batch_size * heads * slots, size)
         self.key = Parameter(Tensor(np.zeros(rows, np.float32), dtype), name="key", requires_grad=False)
         self.value = Parameter(Tensor(np.zeros(rows, np.float32), dtype), name="value", requires_grad=False)
         self.write = ops.ScatterUpdate()
 
     def construct(self, key: Tensor, value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Write key and value [B, Hkv, C, D] to `rows` [B * Hkv * C]; return all that is kept, [B, Hkv, S, D]."""
+        """Write key and value [B, Hkv, C, D] to `rows` [B * Hkv * C]; return all slots, [B, Hkv, S, D]."""
         keys = self.write(self.key, rows, key.reshape(-1, self.size))
         values = self.write(self.value, rows, value.reshape(-1, self.size))
         return keys.reshape(self.shape), values.reshape(self.shape)
 
-    def copy_sequences(self, source: LayerCache, texts: Tensor) -> None:
-        """Let text i hold what text `texts`[i] of `source` holds."""
-        for mine, theirs in ((self.key, source.key), (self.value, source.value)):
-            rows = ops.gather(theirs.reshape(source.shape[0], -1), texts, 0)
-            ops.assign(mine, rows.reshape(mine.shape))
+    def copy_sequences(self, source: LayerCache, indices: Tensor) -> None:
+        """Copy sequence `indices[i]` of `source` to sequence i, for every i."""
+        for target, stored in ((self.key, source.key), (self.value, source.value)):
+            rows = ops.gather(stored.reshape(source.shape[0], -1), indices, 0)
+            ops.assign(target, rows.reshape(target.shape))
 
 
 class CachedForward(nn.Cell):
-    """The forward pass over one cache, which both graphs share."""
+    """The forward pass with a cache, which the prefill and decode graphs share."""
 
     def __init__(self, llama: LlamaForCausalLM, batch_size: int, capacity: int) -> None:
-        super().__init__(auto_prefix=False)  # the weights keep the names they have in the model
+        super().__init__(auto_prefix=False)  # keep the weights' names in the model
         config = llama.config
         self.llama = llama
         self.capacity = capacity
@@ -233,33 +243,33 @@ class CachedForward(nn.Cell):
         shape = (batch_size, config.kv_heads, slots, config.head_size)
         self.caches = nn.CellList([LayerCache(*shape, llama.activations) for _ in range(config.num_hidden_layers)])
         self.slot_ids = Tensor(np.arange(slots, dtype=np.int32).reshape(1, 1, 1, slots))
-        starts = np.arange(batch_size * config.kv_heads, dtype=np.int32) * slots
-        self.starts = Tensor(starts.reshape(batch_size, config.kv_heads, 1))
+        first_rows = np.arange(batch_size * config.kv_heads, dtype=np.int32) * slots
+        self.first_rows = Tensor(first_rows.reshape(batch_size, config.kv_heads, 1))  # of each sequence and head
 
     def construct(
-        self, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor, seen: tuple[Tensor, ...]
+        self, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor, slot_counts: tuple[Tensor, ...]
     ) -> Tensor:
         """x [B, C, H] at positions [B, C] -> logits [B, V] of the rows `last` [B] of [B * C].
 
-        `seen` may hold how many slots the one token of each text sees, int64 [B].
+        `slot_counts` is empty, or holds the number of slots that each sequence's single token attends to, int64 [B].
         """
         slots = ops.select(positions < 0, ops.full_like(positions, self.capacity), positions)  # [B, C]
-        rows = (self.starts + slots.expand_dims(1)).reshape(-1)  # [B * Hkv * C]
-        if seen:
-            visible = seen[0]
+        cache_rows = (self.first_rows + slots.expand_dims(1)).reshape(-1)  # [B * Hkv * C]
+        if slot_counts:
+            visible = slot_counts[0]
         else:
             hidden_keys = self.slot_ids > slots.reshape(slots.shape[0], 1, slots.shape[1], 1)  # [B, 1, C, S]
             visible = self.llama.attend.mask(hidden_keys)
-        hidden = self.llama.model(x, cos, sin, visible, self.caches, rows)  # [B, C, H]
-        wanted = ops.gather(hidden.reshape(-1, hidden.shape[-1]), last, 0)  # [B, H]
-        return self.llama.head(wanted)
+        hidden = self.llama.model(x, cos, sin, visible, self.caches, cache_rows)  # [B, C, H]
+        last_hidden = ops.gather(hidden.reshape(-1, hidden.shape[-1]), last, 0)  # [B, H]
+        return self.llama.head(last_hidden)
 
 
 class CachedGraph(nn.Cell):
     """One compiled graph: prefill, which takes embeddings [B, C, H], or decode, which takes ids [B, 1].
 
-    A cell of its own that is called by `compile_and_run`: what it compiles goes with it, the cache's memory too.
-    MindSpore keeps what `mindspore.jit` compiles for as long as the process lives.
+    It is a cell called with `compile_and_run`, so that the graph and the cache's memory are freed together with the
+    cell. MindSpore keeps what `mindspore.jit` compiles until the process ends.
     """
 
     def __init__(self, cached: CachedForward, takes_ids: bool) -> None:
@@ -268,67 +278,69 @@ class CachedGraph(nn.Cell):
         self.takes_ids = takes_ids
 
     def construct(
-        self, tokens: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor, *seen: Tensor
+        self, tokens: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor, *slot_counts: Tensor
     ) -> Tensor:
         x = self.cached.llama.embed(tokens) if self.takes_ids else tokens
-        return self.cached(x, positions, cos, sin, last, seen)
+        return self.cached(x, positions, cos, sin, last, slot_counts)
 
 
 class CachedLlama:
-    """Graphs over one cache of `batch_size` texts.
+    """LLaMA with a KV cache for `batch_size` sequences; implements protocols.CachedLanguageModel.
 
-    Every token carries its position, so texts of unequal length stand side by side with no padding between their
-    tokens: a query at position p sees the slots 0..p of its own text, whatever the others do. A token at position -1 is
-    padding: it is computed and thrown away.
+    Every token has an explicit position, so sequences of different lengths share a batch without padding between their
+    tokens: a query at position p attends to the slots 0 .. p of its own sequence. A token at position -1 is padding: it
+    is computed and its result is discarded.
 
     Attributes:
-        chunk: tokens of each text that one prefill step takes.
+        chunk: tokens per sequence in one prefill step.
     """
 
-    chunk = 64  # an image of 576 patches is nine of them, and a product of 64 rows is bound by arithmetic
+    chunk = 64  # an image of 576 patches takes nine steps; products of 64 rows are limited by arithmetic, not memory
     can_copy_prefix = False
     skips_padding = False
 
     def __init__(self, llama: LlamaForCausalLM, batch_size: int, capacity: int) -> None:
         self.text_config = llama.config
-        self.first_rows = np.arange(batch_size, dtype=np.int32)
+        self.batch_indices = np.arange(batch_size, dtype=np.int32)
         forward = CachedForward(llama, batch_size, capacity)
         self.caches = forward.caches
         self.uses_slot_counts = batch_size <= llama.max_incremental_batch
         self._prefill = CachedGraph(forward, takes_ids=False)
         self._decode = CachedGraph(forward, takes_ids=True)
 
-    def _tables(self, positions: np.ndarray, totals: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _rope_tables(self, positions: np.ndarray, totals: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return cos and sin, float32 [B, 1, C, D]; padding gets those of position 0."""
         cos, sin = rope_tables(self.text_config, np.maximum(positions, 0), totals)
         return Tensor(cos), Tensor(sin)
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
-        """Take in one chunk of each text.
+        """Process one chunk of each prompt.
 
         Args:
             inputs_embeds: [B, C, H].
             positions: int [B, C]; -1 marks padding.
-            totals: int [B], tokens in each whole prompt (dynamic rotary scaling depends on it).
-            last: int [B], index within the chunk of the token whose logits are wanted.
+            totals: int [B], the length of each whole prompt in tokens (dynamic rotary scaling depends on it).
+            last: int [B], index within the chunk of the token whose logits are returned.
 
         Returns:
             float32 logits [B, V].
         """
-        cos, sin = self._tables(positions, totals)
-        last_rows = Tensor((self.first_rows * positions.shape[1] + last).astype(np.int32))
+        cos, sin = self._rope_tables(positions, totals)
+        last_rows = Tensor((self.batch_indices * positions.shape[1] + last).astype(np.int32))
         return self._prefill.compile_and_run(inputs_embeds, Tensor(positions.astype(np.int32)), cos, sin, last_rows)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
-        """Take in one token of each text: ids and positions int [B] (-1 for a text that is done) -> logits [B, V]."""
-        columns = positions.astype(np.int32)[:, None]
-        cos, sin = self._tables(columns, np.maximum(positions, 0) + 1)
-        tokens, last = Tensor(ids.astype(np.int32)[:, None]), Tensor(self.first_rows)
-        # Made on the host, where the operator wants it: made by the graph, every layer would wait for the device.
-        seen = (Tensor(np.maximum(positions, 0).astype(np.int64) + 1),) if self.uses_slot_counts else ()
-        return self._decode.compile_and_run(tokens, Tensor(columns), cos, sin, last, *seen)
+        """Process one token of each sequence: ids and positions int [B] (-1: finished) -> float32 logits [B, V]."""
+        columns = positions.astype(np.int32)[:, None]  # [B, 1]
+        counts = np.maximum(positions, 0).astype(np.int64) + 1
+        cos, sin = self._rope_tables(columns, counts)
+        tokens, last = Tensor(ids.astype(np.int32)[:, None]), Tensor(self.batch_indices)
+        # Computed on the host, where the operator reads it: if the graph computed it, every layer would wait for it.
+        slot_counts = (Tensor(counts),) if self.uses_slot_counts else ()
+        return self._decode.compile_and_run(tokens, Tensor(columns), cos, sin, last, *slot_counts)
 
-    def copy_sequences(self, source: CachedLlama, texts: np.ndarray) -> None:
-        """Let text i go on from what text `texts`[i] of `source` (maybe this one) holds; capacities must be equal."""
-        chosen = Tensor(texts.astype(np.int32))
-        for mine, theirs in zip(self.caches, source.caches, strict=True):
-            mine.copy_sequences(theirs, chosen)
+    def copy_sequences(self, source: CachedLlama, indices: np.ndarray) -> None:
+        """Copy sequence `indices[i]` of `source` (of equal capacity; may be this cache) to every sequence i."""
+        chosen = Tensor(indices.astype(np.int32))
+        for cache, source_cache in zip(self.caches, source.caches, strict=True):
+            cache.copy_sequences(source_cache, chosen)

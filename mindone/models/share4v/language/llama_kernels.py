@@ -1,4 +1,7 @@
-"""LLaMA on the CPU kernels: one operator a layer, weights read where they lie, rows that are done skipped."""
+"""LLaMA on the CPU kernels: one operator per layer, weights read in place, finished sequences skipped.
+
+Shapes are named as in llama.py.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from ..quantization import precision_of
 from .rope import rope_tables
 from .weights import language_plans
 
-PREFILL_ROWS = 512  # of one prefill step, over all texts; the kernels take 256 at a time
+PREFILL_ROWS = 512  # tokens of one prefill step, over all sequences; the kernels process 256 at a time
 
 
 class PrefillGraph(nn.Cell):
-    """Embeddings through all layers, then the last norm and the output layer for the rows that are wanted."""
+    """All layers, then the final norm and the output layer for selected rows."""
 
     def __init__(self, hidden: int, vocabulary: int) -> None:
         super().__init__(auto_prefix=False)
@@ -28,15 +31,15 @@ class PrefillGraph(nn.Cell):
         self.head = linear_operator(vocabulary)
 
     def construct(self, x, index, rows, cos, sin, cache, head, *layers):  # type: ignore[no-untyped-def]
-        """x [B, C, H] or [R, H], index [M] (-1: not wanted) -> logits [M, V]."""
-        x = x.reshape(-1, self.hidden)
+        """x [B, C, H] or [R, H] -> logits [M, V] of its rows `index` [M]; zeros where the index is -1."""
+        x = x.reshape(-1, self.hidden)  # [R, H]
         for block in layers:
             x = self.layer(x, block, cache, rows, cos, sin)
         return self.head(x, index, head)
 
 
 class DecodeGraph(nn.Cell):
-    """A token of each text, from id to logits."""
+    """One token per sequence, from id to logits."""
 
     def __init__(self, hidden: int, vocabulary: int) -> None:
         super().__init__(auto_prefix=False)
@@ -44,20 +47,20 @@ class DecodeGraph(nn.Cell):
         self.embedded = PrefillGraph(hidden, vocabulary)
 
     def construct(self, ids, index, rows, cos, sin, cache, table, head, *layers):  # type: ignore[no-untyped-def]
-        """ids [B], index [B] (-1: not wanted) -> logits [B, V]."""
+        """ids [B] -> logits [B, V] of the rows `index` [B]; zeros where the index is -1."""
         return self.embedded(self.embedding(ids, table), index, rows, cos, sin, cache, head, *layers)
 
 
 class KernelLlamaForCausalLM(KernelComponent):
-    """A LLaMA for inference on a CPU; as `llama.LlamaForCausalLM`, with integer weights besides.
+    """`llama.LlamaForCausalLM` on the CPU kernels: inference only, also with int8 and int4 weights.
 
     Args:
-        config: the whole model's config; `text_config` is read.
+        config: configuration of the full model; only `text_config` is used.
         dtype: "float32", "float16", "int8" or "int4".
-        kv_cache_dtype: type of keys and values, "float32", "float16" or "int8"; None: what goes with `dtype`.
+        kv_cache_dtype: type of keys and values, "float32", "float16" or "int8"; by default `dtype` determines it.
 
     Raises:
-        ValueError: a type is not one of these.
+        ValueError: a dtype is not supported.
     """
 
     activations = ms.float32
@@ -82,25 +85,26 @@ class KernelLlamaForCausalLM(KernelComponent):
         return Tensor(out.reshape(*ids.shape, -1))
 
     def __call__(self, inputs_embeds: Tensor, lengths: np.ndarray | None = None) -> Tensor:
-        """inputs_embeds [B, T, H], texts of `lengths` [B] beginning at position 0 -> float32 logits [B, T, V]."""
+        """inputs_embeds [B, T, H] of sequences of `lengths` [B] tokens, from position 0 -> float32 logits [B, T, V]."""
         batch, width = inputs_embeds.shape[:2]
         totals = np.full(batch, width) if lengths is None else lengths
-        # As long as every other cache, so that no length of text compiles graphs of its own.
+        # The capacity of all other caches: another one would compile new graphs for every length.
         cached = self.new_cached(batch, max(width, self.config.context_length))
         step, logits = cached.chunk, []
         for first in range(0, width, step):
             positions = np.broadcast_to(np.arange(first, first + step), (batch, step))
-            inside = positions < totals[:, None]
-            taken = ops.gather(inputs_embeds, Tensor(np.minimum(positions[0], width - 1).astype(np.int32)), 1)
-            wanted = np.where(inside, np.arange(batch * step).reshape(batch, step), -1)
-            rows = cached.logits(taken, np.where(inside, positions, -1), totals, wanted.reshape(-1))
+            is_token = positions < totals[:, None]  # [B, C]
+            columns = np.minimum(positions[0], width - 1).astype(np.int32)
+            chunk = ops.gather(inputs_embeds, Tensor(columns), 1)  # [B, C, H]
+            index = np.where(is_token, np.arange(batch * step).reshape(batch, step), -1)
+            rows = cached.logits(chunk, np.where(is_token, positions, -1), totals, index.reshape(-1))  # [B * C, V]
             logits.append(rows.reshape(batch, step, -1)[:, : width - first])
         return ops.concat(logits, 1)
 
     def run_prefill(
         self, x: Tensor, index: np.ndarray, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor
     ) -> Tensor:
-        """x [B, C, H] -> logits [M, V] of its rows `index` [M] of [B * C]; zeros for -1."""
+        """x [B, C, H] -> logits [M, V] of the rows `index` [M] of [B * C]; zeros where the index is -1."""
         _, *layers, head = self.tensors(*self.names)
         return self._prefill.compile_and_run(x, Tensor(index), Tensor(rows), cos, sin, memory, head, *layers)
 
@@ -109,20 +113,23 @@ class KernelLlamaForCausalLM(KernelComponent):
     ) -> Tensor:
         """ids [B] -> logits [B, V]; zeros where index [B] is -1."""
         table, *layers, head = self.tensors(*self.names)
-        texts = Tensor(ids), Tensor(index), Tensor(rows), cos, sin
-        return self._decode.compile_and_run(*texts, memory, table, head, *layers)
+        inputs = Tensor(ids), Tensor(index), Tensor(rows), cos, sin
+        return self._decode.compile_and_run(*inputs, memory, table, head, *layers)
 
     def new_cached(self, batch_size: int, capacity: int) -> KernelCachedLlama:
-        """Return this model with room for `batch_size` texts of up to `capacity` tokens, sharing weights and graphs."""
+        """Return this model with a cache for `batch_size` sequences of up to `capacity` tokens.
+
+        Weights and compiled graphs are shared.
+        """
         return KernelCachedLlama(self, batch_size, capacity)
 
 
 class KernelCachedLlama:
-    """One cache of `batch_size` texts; see `cached.CachedLlama`.
+    """LLaMA with a KV cache for `batch_size` sequences; implements protocols.CachedLanguageModel.
 
     Attributes:
-        chunk: tokens of each text that one prefill step takes.
-        used: slots that any text has ever filled.
+        chunk: tokens per sequence in one prefill step.
+        used: number of slots, from the first, that any sequence has written to.
     """
 
     can_copy_prefix = True
@@ -139,8 +146,11 @@ class KernelCachedLlama:
         self._memory = Tensor.from_numpy(self.cache.memory)
         self.used = 0
 
-    def _tables(self, positions: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
-        """Rows, cosines and sines for positions [B, C]; -1 is an idle row."""
+    def _rows_and_tables(self, positions: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
+        """Return the kernel's rows, int32 [B * C, 4], cos and sin [B * C, D] for positions [B, C].
+
+        A row is (sequence, slot, 0, slot + 1): slots are positions, and -1 marks padding, which is not computed.
+        """
         cos, sin = rope_tables(self.config, np.maximum(positions, 0), totals)
         size = self.config.head_size
         rows = np.zeros((positions.size, 4), np.int32)
@@ -152,30 +162,31 @@ class KernelCachedLlama:
 
     def logits(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, index: np.ndarray) -> Tensor:
         """inputs_embeds [B, C, H] at positions [B, C] -> logits [M, V] of rows `index` [M] of [B * C]; -1: zeros."""
-        rows, cos, sin = self._tables(positions, totals)
+        rows, cos, sin = self._rows_and_tables(positions, totals)
         return self.llama.run_prefill(inputs_embeds, index.astype(np.int32), rows, cos, sin, self._memory)
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
-        """Take in one chunk of each text; arguments and result as `cached.CachedLlama.prefill` says.
+        """Process one chunk of each prompt; arguments and result as for `llama.CachedLlama.prefill`.
 
-        Logits are computed for the texts that end in this chunk; the others' are zeros.
+        Logits are computed only for the prompts that end in this chunk; the others are zeros.
         """
-        texts = np.arange(len(positions))
-        index = np.where(positions[texts, last] == totals - 1, texts * positions.shape[1] + last, -1)
+        sequences = np.arange(len(positions))
+        ends_here = positions[sequences, last] == totals - 1
+        index = np.where(ends_here, sequences * positions.shape[1] + last, -1)
         return self.logits(inputs_embeds, positions, totals, index)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
-        """Take in one token of each text: ids and positions int [B] (-1 for a text that is done) -> logits [B, V]."""
-        rows, cos, sin = self._tables(positions[:, None], np.maximum(positions, 0) + 1)
+        """Process one token of each sequence: ids and positions int [B] (-1: finished) -> float32 logits [B, V]."""
+        rows, cos, sin = self._rows_and_tables(positions[:, None], np.maximum(positions, 0) + 1)
         index = np.where(positions >= 0, np.arange(len(positions)), -1).astype(np.int32)
         return self.llama.run_decode(ids.astype(np.int32), index, rows, cos, sin, self._memory)
 
-    def copy_sequences(self, source: KernelCachedLlama, texts: np.ndarray) -> None:
-        """Let text i go on from what text `texts`[i] of `source` (maybe this one) holds; capacities must be equal."""
+    def copy_sequences(self, source: KernelCachedLlama, indices: np.ndarray) -> None:
+        """Copy sequence `indices[i]` of `source` (of equal capacity; may be this cache) to every sequence i."""
         self.used = source.used
-        self.cache.copy_sequences(source.cache, texts, self.used)
+        self.cache.copy_sequences(source.cache, indices, self.used)
 
-    def copy_prefix(self, text: int, source: KernelCachedLlama, length: int) -> None:
-        """Let `text` hold the first `length` tokens of the first text of `source`; the other texts stay."""
+    def copy_prefix(self, sequence: int, source: KernelCachedLlama, length: int) -> None:
+        """Copy the first `length` tokens of sequence 0 of `source` to `sequence`; other sequences are unchanged."""
         self.used = max(self.used, length)
-        self.cache.copy_prefix(text, source.cache, length)
+        self.cache.copy_prefix(sequence, source.cache, length)

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021): the tables, made on the host, and their application."""
+"""Rotary position embedding (Su et al. 2021): tables computed on the host, and their application."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..nn.device_operators import DeviceOperators
 
 
 def inverse_frequencies(config: TextConfig, total: int) -> np.ndarray:
-    """Return the angle a position adds in each pair of dimensions, float32 [D / 2].
+    """Return the rotation per position of each pair of dimensions, in radians, float32 [D / 2].
 
     Args:
-        config: `rope_theta`, `head_dim` and `rope_scaling` are read. Linear scaling divides every angle (Chen et al.
-            2023); dynamic NTK scaling raises the base once a text outgrows `max_position_embeddings`.
-        total: how many tokens the text has, for dynamic scaling.
+        config: uses `rope_theta`, `head_size` and `rope_scaling`. Linear scaling divides every angle (Chen et al.
+            2023); dynamic NTK scaling raises the base once a sequence is longer than `max_position_embeddings`.
+        total: length of the sequence in tokens, for dynamic scaling.
     """
     size, base, scaling = config.head_size, config.rope_theta, config.rope_scaling
     trained = config.max_position_embeddings
@@ -32,9 +32,9 @@ def inverse_frequencies(config: TextConfig, total: int) -> np.ndarray:
 
 
 def rope_tables(config: TextConfig, positions: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosines and sines for positions [B, T] of texts of `totals` [B] tokens: two float32 [B, 1, T, D].
+    """Return cos and sin, float32 [B, 1, T, D], for positions [B, T] of sequences of `totals` [B] tokens.
 
-    The angles are multiplied in float32, as PyTorch's reference does it, so that equal positions give equal bits.
+    The angles are computed in float32, as the PyTorch reference does, which gives the same bits.
     """
     if config.rope_scaling is not None and config.rope_scaling.rope_type == "dynamic":
         frequencies = np.stack([inverse_frequencies(config, int(total)) for total in totals])[:, None, :]  # [B, 1, D/2]
@@ -46,19 +46,20 @@ def rope_tables(config: TextConfig, positions: np.ndarray, totals: np.ndarray) -
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x [B, H, T, D] by tables [B, 1, T, D]; dimension i pairs with i + D/2, as in Hugging Face's form."""
+    """Rotate x [B, H, T, D] with tables [B, 1, T, D]; dimension i pairs with i + D / 2, as in Hugging Face's code."""
     half = x.shape[-1] // 2
     wide = x.astype(ms.float32)
-    turned = ops.concat((-wide[..., half:], wide[..., :half]), -1)
-    return (wide * cos + turned * sin).astype(x.dtype)
+    rotated = ops.concat((-wide[..., half:], wide[..., :half]), -1)
+    return (wide * cos + rotated * sin).astype(x.dtype)
 
 
 class Rotary(nn.Cell):
-    """Splits into heads what a projection gives, and rotates every head; in float32.
+    """Splits a projection into heads and rotates each of them, in float32.
 
-    A device's `rotary_position_embedding` gets all texts' tokens as one text, [1, B * T, H, D], and tables
-    [1, B * T, 1, D]. With heads before tokens its documentation excludes a batch of more heads than eight times the
-    tokens, which every step of decoding has. One head alone could still be read so, and goes in as [1, 1, B * T, D].
+    A device's `rotary_position_embedding` is called with the tokens of all sequences as one sequence, [1, B * T, H, D],
+    and tables [1, B * T, 1, D]. With heads before tokens its documentation excludes batches with more heads than eight
+    times the tokens, which every decoding step is. A single head could still be interpreted that way, so it is passed
+    as [1, 1, B * T, D].
     """
 
     def __init__(self, heads: int, head_size: int, operators: DeviceOperators) -> None:
@@ -76,6 +77,6 @@ class Rotary(nn.Cell):
             tokens = (1, 1, rows, size) if self.heads == 1 else (1, rows, self.heads, size)
             table = (1, 1, rows, size) if self.heads == 1 else (1, rows, 1, size)
             wide = x.astype(ms.float32).reshape(tokens)
-            turned = self.operator(wide, cos.reshape(table), sin.reshape(table), 0)
-            return turned.astype(x.dtype).reshape(split).transpose(0, 2, 1, 3)
+            rotated = self.operator(wide, cos.reshape(table), sin.reshape(table), 0)
+            return rotated.astype(x.dtype).reshape(split).transpose(0, 2, 1, 3)
         return apply_rope(x.reshape(split).transpose(0, 2, 1, 3), cos, sin)

@@ -1,1 +1,1 @@
-"""Neural-network layers and operators shared by the vision tower, the projector and the language model."""
+"""Layers and operators shared by the vision tower, the projector and the language model."""

@@ -1,7 +1,7 @@
-"""What a device offers the cells: types it computes in, and fused operators, by a table of devices.
+"""What each device supports: the dtypes it computes in, and its fused operators with their limits.
 
-The limits are those of MindSpore's documentation (2.7.0 to 2.10.0, function of the same name under `mindspore.ops`)
-and, for the group, of CANN's page of IncreFlashAttention. docs/hardware.md has the whole table.
+The limits come from MindSpore's documentation (2.7.0 to 2.10.0, functions of the same names in `mindspore.ops`) and,
+for the group size, from CANN's page on IncreFlashAttention. docs/hardware.md has the full table.
 """
 
 from __future__ import annotations
@@ -20,59 +20,62 @@ Operator = Callable[..., Any]
 
 @dataclass(frozen=True)
 class AttentionLimits:
-    """What an attention operator takes; where a model lies outside, the portable path computes.
+    """Limits of an attention operator; outside of them the portable implementation is used.
 
     Attributes:
-        dtypes: of query, key and value.
-        head_size, head_size_step: the largest head, and what it must be a multiple of.
-        heads: most query heads.
-        group: most query heads of one key/value head.
-        texts: largest batch.
-        length: most keys of a text.
+        dtypes: dtypes of query, key and value.
+        max_head_size, head_size_multiple: largest head size, and a number of which it must be a multiple.
+        max_heads: largest number of query heads.
+        max_group: largest number of query heads per key/value head.
+        max_batch: largest batch size.
+        max_length: largest number of keys per sequence.
     """
 
     dtypes: tuple[Any, ...] = (ms.float16, ms.bfloat16)
-    head_size: int = 512
-    head_size_step: int = 16
-    heads: int = 256
-    group: int = 256
-    texts: int = 2048
-    length: int = 512 * 1024
+    max_head_size: int = 512
+    head_size_multiple: int = 16
+    max_heads: int = 256
+    max_group: int = 256
+    max_batch: int = 2048
+    max_length: int = 512 * 1024
 
     def allow(self, dtype: Any, heads: int, kv_heads: int, head_size: int, length: int) -> bool:
-        """Whether a model may use the operator; the batch is known later."""
+        """Return whether a model may use the operator; the batch size is checked on each call."""
         return (
             dtype in self.dtypes
-            and head_size % self.head_size_step == 0
-            and head_size <= self.head_size
-            and heads <= self.heads
-            and heads <= kv_heads * self.group
-            and length <= self.length
+            and head_size % self.head_size_multiple == 0
+            and head_size <= self.max_head_size
+            and heads <= self.max_heads
+            and heads <= kv_heads * self.max_group
+            and length <= self.max_length
         )
 
 
 @dataclass(frozen=True)
 class RotaryLimits:
-    """What the rotary operator takes: an even head size, and less than these; it gets every batch as one text."""
+    """Limits of the rotary operator, which requires an even head size; the bounds are exclusive.
 
-    head_size: int = 896
-    heads: int = 1000
+    There is no limit on the batch size, because every batch is passed as one sequence.
+    """
+
+    head_size_bound: int = 896
+    heads_bound: int = 1000
 
     def allow(self, heads: int, head_size: int) -> bool:
-        """Whether a model may use the operator."""
-        return head_size % 2 == 0 and head_size < self.head_size and heads < self.heads
+        """Return whether a model may use the operator."""
+        return head_size % 2 == 0 and head_size < self.head_size_bound and heads < self.heads_bound
 
 
 @dataclass(frozen=True)
 class DeviceOperators:
-    """What cells are built on; every operator is called as the function of its name in `mindspore.ops`.
+    """A device's dtypes and fused operators; each operator has the signature of its namesake in `mindspore.ops`.
 
     Attributes:
-        dtypes: names of the types whose arithmetic the device has.
-        computes_in_weight_dtype: activations have the weights' type; else they are float32.
-        rms_norm, rotary_position_embedding, flash_attention_score, incre_flash_attention: None leaves the work to the
-            portable cells.
-        rotary_limits, flash_limits, incremental_limits: what the operators take.
+        dtypes: names of the dtypes in which the device computes.
+        computes_in_weight_dtype: whether activations have the weights' dtype; otherwise they are float32.
+        rms_norm, rotary_position_embedding, flash_attention_score, incre_flash_attention: fused operators; None selects
+            the portable implementation.
+        rotary_limits, flash_limits, incremental_limits: limits of the operators.
 
     Example:
         >>> from mindone.models.share4v.nn.device_operators import device_operators
@@ -88,12 +91,12 @@ class DeviceOperators:
     incre_flash_attention: Operator | None = None
     rotary_limits: RotaryLimits = RotaryLimits()
     flash_limits: AttentionLimits = AttentionLimits()
-    incremental_limits: AttentionLimits = AttentionLimits(group=64, texts=65536)
+    incremental_limits: AttentionLimits = AttentionLimits(max_group=64, max_batch=65536)
 
 
 FUSED = ("rms_norm", "rotary_position_embedding", "flash_attention_score", "incre_flash_attention")
 PORTABLE = DeviceOperators()
-# MindSpore's device target -> what it offers, and the names in mindspore.ops of its fused operators.
+# MindSpore's device target -> what it supports, and the names of its fused operators in mindspore.ops.
 DEVICES: dict[str, tuple[DeviceOperators, tuple[str, ...]]] = {
     "CPU": (PORTABLE, ()),
     "Ascend": (DeviceOperators(("float32", "float16", "bfloat16"), computes_in_weight_dtype=True), FUSED),
@@ -101,33 +104,33 @@ DEVICES: dict[str, tuple[DeviceOperators, tuple[str, ...]]] = {
 
 
 def device_operators(target: str | None = None) -> DeviceOperators:
-    """Return what MindSpore's device offers.
+    """Return the operators of a device.
 
-    An operator that this MindSpore does not have, or that `SHARE4V_FUSED_OPERATORS` leaves out ("none", or a list such
-    as "rms_norm,flash_attention_score"; "all" by default), is left to the portable cells.
+    The portable implementation replaces operators that the installed MindSpore lacks, or that the environment variable
+    `SHARE4V_FUSED_OPERATORS` excludes: "all" (default), "none", or a list such as "rms_norm,flash_attention_score".
 
     Args:
-        target: "CPU" or "Ascend"; by default MindSpore's context says. One that no row knows is taken as a CPU.
+        target: "CPU" or "Ascend"; by default the target of MindSpore's context. Unknown targets are treated as a CPU.
 
     Raises:
-        ValueError: the environment variable names an operator that is not known.
+        ValueError: the environment variable names an unknown operator.
     """
-    offered, fused = DEVICES.get(target or ms.get_context("device_target"), DEVICES["CPU"])
-    wanted = switched_on(os.environ.get(SWITCH, "all"))
-    found: dict[str, Any] = {name: getattr(ops, name, None) for name in fused if name in wanted}
-    return replace(offered, **found)
+    supported, fused = DEVICES.get(target or ms.get_context("device_target"), DEVICES["CPU"])
+    enabled = enabled_operators(os.environ.get(SWITCH, "all"))
+    found: dict[str, Any] = {name: getattr(ops, name, None) for name in fused if name in enabled}
+    return replace(supported, **found)
 
 
-def switched_on(setting: str) -> tuple[str, ...]:
-    """Read the environment variable's value: "all", "none", or names with commas between.
+def enabled_operators(setting: str) -> tuple[str, ...]:
+    """Parse the environment variable's value: "all", "none", or operator names separated by commas.
 
     Raises:
         ValueError: a name is not one of FUSED.
     """
-    named = tuple(name.strip() for name in setting.split(",") if name.strip())
-    if named in ((), ("all",), ("none",)):
-        return () if named == ("none",) else FUSED
-    unknown = [name for name in named if name not in FUSED]
+    names = tuple(name.strip() for name in setting.split(",") if name.strip())
+    if names in ((), ("all",), ("none",)):
+        return () if names == ("none",) else FUSED
+    unknown = [name for name in names if name not in FUSED]
     if unknown:
         raise ValueError(f"{SWITCH} names {', '.join(unknown)}: expected all, none, or names of {', '.join(FUSED)}")
-    return named
+    return names

@@ -1,4 +1,4 @@
-"""Cells on a device's fused operators, each with the portable path for what the operator does not take."""
+"""Cells that use a device's fused operators within their limits, and the portable implementation otherwise."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .layers import MASKED, RMSNorm, activation_dtype, attention, weight_dtype
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The types and operators that a component's cells compute with.
+    """The dtypes and operators of a component's cells.
 
     Attributes:
-        weights: type of the weight matrices.
-        activations: type of what goes between the cells.
-        operators: of the device.
+        weights: dtype of the weight matrices.
+        activations: dtype of the activations.
+        operators: the device's operators.
     """
 
     weights: ms.Type
@@ -28,40 +28,40 @@ class Arithmetic:
 
     @classmethod
     def of(cls, dtype: str, operators: DeviceOperators | None = None) -> Arithmetic:
-        """Return what cells of weights `dtype` compute with; `operators` are by default those of MindSpore's device.
+        """Return the arithmetic for weights of `dtype`; `operators` default to those of MindSpore's current device.
 
         Raises:
-            ValueError: the dtype is not known, or the device does not compute in it.
+            ValueError: the dtype is unknown, or the device does not support it.
         """
         operators = operators or device_operators()
         return cls(weight_dtype(dtype, operators), activation_dtype(dtype, operators), operators)
 
     def rms_norm(self, dim: int, eps: float) -> RMSNorm:
-        """Return the norm over `dim` values."""
+        """Return an RMSNorm over `dim` values."""
         return RMSNorm(dim, eps, self.operators.rms_norm)
 
     def attention(self, heads: int, kv_heads: int, head_size: int, length: int) -> Attention:
-        """Return attention of many queries; `length` is the most keys that a text may have."""
+        """Return attention for any number of queries; `length` is the maximum number of keys of a sequence."""
         limits, operator = self.operators.flash_limits, self.operators.flash_attention_score
         if operator is None or not limits.allow(self.activations, heads, kv_heads, head_size, length):
             return Attention()
-        return FlashAttention(operator, heads, head_size, limits.texts)
+        return FlashAttention(operator, heads, head_size, limits.max_batch)
 
     def one_query_attention(
         self, heads: int, kv_heads: int, head_size: int, length: int
     ) -> IncrementalAttention | None:
-        """Return attention of one query a text over its first keys; None where `attention` serves for it too."""
+        """Return attention of one query per sequence over its first keys; None if the device has no operator for it."""
         limits, operator = self.operators.incremental_limits, self.operators.incre_flash_attention
         if operator is None or not limits.allow(self.activations, heads, kv_heads, head_size, length):
             return None
-        return IncrementalAttention(operator, heads, kv_heads, head_size, limits.texts)
+        return IncrementalAttention(operator, heads, kv_heads, head_size, limits.max_batch)
 
 
 class Attention(nn.Cell):
-    """`layers.attention` with a mask that says which keys are hidden."""
+    """Portable attention (`layers.attention`), with its mask."""
 
     def mask(self, hidden: Tensor) -> Tensor:
-        """Turn hidden, bool [B, 1, T, S] or [1, 1, T, S] (True: this query must not see this key), into a mask."""
+        """Convert `hidden`, bool [B, 1, T, S] or [1, 1, T, S] (True: hidden from the query), to a mask."""
         return hidden.astype(ms.float32) * MASKED
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -70,23 +70,29 @@ class Attention(nn.Cell):
 
 
 class FlashAttention(Attention):
-    """Attention by `flash_attention_score`, whose mask is True where a key is discarded."""
+    """Attention with `flash_attention_score`, whose mask is True where a key is hidden.
 
-    def __init__(self, operator: Operator, heads: int, head_size: int, texts: int) -> None:
+    Batches larger than `max_batch` use the portable implementation.
+    """
+
+    def __init__(self, operator: Operator, heads: int, head_size: int, max_batch: int) -> None:
         super().__init__()
-        self.operator, self.heads, self.head_size, self.texts = operator, heads, head_size, texts
+        self.operator = operator
+        self.heads = heads
+        self.head_size = head_size
+        self.max_batch = max_batch
         self.scale = 1.0 / math.sqrt(head_size)
 
     def mask(self, hidden: Tensor) -> Tensor:
-        # One mask for all texts is documented as [T, S] alone, not as [1, 1, T, S].
+        # For a mask shared by all sequences, the operator documents only [T, S], not [1, 1, T, S].
         return hidden.reshape(hidden.shape[2:]) if hidden.shape[0] == 1 else hidden
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, _, length, _ = query.shape
-        if batch > self.texts:
+        if batch > self.max_batch:
             return attention(query, key, value, None if mask is None else mask.astype(ms.float32) * MASKED)
-        # sparse_mode 0 with no bound on the tokens before and after: the mask alone says what is seen.
-        mixed = self.operator(
+        # sparse_mode 0 without bounds on the tokens before and after: only the mask hides keys.
+        attended = self.operator(  # [B, Hq, T, D]
             query,
             key,
             value,
@@ -96,21 +102,27 @@ class FlashAttention(Attention):
             input_layout="BNSD",
             sparse_mode=0,
         )
-        return mixed.transpose(0, 2, 1, 3).reshape(batch, length, self.heads * self.head_size)
+        return attended.transpose(0, 2, 1, 3).reshape(batch, length, self.heads * self.head_size)
 
 
 class IncrementalAttention(nn.Cell):
-    """Attention of one query a text by `incre_flash_attention`, over the first slots of a cache."""
+    """Attention of one query per sequence over the first slots of a cache, with `incre_flash_attention`."""
 
-    def __init__(self, operator: Operator, heads: int, kv_heads: int, head_size: int, texts: int) -> None:
+    def __init__(self, operator: Operator, heads: int, kv_heads: int, head_size: int, max_batch: int) -> None:
         super().__init__()
-        self.texts = texts
-        self.operator, self.heads, self.kv_heads, self.head_size = operator, heads, kv_heads, head_size
+        self.max_batch = max_batch
+        self.operator = operator
+        self.heads = heads
+        self.kv_heads = kv_heads
+        self.head_size = head_size
         self.scale = 1.0 / math.sqrt(head_size)
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> Tensor:
-        """query [B, Hq, 1, D], key and value [B, Hkv, S, D] of which lengths int64 [B] count -> [B, 1, Hq * D]."""
-        mixed = self.operator(
+        """query [B, Hq, 1, D], key and value [B, Hkv, S, D] of which the first `lengths`, int64 [B], are attended to.
+
+        Returns [B, 1, Hq * D].
+        """
+        attended = self.operator(  # [B, Hq, 1, D]
             query,
             (key,),
             (value,),
@@ -119,6 +131,6 @@ class IncrementalAttention(nn.Cell):
             input_layout="BNSD",
             scale_value=self.scale,
             num_key_value_heads=self.kv_heads,
-            inner_precise=0,  # 0 is the precise of two modes for float16
+            inner_precise=0,  # of two modes for float16, the more precise
         )
-        return mixed.reshape(query.shape[0], 1, self.heads * self.head_size)  # [B, Hq, 1, D]: heads lie side by side
+        return attended.reshape(query.shape[0], 1, self.heads * self.head_size)  # with T = 1 no transpose is needed

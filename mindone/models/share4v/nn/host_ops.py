@@ -1,7 +1,7 @@
-"""The operators that run outside graphs. On a CPU they go by way of NumPy.
+"""Operators used outside graphs. On a CPU they are implemented with NumPy, because MindSpore's leak memory.
 
-MindSpore 2.10 keeps 0.5 to 0.8 KB there at every concat, gather or cast in PyNative mode (figures and other versions:
-benchmarks/operator_memory.py). A caption came to 2.4 KB, three million to 7 GB.
+MindSpore 2.10 leaks 0.5 to 0.8 KB on a CPU for every concat, gather or cast in PyNative mode (measured, also for other
+versions, by benchmarks/operator_memory.py): 2.4 KB per caption, 7 GB for three million captions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mindspore import Tensor, ops
 
 
 def concat_rows(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors [N_i, ...] -> one after the other [sum of N_i, ...]; no gradients."""
+    """Concatenate tensors [N_i, ...] to [sum of N_i, ...], without gradients."""
     if len(parts) == 1:
         return parts[0]
     if ms.get_context("device_target") == "CPU":
@@ -23,7 +23,7 @@ def concat_rows(parts: Sequence[Tensor]) -> Tensor:
 
 
 def stack_rows(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors [..., H] -> all their rows, one after the other [R, H]; no gradients."""
+    """Concatenate the rows of tensors [..., H] to [R, H], without gradients."""
     size = parts[0].shape[-1]
     if ms.get_context("device_target") == "CPU":
         return Tensor.from_numpy(np.concatenate([part.asnumpy().reshape(-1, size) for part in parts]))
@@ -31,7 +31,7 @@ def stack_rows(parts: Sequence[Tensor]) -> Tensor:
 
 
 def split_rows(tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """A tensor [sum of N_i, ...] -> tensors [N_i, ...]; no gradients."""
+    """Split a tensor [sum of N_i, ...] into tensors [N_i, ...], where `counts` are the N_i; without gradients."""
     ends = np.cumsum(counts)
     if ms.get_context("device_target") == "CPU":
         array = tensor.asnumpy()
@@ -40,12 +40,12 @@ def split_rows(tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
 
 
 def float32_array(tensor: Tensor) -> np.ndarray:
-    """A tensor of any floating-point type as a float32 array."""
+    """Convert a tensor of any floating-point dtype to a float32 array."""
     return (tensor if tensor.dtype == ms.float32 else tensor.astype(ms.float32)).asnumpy()  # NumPy has no bfloat16
 
 
 def gather_rows(table: Tensor, index: np.ndarray) -> Tensor:
-    """table [N, H], index int [...] -> rows [..., H]; no gradients."""
+    """Return the rows `index`, int [...], of table [N, H]: [..., H], without gradients."""
     if ms.get_context("device_target") == "CPU":
         return Tensor.from_numpy(table.asnumpy()[index])
     return ops.gather(table, Tensor(index.astype(np.int32)), 0)

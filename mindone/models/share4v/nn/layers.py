@@ -1,7 +1,7 @@
-"""The few layers everything is built of, with Hugging Face's parameter names.
+"""The basic layers, with Hugging Face's parameter names.
 
-MindSpore's own `nn.Dense`, `nn.LayerNorm` and `nn.Embedding` are not used: the first transposes its weight at every
-call on a CPU, the others name their parameters gamma, beta and embedding_table.
+MindSpore's own `nn.Dense`, `nn.LayerNorm` and `nn.Embedding` are not used: on a CPU the first transposes its weight on
+every call, and the others name their parameters gamma, beta and embedding_table.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from mindspore.common.initializer import Normal, initializer
 from .device_operators import DeviceOperators, Operator, device_operators
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
-# Finite, so that a row in which every key is masked gives an average and not NaN; far below any attention score.
+# Far below any attention score, but finite: a query with every key masked then gives an average instead of NaN.
 MASKED = -1e9
 
 
 def weight_dtype(name: str, operators: DeviceOperators | None = None) -> ms.Type:
-    """Return MindSpore's type for the name of a weight type.
+    """Return MindSpore's dtype for the name of a weight dtype.
 
     Args:
         name: one of `DTYPES`.
-        operators: of the device; by default of the one that MindSpore's context names.
+        operators: the device's operators; by default those of MindSpore's current device.
 
     Raises:
-        ValueError: the name is not one of `DTYPES`, or the device does not compute in it.
+        ValueError: the name is not one of `DTYPES`, or the device does not support it.
     """
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r} is not supported: expected one of {', '.join(DTYPES)}")
-    offered = (operators or device_operators()).dtypes
-    if name not in offered:
+    supported = (operators or device_operators()).dtypes
+    if name not in supported:
         raise ValueError(
-            f"dtype {name!r} needs an Ascend, since MindSpore does not compute in it on a CPU: use "
-            f"{' or '.join(repr(other) for other in offered)}, as which a checkpoint of any type can be loaded"
+            f"dtype {name!r} is not supported on a CPU, only on Ascend: use "
+            f"{' or '.join(repr(other) for other in supported)} (a checkpoint of any dtype can be loaded as these)"
         )
     return DTYPES[name]
 
 
 def activation_dtype(name: str, operators: DeviceOperators | None = None) -> ms.Type:
-    """Return the type that activations have for weights of type `name`.
+    """Return the dtype of the activations for weights of dtype `name`.
 
-    A CPU computes in float32 whatever the weights are (its float16 products are 5 to 8 times slower, and less exact);
-    an Ascend computes in the weights' type.
+    A CPU always computes in float32 (its float16 products are 5 to 8 times slower, and less exact); Ascend computes in
+    the weights' dtype.
     """
     operators = operators or device_operators()
     weights = weight_dtype(name, operators)
@@ -57,15 +57,15 @@ def _matrix(shape: tuple[int, ...], dtype: ms.Type) -> Parameter:
 
 
 def _vector(size: int, value: str) -> Parameter:
-    # Vectors are a thousandth of the weights; they stay float32 whatever type the matrices have.
+    # Vectors are a thousandth of the weights; they are float32 for every dtype of the matrices.
     return Parameter(initializer(value, (size,), ms.float32))
 
 
 def widened(weight: Tensor, x: Tensor) -> Tensor:
-    """Return `weight` in the type of `x`.
+    """Return `weight` in the dtype of `x`.
 
-    MindSpore casts a parameter as soon as a graph begins, since nothing comes before it, and holds the wide copies of
-    all weights at once. Waiting for `x` makes each cast's memory free again before the next one.
+    MindSpore would schedule the casts of all parameters at the start of a graph, since they depend on nothing, and hold
+    all widened copies at once. A dependency on `x` lets the memory of each cast be freed before the next one.
     """
     return weight if weight.dtype == x.dtype else ops.depend(weight, x).astype(x.dtype)
 
@@ -90,7 +90,7 @@ class Linear(nn.Cell):
 
 
 class Embedding(nn.Cell):
-    """Rows of `weight` [V, H] by id, in the type of the activations."""
+    """The rows of `weight` [V, H] with the given ids, in the dtype of the activations."""
 
     def __init__(self, num_embeddings: int, dim: int, dtype: ms.Type, activations: ms.Type) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Embedding(nn.Cell):
 
 
 class LayerNorm(nn.Cell):
-    """Layer normalisation (Ba et al. 2016) over the last axis, computed in float32."""
+    """Layer normalization (Ba et al. 2016) over the last axis, computed in float32."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -116,9 +116,9 @@ class LayerNorm(nn.Cell):
 
 
 class RMSNorm(nn.Cell):
-    """Root mean square normalisation (Zhang and Sennrich 2019) over the last axis, computed in float32.
+    """Root mean square normalization (Zhang and Sennrich 2019) over the last axis, computed in float32.
 
-    `operator` is a device's `rms_norm`, which wants input and weight in one type.
+    `operator` is the device's fused `rms_norm`, which requires input and weight in the same dtype.
     """
 
     def __init__(self, dim: int, eps: float, operator: Operator | None = None) -> None:
@@ -135,7 +135,7 @@ class RMSNorm(nn.Cell):
             return self.operator(x.astype(ms.float32), self.weight, epsilon=self.eps)[0].astype(x.dtype)
         rows = x.astype(ms.float32).reshape(-1, self.dim)
         scale = ops.rsqrt(ops.square(rows).mean(-1, keep_dims=True) + self.eps)  # [R, 1]
-        # A product of column and row in place of two broadcasts: twice as fast, backward too, on a CPU.
+        # An outer product instead of two broadcasts: on a CPU twice as fast, forward and backward.
         factors = self.outer(scale, self.weight.reshape(1, self.dim))  # [R, H]
         return (rows * factors).reshape(x.shape).astype(x.dtype)
 
@@ -144,12 +144,12 @@ class GELU(nn.Cell):
     """The exact (erf) GELU, in float32; MindSpore's nn.GELU falls back to the tanh approximation on some CPUs."""
 
     def construct(self, x: Tensor) -> Tensor:
-        wide = x.astype(ms.float32)  # 1 + erf(x) of a negative x cancels in half precision
+        wide = x.astype(ms.float32)  # for negative x, 1 + erf(x) cancels in half precision
         return (wide * 0.5 * (1.0 + ops.erf(wide * (1.0 / math.sqrt(2.0))))).astype(x.dtype)
 
 
 class QuickGELU(nn.Cell):
-    """x * sigmoid(1.702 x), the activation OpenAI's CLIP was trained with; in float32."""
+    """x * sigmoid(1.702 x), in float32: the activation with which OpenAI's CLIP was trained."""
 
     def construct(self, x: Tensor) -> Tensor:
         wide = x.astype(ms.float32)
@@ -165,7 +165,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     Args:
         query: [B, Hq, T, D].
         key, value: [B, Hkv, S, D]; Hkv divides Hq, and query head h reads key/value head h // (Hq / Hkv).
-        mask: float32, added to the scores, [B, 1, T, S] or [1, 1, T, S]; 0 keeps a key, `MASKED` hides it.
+        mask: float32 [B, 1, T, S] or [1, 1, T, S], added to the scores; 0 for visible keys, `MASKED` for hidden ones.
 
     Returns:
         [B, T, Hq * D].
@@ -173,14 +173,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     batch, heads, length, size = query.shape
     kv_heads = key.shape[1]
     groups = heads // kv_heads
-    # The group's heads become rows of one product, so that no key or value is copied for them.
+    # The query heads of a group become rows of one product, so that keys and values need not be repeated.
     rows = query.reshape(batch, kv_heads, groups * length, size)
     products = ops.BatchMatMul(transpose_b=True)(rows, key)  # [B, Hkv, G*T, S]
-    # MindSpore widens bfloat16 nowhere by itself, so what is added must have one type.
+    # MindSpore does not promote bfloat16, so scores and mask must have the same dtype.
     scores = products.astype(ms.float32) * (1.0 / math.sqrt(size))
     scores = scores.reshape(batch, heads, length, key.shape[2])
     if mask is not None:
         scores = scores + mask
     weights = ops.softmax(scores, -1).astype(value.dtype)
-    mixed = ops.BatchMatMul()(weights.reshape(batch, kv_heads, groups * length, key.shape[2]), value)
-    return mixed.reshape(batch, heads, length, size).transpose(0, 2, 1, 3).reshape(batch, length, heads * size)
+    attended = ops.BatchMatMul()(weights.reshape(batch, kv_heads, groups * length, key.shape[2]), value)
+    return attended.reshape(batch, heads, length, size).transpose(0, 2, 1, 3).reshape(batch, length, heads * size)

@@ -1,4 +1,7 @@
-"""The projector from image features to the language model's embeddings (LLaVA-1.5, Liu et al. 2023, section 3.2)."""
+"""Projectors from image features to the language model's embeddings (LLaVA-1.5, Liu et al. 2023, section 3.2).
+
+Shapes: B images, N patches, feature size D, embedding size H.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ MLP_TYPE = re.compile(r"mlp(\d+)x_gelu")
 
 
 class LinearProjector(Linear):
-    """One linear layer."""
+    """One linear layer: [B, N, D] -> [B, N, H]."""
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         sizes = config.vision_config.hidden_size, config.text_config.hidden_size
@@ -23,13 +26,16 @@ class LinearProjector(Linear):
 
 
 class MLPProjector(nn.SequentialCell):
-    """N linear layers with the exact GELU between; cells are numbered as in the checkpoints (0, 2, 4, ...)."""
+    """Linear layers with the exact GELU in between: [B, N, D] -> [B, N, H].
+
+    The linear layers are numbered 0, 2, 4, ... as in the checkpoints.
+    """
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         match = MLP_TYPE.fullmatch(config.projector_config.projector_type)
         if match is None or int(match[1]) < 1:
             raise ValueError(
-                f"projector_type {config.projector_config.projector_type!r} is not mlp{{N}}x_gelu with N >= 1"
+                f"projector_type {config.projector_config.projector_type!r}: expected 'mlp{{N}}x_gelu' with N >= 1"
             )
         bias, weights = config.projector_config.bias, weight_dtype(dtype)
         hidden = config.text_config.hidden_size
@@ -40,7 +46,7 @@ class MLPProjector(nn.SequentialCell):
 
 
 class IdentityProjector(nn.Cell):
-    """Features are embeddings already."""
+    """Returns the features unchanged; their size must be that of the embeddings."""
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         super().__init__()
@@ -53,14 +59,14 @@ def build_projector(config: Share4VConfig, dtype: str = "float32") -> Any:
     """Build the projector that `config.projector_config.projector_type` names.
 
     Args:
-        config: sizes come from `vision_config.hidden_size` and `text_config.hidden_size`.
-        dtype: type of the weight matrices, "float32", "float16", or on an Ascend "bfloat16".
+        config: configuration of the full model; the sizes are the hidden sizes of `vision_config` and `text_config`.
+        dtype: dtype of the weight matrices, "float32", "float16", or "bfloat16" on Ascend.
 
     Returns:
-        A cell that turns [B, N, D] into [B, N, H].
+        A cell: [B, N, D] -> [B, N, H].
 
     Raises:
-        ValueError: the type is neither `linear`, `mlp{N}x_gelu`, `identity` nor one that a plug-in registered.
+        ValueError: the type is not `linear`, `mlp{N}x_gelu`, `identity` or one that a plug-in registered.
 
     Example:
         >>> from mindone.models.share4v import ProjectorConfig, Share4VConfig, build_projector

@@ -1,4 +1,4 @@
-"""The projector on the CPU kernels: one operator a linear layer, its GELU in it."""
+"""The projector on the CPU kernels: one operator per linear layer, which includes the GELU after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .weights import projector_plans
 
 
 class KernelProjectorGraph(nn.Cell):
-    """The layers one after the other."""
+    """The linear layers in sequence."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__(auto_prefix=False)
@@ -28,26 +28,29 @@ class KernelProjectorGraph(nn.Cell):
 
 
 class KernelProjector(KernelComponent):
-    """`linear`, `mlp{N}x_gelu` or `identity`, for inference.
+    """A `linear`, `mlp{N}x_gelu` or `identity` projector on the CPU kernels, for inference only.
 
     Args:
-        config: sizes come from `vision_config.hidden_size` and `text_config.hidden_size`.
+        config: configuration of the full model; the sizes are the hidden sizes of `vision_config` and `text_config`.
         dtype: "float32", "float16", "int8" or "int4".
 
     Raises:
-        ValueError: another package registered the projector, so that only it knows its weights.
+        ValueError: the projector type was registered by another package, which alone knows its weights.
     """
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         plans = projector_plans(config, dtype)
         if plans is None:
-            raise ValueError(f"projector_type {config.projector_config.projector_type!r} has no kernels")
+            raise ValueError(
+                f"projector_type {config.projector_config.projector_type!r} does not run on the CPU kernels: "
+                "expected linear, mlp{N}x_gelu or identity"
+            )
         super().__init__(plans, {})
         self._graph = KernelProjectorGraph(config.text_config.hidden_size)
 
     def __call__(self, features: Tensor) -> Tensor:
         """features [B, N, D] -> embeddings [B, N, H]."""
-        if not self.names:
+        if not self.names:  # identity
             return features
         index = Tensor(np.arange(features.shape[0] * features.shape[1], dtype=np.int32))
         embeddings: Tensor = self._graph.compile_and_run(features, index, *self.tensors(*self.names))

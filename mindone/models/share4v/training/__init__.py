@@ -1,1 +1,1 @@
-"""Training ShareGPT4V by its recipe: labels on answers only, two stages, AdamW with cosine decay."""
+"""Training with ShareGPT4V's recipe: loss on answers only, two stages, AdamW with cosine decay."""

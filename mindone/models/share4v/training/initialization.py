@@ -1,4 +1,4 @@
-"""First weights for a model that is trained from nothing."""
+"""Random initial weights of a model that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from mindspore import Tensor
 
 from ..modeling import Share4V
 
-# Matrices that write into the residual stream; each is scaled down so that depth does not raise the stream's variance
-# (Radford et al. 2019, section 2.3).
+# Matrices that add to the residual stream. They are scaled down with depth, so that the variance of the stream does not
+# grow with it (Radford et al. 2019, section 2.3).
 RESIDUAL = ("o_proj.weight", "out_proj.weight", "down_proj.weight", "fc2.weight")
 EMBEDDINGS = ("embed_tokens.weight", "class_embedding")
 POSITIONS = "position_embedding.weight"
 
 
 def initialize(model: Share4V, seed: int, embedding_std: float = 0.02, position_std: float = 0.5) -> None:
-    """Draw every matrix of `model` with standard deviation 1 / sqrt(inputs); vectors keep their ones and zeros.
+    """Initialize every matrix of `model` with normal values of standard deviation 1 / sqrt(inputs).
+
+    Norms and biases keep their ones and zeros.
 
     Args:
-        embedding_std: of token embeddings and the class token.
-        position_std: of the vision tower's positions; large ones let attention tell places apart from the first step.
+        seed: seed of the random generator.
+        embedding_std: standard deviation of token embeddings and of the class token.
+        position_std: standard deviation of the vision tower's position embeddings; with large values attention can
+            distinguish positions from the first step.
     """
     random = np.random.default_rng(seed)
     depths = {

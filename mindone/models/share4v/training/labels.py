@@ -1,4 +1,4 @@
-"""Training texts: a conversation's ids, and labels that name the answers alone."""
+"""Tokenization of conversations for training, with labels for the answers only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..processing.processor import Share4VProcessor
 
 @dataclass(frozen=True)
 class TrainingText:
-    """One conversation: ids int [L], and labels int [L], IGNORE_INDEX wherever nothing is to be learnt."""
+    """A tokenized conversation: input_ids int [L], and labels int [L], IGNORE_INDEX except in the answers."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -24,14 +24,14 @@ class TrainingText:
 def tokenize_conversation(
     processor: Share4VProcessor, messages: Sequence[Mapping[str, str]], conversation: str | None = None
 ) -> TrainingText:
-    """Tokenize a whole conversation; only what the assistant says, its closing separator included, is learnt.
+    """Tokenize a conversation; labels are the assistant's messages, including their closing separators.
 
     Args:
-        messages: user and assistant in turn, `<image>` in the text where an image goes.
-        conversation: the template; by default the processor's.
+        messages: alternating messages of user and assistant, with `<image>` in the text for each image.
+        conversation: name of the chat template; by default the processor's.
 
     Raises:
-        ValueError: a message is malformed, the template is not known, or there is no answer to learn.
+        ValueError: a message is malformed, the template is unknown, or no message is the assistant's.
 
     Example:
         >>> from mindone.models.share4v import IGNORE_INDEX, Share4VProcessor
@@ -52,25 +52,28 @@ def tokenize_conversation(
             continue
         before = processor.encode_prompt(template.render(turns[:number], add_generation_prompt=True))
         after = processor.encode_prompt(template.render(turns[: number + 1], add_generation_prompt=False))
-        answer = slice(_shared(before, ids), _shared(after, ids))
+        answer = slice(_common_prefix(before, ids), _common_prefix(after, ids))
         labels[answer] = ids[answer]
     if (labels == IGNORE_INDEX).all():
-        raise ValueError("the conversation has no answer to learn: no message of the assistant")
+        raise ValueError("the conversation has no message with role 'assistant', so there is nothing to train on")
     return TrainingText(ids, labels)
 
 
-def _shared(prefix: Sequence[int], ids: np.ndarray) -> int:
-    """How many ids agree from the start; a piece may reach over the end of a prefix, and then does not count."""
+def _common_prefix(prefix: Sequence[int], ids: np.ndarray) -> int:
+    """Return the length of the common prefix.
+
+    It can be shorter than `prefix`: in the full conversation a token may span the end of `prefix`.
+    """
     length = min(len(prefix), len(ids))
     differs = np.flatnonzero(np.asarray(prefix[:length]) != ids[:length])
     return int(differs[0]) if differs.size else length
 
 
 def collate(texts: Sequence[TrainingText], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pad texts on the right to [B, width]: input_ids, attention_mask and labels.
+    """Pad on the right, and return input_ids, attention_mask and labels, each int [B, width].
 
     Raises:
-        ValueError: a text is longer than `width`.
+        ValueError: a conversation is longer than `width`.
     """
     input_ids = np.zeros((len(texts), width), np.int64)
     attention_mask = np.zeros_like(input_ids)
@@ -78,7 +81,7 @@ def collate(texts: Sequence[TrainingText], width: int) -> tuple[np.ndarray, np.n
     for row, text in enumerate(texts):
         length = len(text.input_ids)
         if length > width:
-            raise ValueError(f"a training text has {length} ids, more than the width of {width}")
+            raise ValueError(f"conversation {row} of the batch has {length} ids, more than the width of {width}")
         input_ids[row, :length] = text.input_ids
         attention_mask[row, :length] = 1
         labels[row, :length] = text.labels

@@ -1,4 +1,4 @@
-"""A training loop of one compiled step: loss, gradients, clipping, Adam."""
+"""The training loop: one compiled step computes the loss, clips the gradients and applies Adam."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .loss import Batch, CaptionLoss
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate over a run: linear warm-up, then half a cosine down to nothing (the recipe's).
+    """The recipe's learning rate schedule: linear warm-up, then cosine decay to zero.
 
     Attributes:
-        peak: the highest rate.
-        steps: how many steps the run has.
-        warmup: how many of them warm up; the recipe takes 3 %.
+        peak: the maximum learning rate.
+        steps: total number of steps.
+        warmup: number of warm-up steps among them; 3 % in the recipe.
     """
 
     peak: float
@@ -29,7 +29,7 @@ class Schedule:
     warmup: int
 
     def rates(self) -> list[float]:
-        """Return the rate of every step."""
+        """Return the learning rate of every step."""
         rest = max(1, self.steps - self.warmup)
         rising = [self.peak * (step + 1) / self.warmup for step in range(min(self.warmup, self.steps))]
         falling = [self.peak * 0.5 * (1 + math.cos(math.pi * step / rest)) for step in range(self.steps - len(rising))]
@@ -38,14 +38,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the recipe: what is trained and how.
+    """Settings of one training stage.
 
     Attributes:
-        schedule: learning rates; their number is the number of steps.
-        length: tokens of every text, padding and image patches counted (one compilation serves all batches).
-        trains: tells by its name whether a parameter is trained.
-        max_grad_norm: gradients are scaled down to this norm.
-        beta2: how slowly Adam's second moment forgets; short runs like less.
+        schedule: learning rates and number of steps.
+        length: tokens per sequence, with padding and image patches; all batches then share one compiled step.
+        trains: returns whether the parameter of a name is trained.
+        max_grad_norm: gradients with a larger norm are scaled down to it.
+        beta2: decay rate of Adam's second moment; shorter runs need a smaller value.
     """
 
     schedule: Schedule
@@ -56,17 +56,17 @@ class Stage:
 
 
 def train_all(name: str) -> bool:
-    """Train every weight, as a model that starts from nothing needs."""
+    """Train all weights, for a model trained from scratch."""
     return True
 
 
 def train_language_and_projector(name: str) -> bool:
-    """Stage 2 of the recipe (ShareGPT4V, Chen et al. 2023, section 4.2)."""
+    """Train the language model and the projector: stage 2 of the recipe (ShareGPT4V, Chen et al. 2023, section 4.2)."""
     return name.startswith(("language_model.", "mm_projector."))
 
 
 def train_upper_vision(first_layer: int) -> Callable[[str], bool]:
-    """Stage 1 of the recipe: also the vision tower's layers from `first_layer` (12 of 24) on."""
+    """Return a selection for stage 1 of the recipe: also the vision tower's layers from `first_layer` (12 of 24)."""
 
     def trains(name: str) -> bool:
         layer = name.partition(".encoder.layers.")[2].partition(".")[0]
@@ -76,18 +76,18 @@ def train_upper_vision(first_layer: int) -> Callable[[str], bool]:
 
 
 def trained_parameters(model: Share4V, trains: Callable[[str], bool]) -> list[Parameter]:
-    """Return the parameters that `trains` picks by name and that a loss reaches.
+    """Return the parameters that `trains` selects by name and that affect the loss.
 
-    Layers behind the selected hidden state, and the tower's last norm, take no part in a caption.
+    The tower's layers after the selected hidden state and its final norm do not affect it.
     """
-    chosen = []
+    selected = []
     last = model.config.hidden_state_index
     for name, parameter in model.parameters_and_names():
         layer = name.partition(".encoder.layers.")[2].partition(".")[0]
         unused = "post_layernorm" in name or (layer.isdigit() and int(layer) >= last)
         if trains(name) and not unused:
-            chosen.append(parameter)
-    return chosen
+            selected.append(parameter)
+    return selected
 
 
 def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[float]:
@@ -96,7 +96,7 @@ def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[fl
     The recipe's optimizer is AdamW with weight decay 0, which is Adam.
 
     Raises:
-        ValueError: the batches end before the schedule does, `stage.trains` picks nothing, or the model was loaded for
+        ValueError: there are fewer batches than steps, `stage.trains` selects no parameter, or the model was loaded for
             inference.
 
     Example:
@@ -105,12 +105,12 @@ def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[fl
     """
     if model.packed_components():
         raise ValueError(
-            "this model was loaded for inference on the CPU kernels, whose weights are no parameters: load it with "
+            "this model was loaded for inference: the weights of its CPU kernels cannot be trained; load it with "
             "language_backend='llama', vision_backend='clip' to train it"
         )
     weights = ms.ParameterTuple(trained_parameters(model, stage.trains))
     if not weights:
-        raise ValueError("the stage trains no parameter: its `trains` refuses every name")
+        raise ValueError("the stage trains no parameter: its `trains` returned False for every name")
     rates = stage.schedule.rates()
     optimizer = nn.Adam(weights, learning_rate=Tensor(np.array(rates, np.float32)), beta2=stage.beta2)
     step = None
@@ -120,22 +120,25 @@ def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[fl
         for number in range(stage.schedule.steps):
             batch = next(stream, None)
             if batch is None:
-                raise ValueError(f"the batches end after {number} steps, the schedule has {stage.schedule.steps}")
+                raise ValueError(
+                    f"there are only {number} batches for the {stage.schedule.steps} steps of the schedule: "
+                    "pass one batch per step"
+                )
             if step is None:
                 step = _compile_step(
                     CaptionLoss(model, batch.index.shape[0], stage.length), optimizer, weights, stage.max_grad_norm
                 )
             loss = float(step(batch.pixel_values, batch.input_ids, batch.index, batch.targets).asnumpy())
-            model.forget_values()  # what its caches hold came from the weights of before; the caller may evaluate now
+            model.forget_values()  # its caches hold values of the old weights, and the caller may evaluate now
             yield loss
     finally:
         model.set_train(False)
 
 
 def clip_by_norm(gradients: tuple[Tensor, ...], limit: float) -> tuple[Tensor, ...]:
-    """Scale all gradients by one factor so that their common norm is at most `limit` (Pascanu et al. 2013).
+    """Scale all gradients by one factor so that their global norm is at most `limit` (Pascanu et al. 2013).
 
-    ops.clip_by_global_norm does the same, at 15 % of a whole training step on a CPU.
+    ops.clip_by_global_norm does the same, but takes 15 % of a training step on a CPU.
     """
     total = 0.0
     for gradient in gradients:

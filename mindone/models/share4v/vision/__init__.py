@@ -1,1 +1,1 @@
-"""Vision towers: pixel_values [B, 3, S, S] to features [B, N, D]."""
+"""Vision towers: pixel_values [B, 3, S, S] to image features [B, N, D]."""

@@ -1,4 +1,7 @@
-"""CLIP's vision transformer (Radford et al. 2021), run up to the layer whose hidden state is wanted."""
+"""CLIP's vision transformer (Radford et al. 2021), evaluated up to the selected hidden state.
+
+Shapes: B images of S x S pixels, N patches of P x P pixels, T = 1 + N tokens of size D.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from ..nn.layers import ACTIVATIONS, LayerNorm, Linear, widened
 
 
 class PatchEmbedding(nn.Cell):
-    """CLIP's convolution whose stride is its kernel: one product over unfolded patches, no bias.
+    """CLIP's patch convolution, computed as a matrix product over unfolded patches; it has no bias.
 
-    `weight` is [D, C, P, P] as in the checkpoints. Rows and columns that fill no patch are cut.
+    `weight` is [D, C, P, P] as in the checkpoints. Pixel rows and columns that do not fill a patch are ignored.
     """
 
     def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
@@ -31,14 +34,15 @@ class PatchEmbedding(nn.Cell):
     def construct(self, pixel_values: Tensor) -> Tensor:
         grid, patch = self.grid, self.patch
         used = pixel_values[:, :, : grid * patch, : grid * patch]
-        tiles = used.reshape(-1, self.channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
+        tiles = used.reshape(-1, self.channels, grid, patch, grid, patch)  # [B, C, G, P, G, P]
+        tiles = tiles.transpose(0, 2, 4, 1, 3, 5)  # [B, G, G, C, P, P]
         tiles = tiles.reshape(-1, self.channels * patch * patch)  # [B * N, C * P * P]
         kernel = widened(self.weight, tiles).reshape(self.dim, -1)
         return self.matmul(tiles, kernel).reshape(-1, grid * grid, self.dim)  # [B, N, D]
 
 
 class CLIPVisionEmbeddings(nn.Cell):
-    """Class token and patches, each with its learnt position."""
+    """Class token and patches, plus learned position embeddings."""
 
     def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
         super().__init__()
@@ -49,9 +53,9 @@ class CLIPVisionEmbeddings(nn.Cell):
 
     def construct(self, pixel_values: Tensor) -> Tensor:
         patches = self.patch_embedding(pixel_values)  # [B, N, D]
-        first = self.class_embedding.astype(patches.dtype).reshape(1, 1, self.dim)
-        first = ops.broadcast_to(first, (patches.shape[0], 1, self.dim))
-        return self.position_embedding(ops.concat((first, patches), 1))  # [B, 1 + N, D]
+        class_token = self.class_embedding.astype(patches.dtype).reshape(1, 1, self.dim)
+        class_token = ops.broadcast_to(class_token, (patches.shape[0], 1, self.dim))
+        return self.position_embedding(ops.concat((class_token, patches), 1))  # [B, 1 + N, D]
 
 
 class PositionEmbedding(nn.Cell):
@@ -66,7 +70,7 @@ class PositionEmbedding(nn.Cell):
 
 
 class CLIPAttention(nn.Cell):
-    """Multi-head self-attention over all tokens, nothing masked."""
+    """Multi-head self-attention over all tokens, without a mask."""
 
     def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -80,7 +84,7 @@ class CLIPAttention(nn.Cell):
         self.attend = arithmetic.attention(self.heads, self.heads, self.head_dim, config.num_patches + 1)
 
     def split(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, H, T, D / H]."""
+        """[B, T, D] -> [B, heads, T, D / heads]."""
         return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(0, 2, 1, 3)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -89,7 +93,7 @@ class CLIPAttention(nn.Cell):
 
 
 class CLIPMLP(nn.Cell):
-    """Two linear layers and the configured GELU between."""
+    """Two linear layers with the configured GELU in between."""
 
     def __init__(self, config: VisionConfig, dtype: ms.Type) -> None:
         super().__init__()
@@ -102,7 +106,7 @@ class CLIPMLP(nn.Cell):
 
 
 class CLIPEncoderLayer(nn.Cell):
-    """Attention and MLP, each behind a LayerNorm and around a residual."""
+    """Attention and MLP, each with a LayerNorm before it and a residual connection."""
 
     def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -117,7 +121,7 @@ class CLIPEncoderLayer(nn.Cell):
 
 
 class CLIPEncoder(nn.Cell):
-    """The stack of layers, as the checkpoints name it."""
+    """The layers, under the name that the checkpoints use."""
 
     def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -125,33 +129,33 @@ class CLIPEncoder(nn.Cell):
 
 
 class CLIPVisionTransformer(nn.Cell):
-    """Every weight of the tower, also of the layers behind the selected one, so that loading loses nothing."""
+    """All layers of the tower, including those after the selected one, so that checkpoints load and save completely."""
 
     def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
         self.embeddings = CLIPVisionEmbeddings(config, arithmetic.weights)
-        self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)  # spelt so in the checkpoints
+        self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)  # sic, in the checkpoints
         self.encoder = CLIPEncoder(config, arithmetic)
         self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def hidden_state(self, pixel_values: Tensor, index: int) -> Tensor:
-        """Return hidden state `index` [B, 1 + N, D]; 0 is the normalised embeddings."""
+        """Return hidden state `index` [B, 1 + N, D]; number 0 is the normalized embeddings."""
         x = self.pre_layrnorm(self.embeddings(pixel_values))
-        for number in range(index):  # a slice of a CellList is a new one, which would rename the weights
+        for number in range(index):  # not a slice: slicing a CellList creates a new one and renames the weights
             x = self.encoder.layers[number](x)
         return x
 
 
 class CLIPVisionTower(nn.Cell):
-    """The features ShareGPT4V sees of an image: one hidden state of CLIP, with or without the class token.
+    """ShareGPT4V's image features: one hidden state of CLIP, with or without the class token.
 
     Args:
-        config: the whole model's config; `vision_config`, `select_layer` and `select_feature` are read.
-        dtype: type of the weight matrices, "float32", "float16", or on an Ascend "bfloat16".
-        operators: what the device offers; by default the row of MindSpore's device.
+        config: configuration of the full model; uses `vision_config`, `select_layer` and `select_feature`.
+        dtype: dtype of the weight matrices, "float32", "float16", or "bfloat16" on Ascend.
+        operators: the device's operators; by default those of MindSpore's current device.
 
     Raises:
-        ValueError: the dtype is not known, or the device does not compute in it.
+        ValueError: the dtype is unknown, or the device does not support it.
 
     Example:
         >>> import numpy as np

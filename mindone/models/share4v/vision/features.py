@@ -1,4 +1,4 @@
-"""Images to features in the language model's space; those of the last few images are kept."""
+"""Encodes images to features in the language model's embedding space, and caches the features of recent images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..nn.host_ops import concat_rows, split_rows
 
 
 class ImageEncoder(nn.Cell):
-    """Tower and projector as one graph, which goes when the model goes (what `mindspore.jit` compiles stays)."""
+    """Vision tower and projector in one graph, which is freed with the model, unlike what `mindspore.jit` compiles."""
 
     def __init__(self, vision_tower: nn.Cell, mm_projector: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)  # the weights keep the names they have in the model
+        super().__init__(auto_prefix=False)  # keep the weights' names in the model
         self.vision_tower = vision_tower
         self.mm_projector = mm_projector
 
@@ -28,67 +28,75 @@ class ImageEncoder(nn.Cell):
 
 
 class ImageFeatures:
-    """Encodes images, and does not encode the last few again.
+    """Encodes images; the features of the most recently used ones are cached.
 
-    An image's features do not depend on what else is in the batch: on the kernels because a row never does, elsewhere
-    because images go through one by one.
+    An image's features do not depend on the rest of the batch: on the kernels because rows never do, elsewhere because
+    images are encoded one by one.
 
     Args:
-        vision_tower, mm_projector: the model's.
-        keep: how many images' features are held in memory.
+        vision_tower, mm_projector: the model's components.
+        capacity: number of images whose features are cached.
     """
 
-    def __init__(self, vision_tower: Any, mm_projector: Any, keep: int = 8) -> None:
-        self._tower, self._projector, self._keep = vision_tower, mm_projector, keep
-        self._sizes = IMAGE_BATCH_SIZES if runs_on_kernels(vision_tower) and runs_on_kernels(mm_projector) else (1,)
-        self._features: OrderedDict[bytes, Tensor] = OrderedDict()  # [1, P, H] by digest, the last used at the end
+    def __init__(self, vision_tower: Any, mm_projector: Any, capacity: int = 8) -> None:
+        self._tower = vision_tower
+        self._projector = mm_projector
+        self._capacity = capacity
+        on_kernels = runs_on_kernels(vision_tower) and runs_on_kernels(mm_projector)
+        self._batch_sizes = IMAGE_BATCH_SIZES if on_kernels else (1,)
+        self._features: OrderedDict[bytes, Tensor] = OrderedDict()  # digest -> [1, P, H], most recently used last
         self.reset_graphs()
 
     def reset_graphs(self) -> None:
-        """Drop what was compiled: weights were replaced."""
+        """Discard the compiled graph; call this when weights were replaced by other Parameters."""
         if weight_holders(self._tower, self._projector):
-            self._encode = self._in_parts
+            self._encode = self._run_components
         else:
             self._encode = ImageEncoder(self._tower, self._projector).compile_and_run
 
     def reset(self) -> None:
-        """Drop what was computed: weights changed."""
+        """Discard the cached features; call this when weights changed."""
         self._features.clear()
 
     def of(self, pixels: np.ndarray, digests: Sequence[bytes]) -> Tensor | None:
-        """pixel_values [N, 3, S, S] float32 with their digests -> features [N, P, H]; None where there is no image."""
+        """Return the features [N, P, H] of images; None if there are no images.
+
+        Args:
+            pixels: float32 [N, 3, S, S].
+            digests: `pixel_digest` of each image.
+        """
         if not len(pixels):
             return None
         known = {digest: self._features[digest] for digest in digests if digest in self._features}
-        numbers = {digest: number for number, digest in reversed(list(enumerate(digests)))}  # where each stands first
-        missing = sorted(number for digest, number in numbers.items() if digest not in known)
-        for group in _groups(missing, self._sizes):
-            encoded = self._encode(Tensor(pixels[group]))
-            parts = [encoded] if len(group) == 1 else split_rows(encoded, [1] * len(group))
-            known |= zip([digests[number] for number in group], parts, strict=True)
+        first_index = {digest: index for index, digest in reversed(list(enumerate(digests)))}  # skips duplicates
+        missing = sorted(index for digest, index in first_index.items() if digest not in known)
+        for batch in _batches(missing, self._batch_sizes):
+            encoded = self._encode(Tensor(pixels[batch]))
+            parts = [encoded] if len(batch) == 1 else split_rows(encoded, [1] * len(batch))
+            known |= zip([digests[index] for index in batch], parts, strict=True)
         for digest in digests:
             self._features[digest] = known[digest]
             self._features.move_to_end(digest)
-        while len(self._features) > self._keep:
+        while len(self._features) > self._capacity:
             self._features.popitem(last=False)
         return concat_rows([known[digest] for digest in digests])
 
-    def _in_parts(self, pixel_values: Tensor) -> Tensor:
-        """As ImageEncoder; packed components have graphs of their own."""
+    def _run_components(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [B, 3, S, S] -> [B, P, H], for components that compile their own graphs."""
         features: Tensor = self._projector(self._tower(pixel_values))
         return features
 
 
 def pixel_digest(pixel_values: np.ndarray) -> bytes:
-    """Return 16 bytes that name an image's pixel_values [3, S, S]."""
+    """Return a 16-byte digest that identifies an image by its pixel_values [3, S, S]."""
     return blake2b(np.ascontiguousarray(pixel_values).tobytes(), digest_size=16).digest()
 
 
-def _groups(numbers: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Numbers in groups of these sizes, the largest first."""
-    groups, rest = [], list(numbers)
+def _batches(indices: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
+    """Divide `indices` into batches of the given sizes, which are tried from the first to the last."""
+    batches, rest = [], list(indices)
     for size in sizes:
         while len(rest) >= size:
-            groups.append(rest[:size])
+            batches.append(rest[:size])
             rest = rest[size:]
-    return groups
+    return batches

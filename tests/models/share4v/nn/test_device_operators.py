@@ -146,9 +146,7 @@ def test_activations(dtype: str) -> None:
 
 
 def test_bfloat16_on_a_cpu_is_an_error_that_helps() -> None:
-    message = (
-        "dtype 'bfloat16' needs an Ascend, since MindSpore does not compute in it on a CPU: use 'float32' or 'float16'"
-    )
+    message = "dtype 'bfloat16' is not supported on a CPU, only on Ascend: use 'float32' or 'float16'"
     config = Share4VConfig(
         VisionConfig(32, 64, 2, 2, image_size=28, patch_size=14), text_config=TextConfig(99, 32, 64, 2, 4)
     )

@@ -1,1 +1,1 @@
-"""mindnlp's LLaMA as a language model, run in a process of its own."""
+"""mindnlp's LLaMA as a language model, which runs in a separate process."""

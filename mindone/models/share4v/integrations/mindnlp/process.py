@@ -1,6 +1,6 @@
-"""An object in a Python process of its own: what its libraries do to their process does not reach this one.
+"""Runs an object in a separate Python process, isolating this process from the libraries that the object imports.
 
-Method calls go over a pipe, one after the other. The process ends when its owner goes.
+Method calls go through a pipe, one at a time. The process ends when its owner closes the pipe or ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-# `-c` puts another path first than the owner has.
+# Restores the owner's sys.path, of which `-c` changes the first entry.
 BOOT = """
 import json, sys; sys.path[:] = json.loads(sys.argv[1])
 from importlib import import_module; import_module(sys.argv[2]).main(int(sys.argv[3]))
@@ -25,7 +25,7 @@ from importlib import import_module; import_module(sys.argv[2]).main(int(sys.arg
 
 
 class WorkerError(RuntimeError):
-    """A call to another process failed there, or the process is gone."""
+    """A call raised an error in the other process, or the process has ended."""
 
 
 class Worker:
@@ -33,7 +33,7 @@ class Worker:
 
     Args:
         module: full name of the module.
-        title: what messages call it.
+        title: name of the process in error messages.
     """
 
     def __init__(self, module: str, title: str) -> None:
@@ -43,51 +43,51 @@ class Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", BOOT, json.dumps(sys.path), module, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                # MindSpore sets OMP_NUM_THREADS behind Python's back; this is the environment from before.
+                # Without the OMP_NUM_THREADS that MindSpore sets with C's setenv, which os.environ does not show.
                 env=dict(os.environ),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # what is printed there must not get among a caption's
-                start_new_session=True,  # a terminal's Ctrl-C is the owner's alone
+                stdout=subprocess.DEVNULL,  # its output must not mix with captions
+                start_new_session=True,  # a terminal's Ctrl-C reaches only the owner
             )
         self._lock = threading.Lock()
-        self._number = 0
+        self._call_number = 0
         self.close = weakref.finalize(self, _end, self._connection, self._process)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Return what the object's method returns.
+        """Call a method of the object and return its result.
 
-        May be interrupted: the answer that nobody waited for is skipped by the next call.
+        The call may be interrupted; the next call then discards its answer.
 
         Raises:
-            WorkerError: the method raised an error, which the message holds, or the process is gone.
+            WorkerError: the method raised an error, which the message contains, or the process has ended.
         """
         with self._lock:
-            self._number += 1
+            self._call_number += 1
             try:
-                self._send((self._number, method, arguments))
+                self._send((self._call_number, method, arguments))
                 while True:
                     number, failure, value = self._receive()
-                    if number == self._number:
+                    if number == self._call_number:
                         break
             except (EOFError, OSError) as error:
                 self.close()
                 raise WorkerError(
-                    f"the process of {self.title} is gone (exit code {self._process.returncode}; -9 is mostly for want "
-                    "of memory): see what it said last on standard error, and load the model again"
+                    f"the process of {self.title} has ended (exit code {self._process.returncode}; -9 usually means "
+                    "out of memory): see its last output on standard error, and load the model again"
                 ) from error
         if failure is not None:
-            raise WorkerError(f"{self.title}, in a process of its own: {failure}")
+            raise WorkerError(f"error in the process of {self.title}: {failure}")
         return value
 
     def _send(self, message: Any) -> None:
         try:
             self._connection.send(message)
         except KeyboardInterrupt:
-            self.close()  # half a message was written: nothing after it could be read
+            self.close()  # the message was not written completely, so nothing after it could be read
             raise
 
     def _receive(self) -> Any:
-        while not self._connection.poll(1):  # here Ctrl-C does no harm
+        while not self._connection.poll(1):  # Ctrl-C here leaves the pipe intact
             pass
         try:
             return self._connection.recv()
@@ -100,30 +100,33 @@ def _end(connection: Any, process: subprocess.Popen[bytes]) -> None:
     connection.close()
     try:
         process.wait(5)
-    except subprocess.TimeoutExpired:  # in the middle of something
+    except subprocess.TimeoutExpired:  # busy with a call
         process.kill()
         process.wait()
 
 
 def serve(descriptor: int, make: Callable[[], Any]) -> None:
-    """Answer the calls that arrive on a pipe with the object that `make` returns, until the other end is closed."""
-    made: list[Any] = []
+    """Answer the calls from a pipe with the object that `make` creates, until the other end is closed.
+
+    The object is created on the first call, so that errors in `make` reach the caller.
+    """
+    created: list[Any] = []
     with Connection(descriptor) as connection:
         while True:
             try:
                 number, method, arguments = connection.recv()
-                connection.send(_answer(number, method, arguments, made, make))
+                connection.send(_answer(number, method, arguments, created, make))
             except (EOFError, OSError):
                 return
 
 
 def _answer(
-    number: int, method: str, arguments: tuple[Any, ...], made: list[Any], make: Callable[[], Any]
+    number: int, method: str, arguments: tuple[Any, ...], created: list[Any], make: Callable[[], Any]
 ) -> tuple[int, str | None, Any]:
     try:
-        if not made:
-            made.append(make())
-        return number, None, getattr(made[0], method)(*arguments)
+        if not created:
+            created.append(make())
+        return number, None, getattr(created[0], method)(*arguments)
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return number, f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})", None
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return number, f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})", None

@@ -1,7 +1,8 @@
-"""mindnlp's LLaMA, which is Hugging Face's class on MindSpore's tensors: what runs in its own process.
+"""The worker process of mindnlp's LLaMA, which is Hugging Face's class on MindSpore tensors.
 
-`import mindnlp` puts its own torch into sys.modules, patches transformers, and gives MindSpore's Tensor the methods of
-PyTorch's (`transpose` takes two axes then, `mean` other arguments), so that code written for MindSpore fails beside it.
+It needs its own process because of what `import mindnlp` does: it puts its own torch into sys.modules, patches
+transformers, and replaces methods of MindSpore's Tensor by PyTorch's (`transpose` then takes two axes, `mean` other
+arguments), which breaks code written for MindSpore.
 """
 
 from __future__ import annotations
@@ -15,32 +16,33 @@ import numpy as np
 
 from .process import serve
 
-SLOTS = 64  # a cache grows by so many
+GROWTH = 64  # slots by which a cache grows
 
 
 def main(descriptor: int) -> None:
-    """Serve one model on a pipe."""
+    """Serve one model on the pipe of this file descriptor."""
     serve(descriptor, MindNLPLlama)
 
 
 def import_torch() -> Any:
-    """Import mindnlp, and return the torch that it brings.
+    """Import mindnlp and return its replacement of torch.
 
     Raises:
-        ImportError: PyTorch itself was imported before, or what mindnlp needs is missing or too new.
+        ImportError: PyTorch was imported before, or a dependency of mindnlp is missing or has an incompatible version.
     """
     before = sys.modules.get("torch")
     if before is not None and "mindnlp" not in sys.modules:
         raise ImportError(
-            f"PyTorch ({getattr(before, '__file__', 'torch')}) was imported before mindnlp, which puts its own in that "
-            "place and must come first: remove what imports torch when Python starts (a .pth file, sitecustomize)"
+            f"PyTorch ({getattr(before, '__file__', 'torch')}) was imported before mindnlp, which replaces the torch "
+            "module and must be imported first: remove what imports torch when Python starts "
+            "(a .pth file, sitecustomize)"
         )
     try:
         import mindnlp  # noqa: F401
-    except Exception as error:  # missing names and attributes, where versions do not go together
+    except Exception as error:  # incompatible versions raise ImportError, AttributeError and others
         raise ImportError(
             f"import mindnlp failed with MindSpore {ms.__version__} ({type(error).__name__}: {error}): pip install "
-            "'mindone-share4v[mindnlp]', which pins versions that go together, into an environment of its own"
+            "'mindone-share4v[mindnlp]', which pins compatible versions, in a separate environment"
         ) from error
     import torch
 
@@ -48,53 +50,62 @@ def import_torch() -> Any:
 
 
 class SlotCache:
-    """Keys and values of a batch, by slot: what Hugging Face's attention calls past_key_values.
+    """Keys and values of a batch by slot; Hugging Face's attention receives it as past_key_values.
 
-    Slot p + 1 of a text belongs to position p; slot 0 takes what padding writes.
+    Slot p + 1 of a sequence belongs to position p; padding is written to slot 0.
+
+    Attributes:
+        slots: allocated slots per sequence.
+        visible: slots per sequence that the current call may attend to.
     """
 
     def __init__(self, torch: Any, layers: int) -> None:
         self.torch = torch
         self.slots = self.visible = 0
-        self.held: list[tuple[Any, Any]] = [(None, None)] * layers
-        self.index: Any = None
+        self.stored: list[tuple[Any, Any]] = [(None, None)] * layers  # key and value [B, Hkv, S, D]
+        self.index: Any = None  # slots of the current call's tokens, [B, 1, T, 1]
 
     def begin(self, positions: np.ndarray) -> np.ndarray:
-        """Make ready for tokens at positions [B, T] (-1: padding); return which slots each may see, bool [B, T, S]."""
-        self.visible = -(-(int(positions.max()) + 2) // SLOTS) * SLOTS
+        """Prepare a call with tokens at positions [B, T] (-1: padding).
+
+        Returns which slots each token may attend to, bool [B, T, S].
+        """
+        self.visible = -(-(int(positions.max()) + 2) // GROWTH) * GROWTH
         self.slots = max(self.slots, self.visible)
-        self.index = self.torch.tensor((positions + 1)[:, None, :, None])  # [B, 1, T, 1]
+        self.index = self.torch.tensor((positions + 1)[:, None, :, None])
         slots = np.arange(self.visible)
         return (slots > 0) & (slots <= positions[:, :, None] + 1)
 
     def update(self, key: Any, value: Any, layer: int, cache_kwargs: Any = None) -> tuple[Any, Any]:
-        """Write keys and values [B, H, T, D] of a layer, and return what may be seen of all, [B, H, S, D]."""
+        """Write key and value [B, Hkv, T, D] of a layer; return all visible ones, [B, Hkv, S, D]."""
         index = self.index.expand(*key.shape)
-        old = self.held[layer]
-        keys, values = self.held[layer] = self._written(old[0], key, index), self._written(old[1], value, index)
-        if self.visible < self.slots:  # a longer text stood here before
+        old_keys, old_values = self.stored[layer]
+        keys, values = self._write(old_keys, key, index), self._write(old_values, value, index)
+        self.stored[layer] = keys, values
+        if self.visible < self.slots:  # the cache has held longer sequences
             return keys[:, :, : self.visible], values[:, :, : self.visible]
         return keys, values
 
-    def _written(self, kept: Any, new: Any, index: Any) -> Any:
-        have = 0 if kept is None else kept.shape[2]
-        if have < self.slots:
-            room = self.torch.zeros(new.shape[0], new.shape[1], self.slots - have, new.shape[3], dtype=new.dtype)
-            kept = room if kept is None else self.torch.cat([kept, room], 2)
-        return kept.scatter(2, index, new)
+    def _write(self, old: Any, new: Any, index: Any) -> Any:
+        """Return `old` [B, Hkv, S, D] or None, grown to `self.slots`, with `new` [B, Hkv, T, D] at `index`."""
+        size = 0 if old is None else old.shape[2]
+        if size < self.slots:
+            empty = self.torch.zeros(new.shape[0], new.shape[1], self.slots - size, new.shape[3], dtype=new.dtype)
+            old = empty if old is None else self.torch.cat([old, empty], 2)
+        return old.scatter(2, index, new)
 
-    def copy_sequences(self, source: SlotCache, texts: np.ndarray) -> None:
-        """Let text i hold what text `texts`[i] of `source` holds."""
-        chosen = self.torch.tensor(texts)
+    def copy_sequences(self, source: SlotCache, indices: np.ndarray) -> None:
+        """Copy sequence `indices[i]` of `source` to every sequence i."""
+        chosen = self.torch.tensor(indices)
         self.slots = source.slots
-        self.held = [
+        self.stored = [
             (None, None) if key is None else (key.index_select(0, chosen), value.index_select(0, chosen))
-            for key, value in source.held
+            for key, value in source.stored
         ]
 
 
 class MindNLPLlama:
-    """Hugging Face's LlamaForCausalLM by way of mindnlp, and the caches made for it. Arrays go in and come out."""
+    """Hugging Face's LlamaForCausalLM on mindnlp, with its caches; arguments and results are NumPy arrays."""
 
     def __init__(self) -> None:
         self.torch = import_torch()
@@ -102,11 +113,11 @@ class MindNLPLlama:
         self.arrays: dict[str, np.ndarray] = {}
 
     def build(self, settings: Mapping[str, Any], dtype: str) -> dict[str, tuple[int, ...]]:
-        """Make the model without memory for its weights; return their shapes by name.
+        """Create the model without memory for its weights; return their shapes by name.
 
         Args:
             settings: fields of LlamaConfig.
-            dtype: "float32" or "float16", the type of weights and arithmetic.
+            dtype: "float32" or "float16", for weights and arithmetic.
         """
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -115,12 +126,12 @@ class MindNLPLlama:
             self.model = LlamaForCausalLM(LlamaConfig(**settings, attn_implementation="eager")).eval()
         self.dtype, self.is_tied = dtype, bool(settings["tie_word_embeddings"])
         self.tables: tuple[Any, Any] = (None, None)
-        # Our tables turn every text by its own length, also where dynamic scaling would go by the longest.
-        self.model.model.rotary_emb = _given_tables(torch, self)
+        # For dynamic scaling Hugging Face uses the longest sequence's length; our tables use each sequence's own.
+        self.model.model.rotary_emb = _precomputed_rotary(torch, self)
         return {name: tuple(int(size) for size in value.shape) for name, value in self.model.named_parameters()}
 
     def put(self, name: str, array: np.ndarray) -> None:
-        """Take a weight; the array is used as it is, not copied."""
+        """Set a weight; the array is used without copying it."""
         self.arrays[name] = array
         owner, _, leaf = name.rpartition(".")
         weight = self.torch.nn.Parameter(self.torch.from_numpy(array), requires_grad=False)
@@ -138,17 +149,17 @@ class MindNLPLlama:
             return self._array(self.model.model.embed_tokens(self.torch.tensor(ids.astype(np.int64))))
 
     def new_cache(self, number: int) -> None:
-        """Make an empty cache, under a number."""
+        """Create an empty cache with this number."""
         self.caches[number] = SlotCache(self.torch, self.model.config.num_hidden_layers)
 
     def free_caches(self, numbers: list[int]) -> None:
-        """Forget caches."""
+        """Free caches."""
         for number in numbers:
             self.caches.pop(number, None)
 
-    def copy_sequences(self, number: int, source: int, texts: np.ndarray) -> None:
-        """Let a cache's text i go on from text `texts`[i] of another."""
-        self.caches[number].copy_sequences(self.caches[source], texts)
+    def copy_sequences(self, number: int, source: int, indices: np.ndarray) -> None:
+        """Copy sequence `indices[i]` of the cache `source` to every sequence i of the cache `number`."""
+        self.caches[number].copy_sequences(self.caches[source], indices)
 
     def forward(
         self,
@@ -158,14 +169,14 @@ class MindNLPLlama:
         tables: tuple[np.ndarray, np.ndarray],
         last: np.ndarray | None,
     ) -> np.ndarray:
-        """Run tokens through the model over a cache.
+        """Run the model with a cache.
 
         Args:
-            number: the cache's.
+            number: the cache's number.
             tokens: ids [B, T] or embeddings [B, T, H].
             positions: int [B, T], -1 for padding.
-            tables: cosines and sines, float32 [B, T, D].
-            last: int [B], the token of each text whose logits are wanted; None: every token's.
+            tables: rotary cos and sin, float32 [B, T, D].
+            last: int [B], the token of each sequence whose logits are returned; None for all tokens.
 
         Returns:
             float32 logits [B, V] or [B, T, V].
@@ -173,7 +184,7 @@ class MindNLPLlama:
         torch = self.torch
         cache = self.caches[number]
         visible = cache.begin(positions)
-        # Finite in either type, and far below any score: a row that sees nothing gives an average and not NaN.
+        # Far below any score, but finite in both dtypes: a query with all keys masked gives an average instead of NaN.
         mask = np.where(visible, 0, -3e4)[:, None].astype(self.dtype)  # [B, 1, T, S]
         self.tables = tuple(torch.from_numpy(table.astype(self.dtype)) for table in tables)
         with torch.no_grad():
@@ -195,11 +206,11 @@ class MindNLPLlama:
         return np.asarray(tensor.asnumpy(), np.float32)
 
 
-def _given_tables(torch: Any, owner: MindNLPLlama) -> Any:
-    """Return a module in place of Hugging Face's rotary embedding, which has what the next call needs."""
+def _precomputed_rotary(torch: Any, owner: MindNLPLlama) -> Any:
+    """Return a module that replaces Hugging Face's rotary embedding and returns the tables of the current call."""
 
-    class GivenTables(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class PrecomputedRotary(torch.nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, x: Any, position_ids: Any) -> tuple[Any, Any]:
             return owner.tables
 
-    return GivenTables()
+    return PrecomputedRotary()

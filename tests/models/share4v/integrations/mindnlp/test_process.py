@@ -1,4 +1,4 @@
-"""An object in a process of its own: its errors arrive, its end is told, and nothing of it stays behind."""
+"""Running an object in a separate process: its errors and its end reach the caller, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_arrays_go_in_and_come_out_of_another_process(worker: Worker, capfd: pyt
 
 def test_an_error_is_told_and_the_next_call_works(worker: Worker) -> None:
     line = MODULE.splitlines().index("        return 1 // by") + 1
-    message = rf"the desk, in a process of its own: ZeroDivisionError: .*desk\.py, line {line}\)"
+    message = rf"error in the process of the desk: ZeroDivisionError: .*desk\.py, line {line}\)"
     with pytest.raises(WorkerError, match=message):
         worker.call("divide", 0)
     assert worker.call("divide", 1) == 1
@@ -86,9 +86,9 @@ def test_what_cannot_be_made_is_told_at_the_first_call(worker: Worker, monkeypat
 
 
 def test_a_process_that_dies_is_told_with_its_exit_code(worker: Worker) -> None:
-    with pytest.raises(WorkerError, match=r"the process of the desk is gone \(exit code 3;"):
+    with pytest.raises(WorkerError, match=r"the process of the desk has ended \(exit code 3;"):
         worker.call("die")
-    with pytest.raises(WorkerError, match="is gone"):
+    with pytest.raises(WorkerError, match="has ended"):
         worker.call("facts")
 
 
