@@ -127,8 +127,7 @@ def test_a_prompt_that_fills_the_context_fails_only_its_input(tiny: ImageToTextP
 def test_the_rules_of_a_style_are_applied(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encoded(scene(1)))
     item = next(list_inputs([str(tmp_path)]))
-    question = PromptPlan.from_options(styles=["one-sentence"]).questions(item)[0]
-    record = captioned(tiny, [Task(item, (question.text,), ("one-sentence",))])[0]
+    record = captioned(tiny, [PromptPlan.from_options(styles=["one-sentence"]).task(item)])[0]
     assert record.captions[0].count(".") <= 1
 
 
