@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from mindone.models.share4v.load_options import LoadOptions, option_names
 from mindone.pipelines.image_to_text.settings import check_settings
 
 if TYPE_CHECKING:
@@ -28,15 +29,6 @@ _GENERATION = (
     "repetition_penalty",
     "seed",
     *_SAMPLING_ONLY,
-)
-_MODEL = (
-    "model",
-    "vision_tower",
-    "dtype",
-    "kv_cache_dtype",
-    "cache_dir",
-    "local_files_only",
-    "conversation",
 )
 # Names of one word that errors of the libraries start with.
 _PLAIN_NAMES = (
@@ -80,7 +72,8 @@ def print_unused_sampling(arguments: Namespace) -> None:
 
 def model_options(arguments: Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `pipeline` that say which model to load and how."""
-    return {name: getattr(arguments, name) for name in _MODEL}
+    names = ("model", "conversation", *option_names(LoadOptions))
+    return {name: value for name, value in vars(arguments).items() if name in names}
 
 
 def read_image(source: str) -> ImageSource:
