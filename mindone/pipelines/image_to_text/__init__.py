@@ -17,6 +17,7 @@ _EXPORTS = {
     "JobOptions": "dataset.options",
     "JobSummary": "dataset.state.records",
     "ModelChoice": "dataset.options",
+    "Prompt": "dataset.prompts.plan",
     "PromptPlan": "dataset.prompts.plan",
     "ReaderOptions": "dataset.readers",
     "Record": "dataset.state.records",
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .chat import ChatSession
     from .dataset.api import caption_dataset
     from .dataset.options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice
-    from .dataset.prompts.plan import PromptPlan
+    from .dataset.prompts.plan import Prompt, PromptPlan
     from .dataset.readers import InputError, ReaderOptions
     from .dataset.rules.text_rules import TextRules
     from .dataset.state.records import JobError, JobSummary, Record
@@ -48,6 +49,7 @@ __all__ = [
     "JobOptions",
     "JobSummary",
     "ModelChoice",
+    "Prompt",
     "PromptPlan",
     "ReaderOptions",
     "Record",
