@@ -1,6 +1,6 @@
-"""Jobs that are killed or run out of disk, in children of a process without MindSpore; a script of test_outages.
+"""Script of test_outages: jobs that are killed or run out of disk space, in children of a process without MindSpore.
 
-python crashing.py ROOT kill|limit FOLDER SEED: prints how many children were ended in the middle of a job.
+python crashing.py ROOT kill|limit FOLDER SEED: prints how many child processes ended in the middle of a job.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import types
 from pathlib import Path
 
 KILLS = 20
-COUNT = 60  # pictures of each kind of input
+COUNT = 60  # images per kind of input
 
 
 def without_upstream(root: str) -> None:
-    """Let `mindone` be this repository's alone, since the upstream package imports MindSpore."""
+    """Make `mindone` this repository's package only, because the upstream package imports MindSpore."""
     for name in ("mindone", "mindone.models", "mindone.pipelines"):
         module = sys.modules[name] = types.ModuleType(name)
         module.__path__ = [f"{root}/{name.replace('.', '/')}"]  # type: ignore[attr-defined]
 
 
 def make_inputs(folder: Path) -> list[Path]:
-    """Write pictures in a folder, a table and a shard, broken ones among them."""
+    """Write images, some of them broken, into a folder, a table and a shard."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -42,8 +42,8 @@ def make_inputs(folder: Path) -> list[Path]:
     return [folder / "photos", folder / "s.tar", folder / "t.parquet"]
 
 
-def do_job(inputs: list[Path], place: Path) -> None:
-    """Do the job in this process, with every form of output that these inputs may have."""
+def run_job(inputs: list[Path], place: Path) -> None:
+    """Run the job in this process, with every output format that these inputs allow."""
     from helpers.jobs import run
     from mindone.pipelines.image_to_text.dataset.writers import WriterOptions
 
@@ -52,16 +52,16 @@ def do_job(inputs: list[Path], place: Path) -> None:
 
 
 def check(place: Path, whole: dict[str, bytes]) -> None:
-    """Whatever has its final name must be as in a job that nothing disturbed."""
+    """Check that every file with its final name is as in an undisturbed job."""
     from helpers.jobs import tree
 
     for name, data in tree(place / "out").items():
         if not name.endswith(".partial") and whole.get(name) != data:
-            raise SystemExit(f"{name} is not what it should be")
+            raise SystemExit(f"{name} has wrong content")
 
 
 def child(inputs: list[Path], place: Path, limit: int | None) -> int:
-    """Start a job in a child; its status is 3 where the disk was full."""
+    """Start a job in a child process; its exit status is 3 if the disk was full."""
     process = os.fork()
     if process:
         return process
@@ -70,7 +70,7 @@ def child(inputs: list[Path], place: Path, limit: int | None) -> int:
         if limit is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        do_job(inputs, place)
+        run_job(inputs, place)
         status = 0
     except OSError:
         status = 3
@@ -81,7 +81,7 @@ def child(inputs: list[Path], place: Path, limit: int | None) -> int:
 
 
 def kills(inputs: list[Path], place: Path, whole: dict[str, bytes], rng: random.Random, seconds: float) -> int:
-    """Kill children at random moments until KILLS of them were at work."""
+    """Kill child processes at random moments until KILLS of them were killed while working."""
     count = 0
     while count < KILLS:
         process = child(inputs, place, None)
@@ -94,12 +94,12 @@ def kills(inputs: list[Path], place: Path, whole: dict[str, bytes], rng: random.
         elif os.WEXITSTATUS(status):
             raise SystemExit(f"a job failed with status {status}")
         else:
-            shutil.rmtree(place)  # done before the kill: another one
+            shutil.rmtree(place)  # it finished before the kill: start another one
     return count
 
 
 def limits(inputs: list[Path], place: Path, whole: dict[str, bytes]) -> int:
-    """Run jobs on disks that hold files of so many bytes."""
+    """Run jobs with limits on the size of files."""
     count = 0
     for limit in (0, 100, 3000, 9000, 20_000, 33_000, 60_000, 80_000):
         for _ in range(2):
@@ -112,28 +112,28 @@ def limits(inputs: list[Path], place: Path, whole: dict[str, bytes]) -> int:
 
 
 def main(root: str, what: str, folder: str, seed: str) -> None:
-    """Do one whole job, then one that is disturbed, and compare."""
+    """Run an undisturbed job, then a disturbed one, and compare their outputs."""
     without_upstream(root)
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from helpers.jobs import tree
 
     work, rng = Path(folder), random.Random(int(seed))
     inputs = make_inputs(work)
-    begun = time.monotonic()
-    do_job(inputs, work / "whole")
-    seconds, whole = time.monotonic() - begun, tree(work / "whole" / "out")
+    started = time.monotonic()
+    run_job(inputs, work / "whole")
+    seconds, whole = time.monotonic() - started, tree(work / "whole" / "out")
     place = work / "broken"
     count = kills(inputs, place, whole, rng, seconds) if what == "kill" else limits(inputs, place, whole)
-    do_job(inputs, place)
+    run_job(inputs, place)
     if tree(place / "out") != whole:
         raise SystemExit(f"the outputs differ: {sorted(tree(place / 'out').keys() ^ whole.keys())}")
     for name in ("inputs.jsonl", "journal.jsonl"):
         if (place / "state" / name).read_bytes() != (work / "whole" / "state" / name).read_bytes():
             raise SystemExit(f"{name} differs")
     before = {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*")}
-    do_job(inputs, place)
+    run_job(inputs, place)
     if before != {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*")}:
-        raise SystemExit("a job that was done wrote something again")
+        raise SystemExit("a finished job wrote something again")
     if "mindspore" in sys.modules:
         raise SystemExit("MindSpore was imported")
     sys.stdout.write(f"{count}\n")

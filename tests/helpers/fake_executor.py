@@ -1,4 +1,4 @@
-"""An engine without a model, for tests of what a job makes of records."""
+"""An executor without a model, for tests of what a job does with records."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 
 
 class FakeExecutor:
-    """Captions a file by its text; one that says "broken" fails.
+    """Uses a file's text as its caption; a file that contains "broken" fails.
 
     Attributes:
-        asked: keys of what engines were asked for since it was last cleared.
-        most: tasks after which the process seems to be killed; None: never.
+        asked: keys of all tasks since it was last cleared.
+        most: number of tasks after which a killed process is simulated; None for never.
     """
 
     asked: ClassVar[list[str]] = []

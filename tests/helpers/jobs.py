@@ -1,4 +1,4 @@
-"""Helpers of the tests of readers and writers: small pictures, archives, and jobs that need no model."""
+"""Helpers for tests of readers and writers: small images, archives, and jobs that need no model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mindone.pipelines.image_to_text.dataset.writers import WriterOptions, open_
 
 
 def png(number: int) -> bytes:
-    """A small picture; another one for every number below 2 ** 24."""
+    """Return a small PNG image, different for every number below 2 ** 24."""
     file = io.BytesIO()
     Image.new("RGB", (6, 4), (number >> 16, number >> 8 & 255, number & 255)).save(file, "PNG")
     return file.getvalue()
@@ -43,7 +43,7 @@ def listed(*inputs: Path | str, **options: Any) -> list[Item]:
 
 
 def read(item: Item) -> bytes | str:
-    """Return an item's bytes, or why there are none."""
+    """Return an item's bytes, or the error message."""
     try:
         return Reader().data(item)
     except ItemError as error:
@@ -51,7 +51,7 @@ def read(item: Item) -> bytes | str:
 
 
 def caption_of(item: Item, reader: Reader) -> Record:
-    """What a model would make of an item; here it follows from the picture alone."""
+    """Return the record of an item; its caption depends only on the image, in place of a model."""
     common = {"model": "none", "dtype": "float32", "prompts": ("Describe",), "settings": {"max_new_tokens": 8}}
     if item.caption is not None:
         return Record(item.number, item.key, item.source, (item.caption,), notes=(KEPT_EXISTING,), columns=item.columns)
@@ -82,7 +82,7 @@ def run(
     readers: ReaderOptions | None = None,
     group: int = 5,
 ) -> list[Any]:
-    """Do a whole job, as the engine does one: the journal first, then the outputs; return the writers."""
+    """Run a job as `CaptionJob` does, the journal first and then the outputs; return the writers."""
     state.mkdir(parents=True, exist_ok=True)
     if not (state / "inputs.jsonl").exists():
         write_listing(state / "inputs.jsonl", list_inputs([str(one) for one in inputs], readers))
@@ -108,5 +108,5 @@ def run(
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files of a folder, by name."""
+    """Return the files of a folder: relative path -> content."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

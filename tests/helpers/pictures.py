@@ -1,4 +1,4 @@
-"""Folders of rendered scenes, with broken files among them, for tests that caption data sets."""
+"""Folders of rendered scenes and broken files, for tests that caption data sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.paths import TINY_SCRIPTS
 
 
 def scene(number: int, size: int = 64) -> Image.Image:
-    """A rendered scene; the same one for the same number."""
+    """Return a rendered scene, which depends only on the number and the size."""
     if str(TINY_SCRIPTS) not in sys.path:
         sys.path.insert(0, str(TINY_SCRIPTS))
     from scenes import render, sample_scene, scene_rng
@@ -23,24 +23,24 @@ def scene(number: int, size: int = 64) -> Image.Image:
     return render(sample_scene(rng), rng, size)
 
 
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    """An image's file."""
+def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+    """Return an image as an encoded file."""
     buffer = io.BytesIO()
-    image.save(buffer, form)
+    image.save(buffer, format)
     return buffer.getvalue()
 
 
 def _bomb() -> bytes:
-    """A PNG that says it has 100,000 x 100,000 pixels."""
+    """Return a PNG whose header claims 100,000 x 100,000 pixels."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def broken_files() -> dict[str, bytes]:
-    """Twenty kinds of files that are called pictures and are none, by name."""
-    png, jpeg, gif = (encoded(scene(0), form) for form in ("PNG", "JPEG", "GIF"))
-    webp, bmp, tiff = (encoded(scene(0), form) for form in ("WEBP", "BMP", "TIFF"))
+    """Return twenty files with names of images that are not valid images: name -> content."""
+    png, jpeg, gif = (encoded(scene(0), name) for name in ("PNG", "JPEG", "GIF"))
+    webp, bmp, tiff = (encoded(scene(0), name) for name in ("WEBP", "BMP", "TIFF"))
     return {
         "empty.png": b"",
         "one-byte.jpg": b"\xff",
@@ -65,13 +65,13 @@ def broken_files() -> dict[str, bytes]:
     }
 
 
-def write_folder(folder: Path, count: int, broken: bool = True, twins: int = 0) -> None:
-    """Write `count` scenes in subfolders, the broken files among them, and `twins` copies of the first ones."""
+def write_folder(folder: Path, count: int, broken: bool = True, duplicates: int = 0) -> None:
+    """Write `count` scenes into subfolders, the broken files, and copies of the first `duplicates` scenes."""
     for number in range(count):
         place = folder / f"part{number % 3}" / f"scene{number:04d}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(encoded(scene(number)))
-    for number in range(twins):
+    for number in range(duplicates):
         (folder / "part1" / f"copy{number:04d}.png").write_bytes(encoded(scene(number)))
     if broken:
         for name, data in broken_files().items():

@@ -1,4 +1,4 @@
-"""Killed again and again, a job ends with the output of one that never was."""
+"""The command, killed again and again, ends with the output of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from helpers.pictures import write_folder
 
-COUNT, TWINS, KILLS = 220, 20, 12
+COUNT, DUPLICATES, KILLS = 220, 20, 12
 
 
 def command(folder: Path, out: Path, *extra: str) -> list[str]:
@@ -34,7 +34,7 @@ def started(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def wait_for_work(process: subprocess.Popen[bytes], out: Path) -> None:
-    """Wait until the job's journal has grown, or the process has ended."""
+    """Wait until the job's journal has grown or the process has ended."""
     journal, deadline = out.with_name(f"{out.name}.share4v") / "journal.jsonl", time.monotonic() + 120
 
     def size() -> int:
@@ -46,27 +46,27 @@ def wait_for_work(process: subprocess.Popen[bytes], out: Path) -> None:
 
 
 def stable(line: str) -> dict[str, object]:
-    """A record without what differs from run to run."""
+    """Return a record without the fields that differ from run to run."""
     values = json.loads(line)
     values.pop("seconds", None)
     return values
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("crashes")
-    write_folder(place / "photos", COUNT, broken=True, twins=TWINS)
+    write_folder(place / "photos", COUNT, broken=True, duplicates=DUPLICATES)
     done = finished(command(place / "photos", place / "whole.jsonl"))
-    assert done.returncode == 1, done.stderr  # the broken files
+    assert done.returncode == 1, done.stderr  # because of the broken files
     return place, place / "whole.jsonl"
 
 
-def test_killed_a_dozen_times_nothing_is_lost_torn_or_twice(unbroken: tuple[Path, Path]) -> None:
-    place, whole = unbroken
+def test_a_job_killed_a_dozen_times_is_complete(undisturbed: tuple[Path, Path]) -> None:
+    place, whole = undisturbed
     out, rng, kills = place / "killed.jsonl", random.Random(5), 0
     for attempt in range(40):
         process = started(command(place / "photos", out))
-        if attempt % 2:  # while it starts, mostly; else at work
+        if attempt % 2:  # mostly while it starts; otherwise while it works
             delay = rng.uniform(0.5, 4.0)
         else:
             wait_for_work(process, out)
@@ -78,7 +78,7 @@ def test_killed_a_dozen_times_nothing_is_lost_torn_or_twice(unbroken: tuple[Path
             process.wait()
             kills += 1
         else:
-            assert status == 1  # a kill came too late: it was done
+            assert status == 1  # it finished before the kill
             if kills >= KILLS:
                 break
             out.unlink()
@@ -90,7 +90,7 @@ def test_killed_a_dozen_times_nothing_is_lost_torn_or_twice(unbroken: tuple[Path
     assert done.returncode == 1, done.stderr
     records = [stable(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert records == [stable(line) for line in whole.read_text(encoding="utf-8").splitlines()]
-    assert len({record["key"] for record in records}) == len(records) == COUNT + TWINS + 20
+    assert len({record["key"] for record in records}) == len(records) == COUNT + DUPLICATES + 20
 
 
 def _remove_state(out: Path) -> None:
@@ -99,13 +99,13 @@ def _remove_state(out: Path) -> None:
         path.unlink()
 
 
-def test_a_second_process_is_refused(unbroken: tuple[Path, Path]) -> None:
-    place, _ = unbroken
+def test_a_second_process_is_rejected(undisturbed: tuple[Path, Path]) -> None:
+    place, _ = undisturbed
     out = place / "shared.jsonl"
     first = started(command(place / "photos", out))
     try:
         wait_for_work(first, out)
-        first.send_signal(signal.SIGSTOP)  # or it may be done before the second has begun
+        first.send_signal(signal.SIGSTOP)  # otherwise it may finish before the second starts
         assert first.poll() is None
         second = finished(command(place / "photos", out))
         assert second.returncode == 3 and "another process is working on this job" in second.stderr
@@ -114,25 +114,25 @@ def test_a_second_process_is_refused(unbroken: tuple[Path, Path]) -> None:
         first.wait()
 
 
-def test_other_settings_are_refused_and_restart_begins_anew(unbroken: tuple[Path, Path]) -> None:
-    place, whole = unbroken
+def test_other_settings_are_rejected(undisturbed: tuple[Path, Path]) -> None:
+    place, whole = undisturbed
     changed = finished(command(place / "photos", whole, "--prompt", "What is this?"))
     assert changed.returncode == 3
     assert "its prompts.prompts is" in changed.stderr and "--restart" in changed.stderr
     assert "Traceback" not in changed.stderr
 
 
-def test_a_finished_job_has_nothing_to_do(unbroken: tuple[Path, Path]) -> None:
-    place, whole = unbroken
+def test_a_finished_job_has_nothing_to_do(undisturbed: tuple[Path, Path]) -> None:
+    place, whole = undisturbed
     before = whole.read_bytes()
     done = finished(command(place / "photos", whole))
     assert done.returncode == 1 and " 0 captioned" in done.stderr, done.stderr
     assert whole.read_bytes() == before
 
 
-def test_a_full_disk_stops_the_job_and_more_room_lets_it_go_on(unbroken: tuple[Path, Path]) -> None:
-    """A limit on the size of files stands in for the disk."""
-    place, whole = unbroken
+def test_a_job_stopped_by_a_full_disk_resumes(undisturbed: tuple[Path, Path]) -> None:
+    """A limit on the size of files simulates a full disk."""
+    place, whole = undisturbed
     out = place / "full.jsonl"
     limited = [
         sys.executable,
@@ -152,7 +152,7 @@ def test_a_full_disk_stops_the_job_and_more_room_lets_it_go_on(unbroken: tuple[P
     assert same == [stable(line) for line in whole.read_text(encoding="utf-8").splitlines()]
 
 
-def test_an_input_that_vanishes_is_a_failure_and_no_more(tmp_path: Path) -> None:
+def test_an_input_that_was_deleted_is_one_failure(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", 6, broken=False)
     listed = finished(command(tmp_path / "photos", tmp_path / "a.jsonl", "--max-new-tokens", "3"))
     assert listed.returncode == 0, listed.stderr
@@ -168,9 +168,9 @@ def test_an_input_that_vanishes_is_a_failure_and_no_more(tmp_path: Path) -> None
     assert len(failed) == 1 and failed[0]["error"]
 
 
-def test_a_second_try_at_failures_survives_kills(unbroken: tuple[Path, Path]) -> None:
-    """Killed while it goes over its inputs again, after a journal that a crash left torn."""
-    place, whole = unbroken
+def test_retrying_failures_survives_kills(undisturbed: tuple[Path, Path]) -> None:
+    """It is killed while it starts the second pass, and the journal ends with an incomplete line."""
+    place, whole = undisturbed
     out = place / "retried.jsonl"
     assert finished(command(place / "photos", out)).returncode == 1
     journal = place / "retried.jsonl.share4v" / "journal.jsonl"

@@ -1,4 +1,4 @@
-"""What `share4v caption-dataset` says on the way, and the status with which it ends."""
+"""Messages, progress and exit status of `share4v caption-dataset`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_damaged_journal_stops_the_job(photos: Path, capsys: pytest.CaptureFix
         (("--actors", "2", "--cpus", "1", "--engine", "local"), 0, "note: --actors and --cpus have no effect without"),
     ],
 )
-def test_arguments_that_are_refused_or_do_nothing(
+def test_arguments_that_are_rejected_or_have_no_effect(
     photos: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], status: int, said: str
 ) -> None:
     assert main(command(photos, *more)) == status
@@ -95,11 +95,11 @@ def test_a_format_named_twice_is_written_once(photos: Path) -> None:
     assert len(rows) == 3 and all(row["caption"] for row in rows)
 
 
-def test_without_a_terminal_there_are_lines(
+def test_progress_lines_without_a_terminal(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(photos)) == 0
-    assert " of 3 inputs" not in capsys.readouterr().err  # a job of seconds has none
+    assert " of 3 inputs" not in capsys.readouterr().err  # a job of a few seconds prints none
     monkeypatch.setattr(Progress, "LINE_SECONDS", 0.0)
     assert main(command(photos, "--restart")) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if " of 3 inputs" in line]

@@ -1,4 +1,4 @@
-"""Jobs that need no model, ended at every step, killed, and out of disk: the outputs are those of a quiet job."""
+"""Jobs that crash at any step, are killed, or run out of disk space end with the outputs of an undisturbed job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mindone.pipelines.image_to_text.dataset.writers import WriterOptions
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """Simulates the end of the process."""
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ OUTPUTS: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "out"), OUTPUTS)
-def test_a_crash_at_any_step_changes_nothing_in_the_end(
+def test_a_crash_at_any_step_does_not_change_the_final_output(
     tmp_path: Path, inputs: list[Path], name: str, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every fsync and every rename is a step: the process ends before it, or right behind it."""
+    """Every fsync and every rename is a step; the process ends before or after it."""
     options = WriterOptions(shard_size=3)
 
     def job(place: Path) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def test_a_crash_at_any_step_changes_nothing_in_the_end(
 
 
 def script(folder: Path, what: str, seed: int) -> int:
-    """Run crashing.py, in a process that has no MindSpore."""
+    """Run crashing.py in a process without MindSpore."""
     folder.mkdir()
     command = [sys.executable, str(HELPERS / "crashing.py"), str(ROOT), what, str(folder), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ), timeout=300)
@@ -92,10 +92,10 @@ def script(folder: Path, what: str, seed: int) -> int:
     return int(done.stdout)
 
 
-def test_killed_twenty_times(tmp_path: Path) -> None:
+def test_a_job_killed_twenty_times(tmp_path: Path) -> None:
     assert script(tmp_path / "work", "kill", 1) == 20
 
 
-def test_full_disks(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for a disk."""
+def test_a_job_on_full_disks(tmp_path: Path) -> None:
+    """A limit on the size of files simulates a full disk."""
     assert script(tmp_path / "work", "limit", 1) >= 6

@@ -1,4 +1,4 @@
-"""Memory does not grow with the number of inputs, and nothing here brings MindSpore with it."""
+"""Memory does not grow with the number of inputs, and nothing here imports MindSpore."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mindone.pipelines.image_to_text.dataset.state.records import Record
 from mindone.pipelines.image_to_text.dataset.writers import WRITERS, WriterOptions, open_writer, sidecars
 
 FEW, MANY = 600, 2400
-GROWTH = 30_000 + 40 * (MANY - FEW)  # bytes; less than anything that could be kept of an input
+GROWTH = 30_000 + 40 * (MANY - FEW)  # bytes; less than storing anything per input would take
 
 
 def rows(count: int) -> Iterator[dict[str, str]]:
@@ -53,11 +53,11 @@ KINDS: dict[str, Callable[[Path, int], None]] = {
 
 
 def void(value: object) -> None:
-    """Take no notice."""
+    """Ignore the value."""
 
 
 def peak(work: Callable[[], object]) -> int:
-    """Return the most memory that Python had while it worked, in bytes."""
+    """Return the peak of Python's memory during `work`, in bytes."""
     tracemalloc.start()
     try:
         work()
@@ -68,7 +68,7 @@ def peak(work: Callable[[], object]) -> int:
 
 @pytest.fixture(autouse=True)
 def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read or kept at a time must be less than the smaller of two inputs, or both look alike."""
+    """Shrink buffers below the size of the smaller input; otherwise both inputs would need the same memory."""
     for module in (atomic_files, json_table, archives):
         monkeypatch.setattr(module, "_CHUNK", 4096)
     monkeypatch.setattr(atomic_files, "GROUP_BYTES", 2**14)
@@ -77,7 +77,7 @@ def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_listing_takes_no_memory(tmp_path: Path, name: str) -> None:
+def test_memory_of_listing(tmp_path: Path, name: str) -> None:
     peaks = []
     for count in (FEW, MANY):
         place = tmp_path / str(count) / name
@@ -94,8 +94,8 @@ def test_listing_takes_no_memory(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("caption", "open-sora-plan-json")])
-def test_writing_takes_no_memory(tmp_path: Path, name: str) -> None:
-    """Parts of a fixed size are written in turn, and what an output lacks is read from the journal in passing."""
+def test_memory_of_writing(tmp_path: Path, name: str) -> None:
+    """Parts have a fixed size, and missing records are streamed from the journal."""
     picture = tmp_path / "1.png"
     picture.write_bytes(png(1))
     counts, peaks = [count // (1 if name in ("jsonl", "parquet") else 4) for count in (FEW, MANY)], []
@@ -112,8 +112,8 @@ def test_writing_takes_no_memory(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("suffixes", [(".png",), (".png", ".txt")])
-def test_a_flat_folder_takes_little_memory_for_a_file(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
-    """The names of one directory are held to be put in order; with captions beside the pictures, theirs too."""
+def test_memory_of_a_flat_folder(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
+    """The names in one directory are kept in memory for sorting, including those of captions beside images."""
     peaks = []
     for count in (8 * FEW, 8 * MANY):
         place = tmp_path / str(count)
@@ -125,7 +125,7 @@ def test_a_flat_folder_takes_little_memory_for_a_file(tmp_path: Path, suffixes: 
     assert (peaks[1] - peaks[0]) / (8 * (MANY - FEW)) < 130 * len(suffixes), peaks
 
 
-# What getrusage tells of a child begins with the most that its parent had, which would hide what the child adds.
+# getrusage of a child starts from its parent's peak, which would hide what the child adds.
 RESIDENT = """
 import sys
 from pathlib import Path
@@ -145,8 +145,8 @@ print(*sys.modules)
 """
 
 
-def test_two_hundred_thousand_inputs_take_no_more_memory_than_half_of_them(tmp_path: Path) -> None:
-    """The resident memory, which has that of sqlite and of C in it too."""
+def test_memory_of_two_hundred_thousand_inputs(tmp_path: Path) -> None:
+    """Resident memory, which includes that of SQLite and other C code."""
     (tmp_path / "list.txt").write_text("".join(f"http://example.org/{number:07d}.png\n" for number in range(200_000)))
     root = str(ROOT)
     done = subprocess.run(
@@ -157,8 +157,8 @@ def test_two_hundred_thousand_inputs_take_no_more_memory_than_half_of_them(tmp_p
         env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     assert done.returncode == 0, done.stderr
-    half, all_of_them, modules = done.stdout.splitlines()
-    assert int(all_of_them) - int(half) < 5_000_000
+    half, total, modules = done.stdout.splitlines()
+    assert int(total) - int(half) < 5_000_000
     assert not {"mindspore", "transformers", "torch", "datasets", "pandas", "pyarrow", "PIL"} & set(modules.split())
 
 
@@ -176,8 +176,8 @@ assert seen.get((bytes(32), "Describe this image")) == Caption("x" * 900, 200, "
 """
 
 
-def test_captions_made_before_take_no_memory_where_no_file_is_named() -> None:
-    """As in Ray's actors; the 16,000 captions between the two figures are 14 MB."""
+def test_memory_of_a_caption_cache_without_a_file() -> None:
+    """As in Ray's actors. The 16,000 captions between the two measurements have 14 MB."""
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT + SEEN, str(ROOT)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Ranks under a real msrun, and as msrun starts them: they share a job, and what becomes of one harms no caption."""
+"""Ranks under a real msrun, and processes with its environment: they share a job, and no caption is lost if one dies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from helpers.pictures import write_folder
 from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
 
-COUNT, TWINS, BROKEN = 160, 6, 20
-TIMEOUT = 600.0  # seconds until a process that hangs is given up
+COUNT, DUPLICATES, BROKEN = 160, 6, 20
+TIMEOUT = 600.0  # seconds after which a hanging process fails the test
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -33,7 +33,7 @@ def command(folder: Path, out: Path) -> list[str]:
 
 
 def start_rank(folder: Path, out: Path, rank: int, count: int) -> subprocess.Popen[str]:
-    """A process with the variables that msrun sets."""
+    """Start a process with the environment variables that msrun sets."""
     own = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank), "MS_WORKER_NUM": str(count), "DEVICE_ID": str(rank)}
     arguments = [sys.executable, *command(folder, out)]
     return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment(**own))
@@ -57,7 +57,7 @@ def msrun(folder: Path, out: Path, place: Path) -> subprocess.Popen[str]:
 
 
 def stable(path: Path) -> list[dict[str, object]]:
-    """Records without what differs from run to run."""
+    """Return the records without the fields that differ from run to run."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
 
@@ -102,7 +102,7 @@ def is_stopped_outside_a_claim(pid: int, queue: Path) -> bool:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("msrun") / "photos"
-    write_folder(place, COUNT, broken=True, twins=TWINS)
+    write_folder(place, COUNT, broken=True, duplicates=DUPLICATES)
     return place
 
 
@@ -112,7 +112,7 @@ def local(folder: Path) -> list[dict[str, object]]:
     done = subprocess.run([sys.executable, *command(folder, out)], capture_output=True, text=True, env=environment())
     assert done.returncode == 1, done.stderr
     records = stable(out)
-    assert len(records) == COUNT + TWINS + BROKEN
+    assert len(records) == COUNT + DUPLICATES + BROKEN
     return records
 
 
@@ -125,7 +125,7 @@ def ended() -> Iterator[list[subprocess.Popen[str]]]:
         process.wait()
 
 
-def test_msrun_queue_the_job_and_a_killed_rank_is_made_good_by_the_next_run(
+def test_a_job_under_msrun_resumes_after_a_rank_was_killed(
     folder: Path, local: list[dict[str, object]], tmp_path: Path
 ) -> None:
     out, place = tmp_path / "out.jsonl", tmp_path / "run"
@@ -134,7 +134,7 @@ def test_msrun_queue_the_job_and_a_killed_rank_is_made_good_by_the_next_run(
     with first_rank_stopped(queue, '"key"', broken, lambda: rank_process(broken.pid, 0)):
         os.kill(rank_process(broken.pid, 1), signal.SIGKILL)
     output, _ = broken.communicate(timeout=TIMEOUT)
-    assert broken.returncode != 0, output  # msrun ends them all
+    assert broken.returncode != 0, output  # msrun kills all of them
     done = msrun(folder, out, place)
     output, _ = done.communicate(timeout=TIMEOUT)
     logs = [path.read_text() for path in sorted((place / "log").glob("worker_*.log"))]
@@ -144,7 +144,7 @@ def test_msrun_queue_the_job_and_a_killed_rank_is_made_good_by_the_next_run(
 
 
 def rank_process(parent: int, rank: int) -> int:
-    """The process that msrun started as a rank."""
+    """Return the id of the process that msrun started as a rank."""
     for place in Path("/proc").iterdir():
         if place.name.isdigit():
             try:
@@ -157,12 +157,12 @@ def rank_process(parent: int, rank: int) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
-def test_what_a_dead_rank_had_taken_is_done_by_the_first(
+def test_the_leader_captions_what_a_dead_rank_had_claimed(
     folder: Path, local: list[dict[str, object]], tmp_path: Path, ended: list[subprocess.Popen[str]]
 ) -> None:
-    """Hosts whose msrun do not know of each other."""
+    """As on hosts with separate msrun commands, which do not kill each other's processes."""
     out = tmp_path / "out.jsonl"
-    second = start_rank(folder, out, 1, 2)  # before the first: it waits
+    second = start_rank(folder, out, 1, 2)  # before the leader, for which it waits
     ended.append(second)
     first = start_rank(folder, out, 0, 2)
     ended.append(first)
@@ -175,7 +175,7 @@ def test_what_a_dead_rank_had_taken_is_done_by_the_first(
     assert not queue.exists()
 
 
-def test_when_the_first_rank_dies_the_others_stop_and_the_job_goes_on_later(
+def test_when_the_leader_dies_the_others_stop_and_the_job_can_be_resumed(
     folder: Path, local: list[dict[str, object]], tmp_path: Path, ended: list[subprocess.Popen[str]]
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -192,9 +192,9 @@ def test_when_the_first_rank_dies_the_others_stop_and_the_job_goes_on_later(
     assert not queue.exists()
 
 
-def test_a_rank_is_what_msrun_says_and_none_without_it() -> None:
+def test_the_current_rank() -> None:
     assert current_rank({}) is None
-    assert current_rank({"RANK_ID": "1", "RANK_SIZE": "2"}) is None  # another launcher's
+    assert current_rank({"RANK_ID": "1", "RANK_SIZE": "2"}) is None  # from another launcher
     worker = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "MS_NODE_ID": "2", "DEVICE_ID": "0", "RANK_ID": "0"}
     assert current_rank(worker) == Rank(2, 4, 0)
     scheduler = current_rank({"MS_ROLE": "MS_SCHED", "MS_WORKER_NUM": "4", "RANK_ID": "0"})
@@ -203,7 +203,7 @@ def test_a_rank_is_what_msrun_says_and_none_without_it() -> None:
         current_rank({"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "4", "RANK_ID": "0"})
 
 
-def test_the_engine_is_refused_where_msrun_did_not_start_it(folder: Path, tmp_path: Path) -> None:
+def test_the_engine_msrun_is_rejected_outside_msrun(folder: Path, tmp_path: Path) -> None:
     arguments = [*command(folder, tmp_path / "out.jsonl"), "--engine", "msrun"]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment())
     assert done.returncode == 2 and "msrun started" in done.stderr and "Traceback" not in done.stderr

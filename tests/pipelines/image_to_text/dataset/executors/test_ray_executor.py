@@ -1,4 +1,4 @@
-"""The engine "ray" on a real cluster of several processes: the local engine's output, workers lost or not."""
+"""The engine "ray" on a real cluster of several processes: its output is the local one, even if a worker is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers.pictures import write_folder
 
-TIMEOUT = 600.0  # seconds until a job that hangs is given up
+TIMEOUT = 600.0  # seconds after which a hanging job fails the test
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
@@ -23,7 +23,7 @@ from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, 
 folder, out, engine, signals = sys.argv[1:]
 
 class CaptionActor(ray_executor.CaptionActor):
-    # Announces its third block of tasks by a file and holds it until the test has killed a worker.
+    # Creates a file at its third block of tasks, and waits until the test has killed a worker.
     blocks = 0
 
     def __call__(self, block):
@@ -51,8 +51,8 @@ def stable(path: Path) -> list[dict[str, object]]:
     return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
 
 
-def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_local_one(tmp_path: Path) -> None:
-    write_folder(tmp_path / "photos", 160, broken=True, twins=4)
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", 160, broken=True, duplicates=4)
     local = start(tmp_path / "photos", tmp_path / "local.jsonl", "local")
     output, _ = local.communicate(timeout=TIMEOUT)
     assert local.returncode == 0, output

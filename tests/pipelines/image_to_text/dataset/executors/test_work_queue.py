@@ -1,4 +1,4 @@
-"""What the first of several ranks learns of the others from the files they share."""
+"""What the leader learns about the other ranks from the files in the work queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mindone.pipelines.image_to_text.dataset.state.tasks import Task, read_tasks
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[WorkQueue]:
-    """A run of twelve tasks, of which the second rank has taken the first block."""
+    """A run with twelve tasks, of which rank 1 has claimed the first block."""
     with ExitStack() as stack:
         items = [Item(number, str(number), f"{number}.png") for number in range(12)]
         made, count = create_queue(tmp_path, [Task(item, ("What is there?",), (None,)) for item in items], stack)
@@ -33,7 +33,7 @@ def write(queue: WorkQueue, number: int) -> None:
         file.write(to_line(Record(number=number, key=str(number), source=f"{number}.png", captions=("A sun.",))))
 
 
-def test_a_rank_that_lives_keeps_what_it_took(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_rank_keeps_its_claims(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(msrun_leader, "_LIVENESS_SECONDS", 0.0)
     others = OtherRanks(queue, [1])
     with FileLock(queue.lock_path(1)):
@@ -43,10 +43,10 @@ def test_a_rank_that_lives_keeps_what_it_took(queue: WorkQueue, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("stuck", [False, True], ids=["dead", "stuck"])
-def test_the_first_does_what_a_dead_or_a_stuck_one_leaves(
+def test_tasks_of_a_dead_or_stuck_rank_are_abandoned(
     queue: WorkQueue, monkeypatch: pytest.MonkeyPatch, stuck: bool
 ) -> None:
-    """One that holds its lock and is silent for too long is given up; what it writes later is not taken twice."""
+    """A rank that holds its lock but is silent for too long counts as stuck; its later records are ignored."""
     monkeypatch.setattr(msrun_leader, "_LIVENESS_SECONDS", 0.0)
     others = OtherRanks(queue, [1])
     with FileLock(queue.lock_path(1)) if stuck else ExitStack():
@@ -57,11 +57,11 @@ def test_the_first_does_what_a_dead_or_a_stuck_one_leaves(
             monkeypatch.setattr(msrun_leader, "_STUCK_SECONDS", 0.0)
             assert list(others.poll()) == []
         else:
-            # Who took a block is found dead once the block is known.
+            # A rank can be found dead only once its claim has been read.
             assert [[record.number for record in others.poll()] for _ in range(2)] == [[0, 5], []]
         assert [task.item.number for task in others.abandoned] == [1, 2, 3, 4, 6, 7]
         assert not others.have_claims and not others.any_alive
         write(queue, 1)
         assert list(others.poll()) == []
-    block = queue.claim()  # the next are there for all who live
+    block = queue.claim()  # the other tasks can still be claimed
     assert block is not None and block.count == 4

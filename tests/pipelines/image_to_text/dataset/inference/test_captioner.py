@@ -34,7 +34,7 @@ def tiny() -> ImageToTextPipeline:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("captioner") / "photos"
-    write_folder(path, 12, broken=True, twins=4)
+    write_folder(path, 12, broken=True, duplicates=4)
     return path
 
 
@@ -216,7 +216,7 @@ def test_pictures_are_encoded_eight_at_a_time_and_equal_ones_once(
     tiny: ImageToTextPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
     """Also with several questions about each picture, and with unreadable pictures between them."""
-    write_folder(tmp_path / "photos", 24, broken=True, twins=4)
+    write_folder(tmp_path / "photos", 24, broken=True, duplicates=4)
     features, runs = tiny.model._features, []
     encode = features._encode
     monkeypatch.setattr(features, "_encode", lambda pixels: runs.append(len(pixels)) or encode(pixels))

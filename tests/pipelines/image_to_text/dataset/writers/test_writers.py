@@ -1,4 +1,4 @@
-"""Outputs: what is in them, opened by the libraries that people open them with."""
+"""Output formats: their content, read with the libraries that users read them with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ODD = ["a b", 'say "hi"', "line\nbreak", "caf\u00e9", "cafe\u0301", "caf\udce9",
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten pictures with odd names and colliding ones, and two that fail."""
+    """Ten images with unusual or colliding names, and two that fail."""
     folder = tmp_path / "photos"
     (folder / "cats").mkdir(parents=True)
     for number, name in enumerate(ODD):
@@ -46,7 +46,7 @@ def expected(folder: Path, **options: Any) -> list[Record]:
 def written(
     tmp_path: Path, name: str, out: Path | None, items: list[Item], records: list[Record], **options: Any
 ) -> Any:
-    """Give these records to an output."""
+    """Write these records to an output."""
     state = tmp_path / "state"
     write_listing(state / "inputs.jsonl", items)
     with Journal(state / "journal.jsonl") as journal:
@@ -81,7 +81,7 @@ def test_jsonl_has_a_line_for_every_input(tmp_path: Path, photos: Path) -> None:
     ]
     assert row["settings"] == {"max_new_tokens": 8} and row["tokens"] == [7] and row["width"] == 6
     assert "cats/caf\\xe9" in list(frame["key"]) and "cats/\u2028" in list(frame["key"])
-    assert len(out.read_text(encoding="utf-8").splitlines()) == 12  # also for readers that end lines at U+2028
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 12  # also for readers that treat U+2028 as a line end
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -101,7 +101,7 @@ def test_parquet_has_a_row_for_every_input(tmp_path: Path, photos: Path, single:
     assert "cats/caf\\xe9" in list(frame["key"]) and set(frame["seconds"]) == {0.0}
 
 
-def test_rows_of_parquet_come_in_groups(tmp_path: Path) -> None:
+def test_row_groups_of_parquet(tmp_path: Path) -> None:
     pairs = [pair(number) for number in range(2500)]
     written(tmp_path, "parquet", tmp_path / "a.parquet", [item for item, _ in pairs], [record for _, record in pairs])
     metadata = pq.read_metadata(tmp_path / "a.parquet")
@@ -109,20 +109,20 @@ def test_rows_of_parquet_come_in_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "out"), [("jsonl", "a.jsonl"), ("parquet", "a.parquet"), ("parquet", "parts")])
-def test_no_inputs_make_an_empty_table(tmp_path: Path, name: str, out: str) -> None:
+def test_without_inputs_the_table_is_empty(tmp_path: Path, name: str, out: str) -> None:
     written(tmp_path, name, tmp_path / out, [], [])
     frame = pd.read_json(tmp_path / out, lines=True) if name == "jsonl" else pd.read_parquet(tmp_path / out)
     assert len(frame) == 0
 
 
-def test_columns_of_the_input_come_along(tmp_path: Path) -> None:
+def test_columns_of_the_input_are_copied(tmp_path: Path) -> None:
     item, record = pair(columns={"id": 7, "tags": ["x"], "name": "caf\udce9", "score": float("nan")})
     written(tmp_path, "jsonl", tmp_path / "a.jsonl", [item], [record])
     row = json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8"))
     assert row["columns"] == {"id": 7, "tags": ["x"], "name": "caf\\xe9", "score": None} and "seconds" not in row
 
 
-def test_sidecars_stand_beside_their_pictures(tmp_path: Path, photos: Path) -> None:
+def test_sidecars_are_beside_their_images(tmp_path: Path, photos: Path) -> None:
     run(tmp_path / "state", [photos], [("txt", None), ("caption", None)])
     records = expected(photos, caption_suffixes=())
     for record in records:
@@ -132,11 +132,11 @@ def test_sidecars_stand_beside_their_pictures(tmp_path: Path, photos: Path) -> N
             assert not record.captions or path.read_text() == record.captions[0] + "\n"
     assert (photos / "1.jpg.txt").exists() and (photos / "1.png.txt").exists() and not (photos / "1.txt").exists()
     assert len(list(photos.rglob("*.txt"))) == 10 and not list(photos.rglob("*.partial"))
-    # A second job finds all of them, and captions nothing.
+    # A second job finds all of them as existing captions.
     assert [item.caption for item in listed(photos)] == [one.captions[0] if one.captions else None for one in records]
 
 
-def test_sidecars_under_a_root(tmp_path: Path, photos: Path) -> None:
+def test_sidecars_under_a_root_directory(tmp_path: Path, photos: Path) -> None:
     write_tar(tmp_path / "s.tar", [("deep/1.png", png(1)), ("../2.png", png(2))])
     run(tmp_path / "state", [photos, tmp_path / "s.tar"], [("txt", tmp_path / "root")])
     assert not list(photos.rglob("*.txt"))
@@ -145,7 +145,7 @@ def test_sidecars_under_a_root(tmp_path: Path, photos: Path) -> None:
     assert len(found) == 12 and all(text.startswith(b"A picture") for text in found.values())
 
 
-def test_existing_sidecars_are_kept_to_the_byte(tmp_path: Path, photos: Path) -> None:
+def test_existing_sidecars_are_not_changed(tmp_path: Path, photos: Path) -> None:
     kept = {"cats/a b.txt": b"\xef\xbb\xbfMine.\r\n\r\n", "cats/猫.caption": b"caf\xe9"}
     for name, data in kept.items():
         (photos / name).write_bytes(data)
@@ -162,18 +162,18 @@ def test_existing_sidecars_are_kept_to_the_byte(tmp_path: Path, photos: Path) ->
     ("mode", "text"),
     [("overwrite", b"New.\n"), ("append", b"caf\xe9 1 New.\n"), ("prepend", b"New. caf\xe9 1\n")],
 )
-def test_existing_captions_joined_once_whatever_happens(tmp_path: Path, mode: str, text: bytes) -> None:
+def test_existing_captions_are_merged_once(tmp_path: Path, mode: str, text: bytes) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     (tmp_path / "1.txt").write_bytes(b"caf\xe9 1\n")
     [item] = listed(tmp_path / "1.png")
     record = Record(0, "1", item.source, (merge_captions(mode, item.caption, "New."),))
-    for _ in range(3):  # as after a crash: the record comes again
+    for _ in range(3):  # as after a crash, when the record is written again
         written(tmp_path, "txt", None, [item], [record])
         assert (tmp_path / "1.txt").read_bytes() == text
         (tmp_path / "state" / "output-txt.json").unlink()
 
 
-def test_several_captions_have_a_line_each_and_one_keeps_its_lines(tmp_path: Path) -> None:
+def test_several_captions_have_one_line_each(tmp_path: Path) -> None:
     items = [Item(number, str(number), str(number)) for number in range(3)]
     texts = [("One\ntwo. ", "Three."), ("One\n\ntwo.",), ("half \ud83d",)]
     records = [Record(item.number, item.key, item.source, text) for item, text in zip(items, texts, strict=True)]
@@ -185,7 +185,7 @@ def test_several_captions_have_a_line_each_and_one_keeps_its_lines(tmp_path: Pat
     }
 
 
-def test_a_sidecar_that_somebody_removed_comes_back(tmp_path: Path, photos: Path) -> None:
+def test_a_deleted_sidecar_is_restored(tmp_path: Path, photos: Path) -> None:
     run(tmp_path / "state", [photos], [("txt", None)])
     before = tree(photos)
     changed = photos / "cats" / "caf\u00e9.txt"
@@ -195,7 +195,7 @@ def test_a_sidecar_that_somebody_removed_comes_back(tmp_path: Path, photos: Path
     assert tree(photos) == {**before, "cats/caf\u00e9.txt": b"By hand."}
 
 
-def test_a_directory_that_vanished_loses_no_other_caption(tmp_path: Path, photos: Path) -> None:
+def test_a_deleted_directory_does_not_affect_other_captions(tmp_path: Path, photos: Path) -> None:
     items = listed(photos)
     records = [caption_of(item, Reader()) for item in items]
     (photos / "cats").rename(tmp_path / "elsewhere")
@@ -205,7 +205,7 @@ def test_a_directory_that_vanished_loses_no_other_caption(tmp_path: Path, photos
 
 
 def opened(state: Path, items: list[Item], out: Path | None = None) -> Any:
-    """Open sidecars of a job whose records are all in its journal."""
+    """Open the sidecar output of a job whose records are all in the journal."""
     write_listing(state / "inputs.jsonl", items)
     with Journal(state / "journal.jsonl") as journal:
         for item in items[journal.count :]:
@@ -213,8 +213,8 @@ def opened(state: Path, items: list[Item], out: Path | None = None) -> Any:
     return open_writer("txt", None if out is None else str(out), WriterOptions(), state)
 
 
-def test_two_jobs_on_overlapping_folders_do_not_mix_captions_up(tmp_path: Path, photos: Path) -> None:
-    """Both have captions waiting aside, of the same pictures by other numbers, when they put them in their places."""
+def test_two_jobs_on_overlapping_folders(tmp_path: Path, photos: Path) -> None:
+    """Both have temporary files of the same images, with different numbers, when they rename them."""
     items, inner = listed(photos), listed(photos / "cats")
     records = [caption_of(item, Reader()) for item in items]
     writers = [opened(tmp_path / "a", items), opened(tmp_path / "b", inner)]
@@ -229,7 +229,7 @@ def test_two_jobs_on_overlapping_folders_do_not_mix_captions_up(tmp_path: Path, 
     assert not list(photos.rglob("*.partial")) and [writer.left_out for writer in writers] == [[], []]
 
 
-def test_two_jobs_on_one_picture_never_share_a_partial_file(tmp_path: Path, photos: Path) -> None:
+def test_two_jobs_on_one_image_use_different_temporary_files(tmp_path: Path, photos: Path) -> None:
     [item] = listed(photos / "1.jpg")
     writers = [opened(tmp_path / "a", [item]), opened(tmp_path / "b", [item])]
     for writer in writers:
@@ -238,7 +238,7 @@ def test_two_jobs_on_one_picture_never_share_a_partial_file(tmp_path: Path, phot
     assert len(partials) == 2 and all(path.name.startswith(".1.txt.share4v-") for path in partials)
 
 
-def test_what_a_crash_left_of_a_sidecar_is_written_over(tmp_path: Path, photos: Path) -> None:
+def test_temporary_files_of_a_crash_are_overwritten(tmp_path: Path, photos: Path) -> None:
     items = listed(photos)
     writer = opened(tmp_path / "state", items)
     for item in items:
@@ -246,7 +246,7 @@ def test_what_a_crash_left_of_a_sidecar_is_written_over(tmp_path: Path, photos: 
     left = list(photos.rglob("*.partial"))
     assert len(left) == 10
     for path in left:
-        path.write_bytes(b"torn, and longer than the caption that comes in its place" * 9)
+        path.write_bytes(b"torn, and longer than the caption that replaces it" * 9)
     opened(tmp_path / "state", items).finish()
     assert not list(photos.rglob("*.partial"))
     texts = [path.read_text() for path in photos.rglob("*.txt")]
@@ -254,7 +254,7 @@ def test_what_a_crash_left_of_a_sidecar_is_written_over(tmp_path: Path, photos: 
 
 
 @pytest.mark.parametrize("stem", ["n" * 240, "é" * 120])
-def test_the_longest_names_have_sidecars(tmp_path: Path, stem: str) -> None:
+def test_sidecars_of_the_longest_names(tmp_path: Path, stem: str) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / f"{stem}.png").write_bytes(png(1))
     [item] = listed(tmp_path / "photos")
@@ -262,7 +262,7 @@ def test_the_longest_names_have_sidecars(tmp_path: Path, stem: str) -> None:
     assert (tmp_path / "photos" / f"{stem}.txt").read_text().startswith("A picture")
 
 
-def test_a_caption_removed_while_it_waits_is_told_and_comes_back(tmp_path: Path, photos: Path) -> None:
+def test_a_deleted_temporary_file_is_reported_and_restored(tmp_path: Path, photos: Path) -> None:
     items = listed(photos)
     writer = opened(tmp_path / "state", items)
     for item in items:
@@ -276,7 +276,7 @@ def test_a_caption_removed_while_it_waits_is_told_and_comes_back(tmp_path: Path,
 
 
 def samples(path: Path) -> list[dict[str, Any]]:
-    """Read shards with WebDataset's own reader."""
+    """Read shards with the webdataset library."""
     shards = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else str(path)
     return list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
 
@@ -296,7 +296,7 @@ INPUT = [
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_shards_with_the_caption_added(tmp_path: Path, mode: str) -> None:
+def test_captions_are_added_to_input_shards(tmp_path: Path, mode: str) -> None:
     name = "s.tar" if mode == "w" else "s.tar.gz"
     write_tar(tmp_path / name, INPUT, mode, mtime=1.5, uid=1000, uname="somebody", pax_headers={"comment": "c" * 600})
     run(tmp_path / "state", [tmp_path / name], [("webdataset", tmp_path / "out")])
@@ -322,7 +322,7 @@ def test_shards_with_the_caption_added(tmp_path: Path, mode: str) -> None:
                 assert (info.mtime, info.uid, info.uname) == (0, 0, "")
 
 
-def test_a_caption_in_a_shard_is_replaced_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_caption_in_a_shard_is_replaced(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", INPUT)
     items = listed(tmp_path / "s.tar")
     records = [caption_of(replace(item, caption=None), Reader()) for item in items]
@@ -342,7 +342,7 @@ def test_one_output_shard_for_each_input_shard(tmp_path: Path) -> None:
     assert [one["__key__"] for one in samples(tmp_path / "out")] == ["0", "1", "2"] * 4
 
 
-def test_new_shards_of_other_pictures(tmp_path: Path, photos: Path) -> None:
+def test_new_shards_of_other_inputs(tmp_path: Path, photos: Path) -> None:
     options = WriterOptions(shard_size=4)
     run(tmp_path / "state", [photos], [("webdataset", tmp_path / "out")], options)
     assert sorted(tree(tmp_path / "out")) == ["shard-00000.tar", "shard-00001.tar", "shard-00002.tar"]
@@ -356,7 +356,7 @@ def test_new_shards_of_other_pictures(tmp_path: Path, photos: Path) -> None:
     assert decoded["png" if "png" in decoded else "jpg"].size == (6, 4) and isinstance(decoded["txt"], str)
 
 
-def test_a_picture_that_changed_or_vanished_is_left_out_of_shards(tmp_path: Path, photos: Path) -> None:
+def test_changed_and_deleted_images_are_left_out_of_shards(tmp_path: Path, photos: Path) -> None:
     items = listed(photos)
     records = [caption_of(item, Reader()) for item in items]
     (photos / "1.jpg").write_bytes(png(99))
@@ -369,7 +369,7 @@ def test_a_picture_that_changed_or_vanished_is_left_out_of_shards(tmp_path: Path
     ]
 
 
-def test_files_of_another_job_are_not_touched(tmp_path: Path) -> None:
+def test_files_of_another_job_are_not_overwritten(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", INPUT)
     for name, file in [("webdataset", "s.tar"), ("parquet", "part-00007.parquet")]:
         (tmp_path / file).touch()
@@ -378,9 +378,7 @@ def test_files_of_another_job_are_not_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "file"), [("webdataset", "mine.tar"), ("parquet", "part-00009.parquet")])
-def test_a_job_begun_anew_does_not_touch_what_others_put_beside_its_files(
-    tmp_path: Path, photos: Path, name: str, file: str
-) -> None:
+def test_a_restarted_job_does_not_overwrite_files_of_others(tmp_path: Path, photos: Path, name: str, file: str) -> None:
     state, out = tmp_path / "state", tmp_path / "out"
     run(state, [photos], [(name, out)])
     (out / file).write_text("mine")
@@ -393,15 +391,15 @@ def test_a_job_begun_anew_does_not_touch_what_others_put_beside_its_files(
 
 
 @pytest.mark.parametrize(("name", "out"), [("webdataset", "out"), ("parquet", "out"), ("jsonl", "out/a.jsonl")])
-def test_a_job_begun_anew_leaves_nothing_of_the_old_one(tmp_path: Path, photos: Path, name: str, out: str) -> None:
-    """And takes nothing away before it has something better."""
+def test_a_restarted_job_deletes_its_old_files(tmp_path: Path, photos: Path, name: str, out: str) -> None:
+    """But only once the new ones are complete."""
     options, state, target = WriterOptions(shard_size=3), tmp_path / "state", [(name, tmp_path / out)]
     run(state, [photos], target, options)
     old = tree(tmp_path / "out")
     for path in state.glob("*.jsonl"):  # as --restart does
         path.unlink()
     write_listing(state / "inputs.jsonl", listed(photos / "cats"))
-    for _ in range(2):  # begun, and ended at once
+    for _ in range(2):  # started, and ended at once
         open_writer(name, str(tmp_path / out), options, state)
         assert {path: data for path, data in tree(tmp_path / "out").items() if not path.endswith(".partial")} == old
     run(state, [photos / "cats"], target, options)
@@ -409,7 +407,7 @@ def test_a_job_begun_anew_leaves_nothing_of_the_old_one(tmp_path: Path, photos: 
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh" / "out") and len(tree(tmp_path / "out")) <= len(old)
 
 
-def test_a_part_that_vanished_is_made_again(tmp_path: Path, photos: Path) -> None:
+def test_a_deleted_part_is_written_again(tmp_path: Path, photos: Path) -> None:
     for name in ("parquet", "webdataset"):
         job = tmp_path / name, [photos], [(name, tmp_path / f"{name}-out")], WriterOptions(shard_size=3)
         run(*job)
@@ -434,7 +432,7 @@ def test_open_sora_files(tmp_path: Path, photos: Path) -> None:
     assert len(plan_writer.left_out) == 9
 
 
-def test_open_sora_measures_pictures_whose_caption_was_kept(tmp_path: Path, photos: Path) -> None:
+def test_open_sora_reads_the_size_of_images_with_kept_captions(tmp_path: Path, photos: Path) -> None:
     (photos / "1.jpg.txt").write_text("Mine.")
     folder = WriterOptions(folder=str(tmp_path))
     run(tmp_path / "state", [photos], [("open-sora-plan-json", tmp_path / "a.json")], folder)
@@ -442,7 +440,7 @@ def test_open_sora_measures_pictures_whose_caption_was_kept(tmp_path: Path, phot
     assert row["cap"] == ["Mine."] and row["resolution"] == {"height": 4, "width": 6} and row["path"] == "photos/1.jpg"
 
 
-def test_outputs_that_make_no_sense_are_refused(tmp_path: Path, photos: Path) -> None:
+def test_invalid_outputs_are_rejected(tmp_path: Path, photos: Path) -> None:
     write_tar(tmp_path / "s.tar", INPUT)
     for inputs, name, out, message in [
         (photos, "jsonl", None, "out must be a file or a directory for the format 'jsonl'"),
@@ -471,8 +469,8 @@ def test_several_formats_in_one_directory(tmp_path: Path, photos: Path) -> None:
     }
 
 
-def test_an_output_may_be_used_as_an_input(tmp_path: Path, photos: Path) -> None:
-    """Captions travel with their pictures from shards to a table, and are found there."""
+def test_an_output_can_be_used_as_an_input(tmp_path: Path, photos: Path) -> None:
+    """Captions in shards are found when the shards are the input of another job."""
     run(tmp_path / "state", [photos], [("webdataset", tmp_path / "shards")])
     items = listed(tmp_path / "shards")
     assert [item.caption for item in items] == [one.captions[0] for one in expected(photos) if one.captions]
