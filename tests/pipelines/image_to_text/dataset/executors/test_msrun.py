@@ -1,4 +1,4 @@
-"""Ranks under a real msrun, and processes with its environment: they share a job, and no caption is lost if one dies."""
+"""Ranks under a real msrun, and processes with its environment: a shared job loses no caption if one of them dies."""
 
 from __future__ import annotations
 
