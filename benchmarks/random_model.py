@@ -10,7 +10,6 @@ from mindspore import Tensor
 from shapes import SHAPES
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
-from mindone.models.share4v.backends import KERNELS
 from mindone.models.share4v.kernels.blocks import BlockPlan
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import BlockWriter
@@ -47,8 +46,7 @@ def random_block(plan: BlockPlan, generator: np.random.Generator) -> np.ndarray:
 def random_model(shape: str, dtype: str, kv_cache_dtype: str | None = None) -> Share4V:
     """Return a model with random weights, which take the same memory and time as those of a real model."""
     generator = np.random.default_rng(0)
-    backends = KERNELS["language_model"], KERNELS["vision_tower"]
-    model = Share4V(config_of(shape), dtype, *backends, kv_cache_dtype=kv_cache_dtype)
+    model = Share4V(config_of(shape), dtype, "kernels", "kernels", kv_cache_dtype)
     for component in model.packed_components():
         for plan in component.plans:
             component.put(plan.name, random_block(plan, generator))

@@ -1,15 +1,19 @@
-"""pipeline(): from a task's name to something that takes pictures and returns text."""
+"""pipeline(): from the name of a task to an object that turns images into text."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
+from mindone.models.share4v.load_options import LoadOptions, explicit_options, option_names
 from mindone.models.share4v.processing.chat_templates import get_template
 from mindone.models.share4v.registry import Registry
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from mindone.models.share4v import Share4V, Share4VProcessor
+    from mindone.models.share4v.load_options import LoadArguments
 
     from .image_to_text.answering import ImageTextToTextPipeline
     from .image_to_text.captioning import ImageToTextPipeline
@@ -28,14 +32,8 @@ def pipeline(
     task: Literal["image-to-text"],
     model: str | Path | Share4V | None = None,
     processor: str | Path | Share4VProcessor | None = None,
-    vision_tower: str | Path | None = None,
-    dtype: str | None = None,
-    language_backend: str = "native",
-    vision_backend: str = "native",
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
     conversation: str | None = None,
-    kv_cache_dtype: str | None = None,
+    **options: Unpack[LoadArguments],
 ) -> ImageToTextPipeline: ...
 
 
@@ -44,45 +42,35 @@ def pipeline(
     task: Literal["image-text-to-text"],
     model: str | Path | Share4V | None = None,
     processor: str | Path | Share4VProcessor | None = None,
-    vision_tower: str | Path | None = None,
-    dtype: str | None = None,
-    language_backend: str = "native",
-    vision_backend: str = "native",
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
     conversation: str | None = None,
-    kv_cache_dtype: str | None = None,
+    **options: Unpack[LoadArguments],
 ) -> ImageTextToTextPipeline: ...
 
 
+@explicit_options(LoadOptions)
 def pipeline(
     task: str,
     model: str | Path | Share4V | None = None,
     processor: str | Path | Share4VProcessor | None = None,
-    vision_tower: str | Path | None = None,
-    dtype: str | None = None,
-    language_backend: str = "native",
-    vision_backend: str = "native",
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
     conversation: str | None = None,
-    kv_cache_dtype: str | None = None,
+    **options: Unpack[LoadArguments],
 ) -> ImageToTextPipeline | ImageTextToTextPipeline:
-    """Make a pipeline, with the arguments and results of Hugging Face's of the same task.
+    """Make a pipeline with the arguments and results of Hugging Face's pipeline for the same task.
 
     Args:
-        task: "image-to-text" (captions) or "image-text-to-text" (questions and conversations about pictures).
+        task: "image-to-text" (captions) or "image-text-to-text" (questions and conversations about images).
         model: "sharegpt4v-tiny" (the default, which comes with the package), "sharegpt4v-7b", "sharegpt4v-13b", a
-            directory, owner/name on a hub, or a model that is loaded already.
-        processor: by default the one of the checkpoint that `model` names; needed where `model` is loaded already.
-        vision_tower, dtype, language_backend, vision_backend, cache_dir, local_files_only: as in
-            `Share4V.from_pretrained`; only where `model` is a name or a directory.
-        conversation: name of the template, by default the processor's.
-        kv_cache_dtype: as in `Share4V.from_pretrained`.
+            directory, owner/name on a hub, or a model that is already loaded.
+        processor: a processor, or the name or directory of its checkpoint; by default the processor of the checkpoint
+            that `model` names. Required if `model` is already loaded.
+        conversation: name of the conversation template, by default the processor's.
+        options: vision_tower, cache_dir, local_files_only, dtype, language_backend, vision_backend and kv_cache_dtype,
+            as described at `mindone.models.share4v.load_options.LoadOptions`; only if `model` is a name or a
+            directory.
 
     Raises:
-        ValueError: the task or the template is not known, or arguments contradict each other.
-        FileNotFoundError, HubError, CheckpointError: as `Share4V.from_pretrained` says.
+        ValueError: the task or the template is unknown, or arguments contradict each other.
+        FileNotFoundError, HubError, CheckpointError: as in `Share4V.from_pretrained`.
 
     Example:
         >>> from mindone.pipelines import pipeline
@@ -90,38 +78,36 @@ def pipeline(
         >>> captioner("photo.jpg")
         [{'generated_text': 'In the top left there are four small blue stars. ...'}]
     """
-    from mindone.models.share4v import AutoModel, AutoProcessor, Share4VProcessor
+    from mindone.models.share4v import Share4V, Share4VProcessor
+    from mindone.models.share4v.backends import open_checkpoint
+    from mindone.models.share4v.checkpoint import Checkpoint
 
     pipeline_class = TASKS.resolve(task)
+    load = LoadOptions(**options)
     if conversation is not None:
-        get_template(conversation)  # before gigabytes are loaded
+        get_template(conversation)  # raises before anything is downloaded
     source = DEFAULT_MODEL if model is None else model
-    options = {
-        "vision_tower": vision_tower,
-        "dtype": dtype,
-        "language_backend": None if language_backend == "native" else language_backend,
-        "vision_backend": None if vision_backend == "native" else vision_backend,
-        "kv_cache_dtype": kv_cache_dtype,
-    }
-    if not isinstance(source, (str, Path)):
-        _check_loaded([name for name, value in options.items() if value is not None], processor)
-    if not isinstance(processor, Share4VProcessor):
-        name = source if processor is None else processor
-        processor = AutoProcessor.from_pretrained(name, vision_tower, cache_dir, local_files_only)
     if isinstance(source, (str, Path)):
-        source = AutoModel.from_pretrained(
-            source, vision_tower, dtype, language_backend, vision_backend, cache_dir, local_files_only, kv_cache_dtype
-        )
+        checkpoint = open_checkpoint(source, load)
+        if processor is None:
+            processor = Share4VProcessor.from_checkpoint(checkpoint)
+        source = Share4V.from_checkpoint(checkpoint, load)
+    else:
+        _check_loaded(load, processor)
+    if isinstance(processor, (str, Path)):
+        processor = Share4VProcessor.from_checkpoint(Checkpoint.open(processor, load, weights=False))
     made: ImageToTextPipeline | ImageTextToTextPipeline = pipeline_class(source, processor, conversation)
     return made
 
 
-def _check_loaded(options: list[str], processor: object) -> None:
-    """Refuse what does not go with a model that is loaded already."""
-    if options:
-        raise ValueError(f"{', '.join(options)} cannot change a model that is loaded: give the model's name instead")
+def _check_loaded(options: LoadOptions, processor: object) -> None:
+    """Refuse what cannot be combined with a model that is already loaded."""
+    fixed = set(option_names(LoadOptions)) - {"cache_dir", "local_files_only"}
+    changed = sorted(name for name in fixed if getattr(options, name) != getattr(LoadOptions(), name))
+    if changed:
+        raise ValueError(f"{', '.join(changed)} cannot change a model that is already loaded: pass the model's name")
     if processor is None:
         raise ValueError(
-            "a loaded model comes without its processor: pass processor=Share4VProcessor.from_pretrained(...), or the "
-            "model's name in place of the model"
+            "a loaded model comes without its processor: pass processor=Share4VProcessor.from_pretrained(...), or pass "
+            "the model's name instead of the model"
         )

@@ -73,7 +73,7 @@ def print_unused_sampling(arguments: Namespace) -> None:
 def model_options(arguments: Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `pipeline` that say which model to load and how."""
     names = ("model", "conversation", *option_names(LoadOptions))
-    return {name: value for name, value in vars(arguments).items() if name in names}
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 
 def read_image(source: str) -> ImageSource:

@@ -1,4 +1,4 @@
-"""ShareGPT4V on MindSpore: the public names, imported on first use so that `import` costs nothing."""
+"""ShareGPT4V on MindSpore: the public names, each imported on first use to keep `import` fast."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ _EXPORTS = {
     "AutoConfig": "auto",
     "AutoModel": "auto",
     "AutoProcessor": "auto",
+    "Checkpoint": "checkpoint.layout",
     "IGNORE_INDEX": "configuration",
     "IMAGE_TOKEN_INDEX": "configuration",
+    "ImageProcessor": "processing.image_processor",
+    "KVCache": "generation.kv_cache",
     "LANGUAGE_MODELS": "registry",
+    "LoadOptions": "load_options",
     "PROJECTORS": "registry",
     "ProjectorConfig": "configuration",
     "Share4V": "modeling",
     "Share4VConfig": "configuration",
     "Share4VProcessor": "processing.processor",
     "TextConfig": "configuration",
+    "Tokenizer": "processing.tokenizer",
     "VISION_TOWERS": "registry",
     "VisionConfig": "configuration",
     "build_projector": "projector.mlp",
+    "convert": "checkpoint.conversion",
+    "load_image": "processing.image_loading",
     "register_auto_classes": "integrations.mindone_transformers.registration",
+    "resolve": "hub.resolution",
 }
 
 if TYPE_CHECKING:
     from .auto import AutoConfig, AutoModel, AutoProcessor
+    from .checkpoint import Checkpoint, convert
     from .configuration import (
         IGNORE_INDEX,
         IMAGE_TOKEN_INDEX,
@@ -36,9 +45,15 @@ if TYPE_CHECKING:
         TextConfig,
         VisionConfig,
     )
+    from .generation.kv_cache import KVCache
+    from .hub import resolve
     from .integrations.mindone_transformers.registration import register_auto_classes
+    from .load_options import LoadOptions
     from .modeling import Share4V
+    from .processing.image_loading import load_image
+    from .processing.image_processor import ImageProcessor
     from .processing.processor import Share4VProcessor
+    from .processing.tokenizer import Tokenizer
     from .projector.mlp import build_projector
     from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 
@@ -46,19 +61,27 @@ __all__ = [
     "AutoConfig",
     "AutoModel",
     "AutoProcessor",
+    "Checkpoint",
     "IGNORE_INDEX",
     "IMAGE_TOKEN_INDEX",
+    "ImageProcessor",
+    "KVCache",
     "LANGUAGE_MODELS",
+    "LoadOptions",
     "PROJECTORS",
     "ProjectorConfig",
     "Share4V",
     "Share4VConfig",
     "Share4VProcessor",
     "TextConfig",
+    "Tokenizer",
     "VISION_TOWERS",
     "VisionConfig",
     "build_projector",
+    "convert",
+    "load_image",
     "register_auto_classes",
+    "resolve",
 ]
 
 

@@ -1,75 +1,112 @@
-"""Which class builds each part of a model: what a caller named, or the fastest one that runs here."""
+"""Which class builds each component of a model: what the caller named, or the fastest one on this device."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 
+from .checkpoint import Checkpoint
 from .configuration import Share4VConfig
 from .kernels.component import runs_on_kernels
 from .kernels.library import kernels_available, library
+from .load_options import LoadOptions
 from .nn.layers import DTYPES, weight_dtype
 from .projector.mlp import build_projector
 from .projector.weights import projector_plans
 from .quantization import precision_of
 from .registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 
-# What the backend "native" means: this package's own implementation, as cells that can be trained and run on every
-# device, or on the CPU kernels, for inference alone.
-CELLS = {"vision_tower": "clip", "language_model": "llama"}
-KERNELS = {"vision_tower": "packed-clip", "language_model": "packed-llama"}
+# Backend -> the registered names of its vision tower and language model. Cells of MindSpore's operators can be trained
+# and run on every device; the kernels are for inference on a CPU.
+BACKENDS = {"mindspore": ("clip", "llama"), "kernels": ("packed-clip", "packed-llama")}
+# Names of the backend that is chosen by device and dtype.
+AUTO = ("auto", "native")
 
 
-def native_backends(dtype: str) -> dict[str, str]:
-    """Return what "native" stands for when a checkpoint of type `dtype` is loaded.
+@dataclass(frozen=True)
+class Components:
+    """The classes of a model's components.
 
-    Raises:
-        ValueError: the dtype is not known, or the device does not compute in it.
-        KernelsMissingError: the dtype needs the kernels, and they were not built.
+    Attributes:
+        vision_tower, language_model: classes that are made with (config, dtype).
     """
-    quantized = precision_of(dtype).is_quantized
-    if not quantized:
-        weight_dtype(dtype)  # raises where the device does not compute in it
-    if ms.get_context("device_target") != "CPU":
-        if quantized:
-            raise ValueError(f"dtype {dtype!r} runs on a CPU alone: use 'bfloat16', 'float16' or 'float32' here")
-        return CELLS
-    if quantized:
-        library()  # raises with what to do
-    return KERNELS if kernels_available() else CELLS
+
+    vision_tower: Any
+    language_model: Any
 
 
-def resolve_backends(
-    language_backend: str, vision_backend: str, native: dict[str, str], dtype: str, kv_cache_dtype: str | None
-) -> tuple[Any, Any]:
+def choose_components(
+    dtype: str,
+    language_backend: str = "auto",
+    vision_backend: str = "auto",
+    kv_cache_dtype: str | None = None,
+) -> Components:
     """Return the classes of the vision tower and of the language model.
 
+    Args:
+        dtype: type of the model's weights, a key of quantization.PRECISIONS.
+        language_backend, vision_backend: "auto" (or "native"), "mindspore", "kernels", or the name of a registered
+            component.
+        kv_cache_dtype: type of the KV cache that the caller asked for, or None.
+
     Raises:
-        ValueError: a name is not known, and the message names the known ones; or the language model does not know the
-            types that are asked for.
+        ValueError: a name is unknown, the device does not compute in `dtype`, or the chosen language model supports
+            neither integer weights nor a choice of `kv_cache_dtype`.
+        KernelsMissingError: the kernels are needed, and they were not built.
+        ImportError: a component's package is not installed.
     """
-    vision = native["vision_tower"] if vision_backend == "native" else vision_backend
-    language = native["language_model"] if language_backend == "native" else language_backend
-    classes = VISION_TOWERS.resolve(vision), LANGUAGE_MODELS.resolve(language)
-    if not runs_on_kernels(classes[1]):
-        asked = {"kv_cache_dtype": kv_cache_dtype, "dtype": dtype if precision_of(dtype).is_quantized else None}
+    precision = precision_of(dtype)
+    is_cpu = ms.get_context("device_target") == "CPU"
+    if not precision.is_quantized:
+        weight_dtype(dtype)  # raises if the device does not compute in it
+    elif not is_cpu:
+        raise ValueError(f"dtype {dtype!r} is only supported on a CPU: use 'bfloat16', 'float16' or 'float32' here")
+    auto = "kernels" if is_cpu and (precision.is_quantized or kernels_available()) else "mindspore"
+    tower, language = _registered_name(vision_backend, auto, 0), _registered_name(language_backend, auto, 1)
+    components = Components(VISION_TOWERS.resolve(tower), LANGUAGE_MODELS.resolve(language))
+    if not runs_on_kernels(components.language_model):
+        asked = {"kv_cache_dtype": kv_cache_dtype, "dtype": dtype if precision.is_quantized else None}
         for name, value in asked.items():
             if value is not None:
                 raise ValueError(
-                    f"{name} {value!r} needs the CPU kernels; the language model is {language!r}: load the checkpoint "
-                    f"with Share4V.from_pretrained and leave language_backend out, or leave {name} out"
+                    f"{name} {value!r} needs the CPU kernels, but the language model is {language!r}: load the "
+                    f"checkpoint with Share4V.from_pretrained and leave language_backend out, or leave {name} out"
                 )
-    return classes
+    return components
+
+
+def _registered_name(backend: str, auto: str, index: int) -> str:
+    """Return the registered name of a component: `index` 0 is the vision tower, 1 the language model."""
+    chosen = auto if backend in AUTO else backend
+    if chosen == "kernels":
+        if ms.get_context("device_target") != "CPU":
+            raise ValueError("the backend 'kernels' runs on a CPU only: use 'mindspore' or 'auto' on this device")
+        library()  # raises with instructions if the kernels were not built
+    return BACKENDS[chosen][index] if chosen in BACKENDS else chosen
 
 
 def make_projector(config: Share4VConfig, dtype: str, packed: bool) -> Any:
-    """Build the projector: on the kernels where its tower is and where they know it, else as cells."""
+    """Build the projector: on the kernels if `packed` and if they support its type, else as cells."""
     if packed and projector_plans(config, dtype) is not None:
         return PROJECTORS.resolve("packed")(config, dtype)
     return build_projector(config, cell_dtype(dtype))
 
 
 def cell_dtype(dtype: str) -> str:
-    """Return the type that a cell beside packed components has: cells know no integers."""
+    """Return the dtype of a cell next to packed components: cells do not support integer weights."""
     return dtype if dtype in DTYPES else "float32"
+
+
+def open_checkpoint(name_or_path: str | Path, options: LoadOptions) -> Checkpoint:
+    """Open a checkpoint to load its model; the options are checked before weights are downloaded.
+
+    Raises:
+        As `Share4V.from_pretrained`.
+    """
+    choose_components(
+        options.dtype or "float32", options.language_backend, options.vision_backend, options.kv_cache_dtype
+    )
+    return Checkpoint.open(name_or_path, options)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .configuration_formats import READERS, form_of, named_tower, tower_places
+from .configuration_formats import READERS, format_of, named_tower, tower_paths
 from .quantization import QUANTIZED
 
 IGNORE_INDEX = -100
@@ -308,7 +308,7 @@ class Share4VConfig:
         Raises:
             ValueError: the form is not known, or fields contradict each other.
         """
-        parts = READERS[form_of(data)](data, vision)
+        parts = READERS[format_of(data)](data, vision)
         sections = {"vision_config": VisionConfig, "projector_config": ProjectorConfig, "text_config": TextConfig}
         for name, section in sections.items():
             parts[name] = section(**_known(section, parts.get(name, {}), f"config.json's {name}"))
@@ -343,17 +343,13 @@ class Share4VConfig:
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
         (Path(directory) / CONFIG_NAME).write_text(text, encoding="utf-8")
 
-    def with_text(self, **changes: Any) -> Share4VConfig:
-        """Return a copy with some of text_config's fields changed."""
-        return replace(self, text_config=replace(self.text_config, **changes))
-
 
 def _local_tower(data: Mapping[str, Any], directory: Path) -> Path | None:
     """Find the tower's directory that the original form names as a path."""
     named = named_tower(data)
-    if not isinstance(named, str) or form_of(data) != "original":
+    if not isinstance(named, str) or format_of(data) != "original":
         return None
-    return next((path for path in tower_places(named, directory) if (path / CONFIG_NAME).is_file()), None)
+    return next((path for path in tower_paths(named, directory) if (path / CONFIG_NAME).is_file()), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:

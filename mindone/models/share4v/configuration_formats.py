@@ -173,7 +173,7 @@ ORIGINAL_MODEL_TYPES = ("share4v", "llava_llama", "llava")
 TOWER_MODEL_TYPES = ("clip_vision_model", "clip")
 
 
-def form_of(data: Mapping[str, Any]) -> str:
+def format_of(data: Mapping[str, Any]) -> str:
     """Tell which published form a config.json has: "own", "llava" or "original".
 
     Raises:
@@ -188,13 +188,13 @@ def form_of(data: Mapping[str, Any]) -> str:
         return "original"
     if model_type in TOWER_MODEL_TYPES:
         raise ValueError(
-            f"config.json has model_type {model_type!r}: this is a vision tower alone; name the model that it belongs "
-            "to, and give this as its vision_tower (--vision-tower)"
+            f"config.json has model_type {model_type!r}: this is only a vision tower. Name the model that it belongs "
+            "to, and give this directory as its vision_tower (--vision-tower)"
         )
     raise ValueError(
-        f"config.json has model_type {model_type!r} and is no form of ShareGPT4V that is known here: expected "
-        "'share4v' (the original or saved by save_pretrained) or 'llava' with a text_config "
-        "(LlavaForConditionalGeneration)"
+        f"config.json has model_type {model_type!r}, which is not a known format of ShareGPT4V. Known model types: "
+        f"{', '.join(sorted(ORIGINAL_MODEL_TYPES))} (the original's config, transformers' "
+        "LlavaForConditionalGeneration, or what save_pretrained wrote)"
     )
 
 
@@ -203,13 +203,13 @@ def named_tower(data: Mapping[str, Any]) -> Any:
     return data.get("mm_vision_tower") or data.get("vision_tower")
 
 
-def tower_places(named: str, directory: Path) -> Iterator[Path]:
+def tower_paths(named: str, directory: Path) -> Iterator[Path]:
     """Yield each path that it may mean, once: as it stands, from the checkpoint's directory, beside it.
 
     Example:
         >>> from pathlib import Path
-        >>> from mindone.models.share4v.configuration_formats import tower_places
-        >>> [path.as_posix() for path in tower_places("vit", Path("all/main"))]
+        >>> from mindone.models.share4v.configuration_formats import tower_paths
+        >>> [path.as_posix() for path in tower_paths("vit", Path("all/main"))]
         ['vit', 'all/main/vit', 'all/vit']
     """
     path = Path(named).expanduser()

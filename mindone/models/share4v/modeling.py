@@ -13,24 +13,23 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .backends import (
-    CELLS,
-    cell_dtype,
-    make_projector,
-    native_backends,
-    resolve_backends,
-)
+from .backends import cell_dtype, choose_components, make_projector, open_checkpoint
 from .configuration import Share4VConfig, VisionConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts
 from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
+from .load_options import LoadOptions, explicit_options
 from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows
 from .quantization import loaded_dtype, precision_of
 from .vision.features import ImageFeatures, pixel_digest
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .checkpoint import Checkpoint
+    from .load_options import LoadArguments
     from .processing.tokenizer import Tokenizer
 
 
@@ -51,11 +50,11 @@ class Share4V(GenerationMixin, nn.Cell):
 
     Args:
         config: what to build.
-        dtype: type of the weight matrices, "float32", "float16", on an Ascend "bfloat16", with packed components "int8"
-            or "int4".
-        language_backend, vision_backend: "native" (cells of MindSpore's operators, which can be trained), or the name
-            of a registered component.
-        kv_cache_dtype: as in `from_pretrained`.
+        dtype: type of the weight matrices: "float32", "float16", on an Ascend "bfloat16", and with the backend
+            "kernels" also "int8" or "int4".
+        language_backend, vision_backend: as in LoadOptions; here the default is "mindspore", whose cells can be
+            trained.
+        kv_cache_dtype: as in LoadOptions.
 
     Example:
         >>> from mindone.models.share4v import Share4V, Share4VProcessor
@@ -70,18 +69,21 @@ class Share4V(GenerationMixin, nn.Cell):
         self,
         config: Share4VConfig,
         dtype: str = "float32",
-        language_backend: str = "native",
-        vision_backend: str = "native",
+        language_backend: str = "mindspore",
+        vision_backend: str = "mindspore",
         kv_cache_dtype: str | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.dtype = dtype
-        vision_class, language_class = resolve_backends(language_backend, vision_backend, CELLS, dtype, kv_cache_dtype)
-        packed = runs_on_kernels(vision_class), runs_on_kernels(language_class)
-        self.vision_tower = vision_class(config, dtype if packed[0] else cell_dtype(dtype))
-        self.mm_projector = make_projector(config, dtype, packed[0])
-        self.language_model = language_class(config, dtype, *([kv_cache_dtype] if packed[1] else []))
+        chosen = choose_components(dtype, language_backend, vision_backend, kv_cache_dtype)
+        packed_tower = runs_on_kernels(chosen.vision_tower)
+        self.vision_tower = chosen.vision_tower(config, dtype if packed_tower else cell_dtype(dtype))
+        self.mm_projector = make_projector(config, dtype, packed_tower)
+        if runs_on_kernels(chosen.language_model):
+            self.language_model = chosen.language_model(config, dtype, kv_cache_dtype)
+        else:
+            self.language_model = chosen.language_model(config, dtype)
         self._directory: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._features = ImageFeatures(self.vision_tower, self.mm_projector)
@@ -90,58 +92,53 @@ class Share4V(GenerationMixin, nn.Cell):
         self.reset_caches()
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        vision_tower: str | Path | None = None,
-        dtype: str | None = None,
-        language_backend: str = "native",
-        vision_backend: str = "native",
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        kv_cache_dtype: str | None = None,
-    ) -> Share4V:
-        """Load a checkpoint of any published form, with no conversion step, for inference.
-
-        On a CPU the backends "native" are the kernels, which take weights of every type; "clip" and "llama" name the
-        cells of MindSpore's operators, which can be trained.
+    @explicit_options(LoadOptions)
+    def from_pretrained(cls, name_or_path: str | Path, **options: Unpack[LoadArguments]) -> Share4V:
+        """Load a checkpoint of any published format for inference; it need not be converted first.
 
         Args:
             name_or_path: "sharegpt4v-tiny", "sharegpt4v-7b", "sharegpt4v-13b", a directory, or owner/name on a hub.
-            vision_tower: directory or name of the vision tower's own checkpoint; by default what the config's
-                mm_vision_tower says.
-            dtype: type of the weight matrices in memory: "float32" (the default), "float16", on an Ascend "bfloat16",
-                and on a CPU "int8" or "int4", to which each weight is rounded as it is read. A checkpoint that
-                `share4v convert` wrote as int8 or int4 stays what it is, and is used where it lies on disk.
-            language_backend, vision_backend: "native", or the name of a registered component.
-            cache_dir: where downloads are kept; by default SHARE4V_HOME, or ~/.cache/share4v.
-            local_files_only: open no connection.
-            kv_cache_dtype: type of cached keys and values on the kernels, "float32", "float16" or "int8"; by default
-                float32 for float32 weights, else float16.
+            options: vision_tower, cache_dir, local_files_only, dtype, language_backend, vision_backend and
+                kv_cache_dtype, as described at `LoadOptions`.
 
         Raises:
-            FileNotFoundError, HubError: nothing was found; the message says what was tried.
+            FileNotFoundError, HubError: the checkpoint was not found; the message lists what was tried.
             KernelsMissingError: the dtype needs the CPU kernels, and they were not built.
-            CheckpointError: a weight is missing, unexpected or misshapen; the message names it.
-            ValueError: the config contradicts itself, or the dtype is not known or not there on the device.
+            CheckpointError: a weight is missing, unexpected or has the wrong shape; the message names it.
+            ValueError: the config contradicts itself, or an option has an unknown value or one that the device does
+                not support.
         """
-        from .checkpoint.layout import locate
+        load = LoadOptions(**options)
+        return cls.from_checkpoint(open_checkpoint(name_or_path, load), load)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, options: LoadOptions | None = None) -> Share4V:
+        """Load the model of an open checkpoint for inference; errors are those of `from_pretrained`.
+
+        Args:
+            checkpoint: what `Checkpoint.open` returned.
+            options: dtype, backends and kv_cache_dtype are read; by default the default options.
+
+        Example:
+            >>> from mindone.models.share4v import Share4V, Share4VProcessor
+            >>> from mindone.models.share4v.checkpoint import Checkpoint
+            >>> checkpoint = Checkpoint.open("sharegpt4v-tiny")
+            >>> model, processor = Share4V.from_checkpoint(checkpoint), Share4VProcessor.from_checkpoint(checkpoint)
+            >>> model.config is checkpoint.config
+            True
+        """
         from .checkpoint.loading import load_weights
 
-        # What is asked for is checked before gigabytes are fetched for it.
-        native = native_backends(dtype or "float32")
-        resolve_backends(language_backend, vision_backend, native, dtype or "float32", kv_cache_dtype)
-        layout = locate(name_or_path, vision_tower, cache_dir, local_files_only)
-        kind = loaded_dtype(dtype, layout.config.quantization)
-        native = native_backends(kind)
-        language = native["language_model"] if language_backend == "native" else language_backend
-        vision = native["vision_tower"] if vision_backend == "native" else vision_backend
+        options = LoadOptions() if options is None else options
+        dtype = loaded_dtype(options.dtype, checkpoint.config.quantization)
         with ms.nn.utils.no_init_parameters():
-            model = cls(layout.config, kind, language, vision, kv_cache_dtype)
-        # Each parameter has its type already: norms stay float32 whatever dtype is.
-        load_weights(model, layout, packed=model.packed_components())
+            model = cls(
+                checkpoint.config, dtype, options.language_backend, options.vision_backend, options.kv_cache_dtype
+            )
+        # Each parameter already has its type: norms are float32 whatever dtype is.
+        load_weights(model, checkpoint, packed=model.packed_components())
         model.set_train(False)
-        model._directory = layout.directory
+        model._directory = checkpoint.directory
         return model
 
     def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None:

@@ -17,7 +17,6 @@ _EXPORTS = {
     "JobOptions": "dataset.options",
     "JobSummary": "dataset.state.records",
     "ModelChoice": "dataset.options",
-    "Prompt": "dataset.prompts.plan",
     "PromptPlan": "dataset.prompts.plan",
     "ReaderOptions": "dataset.readers",
     "Record": "dataset.state.records",
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from .chat import ChatSession
     from .dataset.api import caption_dataset
     from .dataset.options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice
-    from .dataset.prompts.plan import Prompt, PromptPlan
+    from .dataset.prompts.plan import PromptPlan
     from .dataset.readers import InputError, ReaderOptions
     from .dataset.rules.text_rules import TextRules
     from .dataset.state.records import JobError, JobSummary, Record
@@ -49,7 +48,6 @@ __all__ = [
     "JobOptions",
     "JobSummary",
     "ModelChoice",
-    "Prompt",
     "PromptPlan",
     "ReaderOptions",
     "Record",

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mindone.models.share4v import Share4VConfig
-from mindone.models.share4v.checkpoint import CheckpointError, locate
+from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError
 from mindone.models.share4v.hub import PRESETS, Preset
+from mindone.models.share4v.load_options import CheckpointOptions
 from mindone.models.share4v.processing.image_processor import ImageProcessor
 
 VISION = {"model_type": "clip_vision_model", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3}
@@ -47,7 +48,7 @@ def test_the_config_follows_a_tower_on_this_machine(tmp_path: Path, named: str, 
     write(tmp_path / place, VISION)
     config = Share4VConfig.from_pretrained(directory)
     assert (config.vision_config.num_hidden_layers, config.num_image_tokens) == (3, 4)
-    assert config == locate(directory, weights=False).config
+    assert config == Checkpoint.open(directory, weights=False).config
 
 
 def test_a_tower_that_is_asked_for_comes_before_the_one_that_is_named(tmp_path: Path) -> None:
@@ -56,7 +57,9 @@ def test_a_tower_that_is_asked_for_comes_before_the_one_that_is_named(tmp_path: 
     other = write(tmp_path / "home" / "other", {**VISION, "image_size": 56})
     for tower in (other, "~/other"):
         assert Share4VConfig.from_pretrained(directory, tower).num_image_tokens == 16
-        assert locate(directory, tower, weights=False).vision_directory == other
+        assert (
+            Checkpoint.open(directory, CheckpointOptions(vision_tower=tower), weights=False).vision_directory == other
+        )
 
 
 @pytest.mark.parametrize("name", ["small-tower", "someone/small-tower"])
@@ -66,14 +69,17 @@ def test_a_preset_is_a_tower_by_either_name(tmp_path: Path, monkeypatch: pytest.
     size = (tower / "config.json").stat().st_size
     record = {"source": "", "weights": False, "files": [{"name": "config.json", "size": size}]}
     (tower / ".share4v.json").write_text(json.dumps(record), encoding="utf-8")
-    assert locate(checkpoint(tmp_path), name, weights=False).vision_directory == tower
-    assert locate(checkpoint(tmp_path, name), weights=False).vision_directory == tower
+    assert (
+        Checkpoint.open(checkpoint(tmp_path), CheckpointOptions(vision_tower=name), weights=False).vision_directory
+        == tower
+    )
+    assert Checkpoint.open(checkpoint(tmp_path, name), weights=False).vision_directory == tower
 
 
 @pytest.mark.parametrize("name", ["no-such-tower", "a/b/c"])
 def test_what_is_no_name_is_not_asked_for(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be had:\n- directory [^\n]*: not there$"):
-        locate(checkpoint(tmp_path), name, weights=False)
+    with pytest.raises(CheckpointError, match=r"was not found:\n- directory [^\n]*: does not exist$"):
+        Checkpoint.open(checkpoint(tmp_path), CheckpointOptions(vision_tower=name), weights=False)
 
 
 @pytest.mark.parametrize("hidden, edge", [(8, 28), (1152, 384), (1024, 224), (7, 10)])
@@ -81,6 +87,6 @@ def test_without_a_tower_the_pictures_are_those_of_the_preprocessor(tmp_path: Pa
     directory = write(tmp_path, {**ORIGINAL, "mm_hidden_size": hidden, "mm_vision_tower": "someone/gone"})
     saved = ImageProcessor(edge, edge)
     saved.save_pretrained(directory)
-    config = locate(directory, weights=False).config
+    config = Checkpoint.open(directory, weights=False).config
     assert (config.vision_config.hidden_size, config.vision_config.image_size) == (hidden, edge)
     assert ImageProcessor.from_pretrained(directory, config) == saved

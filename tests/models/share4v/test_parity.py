@@ -166,7 +166,7 @@ def test_min_new_tokens_equal(usual: Pair, monkeypatch: pytest.MonkeyPatch) -> N
     reference, model = usual
     prompt, images = split(reference)[0]
     end = reference.generate([prompt], images, max_new_tokens=8)[0][3]
-    monkeypatch.setattr(model, "config", model.config.with_text(eos_token_id=end))
+    set_eos(model, end, monkeypatch)
     lengths = []
     for minimum in (0, 4, 12):
         settings = {"max_new_tokens": 20, "min_new_tokens": minimum}
@@ -203,6 +203,12 @@ def test_beams_of_a_batch_equal(
     assert batch == wanted
 
 
+def set_eos(model: Share4V, end: int | list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the model's answers end at other tokens than its config says."""
+    text = replace(model.config.text_config, eos_token_id=end)
+    monkeypatch.setattr(model, "config", replace(model.config, text_config=text))
+
+
 def check_beams(pair: Pair, settings: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Compare searches whose beams end at different lengths; return the answers and leave the end ids set."""
     (reference, model), pairs = pair, split(pair[0])
@@ -211,7 +217,7 @@ def check_beams(pair: Pair, settings: dict[str, float], monkeypatch: pytest.Monk
     ends = [free[0][9], free[1][3]]
     wanted = [reference.generate([prompt], images, eos_token_id=ends, **settings)[0] for prompt, images in pairs]
     assert wanted != free
-    monkeypatch.setattr(model, "config", model.config.with_text(eos_token_id=ends))
+    set_eos(model, ends, monkeypatch)
     assert [generated(model, prompt, images, **settings) for prompt, images in pairs] == wanted
     return wanted
 

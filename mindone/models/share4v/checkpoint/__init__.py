@@ -1,20 +1,18 @@
-"""Checkpoints: reading every published form, strict loading, saving, conversion."""
+"""Checkpoints: reading every published format, strict loading, saving, conversion."""
 
 from __future__ import annotations
 
 from .conversion import convert
 from .errors import CheckpointError, UnsafeCheckpointError
-from .layout import CheckpointLayout, locate
-from .loading import iterate_weights, load_weights
+from .layout import Checkpoint
+from .loading import load_weights
 from .saving import save_weights
 
 __all__ = [
+    "Checkpoint",
     "CheckpointError",
-    "CheckpointLayout",
     "UnsafeCheckpointError",
     "convert",
-    "iterate_weights",
     "load_weights",
-    "locate",
     "save_weights",
 ]

@@ -1,4 +1,4 @@
-"""Any published form to this project's own, tensor by tensor; no model is built."""
+"""convert: write a checkpoint of any published format in this project's format, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import numpy as np
 from tqdm import tqdm
 
 from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, read_json
-from ..configuration_formats import form_of
+from ..configuration_formats import format_of
+from ..kernels.blocks import Shapes
 from ..kernels.library import library
+from ..load_options import CheckpointOptions
 from ..quantization import PRECISIONS, QUANTIZED
 from .atomic import STAGING, staged
 from .formats import StoredTensor
-from .layout import CheckpointLayout, locate
+from .layout import Checkpoint
 from .loading import cast, check_weights, weight_entries
 from .packed import write_packed
 from .saving import byte_count, write_shards
 from .weights import MM_PROJECTOR, all_plans, expected_shapes
 
-# Copied where the source has them; the vision tower's directory is asked for what the checkpoint's own has not.
+# Files that are copied if the source has them, besides the preprocessor's, which may be in the tower's directory.
 COMPANIONS = (
     "tokenizer.model",
     "tokenizer.json",
@@ -48,90 +50,92 @@ def convert(
     max_shard_size: str | int = "5GB",
     progress: bool | None = None,
 ) -> Path:
-    """Write a checkpoint of any published form in this project's form: one directory with all that is needed.
+    """Write a checkpoint of any published format in this project's format: one directory with everything.
 
-    At most one shard is held in memory. The checkpoint is checked against its config first, and becomes visible in
-    `out` when it is whole.
+    No model is built, and at most one shard is in memory. The weights are checked against the config first, and `out`
+    contains no checkpoint until it is complete.
 
     Args:
-        source: as `locate` takes it.
-        out: the directory to write. It may be missing, empty, or hold an earlier checkpoint of this project's form,
+        source: a directory, the name of a preset, or owner/name on a hub.
+        out: directory to write. It may be missing, empty, or hold an earlier checkpoint in this project's format,
             which is replaced.
-        vision_tower: as `locate` takes it.
-        dtype: "float32", "float16" or "bfloat16"; None keeps what is stored, except that bfloat16 becomes float32.
-            "int8" or "int4" packs the weights for the CPU kernels in one file, which is then used where it lies,
-            without a copy.
-        cache_dir, local_files_only: as `locate` takes them.
-        max_shard_size: as `save_weights` takes it.
-        progress: show a bar on standard error; None shows it if that is a terminal.
+        vision_tower, cache_dir, local_files_only: as described at `CheckpointOptions`.
+        dtype: "float32", "float16" or "bfloat16"; None keeps the stored dtypes, except that bfloat16 becomes float32.
+            "int8" or "int4" packs the weights for the CPU kernels into one file, which is used without a copy.
+        max_shard_size: as in `save_weights`.
+        progress: show a progress bar on standard error; None shows it if that is a terminal.
 
     Returns:
         `out`.
 
     Raises:
-        FileExistsError: `out` holds something else.
+        FileExistsError: `out` contains something else.
         CheckpointError: the source is damaged, incomplete or does not fit its config.
         KernelsMissingError: the dtype needs the CPU kernels, and they were not built.
-        HubError, FileNotFoundError, ValueError: as `locate` says.
+        HubError, FileNotFoundError, ValueError: as in `Checkpoint.open`.
     """
     out = Path(out)
     if dtype is not None and dtype not in PRECISIONS:
-        raise ValueError(f"dtype {dtype!r} cannot be written: expected one of {', '.join(PRECISIONS)}, or none")
+        raise ValueError(f"dtype {dtype!r} is not supported: use one of {', '.join(PRECISIONS)}, or leave it out")
     quantization = dtype if dtype in QUANTIZED else None
     if quantization is not None:
-        library()  # raises where there are no kernels, before anything is read
+        library()  # raises if there are no kernels, before anything is read
     limit = byte_count(max_shard_size)
-    _check_free(out)
-    layout = locate(source, vision_tower, cache_dir, local_files_only)
-    _check_source(layout, out)
-    entries = weight_entries(layout)
-    check_weights(entries, _expected(layout, entries), layout)
+    _check_target(out)
+    options = CheckpointOptions(vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only)
+    checkpoint = Checkpoint.open(source, options)
+    _check_source(checkpoint, out)
+    entries = weight_entries(checkpoint)
+    check_weights(entries, _expected(checkpoint, entries), checkpoint)
     with staged(out) as staging:
         hidden = not (sys.stderr.isatty() if progress is None else progress)
         with tqdm(total=len(entries), unit="tensor", desc=str(out), disable=hidden) as bar:
             if quantization is not None:
-                write_packed(all_plans(layout.config, quantization), entries, staging, bar)
+                write_packed(all_plans(checkpoint.config, quantization), entries, staging, bar)
             else:
                 write_shards(_converted(entries, dtype, bar), staging, limit)
         written = None if quantization else dtype or _written_dtype(entries)
-        # The tower lies inside now, so nothing must be looked for elsewhere.
+        # The result contains its vision tower, so its config must not name another place.
         changes: dict[str, Any] = {"vision_tower": None, "torch_dtype": written, "quantization": quantization}
-        replace(layout.config, **changes).save_pretrained(staging)
-        _copy_companions(layout, staging)
+        replace(checkpoint.config, **changes).save_pretrained(staging)
+        _copy_companions(checkpoint, staging)
     return out
 
 
-def _check_source(layout: CheckpointLayout, out: Path) -> None:
-    """Refuse a source that would be written over, and one whose weights were rounded already."""
-    if out.exists() and any(out.samefile(part) for part in (layout.directory, layout.vision_directory) if part):
+def _check_source(checkpoint: Checkpoint, out: Path) -> None:
+    """Refuse a source that would be overwritten, and one whose weights are quantized already."""
+    parts = [part for part in (checkpoint.directory, checkpoint.vision_directory) if part is not None]
+    if out.exists() and any(out.samefile(part) for part in parts):
         raise FileExistsError(f"{out} is the source itself: choose another directory for the result")
-    if layout.config.quantization is not None:
+    if checkpoint.config.quantization is not None:
         raise ValueError(
-            f"{layout.directory} holds weights that were rounded to {layout.config.quantization} already: convert the "
-            "checkpoint that they came from"
+            f"{checkpoint.directory} holds weights that were already rounded to {checkpoint.config.quantization}: "
+            "convert the checkpoint that they came from"
         )
 
 
-def _check_free(out: Path) -> None:
+def _check_target(out: Path) -> None:
+    """Refuse to write into a directory that holds anything but a checkpoint in this project's format."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise FileExistsError(f"{out} is a file, expected a directory to write to")
-    if all(path.name.startswith(STAGING) for path in out.iterdir()):  # a killed run may have left one
+        raise FileExistsError(f"{out} is a file: give a directory to write to")
+    if all(path.name.startswith(STAGING) for path in out.iterdir()):  # left behind by a process that was killed
         return
     try:
-        ours = form_of(read_json(out / CONFIG_NAME)) == "own"
+        ours = format_of(read_json(out / CONFIG_NAME)) == "own"
     except (FileNotFoundError, ValueError):
         ours = False
     if not ours:
         raise FileExistsError(
-            f"{out} is not empty and holds no checkpoint that was converted before: choose an empty directory"
+            f"{out} is not empty, and what it holds is not a converted checkpoint: choose an empty directory"
         )
 
 
-def _expected(layout: CheckpointLayout, entries: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
-    shapes, knows_projector = expected_shapes(layout.config)
-    if not knows_projector:  # another package's: its weights are taken as they are
+def _expected(checkpoint: Checkpoint, entries: Mapping[str, StoredTensor]) -> Shapes:
+    """Return the shape of every weight; a projector that another package registered is accepted as stored."""
+    shapes, knows_projector = expected_shapes(checkpoint.config)
+    if not knows_projector:
         shapes |= {name: tensor.shape for name, tensor in entries.items() if name.startswith(MM_PROJECTOR)}
     return shapes
 
@@ -146,16 +150,16 @@ def _converted(
 
 
 def _written_dtype(entries: Mapping[str, StoredTensor]) -> str:
-    """Say the widest dtype that is written when each tensor keeps its own."""
+    """Return the widest dtype that is written if each tensor keeps its own."""
     stored = {tensor.dtype for tensor in entries.values()}
     return "float16" if stored == {"float16"} else "float32"
 
 
-def _copy_companions(layout: CheckpointLayout, staging: Path) -> None:
+def _copy_companions(checkpoint: Checkpoint, staging: Path) -> None:
     for name in COMPANIONS:
-        if (layout.directory / name).is_file():
-            shutil.copyfile(layout.directory / name, staging / name)
-    for directory in (layout.directory, layout.vision_directory):
+        if (checkpoint.directory / name).is_file():
+            shutil.copyfile(checkpoint.directory / name, staging / name)
+    for directory in (checkpoint.directory, checkpoint.vision_directory):
         if directory is not None and (directory / PREPROCESSOR_NAME).is_file():
             shutil.copyfile(directory / PREPROCESSOR_NAME, staging / PREPROCESSOR_NAME)
             return

@@ -1,8 +1,8 @@
-"""From files to a model: every weight under our names, strictly checked before the first is read."""
+"""Loading: every weight of a checkpoint under our name, checked before the first is read, into a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from .bfloat16 import dtype_name, from_bfloat16, to_bfloat16
 from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
-from .layout import CheckpointLayout
+from .layout import Checkpoint
 from .packed import Packed, expected_of, fill
 from .weights import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, expected_shapes, is_known, our_name
 
@@ -20,45 +20,48 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def weight_entries(layout: CheckpointLayout) -> dict[str, StoredTensor]:
-    """Return every weight of a checkpoint under our name, not yet read.
+def weight_entries(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """Return every weight of a checkpoint by our name; the tensors are not read yet.
 
-    In this project's own form a component that another package registered has names that no table knows; they are
-    taken as they are.
+    `entry.read()` returns a tensor as an array in the stored dtype, except that bfloat16 becomes float32, which
+    represents it exactly. The array may be a read-only view of the file.
+
+    In this project's own format, a component that another package registered has names that no table knows; they are
+    used as they are.
 
     Raises:
-        CheckpointError: a name that no table knows, two tensors for one weight, or an output layer that differs from
-            the embeddings that the config says it shares.
+        CheckpointError: a name is in no table, two tensors have the same name, or the output layer differs from the
+            embeddings that it shares according to the config.
         FileNotFoundError: there are no weight files.
     """
-    tensors = [(tensor, False) for tensor in stored_tensors(find_weights(layout.directory))]
-    if layout.vision_directory is not None:
-        tensors += [(tensor, True) for tensor in stored_tensors(find_weights(layout.vision_directory))]
-    taken = COMPONENTS if layout.form == "own" else ()
+    tensors = [(tensor, False) for tensor in stored_tensors(find_weights(checkpoint.directory))]
+    if checkpoint.vision_directory is not None:
+        tensors += [(tensor, True) for tensor in stored_tensors(find_weights(checkpoint.vision_directory))]
+    accepted = COMPONENTS if checkpoint.format == "own" else ()
     unknown = [
         f"{tensor.name} ({tensor.file.name})"
         for tensor, _ in tensors
-        if not (is_known(tensor.name) or tensor.name.startswith(taken))
+        if not (is_known(tensor.name) or tensor.name.startswith(accepted))
     ]
     if unknown:
         raise CheckpointError(
-            f"{layout.directory} holds {len(unknown)} tensors whose names no known form of ShareGPT4V has: "
+            f"{checkpoint.directory} holds {len(unknown)} tensors whose names are in no known format of ShareGPT4V: "
             f"{listing(unknown)}"
         )
     entries: dict[str, StoredTensor] = {}
-    for tensor, of_tower in tensors:
+    for tensor, is_in_tower in tensors:
         name = our_name(tensor.name) if is_known(tensor.name) else tensor.name
         is_vision = name is not None and name.startswith(VISION_TOWER)
-        # A separate tower gives the vision weights and nothing else.
-        if name is None or (layout.vision_directory is not None and is_vision != of_tower):
+        # Of a separate tower only the vision weights are used, and they replace the checkpoint's.
+        if name is None or (checkpoint.vision_directory is not None and is_vision != is_in_tower):
             continue
         if name in entries:
             other = entries[name]
             raise CheckpointError(
-                f"two tensors are meant to be {name}: {other.name} in {other.file} and {tensor.name} in {tensor.file}"
+                f"two tensors have the name {name}: {other.name} in {other.file} and {tensor.name} in {tensor.file}"
             )
         entries[name] = tensor
-    if layout.config.text_config.tie_word_embeddings:
+    if checkpoint.config.text_config.tie_word_embeddings:
         _drop_tied_head(entries)
     return entries
 
@@ -70,49 +73,37 @@ def _drop_tied_head(entries: dict[str, StoredTensor]) -> None:
         return
     if head.shape != embeddings.shape or not np.array_equal(head.read(), embeddings.read()):
         raise CheckpointError(
-            f"config.json says tie_word_embeddings, but {head.name} in {head.file} differs from {embeddings.name}; "
+            f"config.json sets tie_word_embeddings, but {head.name} in {head.file} differs from {embeddings.name}; "
             "set tie_word_embeddings to false to use both"
         )
 
 
 def check_weights(
-    entries: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]], layout: CheckpointLayout
+    entries: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint
 ) -> None:
     """Compare a checkpoint's names and shapes with those expected.
 
     Raises:
-        CheckpointError: any is missing, extra or misshapen; the message names them.
+        CheckpointError: a weight is missing, unexpected or has the wrong shape; the message names it.
     """
     missing = [name for name in expected if name not in entries]
-    extra = [f"{name} ({entries[name].name})" for name in entries if name not in expected]
+    unexpected = [f"{name} ({entries[name].name})" for name in entries if name not in expected]
     misshapen = [
         f"{name} is {list(entries[name].shape)}, expected {list(shape)}"
         for name, shape in expected.items()
         if name in entries and entries[name].shape != shape
     ]
-    kinds = {"missing": missing, "not in the model": extra, "of another shape": misshapen}
+    kinds = {"missing": missing, "not in the model": unexpected, "of the wrong shape": misshapen}
     problems = [f"- {len(names)} {kind}: {listing(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise CheckpointError(
-            f"the weights in {layout.directory} do not fit its config:\n" + "\n".join(problems) + "\n"
-            "Is config.json the one of these weights, and the vision tower the right one?"
+            f"the weights in {checkpoint.directory} do not fit its config:\n" + "\n".join(problems) + "\n"
+            "Check that config.json belongs to these weights, and that this is the right vision tower"
         )
 
 
-def iterate_weights(layout: CheckpointLayout) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (our name, array) for every weight, one tensor at a time, in the stored dtype.
-
-    bfloat16 comes as float32, which holds it exactly. An array may be a read-only view of the file.
-
-    Raises:
-        CheckpointError: as `weight_entries` says.
-    """
-    for name, tensor in weight_entries(layout).items():
-        yield name, tensor.read()
-
-
 def cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """Convert a floating-point weight; bfloat16 becomes bfloat16.BFLOAT16.
+    """Convert a floating-point weight; bfloat16 is returned as bfloat16.BFLOAT16.
 
     Raises:
         CheckpointError: a finite value is too large for `dtype`.
@@ -129,45 +120,45 @@ def cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
         overflows = bool(is_narrow) and not np.array_equal(np.isfinite(array), np.isfinite(result))
     if overflows:
         largest = np.abs(array[np.isfinite(array)]).max()
-        raise CheckpointError(f"{name} holds values up to {largest:g}, more than {dtype} can: use dtype='float32'")
+        raise CheckpointError(f"{name} has values up to {largest:g}, too large for {dtype}: use dtype='float32'")
     return result
 
 
 def load_weights(
-    cell: nn.Cell, layout: CheckpointLayout, dtype: str | None = None, packed: Sequence[Packed] = ()
+    cell: nn.Cell, checkpoint: Checkpoint, dtype: str | None = None, packed: Sequence[Packed] = ()
 ) -> None:
-    """Fill a model's parameters; besides the model only one tensor is held.
+    """Fill a model's parameters; apart from the model, only one tensor is in memory at a time.
 
     Build the model under `mindspore.nn.utils.no_init_parameters()`, so that its parameters take no memory before
     they are filled.
 
     Args:
-        cell: its parameters are named as this project names weights.
-        layout: what `locate` found.
-        dtype: "float32", "float16" or "bfloat16"; None keeps each parameter's own.
-        packed: the cell's parts that keep their weights in blocks, which are filled too.
+        cell: its parameters have this project's names of weights.
+        checkpoint: the open checkpoint.
+        dtype: "float32", "float16" or "bfloat16"; None keeps the dtype of each parameter.
+        packed: the components of the cell whose weights are packed blocks; they are filled too.
 
     Raises:
-        CheckpointError: a weight is missing, extra, misshapen or too large for `dtype`. Nothing was loaded then,
-            except in the last case.
-        ValueError: `dtype` is something else.
+        CheckpointError: a weight is missing, unexpected, of the wrong shape or too large for `dtype`. Except in the
+            last case, nothing was loaded.
+        ValueError: `dtype` is none of these.
 
     Example:
         >>> from mindspore.nn.utils import no_init_parameters
-        >>> layout = locate("ShareGPT4V-7B")  # doctest: +SKIP
+        >>> checkpoint = Checkpoint.open("ShareGPT4V-7B")  # doctest: +SKIP
         >>> with no_init_parameters():  # doctest: +SKIP
-        ...     model = Share4V(layout.config)
-        >>> load_weights(model, layout, "float32")  # doctest: +SKIP
+        ...     model = Share4V(checkpoint.config)
+        >>> load_weights(model, checkpoint, "float32")  # doctest: +SKIP
     """
     if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not supported here: expected one of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype {dtype!r} is not supported here: use one of {', '.join(DTYPES)}")
     parameters = {parameter.name or key: parameter for key, parameter in cell.parameters_dict().items()}
-    entries = weight_entries(layout)
+    entries = weight_entries(checkpoint)
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    shapes, quantized = expected_shapes(layout.config)[0], layout.config.quantization is not None
+    shapes, quantized = expected_shapes(checkpoint.config)[0], checkpoint.config.quantization is not None
     for component in packed:
         expected |= expected_of(component, shapes, quantized)
-    check_weights(entries, expected, layout)
+    check_weights(entries, expected, checkpoint)
     for name, parameter in parameters.items():
         _fill(parameter, name, entries[name], dtype)
         entries[name].release()

@@ -29,7 +29,7 @@ def _placed(source: str, target: str, table: Table) -> dict[str, str | None]:
     return {source + name: None if ours is None else target + ours for name, ours in table.items()}
 
 
-FORMS: dict[str, Table] = {
+FORMATS: dict[str, Table] = {
     "own": {
         **_placed("language_model.model.", LANGUAGE_MODEL, LLAMA),
         **_placed("language_model.lm_head.", LM_HEAD, HEAD),
@@ -73,7 +73,7 @@ FORMS: dict[str, Table] = {
     },
 }
 # No two forms give one name different meanings (a test holds them to it), so one look-up serves all.
-ALL_NAMES: Table = {name: ours for table in FORMS.values() for name, ours in table.items()}
+ALL_NAMES: Table = {name: ours for table in FORMATS.values() for name, ours in table.items()}
 _NUMBER = re.compile(r"(?<![^.])(0|[1-9][0-9]*)(?![^.])")
 
 

@@ -1,9 +1,10 @@
-"""resolve: from a name or a path to a directory on this machine."""
+"""resolve: the directory of a checkpoint, from its name or path."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..suggestions import unknown
@@ -18,12 +19,12 @@ TRUE_VALUES = ("1", "on", "yes", "true")
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Tell whether this is a preset's name or has the form owner/name; neither says that it exists."""
+    """Return whether this is a preset's name or has the format owner/name; the checkpoint may not exist."""
     return preset_of(name) is not None or OWNER_AND_NAME.fullmatch(name) is not None
 
 
 def is_offline(local_files_only: bool = False) -> bool:
-    """Tell whether the network must not be touched: asked for, or HF_HUB_OFFLINE is set."""
+    """Return whether the network must not be used: the caller asks for it, or HF_HUB_OFFLINE is set."""
     return local_files_only or os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE_VALUES
 
 
@@ -33,23 +34,26 @@ def resolve(
     local_files_only: bool = False,
     weights: bool = True,
     progress: bool | None = None,
+    before_weights: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Return the directory of a checkpoint, downloading it if it is not here yet.
+    """Return the directory of a checkpoint, after downloading what is not on this machine yet.
 
-    Sources, in order: what came with the package, the cache, the mirror (SHARE4V_MIRROR, else the built-in address),
-    the Hugging Face hub (HF_ENDPOINT).
+    Sources, in order: checkpoints that come with the package, the cache, the mirror (SHARE4V_MIRROR, else the built-in
+    address), the Hugging Face hub (HF_ENDPOINT).
 
     Args:
         name_or_path: a directory, a preset's name (see PRESETS), or owner/name on the Hugging Face hub.
-        cache_dir: where downloads are kept; by default SHARE4V_HOME, else ~/.cache/share4v.
-        local_files_only: use what is here and open no connection; HF_HUB_OFFLINE=1 does the same.
-        weights: False fetches configs, tokenizer and preprocessor files alone.
-        progress: show bars on standard error; None shows them if that is a terminal.
+        cache_dir: directory for downloads; by default SHARE4V_HOME, else ~/.cache/share4v.
+        local_files_only: use only files on this machine and open no connection; HF_HUB_OFFLINE=1 does the same.
+        weights: False fetches only configs, tokenizer and preprocessor files.
+        progress: show progress bars on standard error; None shows them if that is a terminal.
+        before_weights: called with a directory of the small files before weights are downloaded, which can be many
+            gigabytes; an exception that it raises stops the download.
 
     Raises:
-        FileNotFoundError: a path that is not there, or that is a file.
-        HubError: the name is not known, or no source has it; the message says everything that was tried.
-        NoSpaceError: the disk has too little room; the message has both numbers.
+        FileNotFoundError: the path does not exist, or is a file.
+        HubError: the name is unknown, or no source has the checkpoint; the message lists everything that was tried.
+        NoSpaceError: the disk has too little free space; the message gives both numbers.
 
     Example:
         >>> from mindone.models.share4v.hub import resolve
@@ -57,18 +61,27 @@ def resolve(
         PosixPath('/home/user/.cache/share4v/models/sharegpt4v-7b')
     """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
-    row = preset_of(name)
+    preset = preset_of(name)
     is_name = isinstance(name_or_path, str) and is_checkpoint_name(name)
-    # A folder that happens to be called like a checkpoint does not hide it, unless it is one.
+    # A directory with the same name as a known checkpoint is used only if it is a checkpoint itself.
     if path.is_dir() and (not is_name or (path / "config.json").is_file()):
         return path
     if path.is_file():
         raise FileNotFoundError(f"{path} is a file: give the directory that holds it together with its config.json")
     if not is_name:
         raise _not_a_checkpoint(name_or_path)
-    if row is not None and row[1].embedded is not None:
-        return embedded_directory(row[0], row[1].embedded)
-    return _from_hubs(name, cache_root(cache_dir), is_offline(local_files_only), weights, progress)
+    if preset is not None and preset[1].embedded is not None:
+        return embedded_directory(preset[0], preset[1].embedded)
+    root, tried = cache_root(cache_dir), [f"directory {name}: does not exist"]
+    found = _cached(name, root, weights, tried)
+    if found is not None:
+        return found
+    if is_offline(local_files_only):
+        tried.append("the network: not used, because of local_files_only or HF_HUB_OFFLINE")
+        raise _not_found(name, tried)
+    if weights and before_weights is not None:
+        before_weights(_cached(name, root, False, []) or _download(name, root, False, progress, list(tried)))
+    return _download(name, root, weights, progress, tried)
 
 
 def _not_a_checkpoint(name_or_path: str | Path) -> OSError:
@@ -81,26 +94,30 @@ def _not_a_checkpoint(name_or_path: str | Path) -> OSError:
     )
 
 
-def _from_hubs(name: str, root: Path, offline: bool, weights: bool, progress: bool | None) -> Path:
-    row = preset_of(name)
-    repo = name if row is None else row[1].repo
-    tried = [f"directory {name}: not there"]
-    if row is not None:
-        found = cached_preset(row[0], root, weights)
+def _cached(name: str, root: Path, weights: bool, tried: list[str]) -> Path | None:
+    """Return the directory of a checkpoint that is in a cache; else None, and add to `tried` where it was not found."""
+    preset = preset_of(name)
+    repo = name if preset is None else preset[1].repo
+    if preset is not None:
+        found = cached_preset(preset[0], root, weights)
         if found is not None:
             return found
-        tried.append(f"cache {preset_directory(row[0], root)}: not there, or not whole")
+        tried.append(f"cache {preset_directory(preset[0], root)}: missing or incomplete")
     if repo is not None:
         found = cached_repo(repo, root, weights)
         if found is not None:
             return found
-        tried.append(f"cache {root / 'huggingface'} and Hugging Face's own: {repo} is not there, or not whole")
-    if offline:
-        tried.append("the network: not touched, because of local_files_only or HF_HUB_OFFLINE")
-        raise _not_found(name, tried)
-    if row is not None:
+        tried.append(f"cache {root / 'huggingface'} and Hugging Face's own: {repo} is missing or incomplete")
+    return None
+
+
+def _download(name: str, root: Path, weights: bool, progress: bool | None, tried: list[str]) -> Path:
+    """Download a checkpoint from the mirror, else from the Hugging Face hub."""
+    preset = preset_of(name)
+    repo = name if preset is None else preset[1].repo
+    if preset is not None:
         try:
-            return fetch_preset(row[0], row[1], root, weights, progress)
+            return fetch_preset(preset[0], preset[1], root, weights, progress)
         except NoSpaceError:
             raise
         except HubError as error:
@@ -118,6 +135,6 @@ def _from_hubs(name: str, root: Path, offline: bool, weights: bool, progress: bo
 def _not_found(name: str, tried: list[str]) -> HubError:
     lines = "\n".join(f"- {line}" for line in tried)
     return HubError(
-        f"{name!r} cannot be had. Tried:\n{lines}\nDownload it by other means and give its directory, or set "
+        f"Could not find or download {name!r}. Tried:\n{lines}\nDownload it yourself and pass its directory, or set "
         "SHARE4V_MIRROR or HF_ENDPOINT to an address that can be reached"
     )

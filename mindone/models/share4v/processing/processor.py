@@ -6,16 +6,23 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..configuration import IMAGE_TOKEN_INDEX, Share4VConfig, read_json
+from ..configuration import IMAGE_TOKEN_INDEX, read_json
+from ..load_options import CheckpointOptions, explicit_options
 from .chat_templates import DEFAULT_TEMPLATE, Template, get_template
 from .image_loading import ImageSource
 from .image_processor import ImageProcessor
 from .messages import IMAGE_TOKEN, Message, is_conversation, read_messages
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ..checkpoint import Checkpoint
+    from ..load_options import CheckpointArguments
 
 PROCESSOR_NAME = "processor_config.json"
 IM_START, IM_END = "<im_start>", "<im_end>"
@@ -177,34 +184,31 @@ class Share4VProcessor:
         return [self.decode(answer, skip_special_tokens) for answer in ids]
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        vision_tower: str | Path | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ) -> Share4VProcessor:
-        """Read a checkpoint's tokenizer, image processor and default template, but not its weights.
+    @explicit_options(CheckpointOptions)
+    def from_pretrained(cls, name_or_path: str | Path, **options: Unpack[CheckpointArguments]) -> Share4VProcessor:
+        """Read a checkpoint's tokenizer, image processor and default template; its weights are not downloaded.
 
         Args:
-            name_or_path: a known name ("sharegpt4v-tiny"), a directory, or owner/name on a hub.
-            vision_tower: directory or name; by default the one that the checkpoint's config names.
-            cache_dir: where downloads are stored.
-            local_files_only: never download.
+            name_or_path: a known name such as "sharegpt4v-tiny", a directory, or owner/name on a hub.
+            options: vision_tower, cache_dir and local_files_only, as described at `CheckpointOptions`.
 
         Raises:
-            FileNotFoundError: a file is missing; the message names it.
-            ValueError: a file is damaged or contradicts another one.
+            FileNotFoundError, HubError: a file or the checkpoint was not found; the message says what was tried.
+            ValueError: a file contradicts another one, or is damaged.
         """
-        from ..checkpoint.layout import locate
+        from ..checkpoint import Checkpoint
 
-        layout = locate(name_or_path, vision_tower, cache_dir, local_files_only, weights=False)
-        config: Share4VConfig = layout.config
-        stated_path = layout.directory / PROCESSOR_NAME
-        stated = read_json(stated_path) if stated_path.is_file() else {}
+        return cls.from_checkpoint(Checkpoint.open(name_or_path, CheckpointOptions(**options), weights=False))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
+        """Read the processor of an open checkpoint; errors are those of `from_pretrained`."""
+        config, directory = checkpoint.config, checkpoint.directory
+        path = directory / PROCESSOR_NAME
+        stated = read_json(path) if path.is_file() else {}
         return cls(
-            ImageProcessor.from_pretrained(layout.directory, config, layout.vision_directory),
-            Tokenizer.from_pretrained(layout.directory),
+            ImageProcessor.from_pretrained(directory, config, checkpoint.vision_directory),
+            Tokenizer.from_pretrained(directory),
             conversation=stated.get("conversation", DEFAULT_TEMPLATE),
             image_token_id=config.image_token_id,
             use_im_start_end=config.use_im_start_end,

@@ -191,7 +191,9 @@ class CaptionJob:
         """Yield the tasks of the executor, from input number `start`."""
         for item, settled in self._inputs(start):
             if settled is None:
-                yield self.plan.task(item)
+                questions = self.plan.questions(item)
+                styles = tuple(None if question.style is None else question.style.name for question in questions)
+                yield Task(item, tuple(question.text for question in questions), styles)
 
     def _inputs(self, start: int) -> Iterator[tuple[Item, Record | None]]:
         """Yield the inputs from number `start`, each with its record if that needs no model."""
@@ -204,7 +206,7 @@ class CaptionJob:
         if not needs_caption(self.existing, item.caption):
             return replace(blank, captions=((item.caption or "").strip(),), notes=(KEPT_EXISTING,))
         try:
-            self.plan.task(item)
+            self.plan.questions(item)
         except ValueError as error:
             return replace(blank, error=str(error))
         return None

@@ -7,8 +7,10 @@ folders that use them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from mindone.models.share4v.load_options import LoadOptions
 from mindone.models.share4v.suggestions import unknown
 
 from .prompts.styles import get_style
@@ -19,7 +21,7 @@ from .writers import WriterOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelChoice:
+class ModelChoice(LoadOptions):
     """Which model captions, and how it is loaded: arguments of `mindone.pipelines.pipeline`.
 
     Attributes:
@@ -27,15 +29,14 @@ class ModelChoice:
         conversation: name of the conversation template; by default the checkpoint's.
     """
 
-    model: str = "sharegpt4v-tiny"
-    vision_tower: str | None = None
-    dtype: str | None = None
-    kv_cache_dtype: str | None = None
-    language_backend: str = "native"
-    vision_backend: str = "native"
+    model: str | Path = "sharegpt4v-tiny"
     conversation: str | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("model", "vision_tower", "cache_dir"):  # a job's description is JSON
+            if isinstance(getattr(self, name), Path):
+                object.__setattr__(self, name, str(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

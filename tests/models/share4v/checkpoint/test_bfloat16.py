@@ -14,13 +14,14 @@ import pytest
 import torch
 from helpers.llava import Reference, Shape
 from helpers.published_formats import write_original
+from helpers.weights import read_weights
 from mindspore import Tensor, nn
 from safetensors.torch import load_file
 
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.checkpoint import CheckpointError, convert, locate, save_weights
+from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError, convert, save_weights
 from mindone.models.share4v.checkpoint.bfloat16 import BFLOAT16, dtype_name, from_bfloat16, to_bfloat16
-from mindone.models.share4v.checkpoint.loading import cast, iterate_weights, load_weights
+from mindone.models.share4v.checkpoint.loading import cast, load_weights
 from mindone.models.share4v.checkpoint.saving import parameter_array
 from mindone.models.share4v.language.llama import LlamaForCausalLM
 from mindone.models.share4v.nn.device_operators import device_operators
@@ -70,7 +71,7 @@ def test_arrays_of_every_shape(kind: type, shape: tuple[int, ...]) -> None:
 
 
 def test_values_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"w holds values up to 3.4e\+38, more than bfloat16 can"):
+    with pytest.raises(CheckpointError, match=r"w has values up to 3.4e\+38, too large for bfloat16"):
         cast(np.array([1, 3.4e38], np.float32), "bfloat16", "w")
     kept = cast(np.array([np.inf, np.nan, 3.38e38], np.float32), "bfloat16", "w")
     np.testing.assert_array_equal(np.isfinite(from_bfloat16(kept)), [False, False, True])
@@ -100,14 +101,14 @@ def test_files_are_read_by_the_library_and_by_us(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_in_bfloat16_is_converted_without_loss(original: Path, tmp_path: Path) -> None:
-    layout = locate(original)
-    stored = dict(iterate_weights(layout))
+    checkpoint = Checkpoint.open(original)
+    stored = read_weights(checkpoint)
     convert(original, tmp_path / "half", dtype="bfloat16", progress=False)
     convert(original, tmp_path / "wide", dtype="float32", progress=False)
     sizes = [sum(path.stat().st_size for path in (tmp_path / kind).glob("*.safetensors")) for kind in ("half", "wide")]
     assert sizes[0] < 0.6 * sizes[1]
     assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == "bfloat16"
-    again = dict(iterate_weights(locate(tmp_path / "half")))
+    again = read_weights(Checkpoint.open(tmp_path / "half"))
     assert set(again) == set(stored)
     for name, value in stored.items():
         np.testing.assert_array_equal(again[name], value)
@@ -124,13 +125,13 @@ class Cells(nn.Cell):
 
 
 def test_cells_of_bfloat16_are_filled_and_saved_without_loss(original: Path, tmp_path: Path) -> None:
-    layout = locate(original)
-    stored = dict(iterate_weights(layout))
+    checkpoint = Checkpoint.open(original)
+    stored = read_weights(checkpoint)
     with ms.nn.utils.no_init_parameters():
-        cells = Cells(layout.config)
-        whole = Share4V(layout.config, language_backend="llama", vision_backend="clip")
+        cells = Cells(checkpoint.config)
+        whole = Share4V(checkpoint.config, language_backend="llama", vision_backend="clip")
         whole.vision_tower, whole.language_model = cells.vision_tower, cells.language_model
-    load_weights(whole, layout)
+    load_weights(whole, checkpoint)
     names = {parameter.name: parameter for parameter in cells.get_parameters()}
     assert names
     for name, parameter in names.items():
@@ -146,7 +147,7 @@ def test_cells_of_bfloat16_are_filled_and_saved_without_loss(original: Path, tmp
 
 
 def test_activations_and_the_cache_are_bfloat16(original: Path) -> None:
-    config = locate(original).config
+    config = Checkpoint.open(original).config
     llama = LlamaForCausalLM(config, "bfloat16", ASCEND)
     assert llama.activations == ms.bfloat16
     cached = llama.new_cached(2, 64)

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.weights import read_weights
 from mindspore import Parameter, float16, float32, nn
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from mindone.models.share4v.checkpoint import CheckpointError, iterate_weights, load_weights, locate
+from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError, load_weights
 from mindone.models.share4v.checkpoint.weights import expected_shapes
+from mindone.models.share4v.load_options import CheckpointOptions
 
 VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION |= {"image_size": 28, "patch_size": 14}
@@ -119,14 +121,14 @@ class Weights(nn.Cell):
             self.insert_param_to_cell(name.replace(".", "_"), Parameter(initializer("zeros", shape, float32), name))
 
 
-def cell_for(layout) -> Weights:
+def cell_for(checkpoint) -> Weights:
     with no_init_parameters():
-        return Weights(expected_shapes(layout.config)[0])
+        return Weights(expected_shapes(checkpoint.config)[0])
 
 
-def assert_loads(layout, want: dict[str, np.ndarray], dtype: str | None = None) -> None:
-    cell = cell_for(layout)
-    load_weights(cell, layout, dtype)
+def assert_loads(checkpoint, want: dict[str, np.ndarray], dtype: str | None = None) -> None:
+    cell = cell_for(checkpoint)
+    load_weights(cell, checkpoint, dtype)
     got = {parameter.name: parameter for parameter in cell.get_parameters()}
     assert set(got) == set(want)
     for name, array in want.items():
@@ -139,9 +141,9 @@ def assert_loads(layout, want: dict[str, np.ndarray], dtype: str | None = None) 
 def test_what_transformers_saves_of_llava(tmp_path: Path, options: dict, dtype: str | None) -> None:
     model = llava()
     model.save_pretrained(tmp_path, **options)
-    layout = locate(tmp_path)
-    assert (layout.form, layout.vision_directory, layout.config.image_token_id) == ("llava", None, 19)
-    assert_loads(layout, expected(model), dtype)
+    checkpoint = Checkpoint.open(tmp_path)
+    assert (checkpoint.format, checkpoint.vision_directory, checkpoint.config.image_token_id) == ("llava", None, 19)
+    assert_loads(checkpoint, expected(model), dtype)
 
 
 def test_llava_under_its_new_names(tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_llava_under_its_new_names(tmp_path: Path) -> None:
     save_file(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "model.safetensors"
     )
-    assert_loads(locate(tmp_path), expected(model))
+    assert_loads(Checkpoint.open(tmp_path), expected(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -158,10 +160,10 @@ def test_the_original_form_with_the_tower_beside_it(tmp_path: Path, dtype: torch
     model = llava().to(dtype)
     directory = write_original(tmp_path / "main", model, dtype)
     tower = write_tower(tmp_path / "some-tower", parts_of_the_original(model)[1])
-    layout = locate(directory)
-    assert (layout.form, layout.vision_directory) == ("original", tower)
-    assert layout.config.vision_config.hidden_size == 8 and layout.config.extra["unknown_field"] == 7
-    assert_loads(layout, expected(model))
+    checkpoint = Checkpoint.open(directory)
+    assert (checkpoint.format, checkpoint.vision_directory) == ("original", tower)
+    assert checkpoint.config.vision_config.hidden_size == 8 and checkpoint.config.extra["unknown_field"] == 7
+    assert_loads(checkpoint, expected(model))
 
 
 @pytest.mark.parametrize("place", ["someone/some-tower", "../someone/some-tower", "some-tower", "absolute", "given"])
@@ -172,20 +174,20 @@ def test_the_places_where_a_tower_is_looked_for(tmp_path: Path, place: str) -> N
     named = str(at) if place == "absolute" else TOWER
     write_original(directory, model, mm_vision_tower=named)
     write_tower(at, parts_of_the_original(model)[1])
-    layout = locate(directory, vision_tower=at if place == "given" else None)
-    assert layout.vision_directory is not None and layout.vision_directory.samefile(at)
+    checkpoint = Checkpoint.open(directory, CheckpointOptions(vision_tower=at if place == "given" else None))
+    assert checkpoint.vision_directory is not None and checkpoint.vision_directory.samefile(at)
 
 
 def test_a_tower_that_cannot_be_had_says_what_was_tried(tmp_path: Path) -> None:
     directory = write_original(tmp_path / "main", llava())
     (tmp_path / "some-tower").mkdir()
     with pytest.raises(CheckpointError) as raised:
-        locate(directory)
+        Checkpoint.open(directory)
     message = str(raised.value)
-    assert f"directory {tmp_path / 'some-tower'}: no config.json" in message
+    assert f"directory {tmp_path / 'some-tower'}: has no config.json" in message
     assert f"hub {TOWER}" in message and "vision_tower=" in message
-    with pytest.raises(CheckpointError, match="'nowhere' cannot be had"):
-        locate(directory, vision_tower="nowhere")
+    with pytest.raises(CheckpointError, match="'nowhere' was not found"):
+        Checkpoint.open(directory, CheckpointOptions(vision_tower="nowhere"))
 
 
 def test_a_tower_without_weights_is_enough_for_the_configs_alone(tmp_path: Path) -> None:
@@ -193,19 +195,19 @@ def test_a_tower_without_weights_is_enough_for_the_configs_alone(tmp_path: Path)
     for weights in directory.glob("*.bin*"):
         weights.unlink()
     write_json(tmp_path / "some-tower" / "config.json", VISION)
-    layout = locate(directory, weights=False)
-    assert layout.config.vision_config.image_size == 28 and layout.vision_directory == tmp_path / "some-tower"
+    checkpoint = Checkpoint.open(directory, weights=False)
+    assert checkpoint.config.vision_config.image_size == 28 and checkpoint.vision_directory == tmp_path / "some-tower"
     with pytest.raises(FileNotFoundError, match="no weights"):
-        locate(directory)
+        Checkpoint.open(directory)
 
 
 def test_without_a_tower_the_configs_alone_are_those_of_every_published_checkpoint(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {**ORIGINAL, "mm_hidden_size": 1024})
-    layout = locate(tmp_path, weights=False)
-    assert layout.vision_directory is None and layout.config.vision_config.image_size == 336
+    checkpoint = Checkpoint.open(tmp_path, weights=False)
+    assert checkpoint.vision_directory is None and checkpoint.config.vision_config.image_size == 336
     write_json(tmp_path / "config.json", ORIGINAL)
     with pytest.raises(CheckpointError, match="mm_hidden_size 8 contradicts"):
-        locate(tmp_path, weights=False)
+        Checkpoint.open(tmp_path, weights=False)
 
 
 def test_a_tower_inside_the_checkpoint_is_used(tmp_path: Path) -> None:
@@ -217,9 +219,9 @@ def test_a_tower_inside_the_checkpoint_is_used(tmp_path: Path) -> None:
         {name: tensor.contiguous() for name, tensor in {**main, **inside}.items()}, directory / "model.safetensors"
     )
     write_json(tmp_path / "some-tower" / "config.json", VISION)
-    layout = locate(directory)
-    assert layout.vision_directory is None
-    assert_loads(layout, expected(model))
+    checkpoint = Checkpoint.open(directory)
+    assert checkpoint.vision_directory is None
+    assert_loads(checkpoint, expected(model))
 
 
 def test_a_tower_that_is_asked_for_replaces_the_one_inside(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_tower_that_is_asked_for_replaces_the_one_inside(tmp_path: Path) -> No
     other = {name: tensor.float() + 1 for name, tensor in parts_of_the_original(model)[1].items()}
     tower = write_tower(tmp_path / "other", other)
     want = {name: array + 1 if name.startswith("vision_tower") else array for name, array in expected(model).items()}
-    assert_loads(locate(tmp_path / "main", vision_tower=tower), want)
+    assert_loads(Checkpoint.open(tmp_path / "main", CheckpointOptions(vision_tower=tower)), want)
 
 
 def test_the_earlier_ports_ckpt_files(tmp_path: Path) -> None:
@@ -250,7 +252,7 @@ def test_the_earlier_ports_ckpt_files(tmp_path: Path) -> None:
                 key = key.replace("weight", "gamma").replace("bias", "beta") if "norm" in key else key
             renamed[key] = ms.Tensor(tensor.numpy())
         ms.save_checkpoint([{"name": key, "data": value} for key, value in renamed.items()], str(tmp_path / name))
-    assert_loads(locate(tmp_path), expected(model))
+    assert_loads(Checkpoint.open(tmp_path), expected(model))
 
 
 @pytest.mark.parametrize("written", [False, True])
@@ -264,7 +266,7 @@ def test_tied_embeddings_with_and_without_an_output_layer(tmp_path: Path, writte
             {name: torch.from_numpy(array) for name, array in {**want, "lm_head.weight": head.copy()}.items()},
             tmp_path / "model.safetensors",
         )
-    assert_loads(locate(tmp_path), want)
+    assert_loads(Checkpoint.open(tmp_path), want)
 
 
 def test_tied_embeddings_that_differ_are_an_error(tmp_path: Path) -> None:
@@ -273,8 +275,8 @@ def test_tied_embeddings_that_differ_are_an_error(tmp_path: Path) -> None:
     tensors = {name: torch.from_numpy(array) for name, array in expected(model).items()}
     tensors["language_model.lm_head.weight"] = tensors["language_model.lm_head.weight"] + 1
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="says tie_word_embeddings"):
-        list(iterate_weights(locate(tmp_path)))
+    with pytest.raises(CheckpointError, match="sets tie_word_embeddings"):
+        read_weights(Checkpoint.open(tmp_path))
 
 
 def write_ours(directory: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -285,14 +287,14 @@ def test_missing_extra_and_misshapen_weights_are_all_named_and_nothing_is_loaded
     model = llava()
     model.save_pretrained(tmp_path)
     tensors = expected(model)
-    layout = locate(tmp_path)
-    cell = cell_for(layout)
+    checkpoint = Checkpoint.open(tmp_path)
+    cell = cell_for(checkpoint)
     del tensors["language_model.model.norm.weight"]
     tensors["language_model.model.layers.9.mlp.up_proj.weight"] = np.ones((1, 1), np.float32)
     tensors["mm_projector.0.weight"] = np.ones((8, 16), np.float32)
     write_ours(tmp_path, tensors)
     with pytest.raises(CheckpointError) as raised:
-        load_weights(cell, layout)
+        load_weights(cell, checkpoint)
     message = str(raised.value)
     assert "1 missing: language_model.model.norm.weight" in message
     assert "1 not in the model: language_model.model.layers.9.mlp.up_proj.weight" in message
@@ -303,11 +305,11 @@ def test_missing_extra_and_misshapen_weights_are_all_named_and_nothing_is_loaded
 def test_ten_of_many_missing_weights_are_shown(tmp_path: Path) -> None:
     model = llava()
     model.save_pretrained(tmp_path)
-    layout = locate(tmp_path)
+    checkpoint = Checkpoint.open(tmp_path)
     count = len(expected(model))
     write_ours(tmp_path, {"mm_projector.0.bias": np.ones(16, np.float32)})
     with pytest.raises(CheckpointError, match=rf"{count - 1} missing: .* and {count - 11} more"):
-        load_weights(cell_for(layout), layout)
+        load_weights(cell_for(checkpoint), checkpoint)
 
 
 def test_an_unknown_name_and_two_sources_are_errors(tmp_path: Path) -> None:
@@ -316,12 +318,12 @@ def test_an_unknown_name_and_two_sources_are_errors(tmp_path: Path) -> None:
     tensors = expected(model)
     write_ours(tmp_path, {**tensors, "model.layers.0.q.lora_A": np.ones(1, np.float32), "x": np.ones(1, np.float32)})
     with pytest.raises(CheckpointError, match=r"2 tensors whose names .*model\.layers\.0\.q\.lora_A"):
-        list(iterate_weights(locate(tmp_path)))
+        read_weights(Checkpoint.open(tmp_path))
     write_ours(tmp_path, {**tensors, "model.norm.weight": np.ones(16, np.float32)})
     with pytest.raises(
-        CheckpointError, match=r"meant to be language_model\.model\.norm\.weight: .*model\.norm\.weight in"
+        CheckpointError, match=r"two tensors have the name language_model\.model\.norm\.weight: .*norm\.weight in"
     ):
-        list(iterate_weights(locate(tmp_path)))
+        read_weights(Checkpoint.open(tmp_path))
 
 
 def test_a_value_too_large_for_float16_is_an_error(tmp_path: Path) -> None:
@@ -330,20 +332,20 @@ def test_a_value_too_large_for_float16_is_an_error(tmp_path: Path) -> None:
     tensors = expected(model)
     tensors["mm_projector.0.bias"][3] = 1e5
     write_ours(tmp_path, tensors)
-    layout = locate(tmp_path)
-    with pytest.raises(CheckpointError, match=r"mm_projector\.0\.bias holds values up to 100000"):
-        load_weights(cell_for(layout), layout, "float16")
+    checkpoint = Checkpoint.open(tmp_path)
+    with pytest.raises(CheckpointError, match=r"mm_projector\.0\.bias has values up to 100000"):
+        load_weights(cell_for(checkpoint), checkpoint, "float16")
     with pytest.raises(ValueError, match="dtype 'float8' is not supported"):
-        load_weights(cell_for(layout), layout, "float8")
+        load_weights(cell_for(checkpoint), checkpoint, "float8")
 
 
 def test_a_saved_file_may_be_replaced_after_loading(tmp_path: Path) -> None:
     """The parameters hold copies, not views of the file."""
     model = llava()
     model.save_pretrained(tmp_path)
-    layout = locate(tmp_path)
-    cell = cell_for(layout)
-    load_weights(cell, layout)
+    checkpoint = Checkpoint.open(tmp_path)
+    cell = cell_for(checkpoint)
+    load_weights(cell, checkpoint)
     path = tmp_path / "model.safetensors"
     with path.open("r+b") as file:
         file.seek(0)

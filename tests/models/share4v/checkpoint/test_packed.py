@@ -84,7 +84,7 @@ def test_every_form_is_packed(name: str, write: Callable[..., Path], tmp_path: P
 def base_of(array: np.ndarray) -> object:
     """Return what an array's memory belongs to, behind all views."""
     owner: object = array
-    while isinstance(owner, np.ndarray) and owner.base is not None:
+    while getattr(owner, "base", None) is not None:  # `as_strided` puts an object of its own between two arrays
         owner = owner.base
     return owner.obj if isinstance(owner, memoryview) else owner
 
@@ -122,7 +122,7 @@ def test_another_type_is_refused(converted: dict[str, Path], tmp_path: Path) -> 
         with pytest.raises(ValueError, match=f"weights are int4 already and cannot become {dtype}"):
             Share4V.from_pretrained(converted["int4"], dtype=dtype)
     for dtype in ("int4", "int8", "float16", None):
-        with pytest.raises(ValueError, match="rounded to int4 already: convert the checkpoint that they came from"):
+        with pytest.raises(ValueError, match="already rounded to int4: convert the checkpoint that they came from"):
             convert(converted["int4"], tmp_path / "again", dtype=dtype)
     assert not (tmp_path / "again").exists()
 
@@ -171,7 +171,7 @@ def test_a_block_that_is_too_much_is_named(copied: Path) -> None:
 def test_a_block_of_another_size_is_named(copied: Path) -> None:
     rewrite(copied, lambda tensors: tensors.update({HEAD: tensors[HEAD][:-64]}))
     with pytest.raises(
-        CheckpointError, match=r"1 of another shape: language_model\.lm_head\.packed is \[\d+\], expected"
+        CheckpointError, match=r"1 of the wrong shape: language_model\.lm_head\.packed is \[\d+\], expected"
     ):
         Share4V.from_pretrained(copied)
 

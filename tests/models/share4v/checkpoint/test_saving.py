@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.weights import read_weights
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mindone.models.share4v import Share4VConfig
-from mindone.models.share4v.checkpoint import CheckpointError, convert, iterate_weights, locate, save_weights
+from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError, convert, save_weights
 from mindone.models.share4v.checkpoint.formats import find_weights, stored_tensors
 from mindone.models.share4v.checkpoint.saving import byte_count
 from mindone.models.share4v.checkpoint.weights import expected_shapes
@@ -172,10 +173,10 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("dtype", [None, "float32", "float16"])
 def test_a_converted_checkpoint_holds_the_same_numbers(source: Path, tmp_path: Path, dtype: str | None) -> None:
     assert convert(source, tmp_path / "out", dtype=dtype, max_shard_size="3KB") == tmp_path / "out"
-    before, after = locate(source), locate(tmp_path / "out")
-    assert (before.form, after.form, after.vision_directory) == ("original", "own", None)
-    want = {name: array.astype(dtype or array.dtype) for name, array in iterate_weights(before)}
-    assert_equal(dict(iterate_weights(after)), want)
+    before, after = Checkpoint.open(source), Checkpoint.open(tmp_path / "out")
+    assert (before.format, after.format, after.vision_directory) == ("original", "own", None)
+    want = {name: array.astype(dtype or array.dtype) for name, array in read_weights(before).items()}
+    assert_equal(read_weights(after), want)
     assert after.config.torch_dtype == (dtype or "float32") and after.config.vision_tower is None
     assert after.config.vision_config == before.config.vision_config
     assert after.config.text_config == before.config.text_config
@@ -191,7 +192,7 @@ def test_converting_again_replaces_the_result_and_nothing_else(source: Path, tmp
     convert(source, out, dtype="float16")
     assert find_weights(out).files == (out / "model.safetensors",)
     assert (out / "notes.txt").read_text() == "mine"
-    assert {array.dtype.name for _, array in iterate_weights(locate(out))} == {"float16"}
+    assert {array.dtype.name for array in read_weights(Checkpoint.open(out)).values()} == {"float16"}
 
 
 def test_a_directory_with_other_things_is_not_overwritten(source: Path, tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_a_checkpoint_that_does_not_fit_its_config_is_not_converted(source: Path
     with pytest.raises(CheckpointError, match=r"9 missing: language_model\.model\.layers\.2"):
         convert(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="dtype 'int2' cannot be written"):
+    with pytest.raises(ValueError, match="dtype 'int2' is not supported"):
         convert(source, tmp_path / "out", dtype="int2")
 
 
@@ -229,7 +230,7 @@ def test_a_tower_can_be_named(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="vision_tower="):
         convert(source, tmp_path / "out")
     convert(source, tmp_path / "out", vision_tower=tmp_path / "moved")
-    assert locate(tmp_path / "out").config.vision_config.hidden_size == 8
+    assert Checkpoint.open(tmp_path / "out").config.vision_config.hidden_size == 8
 
 
 def test_float16_that_would_overflow_is_an_error_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_float16_that_would_overflow_is_an_error_and_leaves_nothing(source: Path
     big["model.norm.weight"][0] = 1e6
     (source / "pytorch_model.bin").unlink()
     save_file(big, source / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"norm\.weight holds values up to 999424"):
+    with pytest.raises(CheckpointError, match=r"norm\.weight has values up to 999424"):
         convert(source, tmp_path / "out", dtype="float16")
     assert not list((tmp_path / "out").iterdir())
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from mindone.models.share4v import Share4VConfig
-from mindone.models.share4v.checkpoint.weights import ALL_NAMES, FORMS, expected_shapes, is_known, our_name
+from mindone.models.share4v.checkpoint.weights import ALL_NAMES, FORMATS, expected_shapes, is_known, our_name
 
 VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 12, "num_attention_heads": 2}
 VISION |= {"image_size": 28, "patch_size": 14}
@@ -141,7 +141,7 @@ def test_biases_are_where_transformers_has_them() -> None:
 
 
 def test_no_two_forms_give_one_name_different_meanings() -> None:
-    for form, table in FORMS.items():
+    for form, table in FORMATS.items():
         for name, ours in table.items():
             assert ALL_NAMES[name] == ours, (form, name)
 

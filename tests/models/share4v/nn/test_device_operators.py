@@ -134,7 +134,7 @@ def test_an_operator_that_is_missing_is_left_to_the_cells() -> None:
 
 
 def test_limits_are_data() -> None:
-    tight = replace(ASCEND, flash_limits=AttentionLimits(max_head_size=64))
+    tight = replace(ASCEND, flash_limits=AttentionLimits(head_size=64))
     assert type(Arithmetic.of("float16", tight).attention(*SIZES)) is Attention
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import LlavaImageProcessor
 
+from ...checkpoint import Checkpoint
+from ...load_options import CheckpointOptions
 from ...processing.processor import Share4VProcessor
 
 
@@ -23,20 +25,15 @@ class Share4VImageProcessor(LlavaImageProcessor):
         super().__init__(do_pad=image_aspect_ratio == "pad" if do_pad is None else do_pad, **stated)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        vision_tower: str | Path | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        **others: Any,
-    ) -> Share4VImageProcessor:
-        """Read a checkpoint of any form; arguments and errors are those of `Share4VProcessor.from_pretrained`.
+    def from_pretrained(cls, name_or_path: str | Path, **others: Any) -> Share4VImageProcessor:
+        """Read a checkpoint of any format; options and errors are those of `Share4VProcessor.from_pretrained`.
 
         Args:
-            others: what the Auto classes and pipelines pass along.
+            others: its options (see CheckpointOptions), and arguments that the Auto classes and pipelines add, which
+                are ignored.
         """
-        own = Share4VProcessor.from_pretrained(name_or_path, vision_tower, cache_dir, local_files_only).image_processor
+        checkpoint = Checkpoint.open(name_or_path, CheckpointOptions.pick(others), weights=False)
+        own = Share4VProcessor.from_checkpoint(checkpoint).image_processor
         size = own.size
         return cls(
             do_pad=own.image_aspect_ratio == "pad",

@@ -12,8 +12,11 @@ import numpy as np
 from mindspore import Tensor, nn
 from transformers import GenerationConfig
 
+from ...backends import open_checkpoint
+from ...checkpoint import Checkpoint
 from ...generation.decoding import MAX_NEW_TOKENS
 from ...generation.mixin import Array
+from ...load_options import LoadOptions, option_names
 from ...modeling import Share4V, Share4VOutput, as_numpy
 from .configuration import Share4VPretrainedConfig
 from .processing import Share4VProcessor
@@ -69,7 +72,7 @@ class Share4VForConditionalGeneration(nn.Cell):
             eos_token_id=list(text.eos_token_ids),
             pad_token_id=_pad_token_id(share4v),
         )
-        self._place: dict[str, Any] | None = None
+        self._checkpoint: Checkpoint | None = None
 
     @classmethod
     def from_pretrained(
@@ -78,39 +81,26 @@ class Share4VForConditionalGeneration(nn.Cell):
         *,
         config: Share4VPretrainedConfig | None = None,
         dtype: Any = None,
-        vision_tower: str | Path | None = None,
-        language_backend: str = "native",
-        vision_backend: str = "native",
-        kv_cache_dtype: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
         **others: Any,
     ) -> Share4VForConditionalGeneration:
-        """Load a checkpoint; arguments and errors are those of `Share4V.from_pretrained`.
+        """Load a checkpoint; options and errors are those of `Share4V.from_pretrained`.
 
         Args:
-            config: what was read of the checkpoint already; it changes nothing of what is loaded.
-            dtype: also a MindSpore type or "auto", which is None.
-            others: what the Auto classes pass along. Those that ask for something, such as `revision`, are refused.
+            config: the config that the Auto classes read already; it does not change what is loaded.
+            dtype: also a MindSpore type, or "auto", which means None.
+            others: the other options of `Share4V.from_pretrained` (see LoadOptions), and arguments that the Auto
+                classes add. Unsupported ones that ask for something, such as `revision`, are refused.
 
         Raises:
-            ValueError: besides, an argument is not supported.
+            ValueError: in addition, an argument is not supported.
         """
-        refuse(others)
-        share4v = Share4V.from_pretrained(
-            name_or_path,
-            vision_tower=vision_tower,
-            dtype=dtype_name(dtype),
-            language_backend=language_backend,
-            vision_backend=vision_backend,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            kv_cache_dtype=kv_cache_dtype,
-        )
+        options = LoadOptions.pick({**others, "dtype": dtype_name(dtype)})
+        refuse({name: value for name, value in others.items() if name not in option_names(LoadOptions)})
+        checkpoint = open_checkpoint(name_or_path, options)
+        share4v = Share4V.from_checkpoint(checkpoint, options)
         common = {"name_or_path": str(name_or_path), "_commit_hash": getattr(config, "_commit_hash", None)}
         model = cls(share4v, Share4VPretrainedConfig(share4v.config, **common))
-        model._place = {"name_or_path": name_or_path, "vision_tower": vision_tower, "cache_dir": cache_dir}
-        model._place["local_files_only"] = local_files_only
+        model._checkpoint = checkpoint
         return model
 
     @classmethod
@@ -131,9 +121,9 @@ class Share4VForConditionalGeneration(nn.Cell):
         Raises:
             ValueError: the model was not loaded from a checkpoint.
         """
-        if self._place is None:
+        if self._checkpoint is None:
             raise ValueError("this model was not loaded from a checkpoint: pass processor= to the pipeline")
-        return Share4VProcessor.from_pretrained(**self._place)
+        return Share4VProcessor.from_checkpoint(self._checkpoint)
 
     def can_generate(self) -> bool:
         """Return True."""

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from mindone.transformers import BatchFeature, ProcessorMixin
 
+from ...checkpoint import Checkpoint
+from ...load_options import CheckpointOptions
 from ...processing import processor
 from ...processing.chat_templates import Template
 from ...processing.messages import Message, read_messages
@@ -127,20 +129,15 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         return ["input_ids", "attention_mask", "pixel_values"]
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        name_or_path: str | Path,
-        vision_tower: str | Path | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        **others: Any,
-    ) -> Any:
-        """Read a checkpoint's processor; arguments and errors are those of this project's.
+    def from_pretrained(cls, name_or_path: str | Path, **others: Any) -> Any:  # type: ignore[override]
+        """Read a checkpoint's processor; options and errors are those of this project's processor.
 
         Args:
-            others: what the Auto classes and pipelines pass along, the options of the model's loading among them.
+            others: the options of `Share4VProcessor.from_pretrained` (see CheckpointOptions), and arguments that the
+                Auto classes and pipelines add, such as the options of the model, which are ignored.
         """
-        return super().from_pretrained(name_or_path, vision_tower, cache_dir, local_files_only)
+        checkpoint = Checkpoint.open(name_or_path, CheckpointOptions.pick(others), weights=False)
+        return cls.from_checkpoint(checkpoint)
 
     def _messages(self, text: Text | None, template: Template) -> list[Message]:
         if isinstance(text, Chat):

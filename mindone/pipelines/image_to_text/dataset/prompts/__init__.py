@@ -1,1 +1,1 @@
-"""Prompts of a data set: styles, variables, and the plan that chooses the prompts of each input."""
+"""Prompts of a data set: styles, variables and the plan that turns an input into a prompt."""

@@ -1,4 +1,4 @@
-"""PromptPlan: which prompts each input gets, drawn by weight in the same way in every run and on every machine."""
+"""Which question is asked of which picture: prompts with weights, drawn the same way by every run and machine."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..state.records import Item
-from ..state.tasks import Task
 from .styles import STYLES, Style, get_style
 from .variables import Described, check_known, fill, variables_of
 
 DEFAULT_STYLE = "default"
 _WEIGHTED = re.compile(r"^([^|\t]*?)\s*[|\t]\s*(.*)$")
-_NUMBER_LIKE = re.compile(r"[-+]?[\d.,]+(?:e[-+]?\d+)?|[-+]?(?:inf|nan)", re.IGNORECASE)
+_LIKE_A_NUMBER = re.compile(r"[-+]?[\d.,]+(?:e[-+]?\d+)?|[-+]?(?:inf|nan)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a plan.
+    """One question of a plan.
 
     Attributes:
-        text: the prompt, which may contain variables.
-        weight: relative probability of being drawn.
+        text: the question, perhaps with variables.
+        weight: how often it is drawn, in proportion to the others' weights.
         style: name of the style that it comes from, or None.
 
     Raises:
-        ValueError: the text is empty or has an unpaired brace, or the weight is not a positive number.
+        ValueError: the text is empty or has a lone brace, or the weight is not above 0.
     """
 
     text: str
@@ -41,28 +39,36 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise ValueError("a prompt is empty: write a question or an instruction about the image")
+            raise ValueError("a prompt is empty: write what to ask of the picture")
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ValueError(f"the prompt {self.text!r:.60} has the weight {self.weight!r}: expected a number above 0")
         variables_of(self.text)
 
 
 @dataclass(frozen=True)
-class PromptPlan:
-    """The prompts of a job.
+class Question:
+    """What one caption of one picture is asked with: the text, variables filled in, and the prompt's style."""
 
-    For each caption of an input, one of the prompts is drawn by weight, without replacement until all have been drawn.
-    A draw depends only on the seed, the input's key and the caption's index, so it is the same if the job is resumed,
-    distributed, or lists its inputs in another order.
+    text: str
+    style: Style | None
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """The questions of a job.
+
+    Each caption of a picture draws one of the prompts, by weight; a picture's captions have different prompts until
+    every prompt has been drawn once. A draw hangs on (seed, key, place) alone, so a job that is resumed, or spread over
+    machines, or runs over its inputs in another order draws the same.
 
     Attributes:
         prompts: the prompts to draw from.
-        captions: number of captions per input.
-        every: use all prompts for every input, in order, instead of drawing; `captions` must then be 1 or their number.
+        captions: how many captions a picture gets.
+        every: ask every prompt of every picture, in their order, and draw nothing; `captions` is then their number.
         seed: of the draws.
 
     Raises:
-        ValueError: there are no prompts, `captions` is less than 1, or it contradicts `every`.
+        ValueError: there are no prompts, or `captions` is below 1.
 
     Example:
         >>> from types import SimpleNamespace
@@ -83,22 +89,22 @@ class PromptPlan:
             raise ValueError(f"captions must be 1 or more, got {self.captions}")
         if self.every and self.captions not in (1, len(self.prompts)):
             raise ValueError(
-                f"every prompt is asked once, which makes {len(self.prompts)} captions, but captions is {self.captions}"
+                f"every prompt is asked once, which makes {len(self.prompts)} captions, but {self.captions} are wanted"
             )
 
     @property
     def count(self) -> int:
-        """Number of captions per input."""
+        """Captions a picture."""
         return len(self.prompts) if self.every else self.captions
 
     @property
     def repeats(self) -> bool:
-        """Whether an input gets the same prompt twice; with greedy decoding, the two captions are equal."""
+        """Whether a picture is asked the same twice, which with greedy decoding gives the same caption twice."""
         return self.count > len({prompt.text for prompt in self.prompts})
 
     @property
     def styles(self) -> tuple[Style, ...]:
-        """The styles that prompts come from, without duplicates."""
+        """The styles that prompts come from, each once."""
         return tuple(STYLES[name] for name in dict.fromkeys(prompt.style for prompt in self.prompts) if name)
 
     @property
@@ -107,35 +113,36 @@ class PromptPlan:
         return frozenset().union(*(variables_of(prompt.text) for prompt in self.prompts))
 
     def check(self, columns: Collection[str]) -> None:
-        """Check that the variables of all prompts exist in a table with these columns.
+        """Refuse variables that records with these columns lack.
 
         Raises:
-            VariableError: one does not exist; the message lists the known variables.
+            VariableError: the message names the known variables.
         """
         check_known([prompt.text for prompt in self.prompts], columns)
 
-    def task(self, item: Item) -> Task:
-        """Return an input with its prompts, one per caption, and their styles.
+    def questions(self, item: Described) -> tuple[Question, ...]:
+        """Return what is asked of an input, one question a caption.
 
         Raises:
-            VariableError: a variable without default has no value in this input.
+            VariableError: the record lacks a variable that has no default.
         """
-        prompts = self._draw_prompts(item.key)
-        return Task(item, tuple(fill(prompt.text, item) for prompt in prompts), tuple(one.style for one in prompts))
+        return tuple(
+            Question(fill(prompt.text, item), STYLES[prompt.style] if prompt.style else None)
+            for prompt in self._drawn(item.key)
+        )
 
     def texts(self, item: Described) -> tuple[str, ...]:
-        """Return the prompts of an input as texts, one per caption; errors as in `task`."""
-        return tuple(fill(prompt.text, item) for prompt in self._draw_prompts(item.key))
+        """Return the questions' texts alone."""
+        return tuple(question.text for question in self.questions(item))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON values; plans with equal results have equal values."""
+        """Return the plan as JSON values: two plans that ask the same have the same."""
         prompts = [{"text": one.text, "weight": one.weight, "style": one.style} for one in self.prompts]
         return {"prompts": prompts, "captions": self.count, "every": self.every, "seed": self.seed}
 
     @classmethod
     def from_options(
         cls,
-        *,
         styles: Sequence[str] = (),
         prompts: Sequence[str] = (),
         files: Sequence[str | Path] = (),
@@ -143,45 +150,41 @@ class PromptPlan:
         every: bool = False,
         seed: int = 0,
     ) -> PromptPlan:
-        """Make a plan of named styles, prompts, and files of prompts together; without any, of the style "default".
+        """Make the plan of a command line: named styles, then prompts, then those of files; all in one pot.
 
-        Args:
-            styles: names of styles.
-            prompts: prompts without a style, each with weight 1.
-            files: files for `read_prompt_file`.
-            captions, every, seed: as in the class.
+        With none of them the style "default" is asked.
 
         Raises:
-            ValueError: a style is unknown, a file has a malformed line, or a number is out of range.
+            ValueError: a style is not known, a line of a file cannot be read, or a number is outside its range.
             OSError: a file cannot be read.
         """
-        collected = [Prompt(get_style(name).prompt, 1.0, name) for name in styles]
-        collected += [Prompt(text) for text in prompts]
+        pot = [Prompt(get_style(name).prompt, 1.0, name) for name in styles]
+        pot += [Prompt(text) for text in prompts]
         for path in files:
-            collected += read_prompt_file(path)
-        if not collected:
-            collected = [Prompt(STYLES[DEFAULT_STYLE].prompt, 1.0, DEFAULT_STYLE)]
-        return cls(tuple(collected), captions, every, seed)
+            pot += read_prompt_file(path)
+        if not pot:
+            pot = [Prompt(STYLES[DEFAULT_STYLE].prompt, 1.0, DEFAULT_STYLE)]
+        return cls(tuple(pot), captions, every, seed)
 
-    def _draw_prompts(self, key: str) -> list[Prompt]:
+    def _drawn(self, key: str) -> list[Prompt]:
         if self.every:
             return list(self.prompts)
         drawn: list[Prompt] = []
-        remaining: list[Prompt] = []
-        for index in range(self.captions):
-            remaining = remaining or list(self.prompts)
-            drawn.append(remaining.pop(_draw([prompt.weight for prompt in remaining], self.seed, key, index)))
+        left: list[Prompt] = []
+        for place in range(self.captions):
+            left = left or list(self.prompts)
+            drawn.append(left.pop(_draw([prompt.weight for prompt in left], self.seed, key, place)))
         return drawn
 
 
 def read_prompt_file(path: str | Path) -> list[Prompt]:
-    r"""Read a file of prompts, one per line.
+    r"""Read prompts, one a line.
 
-    A line is a prompt, or `@NAME` for the prompt of a style, optionally after a weight and a bar or a tab:
-    `3 | Describe this image`. Empty lines and lines that start with `#` are ignored; `\n` in a prompt is a line break.
+    A line is a prompt, `@NAME` for a style's, or either behind a weight and a bar: `3 | Describe this image`. A tab
+    will do for the bar. Lines that are empty or begin with `#` say nothing; `\n` in a prompt is a line end.
 
     Raises:
-        ValueError: a line is malformed, or the file has no prompts; the message names the file and the line.
+        ValueError: a line cannot be read, or the file has no prompt; the message names file and line.
         OSError: the file cannot be read.
     """
     try:
@@ -197,18 +200,18 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
     if not prompts:
-        raise ValueError(f"{path}: the file has no prompts; write one per line")
+        raise ValueError(f"{path}: no prompts in it; write one a line")
     return prompts
 
 
 def _read_line(line: str) -> Prompt:
     weight = 1.0
     found = _WEIGHTED.match(line)
-    if found and _NUMBER_LIKE.fullmatch(found[1].strip()):
+    if found and _LIKE_A_NUMBER.fullmatch(found[1].strip()):
         try:
             weight = float(found[1])
         except ValueError:
-            raise ValueError(f"the weight {found[1]!r} is not a number: write it as 2.5") from None
+            raise ValueError(f"the weight {found[1]!r} is no number: write it as 2.5") from None
         line = found[2].strip()
     if line.startswith("@"):
         style = get_style(line[1:].strip())
@@ -216,13 +219,12 @@ def _read_line(line: str) -> Prompt:
     return Prompt(line.replace("\\n", "\n"), weight)
 
 
-def _draw(weights: Sequence[float], seed: int, key: str, index: int) -> int:
-    """Draw an index with probability proportional to its weight.
+def _draw(weights: Sequence[float], seed: int, key: str, place: int) -> int:
+    """Return a number in proportion to the weights.
 
-    Randomness comes from a hash, because its result, unlike a random generator's, is the same in all versions of Python
-    and NumPy.
+    A hash, not a generator of random numbers: no version of Python or NumPy changes what it gives.
     """
-    digest = hashlib.sha256(f"{seed}\0{index}\0{key}".encode(errors="surrogateescape")).digest()
-    cumulative = list(accumulate(weights))
-    point = int.from_bytes(digest[:8], "big") / 2**64 * cumulative[-1]
-    return min(bisect_right(cumulative, point), len(cumulative) - 1)  # rounding may make `point` equal to the total
+    digest = hashlib.sha256(f"{seed}\0{place}\0{key}".encode(errors="surrogateescape")).digest()
+    reached = list(accumulate(weights))
+    mark = int.from_bytes(digest[:8], "big") / 2**64 * reached[-1]
+    return min(bisect_right(reached, mark), len(reached) - 1)  # rounding may put the mark on the last border

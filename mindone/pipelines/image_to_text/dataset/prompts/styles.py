@@ -1,4 +1,4 @@
-"""Caption styles as data: a name, the prompt that makes ShareGPT4V write such captions, and rules for their text."""
+"""Caption styles as data: a name, the question that gets such captions from ShareGPT4V, and what is done to them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..rules.text_rules import TextRules
 
 @dataclass(frozen=True)
 class Style:
-    """One kind of caption.
+    """One way to caption.
 
     Attributes:
-        name: value of `style` (`--style`).
-        prompt: the prompt; if the model was trained on a suitable one, exactly that one.
-        description: what the captions are like and what they are for, in one line.
-        max_new_tokens: default for these captions; the job's own max_new_tokens takes precedence.
-        rules: rules for the finished text.
+        name: what `get_style` and `--style` know it by.
+        prompt: the question; where the model was trained on a fitting one, that one word for word.
+        description: what the captions are like and are for, in one line.
+        max_new_tokens: room that such captions need; a command line that names its own goes first.
+        rules: what is done to the finished text.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.prompts.styles import get_style
@@ -39,11 +39,11 @@ _BEGIN = "Begin with the content itself, not with words such as 'The image shows
 _ROWS: dict[str, dict[str, Any]] = {
     "default": {
         "prompt": "Describe this image",
-        "description": "the prompt of the model's own demo: one or two paragraphs",
+        "description": "the question of the model's own demonstration: a paragraph or two",
         "max_new_tokens": 384,
     },
     "one-sentence": {
-        # One of the instructions in the training data of stage 2.
+        # One of the questions of the instructions that stage 2 was trained on.
         "prompt": "Provide a one-sentence caption for the provided image.",
         "description": "one plain sentence, as in COCO",
         "max_new_tokens": 64,
@@ -61,16 +61,16 @@ _ROWS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 224,
     },
     "detailed": {
-        # The prompt that ShareGPT4V's own captions were generated with.
+        # The question of ShareGPT4V's own captions.
         "prompt": "Analyze the image in a comprehensive and detailed manner.",
-        "description": "as in ShareGPT4V's training data: objects, attributes, places, mood",
+        "description": "what ShareGPT4V was trained on: objects, attributes, places, mood",
         "max_new_tokens": 512,
     },
     "exhaustive": {
         "prompt": "Describe everything that can be seen in this image, from the foreground to the background: every "
         "person, animal and object with its number, colour, shape, material, size and position, what each of them "
         "does, how they relate to one another, all written text, the setting, the light, the viewpoint and the style.",
-        "description": "everything visible, without a practical length limit",
+        "description": "everything there is, as long as it takes",
         "max_new_tokens": 1024,
     },
     "direct": {
@@ -83,14 +83,14 @@ _ROWS: dict[str, dict[str, Any]] = {
         "prompt": "Describe only what can be seen in this image, in plain words: the objects, their number, their "
         "colours and where they are. Do not guess at feelings, intentions, names or anything outside the picture. "
         f"{_BEGIN}",
-        "description": "no mood and no guesses, for data in which an invention is worse than an omission",
+        "description": "no mood and no guesses, for data where an invention costs more than an omission",
         "max_new_tokens": 256,
         "rules": _DIRECT,
     },
     "tags": {
         "prompt": "List the objects, their attributes, the actions, the setting and the style of this image as short "
         "tags, separated by commas. Write the tags alone.",
-        "description": "comma-separated tags in lower case, without duplicates",
+        "description": "comma-separated tags in lower case, none twice",
         "max_new_tokens": 128,
         "rules": TextRules(strip_openings=True, as_tags=True),
     },
@@ -98,7 +98,7 @@ _ROWS: dict[str, dict[str, Any]] = {
         "prompt": "Write the prompt from which a text-to-image model would draw this image: the medium, the subject "
         "and its look, what it does, the setting, the composition, the light and the colours, in one paragraph. "
         f"{_BEGIN}",
-        "description": "a prompt for training or using text-to-image models such as Stable Diffusion",
+        "description": "a prompt for training or driving Stable Diffusion and its kin",
         "max_new_tokens": 192,
         "rules": _DIRECT,
     },
@@ -106,14 +106,14 @@ _ROWS: dict[str, dict[str, Any]] = {
         "prompt": "Describe this video frame for a text-to-video model, in one paragraph: the subject and its look, "
         "what it is doing and how it moves, the background, the light, the visual style, and the position, angle "
         f"and distance of the camera. {_BEGIN}",
-        "description": "subject, action, background, light and camera, as in Open-Sora's training data",
+        "description": "subject, action, background, light and camera, as Open-Sora's training data want it",
         "max_new_tokens": 256,
         "rules": _DIRECT,
     },
     "camera": {
         "prompt": "Describe how this picture was taken or made: the kind of shot, the angle and height of the camera, "
         f"the framing, what is in focus, the light, the colours and the style. {_BEGIN}",
-        "description": "viewpoint, framing, focus, light and colours rather than content",
+        "description": "viewpoint, framing, focus, light and colours, hardly the content",
         "max_new_tokens": 192,
         "rules": _DIRECT,
     },
@@ -137,7 +137,7 @@ _ROWS: dict[str, dict[str, Any]] = {
         "prompt": "Describe the product in this image for a shop's catalogue: what it is, its colour, material, "
         "shape, pattern, parts and any brand or text that can be read on it. Leave the background out. "
         f"{_BEGIN}",
-        "description": "only the product, for catalogues",
+        "description": "the article alone, for catalogues",
         "max_new_tokens": 192,
         "rules": _DIRECT,
     },
@@ -175,7 +175,7 @@ def get_style(name: str) -> Style:
     """Return the style of that name.
 
     Raises:
-        ValueError: the name is unknown; the message lists the known names and the closest one.
+        ValueError: the name is not known; the message lists the known ones and the closest.
     """
     if isinstance(name, str) and name in STYLES:
         return STYLES[name]

@@ -1,4 +1,4 @@
-"""Variables in prompts: `{filename}`, `{directory}` and the columns of a table, filled in as plain text."""
+"""Variables in prompts: `{filename}`, `{directory}` and every column of the record, put in as plain text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Protocol
 
 from mindone.models.share4v.suggestions import unknown
 
-# Variables of every input, with their meanings; a column of the same name takes precedence.
+# What every record has, and what it means; a column of the same name goes first.
 BUILT_IN = {
-    "filename": "name of the image file",
-    "stem": "the same without its suffix",
-    "directory": "name of the folder that contains it",
+    "filename": "name of the picture's file",
+    "stem": "the same without its ending",
+    "directory": "name of the folder that holds it",
     "key": "the record's key",
 }
-# Special tokens: in a prompt, they would stand for an image or end the question.
+# In a prompt these are not text: they stand for a picture, or end the question.
 _RESERVED = ("<image>", "<s>", "</s>", "<unk>")
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class Described(Protocol):
-    """The attributes of an input that prompts can use; an `Item` has them."""
+    """What is needed of an input: an `Item` has it."""
 
     @property
     def key(self) -> str: ...
@@ -34,14 +34,14 @@ class Described(Protocol):
 
 
 class VariableError(ValueError):
-    """A prompt has a variable that does not exist, is empty, or has a value that cannot be used."""
+    """A prompt names a variable that the record lacks, or whose value will not do."""
 
 
 def variables_of(prompt: str) -> frozenset[str]:
     """Return the names of the variables in a prompt; `{{` and `}}` stand for braces.
 
     Raises:
-        VariableError: a brace is unpaired, or a variable has no name.
+        VariableError: a brace stands alone, or holds nothing.
 
     Example:
         >>> sorted(variables_of("What is {filename} in {{braces}}? {title|nothing}"))
@@ -51,7 +51,7 @@ def variables_of(prompt: str) -> frozenset[str]:
     for found in _FIELD.finditer(prompt):
         if found[0] in ("{", "}"):
             raise VariableError(
-                f"the prompt {prompt!r:.80} has an unpaired {found[0]!r} at {found.start()}: "
+                f"the prompt {prompt!r:.80} has a lone {found[0]!r} at {found.start()}: "
                 f"write {found[0] * 2} for a brace"
             )
         if found[1] is not None:
@@ -60,11 +60,11 @@ def variables_of(prompt: str) -> frozenset[str]:
 
 
 def fill(prompt: str, item: Described) -> str:
-    """Fill an input's values into a prompt. `{name|text}` becomes `text` if the input has no value of that name.
+    """Put the record's values in a prompt. `{name|text}` has `text` where the record has no such value.
 
     Raises:
-        VariableError: the input has no such value (the message lists those it has), or the value contains `<image>` or
-            another special token of the model.
+        VariableError: the record has no such value (the message names those it has), or the value holds `<image>` or
+            another of the model's special tokens.
     """
     values = {**_built_in(item), **item.columns}
 
@@ -80,19 +80,19 @@ def fill(prompt: str, item: Described) -> str:
         reserved = next((token for token in _RESERVED if token in text), None)
         if reserved is not None:
             raise VariableError(
-                f"record {item.key!r}: the value of {{{name.strip()}}} contains {reserved}, a special token"
+                f"record {item.key!r}: the value of {{{name.strip()}}} holds {reserved}, which is no text to the model"
             )
         return text
 
-    variables_of(prompt)  # raises for unpaired braces
+    variables_of(prompt)  # lone braces are refused in every record alike
     return _FIELD.sub(value, prompt)
 
 
 def check_known(prompts: Iterable[str], columns: Collection[str]) -> None:
-    """Check, before anything is captioned, that the variables in prompts exist in a table with these columns.
+    """Refuse prompts with variables that records with these columns lack, before anything has been captioned.
 
     Raises:
-        VariableError: one does not; the message lists the known variables and the closest one.
+        VariableError: the message names the known variables and the closest one.
     """
     known = {*BUILT_IN, *columns}
     for prompt in prompts:
@@ -103,7 +103,7 @@ def check_known(prompts: Iterable[str], columns: Collection[str]) -> None:
 
 
 def _built_in(item: Described) -> dict[str, str]:
-    # "shard.tar::dogs/7.jpg": the part after the colons is the image's own path.
+    # "shard.tar::dogs/7.jpg": the part behind the colons is the picture's own name.
     path = PurePath(item.source.rpartition("::")[2])
     return {"filename": path.name, "stem": path.stem, "directory": path.parent.name, "key": item.key}
 
@@ -116,15 +116,15 @@ def _name(field: str, prompt: str) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """Return a column's value as text, or None if it is empty."""
-    if value is None or (isinstance(value, float) and value != value):  # NaN is an empty cell
+    """Write a column's value as text; None where there is nothing to write."""
+    if value is None or (isinstance(value, float) and value != value):  # NaN is how tables say that a cell is empty
         return None
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, (list, tuple)):
         return ", ".join(part for part in map(_text, value) if part is not None) or None
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # an integer column with empty cells is read as floats
+        return str(int(value))  # a table's whole numbers, where another row had none
     return json.dumps(value, ensure_ascii=False, sort_keys=True) if isinstance(value, Mapping) else str(value)
 
 

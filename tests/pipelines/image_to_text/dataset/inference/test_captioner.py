@@ -127,7 +127,8 @@ def test_a_prompt_that_fills_the_context_fails_only_its_input(tiny: ImageToTextP
 def test_the_rules_of_a_style_are_applied(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encoded(scene(1)))
     item = next(list_inputs([str(tmp_path)]))
-    record = captioned(tiny, [PromptPlan.from_options(styles=["one-sentence"]).task(item)])[0]
+    question = PromptPlan.from_options(styles=["one-sentence"]).questions(item)[0]
+    record = captioned(tiny, [Task(item, (question.text,), ("one-sentence",))])[0]
     assert record.captions[0].count(".") <= 1
 
 
@@ -256,7 +257,7 @@ def test_a_question_that_cannot_be_encoded_fails_only_its_input(tiny: ImageToTex
     first, second, *_ = (item for item in list_inputs([str(folder)]) if "bad-" not in item.source)
     asked = Task(first, ("What is caf\udce9?",), (None,)), Task(second, ("What is there?",), (None,))
     records = captioned(tiny, list(asked))
-    assert "unpaired surrogate" in str(records[first.number].error)
+    assert "half a surrogate pair" in str(records[first.number].error)
     assert records[second.number].captions
 
 
@@ -299,7 +300,7 @@ def test_a_caption_that_is_completed_together_with_the_failure_of_its_input(
     """The second prompt fails in the step in which the first caption, of one token, is completed."""
     items = equal_items(tmp_path, 2)
     tasks = [Task(items[0], ("What is it?", OVERFULL), (None, None)), Task(items[1], ("Why?",), (None,))]
-    records = captioned(tiny, tasks, max_new_tokens=1)
+    records = captioned(tiny, tasks, generation={"max_new_tokens": 1})
     assert "the model's context" in (records[0].error or "") and records[1].captions
 
 

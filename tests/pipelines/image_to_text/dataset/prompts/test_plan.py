@@ -1,4 +1,4 @@
-"""Prompt plans: variables, weights, prompt files, and draws that are the same in every run, process and order."""
+"""Prompt plans: variables, weights, files, and draws that no run, machine or order changes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from hypothesis import strategies as st
 from mindone.pipelines.image_to_text.dataset.prompts.plan import Prompt, PromptPlan, read_prompt_file
 from mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES
 from mindone.pipelines.image_to_text.dataset.prompts.variables import VariableError, fill, variables_of
-from mindone.pipelines.image_to_text.dataset.state.records import Item
-from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -36,22 +34,22 @@ class Input:
         ("table.parquet::17", "17", "17", ""),
     ],
 )
-def test_built_in_variables(source: str, filename: str, stem: str, directory: str) -> None:
+def test_variables_that_every_record_has(source: str, filename: str, stem: str, directory: str) -> None:
     item = Input("some/key", source)
     assert fill("{filename}|{stem}|{directory|}|{key}", item) == f"{filename}|{stem}|{directory}|some/key"
 
 
-def test_columns_take_precedence_over_built_in_variables() -> None:
+def test_columns_are_variables_and_go_first() -> None:
     item = Input(columns={"artist": " Klee ", "year": 1922.0, "tags": ["blue", None, "sea"], "filename": "own", "n": 0})
     assert fill("{artist}, {year}, {tags}, {filename}, {n}", item) == "Klee, 1922, blue, sea, own, 0"
     assert fill("{ artist } {{artist}}", item) == "Klee {artist}"
 
 
-def test_variables_in_values_are_not_filled_in() -> None:
+def test_a_value_is_text_and_never_read_again() -> None:
     assert fill("{title}", Input(columns={"title": "{key} {"})) == "{key} {"
 
 
-def test_defaults_replace_missing_and_empty_values() -> None:
+def test_defaults_stand_in_for_what_is_missing_or_empty() -> None:
     item = Input(columns={"artist": None, "nan": float("nan"), "blank": "  "})
     assert fill("{artist|nobody} {nan|x} {blank|y} {other|z}{other|}", item) == "nobody x y z"
 
@@ -64,25 +62,25 @@ def test_defaults_replace_missing_and_empty_values() -> None:
             r"record 'cats/tom': unknown variable {titel}; known: filename, stem, directory, key, title\. Did you",
         ),
         ("{artist}", r"record 'cats/tom': {artist} is empty there; write {artist\|some text}"),
-        ("{picture}", r"the value of {picture} contains <image>"),
-        ("a } b", r"an unpaired '}' at 2: write }} for a brace"),
+        ("{picture}", r"the value of {picture} holds <image>"),
+        ("a } b", r"a lone '}' at 2: write }} for a brace"),
         ("{}", r"has {} without a name"),
-        ("{a{b}}", r"an unpaired '{' at 0"),
+        ("{a{b}}", r"a lone '{' at 0"),
     ],
 )
-def test_invalid_prompts(prompt: str, message: str) -> None:
+def test_prompts_that_will_not_do(prompt: str, message: str) -> None:
     columns = {"title": "x"} if "titel" in prompt else {"title": "x", "artist": "", "picture": "see <image>"}
     with pytest.raises(VariableError, match=message):
         fill(prompt, Input(columns=columns))
 
 
 @given(st.text())
-def test_escaped_text_is_restored(text: str) -> None:
+def test_escaped_text_comes_out_as_it_was(text: str) -> None:
     escaped = text.replace("{", "{{").replace("}", "}}")
     assert fill(escaped, Input()) == text and variables_of(escaped) == frozenset()
 
 
-def test_variables_are_checked_against_the_columns() -> None:
+def test_a_plan_is_checked_before_the_first_picture() -> None:
     plan = PromptPlan.from_options(prompts=["Is this {lable}?", "{mood|any} mood"])
     with pytest.raises(VariableError, match=r"unknown variable {lable}; known: .*label\. Did you mean {label}\?"):
         plan.check(["label"])
@@ -95,14 +93,14 @@ def test_variables_are_checked_against_the_columns() -> None:
 PLAN = PromptPlan((Prompt("a", 1), Prompt("b", 2), Prompt("c", 5)), seed=7)
 
 
-def test_prompts_are_drawn_by_weight() -> None:
+def test_prompts_are_drawn_by_their_weights() -> None:
     counts = Counter(PLAN.texts(Input(f"key-{number}"))[0] for number in range(8000))
     expected = {"a": 1000, "b": 2000, "c": 5000}
     chi_squared = sum((counts[text] - count) ** 2 / count for text, count in expected.items())
-    assert chi_squared < 13.8  # two degrees of freedom, p = 0.001; the draws are the same in every run
+    assert chi_squared < 13.8  # two degrees of freedom: 1 in 1000, and the draws are always the same
 
 
-def test_draws_are_the_same_in_another_process_and_as_recorded_here() -> None:
+def test_draws_are_the_same_in_another_process_and_written_down_here() -> None:
     """A job may be resumed by another version of Python, so the first draws are part of the contract."""
     program = (
         "from mindone.pipelines.image_to_text.dataset.prompts.plan import Prompt, PromptPlan\n"
@@ -115,13 +113,13 @@ def test_draws_are_the_same_in_another_process_and_as_recorded_here() -> None:
     assert done.stdout.strip()[::-1] == here == "ccbcaccccbcbacccacbcccbc"
 
 
-def test_another_seed_gives_other_draws() -> None:
+def test_another_seed_draws_otherwise() -> None:
     other = PromptPlan(PLAN.prompts, seed=8)
     assert [PLAN.texts(Input(str(n))) for n in range(50)] != [other.texts(Input(str(n))) for n in range(50)]
 
 
 @given(st.text(), st.integers(0, 9), st.integers(1, 7))
-def test_captions_of_an_input_use_different_prompts_as_long_as_possible(key: str, seed: int, captions: int) -> None:
+def test_captions_of_a_picture_differ_in_prompt_while_they_can(key: str, seed: int, captions: int) -> None:
     plan = PromptPlan(PLAN.prompts, captions=captions, seed=seed)
     texts = plan.texts(Input(key))
     assert len(texts) == plan.count == captions
@@ -130,43 +128,35 @@ def test_captions_of_an_input_use_different_prompts_as_long_as_possible(key: str
         assert len(set(part)) == len(part)
     assert plan.repeats == (captions > 3)
     longer = PromptPlan(PLAN.prompts, captions=captions + 1, seed=seed)
-    assert longer.texts(Input(key))[:captions] == texts  # an additional caption changes no other
+    assert longer.texts(Input(key))[:captions] == texts  # one caption more changes no other
 
 
-def test_every_prompt_in_order() -> None:
+def test_every_prompt_in_turn() -> None:
     plan = PromptPlan(PLAN.prompts, every=True)
     assert plan.texts(Input("x")) == ("a", "b", "c") and plan.count == 3 and not plan.repeats
-    with pytest.raises(ValueError, match="makes 3 captions, but captions is 2"):
+    with pytest.raises(ValueError, match="makes 3 captions, but 2 are wanted"):
         PromptPlan(PLAN.prompts, captions=2, every=True)
 
 
-def test_keys_that_are_not_utf8() -> None:
+def test_keys_that_are_no_utf8_can_be_drawn_for() -> None:
     assert PLAN.texts(Input("caf\udce9"))[0] in "abc"
 
 
 # Where prompts come from
 
 
-def test_the_default_is_the_default_style() -> None:
-    item = Item(0, "cats/tom", "photos/cats/tom.jpg")
-    assert PromptPlan.from_options().task(item) == Task(item, ("Describe this image",), ("default",))
+def test_with_nothing_said_the_default_style_is_asked() -> None:
+    question = PromptPlan.from_options().questions(Input())[0]
+    assert question.text == "Describe this image" and question.style is STYLES["default"]
 
 
-def test_a_task_has_the_prompts_filled_in_and_their_styles() -> None:
-    item = Item(0, "cats/tom", "photos/cats/tom.jpg", columns={"artist": "Klee"})
-    plan = PromptPlan.from_options(styles=["tags"], prompts=["What did {artist} paint in {filename}?"], every=True)
-    filled = (STYLES["tags"].prompt, "What did Klee paint in tom.jpg?")
-    assert plan.task(item) == Task(item, filled, ("tags", None))
-    assert plan.texts(item) == filled
-
-
-def test_styles_prompts_and_files_are_combined(tmp_path: Path) -> None:
+def test_styles_prompts_and_files_go_in_one_pot(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text(
         "\ufeff# a comment\n\n3 | What is {stem}?\n0.5\tTwo\\nlines\n2|@one-sentence\n@tags\nLeft | right\n",
         encoding="utf-8",
     )
-    plan = PromptPlan.from_options(styles=["short"], prompts=["Why?"], files=[file], captions=2, seed=3)
+    plan = PromptPlan.from_options(["short"], ["Why?"], [file], captions=2, seed=3)
     assert [(prompt.text, prompt.weight, prompt.style) for prompt in plan.prompts] == [
         (STYLES["short"].prompt, 1, "short"),
         ("Why?", 1, None),
@@ -190,28 +180,28 @@ def test_styles_prompts_and_files_are_combined(tmp_path: Path) -> None:
         ("0 | Why?", "line 2: the prompt 'Why\\?' has the weight 0.0: expected a number above 0"),
         ("-1 | Why?", "line 2: .*weight -1.0"),
         ("nan | Why?", "line 2: .*weight nan"),
-        ("2,5 | Why?", "line 2: the weight '2,5' is not a number: write it as 2.5"),
+        ("2,5 | Why?", "line 2: the weight '2,5' is no number: write it as 2.5"),
         ("3 | ", "line 2: a prompt is empty"),
         ("@shrot", "line 2: unknown caption style 'shrot'; .*Did you mean 'short'"),
-        ("What {is", "line 2: .*unpaired '{'"),
+        ("What {is", "line 2: .*lone '{'"),
     ],
 )
-def test_a_malformed_line_is_named(line: str, message: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_named(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text(f"# first\n{line}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_prompt_file(tmp_path / "prompts.txt")
 
 
-def test_files_without_prompts(tmp_path: Path) -> None:
+def test_files_that_hold_no_prompt(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("# nothing\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"empty.txt: the file has no prompts"):
+    with pytest.raises(ValueError, match=r"empty.txt: no prompts in it"):
         read_prompt_file(tmp_path / "empty.txt")
     (tmp_path / "latin.txt").write_bytes("Qu'est-ce que c'est, très précisément?".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin.txt: not UTF-8 text, at byte"):
         read_prompt_file(tmp_path / "latin.txt")
 
 
-def test_invalid_plans() -> None:
+def test_plans_that_will_not_do() -> None:
     with pytest.raises(ValueError, match="there is no prompt"):
         PromptPlan(())
     with pytest.raises(ValueError, match="captions must be 1 or more, got 0"):
