@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.llava import IMAGE, Reference
+from mindspore import Tensor
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.generation.continuous_batch import Completion
@@ -274,18 +275,19 @@ def test_invalid_requests_fail_alone(pair: Pair) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_logits_that_are_not_finite_fail_one_request_and_leave_a_clean_slot(pair: Pair, batch_size: int) -> None:
-    """Huge pixels give NaN features, so the slot has NaN keys and values; the next request must not see them."""
+    """NaN features give NaN keys and values, which the next request in the slot must not see."""
     reference, model = pair
     images = reference.images(1)
     beside = Request(0, np.array([reference.text(70)]), long(3))
     later = Request(2, np.array([[*reference.text(9), IMAGE]]), long(4), ImageSet(images))
     expected = {request.request_id: generate(model, request) for request in (beside, later)}
-    huge = ImageSet(np.full_like(images, 1e38))
+    not_finite = ImageSet(images)
+    not_finite.store(Tensor(np.full_like(model.encode_images(images).asnumpy(), np.nan)))
     engine: Engine[int] = Engine(model, batch_size)
     if batch_size > 1:
         engine.submit(beside)
         engine.step()
-    engine.submit(Request(1, np.array([[*reference.text(80), IMAGE, *reference.text(50)]]), images=huge))
+    engine.submit(Request(1, np.array([[*reference.text(80), IMAGE, *reference.text(50)]]), images=not_finite))
     engine.submit(later)
     completions = finish(engine)
     assert isinstance(completions[1].error, FloatingPointError) and completions[1].finish_reason == "error"
