@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import random
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,13 @@ from helpers.paths import TESTS
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker; tests of threads set their number themselves
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if find_spec("hypothesis"):  # not in the environment of mindnlp
+    from hypothesis import HealthCheck, settings
+
+    # By default an example that takes more than 200 ms fails, which on a busy machine any of them may.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
 
 WORKERS = 2
 # Files that take more than 20 s each, longest first: started last, one of them would keep one worker busy alone.

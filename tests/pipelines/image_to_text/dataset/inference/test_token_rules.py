@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import NoBadWordsLogitsProcessor
 
@@ -40,7 +40,6 @@ def tokenizer(processor: Share4VProcessor) -> Tokenizer:
 # Sequences
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=8),
     st.lists(st.integers(0, 3), min_size=4, max_size=12),
