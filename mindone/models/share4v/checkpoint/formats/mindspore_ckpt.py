@@ -153,7 +153,7 @@ def _dims(data: np.ndarray, start: int, stop: int) -> list[int]:
     """Read one size, or a packed run of them."""
     if stop == -1:
         return [start]
-    sizes = []
+    sizes: list[int] = []
     while start < stop and len(sizes) <= MAX_DIMENSIONS:
         size, start = _varint(data, start, stop)
         sizes.append(size)

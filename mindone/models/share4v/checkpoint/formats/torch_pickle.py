@@ -183,6 +183,11 @@ class _Interpreter:
     def mark(self) -> None:
         self.stack.append(_MARK)
 
+    def real_number(self) -> None:
+        """Skip a float; floats occur only in metadata, which no tensor needs."""
+        self.take(8)
+        self.push(None)
+
     def integer(self) -> None:
         size = self.number(1)
         if size > MAX_INTEGER_BYTES:
@@ -276,7 +281,7 @@ OPCODES: dict[bytes, Callable[[_Interpreter], None]] = {
     b"M": lambda self: self.push(self.number(2)),
     b"J": lambda self: self.push(self.number(4, signed=True)),
     b"\x8a": _Interpreter.integer,
-    b"G": lambda self: (self.take(8), self.push(None))[-1],  # a float, in metadata: no tensor needs its value
+    b"G": _Interpreter.real_number,
     b"X": lambda self: self.text(4),
     b"\x8c": lambda self: self.text(1),
     b"}": lambda self: self.push({}),
