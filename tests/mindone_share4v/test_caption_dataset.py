@@ -164,14 +164,31 @@ def test_a_table_with_keys_and_an_image_root(photos: Path, tmp_path: Path) -> No
         (["photos/0.png", "photos/1.png", "--out", "photos/1.png"], "1.png"),
     ],
 )
-def test_usage_errors_are_reported_without_a_traceback(photos: Path, arguments: list[str], said: str) -> None:
+def test_usage_errors_are_reported_without_a_traceback(
+    photos: Path,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    try:
+        status = main(["caption-dataset", *arguments])
+    except SystemExit as end:  # argparse
+        status = end.code
+    errors = capsys.readouterr().err
+    assert status in (1, 2, 3) and said in errors
+    assert "Traceback" not in errors
+    assert len(list(photos.glob("*.png"))) == 4 and (photos / "0.png").read_bytes() == encoded(scene(0))
+
+
+def test_a_usage_error_of_the_installed_command(photos: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mindone_share4v", "caption-dataset", *arguments],
+        [sys.executable, "-m", "mindone_share4v", "caption-dataset", "photos", "--num-beams", "3"],
         capture_output=True,
         text=True,
         cwd=photos.parent,
         check=False,
     )
-    assert done.returncode in (1, 2, 3) and said in done.stderr, done.stderr
+    assert done.returncode in (1, 2, 3) and "beams" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
-    assert len(list(photos.glob("*.png"))) == 4 and (photos / "0.png").read_bytes() == encoded(scene(0))
