@@ -8,12 +8,14 @@ import io
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Union
+from typing import TYPE_CHECKING, BinaryIO, Union, cast
 from urllib.parse import unquote, unquote_to_bytes
 from urllib.request import url2pathname
 
 import numpy as np
 
+from ..display import redacted
+from .image_limits import FORMATS, LimitedFile, LimitError, check_tiff, formats
 from .image_modes import to_rgb, upright
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class ImageLoadError(ValueError):
         ...     load_image(b"no picture")
         ... except ImageLoadError as error:
         ...     print(error)
-        10 bytes (6e 6f 20 70 69 63 74 75 ...): not an image format that Pillow reads; give a JPEG, PNG, WebP, ...
+        10 bytes (6e 6f 20 70 69 63 74 75 ...): not an image format that is decoded here; give a JPEG, PNG, WebP, ...
     """
 
 
@@ -54,6 +56,10 @@ def load_image(source: ImageSource) -> PILImage:
     EXIF orientation is applied, transparency is composited over white, greyscale of 16 bits and more is scaled to 8
     bits, and the first frame of an animation is used. Pillow's pixel limit (`PIL.Image.MAX_IMAGE_PIXELS`, 89,478,485)
     applies; raise it there to load larger images. No global state is changed.
+
+    Formats, told by content, not by name: JPEG, MPO, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, ICO, TGA, AVIF (Pillow
+    11.3 and later), and HEIF if the application registered a plug-in for it. Other formats of Pillow are not decoded.
+    `image_limits` bounds the bytes, CPU time and memory of one image.
 
     Args:
         source: a path (str or Path), an http(s) or file URL, a data URI, the bytes of an image file, a PIL image, or a
@@ -74,7 +80,7 @@ def load_image(source: ImageSource) -> PILImage:
 
     name = describe(source)
     if isinstance(source, Image.Image):
-        return _finish(source, name)
+        return _from_pil(source, name)
     if isinstance(source, np.ndarray):
         return to_rgb(_from_array(source, name))
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -97,7 +103,7 @@ def describe(source: object) -> str:
     if isinstance(source, np.ndarray):
         return f"array of shape {source.shape} and dtype {source.dtype}"
     if isinstance(source, (str, os.PathLike)):
-        text = str(os.fspath(source))
+        text = redacted(os.fsdecode(source))
         limit = 40 if text[:5].lower() == "data:" else 200
         return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
     if hasattr(source, "mode") and hasattr(source, "size"):
@@ -196,41 +202,73 @@ def download(url: str, name: str) -> bytes:
         raise
     except (requests.RequestException, OSError, ValueError) as error:  # ValueError: URLs that cannot be parsed
         raise ImageLoadError(
-            f"{name}: the download failed ({error}); check the URL and the network, or give a local file"
+            f"{name}: the download failed ({redacted(str(error))}); check the URL and the network, or give a local file"
         ) from error
 
 
 def _decode(file: BinaryIO, name: str) -> PILImage:
-    """Open an image file and read its first frame completely."""
+    """Open an image file and read its first frame completely, within the limits of `image_limits`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(file)
+        limited = LimitedFile(file)
+        check_tiff(limited)
+        image = Image.open(cast(BinaryIO, limited), formats=formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageLoadError(_too_large(name, str(error))) from error
     except UnidentifiedImageError as error:
         file.seek(0)
         empty = not file.read(1)
-        problem = "the file is empty" if empty else "not an image format that Pillow reads"
+        problem = "the file is empty" if empty else "not an image format that is decoded here"
         raise ImageLoadError(f"{name}: {problem}; give a JPEG, PNG, WebP, ...") from error
+    except LimitError as error:
+        raise ImageLoadError(_too_costly(name, error)) from error
     except MemoryError:
         raise
     except Exception as error:  # with a broken header, Pillow's plug-ins raise almost any exception
         raise ImageLoadError(_damaged(name, error)) from error
     with image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise ImageLoadError(_too_large(name, f"{image.width} x {image.height} pixels"))
+        _check_pixels(image, name)
+        if image.format in ("JPEG", "MPO"):
+            limited.count_scans(image.width * image.height)
         return _finish(image, name)
+
+
+def _check_pixels(image: PILImage, name: str) -> None:
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ImageLoadError(_too_large(name, f"{image.width} x {image.height} pixels"))
+
+
+def _from_pil(image: PILImage, name: str) -> PILImage:
+    """Convert a PIL image; one that its caller opened but has not decoded must be of a format that is decoded here."""
+    from PIL import ImageFile
+
+    if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:
+        raise ImageLoadError(
+            f"{name}: a file of the format {image.format} is not decoded here; if you trust it, decode it yourself "
+            "and pass image.convert('RGB')"
+        )
+    return _finish(image, name)
 
 
 def _finish(image: PILImage, name: str) -> PILImage:
     """Read the pixels, convert them to RGB and apply the orientation."""
+    from PIL import Image
+
     try:
         image.load()
+        if image.format == "ICO":  # it may contain a larger image than it states
+            _check_pixels(image, name)
         return upright(to_rgb(image), image)
-    except MemoryError:
+    except (MemoryError, ImageLoadError):
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageLoadError(_too_large(name, str(error))) from error
+    except LimitError as error:
+        raise ImageLoadError(_too_costly(name, error)) from error
     except Exception as error:  # truncated or damaged data: OSError, SyntaxError, struct.error, zlib.error, ...
         raise ImageLoadError(_damaged(name, error)) from error
 
@@ -242,6 +280,10 @@ def _too_large(name: str, found: str) -> str:
         f"{name}: larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels ({found}); resize the image, "
         "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
     )
+
+
+def _too_costly(name: str, error: LimitError) -> str:
+    return f"{name}: too costly to decode: {error}; save the image again as a JPEG or PNG, or leave it out"
 
 
 def _damaged(name: str, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +25,11 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _HIGH_DEPTH_MODES = ("I", "F")  # and the byte orders of I;16
 # Some Pillow releases open 16-bit greyscale of these formats in mode "I"; its range is always 0 to 65535.
 _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
+_STRIP_PIXELS = 2**22  # converted at a time, so that a large image needs no copies of several times its size
 
 
 def to_rgb(image: PILImage) -> PILImage:
-    """Return a new image in mode RGB.
+    """Return a new image in mode RGB; intermediate results are made for `_STRIP_PIXELS` at a time.
 
     Raises:
         ValueError: the pixels are not finite, or Pillow cannot convert the mode (such as LAB).
@@ -35,13 +37,52 @@ def to_rgb(image: PILImage) -> PILImage:
     from PIL import Image
 
     if image.mode in _HIGH_DEPTH_MODES or image.mode.startswith("I;16"):
-        return Image.fromarray(_grey_to_uint8(np.asarray(image), image.mode, image.format)).convert("RGB")
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        # Pillow converts La to RGBA only through LA.
-        layer = image.convert({"La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        low, high = _extremes(image)
+        scale, offset = _range_of(low, high, image.mode, image.format)
+
+        def convert(strip: PILImage) -> PILImage:
+            grey = np.rint((np.asarray(strip).astype(np.float64) - offset) * scale).astype(np.uint8)
+            return Image.fromarray(grey).convert("RGB")
+
+    elif image.mode in _ALPHA_MODES or "transparency" in image.info:
+        convert = _over_white
+    else:
+        return image.convert("RGB")
+    result = Image.new("RGB", image.size)
+    for box in _strips(image):
+        result.paste(convert(image.crop(box)), box)
+    return result
+
+
+def _over_white(image: PILImage) -> PILImage:
+    from PIL import Image
+
+    # Pillow converts La to RGBA only through LA.
+    layer = image.convert({"La": "LA"}.get(image.mode, "RGBA")).convert("RGBA")
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _strips(image: PILImage) -> Iterator[tuple[int, int, int, int]]:
+    """Yield boxes (left, top, right, bottom) that cover an image, each of at most `_STRIP_PIXELS` or one row."""
+    rows = max(1, _STRIP_PIXELS // max(image.width, 1))
+    for top in range(0, image.height, rows):
+        yield (0, top, image.width, min(top + rows, image.height))
+
+
+def _extremes(image: PILImage) -> tuple[float, float]:
+    """Return the lowest and highest grey value.
+
+    Raises:
+        ValueError: some are NaN or infinite.
+    """
+    strips = (np.asarray(image.crop(box)) for box in _strips(image))
+    extremes = [(float(pixels.min()), float(pixels.max())) for pixels in strips]
+    low = float(np.min([pair[0] for pair in extremes]))
+    high = float(np.max([pair[1] for pair in extremes]))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("some grey values are NaN or infinite")
+    return low, high
 
 
 def upright(image: PILImage, source: PILImage) -> PILImage:
@@ -54,15 +95,6 @@ def upright(image: PILImage, source: PILImage) -> PILImage:
         return image
     transposition = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
     return image if transposition is None else image.transpose(Image.Transpose[transposition])
-
-
-def _grey_to_uint8(pixels: np.ndarray, mode: str, file_format: str | None) -> np.ndarray:
-    """Scale greyscale of more than 8 bits to uint8 by the range of its values, without clipping."""
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("some grey values are NaN or infinite")
-    scale, offset = _range_of(low, high, mode, file_format)
-    return np.rint((pixels.astype(np.float64) - offset) * scale).astype(np.uint8)
 
 
 def _range_of(low: float, high: float, mode: str, file_format: str | None) -> tuple[float, float]:
