@@ -42,8 +42,8 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
 # What must not import MindSpore: a server that only prepares inputs, or `share4v --help`, has no use for it.
 WITHOUT_MINDSPORE = {
     PACKAGE: (
-        *("configuration", "configuration_formats", "load_options", "registry", "suggestions", "display", "quantization"),
-        *("hub", "checkpoint", "processing"),
+        *("configuration", "configuration_formats", "load_options", "registry", "suggestions", "quantization"),
+        *("display", "hub", "checkpoint", "processing"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options", "keywords"),
 }
