@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from .arguments import COMMANDS
 from .signals import INTERRUPTED, exit_at_once, interrupted_message, signal_handler
 
+FAILED = 1  # exit status, as of Python after an uncaught exception
 PIPE_CLOSED = 141  # exit status, as shells report SIGPIPE
 # Log level of MindSpore's C++ code: 3 is errors only, so that its warnings do not hide the captions.
 ENVIRONMENT = {"GLOG_v": "3"}
@@ -33,25 +35,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             # File names may not be valid text, and the terminal's encoding may lack characters of a caption.
             stream.reconfigure(errors="backslashreplace")
+    from .printing import printable_warnings, write_error
+
     try:
-        with signal_handler(exit_at_once):
+        with signal_handler(exit_at_once), printable_warnings():
             command = import_module(f".commands.{arguments.command.replace('-', '_')}", __package__)
             status: int = command.run(arguments)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        print(interrupted_message(), file=sys.stderr)
+        write_error(interrupted_message())
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has closed the pipe, as `head` does: not an error. Without a new target for stdout, Python would
         # report the closed pipe again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except Exception:  # an error in this program; the text of an exception may quote a file
+        write_error(traceback.format_exc().rstrip())
+        return FAILED
     return status
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; no command is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="share4v",
         description="Caption images and answer questions about them with ShareGPT4V on MindSpore.",
         epilog="examples:\n  share4v caption photo.jpg\n  share4v chat photo.jpg --model sharegpt4v-7b\n"
@@ -75,6 +82,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Filters its errors, which quote arguments: a shell may have expanded a file's name to one."""
+
+    def error(self, message: str) -> NoReturn:
+        from mindone.models.share4v.display import printable, redacted
+
+        super().error(printable(redacted(message)))
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Wraps the description, keeps the line breaks of the examples, and leaves room for the longest usual flags."""
 
@@ -93,5 +109,4 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
 
-        print("share4v", version("mindone-share4v"))
-        parser.exit()
+        parser.exit(message=f"share4v {version('mindone-share4v')}\n")

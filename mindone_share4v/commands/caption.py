@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mindone.models.share4v.display import redacted
+
+from ..printing import one_line, print_error, print_json, print_text
 from .common import (
     DONE,
     SOME_FAILED,
@@ -15,12 +18,8 @@ from .common import (
     generation_settings,
     image_name,
     model_options,
-    one_line,
-    print_error,
-    print_json,
     read_image,
     usage_error,
-    visible,
 )
 
 if TYPE_CHECKING:
@@ -111,16 +110,16 @@ class _CaptionRun:
     def _stream(self, name: str, image: PILImage) -> None:
         pieces = self.captioner.stream(self.question, [image], self.settings)
         if self.shows_names:
-            print(f"{image_name(name)}:")
+            print_text(f"{image_name(name)}:")
         for piece in pieces:
-            print(visible(piece.text), end="", flush=True)
-        print("\n" if self.shows_names else "", flush=True)
+            print_text(piece.text, end="")
+        print_text("\n" if self.shows_names else "")
 
     def _print(self, name: str, answer: Answer) -> None:
         if self.arguments.json:
             print_json(
                 {
-                    "image": name,
+                    "image": redacted(name),
                     "caption": answer.text,
                     "tokens": len(answer.token_ids),
                     "seconds": round(answer.seconds, 3),
@@ -129,15 +128,15 @@ class _CaptionRun:
             )
         elif self.to_terminal:
             heading = f"{image_name(name)}:\n" if self.shows_names else ""
-            print(heading + visible(answer.text), flush=True)
+            print_text(heading + answer.text)
         else:
             column = f"{image_name(name)}\t" if self.shows_names else ""
-            print(column + one_line(answer.text), flush=True)
+            print_text(column + one_line(answer.text))
 
     def _print_failure(self, loaded: LoadedImage) -> None:
         print_error(f"{image_name(loaded.name)}: {loaded.error}")
         if self.arguments.json:
-            print_json({"image": loaded.name, "error": loaded.error})
+            print_json({"image": redacted(loaded.name), "error": loaded.error})
 
 
 def _load(name: str) -> LoadedImage:

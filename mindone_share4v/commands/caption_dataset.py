@@ -7,13 +7,12 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from ..printing import one_line, print_error, print_text
 from ..signals import raise_interrupt, signal_handler
 from .common import (
     DONE,
     SOME_FAILED,
     flag_of,
-    one_line,
-    print_error,
     print_unused_sampling,
     usage_error,
     with_flags,
@@ -110,7 +109,7 @@ def _list_styles() -> int:
     from mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES
 
     for style in STYLES.values():
-        print(f"{style.name}: {style.description}\n    {style.prompt}")
+        print_text(f"{style.name}: {style.description}\n    {style.prompt}")
     return DONE
 
 

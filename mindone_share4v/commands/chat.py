@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..printing import one_line, print_error, print_json, print_text
 from ..signals import signal_handler
 from .common import (
     DONE,
@@ -19,11 +20,7 @@ from .common import (
     generation_settings,
     image_name,
     model_options,
-    one_line,
-    print_error,
-    print_json,
     usage_error,
-    visible,
 )
 
 if TYPE_CHECKING:
@@ -111,7 +108,7 @@ class _Chat:
                 for piece in self.session.ask(question):
                     pieces.append(piece)
                     if self.streams:
-                        print(visible(piece.text), end="", flush=True)
+                        print_text(piece.text, end="")
                     if stopped:
                         break
         except ValueError as error:
@@ -120,7 +117,7 @@ class _Chat:
                 print_json({"question": question, "error": str(error)})
             return False
         if stopped:
-            print(flush=True)
+            print_text("")
             print_error("stopped; this question and its answer are left out of the conversation")
             return True
         answer = "".join(piece.text for piece in pieces).strip()
@@ -136,7 +133,7 @@ class _Chat:
                 }
             )
         else:
-            print("" if self.streams else one_line(answer), flush=True)
+            print_text("" if self.streams else one_line(answer))
         return True
 
 

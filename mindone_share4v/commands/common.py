@@ -1,8 +1,7 @@
-"""What the commands share: options for the model and for generation, and how results and errors are printed."""
+"""What the commands share: options for the model and for generation, names of images, and usage errors."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from argparse import Namespace
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mindone.models.share4v.load_options import LoadOptions, option_names
 from mindone.pipelines.image_to_text.settings import check_settings
+
+from ..printing import one_line, print_error
 
 if TYPE_CHECKING:
     from mindone.models.share4v.processing.image_loading import ImageSource
@@ -43,7 +44,6 @@ _PLAIN_NAMES = (
     "temperature",
     "workers",
 )
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def generation_settings(arguments: Namespace) -> dict[str, Any]:
@@ -95,11 +95,6 @@ def failure(source: ImageSource, error: Exception) -> str:
     return one_line(str(error).removeprefix(f"{describe(source)}: "))
 
 
-def print_error(message: str) -> None:
-    """Print a line on standard error."""
-    print(f"share4v: {message}", file=sys.stderr, flush=True)
-
-
 def usage_error(arguments: Namespace, error: Exception) -> int:
     """Report an error in how the command was called, and return its exit status.
 
@@ -133,19 +128,3 @@ def with_flags(arguments: Namespace, message: str) -> str:
         elif name in _PLAIN_NAMES:
             message = re.sub(rf"\A{name}(?= )", flag_of(name), message)
     return message
-
-
-def print_json(record: dict[str, Any]) -> None:
-    """Print a record as one line of JSON, and flush it."""
-    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
-    print(json.dumps(record, ensure_ascii=encoding != "utf8"), flush=True)
-
-
-def one_line(text: str) -> str:
-    """Return `text` on one line: line breaks and tabs become spaces, other control characters are removed."""
-    return visible(" ".join(part.strip() for part in text.replace("\t", "\n").splitlines() if part.strip()))
-
-
-def visible(text: str) -> str:
-    """Return `text` without control characters, which could send commands to a terminal; keeps newlines and tabs."""
-    return _CONTROL_CHARACTERS.sub("", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from ..printing import one_line, print_text
 from ..signals import raise_interrupt, signal_handler
 from .common import DONE, usage_error
 
@@ -28,5 +29,5 @@ def run(arguments: Namespace) -> int:
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)
     size = sum(path.stat().st_size for path in Path(written).glob("*.safetensors"))
-    print(f"{written}: {tqdm.format_sizeof(size, 'B')}")
+    print_text(one_line(f"{written}: {tqdm.format_sizeof(size, 'B')}"))
     return DONE

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from .common import DONE, one_line, usage_error
+from ..printing import one_line, print_text
+from .common import DONE, usage_error
 
 
 def run(arguments: Namespace) -> int:
     """Write the page, print its path and a summary, and return the exit status."""
     from mindone.pipelines.image_to_text.dataset.report.report import write_report
-    from mindone.pipelines.image_to_text.dataset.state.records import printable
 
     try:
         path, summary = write_report(arguments.out, arguments.html)
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)
     captions = f"{summary.captions:,} captions, {summary.failed:,} failed, {summary.repetitive:,} repetitive"
-    print(one_line(printable(f"{path}: {captions}")))
+    print_text(one_line(f"{path}: {captions}"))
     return DONE

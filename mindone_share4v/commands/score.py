@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from .common import DONE, SOME_FAILED, one_line, print_error, print_json, usage_error
+from ..printing import one_line, print_error, print_json, print_text
+from .common import DONE, SOME_FAILED, usage_error
 
 if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.evaluation import CaptionFile, Scores
@@ -43,7 +44,7 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         print_json(result)
     else:
-        print(_table(result))
+        print_text(_table(result))
     for what, found in mismatches.items():
         if found:
             print_error(f"{what.replace('_', ' ')}: {len(found)}, {one_line(_first_keys(found))}")

@@ -9,7 +9,7 @@ import pytest
 
 from mindone.pipelines import pipeline
 from mindone_share4v.cli import main
-from mindone_share4v.commands.common import one_line
+from mindone_share4v.printing import one_line
 
 TOKENS = ["--max-new-tokens", "12"]
 

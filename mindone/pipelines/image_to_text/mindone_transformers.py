@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import requests
 from mindone.transformers.models.auto.image_processing_auto import AutoImageProcessor
 from mindone.transformers.models.auto.processing_auto import AutoProcessor
 from mindone.transformers.pipelines.base import Pipeline as ZooPipeline
@@ -19,6 +18,7 @@ from mindone.models.share4v.integrations.mindone_transformers.modeling import (
     merged_settings,
 )
 from mindone.models.share4v.integrations.mindone_transformers.processing import Chat, Share4VProcessor
+from mindone.models.share4v.processing.image_loading import describe, download
 
 from .base import Answer, Pipeline, batches
 from .settings import check_settings
@@ -311,12 +311,7 @@ def download_within(image: Any, timeout: float | None) -> Any:
     """
     if timeout is None or not isinstance(image, str) or not image.startswith(("http://", "https://")):
         return image
-    try:
-        response = requests.get(image, timeout=timeout)
-        response.raise_for_status()
-    except requests.RequestException as error:
-        raise ValueError(f"{image}: the download failed ({error}); check the URL and the timeout") from error
-    return response.content
+    return download(image, describe(image), timeout)
 
 
 def _items(inputs: Any) -> Iterator[Any]:

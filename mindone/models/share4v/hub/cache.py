@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ HOME_VARIABLE = "SHARE4V_HOME"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.ckpt")
 COMPANION_SUFFIXES = (".json", ".model", ".txt", ".jinja")
 RECORD = ".share4v.json"  # written when a download is whole, and says what came
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a downloaded file: no folder, not hidden
 RESERVE = 64 * 1024**2  # left free on the disk: a full disk breaks more than a download
 
 
@@ -56,9 +58,9 @@ def is_whole(directory: Path, weights: bool) -> bool:
     for index in indexes:
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return False
-        if not all((directory / shard).is_file() for shard in shards):
+            if not all(FILE_NAME.fullmatch(shard) and (directory / shard).is_file() for shard in shards):
+                return False
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
     found = [path for pattern in WEIGHTS for path in directory.glob(pattern)]
     return bool(found) and (bool(indexes) or not any("-of-" in path.name for path in found))
@@ -72,13 +74,28 @@ def has_companions(directory: Path) -> bool:
     """
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     if not isinstance(config, dict):
         return False
     is_tower = str(config.get("model_type")).startswith("clip")
     needed = {"preprocessor_config.json": is_tower or "text_config" in config, "tokenizer.model": not is_tower}
     return all((directory / name).is_file() for name, is_needed in needed.items() if is_needed)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether a path is a regular file that lies in a folder, wherever links on its way lead."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a circle of links
+        return False
+
+
+def is_safe(directory: Path, folder: Path) -> bool:
+    """Return whether the files that a checkpoint in `directory` could consist of are regular files inside `folder`."""
+    wanted = (*WEIGHTS, *(f"*{suffix}" for suffix in COMPANION_SUFFIXES))
+    paths = {path for pattern in wanted for path in directory.glob(pattern)}
+    return directory.resolve().is_relative_to(folder.resolve()) and all(is_inside(path, folder) for path in paths)
 
 
 def write_record(directory: Path, source: str, weights: bool, files: Sequence[Mapping[str, Any]]) -> None:
@@ -93,7 +110,7 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     """Return what `write_record` noted, None if there is no such note."""
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and {"weights", "files"} <= set(record) else None
 
@@ -103,11 +120,15 @@ def is_recorded(directory: Path, weights: bool) -> bool:
     record = read_record(directory)
     if record is None or (weights and not record["weights"]):
         return False
-    for item in record["files"]:
-        path = directory / item["name"]
-        if not path.is_file() or item["size"] not in (None, path.stat().st_size):
-            return False
-    return True
+    try:
+        return all(_is_there(directory, item["name"], item["size"]) for item in record["files"])
+    except (KeyError, TypeError):  # the record was edited
+        return False
+
+
+def _is_there(directory: Path, name: str, size: int | None) -> bool:
+    path = directory / name
+    return bool(FILE_NAME.fullmatch(name)) and path.is_file() and size in (None, path.stat().st_size)
 
 
 def require_space(directory: Path, size: int) -> None:

@@ -7,20 +7,24 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 from tqdm import tqdm
 
+from ..display import redacted
 from .cache import require_space
-from .errors import HubError
+from .contents import max_bytes, problem_of
+from .errors import HubError, NoSpaceError
+from .transfer import Pace, Transfer, open_url
 
 ATTEMPTS = 5  # in a row without a new byte
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
-PIECE = 64 * 1024  # bytes; what a broken connection loses at most
+# The deadline of a download begins after START_SECONDS and moves as data arrives (see Pace).
+START_SECONDS, MIN_RATE, SECONDS_AHEAD = 120.0, 8192.0, 600.0
+MAX_UNSTATED_BYTES = 64 * 2**30  # of weights whose size nothing states
 HASHED = 1024**2
 ABSENT_STATUS = frozenset((403, 404, 410))  # 403: stores that do not list their files say so
 TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
@@ -55,12 +59,18 @@ class RemoteFile:
     size: int | None = None
     sha256: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The address without passwords, for messages and records."""
+        return redacted(self.url)
+
 
 def download(
     file: RemoteFile,
     target: Path,
     progress: bool | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    headers: Mapping[str, str] | None = None,
 ) -> None:
     """Fetch a file to `target`, which appears only when all of it is there and checked.
 
@@ -71,30 +81,36 @@ def download(
     Args:
         progress: show a bar on standard error; None shows it if that is a terminal.
         sleep: waits between attempts, in seconds.
+        headers: further headers of the request.
 
     Raises:
-        DownloadError: the server refuses, stops short again and again, or sends another size or hash than stated.
+        DownloadError: the server refuses, stops short again and again, or sends another size or hash than stated, or
+            contents that the file's name excludes, such as a web page for a config.json.
+        TooSlowError: less than MIN_RATE bytes per second arrived on average.
         NoSpaceError: the disk has too little room.
     """
     part = _Part(target, file)
+    pace = Pace(START_SECONDS, MIN_RATE, SECONDS_AHEAD)
     failures, furthest, fresh_start = 0, part.size, part.size == 0
     while True:
         try:
-            _transfer(file, part, progress)
-            reason = _mismatch(file, part.path)
+            _transfer(file, part, progress, pace, headers or {})
+            reason = _mismatch(file, part)
             if reason is None:
                 part.finish()
                 return
             part.discard()
             # A file put together from two runs may be to blame; one run from the start is not.
             if fresh_start:
-                raise DownloadError(f"{file.url} {reason}")
+                raise DownloadError(f"{file.name} {reason}")
             fresh_start, furthest = True, 0
         except _Interrupted as error:
             failures = 1 if part.size > furthest else failures + 1
             furthest = max(furthest, part.size)
             if failures >= ATTEMPTS:
-                raise DownloadError(f"{file.url} failed {failures} times in a row; the last time: {error}") from None
+                raise DownloadError(f"{file.name} failed {failures} times in a row; the last time: {error}") from None
+            if pace.remaining < 0:
+                raise pace.error(file.url) from None
             sleep(min(max(FIRST_WAIT * 2 ** (failures - 1), error.wait), LONGEST_WAIT))
 
 
@@ -114,13 +130,13 @@ class _Part:
         """Return the mark of what has come, or None if it cannot be gone on with."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return note["validator"] if note["url"] == self.file.name else None
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             return None
-        return note["validator"] if note.get("url") == self.file.url else None
 
     def start(self, validator: str) -> None:
         self.path.write_bytes(b"")
-        self.note.write_text(json.dumps({"url": self.file.url, "validator": validator}), encoding="utf-8")
+        self.note.write_text(json.dumps({"url": self.file.name, "validator": validator}), encoding="utf-8")
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -131,14 +147,16 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
-def _transfer(file: RemoteFile, part: _Part, progress: bool | None) -> None:
+def _transfer(
+    file: RemoteFile, part: _Part, progress: bool | None, pace: Pace, more_headers: Mapping[str, str]
+) -> None:
     """Ask for what is missing and append it.
 
     Raises:
         _Interrupted: it broke off.
     """
     have, validator = part.size, part.validator()
-    headers = {"Accept-Encoding": "identity"}  # sizes and ranges count the file's own bytes
+    headers = {**more_headers, "Accept-Encoding": "identity"}  # sizes and ranges count the file's own bytes
     if have and validator:
         headers["Range"] = f"bytes={have}-"
         headers["If-Range"] = validator
@@ -147,13 +165,17 @@ def _transfer(file: RemoteFile, part: _Part, progress: bool | None) -> None:
     if have and have == file.size:
         return
     try:
-        with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            total = _begin(response, file, part, have)
+        with open_url(file.url, pace, headers) as transfer:
+            total = _begin(transfer.response, file, part, have)
             if total is not None and total == part.size:
                 return
-            _receive(response, part, total, progress)
+            _receive(transfer, part, total, progress)
     except requests.RequestException as error:
-        raise _Interrupted(f"{type(error).__name__}: {error}") from None
+        raise _Interrupted(f"{type(error).__name__}: {redacted(str(error))}") from None
+    except NoSpaceError:
+        if file.size is None:  # what it would have become is unknown: do not leave a full disk behind
+            part.discard()
+        raise
 
 
 def _begin(response: requests.Response, file: RemoteFile, part: _Part, have: int) -> int | None:
@@ -170,7 +192,7 @@ def _begin(response: requests.Response, file: RemoteFile, part: _Part, have: int
         raise _Interrupted("the server has a shorter file now")
     if status not in (200, 206):
         kind = AbsentError if status in ABSENT_STATUS else DownloadError
-        raise kind(f"{file.url} answered with HTTP status {status}")
+        raise kind(f"{file.name} answered with HTTP status {status}")
     if status == 206:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.discard()
@@ -182,11 +204,20 @@ def _begin(response: requests.Response, file: RemoteFile, part: _Part, have: int
         part.start(_validator(response))
     if file.size is not None and total is not None and total != file.size:
         part.discard()
-        raise DownloadError(f"{file.url} has {total} bytes, expected {file.size}")
+        raise DownloadError(f"{file.name} has {total} bytes, expected {file.size}")
     total = file.size if file.size is not None else total
     if total is not None:
+        _check_size(part, total)
         require_space(part.path.parent, total - part.size)
     return total
+
+
+def _check_size(part: _Part, size: int, stated: bool = True) -> None:
+    """Check a file's size, stated or received so far, against what a file of its name may have."""
+    limit = max_bytes(part.target.name) or (None if stated else MAX_UNSTATED_BYTES)
+    if limit is not None and size > limit:
+        part.discard()
+        raise DownloadError(f"{part.file.name} has more than {limit:,} bytes, the limit for {part.target.name}")
 
 
 def _range_total(response: requests.Response) -> int | None:
@@ -200,7 +231,7 @@ def _validator(response: requests.Response) -> str:
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
-def _receive(response: requests.Response, part: _Part, total: int | None, progress: bool | None) -> None:
+def _receive(transfer: Transfer, part: _Part, total: int | None, progress: bool | None) -> None:
     hidden = not (sys.stderr.isatty() if progress is None else progress)
     name = part.target.name
     with (
@@ -208,28 +239,34 @@ def _receive(response: requests.Response, part: _Part, total: int | None, progre
         tqdm(total=total, initial=part.size, unit="B", unit_scale=True, desc=name, disable=hidden) as bar,
     ):
         size = output.tell()
-        for chunk in response.iter_content(PIECE):
+        for chunk in transfer.pieces():
             size += len(chunk)
             if total is not None and size > total:
                 break
+            if total is None:
+                _check_size(part, size, stated=False)
+            require_space(part.path.parent, len(chunk))
             output.write(chunk)
             bar.update(len(chunk))
     if total is not None and size > total:
         part.discard()
-        raise DownloadError(f"{part.file.url} sends more than the {total} bytes that were stated")
+        raise DownloadError(f"{part.file.name} sends more than the {total} bytes that were stated")
     if total is not None and size < total:
         raise _Interrupted(f"the connection ended after {size} of {total} bytes")
 
 
-def _mismatch(file: RemoteFile, path: Path) -> str | None:
-    """Say how a whole file differs from what its source states; None if it does not."""
+def _mismatch(file: RemoteFile, part: _Part) -> str | None:
+    """Return how a complete file differs from what its source states or its name says; None if it does not."""
+    path = part.path
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         return f"gave {size} bytes, expected {file.size}"
-    if file.sha256 is None:
-        return None
-    found = sha256_of(path)
-    return None if found == file.sha256.lower() else f"gave a file with sha256 {found}, expected {file.sha256}"
+    if file.sha256 is not None:
+        found = sha256_of(path)
+        if found != file.sha256.lower():
+            return f"gave a file with sha256 {found}, expected {file.sha256}"
+    problem = problem_of(path, part.target.name)
+    return None if problem is None else f"gave a file that {problem}"
 
 
 def sha256_of(path: Path) -> str:

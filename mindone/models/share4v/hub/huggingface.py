@@ -1,19 +1,38 @@
-"""Checkpoints from the Hugging Face hub, through huggingface_hub and its cache."""
+"""Checkpoints from the Hugging Face hub, kept in the layout of huggingface_hub's cache.
+
+The files are downloaded as those of a mirror are: bounded, resumed, and checked before they are recorded.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .cache import choose_files, has_companions, is_recorded, is_whole, require_space, write_record
-from .download import sha256_of
-from .errors import HubError
+from filelock import FileLock
+
+from ..display import redacted
+from .cache import (
+    FILE_NAME,
+    choose_files,
+    has_companions,
+    is_inside,
+    is_recorded,
+    is_safe,
+    is_whole,
+    require_space,
+    write_record,
+)
+from .contents import problem_of
+from .download import RemoteFile, download, sha256_of
+from .errors import HubError, NoSpaceError
+from .transfer import fetch_json
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+MAX_INFO_BYTES = 32 * 2**20  # of what the hub says about a repository
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def endpoint() -> str:
@@ -22,9 +41,10 @@ def endpoint() -> str:
 
 
 def cached_repo(repo: str, root: Path, weights: bool) -> Path | None:
-    """Return a repository's snapshot that is here and whole: in our cache, or in Hugging Face's own.
+    """Return the complete snapshot of a repository in our cache or in Hugging Face's own, None if there is none.
 
-    Ours has a record of what was completed. In Hugging Face's own, other programs fetch the files that they need.
+    Ours has a record of what was completed. In Hugging Face's own, other programs fetch the files that they need. A
+    snapshot with a link that leads out of its repository's folder, or with a file that is not regular, is not used.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -33,7 +53,9 @@ def cached_repo(repo: str, root: Path, weights: bool) -> Path | None:
         is_ours = cache_dir is not None
         try:
             snapshot = Path(snapshot_download(repo, cache_dir=cache_dir, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError, FileNotFoundError):
+        except (LocalEntryNotFoundError, HFValidationError, OSError):
+            continue
+        if not is_safe(snapshot, snapshot.parents[1]):
             continue
         known_whole = is_recorded(snapshot, weights) if is_ours else has_companions(snapshot)
         if known_whole and is_whole(snapshot, weights):
@@ -42,69 +64,91 @@ def cached_repo(repo: str, root: Path, weights: bool) -> Path | None:
 
 
 def fetch_repo(repo: str, root: Path, weights: bool, progress: bool | None = None) -> Path:
-    """Download what a checkpoint needs of a repository.
+    """Download the files of a repository that a checkpoint needs.
 
     Raises:
-        HubError: it cannot be had; the message has the library's reason.
-        NoSpaceError: the disk has too little room.
+        HubError: the hub does not have it, or sends something else; the message says which file.
+        NoSpaceError: the disk has too little space.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
-    cache_dir = root / "huggingface"
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    shown = f"{redacted(endpoint())}/{repo}"
     try:
-        info = HfApi(endpoint=endpoint()).model_info(repo, files_metadata=True)
-        siblings = {item.rfilename: item for item in info.siblings or []}
-        chosen = choose_files(siblings, weights)
+        validate_repo_id(repo)
+        headers = build_hf_headers()
+        info = fetch_json(f"{endpoint()}/api/models/{repo}?blobs=true", MAX_INFO_BYTES, headers)
+        commit, files = _listing(info)
+        chosen = choose_files(files, weights)
         if "config.json" not in chosen:
-            raise HubError(f"{endpoint()}/{repo} has no config.json, so it is no checkpoint")
-        fresh = [name for name in chosen if not _is_cached(repo, name, cache_dir, info.sha)]
-        require_space(cache_dir, sum(siblings[name].size or 0 for name in fresh))
-        with _bars(progress):
-            path = snapshot_download(repo, cache_dir=cache_dir, allow_patterns=chosen, endpoint=endpoint())
-    except HubError:
+            raise HubError("has no config.json, so it is no checkpoint")
+        folder = root / "huggingface" / f"models--{repo.replace('/', '--')}"
+        snapshot = folder / "snapshots" / commit
+        snapshot.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "share4v.lock"):
+            missing = [name for name in chosen if not _is_complete(snapshot / name, files[name], folder)]
+            require_space(snapshot, sum(files[name].size or 0 for name in missing))
+            for name in missing:
+                url = f"{endpoint()}/{repo}/resolve/{commit}/{name}"
+                (snapshot / name).unlink(missing_ok=True)
+                remote = RemoteFile(url, files[name].size, files[name].sha256)
+                download(remote, snapshot / name, progress, headers=headers)
+            _publish(folder, snapshot, shown, weights, chosen)
+    except NoSpaceError:
         raise
-    except Exception as error:  # huggingface_hub raises its own, requests' and the system's errors
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise HubError(f"{endpoint()}/{repo}: {type(error).__name__}: {reason}") from error
-    snapshot = Path(path)
-    for name in fresh:
-        _check_hash(snapshot / name, siblings[name], repo)
-    if not is_whole(snapshot, weights):
-        raise HubError(f"{endpoint()}/{repo} has no weights in a form that is known here, or not all of its shards")
-    sizes = [{"name": name, "size": (snapshot / name).stat().st_size} for name in chosen]
-    write_record(snapshot, f"{endpoint()}/{repo}", weights, sizes)
+    except (HubError, HFValidationError, OSError) as error:
+        raise HubError(f"{shown}: {redacted(str(error))}") from error
     return snapshot
 
 
-def _is_cached(repo: str, name: str, cache_dir: Path, revision: str | None) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+class _Stated(NamedTuple):
+    """What the hub states about a file; the hash of large files only."""
 
-    return isinstance(try_to_load_from_cache(repo, name, cache_dir=cache_dir, revision=revision), str)
-
-
-def _check_hash(path: Path, sibling: Any, repo: str) -> None:
-    """The library checks sizes; the hub states the hash of large files as well."""
-    expected = sibling.lfs.sha256 if sibling.lfs else None
-    if expected and path.is_file():
-        found = sha256_of(path)
-        if found != expected:
-            path.resolve().unlink()
-            path.unlink(missing_ok=True)
-            raise HubError(f"{endpoint()}/{repo} gave {path.name} with sha256 {found}, expected {expected}")
+    size: int | None
+    sha256: str | None
 
 
-@contextmanager
-def _bars(progress: bool | None) -> Iterator[None]:
-    """Show the library's bars only where ours would be shown."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+def _listing(info: Any) -> tuple[str, dict[str, _Stated]]:
+    """Return the commit and the top-level files of a repository.
 
-    shown = sys.stderr.isatty() if progress is None else progress
-    if shown or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
+    Raises:
+        HubError: the answer is malformed.
+    """
     try:
-        yield
-    finally:
-        enable_progress_bars()
+        commit = info["sha"]
+        files = [_stated(item) for item in info["siblings"] if "/" not in item["rfilename"]]
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise HubError(f"the hub's answer is not a list of files: {type(error).__name__}: {error}") from None
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise HubError(f"the hub's answer states the commit {commit!r:.80}, expected 40 hexadecimal digits")
+    return commit, dict(file for file in files if FILE_NAME.fullmatch(file[0]))
+
+
+def _stated(item: Any) -> tuple[str, _Stated]:
+    lfs = item.get("lfs") or {}
+    size, sha256 = item.get("size"), lfs.get("sha256")
+    if not (size is None or (type(size) is int and size >= 0)):
+        raise ValueError(f"size {size!r:.80}")
+    if not (sha256 is None or (isinstance(sha256, str) and _SHA256.fullmatch(sha256))):
+        raise ValueError(f"sha256 {sha256!r:.80}")
+    return item["rfilename"], _Stated(size, sha256)
+
+
+def _is_complete(path: Path, stated: _Stated, folder: Path) -> bool:
+    """Return whether an earlier download of the same commit left the file."""
+    if not is_inside(path, folder) or stated.size not in (None, path.stat().st_size) or problem_of(path, path.name):
+        return False
+    return stated.sha256 is None or sha256_of(path) == stated.sha256
+
+
+def _publish(folder: Path, snapshot: Path, source: str, weights: bool, names: list[str]) -> None:
+    """Record a complete snapshot, and let huggingface_hub find it as that of the branch main."""
+    if not is_whole(snapshot, weights):
+        raise HubError("it has no weights in a format that is known here, or not all of its shards")
+    write_record(
+        snapshot, source, weights, [{"name": name, "size": (snapshot / name).stat().st_size} for name in names]
+    )
+    (folder / "refs").mkdir(exist_ok=True)
+    temporary = folder / "refs" / f"main.{os.getpid()}"
+    temporary.write_text(snapshot.name, encoding="utf-8")
+    temporary.replace(folder / "refs" / "main")

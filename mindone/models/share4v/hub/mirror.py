@@ -8,21 +8,22 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
 from filelock import FileLock
 
-from .cache import RECORD, choose_files, is_recorded, read_record, require_space, write_record
+from ..display import redacted
+from .cache import FILE_NAME, RECORD, choose_files, is_recorded, read_record, require_space, write_record
 from .download import ABSENT_STATUS, AbsentError, RemoteFile, download, sha256_of
 from .errors import HubError
 from .presets import Preset, is_required
+from .transfer import fetch_json
 
 MIRROR_VARIABLE = "SHARE4V_MIRROR"
 # The mirror of MindSpore weights. Unverified: nobody here could see which files lie under it. Assumed is what a mirror
 # of one's own is asked for too: <base>/<preset>/manifest.json, else the preset's known files in <base>/<preset>/.
 BUILT_IN_MIRROR = "https://download-mindspore.osinfra.cn/toolkits/mindone/sharegpt_4v"
 MANIFEST = "manifest.json"
-MANIFEST_TIMEOUT = 20.0  # seconds
-FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+MAX_MANIFEST_BYTES = 4 * 2**20
+MAX_FILES = 1000  # of one checkpoint
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -72,7 +73,7 @@ def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress:
         listed = _listing(base, preset)
         chosen = set(choose_files([item.name for item in listed], weights))
         if "config.json" not in chosen:
-            raise HubError(f"{base} lists no config.json")
+            raise HubError(f"{redacted(base)} lists no config.json")
         _fetch_files(base, [item for item in listed if item.name in chosen], directory, weights, progress)
     return directory
 
@@ -80,18 +81,20 @@ def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress:
 def _listing(base: str, preset: Preset) -> list[ListedFile]:
     """Return what the mirror's manifest lists, or the preset's known files where it has none."""
     url = f"{base}/{MANIFEST}"
+    shown = redacted(url)
     try:
-        response = requests.get(url, timeout=MANIFEST_TIMEOUT)
-    except requests.RequestException as error:
-        raise HubError(f"{url}: {type(error).__name__}: {error}") from None
-    if response.status_code in ABSENT_STATUS and preset.files:
-        return [ListedFile(name, required=is_required(name)) for name in preset.files]
-    if response.status_code != 200:
-        raise HubError(f"{url} answered with HTTP status {response.status_code}")
-    try:
-        return [_listed(item) for item in response.json()["files"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise HubError(f"{url} is no manifest of files with name, size and sha256: {error}") from None
+        manifest = fetch_json(url, MAX_MANIFEST_BYTES, absent=ABSENT_STATUS if preset.files else frozenset())
+        if manifest is None:
+            return [ListedFile(name, required=is_required(name)) for name in preset.files]
+        items = manifest["files"]
+        if not isinstance(items, list) or len(items) > MAX_FILES:
+            raise ValueError(f"expected a list of at most {MAX_FILES} files")
+        files = [_listed(item) for item in items]
+        if len({item.name for item in files}) < len(files):
+            raise ValueError("a name is listed twice")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HubError(f"{shown} is no manifest of files with name, size and sha256: {error}") from None
+    return files
 
 
 def _listed(item: dict) -> ListedFile:
@@ -100,7 +103,7 @@ def _listed(item: dict) -> ListedFile:
     is_size = size is None or (type(size) is int and size >= 0)
     is_hash = sha256 is None or (isinstance(sha256, str) and SHA256.fullmatch(sha256))
     if not (is_name and is_size and is_hash):
-        raise ValueError(f"entry {item!r}")
+        raise ValueError(f"entry {item!r:.200}")
     return ListedFile(name, size, sha256)
 
 
@@ -125,7 +128,7 @@ def _fetch_files(base: str, files: list[ListedFile], directory: Path, weights: b
             (partial / item.name).replace(directory / item.name)
     sizes = {item: (directory / item.name).stat().st_size for item in arrived}
     entries = [{"name": item.name, "size": size, "sha256": item.sha256} for item, size in sizes.items()]
-    write_record(directory, base, weights, entries)
+    write_record(directory, redacted(base), weights, entries)
     shutil.rmtree(partial, ignore_errors=True)
 
 

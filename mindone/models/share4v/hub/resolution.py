@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from ..display import redacted
 from ..suggestions import unknown
 from .cache import cache_root
 from .errors import HubError, NoSpaceError
@@ -121,14 +122,14 @@ def _download(name: str, root: Path, weights: bool, progress: bool | None, tried
         except NoSpaceError:
             raise
         except HubError as error:
-            tried.append(f"mirror {mirror_base()}: {error}")
+            tried.append(f"mirror {redacted(mirror_base())}: {error}")
     if repo is not None:
         try:
             return fetch_repo(repo, root, weights, progress)
         except NoSpaceError:
             raise
         except HubError as error:
-            tried.append(f"Hugging Face hub {endpoint()}: {error}")
+            tried.append(f"Hugging Face hub {redacted(endpoint())}: {error}")
     raise _not_found(name, tried)
 
 

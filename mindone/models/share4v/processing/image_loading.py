@@ -6,7 +6,6 @@ import base64
 import binascii
 import io
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union, cast
 from urllib.parse import unquote, unquote_to_bytes
@@ -29,7 +28,6 @@ MAX_DOWNLOAD_BYTES = 256 * 2**20
 # than one that is silently skipped.
 _PILLOW = "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pbm pnm tga jp2 avif heic heif"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _PILLOW.split())
-_CHUNK_BYTES = 2**16
 _CHANNELS = (1, 3, 4)
 
 
@@ -166,40 +164,44 @@ def data_uri_bytes(text: str, name: str) -> bytes:
         ) from error
 
 
-def download(url: str, name: str) -> bytes:
+def download(url: str, name: str, timeout: float | None = None) -> bytes:
     """Download a URL into memory, within the time and size limits above.
+
+    Args:
+        url: of the image.
+        name: begins the messages of errors.
+        timeout: seconds to connect and between two pieces; by default CONNECT_SECONDS and READ_SECONDS.
 
     Raises:
         ImageLoadError: the download failed; the message begins with `name`.
     """
     import requests
 
-    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    from ..hub.errors import HubError
+    from ..hub.transfer import Pace, TooSlowError, open_url
+
+    seconds = (CONNECT_SECONDS, READ_SECONDS) if timeout is None else (timeout, timeout)
     try:
-        with requests.get(
-            url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), headers={"User-Agent": "mindone-share4v"}
-        ) as response:
+        with open_url(url, Pace(DOWNLOAD_SECONDS), {"User-Agent": "mindone-share4v"}, seconds) as transfer:
+            response = transfer.response
             if response.status_code >= 400:
                 raise ImageLoadError(
                     f"{name}: the server answered {response.status_code} {response.reason}; check the URL, or "
                     "download the image and give its path"
                 )
-            data = bytearray()
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                data += chunk
-                if len(data) > MAX_DOWNLOAD_BYTES:
-                    raise ImageLoadError(
-                        f"{name}: the response is larger than the limit of {MAX_DOWNLOAD_BYTES:,} bytes; download the "
-                        "image yourself and give its path"
-                    )
-                if time.monotonic() > deadline:
-                    raise ImageLoadError(
-                        f"{name}: the download was not complete after {DOWNLOAD_SECONDS:.0f} s ({len(data):,} bytes); "
-                        "download the image yourself and give its path"
-                    )
-            return bytes(data)
+            return transfer.read(MAX_DOWNLOAD_BYTES)
     except ImageLoadError:
         raise
+    except TooSlowError as error:
+        raise ImageLoadError(
+            f"{name}: the download was not complete after {DOWNLOAD_SECONDS:.0f} s; download the image yourself and "
+            "give its path"
+        ) from error
+    except HubError as error:
+        raise ImageLoadError(
+            f"{name}: the response is larger than the limit of {MAX_DOWNLOAD_BYTES:,} bytes; download the image "
+            "yourself and give its path"
+        ) from error
     except (requests.RequestException, OSError, ValueError) as error:  # ValueError: URLs that cannot be parsed
         raise ImageLoadError(
             f"{name}: the download failed ({redacted(str(error))}); check the URL and the network, or give a local file"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,17 +36,17 @@ def to_rgb(image: PILImage) -> PILImage:
     """
     from PIL import Image
 
+    convert: Callable[[PILImage], PILImage] = _over_white
     if image.mode in _HIGH_DEPTH_MODES or image.mode.startswith("I;16"):
         low, high = _extremes(image)
         scale, offset = _range_of(low, high, image.mode, image.format)
 
-        def convert(strip: PILImage) -> PILImage:
+        def convert_grey(strip: PILImage) -> PILImage:
             grey = np.rint((np.asarray(strip).astype(np.float64) - offset) * scale).astype(np.uint8)
             return Image.fromarray(grey).convert("RGB")
 
-    elif image.mode in _ALPHA_MODES or "transparency" in image.info:
-        convert = _over_white
-    else:
+        convert = convert_grey
+    elif image.mode not in _ALPHA_MODES and "transparency" not in image.info:
         return image.convert("RGB")
     result = Image.new("RGB", image.size)
     for box in _strips(image):

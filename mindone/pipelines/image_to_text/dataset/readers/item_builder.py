@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from mindone.models.share4v.display import redacted
+
 from ..state.existing_captions import read_caption
 from ..state.keys import KeyRegistry, path_keys, url_keys
 from ..state.records import Item
@@ -105,7 +107,7 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
         if text[:8].lower().startswith(("http://", "https://")):
             own_key, full_key = (key, key) if key else url_keys(text)
             locator = {"kind": "url", "url": text}
-            return self.build(own_key, text, locator, full_key=full_key, columns=columns, caption=caption)
+            return self.build(own_key, redacted(text), locator, full_key=full_key, columns=columns, caption=caption)
         if text[:7].lower() == "file://":
             text = url2pathname(urlsplit(text).path)
         path = os.path.normpath(os.path.join(base, text))

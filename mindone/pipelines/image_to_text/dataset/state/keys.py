@@ -7,6 +7,8 @@ import os
 import unicodedata
 from urllib.parse import unquote, urlsplit
 
+from mindone.models.share4v.display import redacted
+
 from .temp_table import TempTable
 
 MAX_COMPONENT_BYTES = 240  # file systems allow 255; leaves room for a suffix
@@ -62,7 +64,7 @@ def url_keys(url: str) -> tuple[str, str]:
         parts = urlsplit(url)
         return key_pair(f"{parts.hostname or ''}/{unquote(parts.path)}")
     except ValueError:  # an invalid URL; downloading it will raise the reason
-        return key_pair(url.replace(":", "_"))
+        return key_pair(redacted(url).replace(":", "_"))
 
 
 def fold(key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def write_listing(path: Path, items: Iterable[Item]) -> int:
     """
     count = 0
     with atomic_write(path) as file:
+        os.fchmod(file.fileno(), 0o600)  # the locators may contain passwords of URLs
         for item in items:
             if item.number != count:
                 raise ValueError(f"item {item.key!r} has number {item.number}, expected {count}")

@@ -1,0 +1,56 @@
+"""The only functions that print: what they print cannot act on a terminal, and contains no password of a URL."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mindone.models.share4v.display import json_printable, printable, redacted
+
+
+def print_text(text: str, end: str = "\n") -> None:
+    """Print a result, such as a caption, on standard output, and flush it; line breaks and tabs are kept."""
+    sys.stdout.write(printable(text) + end)
+    sys.stdout.flush()
+
+
+def print_error(message: str) -> None:
+    """Print a message on standard error; URLs in it lose their passwords."""
+    write_error(f"share4v: {message}")
+
+
+def write_error(text: str) -> None:
+    """Print text on standard error as `print_error` does, without the name of the program."""
+    sys.stderr.write(printable(redacted(text)) + "\n")
+    sys.stderr.flush()
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Print a record as one line of JSON, and flush it; its values are unchanged, but for passwords in URLs' names."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    sys.stdout.write(json_printable(json.dumps(record, ensure_ascii=encoding != "utf8")) + "\n")
+    sys.stdout.flush()
+
+
+def one_line(text: str) -> str:
+    """Return `text` on one line: line breaks and tabs become spaces, other control characters become escapes."""
+    return printable(" ".join(part.strip() for part in text.replace("\t", "\n").splitlines() if part.strip()), keep="")
+
+
+@contextmanager
+def printable_warnings() -> Iterator[None]:
+    """Inside the `with` block, Python's warnings, which may quote a file, are filtered like everything else."""
+    previous = warnings.formatwarning
+
+    def format_warning(*arguments: Any, **keywords: Any) -> str:
+        return printable(redacted(previous(*arguments, **keywords)))
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = previous
