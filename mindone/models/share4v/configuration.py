@@ -1,4 +1,4 @@
-"""Share4VConfig: what a checkpoint's config.json says, checked, in one form."""
+"""Share4VConfig: the validated content of a checkpoint's config.json, in one format."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Patches of one image; a remainder at the right and lower edge is cut, as CLIP's convolution does."""
+        """Patches per image; a remainder at the right and lower edge is cut off, as in CLIP's convolution."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -106,7 +106,7 @@ class ProjectorConfig:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary positions are stretched beyond training: `linear` or `dynamic` (NTK), by `factor`."""
+    """How rotary positions are scaled for longer contexts: `linear` or `dynamic` (NTK), by `factor`."""
 
     rope_type: str
     factor: float
@@ -135,7 +135,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A LLaMA (Touvron et al. 2023); defaults are transformers' LlamaConfig's, rope_theta 10000 among them.
+    """A LLaMA (Touvron et al. 2023); the defaults are those of transformers' LlamaConfig.
 
     Raises:
         ValueError: sizes contradict each other; the message names the fields.
@@ -193,39 +193,39 @@ class TextConfig:
 
     @property
     def kv_heads(self) -> int:
-        """num_key_value_heads, filled in."""
+        """num_key_value_heads, or its default."""
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
     def head_size(self) -> int:
-        """head_dim, filled in."""
+        """head_dim, or its default."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def context_length(self) -> int:
-        """How many tokens prompt and answer may have together."""
+        """Maximum number of tokens in prompt and answer together."""
         stretched = self.rope_scaling.factor if self.rope_scaling is not None else 1
         return int(self.max_position_embeddings * stretched)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Every id of the vocabulary that ends an answer; some configs write -1 for none."""
+        """The ids that end an answer; some configs write -1 for none."""
         ends = self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
         return tuple(end for end in ends if 0 <= end < self.vocab_size)
 
 
 @dataclass(frozen=True)
 class Share4VConfig:
-    """All that a ShareGPT4V checkpoint says of itself.
+    """The configuration of a ShareGPT4V checkpoint.
 
     Attributes:
         select_layer: which hidden state of the vision tower is used; 0 is the embeddings, -1 the last layer's output.
-        select_feature: "patch" leaves the class token out, "cls_patch" keeps it.
-        vision_tower: where the vision tower's own checkpoint is (a path or a hub's owner/name), or None.
-        image_aspect_ratio: "pad" makes pictures square before resizing; "square" crops them.
+        select_feature: "patch" drops the class token, "cls_patch" keeps it.
+        vision_tower: path, or owner/name on a hub, of the vision tower's own checkpoint; None if there is none.
+        image_aspect_ratio: "pad" pads images to a square before resizing; "square" crops them.
         image_token_id: the id that stands for one image in input_ids.
-        quantization: "int8" or "int4" where the weights are packed blocks of integers, else None.
-        extra: fields of config.json that nothing here reads, written back by save_pretrained.
+        quantization: "int8" or "int4" if the weights are packed blocks of integers, else None.
+        extra: fields of config.json that are not used here; save_pretrained writes them again.
 
     Raises:
         ValueError: fields contradict each other; the message names them.
@@ -288,25 +288,25 @@ class Share4VConfig:
 
     @property
     def num_image_tokens(self) -> int:
-        """How many embeddings one image takes in the prompt."""
+        """Number of embeddings per image in the prompt."""
         return self.vision_config.num_patches + (self.select_feature == "cls_patch")
 
     @property
     def hidden_state_index(self) -> int:
-        """select_layer counted from 0 (the embeddings): how many layers of the vision tower run."""
+        """select_layer counted from 0 (the embeddings), which is the number of layers of the vision tower that run."""
         depth = self.vision_config.num_hidden_layers
         return self.select_layer if self.select_layer >= 0 else depth + 1 + self.select_layer
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], vision: Mapping[str, Any] | None = None) -> Share4VConfig:
-        """Read a config.json of the original form, of LLaVA's or of this project's.
+        """Read a config.json in the original format, LLaVA's or this project's.
 
         Args:
             data: the parsed config.json.
-            vision: the parsed config.json of a separate vision tower; takes the place of what `data` says of it.
+            vision: the parsed config.json of a separate vision tower; it overrides the vision fields of `data`.
 
         Raises:
-            ValueError: the form is not known, or fields contradict each other.
+            ValueError: the format is unknown, or fields contradict each other.
         """
         parts = READERS[format_of(data)](data, vision)
         sections = {"vision_config": VisionConfig, "projector_config": ProjectorConfig, "text_config": TextConfig}
@@ -320,22 +320,23 @@ class Share4VConfig:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, vision_tower: str | Path | None = None) -> Share4VConfig:
-        """Read `directory`/config.json, and the vision tower's where that has a directory of its own.
+        """Read `directory`/config.json, and that of the vision tower if it has a separate directory.
 
         Args:
-            vision_tower: the tower's directory; by default the one that an original's mm_vision_tower names, if it is
-                on this machine. Where it is not, CLIP ViT-L/14 at 336 px is taken; `AutoConfig` asks the hubs too.
+            directory: the checkpoint's directory.
+            vision_tower: the tower's directory; by default the one that mm_vision_tower names, if it is on this
+                machine, else CLIP ViT-L/14 at 336 px is assumed. `AutoConfig` also looks on hubs.
 
         Raises:
-            FileNotFoundError: there is no config.json.
-            ValueError: it is not JSON, or `from_dict` refuses it.
+            FileNotFoundError: config.json does not exist.
+            ValueError: it is not JSON, or as in `from_dict`.
         """
         data = read_json(Path(directory) / CONFIG_NAME)
         tower = _local_tower(data, Path(directory)) if vision_tower is None else Path(vision_tower).expanduser()
         return cls.from_dict(data, None if tower is None else read_json(tower / CONFIG_NAME))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return this project's own form: everything nested, nothing left to defaults."""
+        """Return this project's own format: nested, with every field."""
         return {"model_type": self.model_type, "architectures": ["Share4V"], **asdict(self)}
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -345,7 +346,7 @@ class Share4VConfig:
 
 
 def _local_tower(data: Mapping[str, Any], directory: Path) -> Path | None:
-    """Find the tower's directory that the original form names as a path."""
+    """Return the directory of the tower that the original format names as a path, if it exists."""
     named = named_tower(data)
     if not isinstance(named, str) or format_of(data) != "original":
         return None
@@ -356,7 +357,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is not a JSON object; the message names it.
     """
     if not path.is_file():
@@ -366,15 +367,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}, expected a JSON object")
+        raise ValueError(f"{path} contains a {type(data).__name__}, expected a JSON object")
     return data
 
 
 def _missing_config_hint(path: Path) -> str:
-    """Say what to do about a directory without its config.json."""
+    """Return what to do about a directory without config.json."""
     if path.name == CONFIG_NAME and any(path.parent.glob("*.ckpt")):
         return (
-            "the earlier MindSpore port kept it among its sources: copy config.json and vit/ from its share4v/configs "
+            "the earlier MindSpore port has it in its source code: copy config.json and vit/ from its share4v/configs "
             "into this directory, and the vision tower's .ckpt too"
         )
     return "is this a checkpoint's directory?"

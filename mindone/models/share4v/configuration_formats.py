@@ -1,4 +1,4 @@
-"""Tables that read the published forms of config.json into one set of field names."""
+"""Tables that read the published formats of config.json into one set of field names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Our field -> the keys that published files use for it. Where several keys are given the first one present counts.
+# Our field -> the keys of published files. If several keys are listed, the first one that is present counts.
 TEXT_FIELDS: dict[str, tuple[str, ...]] = {
     "vocab_size": ("vocab_size",),
     "hidden_size": ("hidden_size",),
@@ -70,7 +70,7 @@ CLIP_LARGE_336 = {
 
 
 def pick(data: Mapping[str, Any], table: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Return the fields of `table` that `data` states, under our names. A null counts as not stated."""
+    """Return the fields of `table` that `data` contains, by our names; null values are ignored."""
     found = {}
     for field, keys in table.items():
         for key in keys:
@@ -81,13 +81,13 @@ def pick(data: Mapping[str, Any], table: Mapping[str, tuple[str, ...]]) -> dict[
 
 
 def leftover(data: Mapping[str, Any], *tables: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Return what `data` holds beyond the keys of `tables`, to be kept and written back."""
+    """Return the entries of `data` whose keys are in no table; they are kept and saved again."""
     known = {key for table in tables for keys in table.values() for key in keys}
     return {key: value for key, value in data.items() if key not in known}
 
 
 def leftover_of_parts(text: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what LLaVA's nested configs hold beyond what is read, under their names."""
+    """Return the entries of LLaVA's nested configs that are not read, by the name of the part."""
     inner = {} if vision is None else vision.get("vision_config", vision)
     kept = {
         "text_config": leftover(text, TEXT_FIELDS, {"": ("rope_parameters",)}),
@@ -112,14 +112,14 @@ def read_text(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_vision(data: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Read a CLIP vision config; a whole CLIP config is entered at its `vision_config`."""
+    """Read a CLIP vision config; of a complete CLIP config, its `vision_config` is read."""
     if data is None:
         return dict(CLIP_LARGE_336)
     return pick(data.get("vision_config", data), VISION_FIELDS)
 
 
 def read_original(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Read the original ShareGPT4V form: LLaMA's fields and `mm_*` fields side by side."""
+    """Read the original ShareGPT4V format: LLaMA's fields next to `mm_*` fields."""
     fields = pick(data, ORIGINAL_FIELDS)
     projector = {"projector_type": fields.pop("projector_type")} if "projector_type" in fields else {}
     return {
@@ -132,7 +132,7 @@ def read_original(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> 
 
 
 def read_llava(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Read the form of transformers' LlavaForConditionalGeneration."""
+    """Read the format of transformers' LlavaForConditionalGeneration."""
     fields = pick(data, LLAVA_FIELDS)
     if "select_feature" in fields:
         strategy = fields["select_feature"]
@@ -161,7 +161,7 @@ def read_llava(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dic
 
 
 def read_own(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Read what Share4VConfig.to_dict wrote; keys that someone added are left for it to keep."""
+    """Read what Share4VConfig.to_dict wrote; added keys are passed on, to be kept."""
     fields = {key: value for key, value in data.items() if key not in ("model_type", "architectures")}
     if vision is not None:
         fields["vision_config"] = read_vision(vision)
@@ -174,10 +174,10 @@ TOWER_MODEL_TYPES = ("clip_vision_model", "clip")
 
 
 def format_of(data: Mapping[str, Any]) -> str:
-    """Tell which published form a config.json has: "own", "llava" or "original".
+    """Return the format of a config.json: "own", "llava" or "original".
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the format is unknown.
     """
     model_type = data.get("model_type")
     if model_type == "share4v" and "projector_config" in data:
@@ -199,12 +199,12 @@ def format_of(data: Mapping[str, Any]) -> str:
 
 
 def named_tower(data: Mapping[str, Any]) -> Any:
-    """Return what a config.json of the original form says of its tower: a path or a hub's name, None if nothing."""
+    """Return the vision tower that a config.json in the original format names: a path, a name on a hub, or None."""
     return data.get("mm_vision_tower") or data.get("vision_tower")
 
 
 def tower_paths(named: str, directory: Path) -> Iterator[Path]:
-    """Yield each path that it may mean, once: as it stands, from the checkpoint's directory, beside it.
+    """Yield the paths that a name of a tower may mean: as given, in the checkpoint's directory, or next to it.
 
     Example:
         >>> from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where image features go among the token embeddings: planned on the host, carried out by one gather."""
+"""Where image features go among the token embeddings: planned on the host, performed by one gather."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .configuration import IMAGE_TOKEN_INDEX
 
 @dataclass(frozen=True)
 class MergePlan:
-    """How a batch of prompts is put together; T is the longest prompt, an image's patches counted.
+    """How the embeddings of a batch of prompts are assembled; T is the longest prompt, including image patches.
 
     Attributes:
         index: int32 [B, T], row of concat(token embeddings [B * L, H], image features [N * P, H]) at each position;
-            texts begin at position 0, and 0 fills up behind their end.
-        columns: int64 [B, T], column of input_ids that a position came from; -1 for image patches and filling.
-        images: int64 [B, T], number of the image that a position shows; -1 for text and filling.
-        lengths: int64 [B], tokens in each prompt.
+            sequences start at position 0 and are padded with 0 at the end.
+        columns: int64 [B, T], column of input_ids that each position comes from; -1 for image patches and padding.
+        images: int64 [B, T], index of the image at each position; -1 for text and padding.
+        lengths: int64 [B], number of tokens in each prompt.
     """
 
     index: np.ndarray
@@ -27,9 +27,9 @@ class MergePlan:
     lengths: np.ndarray
 
     def place(self, values: np.ndarray, fill: int) -> np.ndarray:
-        """Carry values [B, L] that belong to input_ids (ids, labels) over to [B, T]; images and filling get `fill`."""
-        taken = np.take_along_axis(values, np.maximum(self.columns, 0), 1)
-        return np.where(self.columns >= 0, taken, fill)
+        """Move values [B, L] of input_ids (ids, labels) to [B, T]; image patches and padding get `fill`."""
+        moved = np.take_along_axis(values, np.maximum(self.columns, 0), 1)
+        return np.where(self.columns >= 0, moved, fill)
 
 
 def plan_merge(
@@ -42,11 +42,11 @@ def plan_merge(
     """Plan the merge of `num_images` images into a batch of prompts.
 
     Args:
-        input_ids: int [B, L]; `image_token_id` or IMAGE_TOKEN_INDEX stands for one image, or, `num_image_tokens` times
-            in a row as transformers' processors write it, for one image too. Images are taken in order over the batch.
-        attention_mask: int [B, L], 0 for padding at either side; None means no padding.
-        num_images: how many images there are.
-        num_image_tokens: how many embeddings one image takes.
+        input_ids: int [B, L]; one `image_token_id` or IMAGE_TOKEN_INDEX stands for an image, or `num_image_tokens` of
+            them in a row, as transformers' processors write it. Images are assigned in order over the batch.
+        attention_mask: int [B, L], 0 for padding on either side; None means no padding.
+        num_images: number of images.
+        num_image_tokens: number of embeddings per image.
 
     Raises:
         ValueError: shapes disagree, the numbers of placeholders and images differ, or a prompt is empty.
@@ -63,21 +63,21 @@ def plan_merge(
     if found != num_images and not expanded:
         raise ValueError(f"the prompts name {found} images (id {image_token_id}) and {num_images} images are given")
     if not batch:
-        raise ValueError("input_ids holds no prompt")
+        raise ValueError("input_ids contains no prompt")
     rows, next_patch = [], 0
-    for text in range(batch):
-        positions = np.flatnonzero(mask[text])
+    for row in range(batch):
+        positions = np.flatnonzero(mask[row])
         if not positions.size:
-            raise ValueError(f"prompt {text} is empty: its attention_mask has no 1")
+            raise ValueError(f"prompt {row} is empty: its attention_mask has no 1")
         if expanded:
-            _check_runs(is_image[text, positions], num_image_tokens, text)
-        repeats = np.where(is_image[text, positions] & (not expanded), num_image_tokens, 1)
+            _check_runs(is_image[row, positions], num_image_tokens, row)
+        repeats = np.where(is_image[row, positions] & (not expanded), num_image_tokens, 1)
         columns = np.repeat(positions, repeats)
-        shows = np.repeat(is_image[text, positions], repeats)
+        shows = np.repeat(is_image[row, positions], repeats)
         patches = next_patch + np.cumsum(shows) - 1
         next_patch += int(shows.sum())
-        rows.append((np.where(shows, batch * width + patches, text * width + columns), columns, shows, patches))
-    lengths = np.array([len(row[0]) for row in rows])
+        rows.append((np.where(shows, batch * width + patches, row * width + columns), columns, shows, patches))
+    lengths = np.array([len(item[0]) for item in rows])
     longest = int(lengths.max())
     plan = MergePlan(
         index=np.zeros((batch, longest), np.int32),
@@ -85,29 +85,29 @@ def plan_merge(
         images=np.full((batch, longest), -1),
         lengths=lengths,
     )
-    for text, (index, columns, shows, patches) in enumerate(rows):
-        plan.index[text, : len(index)] = index
-        plan.columns[text, : len(index)] = np.where(shows, -1, columns)
-        plan.images[text, : len(index)] = np.where(shows, patches // max(num_image_tokens, 1), -1)
+    for row, (index, columns, shows, patches) in enumerate(rows):
+        plan.index[row, : len(index)] = index
+        plan.columns[row, : len(index)] = np.where(shows, -1, columns)
+        plan.images[row, : len(index)] = np.where(shows, patches // max(num_image_tokens, 1), -1)
     return plan
 
 
-def _check_runs(is_image: np.ndarray, num_image_tokens: int, text: int) -> None:
-    """Refuse a prompt that tears an image apart: the right number of placeholders in all would hide it."""
+def _check_runs(is_image: np.ndarray, num_image_tokens: int, prompt: int) -> None:
+    """Refuse a prompt that splits an image's placeholders, which their total number would not reveal."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], is_image, [False]))))
     for first, end in zip(edges[::2], edges[1::2], strict=True):
         if (end - first) % num_image_tokens:
             raise ValueError(
-                f"prompt {text} has {end - first} image placeholders in a row, which is no multiple of the "
-                f"{num_image_tokens} that an image takes: write each image's in one piece, or one for each image"
+                f"prompt {prompt} has {end - first} image placeholders in a row, which is not a multiple of the "
+                f"{num_image_tokens} per image: keep the placeholders of an image together, or write one per image"
             )
 
 
 def check_vocabulary(plan: MergePlan, placed: np.ndarray, vocab_size: int) -> None:
-    """Check ids that `plan.place` carried over; the gather would take an id beyond the table without a word.
+    """Check ids that `plan.place` moved; the gather would silently accept an id beyond the table.
 
     Raises:
-        ValueError: an id of a text is not in the vocabulary; the message names it.
+        ValueError: a text token's id is not in the vocabulary; the message names it.
     """
     wrong = placed[(plan.columns >= 0) & ((placed < 0) | (placed >= vocab_size))]
     if wrong.size:

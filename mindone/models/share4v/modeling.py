@@ -147,7 +147,7 @@ class Share4V(GenerationMixin, nn.Cell):
         The processor has a `save_pretrained` of its own.
         """
         from .checkpoint.atomic import staged
-        from .checkpoint.packed import stored_form, write_held
+        from .checkpoint.packed import stored_weights, write_arrays
         from .checkpoint.saving import byte_count, parameter_array, write_shards
         from .checkpoint.weights import expected_shapes
 
@@ -158,9 +158,9 @@ class Share4V(GenerationMixin, nn.Cell):
             changes: dict[str, Any] = {"vision_tower": None, "torch_dtype": dtype, "quantization": quantization}
             replace(self.config, **changes).save_pretrained(staging)
             cells = ((name, parameter_array(value)) for name, value in self.parameters_dict().items())
-            packed = (pair for part in parts for pair in stored_form(part, self.dtype, shapes))
+            packed = (pair for part in parts for pair in stored_weights(part, self.dtype, shapes))
             if quantization:
-                write_held([*cells, *packed], staging)
+                write_arrays([*cells, *packed], staging)
             else:
                 write_shards(chain(cells, packed), staging, byte_count(max_shard_size))
 

@@ -1,4 +1,4 @@
-"""Which part of a model has which type, for every `dtype` that `from_pretrained` takes."""
+"""The types of each part of a model, for every `dtype` that `from_pretrained` accepts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Precision:
-    """Types of the weight matrices; vectors (norms, biases, positions) are float32 always.
+    """Types of the weight matrices; vectors (norms, biases, positions) are always float32.
 
     Attributes:
         layers: the language model's layers, nearly all of the weights.
-        head: its output layer, whose errors no later layer evens out.
-        embedding: its table of tokens, of which one row a token is read.
+        head: its output layer, whose rounding errors no later layer averages out.
+        embedding: its table of token embeddings, of which one row is read per token.
         vision: the vision tower's layers.
         patches: the vision tower's first layer, a thousandth of the weights.
         projector: image features to embeddings.
-        kv_cache: keys and values, where the caller does not say.
+        kv_cache: cached keys and values, unless the caller chooses.
     """
 
     layers: str
@@ -29,14 +29,14 @@ class Precision:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether weights are integers with a scale for each group of 32."""
+        """Whether weights are integers with one scale per group of 32."""
         return self.layers in QUANTIZED
 
 
 QUANTIZED = ("int8", "int4")
-# What the CPU kernels know; MindSpore's cells know the float types.
+# Types that the CPU kernels support; MindSpore's cells support the float types.
 KERNEL_DTYPES = ("float32", "float16", *QUANTIZED)
-# docs/performance.md has the measurements by which the wider types of int8 and int4 were chosen.
+# docs/performance.md has the measurements behind the wider types in int8 and int4.
 PRECISIONS = {
     "float32": Precision("float32", "float32", "float32", "float32", "float32", "float32", "float32"),
     "float16": Precision("float16", "float16", "float16", "float16", "float16", "float16", "float16"),
@@ -47,7 +47,7 @@ PRECISIONS = {
 
 
 def precision_of(dtype: str) -> Precision:
-    """Return what a model of type `dtype` is made of.
+    """Return the types of the parts of a model with this dtype.
 
     Raises:
         ValueError: the dtype is not one of PRECISIONS.
@@ -63,29 +63,29 @@ def precision_of(dtype: str) -> Precision:
 
 
 def kernel_precision_of(dtype: str) -> Precision:
-    """Return what a model of type `dtype` is made of on the CPU kernels.
+    """Return the types of the parts of a model with this dtype on the CPU kernels.
 
     Raises:
-        ValueError: the kernels do not know the dtype.
+        ValueError: the kernels do not support the dtype.
     """
     precision = precision_of(dtype)
     if dtype not in KERNEL_DTYPES:
         raise ValueError(
-            f"dtype {dtype!r} is not there on a CPU: expected one of {', '.join(KERNEL_DTYPES)}, as which a checkpoint "
-            "of any type can be loaded"
+            f"dtype {dtype!r} is not supported on a CPU: use one of {', '.join(KERNEL_DTYPES)} (any checkpoint can be "
+            "loaded as any of them)"
         )
     return precision
 
 
-def loaded_dtype(asked: str | None, stored: str | None) -> str:
-    """Return the type a checkpoint is loaded as: what was asked for, else what is stored, else float32.
+def loaded_dtype(requested: str | None, stored: str | None) -> str:
+    """Return the dtype to load a checkpoint with: the requested one, else the stored one, else float32.
 
     Raises:
-        ValueError: the stored weights were rounded to another type already.
+        ValueError: the stored weights were already rounded to another type.
     """
-    if stored is not None and asked not in (None, stored):
+    if stored is not None and requested not in (None, stored):
         raise ValueError(
-            f"the checkpoint's weights are {stored} already and cannot become {asked}: leave dtype out, or load the "
-            "checkpoint that they were converted from"
+            f"the checkpoint's weights are already {stored} and cannot become {requested}: leave dtype out, or load "
+            "the checkpoint that they were converted from"
         )
-    return asked or stored or "float32"
+    return requested or stored or "float32"

@@ -1,4 +1,4 @@
-"""The component registries: a name stands for "module:attribute", imported when it is asked for."""
+"""The component registries: names that stand for "module:attribute" and are imported when they are used."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ENTRY_POINT_GROUP = "mindone.share4v"
 class Registry:
     """Names of components of one kind.
 
-    Another package adds a component without being imported here by an entry point of the group `mindone.share4v`
-    whose name is `<kind>.<name>`:
+    Another package adds a component through an entry point in the group `mindone.share4v`, named `<kind>.<name>`; it
+    is not imported until the name is used:
 
         [project.entry-points."mindone.share4v"]
         "vision_tower.siglip" = "their_package.siglip:SiglipVisionTower"
@@ -35,15 +35,15 @@ class Registry:
         self.extras: dict[str, str] = {}
 
     def register(self, name: str, target: str, extra: str | None = None) -> None:
-        """Make `name` stand for `target`, a string "module:attribute" that is not imported yet.
+        """Register `target`, a string "module:attribute", under `name`; nothing is imported yet.
 
         Args:
-            name: what a caller asks for.
-            target: where the component is.
-            extra: the package that it needs and that only this project's extra of the same name installs.
+            name: the name that callers use.
+            target: where the component is defined.
+            extra: a package that the component needs, and that this project's extra of the same name installs.
 
         Raises:
-            ValueError: `target` has another form, or `name` already stands for something else.
+            ValueError: `target` has another format, or `name` is registered for another target.
         """
         module, _, attribute = target.partition(":")
         if not module or not attribute:
@@ -55,21 +55,21 @@ class Registry:
             self.extras[name] = extra
 
     def names(self) -> list[str]:
-        """Return every known name, the entry points' among them."""
+        """Return every known name, including those of entry points."""
         return sorted({*self._targets, *self._entry_points()})
 
     def resolve(self, name: str) -> Any:
         """Import and return the component `name`.
 
         Raises:
-            ValueError: the name is not known; the message lists the known ones and the closest.
-            ImportError: what the name stands for cannot be imported, or needs a package that is not installed.
+            ValueError: the name is unknown; the message lists the known names and the closest match.
+            ImportError: the component cannot be imported, or needs a package that is not installed.
         """
         extra = self.extras.get(name)
         if extra is not None and find_spec(extra) is None:
             raise ImportError(
                 f"{self.kind} {name!r} needs {extra}, which is not installed: pip install 'mindone-share4v[{extra}]', "
-                "best into an environment of its own"
+                "preferably into a separate environment"
             )
         target = self._targets.get(name)
         if target is None:

@@ -90,7 +90,7 @@ REFUSED = {
     "empty prompt": ([[1, 2], [3, 4]], [[1, 1], [0, 0]], 0, "prompt 1 is empty"),
     "one dimension": ([1, 2], None, 0, r"must be \[batch, length\], got shape \(2,\)"),
     "another mask": ([[1, 2]], [[1, 1, 1]], 0, r"attention_mask has shape \(1, 3\), input_ids has \(1, 2\)"),
-    "no prompt": (np.zeros((0, 4), np.int64), None, 0, "holds no prompt"),
+    "no prompt": (np.zeros((0, 4), np.int64), None, 0, "contains no prompt"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A directory's new files are written aside and put in place together, so that no half-written checkpoint is seen."""
+"""Atomic writing of checkpoints: new files appear together, so that no incomplete checkpoint is visible."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ OUR_SHARDS = "model-*-of-*.safetensors"
 
 @contextmanager
 def staged(directory: str | Path) -> Iterator[Path]:
-    """Give a scratch directory inside `directory`; on success its files move up, on failure they vanish.
+    """Yield a staging directory inside `directory`; on success its files move to `directory`, else they are deleted.
 
-    The weights that were there before are taken away first and an index comes last: whoever looks in between finds
-    no checkpoint, never half of one. A process that is killed may leave its hidden `.writing-*` directory behind, which
-    nothing reads and which may be deleted; none is deleted here, as another process may be writing it.
+    Weights that existed before are removed first and the index is moved last, so a reader in between finds no
+    checkpoint rather than an incomplete one. A process that is killed leaves its hidden `.writing-*` directory behind;
+    nothing reads it and it may be deleted. It is not deleted here, since another process may be writing it.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""What can be wrong with a checkpoint."""
+"""Errors of reading checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-SHOWN = 10
+MAX_ITEMS = 10
 
 
 class CheckpointError(ValueError):
@@ -12,10 +12,10 @@ class CheckpointError(ValueError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A torch file asks for something other than tensors when it is opened."""
+    """A torch file contains pickled objects other than tensors, which are not loaded."""
 
 
 def listing(items: Sequence[str]) -> str:
-    """Join `items` for a message: the first ten, and how many more there are."""
-    more = len(items) - SHOWN
-    return ", ".join(items[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    """Join `items` for a message: the first ten, and the number of the rest."""
+    more = len(items) - MAX_ITEMS
+    return ", ".join(items[:MAX_ITEMS]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Weights of components on the kernels: packed as they are read, mapped where a file has them packed, written back."""
+"""Packed weights of the kernels: filled from a checkpoint, mapped from a file that has them packed, and saved."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def expected_of(
     """Return the names and shapes that a checkpoint must have for a component.
 
     Args:
-        shapes: every weight's shape by the config (weights.expected_shapes).
-        quantized: whether the checkpoint holds packed blocks.
+        shapes: the shape of every weight according to the config (weights.expected_shapes).
+        quantized: whether the checkpoint contains packed blocks.
     """
     if quantized:
         blocks: dict[str, tuple[int, ...]] = {plan.stored_name: (block_bytes(plan.spec),) for plan in component.plans}
@@ -45,12 +45,12 @@ def expected_of(
 
 
 def fill(component: Packed, entries: Mapping[str, StoredTensor], quantized: bool) -> None:
-    """Give a component its weights; entries were checked already.
+    """Set the weights of a component; `entries` were checked before.
 
     Raises:
-        CheckpointError: a block is of another version, or a value does not fit its type.
+        CheckpointError: a block has another version, or a value does not fit its type.
     """
-    read = one_by_one(entries)
+    read = reader_of(entries)
     for plan in component.plans:
         if not quantized:
             component.put(plan.name, pack(plan, read))
@@ -65,8 +65,8 @@ def fill(component: Packed, entries: Mapping[str, StoredTensor], quantized: bool
         component.put(name, finite_vector(read(name), name))
 
 
-def one_by_one(entries: Mapping[str, StoredTensor]) -> Callable[[str], np.ndarray]:
-    """Return what reads a weight by its name; of the files' pages only those of the last weight stay in memory."""
+def reader_of(entries: Mapping[str, StoredTensor]) -> Callable[[str], np.ndarray]:
+    """Return a function that reads a weight by its name; it releases the file pages of the previous weight."""
     last: list[StoredTensor] = []
 
     def read(name: str) -> np.ndarray:
@@ -78,13 +78,13 @@ def one_by_one(entries: Mapping[str, StoredTensor]) -> Callable[[str], np.ndarra
     return read
 
 
-def stored_form(
+def stored_weights(
     component: Packed, dtype: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what of a component is written to a file: blocks where they hold integers, else every weight by itself.
+    """Yield the tensors to save for a component: blocks if they hold integers, else each weight separately.
 
-    `shapes` are those of the weights by the config: a block has a convolution's kernel as a matrix. A weight that two
-    blocks hold, as a tied output layer does, is written once.
+    `shapes` are those of the config, since a block stores a convolution's kernel as a matrix. A weight that is in two
+    blocks, as with a tied output layer, is written once.
     """
     written = set()
     for plan in component.plans:
@@ -102,8 +102,8 @@ def stored_form(
         yield name, component.array(name).reshape(shape)
 
 
-def write_held(pairs: Sequence[tuple[str, np.ndarray]], directory: Path) -> None:
-    """Write blocks and other weights that are in memory already, or mapped, as one file."""
+def write_arrays(pairs: Sequence[tuple[str, np.ndarray]], directory: Path) -> None:
+    """Write blocks and other weights that are in memory or mapped to one file."""
     sorted_pairs = list(ordered(pairs))
     sizes = [(name, array.shape, array.dtype.name) for name, array in sorted_pairs]
     write_aligned(sizes, (array for _, array in sorted_pairs), directory / OURS_SINGLE)
@@ -112,14 +112,14 @@ def write_held(pairs: Sequence[tuple[str, np.ndarray]], directory: Path) -> None
 def write_packed(
     plans: Sequence[BlockPlan], entries: Mapping[str, StoredTensor], directory: Path, progress: Any = None
 ) -> None:
-    """Pack a checkpoint's weights and write them, one block at a time; what no plan names is written as it is."""
+    """Pack a checkpoint's weights and write them one block at a time; weights in no plan are written as float32."""
     packed = {piece.weight for plan in plans for piece in plan.pieces}
     rest = [name for name in sorted(entries) if name not in packed]
     sizes: list[tuple[str, tuple[int, ...], str]] = [
         (plan.stored_name, (block_bytes(plan.spec),), "uint8") for plan in plans
     ]
     sizes += [(name, entries[name].shape, "float32") for name in rest]
-    read = one_by_one(entries)
+    read = reader_of(entries)
 
     def arrays() -> Iterator[np.ndarray]:
         for plan in plans:
@@ -133,7 +133,7 @@ def write_packed(
 
 
 def pack(plan: BlockPlan, read: Callable[[str], np.ndarray]) -> np.ndarray:
-    """Fill a block from its weights, uint8 [bytes]; `read` gives one by its name, and one is held at a time.
+    """Fill a block from its weights and return it, uint8 [bytes]; `read` returns a weight by its name.
 
     Raises:
         CheckpointError: a value is not finite, or is too large for its type.
@@ -146,7 +146,7 @@ def pack(plan: BlockPlan, read: Callable[[str], np.ndarray]) -> np.ndarray:
     for number in range(len(plan.spec.matrices)):
         parts = [p for p in plan.pieces if (p.kind, p.number, p.field) == ("matrices", number, "weight")]
         weights: Iterable[tuple[int, np.ndarray]]
-        if any(part.first % LANES for part in parts):  # such layers are small: panels of 16 rows go across them
+        if any(part.first % LANES for part in parts):  # panels of 16 rows cross their borders; such layers are small
             weights = [(0, np.concatenate([_rows(read(part.weight), part) for part in parts]))]
         else:
             weights = ((part.first, _rows(read(part.weight), part)) for part in parts)
@@ -160,7 +160,7 @@ def pack(plan: BlockPlan, read: Callable[[str], np.ndarray]) -> np.ndarray:
 
 
 def finite_vector(weight: np.ndarray, name: str) -> np.ndarray:
-    """Return a weight that is kept as float32.
+    """Return a weight as float32.
 
     Raises:
         CheckpointError: a value is not finite.
@@ -168,23 +168,23 @@ def finite_vector(weight: np.ndarray, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         values = np.array(weight, np.float32)
     if not np.isfinite(values).all():
-        raise CheckpointError(f"{name}: values are not finite: the file is damaged, download it again")
+        raise CheckpointError(f"{name}: values are not finite; the file is damaged, download it again")
     return values
 
 
 def _rows(weight: np.ndarray, piece: Piece) -> np.ndarray:
     kept = weight if weight.dtype in (np.float32, np.float16) else weight.astype(np.float32)
-    return kept.reshape(piece.size, -1)  # a convolution's kernel [D, C, P, P] is a matrix too
+    return kept.reshape(piece.size, -1)  # a convolution's kernel [D, C, P, P] becomes a matrix
 
 
 def unpack(plan: BlockPlan, block: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, float32 array) of each weight in a block; matrices are [rows, columns]."""
     for number in range(len(plan.spec.matrices)):
-        whole = unpack_matrix(block, plan.spec, number)
+        matrix = unpack_matrix(block, plan.spec, number)
         for piece in plan.pieces:
             if (piece.kind, piece.number, piece.field) == ("matrices", number, "weight"):
-                yield piece.weight, whole[piece.first : piece.first + piece.size]
+                yield piece.weight, matrix[piece.first : piece.first + piece.size]
     for piece in plan.pieces:
         if piece.kind == "norms" or piece.field == "bias":
-            whole = read_vector(block, piece.kind, piece.number, piece.field, piece.first + piece.size)
-            yield piece.weight, whole[piece.first :]
+            vector = read_vector(block, piece.kind, piece.number, piece.field, piece.first + piece.size)
+            yield piece.weight, vector[piece.first :]

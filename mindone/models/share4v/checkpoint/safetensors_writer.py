@@ -1,6 +1,6 @@
-"""A safetensors file in which every tensor begins at a multiple of 64 bytes, so that kernels can use it where it lies.
+"""Writer of safetensors files whose packed blocks start at multiples of 64 bytes, so that kernels use them in place.
 
-The safetensors library reads such files; its own writer aligns to 8 bytes, and wants all tensors in memory at once.
+The safetensors library reads such files; its own writer aligns to 8 bytes and needs all tensors in memory at once.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ _NAMES = {ours: theirs for theirs, ours in DTYPES.items()}
 
 
 def write_aligned(sizes: Iterable[tuple[str, tuple[int, ...], str]], arrays: Iterable[np.ndarray], path: Path) -> None:
-    """Write tensors one by one; only one is held.
+    """Write tensors one by one; only one is in memory at a time.
 
     Format: https://github.com/huggingface/safetensors#format
 
     Args:
-        sizes: (name, shape, dtype) of every tensor. A uint8 tensor's bytes must be a multiple of 64, or it be the last
-            but for others that are no packed blocks.
+        sizes: (name, shape, dtype) of every tensor, packed blocks (uint8) first: their sizes are multiples of 64, so
+            each starts at one.
         arrays: the tensors, in the same order.
+        path: the file to write.
 
     Raises:
-        CheckpointError: a name comes twice, or a dtype cannot be written.
+        CheckpointError: a name is given twice, or a dtype is not supported.
         OSError: the disk is full or not writable.
     """
-    # Blocks first: their sizes are multiples of 64, so that each begins at one.
     header: dict[str, object] = {"__metadata__": {"format": "ms"}}
     offset = 0
     for name, shape, dtype in sizes:
         if name in header:
             raise CheckpointError(f"the weight {name} is given twice")
         if dtype not in _NAMES:
-            raise CheckpointError(f"the weight {name} has dtype {dtype}, expected one of {', '.join(_NAMES)}")
+            raise CheckpointError(
+                f"the weight {name} has the unsupported dtype {dtype}: use one of {', '.join(_NAMES)}"
+            )
         end = offset + int(np.prod(shape)) * item_size(dtype)
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
@@ -55,7 +57,7 @@ def write_aligned(sizes: Iterable[tuple[str, tuple[int, ...], str]], arrays: Ite
 
 
 def ordered(pairs: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield packed blocks first, then the rest; arrays that are held already are not copied."""
+    """Yield packed blocks first, then the other tensors; arrays are not copied."""
     rest = []
     for name, array in pairs:
         if array.dtype == np.uint8:
@@ -66,7 +68,7 @@ def ordered(pairs: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.n
 
 
 def aligned(block: np.ndarray) -> np.ndarray:
-    """Return a block as it is if kernels can use it where it lies; another program's file may have it anywhere."""
+    """Return a block that is aligned for the kernels; it is copied only if another program stored it unaligned."""
     if block.ctypes.data % ALIGNMENT == 0:
         return block
     copied = anonymous_memory(block.size)

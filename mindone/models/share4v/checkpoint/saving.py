@@ -1,4 +1,4 @@
-"""Writing weights as safetensors, in shards of a bounded size."""
+"""Saving weights as safetensors, in shards of a limited size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def byte_count(size: str | int) -> int:
     """Read a size such as "5GB" (10^9 bytes, as in Hugging Face's libraries), "500MiB" or 1000.
 
     Raises:
-        ValueError: it is no positive size.
+        ValueError: it is not a positive size.
     """
     match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", str(size))
     if match and match[2].upper() in UNITS and re.fullmatch(r"[0-9]+(\.[0-9]+)?", match[1]):
@@ -37,24 +37,24 @@ def byte_count(size: str | int) -> int:
     else:
         count = int(size) if str(size).isdecimal() else 0
     if count <= 0:
-        raise ValueError(f"{size!r} is no size: expected a number of bytes, or one with {', '.join(UNITS)}")
+        raise ValueError(f"{size!r} is not a size: give a number of bytes, or a number with one of {', '.join(UNITS)}")
     return count
 
 
 def save_weights(
     parameters: Iterable[tuple[str, np.ndarray]], directory: str | Path, max_shard_size: str | int = "5GB"
 ) -> None:
-    """Write `model.safetensors`, or shards and `model.safetensors.index.json`; none is visible until all are whole.
+    """Write `model.safetensors`, or shards and `model.safetensors.index.json`; files appear when all are complete.
 
     Args:
-        parameters: (name, array) pairs, taken one by one; what two names share is to be given once. At most one
-            shard is held. An array of dtype bfloat16.BFLOAT16 is written as bfloat16.
-        directory: made if need be; weights that were saved there before are replaced.
-        max_shard_size: a tensor larger than this has a shard of its own.
+        parameters: (name, array) pairs, read one by one; a shared weight must be given once. At most one shard is in
+            memory. An array of dtype bfloat16.BFLOAT16 is written as bfloat16.
+        directory: created if necessary; weights that were saved there before are replaced.
+        max_shard_size: maximum size of a shard; a larger tensor gets its own shard.
 
     Raises:
-        ValueError: a name comes twice, a dtype cannot be written, or the size is no size.
-        OSError: the disk is full or not writable; what was there before is then untouched.
+        ValueError: a name is given twice, a dtype is not supported, or the size is not a size.
+        OSError: the disk is full or not writable; existing files are then unchanged.
 
     Example:
         >>> import numpy as np
@@ -67,7 +67,7 @@ def save_weights(
 
 
 def write_shards(parameters: Iterable[tuple[str, np.ndarray]], directory: Path, limit: int) -> None:
-    """Write the weights straight into `directory`, with at most `limit` bytes a shard."""
+    """Write the weights into `directory`, with at most `limit` bytes per shard."""
     shards: list[Path] = []
     weight_map: dict[str, int] = {}
     waiting: dict[str, np.ndarray] = {}
@@ -78,7 +78,7 @@ def write_shards(parameters: Iterable[tuple[str, np.ndarray]], directory: Path, 
         path.touch()
         mode = path.stat().st_mode
         _write_file(waiting, path)
-        path.chmod(mode)  # safetensors makes files that their owner alone may read
+        path.chmod(mode)  # safetensors creates files that only their owner can read
         shards.append(path)
         waiting.clear()
 
@@ -111,7 +111,7 @@ def _write_file(tensors: dict[str, np.ndarray], path: Path) -> None:
     if "bfloat16" not in names.values():
         save_file(tensors, path, metadata={"format": "ms"})
         return
-    # The library cannot take bfloat16 from NumPy. Wide elements first, so that each lies at a multiple of its size.
+    # The library does not accept bfloat16 from NumPy. Wide elements go first, which aligns each to its size.
     ordered = sorted(tensors, key=lambda name: -tensors[name].itemsize)
     write_aligned(
         [(name, tensors[name].shape, names[name]) for name in ordered], (tensors[name] for name in ordered), path
@@ -120,13 +120,15 @@ def _write_file(tensors: dict[str, np.ndarray], path: Path) -> None:
 
 def _writable(name: str, array: np.ndarray) -> np.ndarray:
     if dtype_name(array) not in SAVED_DTYPES:
-        raise CheckpointError(f"the weight {name} has dtype {array.dtype}, expected one of {sorted(SAVED_DTYPES)}")
-    # safetensors takes the bytes from the array's address on, whatever its strides are.
+        raise CheckpointError(
+            f"the weight {name} has the unsupported dtype {array.dtype}: use one of {', '.join(sorted(SAVED_DTYPES))}"
+        )
+    # safetensors reads the bytes from the array's address on and ignores its strides.
     return np.require(array, requirements="C")
 
 
 def _name_shards(shards: list[Path], weight_map: dict[str, int], total: int) -> None:
-    """Give the files their final names, which hold the number of shards, and write the index."""
+    """Give the files their final names, which contain the number of shards, and write the index."""
     if len(shards) == 1:
         shards[0].rename(shards[0].with_name(OURS_SINGLE))
         return

@@ -25,68 +25,68 @@ Table = Mapping[str, str | None]
 COMPONENTS = (VISION_TOWER, MM_PROJECTOR, "language_model.")
 
 
-def _placed(source: str, target: str, table: Table) -> dict[str, str | None]:
+def _prefixed(source: str, target: str, table: Table) -> dict[str, str | None]:
     return {source + name: None if ours is None else target + ours for name, ours in table.items()}
 
 
 FORMATS: dict[str, Table] = {
     "own": {
-        **_placed("language_model.model.", LANGUAGE_MODEL, LLAMA),
-        **_placed("language_model.lm_head.", LM_HEAD, HEAD),
-        **_placed("mm_projector.", MM_PROJECTOR, PROJECTOR),
-        **_placed("vision_tower.vision_model.", VISION_MODEL, CLIP),
+        **_prefixed("language_model.model.", LANGUAGE_MODEL, LLAMA),
+        **_prefixed("language_model.lm_head.", LM_HEAD, HEAD),
+        **_prefixed("mm_projector.", MM_PROJECTOR, PROJECTOR),
+        **_prefixed("vision_tower.vision_model.", VISION_MODEL, CLIP),
     },
     "original": {
-        **_placed("model.", LANGUAGE_MODEL, LLAMA),
-        **_placed("lm_head.", LM_HEAD, HEAD),
-        **_placed("model.mm_projector.", MM_PROJECTOR, PROJECTOR),
-        **_placed("model.vision_tower.vision_tower.vision_model.", VISION_MODEL, CLIP),
+        **_prefixed("model.", LANGUAGE_MODEL, LLAMA),
+        **_prefixed("lm_head.", LM_HEAD, HEAD),
+        **_prefixed("model.mm_projector.", MM_PROJECTOR, PROJECTOR),
+        **_prefixed("model.vision_tower.vision_tower.vision_model.", VISION_MODEL, CLIP),
     },
     # What LlavaForConditionalGeneration.save_pretrained writes up to transformers 4.57, and its names in memory.
     "llava": {
-        **_placed("language_model.model.", LANGUAGE_MODEL, LLAMA),
-        **_placed("language_model.lm_head.", LM_HEAD, HEAD),
-        **_placed("multi_modal_projector.", MM_PROJECTOR, PROJECTOR_OF_LLAVA),
-        **_placed("vision_tower.vision_model.", VISION_MODEL, CLIP),
+        **_prefixed("language_model.model.", LANGUAGE_MODEL, LLAMA),
+        **_prefixed("language_model.lm_head.", LM_HEAD, HEAD),
+        **_prefixed("multi_modal_projector.", MM_PROJECTOR, PROJECTOR_OF_LLAVA),
+        **_prefixed("vision_tower.vision_model.", VISION_MODEL, CLIP),
     },
     "llava (new names)": {
-        **_placed("model.language_model.", LANGUAGE_MODEL, LLAMA),
-        **_placed("lm_head.", LM_HEAD, HEAD),
-        **_placed("model.multi_modal_projector.", MM_PROJECTOR, PROJECTOR_OF_LLAVA),
-        **_placed("model.vision_tower.vision_model.", VISION_MODEL, CLIP),
+        **_prefixed("model.language_model.", LANGUAGE_MODEL, LLAMA),
+        **_prefixed("lm_head.", LM_HEAD, HEAD),
+        **_prefixed("model.multi_modal_projector.", MM_PROJECTOR, PROJECTOR_OF_LLAVA),
+        **_prefixed("model.vision_tower.vision_model.", VISION_MODEL, CLIP),
     },
     "vision tower": {
-        **_placed("vision_model.", VISION_MODEL, CLIP),
+        **_prefixed("vision_model.", VISION_MODEL, CLIP),
         **{f"text_model.{name}": None for name in CLIP_TEXT_SUFFIXES},
         "visual_projection.weight": None,
         "text_projection.weight": None,
         "logit_scale": None,
     },
     "mindspore port": {
-        **_placed("model.", LANGUAGE_MODEL, LLAMA_OF_THE_PORT),
-        **_placed("vision_tower.vision_model.", VISION_MODEL, CLIP_OF_THE_PORT),
+        **_prefixed("model.", LANGUAGE_MODEL, LLAMA_OF_THE_PORT),
+        **_prefixed("vision_tower.vision_model.", VISION_MODEL, CLIP_OF_THE_PORT),
     },
     "mindspore port (class)": {
-        **_placed("vision_model.", VISION_MODEL, CLIP_OF_THE_PORT),
-        **_placed("vision_tower.vision_tower.vision_model.", VISION_MODEL, {**CLIP, **CLIP_OF_THE_PORT}),
-        **_placed("model.vision_tower.vision_tower.vision_model.", VISION_MODEL, CLIP_OF_THE_PORT),
+        **_prefixed("vision_model.", VISION_MODEL, CLIP_OF_THE_PORT),
+        **_prefixed("vision_tower.vision_tower.vision_model.", VISION_MODEL, {**CLIP, **CLIP_OF_THE_PORT}),
+        **_prefixed("model.vision_tower.vision_tower.vision_model.", VISION_MODEL, CLIP_OF_THE_PORT),
     },
 }
-# No two forms give one name different meanings (a test holds them to it), so one look-up serves all.
+# A name has the same meaning in all formats (a test checks that), so that one lookup serves all of them.
 ALL_NAMES: Table = {name: ours for table in FORMATS.values() for name, ours in table.items()}
 _NUMBER = re.compile(r"(?<![^.])(0|[1-9][0-9]*)(?![^.])")
 
 
 def is_known(name: str) -> bool:
-    """Tell whether any published form has this name."""
+    """Return whether a tensor has this name in any published format."""
     return _NUMBER.sub("{n}", name) in ALL_NAMES
 
 
 def our_name(name: str) -> str | None:
-    """Turn a published name into ours; None where the tensor is left out on purpose.
+    """Translate a published name to ours; None if the tensor is left out on purpose.
 
     Raises:
-        KeyError: no form has this name.
+        KeyError: no format has this name.
 
     Example:
         >>> from mindone.models.share4v.checkpoint.weights import our_name

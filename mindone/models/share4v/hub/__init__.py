@@ -1,4 +1,4 @@
-"""Named checkpoints: presets as data, downloads that resume and are verified, a cache that works offline."""
+"""Named checkpoints: a table of presets, resumable and verified downloads, and a cache that works offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache: where downloads lie, whether one is whole, and whether there is room for another."""
+"""The download cache: where downloads are, whether one is complete, and whether the disk has space for another."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .errors import NoSpaceError
 HOME_VARIABLE = "SHARE4V_HOME"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.ckpt")
 COMPANION_SUFFIXES = (".json", ".model", ".txt", ".jinja")
-RECORD = ".share4v.json"  # written when a download is whole, and says what came
+RECORD = ".share4v.json"  # written when a download is complete; lists its files
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a downloaded file: no folder, not hidden
-RESERVE = 64 * 1024**2  # left free on the disk: a full disk breaks more than a download
+RESERVE = 64 * 1024**2  # bytes to leave free: a full disk breaks other programs too
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -27,7 +27,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def choose_files(names: Iterable[str], weights: bool) -> list[str]:
-    """Pick the files of a repository that a checkpoint needs: safetensors before .bin before .ckpt, never two forms.
+    """Pick the files of a repository that a checkpoint needs: safetensors, else .bin, else .ckpt.
 
     Example:
         >>> from mindone.models.share4v.hub.cache import choose_files
@@ -35,21 +35,21 @@ def choose_files(names: Iterable[str], weights: bool) -> list[str]:
         ['config.json', 'model.safetensors']
     """
     top = [name for name in names if "/" not in name]
-    by_form = [[name for name in top if Path(name).match(pattern)] for pattern in WEIGHTS]
-    chosen_weights = next((found for found in by_form if found), [])
-    unused = [form for form in ("safetensors", "bin") if not any(form in name for name in chosen_weights)]
+    by_format = [[name for name in top if Path(name).match(pattern)] for pattern in WEIGHTS]
+    chosen_weights = next((found for found in by_format if found), [])
+    unused = [suffix for suffix in ("safetensors", "bin") if not any(suffix in name for name in chosen_weights)]
     companions = [
         name
         for name in top
         if Path(name).suffix in COMPANION_SUFFIXES
-        and not any(name.endswith(f".{form}.index.json") for form in unused)
+        and not any(name.endswith(f".{suffix}.index.json") for suffix in unused)
         and name not in chosen_weights
     ]
     return companions + (chosen_weights if weights else [])
 
 
-def is_whole(directory: Path, weights: bool) -> bool:
-    """Tell whether a directory has a config and, if wanted, every weight file that its index names."""
+def has_all_files(directory: Path, weights: bool) -> bool:
+    """Return whether a directory has a config and, if requested, every weight file that its index names."""
     if not (directory / "config.json").is_file():
         return False
     if not weights:
@@ -67,10 +67,10 @@ def is_whole(directory: Path, weights: bool) -> bool:
 
 
 def has_companions(directory: Path) -> bool:
-    """Tell whether what reads a checkpoint besides its weights is there, by the kind that its config.json states.
+    """Return whether a directory has the small files that a checkpoint of its kind needs, judged by its config.json.
 
-    For a directory that something else filled: it may have fetched the config alone. A vision tower needs its
-    preprocessor_config.json, a language model its tokenizer.model, LLaVA's form both.
+    For directories that other programs filled, which may have fetched only the config. A vision tower needs
+    preprocessor_config.json, a language model tokenizer.model, and LLaVA's format both.
     """
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def is_safe(directory: Path, folder: Path) -> bool:
 
 
 def write_record(directory: Path, source: str, weights: bool, files: Sequence[Mapping[str, Any]]) -> None:
-    """Note that a download is whole: `files` with name and size each. The note appears at once or not at all."""
+    """Record that a download is complete, with the name and size of each file; the record is written atomically."""
     text = json.dumps({"source": source, "weights": weights, "files": list(files)}, indent=2)
     temporary = directory / f"{RECORD}.{os.getpid()}"
     temporary.write_text(text + "\n", encoding="utf-8")
@@ -107,7 +107,7 @@ def write_record(directory: Path, source: str, weights: bool, files: Sequence[Ma
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """Return what `write_record` noted, None if there is no such note."""
+    """Return the record that `write_record` wrote, or None if there is none."""
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -116,7 +116,7 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 
 def is_recorded(directory: Path, weights: bool) -> bool:
-    """Tell whether a download into `directory` was completed and every file is still there."""
+    """Return whether a download into `directory` was completed and every file still exists."""
     record = read_record(directory)
     if record is None or (weights and not record["weights"]):
         return False
@@ -135,11 +135,11 @@ def require_space(directory: Path, size: int) -> None:
     """Check that `size` more bytes fit on the disk of `directory`.
 
     Raises:
-        NoSpaceError: they do not; the message has both numbers.
+        NoSpaceError: they do not; the message gives both numbers.
     """
     free = shutil.disk_usage(directory).free
     if size + RESERVE > free:
         raise NoSpaceError(
-            f"the download needs {size / 1e9:.2f} GB and the disk of {directory} has {free / 1e9:.2f} GB free: make "
-            f"room, or choose another disk with {HOME_VARIABLE} or cache_dir="
+            f"the download needs {size / 1e9:.2f} GB and the disk of {directory} has {free / 1e9:.2f} GB free: free "
+            f"some space, or choose another disk with {HOME_VARIABLE} or cache_dir="
         )

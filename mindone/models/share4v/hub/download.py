@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it stopped, checked, and in its place only when whole."""
+"""Download of one file over HTTP: resumed after an interruption, verified, and visible only when complete."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .contents import max_bytes, problem_of
 from .errors import HubError, NoSpaceError
 from .transfer import Pace, Transfer, open_url
 
-ATTEMPTS = 5  # in a row without a new byte
+ATTEMPTS = 5  # consecutive failures without a new byte
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
 # The deadline of a download begins after START_SECONDS and moves as data arrives (see Pace).
 START_SECONDS, MIN_RATE, SECONDS_AHEAD = 120.0, 8192.0, 600.0
 MAX_UNSTATED_BYTES = 64 * 2**30  # of weights whose size nothing states
-HASHED = 1024**2
-ABSENT_STATUS = frozenset((403, 404, 410))  # 403: stores that do not list their files say so
+HASH_CHUNK_BYTES = 1024**2
+ABSENT_STATUS = frozenset((403, 404, 410))  # 403: what object stores answer if listing is not allowed
 TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
 
 
 class DownloadError(HubError):
-    """A file cannot be had from its address; trying again would not help."""
+    """A file could not be downloaded from its address, and a retry would not help."""
 
 
 class AbsentError(DownloadError):
@@ -39,7 +39,7 @@ class AbsentError(DownloadError):
 
 
 class _Interrupted(Exception):
-    """The transfer broke off; what came is kept, and the rest may come yet."""
+    """The transfer was interrupted; what was received is kept, and a retry may complete it."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -48,11 +48,12 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at an address, and what its source says of it.
+    """A file to download.
 
     Attributes:
-        size: in bytes, or None if not stated.
-        sha256: hexadecimal, or None if not stated.
+        url: its address.
+        size: expected size in bytes, or None if unknown.
+        sha256: expected hash in hexadecimal, or None if unknown.
     """
 
     url: str
@@ -72,14 +73,16 @@ def download(
     sleep: Callable[[float], None] = time.sleep,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Fetch a file to `target`, which appears only when all of it is there and checked.
+    """Download a file to `target`, which appears only when it is complete and verified.
 
-    What has come so far is kept beside it as `<name>.part`; a later call goes on from there, provided that the
-    server still has the same file. A broken connection or a server's passing error is tried again up to ATTEMPTS
-    times in a row without progress.
+    Until then the data is in `<name>.part` next to it. A later call resumes from there, provided that the server still
+    has the same file. Broken connections and transient server errors are retried, until ATTEMPTS in a row bring no
+    new data.
 
     Args:
-        progress: show a bar on standard error; None shows it if that is a terminal.
+        file: what to download.
+        target: where to put it.
+        progress: show a progress bar on standard error; None shows it if that is a terminal.
         sleep: waits between attempts, in seconds.
         headers: further headers of the request.
 
@@ -87,7 +90,7 @@ def download(
         DownloadError: the server refuses, stops short again and again, or sends another size or hash than stated, or
             contents that the file's name excludes, such as a web page for a config.json.
         TooSlowError: less than MIN_RATE bytes per second arrived on average.
-        NoSpaceError: the disk has too little room.
+        NoSpaceError: the disk has too little free space.
     """
     part = _Part(target, file)
     pace = Pace(START_SECONDS, MIN_RATE, SECONDS_AHEAD)
@@ -100,7 +103,7 @@ def download(
                 part.finish()
                 return
             part.discard()
-            # A file put together from two runs may be to blame; one run from the start is not.
+            # The mismatch may come from resuming across two versions of the file, so one fresh download is tried.
             if fresh_start:
                 raise DownloadError(f"{file.name} {reason}")
             fresh_start, furthest = True, 0
@@ -108,14 +111,14 @@ def download(
             failures = 1 if part.size > furthest else failures + 1
             furthest = max(furthest, part.size)
             if failures >= ATTEMPTS:
-                raise DownloadError(f"{file.name} failed {failures} times in a row; the last time: {error}") from None
+                raise DownloadError(f"{file.name} failed {failures} times in a row; last error: {error}") from None
             if pace.remaining < 0:
                 raise pace.error(file.url) from None
             sleep(min(max(FIRST_WAIT * 2 ** (failures - 1), error.wait), LONGEST_WAIT))
 
 
 class _Part:
-    """The bytes that have come, and the mark by which the server can tell whether it still has the same file."""
+    """A partial download on disk, with the validator (ETag or date) of the file on the server."""
 
     def __init__(self, target: Path, file: RemoteFile) -> None:
         self.target, self.file = target, file
@@ -127,7 +130,7 @@ class _Part:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def validator(self) -> str | None:
-        """Return the mark of what has come, or None if it cannot be gone on with."""
+        """Return the validator (ETag) of the partial download, or None if it cannot be resumed."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             return note["validator"] if note["url"] == self.file.name else None
@@ -150,13 +153,13 @@ class _Part:
 def _transfer(
     file: RemoteFile, part: _Part, progress: bool | None, pace: Pace, more_headers: Mapping[str, str]
 ) -> None:
-    """Ask for what is missing and append it.
+    """Request the missing bytes and append them.
 
     Raises:
-        _Interrupted: it broke off.
+        _Interrupted: the transfer broke off.
     """
     have, validator = part.size, part.validator()
-    headers = {**more_headers, "Accept-Encoding": "identity"}  # sizes and ranges count the file's own bytes
+    headers = {**more_headers, "Accept-Encoding": "identity"}  # sizes and ranges refer to the uncompressed file
     if have and validator:
         headers["Range"] = f"bytes={have}-"
         headers["If-Range"] = validator
@@ -179,24 +182,24 @@ def _transfer(
 
 
 def _begin(response: requests.Response, file: RemoteFile, part: _Part, have: int) -> int | None:
-    """Read the answer's head: make `part` ready and return the whole file's size, None if nothing states it."""
+    """Check the response's headers, prepare `part`, and return the size of the complete file, or None if unknown."""
     status = response.status_code
     if status in TRANSIENT_STATUS:
         seconds = response.headers.get("Retry-After", "")
         raise _Interrupted(f"HTTP status {status}", float(seconds) if seconds.isdecimal() else 0.0)
     if status == 416:
-        # Nothing lies beyond what has come: it is all there, or it is of another file.
+        # Nothing exists after the received bytes: the file is complete, or the server has another file now.
         if _range_total(response) == have:
             return have
         part.discard()
-        raise _Interrupted("the server has a shorter file now")
+        raise _Interrupted("the file on the server is shorter now")
     if status not in (200, 206):
         kind = AbsentError if status in ABSENT_STATUS else DownloadError
         raise kind(f"{file.name} answered with HTTP status {status}")
     if status == 206:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.discard()
-            raise _Interrupted("the server sent another range than asked for")
+            raise _Interrupted("the server sent a different range than requested")
         total = _range_total(response)
     else:
         length = response.headers.get("Content-Length", "")
@@ -226,7 +229,7 @@ def _range_total(response: requests.Response) -> int | None:
 
 
 def _validator(response: requests.Response) -> str:
-    """Return a strong ETag or else the date, empty if the server gives neither."""
+    """Return a strong ETag, else the modification date; empty if the server sends neither."""
     etag = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -250,7 +253,7 @@ def _receive(transfer: Transfer, part: _Part, total: int | None, progress: bool 
             bar.update(len(chunk))
     if total is not None and size > total:
         part.discard()
-        raise DownloadError(f"{part.file.name} sends more than the {total} bytes that were stated")
+        raise DownloadError(f"{part.file.name} sends more than the expected {total} bytes")
     if total is not None and size < total:
         raise _Interrupted(f"the connection ended after {size} of {total} bytes")
 
@@ -270,9 +273,9 @@ def _mismatch(file: RemoteFile, part: _Part) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hexadecimal hash of a file, read piece by piece."""
+    """Return the SHA-256 of a file in hexadecimal, reading it in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as data:
-        while chunk := data.read(HASHED):
+        while chunk := data.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,11 +1,11 @@
-"""What can go wrong on the way to a checkpoint."""
+"""Errors of finding and downloading checkpoints."""
 
 from __future__ import annotations
 
 
 class HubError(OSError):
-    """A checkpoint could not be had; the message says what was tried."""
+    """A checkpoint could not be found or downloaded; the message says what was tried."""
 
 
 class NoSpaceError(HubError):
-    """The disk has less room than a download needs."""
+    """The disk has less free space than a download needs."""

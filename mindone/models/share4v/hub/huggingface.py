@@ -16,11 +16,11 @@ from ..display import redacted
 from .cache import (
     FILE_NAME,
     choose_files,
+    has_all_files,
     has_companions,
     is_inside,
     is_recorded,
     is_safe,
-    is_whole,
     require_space,
     write_record,
 )
@@ -36,7 +36,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def endpoint() -> str:
-    """Return HF_ENDPOINT, or the hub's own address. Read at each call, not once at import."""
+    """Return HF_ENDPOINT, else the hub's own address; the environment is read at each call, not at import."""
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
@@ -57,8 +57,8 @@ def cached_repo(repo: str, root: Path, weights: bool) -> Path | None:
             continue
         if not is_safe(snapshot, snapshot.parents[1]):
             continue
-        known_whole = is_recorded(snapshot, weights) if is_ours else has_companions(snapshot)
-        if known_whole and is_whole(snapshot, weights):
+        is_complete = is_recorded(snapshot, weights) if is_ours else has_companions(snapshot)
+        if is_complete and has_all_files(snapshot, weights):
             return snapshot
     return None
 
@@ -81,7 +81,7 @@ def fetch_repo(repo: str, root: Path, weights: bool, progress: bool | None = Non
         commit, files = _listing(info)
         chosen = choose_files(files, weights)
         if "config.json" not in chosen:
-            raise HubError("has no config.json, so it is no checkpoint")
+            raise HubError("has no config.json, so it is not a checkpoint")
         folder = root / "huggingface" / f"models--{repo.replace('/', '--')}"
         snapshot = folder / "snapshots" / commit
         snapshot.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def _is_complete(path: Path, stated: _Stated, folder: Path) -> bool:
 
 def _publish(folder: Path, snapshot: Path, source: str, weights: bool, names: list[str]) -> None:
     """Record a complete snapshot, and let huggingface_hub find it as that of the branch main."""
-    if not is_whole(snapshot, weights):
+    if not has_all_files(snapshot, weights):
         raise HubError("it has no weights in a format that is known here, or not all of its shards")
     write_record(
         snapshot, source, weights, [{"name": name, "size": (snapshot / name).stat().st_size} for name in names]

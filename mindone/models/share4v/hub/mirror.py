@@ -1,4 +1,4 @@
-"""Presets from a mirror: a plain web server with one folder a preset."""
+"""Presets from a mirror: a plain web server with one directory per preset."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .presets import Preset, is_required
 from .transfer import fetch_json
 
 MIRROR_VARIABLE = "SHARE4V_MIRROR"
-# The mirror of MindSpore weights. Unverified: nobody here could see which files lie under it. Assumed is what a mirror
-# of one's own is asked for too: <base>/<preset>/manifest.json, else the preset's known files in <base>/<preset>/.
+# The mirror of MindSpore weights. Unverified: its files could not be listed so far. Its layout is assumed
+# to be that of every mirror: <base>/<preset>/manifest.json, else the preset's known files in <base>/<preset>/.
 BUILT_IN_MIRROR = "https://download-mindspore.osinfra.cn/toolkits/mindone/sharegpt_4v"
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
@@ -29,9 +29,10 @@ SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file of a mirror's folder; size and sha256 where its manifest states them.
+    """A file of a preset on a mirror; size and sha256 are known if the mirror has a manifest.
 
-    Without a manifest it is not known which of a preset's files a mirror has; it may lack those not required.
+    Without a manifest it is unknown which of a preset's files the mirror has; files that are not required may be
+    missing.
     """
 
     name: str
@@ -46,22 +47,22 @@ def mirror_base() -> str:
 
 
 def preset_directory(name: str, root: Path) -> Path:
-    """Return where a preset that came from a mirror is kept."""
+    """Return the directory for a preset that is downloaded from a mirror."""
     return root / "models" / name
 
 
 def cached_preset(name: str, root: Path, weights: bool) -> Path | None:
-    """Return the directory of a preset that is here and whole, else None."""
+    """Return the directory of a preset that was downloaded completely, else None."""
     directory = preset_directory(name, root)
     return directory if is_recorded(directory, weights) else None
 
 
 def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress: bool | None = None) -> Path:
-    """Download a preset. Of several processes that ask for it at once, one downloads and the others wait.
+    """Download a preset; if several processes request it at the same time, one downloads and the others wait.
 
     Raises:
-        HubError: the mirror does not have it, or not whole.
-        NoSpaceError: the disk has too little room.
+        HubError: the mirror does not have it, or not all of its files.
+        NoSpaceError: the disk has too little free space.
     """
     directory = preset_directory(name, root)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress:
 
 
 def _listing(base: str, preset: Preset) -> list[ListedFile]:
-    """Return what the mirror's manifest lists, or the preset's known files where it has none."""
+    """Return the files in the mirror's manifest, or the preset's known files if there is no manifest."""
     url = f"{base}/{MANIFEST}"
     shown = redacted(url)
     try:
@@ -93,13 +94,13 @@ def _listing(base: str, preset: Preset) -> list[ListedFile]:
         if len({item.name for item in files}) < len(files):
             raise ValueError("a name is listed twice")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HubError(f"{shown} is no manifest of files with name, size and sha256: {error}") from None
+        raise HubError(f"{shown} is not a manifest of files with name, size and sha256: {error}") from None
     return files
 
 
 def _listed(item: dict) -> ListedFile:
     name, size, sha256 = item["name"], item.get("size"), item.get("sha256")
-    is_name = isinstance(name, str) and FILE_NAME.fullmatch(name)  # no folder: nothing is written elsewhere
+    is_name = isinstance(name, str) and FILE_NAME.fullmatch(name)  # no path separators, so nothing is written elsewhere
     is_size = size is None or (type(size) is int and size >= 0)
     is_hash = sha256 is None or (isinstance(sha256, str) and SHA256.fullmatch(sha256))
     if not (is_name and is_size and is_hash):
@@ -108,7 +109,7 @@ def _listed(item: dict) -> ListedFile:
 
 
 def _fetch_files(base: str, files: list[ListedFile], directory: Path, weights: bool, progress: bool | None) -> None:
-    """Download into a folder of its own; what is whole then moves into place, and a record of it comes last."""
+    """Download into a separate directory, then move the complete files into place, and write the record last."""
     partial = directory.with_name(directory.name + ".partial")
     partial.mkdir(exist_ok=True)
     known = {item["name"]: item for item in (read_record(directory) or {"files": []})["files"]}
@@ -116,7 +117,7 @@ def _fetch_files(base: str, files: list[ListedFile], directory: Path, weights: b
     here = sum(path.stat().st_size for path in partial.iterdir())
     require_space(partial, max(0, sum(item.size or 0 for item in wanted) - here))
     for item in wanted:
-        # An earlier, interrupted run may have left it whole; without a stated hash that cannot be told.
+        # An interrupted run may have left a complete file, which only a published hash can confirm.
         left = partial / item.name
         if not (left.is_file() and item.sha256 and item.sha256.lower() == sha256_of(left)):
             _download(base, item, left, progress)
@@ -138,11 +139,11 @@ def _download(base: str, item: ListedFile, target: Path, progress: bool | None) 
     except AbsentError:
         if item.required:
             raise
-        target.unlink(missing_ok=True)  # an earlier run's: the mirror had it then and has not now
+        target.unlink(missing_ok=True)  # left by an earlier run; the mirror no longer has the file
 
 
 def _same(known: dict | None, item: ListedFile, directory: Path) -> bool:
-    """Tell whether a file came earlier, as when the configs were fetched before the weights."""
+    """Return whether a file was downloaded before, as when configs are fetched before weights."""
     if known is None or item.sha256 is None or known["sha256"] != item.sha256:
         return False
     path = directory / item.name

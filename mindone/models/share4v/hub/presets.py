@@ -1,4 +1,4 @@
-"""The checkpoints that have a name of their own. Adding one is adding a row."""
+"""Presets: the checkpoints that can be loaded by a short name. To add one, add a row."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Preset:
 
     Attributes:
         repo: owner/name on the Hugging Face hub.
-        files: what a mirror is asked for where it has no manifest.json; it may lack those that `is_required` denies.
-        embedded: a directory inside this package; nothing is downloaded then.
+        files: files to request from a mirror without a manifest.json; those that are not `is_required` may be missing.
+        embedded: directory of a checkpoint inside this package, which is not downloaded.
     """
 
     repo: str | None = None
@@ -35,7 +35,7 @@ def _shards(count: int) -> tuple[str, ...]:
     return ("config.json", "generation_config.json", *TOKENIZER_FILES, "pytorch_model.bin.index.json", *names)
 
 
-# The vision towers are rows too: a checkpoint's config.json names them by their `repo`.
+# The vision towers have rows too: a checkpoint's config.json names them by their `repo`.
 PRESETS: dict[str, Preset] = {
     "sharegpt4v-tiny": Preset(embedded="assets/sharegpt4v-tiny"),
     "sharegpt4v-7b": Preset("Lin-Chen/ShareGPT4V-7B", _shards(2)),
@@ -46,7 +46,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def is_required(name: str) -> bool:
-    """Tell whether a checkpoint is of no use without this one of its files."""
+    """Return whether a checkpoint is unusable without the file of this name."""
     return (
         name in ("config.json", "tokenizer.model")
         or name.endswith(".index.json")
@@ -55,7 +55,7 @@ def is_required(name: str) -> bool:
 
 
 def preset_of(name: str, presets: Mapping[str, Preset] | None = None) -> tuple[str, Preset] | None:
-    """Find a row by its name or by its repository; None if there is none."""
+    """Return the row with this name or repository, or None."""
     rows = PRESETS if presets is None else presets
     for key, preset in rows.items():
         if name == key or (preset.repo is not None and name == preset.repo):
@@ -64,12 +64,12 @@ def preset_of(name: str, presets: Mapping[str, Preset] | None = None) -> tuple[s
 
 
 def embedded_directory(name: str, folder: str) -> Path:
-    """Return the directory of a checkpoint that came with the package.
+    """Return the directory of a checkpoint that is part of the package.
 
     Raises:
-        HubError: it is not there.
+        HubError: it does not exist.
     """
     directory = Path(str(files(PACKAGE).joinpath(folder)))
     if not (directory / "config.json").is_file():
-        raise HubError(f"{name} comes with the package, but is not at {directory}: install mindone-share4v again")
+        raise HubError(f"{name} is part of the package, but is not in {directory}: install mindone-share4v again")
     return directory

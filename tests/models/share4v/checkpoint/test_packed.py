@@ -119,7 +119,7 @@ def test_the_safetensors_library_reads_the_file(converted: dict[str, Path]) -> N
 
 def test_another_type_is_refused(converted: dict[str, Path], tmp_path: Path) -> None:
     for dtype in ("float32", "float16", "int8"):
-        with pytest.raises(ValueError, match=f"weights are int4 already and cannot become {dtype}"):
+        with pytest.raises(ValueError, match=f"weights are already int4 and cannot become {dtype}"):
             Share4V.from_pretrained(converted["int4"], dtype=dtype)
     for dtype in ("int4", "int8", "float16", None):
         with pytest.raises(ValueError, match="already rounded to int4: convert the checkpoint that they came from"):
@@ -182,7 +182,7 @@ def test_a_block_with_a_wrong_header_is_named(place: int, copied: Path) -> None:
         tensors[HEAD][place] ^= 0x21
 
     rewrite(copied, damage)
-    with pytest.raises(CheckpointError, match=f"{re.escape(HEAD)} is no block .* convert the checkpoint again"):
+    with pytest.raises(CheckpointError, match=f"{re.escape(HEAD)} is not the block .* convert the checkpoint again"):
         Share4V.from_pretrained(copied)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindone.models.share4v.hub.cache import cache_root, choose_files, is_whole
+from mindone.models.share4v.hub.cache import cache_root, choose_files, has_all_files
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -27,14 +27,14 @@ def test_one_form_of_the_weights_is_chosen() -> None:
     assert choose_files(["config.json", "a.ckpt", "b.ckpt"], weights=True) == ["config.json", "a.ckpt", "b.ckpt"]
 
 
-def test_when_a_directory_is_whole(tmp_path: Path) -> None:
-    assert not is_whole(tmp_path, weights=False)
+def test_when_a_directory_has_all_files(tmp_path: Path) -> None:
+    assert not has_all_files(tmp_path, weights=False)
     (tmp_path / "config.json").write_text("{}")
-    assert is_whole(tmp_path, weights=False) and not is_whole(tmp_path, weights=True)
+    assert has_all_files(tmp_path, weights=False) and not has_all_files(tmp_path, weights=True)
     (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(b"1")
-    assert not is_whole(tmp_path, weights=True)
+    assert not has_all_files(tmp_path, weights=True)
     index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert not is_whole(tmp_path, weights=True)
+    assert not has_all_files(tmp_path, weights=True)
     (tmp_path / "pytorch_model-00002-of-00002.bin").write_bytes(b"1")
-    assert is_whole(tmp_path, weights=True)
+    assert has_all_files(tmp_path, weights=True)

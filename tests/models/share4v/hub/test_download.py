@@ -252,7 +252,7 @@ def test_passing_errors_are_waited_out_longer_and_longer(server, tmp_path: Path)
 def test_lasting_errors_end(server, tmp_path: Path) -> None:
     behaviour, url = server
     behaviour.statuses = [500] * 100
-    with pytest.raises(DownloadError, match=rf"failed {ATTEMPTS} times in a row; the last time: HTTP status 500"):
+    with pytest.raises(DownloadError, match=rf"failed {ATTEMPTS} times in a row; last error: HTTP status 500"):
         download(RemoteFile(url), tmp_path / "w", sleep=Waits())
     assert len(behaviour.asked) == ATTEMPTS
 

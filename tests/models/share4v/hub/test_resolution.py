@@ -293,14 +293,14 @@ def test_too_little_room_ends_the_search(server) -> None:
 def test_a_manifest_cannot_lead_out_of_its_folder(server, tmp_path: Path, name: str) -> None:
     entry = {"name": name, "size": 1, "sha256": "0" * 64}
     server.files["/mirror/small/manifest.json"] = json.dumps({"files": [entry]}).encode()
-    with pytest.raises(HubError, match="is no manifest"):
+    with pytest.raises(HubError, match="is not a manifest"):
         resolve("small")
 
 
 @pytest.mark.parametrize("body", [b"not json", b"[]", b'{"files": [{}]}', b'{"files": [{"name": "x", "size": "5"}]}'])
 def test_a_broken_manifest_is_told(server, body: bytes) -> None:
     server.files["/mirror/small/manifest.json"] = body
-    with pytest.raises(HubError, match=r"is no manifest|manifest\.json is not JSON"):
+    with pytest.raises(HubError, match=r"is not a manifest|manifest\.json is not JSON"):
         resolve("small")
 
 
