@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import os
 import random
+import shutil
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +27,9 @@ if find_spec("hypothesis"):  # not in the environment of mindnlp
     # By default an example that takes more than 200 ms fails, which on a busy machine any of them may.
     settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("untimed")
+if "SHARE4V_HOME" not in os.environ:  # so that jobs sign with a key of the tests, not with that of the user's home
+    os.environ["SHARE4V_HOME"] = tempfile.mkdtemp(prefix="share4v-home-")
+    atexit.register(shutil.rmtree, os.environ["SHARE4V_HOME"], ignore_errors=True)
 
 WORKERS = 2
 # Files that take more than 20 s each, longest first: started last, one of them would keep one worker busy alone.

@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("inference",),),
         (("executors",),),
         (("job",),),
+        (("adoption",),),
         (("api",),),
     ),
 }

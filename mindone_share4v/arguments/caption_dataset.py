@@ -144,6 +144,12 @@ def _add_output_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="discard the progress of an earlier run and start from the beginning",
     )
+    group.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take over a job that was moved, copied, shared, or started by an older version: match its records with "
+        "the inputs and sign its state directory",
+    )
 
 
 def _add_prompt_arguments(parser: ArgumentParser) -> None:

@@ -32,9 +32,12 @@ class FakeExecutor:
             if count == self.most:
                 raise KeyboardInterrupt
             item = task.item
+            common: dict[str, Any] = {"prompts": task.prompts, "columns": item.columns}
+            if item.locator["kind"] == "failure":
+                yield Record(item.number, item.key, item.source, error=item.locator["error"], **common)
+                continue
             self.asked.append(item.key)
             text = Path(item.path or "").read_text()
-            common: dict[str, Any] = {"prompts": task.prompts, "columns": item.columns}
             if "broken" in text:
                 yield Record(item.number, item.key, item.source, error="broken", **common)
             else:

@@ -22,7 +22,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PRELOADED = ("numpy", "PIL.Image", "mindone.models.share4v.checkpoint", "mindone.models.share4v.processing.processor")
+PRELOADED = (
+    *("numpy", "PIL.Image", "pyarrow.parquet"),
+    *("mindone.models.share4v.checkpoint", "mindone.models.share4v.processing.processor"),
+    "mindone.pipelines.image_to_text.dataset.readers.reader",
+)
 
 
 @cache

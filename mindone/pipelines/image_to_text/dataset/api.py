@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adoption import adopt_state
 from .executors.base import executor_class
 from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
@@ -21,9 +22,9 @@ from .readers import InputError, ReaderOptions, list_inputs, split_pattern
 from .state.listing import Listing
 from .state.paths import INPUTS, JOURNAL, PREVIOUS, RESTARTED, STATE_SUFFIX
 from .state.records import Item, JobError, JobSummary, Record
+from .state.regular_files import open_own, own_exists, remove_own
 from .state.resume import (
     count_done,
-    finish_interrupted_start,
     inputs_changed,
     load_or_create_listing,
     start_next_pass,
@@ -65,7 +66,7 @@ def caption_dataset(
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, engine, state,
-      restart, retry_failed; shard_size, seconds; actors, cpus.
+      restart, retry_failed, adopt; shard_size, seconds; actors, cpus.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -81,7 +82,8 @@ def caption_dataset(
     Raises:
         TypeError: a keyword is unknown.
         ValueError: a setting is wrong, or is given by a keyword and by an options object.
-        JobError: another process works on the job, its settings changed, or msrun's rank 0 has ended.
+        JobError: another process works on the job, its settings changed, its state was not made here by a job of this
+            user (see `adopt`), or msrun's rank 0 has ended.
         InputError: the inputs cannot be listed.
         OSError: a file cannot be read or written; the job's progress is kept.
 
@@ -121,7 +123,11 @@ def _run(
     if engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler):
         return run_follower(choice=job.choice, settings=job.settings, state=directory, rank=rank)
     description = _description(paths, job)
-    with JobState(directory, description if not options.restart else None) as state:
+
+    def adopt(state: JobState) -> None:
+        adopt_state(state, lambda: list_inputs(paths, job.readers), description)
+
+    with JobState(directory, None if options.restart else description, adopt if options.adopt else None) as state:
         listing = _listing(state, lambda: list_inputs(paths, job.readers), options, description)
         remove_queues(state.directory)
         on_start(count_done(directory), len(listing))
@@ -194,13 +200,14 @@ def _engine_name(options: JobOptions, rank: Rank | None) -> str:
 
 
 def _state_directory(paths: Sequence[str], options: JobOptions) -> Path:
+    """Return the absolute path of the job's state directory."""
     if options.state is not None:
-        return Path(options.state)
+        return Path(options.state).resolve()  # a link that the caller names is followed; one in a folder is not
     if options.out is not None:
-        out = Path(options.out)
+        out = Path(options.out).absolute()
         is_file = out.suffix.lower() in FILE_SUFFIXES and not out.is_dir()
         return out.with_name(out.name + STATE_SUFFIX) if is_file else out / STATE_SUFFIX
-    first = Path(split_pattern(paths[0])[0])
+    first = Path(split_pattern(paths[0])[0]).absolute()
     if len(paths) == 1 and first.is_dir():
         return first / STATE_SUFFIX
     if len(paths) == 1 and first.is_file():
@@ -218,22 +225,21 @@ def _listing(
         InputError: there are no inputs.
     """
     directory, restarted = state.directory, state.path(RESTARTED)
-    finish_interrupted_start(directory)
-    if options.restart and not (restarted.exists() and state.is_described_by(description)):
+    if options.restart and not (own_exists(restarted) and state.is_described_by(description)):
         if not state.is_described_by(description):
             delete_caption_caches(directory)  # captions of the same images with other settings
         start_over(directory, list_again)
         state.describe(description)
-        restarted.touch()
+        open_own(restarted, "ab+").close()
     state.describe(description)
     listing = load_or_create_listing(directory, list_again)
     is_complete = count_done(directory) == len(listing)
-    has_started = state.path(JOURNAL).exists() and (is_complete or not state.path(PREVIOUS).exists())
+    has_started = own_exists(state.path(JOURNAL)) and (is_complete or not own_exists(state.path(PREVIOUS)))
     if has_started and (options.retry_failed or (is_complete and inputs_changed(listing, list_again))):
         _check_none_missing(start_next_pass(directory, list_again, options.retry_failed))
         listing = Listing(state.path(INPUTS))
     if not len(listing):
-        state.path(INPUTS).unlink()
+        remove_own(state.path(INPUTS))
         raise InputError("the inputs contain no images: check the paths, include and exclude (--include, --exclude)")
     return listing
 

@@ -5,10 +5,12 @@ However a job ends, running it again resumes after the last record on disk.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,24 @@ from filelock import FileLock, Timeout
 
 from .executors.base import Executor
 from .prompts.plan import PromptPlan
-from .state.atomic_files import atomic_write
+from .state.atomic_files import atomic_write, count_lines
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
-from .state.paths import FAILED, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, SPEED_LOG
+from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, SPEED_LOG
 from .state.previous_run import PreviousRecords
 from .state.records import Item, JobError, JobSummary, Record
+from .state.regular_files import open_own, own_exists, pin_directory, remove_own
+from .state.resume import finish_interrupted_start
+from .state.signature import (
+    check_files,
+    has_state,
+    is_listing_signed,
+    is_signed,
+    not_signed,
+    require_signature,
+    sign_directory,
+)
 from .state.speed_log import SpeedLog
 from .state.tasks import Task
 from .writers import FollowingWriter
@@ -36,35 +49,75 @@ class JobState(AbstractContextManager["JobState"]):
     """The directory with everything that a job needs to resume. Only one process at a time can enter it.
 
     Args:
-        directory: created if it does not exist.
+        directory: absolute path; created if it does not exist.
         description: the job's settings as JSON values; a job that resumes must have the same. None skips the check.
+        adopt: called, while the directory is locked, if there is state that no job of this user made here; it has to
+            check and sign it. None rejects such state.
 
     Raises:
-        JobError: another process is working on the job, or the directory belongs to a job with other settings.
+        JobError: another process is working on the job, the directory belongs to a job with other settings, or its
+            state is not signed (see `state/signature.py`) or has links.
     """
 
-    def __init__(self, directory: Path, description: Mapping[str, Any] | None = None) -> None:
-        self.directory, self._description = directory, json.loads(json.dumps(description))
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(directory / LOCK)
+    def __init__(
+        self,
+        directory: Path,
+        description: Mapping[str, Any] | None = None,
+        adopt: Callable[[JobState], None] | None = None,
+    ) -> None:
+        self.directory, self._description, self._adopt = directory, json.loads(json.dumps(description)), adopt
+        self._stack = ExitStack()
 
     def __enter__(self) -> JobState:
+        with ExitStack() as stack:
+            if os.path.lexists(self.directory):
+                self._check_signature()  # before anything is written, the lock file among it
+            stack.enter_context(pin_directory(self.directory))
+            self._acquire_lock(stack)
+            self._take_over()
+            self._check_description()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def _check_signature(self) -> None:
+        if self._adopt is None:
+            require_signature(self.directory)
+        else:
+            check_files(self.directory)
+
+    def _acquire_lock(self, stack: ExitStack) -> None:
+        lock = FileLock(self.directory / LOCK)
         try:
-            self._lock.acquire(timeout=1)  # msrun's other ranks test the lock, and may hold it for a moment
+            lock.acquire(timeout=1)  # msrun's other ranks test the lock, and may hold it for a moment
         except Timeout:
             raise JobError(
                 f"another process is working on this job ({self.directory}): wait until it has finished, or use "
                 "another state directory (state, --state)"
             ) from None
-        try:
-            self._check_description()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
+        stack.callback(lock.release)
 
-    def __exit__(self, *exception: object) -> None:
-        self._lock.release()
+    def _take_over(self) -> None:
+        """Sign a new directory; check that the state in it is this user's, or adopt it."""
+        self._check_signature()
+        if not has_state(check_files(self.directory)):
+            sign_directory(self.directory)
+            return
+        finish_interrupted_start(self.directory)
+        if is_signed(self.directory) and self._is_listing_signed():
+            return
+        if self._adopt is None:
+            raise JobError(not_signed(self.directory))
+        self._adopt(self)
+
+    def _is_listing_signed(self) -> bool:
+        if not own_exists(self.path(INPUTS)):
+            return True
+        digest = hashlib.sha256()
+        count_lines(self.path(INPUTS), digest)
+        return is_listing_signed(self.directory, digest.digest())
 
     def path(self, name: str) -> Path:
         """Return the path of a file in the directory."""
@@ -81,8 +134,11 @@ class JobState(AbstractContextManager["JobState"]):
 
     def _stored_description(self) -> dict[str, Any]:
         path = self.path(JOB)
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return stored
+        if not own_exists(path):
+            return {}
+        with open_own(path) as file:
+            stored = json.loads(file.read())
+        return stored if isinstance(stored, dict) else {}
 
     def _check_description(self) -> None:
         stored = self._stored_description()
@@ -160,7 +216,7 @@ class CaptionJob:
         for writer in self.writers:
             writer.finish()
         for name in (PREVIOUS, RESTARTED):
-            self.state.path(name).unlink(missing_ok=True)
+            remove_own(self.state.path(name))
         return JobSummary(
             inputs=len(self.listing),
             captioned=counts["captioned"],

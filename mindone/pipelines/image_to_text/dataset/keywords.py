@@ -109,6 +109,7 @@ class JobKeywords(TypedDict, total=False):
     state: str | Path | None
     restart: bool
     retry_failed: bool
+    adopt: bool
 
 
 class WriterKeywords(TypedDict, total=False):

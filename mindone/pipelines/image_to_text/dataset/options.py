@@ -153,9 +153,11 @@ class JobOptions:
         state: the job's state directory; by default beside the output.
         restart: discard the progress of an earlier run, and start from the beginning.
         retry_failed: caption the inputs that failed again; all other records are kept.
+        adopt: take over a job that was moved, copied, shared, or started by an older version: list the inputs again,
+            match them with the job's records, and sign its state directory. Without it, such state is rejected.
 
     Raises:
-        ValueError: `existing` is unknown, or `restart` and `retry_failed` are both set.
+        ValueError: `existing` is unknown, or `restart` is set together with `retry_failed` or `adopt`.
     """
 
     out: str | None = None
@@ -167,10 +169,16 @@ class JobOptions:
     state: str | None = None
     restart: bool = False
     retry_failed: bool = False
+    adopt: bool = False
 
     def __post_init__(self) -> None:
         if self.restart and self.retry_failed:
             raise ValueError("restart and retry_failed cannot be combined: restart discards all records")
+        if self.restart and self.adopt:
+            raise ValueError(
+                "restart and adopt cannot be combined: restart discards what adopt takes over; delete the state "
+                "directory to start over"
+            )
         if self.existing not in MODES:
             raise ValueError(unknown("value of existing", self.existing, MODES))
 

@@ -82,7 +82,15 @@ VALUES: dict[str, Any] = {
     **{"require": "cat", "forbid": ("dog", "cow"), "include": "*.png", "exclude": ["b*"], "image_root": "root"},
     **{"image_column": "i", "caption_column": "c", "key_column": "k", "caption_root": Path("texts"), "frames": 4},
     **{"frame_grid": True, "out": Path("out"), "format": ["txt", "jsonl", "txt"], "existing": "append"},
-    **{"engine": "ray", "state": "state", "restart": True, "retry_failed": None, "shard_size": 7, "seconds": True},
+    **{
+        "engine": "ray",
+        "state": "state",
+        "restart": True,
+        "retry_failed": None,
+        "adopt": None,
+        "shard_size": 7,
+        "seconds": True,
+    },
     **{"actors": 2, "cpus": 3},
 }
 

@@ -13,6 +13,7 @@ from ..inference.caption_cache import cache_name
 from ..options import CaptioningSettings, ModelChoice
 from ..state.paths import LOCK
 from ..state.records import JobError, JobSummary, to_line
+from ..state.regular_files import open_own
 from ..state.resume import is_complete
 from ..state.tasks import Task, read_tasks
 from .ranks import Rank, use_device
@@ -54,7 +55,7 @@ def run_follower(
     inputs = failed = tokens = 0
     if queue is not None:
         path = queue.records_path(rank.number)
-        with FileLock(queue.lock_path(rank.number)), path.open("ab", buffering=0) as file:
+        with FileLock(queue.lock_path(rank.number)), open_own(path, "ab+") as file:
             use_device(rank)
             captioner = make_captioner(choice, settings, state / cache_name(rank.number))
             synced = time.monotonic()

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..inference.caption_cache import cache_name
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
 from ..state.records import Record, record_from_line
+from ..state.regular_files import open_own
 from ..state.tasks import Block, Task, read_tasks
 from .ranks import current_rank, use_device
 from .work_queue import WorkQueue, create_queue, is_locked
@@ -133,7 +134,7 @@ class OtherRanks:
         path, claimed = self._queue.records_path(rank), self._claimed[rank]
         if not path.exists():
             return
-        with path.open("rb") as file:  # reopened every time: a network file system may refresh a file only on open
+        with open_own(path) as file:  # reopened every time: a network file system may refresh a file only on open
             file.seek(self._offsets[rank])
             for line in file:
                 if not line.endswith(b"\n"):  # still being written

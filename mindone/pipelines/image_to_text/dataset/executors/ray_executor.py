@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
+from ..state.paths import TASKS
 from ..state.records import Record, record_from_line, to_line
 from ..state.tasks import Block, Task, read_tasks, write_tasks
 
@@ -53,7 +54,7 @@ class RayExecutor:
         self, *, choice: ModelChoice, settings: CaptioningSettings, options: ExecutorOptions, state: Path
     ) -> None:
         self._choice, self._settings, self._options = choice, settings, options
-        self._tasks = state.resolve() / "tasks.jsonl"
+        self._tasks = state.resolve() / TASKS
         if not ray.is_initialized():
             # MindSpore sets OMP_NUM_THREADS=1 in what children inherit; Ray sets it to each actor's own CPUs.
             ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)

@@ -15,9 +15,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..state.atomic_files import partial_path
+from ..state.paths import QUEUE
+from ..state.records import JobError
+from ..state.regular_files import create_own, open_own, rename_own
+from ..state.signature import is_queue_signed, sign_queue
 from ..state.tasks import Block, Task, write_tasks
 
-_DIRECTORY = "queue"
+_SIGNATURE = "signature"
 _BLOCK = 8  # tasks per claim; small, so that no rank is left with much work when the others have finished
 
 
@@ -65,18 +69,19 @@ class WorkQueue:
         """
         with FileLock(self.directory / "claims.lock"):
             try:
-                start = int(self._next.read_text())
+                with open_own(self._next) as file:
+                    start = int(file.read())
             except FileNotFoundError:
                 return None
-            with self.tasks.open("rb") as file:
+            with open_own(self.tasks) as file:
                 file.seek(start)
                 block = Block(start, sum(1 for _ in islice(iter(file.readline, b""), _BLOCK)))
                 end = file.tell()
             if not block.count:
                 return None
             if log is not None:  # before `next` moves on: otherwise a crash here would lose the block
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"block": asdict(block)}) + "\n")
+                with open_own(log, "ab+") as file:
+                    file.write(f"{json.dumps({'block': asdict(block)})}\n".encode())
             _write_atomically(self._next, str(end))
         return block
 
@@ -91,27 +96,46 @@ def create_queue(state: Path, tasks: Iterable[Task], stack: ExitStack) -> tuple[
         OSError: the files cannot be written.
     """
     remove_queues(state)
-    queue = WorkQueue(state / _DIRECTORY / uuid.uuid4().hex)
+    queue = WorkQueue(state / QUEUE / uuid.uuid4().hex)
     queue.directory.mkdir(parents=True)
     stack.enter_context(FileLock(queue.directory / "leader.lock"))
     stack.callback(remove_queues, state)  # runs before the lock is released: no rank may find a run without a leader
     count = sum(block.count for block in write_tasks(queue.tasks, tasks, 1024))
+    _write_atomically(queue.directory / _SIGNATURE, sign_queue(state, queue.directory.name))
     _write_atomically(queue.directory / "next", "0")  # from here on, other ranks see the run
     return queue, count
 
 
 def find_queue(state: Path) -> WorkQueue | None:
-    """Return the queue of the run in progress, if there is one."""
-    for path in (state / _DIRECTORY).glob("*/next"):
+    """Return the queue of the run in progress, if there is one.
+
+    Raises:
+        JobError: somebody else's job leads it, or the hosts have different keys.
+    """
+    for path in (state / QUEUE).glob("*/next"):
         queue = WorkQueue(path.parent)
         if queue.has_leader:
+            _check_signature(state, queue)
             return queue
     return None
 
 
+def _check_signature(state: Path, queue: WorkQueue) -> None:
+    try:
+        with open_own(queue.directory / _SIGNATURE) as file:
+            signature = file.read(1024).decode("ascii", "replace")
+    except FileNotFoundError:
+        signature = ""
+    if not is_queue_signed(state, queue.directory.name, signature):
+        raise JobError(
+            f"{queue.directory} is not led by a job of yours, or its leader has another key: set SHARE4V_HOME to one "
+            "directory that all hosts of msrun share"
+        )
+
+
 def remove_queues(state: Path) -> None:
     """Remove the files of earlier runs; no run may be in progress."""
-    shutil.rmtree(state / _DIRECTORY, ignore_errors=True)
+    shutil.rmtree(state / QUEUE, ignore_errors=True)
 
 
 def is_locked(path: Path) -> bool:
@@ -123,7 +147,7 @@ def is_locked(path: Path) -> bool:
     import fcntl  # msrun runs on Linux only
 
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:
@@ -138,5 +162,6 @@ def is_locked(path: Path) -> bool:
 def _write_atomically(path: Path, text: str) -> None:
     """Replace a file in one step for its readers; unlike `atomic_write`, without waiting for the disk."""
     partial = partial_path(path)
-    partial.write_text(text)
-    partial.replace(path)
+    with create_own(partial) as file:
+        file.write(text.encode())
+    rename_own(partial, path)

@@ -7,6 +7,8 @@ import sqlite3
 from pathlib import Path
 
 from ..rules.retries import Caption, CaptionKey
+from ..state.paths import CAPTION_CACHES
+from ..state.regular_files import remove_link, remove_own
 
 
 class CaptionCache:
@@ -30,6 +32,9 @@ class CaptionCache:
             self._connection = self._recreate()
 
     def _open(self) -> sqlite3.Connection:
+        if self._path is not None:
+            for ending in ("", "-journal", "-shm", "-wal"):
+                remove_link(self._path.with_name(self._path.name + ending))
         # With an empty name SQLite uses a temporary file, deleted with the connection; ":memory:" would fill memory.
         # Ray may call an actor from another thread than the one that created it, but never from two at a time.
         connection = sqlite3.connect(self._path or "", isolation_level=None, check_same_thread=False)
@@ -93,8 +98,8 @@ def cache_name(rank: int = 0) -> str:
 
 def delete_caption_caches(directory: Path) -> None:
     """Delete the caches of all processes of a job, with the files that SQLite keeps beside them."""
-    for path in directory.glob("seen*.sqlite*"):
-        path.unlink()
+    for path in directory.glob(CAPTION_CACHES):
+        remove_own(path)
 
 
 def _columns(key: CaptionKey) -> tuple[bytes, bytes]:

@@ -8,9 +8,10 @@ import lzma
 import os
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from threading import Lock
 from typing import Any, BinaryIO, Protocol
+
+from ..state.regular_files import open_input
 
 WINDOW_BYTES = 64 * 2**20  # decompressed bytes that stay in memory
 _CHUNK = 2**18
@@ -35,21 +36,23 @@ class Archive(Protocol):
 
 def open_archive(path: str) -> Archive:
     """Open a file for reading by offset; its first bytes tell how it is compressed."""
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         head = file.read(6)
     opener = next((opener for magic, opener in COMPRESSIONS.items() if head.startswith(magic)), None)
-    return PlainArchive(path) if opener is None else CompressedArchive(partial(opener, path, "rb"))
+    return PlainArchive(path) if opener is None else CompressedArchive(lambda: opener(open_input(path), "rb"))
 
 
 class PlainArchive:
     """A file that is not compressed."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed when the last reading thread is done
+        self._file = open_input(path)  # closed when the last reading thread is done
+        self._size = os.fstat(self._file.fileno()).st_size
         self._lock = Lock()
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`."""
+        size = max(0, min(size, self._size - offset))  # memory for `size` bytes is allocated before they are read
         if not hasattr(os, "pread"):
             with self._lock:
                 self._file.seek(offset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .base import InputError, Location, ReaderOptions
@@ -27,6 +29,79 @@ def import_pyarrow() -> Any:
             "Parquet and Arrow files need pyarrow, which is not installed: pip install 'mindone-share4v[dataset]'"
         ) from error
     return pyarrow
+
+
+def python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """Yield the rows of a batch as dictionaries; a row with a value that Python cannot represent is the reason.
+
+    Such values are texts that are not UTF-8, dates before year 1 or after 9999, and times in unknown time zones.
+
+    Raises:
+        pyarrow.ArrowException: the batch is damaged.
+    """
+    for array in batch.columns:
+        check_array(array)
+    try:
+        rows = batch.to_pylist()
+    except Exception:  # OverflowError, UnicodeDecodeError, ValueError, KeyError, ... of one of the rows
+        rows = [_python_row(batch, number) for number in range(batch.num_rows)]
+    yield from rows
+
+
+def _python_row(batch: pa.RecordBatch, number: int) -> dict[str, Any] | str:
+    row = {}
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = array[number].as_py()
+        except Exception as error:
+            return f"the column {name!r} has a value that cannot be read ({type(error).__name__}: {error})"
+    return row
+
+
+def check_array(array: pa.Array) -> None:
+    """Check that the offsets, lengths and indices of an array stay inside its buffers.
+
+    Arrow does not check them when it maps a file, so a read through a wrong one would end the process. Values are
+    checked as bytes and integers: a text that is not UTF-8, or an impossible time, is a fault of its row, not of the
+    batch.
+
+    Raises:
+        pyarrow.ArrowException: one does not.
+    """
+    pa = import_pyarrow()
+    array.validate()
+    if pa.types.is_dictionary(array.type):
+        check_array(array.dictionary)
+        array.indices.validate(full=True)
+        used = array.indices.drop_null().to_numpy(zero_copy_only=False)
+        if len(used) and not 0 <= used.min() <= used.max() < len(array.dictionary):
+            raise pa.ArrowInvalid("an index leads out of the dictionary")
+        return
+    plain = _plain_type(pa, array.type)
+    if plain != array.type:
+        with suppress(pa.ArrowNotImplementedError):
+            array = array.view(plain)
+    array.validate(full=True)
+
+
+def _plain_type(pa: Any, kind: pa.DataType) -> pa.DataType:
+    """Return a type of the same layout in which every value is valid: bytes for texts, integers for dates and times."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        return pa.int32() if kind.bit_width == 32 else pa.int64()
+    if pa.types.is_decimal(kind):
+        return pa.binary(kind.byte_width)
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain_type(pa, kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_plain_type(pa, kind.value_type)))
+    if pa.types.is_struct(kind):
+        fields = [kind.field(index) for index in range(kind.num_fields)]
+        return pa.struct([field.with_type(_plain_type(pa, field.type)) for field in fields])
+    return kind
 
 
 def choose_columns(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..state.records import Item
-from .arrow_columns import LISTED_ROWS, choose_columns, import_pyarrow
+from ..state.regular_files import open_input
+from .arrow_columns import LISTED_ROWS, check_array, choose_columns, import_pyarrow, python_rows
 from .base import InputError, Location, ReaderOptions
 from .item_builder import ItemBuilder
 
@@ -26,7 +27,7 @@ def open_arrow(path: str) -> pa.Table:
         ImportError: pyarrow is not installed.
     """
     pa = import_pyarrow()
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         is_file_format = file.read(6) == b"ARROW1"
     mapped = pa.memory_map(path)
     return (pa.ipc.open_file if is_file_format else pa.ipc.open_stream)(mapped).read_all()
@@ -49,7 +50,10 @@ def arrow_table(
         make_item = table.item if table.image in names else table.stored_item
         for row in _rows(data, names):
             locator = {"kind": "arrow", "path": location.path, "row": number - first_number, "column": table.image}
-            yield make_item(number, row, locator)
+            if isinstance(row, str):
+                yield table.unreadable_item(number, row)
+            else:
+                yield make_item(number, row, locator)
             number += 1
     except (pa.ArrowException, OSError) as error:
         key = f"{location.prefix}{location.stem or os.path.basename(location.path)}"
@@ -81,19 +85,55 @@ def huggingface_directory(location: Location, options: ReaderOptions, builder: I
                 number += 1
 
 
-def _rows(data: pa.Table, names: list[str]) -> Iterator[dict[str, Any]]:
+class ArrowColumn:
+    """One column of an Arrow file, whose batches are checked before the first value of each is read.
+
+    Args:
+        path: path of the file.
+        column: name of the column.
+
+    Raises:
+        pyarrow.ArrowException, OSError, KeyError: the file is damaged, or has no such column.
+    """
+
+    def __init__(self, path: str, column: str) -> None:
+        self._chunks = open_arrow(path).column(column).chunks
+        self._checked: set[int] = set()
+
+    def row(self, number: int) -> Any:
+        """Return the value of a row; any thread may call it.
+
+        Raises:
+            IndexError: there are fewer rows.
+            pyarrow.ArrowException: its batch is damaged.
+        """
+        for index, chunk in enumerate(self._chunks):
+            if number < len(chunk):
+                if index not in self._checked:
+                    check_array(chunk)
+                    self._checked.add(index)
+                return chunk[number].as_py()
+            number -= len(chunk)
+        raise IndexError(number)
+
+
+def _rows(data: pa.Table, names: list[str]) -> Iterator[dict[str, Any] | str]:
     if not names:
         yield from ({} for _ in range(data.num_rows))
         return
-    for batch in data.select(names).to_batches(LISTED_ROWS):
-        yield from batch.to_pylist()
+    for batch in data.select(names).to_batches():
+        for array in batch.columns:
+            check_array(array)  # before it is sliced, which reads offsets
+        for start in range(0, batch.num_rows, LISTED_ROWS):
+            yield from python_rows(batch.slice(start, LISTED_ROWS))
 
 
 def _read_json_list(location: Location, file_name: str, entry: str) -> list[Any]:
     """Return a list from one of the JSON files that `datasets` writes beside its tables."""
     path = Path(location.path, file_name)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with open_input(path) as opened:
+            values = json.loads(opened.read())
         if values.get("_indices_data_files"):
             raise InputError(
                 f"{location.name}: an old format with a table of indices; load and save it with a newer `datasets`"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from ..state.records import Item
+from ..state.regular_files import open_input
 from .base import InputError, Location, ReaderOptions
 from .item_builder import ItemBuilder
 from .rows import Table
@@ -36,7 +37,7 @@ def parse_row(data: bytes, delimiter: str) -> list[str]:
 
 
 def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, delimiter: str) -> Iterator[Item]:
-    with open(location.path, "rb") as file:
+    with open_input(location.path) as file:
         lines = _CountedLines(file)
         reader = _reader(lines, delimiter)
         try:

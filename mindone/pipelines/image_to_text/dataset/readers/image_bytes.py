@@ -7,12 +7,11 @@ import binascii
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 from mindone.models.share4v.processing.image_loading import ImageLoadError, data_uri_bytes, describe, download
 
+from ..state.regular_files import NotRegularFileError, open_input
 from .base import ItemError
 from .rows import is_inline
 
@@ -20,12 +19,13 @@ MAX_IMAGE_BYTES = 2**28  # the same limit as for downloads
 MAX_VIDEO_BYTES = 2**31  # of a video that is copied into a shard
 
 
-def cell_bytes(cell: Any, base: str) -> bytes:
+def cell_bytes(cell: Any, base: str, downloads: bool = True) -> bytes:
     """Return the image that a cell of a table contains or names.
 
     Args:
         cell: bytes, a string (path, URL, data URI or base64), or a mapping with "bytes" and "path".
         base: base directory of relative paths.
+        downloads: whether a URL is downloaded.
 
     Raises:
         ItemError: the cell has no image, or the image cannot be read.
@@ -48,7 +48,7 @@ def cell_bytes(cell: Any, base: str) -> bytes:
         except (binascii.Error, ValueError) as error:
             raise ItemError(f"the base64 in its row is invalid ({error})") from error
     if cell.lower().startswith(("http://", "https://")):
-        return url_bytes(cell)
+        return url_bytes(cell, downloads)
     return file_bytes(os.path.join(base, cell))
 
 
@@ -63,13 +63,14 @@ def file_bytes(path: str, limit: int | None = None) -> bytes:
         ItemError: it does not exist, is not a regular file, or is larger than the limit.
     """
     try:
-        status = os.stat(path)
-        if not S_ISREG(status.st_mode):
-            raise ItemError("not a regular file")
         limit = MAX_IMAGE_BYTES if limit is None else limit
-        if status.st_size > limit:
-            raise ItemError(size_problem(status.st_size, limit))
-        return Path(path).read_bytes()
+        with open_input(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise ItemError(size_problem(size, limit))
+            return file.read(size)
+    except (NotRegularFileError, IsADirectoryError):
+        raise ItemError("not a regular file") from None
     except FileNotFoundError:
         raise ItemError("there is no such file") from None
     except (OSError, ValueError) as error:
@@ -78,12 +79,14 @@ def file_bytes(path: str, limit: int | None = None) -> bytes:
         raise ItemError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def url_bytes(url: str) -> bytes:
+def url_bytes(url: str, downloads: bool = True) -> bytes:
     """Download an image.
 
     Raises:
-        ItemError: the download failed.
+        ItemError: the download failed, or `downloads` is false.
     """
+    if not downloads:
+        raise ItemError("it is a URL, and nothing is downloaded here")
     return _load(download, url)
 
 

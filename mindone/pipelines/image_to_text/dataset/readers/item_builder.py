@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 from mindone.models.share4v.display import redacted
 
 from ..state.existing_captions import read_caption
-from ..state.keys import KeyRegistry, path_keys, url_keys
+from ..state.keys import KeyRegistry, path_keys, safe_key, url_keys, without_suffix
 from ..state.records import Item
 from .base import ReaderOptions, file_locator
 
@@ -68,8 +68,9 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
         caption = (caption or "").strip() or None
         try:
             caption = caption or self._read_caption(key, directory, caption_files)
-        except OSError as error:  # a caption that cannot be read must not be overwritten
-            locator = {"kind": "failure", "error": f"its existing caption cannot be read: {error.strerror or error}"}
+        except (OSError, ValueError) as error:  # a caption that cannot be read must not be overwritten
+            reason = getattr(error, "strerror", None) or error
+            locator = {"kind": "failure", "error": f"its existing caption cannot be read: {reason}"}
         item = Item(self._number, key, source, locator, columns or {}, caption)
         self._number += 1
         return item
@@ -109,7 +110,11 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
             locator = {"kind": "url", "url": text}
             return self.build(own_key, redacted(text), locator, full_key=full_key, columns=columns, caption=caption)
         if text[:7].lower() == "file://":
-            text = url2pathname(urlsplit(text).path)
+            try:
+                text = url2pathname(urlsplit(text).path)
+            except ValueError as error:  # such as a bracket that is not closed
+                own_key = key or safe_key(without_suffix(text))
+                return self.build_failure(own_key, text, f"the URL is malformed: {error}", columns, caption)
         path = os.path.normpath(os.path.join(base, text))
         own_key, full_key = (key, key) if key else path_keys(path, base)
         if "\0" in path:

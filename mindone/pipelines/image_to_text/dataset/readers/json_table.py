@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from ..state.records import Item
+from ..state.regular_files import open_input
 from .base import InputError, Location, ReaderOptions
 from .item_builder import ItemBuilder
 from .rows import IMAGE_COLUMNS, Table
@@ -25,7 +26,7 @@ Element = tuple[int, bytes, "str | None"]  # offset in the file, bytes, and the 
 
 def jsonl_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
     """Yield the objects of a file with one object per line; a malformed line is an Item that fails."""
-    with open(location.path, "rb") as file:
+    with open_input(location.path) as file:
         yield from _rows(location, options, builder, _lines(file))
 
 
@@ -35,7 +36,7 @@ def json_table(location: Location, options: ReaderOptions, builder: ItemBuilder)
     Raises:
         InputError: the file has neither format.
     """
-    with open(location.path, "rb") as file:
+    with open_input(location.path) as file:
         start = file.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip(_SPACE)[:1]
         file.seek(0)
         if start == b"[":

@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 
 from ..state.atomic_files import PARTIAL_SUFFIX
+from ..state.keys import safe_key
 from ..state.paths import STATE_SUFFIX
 from ..state.records import Item
+from ..state.temp_table import TempTableError
 from .base import InputError, Location, ReaderOptions, is_media
 from .item_builder import ItemBuilder
 
@@ -49,16 +51,27 @@ _HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 def list_location(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
-    """Yield the Items at a location.
+    """Yield the Items at a location; if it cannot be read from some point on, an Item that fails is the last.
 
     Raises:
         InputError: it cannot be listed at all.
         ImportError: a package that its kind needs is not installed; the message names it.
+        TempTableError: the disk is full.
     """
     module, _, attribute = KINDS[location.kind].partition(":")
     function: Callable[[Location, ReaderOptions, ItemBuilder], Iterator[Item]]
     function = getattr(import_module(module), attribute)
-    return function(location, options, builder)
+    count = 0
+    try:
+        for item in function(location, options, builder):
+            yield item
+            count += 1
+    except (InputError, ImportError, TempTableError):
+        raise
+    except Exception as error:  # a hostile file makes libraries raise almost anything; the other inputs go on
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        key = safe_key(f"{location.prefix}{os.path.basename(location.path)}~end")
+        yield builder.build_failure(key, location.name, f"it cannot be read after {count} inputs: {reason}")
 
 
 def suffix_of(name: str) -> str:

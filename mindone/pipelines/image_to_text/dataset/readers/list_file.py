@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from ..state.records import Item
+from ..state.regular_files import open_input
 from .base import Location, ReaderOptions
 from .item_builder import ItemBuilder
 
@@ -19,7 +20,7 @@ def list_file(location: Location, options: ReaderOptions, builder: ItemBuilder) 
     """
     base = os.path.abspath(options.image_root or os.path.dirname(location.path))
     shown_base = options.image_root or os.path.dirname(location.name)
-    with open(location.path, "rb") as file:
+    with open_input(location.path) as file:
         for number, line in enumerate(file):
             path = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
             path = path.rstrip(b"\r\n")

@@ -9,7 +9,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ..state.records import Item
-from .arrow_columns import LISTED_ROWS, choose_columns, import_pyarrow
+from ..state.regular_files import check_input
+from .arrow_columns import LISTED_ROWS, check_array, choose_columns, import_pyarrow, python_rows
 from .base import Location, ReaderOptions
 from .item_builder import ItemBuilder
 
@@ -37,6 +38,10 @@ def parquet_table(location: Location, options: ReaderOptions, builder: ItemBuild
             make_item = table.item if table.image in names else table.stored_item
             for group in range(file.num_row_groups):
                 for row_in_group, row in enumerate(_rows(file, group, names)):
+                    if isinstance(row, str):
+                        yield table.unreadable_item(number, row)
+                        number += 1
+                        continue
                     locator = {"kind": "parquet", "path": location.path, "group": group, "row": row_in_group}
                     yield make_item(number, row, {**locator, "column": table.image})
                     number += 1
@@ -68,13 +73,14 @@ class ParquetColumn:
         Raises:
             IndexError: there are fewer rows.
             pyarrow.ArrowException, OSError: the file is damaged.
+            Exception: of the conversion to Python, if only this value is at fault.
         """
         with self._lock:
             if number < self._next and number not in self._window:
                 self._restart()
             while self._next <= number:
                 try:
-                    value = next(self._values)
+                    value = _python_value(next(self._values))
                 except StopIteration:
                     raise IndexError(number) from None
                 self._window[self._next] = value
@@ -82,7 +88,10 @@ class ParquetColumn:
                 self._next += 1
                 while len(self._window) > 1 and (self._bytes > WINDOW_BYTES or len(self._window) > WINDOW_ROWS):
                     self._bytes -= _size(self._window.popitem(last=False)[1])
-            return self._window[number]
+            value = self._window[number]
+        if isinstance(value, Exception):
+            raise value
+        return value
 
     def _restart(self) -> None:
         self._values = self._read()
@@ -92,22 +101,32 @@ class ParquetColumn:
     def _read(self) -> Iterator[Any]:
         with _open_parquet(self._path) as file:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[self._group], columns=[self._column]):
-                yield from batch.column(0).to_pylist()
+                check_array(batch.column(0))
+                yield from batch.column(0)
+
+
+def _python_value(scalar: Any) -> Any:
+    """Return a value, or the exception that its conversion raises, which must not end the rows behind it."""
+    try:
+        return scalar.as_py()
+    except Exception as error:
+        return error
 
 
 def _open_parquet(path: str) -> parquet.ParquetFile:
     import_pyarrow()
+    check_input(path)
     import pyarrow.parquet as parquet
 
     return parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)  # reads pages, not whole column chunks
 
 
-def _rows(file: parquet.ParquetFile, group: int, names: list[str]) -> Iterator[dict[str, Any]]:
+def _rows(file: parquet.ParquetFile, group: int, names: list[str]) -> Iterator[dict[str, Any] | str]:
     if not names:
         yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
         return
     for batch in file.iter_batches(LISTED_ROWS, row_groups=[group], columns=names):
-        yield from batch.to_pylist()
+        yield from python_rows(batch)
 
 
 def _size(value: Any) -> int:

@@ -14,9 +14,10 @@ from threading import Lock
 from typing import Any
 
 from ..state.records import Item, Picture
+from ..state.regular_files import open_input
 from .archives import Archive, PlainArchive, open_archive
 from .arrow_columns import import_pyarrow
-from .arrow_table import open_arrow
+from .arrow_table import ArrowColumn
 from .base import ItemError
 from .csv_table import parse_row
 from .image_bytes import (
@@ -31,6 +32,7 @@ from .image_bytes import (
 from .parquet_table import ParquetColumn
 from .tar_shard import BLOCK, DAMAGE
 
+MAX_SAMPLE_BYTES = 2**31  # of a sample that is copied from a shard to a shard
 _CHUNK = 2**20
 Locator = Mapping[str, Any]
 
@@ -40,6 +42,7 @@ class Reader:
 
     Args:
         open_files: how many tables and archives stay open.
+        downloads: whether URLs are downloaded; otherwise they raise an ItemError.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.readers import Reader, list_inputs
@@ -48,8 +51,9 @@ class Reader:
         ...     data = reader.read(item).frames[0]
     """
 
-    def __init__(self, open_files: int = 8) -> None:
+    def __init__(self, open_files: int = 8, downloads: bool = True) -> None:
         self._limit, self._lock = open_files, Lock()
+        self.downloads = downloads
         self._open: OrderedDict[Hashable, Any] = OrderedDict()  # least recently used first
 
     def read(self, item: Item) -> Picture:
@@ -69,7 +73,12 @@ class Reader:
         kind = item.locator.get("kind")
         if kind not in _READ_FUNCTIONS:
             raise ItemError(f"unknown kind of locator {kind!r}: another version listed the inputs; use that one")
-        data = _READ_FUNCTIONS[kind](self, item.locator)
+        try:
+            data = _READ_FUNCTIONS[kind](self, item.locator)
+        except (ItemError, ImportError):
+            raise
+        except Exception as error:  # a hostile file makes libraries raise almost anything
+            raise ItemError(f"it cannot be read: {_reason(error)}") from error
         if not data:
             raise ItemError("it is empty (0 bytes)")
         return data
@@ -81,6 +90,8 @@ class Reader:
             ItemError: the shard cannot be read, or has changed.
         """
         begin, end = item.locator["sample"]
+        if end - begin > MAX_SAMPLE_BYTES:
+            raise ItemError(f"its sample has {end - begin:,} bytes; at most {MAX_SAMPLE_BYTES:,} are copied")
         return self._read_span(item.locator["path"], begin, end - begin, self._archive)
 
     def _opened(self, key: Hashable, opener: Callable[[], Any]) -> Any:
@@ -126,7 +137,7 @@ class Reader:
                 cell = json_cell(row, locator["column"])
         except (ValueError, IndexError, StopIteration, RecursionError, csv.Error) as error:
             raise ItemError(_changed(path)) from error
-        return cell_bytes(cell, os.path.dirname(path))
+        return cell_bytes(cell, os.path.dirname(path), self.downloads)
 
     def read_parquet(self, locator: Locator) -> bytes:
         """Return the image in a row of a Parquet file."""
@@ -138,8 +149,8 @@ class Reader:
         path = locator["path"]
 
         def cell() -> Any:
-            table = self._opened(("arrow", path), lambda: open_arrow(path))
-            return table.column(locator["column"])[locator["row"]].as_py()
+            key = ("arrow", path, locator["column"])
+            return self._opened(key, lambda: ArrowColumn(path, locator["column"])).row(locator["row"])
 
         return self._read_cell(locator, cell)
 
@@ -149,7 +160,7 @@ class Reader:
             cell = read()
         except (import_pyarrow().ArrowException, OSError, IndexError, KeyError) as error:
             raise ItemError(f"{os.path.basename(path)} cannot be read: {_reason(error)}") from error
-        return cell_bytes(cell, locator.get("base") or os.path.dirname(path))
+        return cell_bytes(cell, locator.get("base") or os.path.dirname(path), self.downloads)
 
     def read_tar(self, locator: Locator) -> bytes:
         """Return the data of a member of an archive, after checking that its header has the listed size."""
@@ -173,7 +184,7 @@ def _read_failure(reader: Reader, locator: Locator) -> bytes:
 _READ_FUNCTIONS: dict[str, Callable[[Reader, Locator], bytes]] = {
     "file": lambda reader, locator: file_bytes(locator["path"]),
     "video": lambda reader, locator: file_bytes(locator["path"], MAX_VIDEO_BYTES),
-    "url": lambda reader, locator: url_bytes(locator["url"]),
+    "url": lambda reader, locator: url_bytes(locator["url"], reader.downloads),
     "json": Reader.read_row,
     "csv": Reader.read_row,
     "parquet": Reader.read_parquet,
@@ -189,11 +200,11 @@ def _read_video(locator: Locator) -> Picture:
     path = locator["path"]
     try:
         digest = hashlib.sha256()
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
         video = read_frames(path, FrameSampling(locator["mode"], locator["frames"]))
-    except (OSError, VideoLoadError) as error:
+    except (OSError, ValueError, VideoLoadError) as error:
         raise ItemError(_reason(error).removeprefix(f"{path}: ")) from error
     names = ("num_frames", "width", "height", "fps", "duration")
     return Picture(tuple(video.frames), digest.hexdigest(), {name: getattr(video, name) for name in names})

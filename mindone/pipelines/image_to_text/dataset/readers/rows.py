@@ -108,13 +108,19 @@ class Table:
         return os.path.abspath(self.options.image_root or os.path.dirname(self.location.path))
 
     def item(self, number: int, row: Mapping[str, Any], locator: Mapping[str, Any]) -> Item:
-        """Return the Item of a row.
+        """Return the Item of a row; one whose values cannot be stored fails.
 
         Args:
             number: row number, from 0.
             row: its values.
             locator: locator of the image if the row contains the image itself.
         """
+        try:
+            return self._item(number, row, locator)
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            return self.unreadable_item(number, f"a value of the row cannot be stored: {error}")
+
+    def _item(self, number: int, row: Mapping[str, Any], locator: Mapping[str, Any]) -> Item:
         others = {name: value for name, value in row.items() if name != self.image}
         columns = {name: jsonable(value) for name, value in others.items() if not isinstance(value, bytes)}
         caption = row.get(self.caption) if self.caption else None

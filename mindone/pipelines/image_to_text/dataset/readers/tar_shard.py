@@ -25,9 +25,13 @@ from .item_builder import ItemBuilder
 from .kinds import suffix_of
 from .rows import CAPTION_COLUMNS
 
+MAX_HEADER_BYTES = 2**20  # of an extended header (types x, g, L, K), which tarfile reads at once
 BLOCK = 512  # tar files consist of blocks of so many bytes
 # What reading a damaged archive can raise.
-DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
+DAMAGE = (
+    *(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError),
+    *(RecursionError, MemoryError, LookupError),  # extended headers behind each other, and contradictory ones
+)
 _TEXT_SUFFIXES = (".txt", ".caption", ".json")
 # WebDataset's rule: the sample's key ends at the first dot of the last path component.
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
@@ -70,6 +74,11 @@ class _ArchiveFile(io.RawIOBase):
         self._archive, self._position = archive, 0
 
     def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(
+                f"the extended header before byte {self._position:,} has {size:,} bytes; at most {MAX_HEADER_BYTES:,} "
+                "are read"
+            )
         data = self._archive.read(self._position, size)
         self._position += len(data)
         return data
@@ -117,6 +126,8 @@ def _samples(archive: Archive) -> Iterator[_Sample]:
         try:
             while (info := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every member in memory
+                if tar.offset <= info.offset:  # it would be read again and again
+                    raise tarfile.ReadError(f"the member at byte {info.offset:,} has a negative size")
                 split = split_name(info.name)
                 if split is None or not info.isreg():
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,9 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..state.atomic_files import atomic_write, lines_from
+from ..state.atomic_files import atomic_write, count_lines, lines_from
 from ..state.paths import INPUTS, JOURNAL, STATE_SUFFIX
 from ..state.records import Item, Picture, item_from_line, printable
+from ..state.regular_files import check_directory, own_exists
+from ..state.signature import is_listing_signed
 from .charts import histogram, median, speed_chart
 from .streaming_stats import TopCounts
 from .summary import MAX_LISTED, Summary, summarize
@@ -35,16 +38,21 @@ def find_state(out: str | Path) -> Path:
     """Return the state directory of a job: OUT itself, OUT/.share4v or OUT.share4v.
 
     Raises:
-        ReportError: none of them contains a journal.
+        ReportError: none of them contains a journal, or it is a link.
     """
     path = Path(out)
     tried = [path, path / STATE_SUFFIX, path.with_name(path.name + STATE_SUFFIX)]
-    found = next((directory for directory in tried if (directory / JOURNAL).is_file()), None)
+    found = next((directory for directory in tried if own_exists(directory / JOURNAL)), None)
     if found is None:
         raise ReportError(
             f"no {JOURNAL} in {', '.join(map(str, tried))}: give the --out or --state of "
             "`share4v caption-dataset`, or the folder that it captioned"
         )
+    if found is not path:  # a link that the caller names is followed; one in a folder is not
+        try:
+            check_directory(found)
+        except OSError as error:
+            raise ReportError(f"{found}: {error.strerror}; give the directory itself") from error
     return found
 
 
@@ -97,23 +105,30 @@ def thumbnails(
 ) -> dict[int, str | None]:
     """Return thumbnails of some inputs as data URIs; None for an input that can no longer be read.
 
+    Nothing is downloaded. Of a job that this user did not run here, there are no thumbnails: its listing could name any
+    file.
+
     Args:
         state: state directory of the job; without inputs.jsonl there are no thumbnails.
         numbers: numbers of the inputs.
         read: reads an input.
     """
-    from ..readers import read_item
+    from ..readers import Reader
 
     uris: dict[int, str | None] = dict.fromkeys(numbers)
     listing = state / INPUTS
-    if not uris or not listing.is_file():
+    if not uris or not own_exists(listing):
         return uris
-    last = max(uris)
+    digest = hashlib.sha256()
+    count_lines(listing, digest)
+    if not is_listing_signed(state, digest.digest()):
+        return uris
+    last, read = max(uris), read or Reader(downloads=False).read
     for number, line in enumerate(lines_from(listing)):
         if number > last:
             break
         if number in uris:
-            uris[number] = _thumbnail(line, read or read_item)
+            uris[number] = _thumbnail(line, read)
     return uris
 
 

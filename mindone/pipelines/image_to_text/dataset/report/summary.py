@@ -16,6 +16,7 @@ from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.paths import INPUTS, JOB, JOURNAL, SPEED_LOG
 from ..state.records import Record, record_from_line
+from ..state.regular_files import open_own, own_exists
 from ..state.speed_log import SpeedSample, read_speed_log
 from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
 
@@ -186,10 +187,11 @@ def summarize(state: Path) -> Summary:
         ValueError: a line of the journal cannot be read; the message names it.
     """
     summary = Summary()
-    if (state / INPUTS).exists():
+    if own_exists(state / INPUTS):
         summary.inputs = count_lines(state / INPUTS)
-    if (state / JOB).exists():
-        settings = json.loads((state / JOB).read_text(encoding="utf-8"))
+    if own_exists(state / JOB):
+        with open_own(state / JOB) as file:
+            settings = json.loads(file.read())
         summary.settings = settings if isinstance(settings, dict) else {}
     for record in read_records(state / JOURNAL):
         summary.add(record)

@@ -6,12 +6,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
+
+from .regular_files import create_own, open_own, own_exists, remove_own, rename_own
 
 PARTIAL_SUFFIX = ".partial"  # appended to a file's name until the file is complete
 GROUP_BYTES = 4 * 2**20  # bytes that an AppendOnlyFile buffers before it writes them
 _CHUNK = 2**20
+
+
+class Hash(Protocol):
+    """An object of `hashlib`, as far as it is used here."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add bytes."""
 
 
 @contextmanager
@@ -24,13 +33,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
-        with partial.open("wb") as file:
+        with create_own(partial) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
         with suppress(OSError):
-            partial.unlink()
+            remove_own(partial)
         raise
     publish(partial, path)
 
@@ -42,7 +51,7 @@ def partial_path(path: Path) -> Path:
 
 def publish(partial: Path, path: Path) -> None:
     """Rename a complete file to its final path, so that the new name survives a power failure."""
-    partial.replace(path)
+    rename_own(partial, path)
     sync_directory(path.parent)
 
 
@@ -60,7 +69,7 @@ def sync_directory(path: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Write a closed file to disk."""
-    with path.open("rb") as file:
+    with open_own(path) as file:
         os.fsync(file.fileno())
 
 
@@ -78,8 +87,8 @@ class AppendOnlyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        is_new = not path.exists()
-        self._file = path.open("ab+", buffering=0)
+        is_new = not own_exists(path)
+        self._file = open_own(path, "ab+")
         try:
             self._take_over(path)
         except BaseException:
@@ -178,12 +187,14 @@ def _lock(file: BinaryIO, path: Path) -> None:
         return
 
 
-def count_lines(path: Path) -> int:
-    """Return the number of line ends in a file."""
+def count_lines(path: Path, digest: Hash | None = None) -> int:
+    """Return the number of line ends in a file; `digest` is updated with its bytes, which saves a second pass."""
     count = 0
-    with path.open("rb", buffering=0) as file:
+    with open_own(path) as file:
         while chunk := file.read(_CHUNK):
             count += chunk.count(b"\n")
+            if digest is not None:
+                digest.update(chunk)
     return count
 
 
@@ -205,6 +216,6 @@ def offset_of_line(file: BinaryIO, line: int) -> int:
 
 def lines_from(path: Path, start: int = 0) -> Iterator[bytes]:
     """Yield a file's lines, including line ends, from line number `start`."""
-    with path.open("rb") as file:
+    with open_own(path) as file:
         file.seek(offset_of_line(file, start))
         yield from file

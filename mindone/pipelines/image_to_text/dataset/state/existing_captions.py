@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Callable
 from pathlib import Path
 
+from .regular_files import open_own
+
 KEPT_EXISTING = "kept existing"  # note of a record that keeps the existing caption
 MAX_CAPTION_BYTES = 2**20  # a larger file is not a caption
 _BYTE_ORDER_MARKS = (
@@ -59,14 +61,16 @@ def needs_caption(mode: str, existing: str | None) -> bool:
 def read_caption(path: str | Path) -> str | None:
     """Read a caption file; return None if it does not exist or is empty.
 
+    A link is not followed: in a folder of somebody else's, it could bring any file into the output.
+
     A byte order mark of UTF-8 or UTF-16 and surrounding whitespace are removed. Bytes that are not UTF-8 become
     surrogate escapes, as in Python's file names, so writing the text restores them.
 
     Raises:
-        OSError: the file cannot be read, or is too large for a caption.
+        OSError: the file cannot be read, is a link or no regular file, or is too large for a caption.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  called for every input, and most have no caption
+        with open_own(path) as file:  # called for every input, and most have no caption
             data = file.read(MAX_CAPTION_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from .atomic_files import GROUP_BYTES, AppendOnlyFile, atomic_write, count_lines, lines_from, offset_of_line
 from .listing import Listing
 from .records import Item, Record, dumps, record_from_line, to_line
+from .regular_files import open_own
 
 _REMOVE_LINES = (
     "the journal was edited or damaged: remove the lines from there to its end, and their inputs are captioned again"
@@ -113,7 +114,7 @@ class Journal:
     def _check_last_record(self) -> None:
         """Check that the last record's number agrees with the number of lines."""
         if self.count:
-            with self.path.open("rb") as file:
+            with open_own(self.path) as file:
                 file.seek(offset_of_line(file, self.count - 1))
                 number = record_from_line(file.readline()).number
             if number != self.count - 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from urllib.parse import unquote, urlsplit
 
@@ -11,6 +12,8 @@ from mindone.models.share4v.display import redacted
 
 from .temp_table import TempTable
 
+# Surrogates that no file name decodes to, and that no file name can be encoded from.
+_NOT_ENCODABLE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 MAX_COMPONENT_BYTES = 240  # file systems allow 255; leaves room for a suffix
 
 
@@ -22,7 +25,8 @@ def safe_key(text: str) -> str:
         >>> safe_key("/data//../cats/./1")
         'data/__/cats/1'
     """
-    parts = (_component(part) for part in text.replace("\0", "_").replace(os.sep, "/").split("/"))
+    text = _NOT_ENCODABLE.sub("_", text.replace("\0", "_"))
+    parts = (_component(part) for part in text.replace(os.sep, "/").split("/"))
     return "/".join(part for part in parts if part) or "_"
 
 

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from .atomic_files import atomic_write, count_lines, lines_from
+from .atomic_files import Hash, atomic_write, count_lines, lines_from
 from .records import Item, item_from_line, to_line
 
 
-def write_listing(path: Path, items: Iterable[Item]) -> int:
+def write_listing(path: Path, items: Iterable[Item], sign: Callable[[bytes], None] | None = None) -> int:
     """Write items to a file that appears only when it is complete, and return their number.
+
+    Args:
+        path: of the file.
+        items: what it lists.
+        sign: called with the SHA-256 of the file before it appears, so that a listing is never without its signature.
 
     Raises:
         ValueError: the items are not numbered 0, 1, 2, ...
         OSError: the file cannot be written, for example because the disk is full.
     """
-    count = 0
+    count, digest = 0, hashlib.sha256()
     with atomic_write(path) as file:
         os.fchmod(file.fileno(), 0o600)  # the locators may contain passwords of URLs
         for item in items:
             if item.number != count:
                 raise ValueError(f"item {item.key!r} has number {item.number}, expected {count}")
-            file.write(to_line(item).encode())
+            line = to_line(item).encode()
+            file.write(line)
+            digest.update(line)
             count += 1
+        if sign is not None:
+            sign(digest.digest())
     return count
 
 
@@ -33,14 +43,15 @@ class Listing:
 
     Args:
         path: a file that `write_listing` wrote.
+        digest: updated with the bytes of the file, which is read once anyway to count its lines.
 
     Raises:
         OSError: it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, digest: Hash | None = None) -> None:
         self.path = path
-        self._count = count_lines(path)
+        self._count = count_lines(path, digest)
 
     def __len__(self) -> int:
         return self._count

@@ -2,6 +2,7 @@
 
 STATE_SUFFIX = ".share4v"  # the name of a state directory ends with this
 LOCK = "lock"  # locked while a process works on the job
+SIGNATURE = "signature.json"  # says that a job of this user made the directory and its listing
 JOB = "job.json"  # the settings that determine the results
 INPUTS = "inputs.jsonl"
 JOURNAL = "journal.jsonl"
@@ -9,3 +10,12 @@ PREVIOUS = "previous.jsonl"  # records that the current pass keeps from the prev
 RESTARTED = "restarted"  # exists while a restarted job is unfinished: the same command then resumes it
 FAILED = "failed.jsonl"
 SPEED_LOG = "speed.jsonl"
+QUEUE = "queue"  # directory of the tasks that msrun's ranks share
+TASKS = "tasks.jsonl"  # the tasks of Ray's actors
+CAPTION_CACHES = "seen*.sqlite*"
+PROGRESS = "output-*.json"  # what an output has on disk; with the name of its format
+# Patterns of what a job keeps in its state directory; a directory with none of these is a new job's.
+STATE_FILES = (
+    *(f"{name}*" for name in (JOB, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS)),
+    *("inputs.*", CAPTION_CACHES, RESTARTED, QUEUE),
+)

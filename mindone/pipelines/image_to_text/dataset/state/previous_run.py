@@ -11,6 +11,7 @@ from .existing_captions import KEPT_EXISTING
 from .journal import read_pairs
 from .listing import Listing
 from .records import Item, Record, record_from_line
+from .regular_files import open_own, own_exists
 from .temp_table import TempTable
 
 MAX_MISSING = 100
@@ -25,7 +26,7 @@ class PreviousRecords:
 
     def __init__(self, path: Path) -> None:
         self._offsets = TempTable("offset INTEGER")
-        self._file = path.open("rb") if path.exists() else None
+        self._file = open_own(path) if own_exists(path) else None
         offset = 0
         for line in self._file or ():
             self._offsets.put(_encode(record_from_line(line).key), offset)
@@ -56,7 +57,7 @@ class WrittenCaptions:
 
     def __init__(self, journal: Path, listing: Listing) -> None:
         self._captions = TempTable("written BLOB", "original TEXT")
-        for item, record in read_pairs(journal, listing) if journal.exists() else ():
+        for item, record in read_pairs(journal, listing) if own_exists(journal) else ():
             if record.captions and KEPT_EXISTING not in record.notes:
                 self._captions.put(_encode(item.key), _digest("\n".join(record.captions)), item.caption)
 

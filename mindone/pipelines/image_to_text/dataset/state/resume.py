@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from .atomic_files import atomic_write, count_lines, publish
@@ -18,6 +19,8 @@ from .listing import Listing, write_listing
 from .paths import FAILED, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG
 from .previous_run import WrittenCaptions, find_missing_inputs
 from .records import Item, Record, to_line
+from .regular_files import own_exists, remove_own
+from .signature import sign_listing
 
 _NEXT = "inputs.next.jsonl"
 
@@ -26,22 +29,22 @@ ListInputs = Callable[[], Iterable[Item]]  # lists the inputs that exist now
 
 def finish_interrupted_start(directory: Path) -> None:
     """Finish the start of a pass that a crash interrupted."""
-    if (directory / _NEXT).exists():
-        (directory / JOURNAL).unlink(missing_ok=True)
+    if own_exists(directory / _NEXT):
+        remove_own(directory / JOURNAL)
         publish(directory / _NEXT, directory / INPUTS)
 
 
 def load_or_create_listing(directory: Path, list_inputs: ListInputs) -> Listing:
     """Return the listing of the current pass; it is written if the job is new."""
-    if not (directory / INPUTS).exists():
-        write_listing(directory / INPUTS, list_inputs())
+    if not own_exists(directory / INPUTS):
+        write_listing(directory / INPUTS, list_inputs(), partial(sign_listing, directory))
     return Listing(directory / INPUTS)
 
 
 def start_over(directory: Path, list_inputs: ListInputs) -> None:
     """Start a pass that keeps no records; captions that the job wrote beside images do not count as existing ones."""
     for name in (PREVIOUS, FAILED, SPEED_LOG):
-        (directory / name).unlink(missing_ok=True)
+        remove_own(directory / name)
     _repair_journal(directory)
     _replace_listing(directory, list_inputs)
 
@@ -67,20 +70,20 @@ def start_next_pass(directory: Path, list_inputs: ListInputs, retry_failed: bool
                 if _remains_valid(record, retry_failed):
                     file.write(to_line(replace(record, stands=True)).encode())
         _replace_listing(directory, Listing(scratch).items)
-    scratch.unlink()
+    remove_own(scratch)
     return missing
 
 
 def count_done(directory: Path) -> int:
     """Return the number of inputs that have a record."""
     journal = directory / JOURNAL
-    return count_lines(journal) if journal.exists() else 0
+    return count_lines(journal) if own_exists(journal) else 0
 
 
 def is_complete(directory: Path) -> bool:
     """Return whether every listed input has a record."""
     inputs = directory / INPUTS
-    return inputs.exists() and (directory / JOURNAL).exists() and count_lines(inputs) == count_done(directory)
+    return own_exists(inputs) and own_exists(directory / JOURNAL) and count_lines(inputs) == count_done(directory)
 
 
 def inputs_changed(listing: Listing, list_inputs: ListInputs) -> bool:
@@ -100,14 +103,15 @@ def _remains_valid(record: Record, retry_failed: bool) -> bool:
 
 def _repair_journal(directory: Path) -> None:
     """Remove what a crash left at the end of the journal, if there is one."""
-    if (directory / JOURNAL).exists():
+    if own_exists(directory / JOURNAL):
         Journal(directory / JOURNAL).close()
 
 
 def _replace_listing(directory: Path, list_inputs: ListInputs) -> None:
-    if not (directory / INPUTS).exists():
-        write_listing(directory / INPUTS, list_inputs())
+    sign = partial(sign_listing, directory)
+    if not own_exists(directory / INPUTS):
+        write_listing(directory / INPUTS, list_inputs(), sign)
         return
     with closing(WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS))) as written:
-        write_listing(directory / _NEXT, map(written.restore, list_inputs()))
+        write_listing(directory / _NEXT, map(written.restore, list_inputs()), sign)
     finish_interrupted_start(directory)

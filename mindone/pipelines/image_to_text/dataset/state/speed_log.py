@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .regular_files import open_own, own_exists
+
 
 @dataclass(frozen=True)
 class SpeedSample:
@@ -63,15 +65,15 @@ class SpeedLog:
             "records": sample.records,
             "tokens": sample.tokens,
         }
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{prefix}{json.dumps(line)}\n")
+        with suppress(OSError), open_own(self._path, "ab+") as file:
+            file.write(f"{prefix}{json.dumps(line)}\n".encode())
 
 
 def read_speed_log(path: Path) -> Iterator[SpeedSample]:
     """Yield the samples of a log; malformed lines are skipped, and a missing file has no samples."""
-    if not path.exists():
+    if not own_exists(path):
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with open_own(path) as file:
         for line in file:
             with suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
@@ -79,7 +81,7 @@ def read_speed_log(path: Path) -> Iterator[SpeedSample]:
 
 
 def _ends_in_incomplete_line(path: Path) -> bool:
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), open_own(path) as file:
         if file.seek(0, 2):
             file.seek(-1, 2)
             return file.read() != b"\n"

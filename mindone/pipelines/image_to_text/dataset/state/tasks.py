@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from .records import Item, dumps
+from .regular_files import create_own, open_own
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def write_tasks(path: Path, tasks: Iterable[Task], block_size: int) -> list[Bloc
     """
     blocks = []
     remaining = iter(tasks)
-    with path.open("wb") as file:
+    with create_own(path) as file:
         while taken := list(islice(remaining, block_size)):
             blocks.append(Block(file.tell(), len(taken)))
             for task in taken:
@@ -60,7 +61,7 @@ def write_tasks(path: Path, tasks: Iterable[Task], block_size: int) -> list[Bloc
 
 def read_tasks(path: Path, block: Block) -> list[Task]:
     """Read the tasks of a block."""
-    with path.open("rb") as file:
+    with open_own(path) as file:
         file.seek(block.start)
         values = [json.loads(file.readline()) for _ in range(block.count)]
     return [Task(Item(**value["item"]), tuple(value["prompts"]), tuple(value["styles"])) for value in values]

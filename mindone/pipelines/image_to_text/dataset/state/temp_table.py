@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 
+class TempTableError(OSError):
+    """A TempTable cannot be written, for example because the disk is full."""
+
+
 class TempTable:
     """A table in a temporary file, which is deleted when the table is closed.
 
@@ -14,7 +18,7 @@ class TempTable:
         columns: columns beside the key, as SQLite declares them.
 
     Raises:
-        OSError: for example because the disk is full; every method raises it too.
+        TempTableError: (an OSError) for example because the disk is full; every method raises it too.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.temp_table import TempTable
@@ -55,7 +59,7 @@ class TempTable:
         try:
             return self._database.execute(statement, values)
         except sqlite3.OperationalError as error:
-            raise OSError(
+            raise TempTableError(
                 f"the keys of the inputs cannot be stored in a temporary file ({error}): free space in the temporary "
                 "directory, usually /var/tmp, or set SQLITE_TMPDIR or TMPDIR to another one"
             ) from error

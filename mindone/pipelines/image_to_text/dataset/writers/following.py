@@ -12,6 +12,7 @@ from ..state.journal import check_match, read_pairs
 from ..state.listing import Listing
 from ..state.paths import INPUTS, JOURNAL
 from ..state.records import Item, Record
+from ..state.regular_files import open_own, own_exists
 from .base import Progress, Target, Writer, WriterOptions
 from .table import WriterRow, writer_row
 
@@ -105,12 +106,13 @@ class FollowingWriter:
         self._next += 1
 
     def _journal_length(self) -> int:
-        return count_lines(self._journal) if self._journal.exists() else 0
+        return count_lines(self._journal) if own_exists(self._journal) else 0
 
     def _read_progress(self) -> Progress | None:
-        if not self._progress_path.exists():
+        if not own_exists(self._progress_path):
             return None
-        progress: Progress = json.loads(self._progress_path.read_text(encoding="utf-8"))
+        with open_own(self._progress_path) as file:
+            progress: Progress = json.loads(file.read())
         return progress if progress.get("out") == self._out else None  # otherwise it describes files at another path
 
     def _store(self, progress: Progress) -> None:

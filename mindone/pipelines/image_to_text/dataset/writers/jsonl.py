@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..state.atomic_files import AppendOnlyFile, partial_path, publish
 from ..state.records import Item, Record, portable_dumps
+from ..state.regular_files import own_exists
 from .base import Progress, Target
 from .rows import output_row
 
@@ -17,7 +18,7 @@ class JsonlWriter:
         self.left_out: list[str] = []
         progress, partial = target.progress or {}, partial_path(self._path)
         self._file: AppendOnlyFile | None = None
-        if progress.get("finished") and progress["records"] == len(target.listing) and self._path.exists():
+        if progress.get("finished") and progress["records"] == len(target.listing) and own_exists(self._path):
             self.start = len(target.listing)
             return
         self._file = AppendOnlyFile(partial)

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from ..state.records import Item, Record, portable_dumps, printable
+from ..state.regular_files import create_own
 from .base import Progress, Target
 from .parts import Parts
 from .rows import output_row
@@ -37,6 +38,7 @@ class ParquetWriter:
         self.left_out: list[str] = []
         self._schema = _schema(self._pa, self._seconds)
         self._writer: Any = None
+        self._file: Any = None  # of the writer
         self._buffer: list[dict[str, Any]] = []
         self.start = self._next = self._count if self._parts.finished else self._rows_on_disk()
 
@@ -73,7 +75,8 @@ class ParquetWriter:
         import pyarrow.parquet as parquet
 
         if self._writer is None:
-            self._writer = parquet.ParquetWriter(self._parts.partial(self._name()), self._schema, compression="zstd")
+            self._file = create_own(self._parts.partial(self._name()))
+            self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
         columns = {name: [_encodable(row[name]) for row in self._buffer] for name in self._schema.names}
         self._writer.write_table(self._pa.table(columns, self._schema))
         self._buffer.clear()
@@ -81,6 +84,7 @@ class ParquetWriter:
     def _end_part(self) -> None:
         self._write_group()
         self._writer.close()
+        self._file.close()
         self._writer = None
         self._parts.publish(self._name())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ..state.atomic_files import partial_path, publish, sync_directory, sync_file
+from ..state.regular_files import remove_own
 from .base import Progress, Target
 
 
@@ -28,13 +30,14 @@ class Parts:
     def __init__(self, directory: Path, pattern: str | None, target: Target) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        stale = _all_names(target.stale or {})
+        stale = _own_names(target.stale or {}, pattern, target)
         if pattern and target.progress is None:
             _check_no_other_files(directory, pattern, stale)
         progress = target.progress or {}
-        self.names: list[str] = list(progress.get("names", ()))
+        own = _own_names(progress, pattern, target)
+        self.names: list[str] = [name for name in progress.get("names", ()) if name in own]
         self.finished = bool(progress.get("finished")) and progress["records"] == len(target.listing)
-        self._stale: set[str] = {*progress.get("stale", ()), *stale}
+        self._stale: set[str] = (own - {*self.names}) | stale
         is_usable = self.finished or not progress.get("finished")
         if not is_usable or not all((directory / name).exists() for name in self.names):
             self._stale |= set(self.names)
@@ -53,7 +56,7 @@ class Parts:
     def finish(self) -> None:
         """Delete the parts of the job before it was restarted; they are kept until the new ones are complete."""
         for name in self._stale - set(self.names):
-            (self.directory / name).unlink(missing_ok=True)
+            remove_own(self.directory / name)
         sync_directory(self.directory)
         self._stale.clear()
         self.finished = True
@@ -64,8 +67,12 @@ class Parts:
         return {"records": records, "names": list(self.names), "finished": self.finished, **stale, **more}
 
 
-def _all_names(progress: Progress) -> set[str]:
-    return {*progress.get("names", ()), *progress.get("stale", ())}
+def _own_names(progress: Progress, pattern: str | None, target: Target) -> set[str]:
+    """Return the files that a progress names, which may be deleted; a path, or another file's name, is not one."""
+    names = {*progress.get("names", ()), *progress.get("stale", ())}
+    if pattern is None:
+        return names & {target.path().name}
+    return {name for name in names if Path(name).name == name and fnmatch(name, pattern)}
 
 
 def _check_no_other_files(directory: Path, pattern: str, own: set[str]) -> None:

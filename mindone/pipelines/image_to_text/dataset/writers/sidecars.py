@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from ..state.atomic_files import PARTIAL_SUFFIX, sync_directory
+from ..state.atomic_files import PARTIAL_SUFFIX, lines_from, sync_directory
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.records import Item, Record
+from ..state.regular_files import create_own, open_own, rename_own
 from .base import Progress, Target, note_left_out
 from .rows import caption_text
 
@@ -59,10 +60,13 @@ class SidecarWriter:
         if self._root is not None:
             self._make_directories(path.parent)
         try:
-            with partial.open("wb") as file:
+            with create_own(partial) as file:
                 file.write(caption_text(record))
         except FileNotFoundError:
             note_left_out(self.left_out, item, "its directory no longer exists")
+            return
+        except ValueError:  # surrogates in the text of a table's path
+            note_left_out(self.left_out, item, "the path of its caption cannot be encoded")
             return
         self._waiting[partial] = path, item
         if len(self._waiting) >= _GROUP:
@@ -102,13 +106,13 @@ class SidecarWriter:
     def _rename_all(self) -> None:
         for partial, (_, item) in list(self._waiting.items()):
             try:
-                with partial.open("rb+") as file:
+                with open_own(partial, "rb+") as file:
                     os.fsync(file.fileno())
             except FileNotFoundError:
                 note_left_out(self.left_out, item, "its temporary file was deleted before it could be renamed")
                 del self._waiting[partial]
         for partial, (path, _) in self._waiting.items():
-            partial.replace(path)
+            rename_own(partial, path)
         for directory in {path.parent for path, _ in self._waiting.values()} | self._changed_directories:
             sync_directory(directory)
         self._waiting.clear()
@@ -135,7 +139,6 @@ def _check_all_are_files(target: Target) -> None:
 
 def _not_separate_files(target: Target) -> Iterator[Item]:
     """Yield inputs inside tables or archives; to be fast, most lines of the listing are not parsed."""
-    with target.listing.path.open("rb") as file:
-        for number, line in enumerate(file):
-            if not any(locator in line for locator in _FILE_LOCATORS):
-                yield next(target.listing.items(number))
+    for number, line in enumerate(lines_from(target.listing.path)):
+        if not any(locator in line for locator in _FILE_LOCATORS):
+            yield next(target.listing.items(number))

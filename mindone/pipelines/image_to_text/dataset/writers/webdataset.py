@@ -14,6 +14,7 @@ from ..readers.kinds import suffix_of
 from ..readers.reader import Reader
 from ..readers.tar_shard import BLOCK, DAMAGE
 from ..state.records import Item, Record, portable_dumps
+from ..state.regular_files import create_own
 from .base import Progress, Target, note_left_out
 from .parts import Parts
 from .rows import caption_text, output_row
@@ -147,7 +148,7 @@ class _Shard:
 
     def __init__(self, partial: Path, name: str, origin: str | None, first: int) -> None:
         self.name, self.origin, self.first, self.count = name, origin, first, 0
-        self._file: BinaryIO = partial.open("wb")
+        self._file: BinaryIO = create_own(partial)
 
     def add(self, name: str, data: bytes) -> None:
         """Add a member with no owner and no modification time."""

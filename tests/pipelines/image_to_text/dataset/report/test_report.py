@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -31,8 +32,10 @@ from mindone.pipelines.image_to_text.dataset.report.streaming_stats import (
     stable_hash,
 )
 from mindone.pipelines.image_to_text.dataset.report.summary import Summary, summarize
+from mindone.pipelines.image_to_text.dataset.state.listing import write_listing
 from mindone.pipelines.image_to_text.dataset.state.paths import SPEED_LOG
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Picture, Record, to_line
+from mindone.pipelines.image_to_text.dataset.state.signature import sign_listing
 from mindone.pipelines.image_to_text.dataset.state.speed_log import (
     SpeedLog,
     SpeedSample,
@@ -64,7 +67,7 @@ class Job:
         records = [self.record(number) for number in range(count)]
         self.records = records
         items = [self.item(record) for record in records]
-        (self.state / "inputs.jsonl").write_text("".join(map(to_line, items)), encoding="utf-8")
+        write_listing(self.state / "inputs.jsonl", items, partial(sign_listing, self.state))
         (self.state / "journal.jsonl").write_text("".join(map(to_line, records)), encoding="utf-8")
         job = {"model": {"model": "sharegpt4v-tiny"}, "captions": {"generation": {"max_new_tokens": 96}}, "out": None}
         (self.state / "job.json").write_text(json.dumps(job), encoding="utf-8")

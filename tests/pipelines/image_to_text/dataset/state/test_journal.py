@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT, TESTS
 
 from mindone.pipelines.image_to_text.dataset.state import atomic_files
 from mindone.pipelines.image_to_text.dataset.state.atomic_files import AppendOnlyFile, atomic_write, lines_from
@@ -237,9 +238,12 @@ class _SmallDisk:
 
 
 WRITER = """
-import runpy, sys
+import sys
 from pathlib import Path
-file = runpy.run_path(sys.argv[1])["AppendOnlyFile"](Path(sys.argv[2]))
+from helpers.crashing import without_upstream
+without_upstream(sys.argv[1])
+from mindone.pipelines.image_to_text.dataset.state.atomic_files import AppendOnlyFile
+file = AppendOnlyFile(Path(sys.argv[2]))
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -248,8 +252,8 @@ sys.stdin.read()
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
 def test_two_processes_cannot_append_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl.partial"
-    command = [sys.executable, "-c", WRITER, atomic_files.__file__, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    command = [sys.executable, "-c", WRITER, str(ROOT), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TESTS) as other:
         assert other.stdout is not None and other.stdout.readline() == b"open\n"
         with pytest.raises(OSError, match=r"partial: another process is writing this file: wait .* another output"):
             AppendOnlyFile(path)
