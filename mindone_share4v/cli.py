@@ -35,15 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             # File names may not be valid text, and the terminal's encoding may lack characters of a caption.
             stream.reconfigure(errors="backslashreplace")
-    from .printing import printable_warnings, write_error
-
     try:
-        with signal_handler(exit_at_once), printable_warnings():
-            command = import_module(f".commands.{arguments.command.replace('-', '_')}", __package__)
-            status: int = command.run(arguments)
+        with signal_handler(exit_at_once):
+            status = _run(arguments)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        write_error(interrupted_message())
+        _write_error(interrupted_message())
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has closed the pipe, as `head` does: not an error. Without a new target for stdout, Python would
@@ -51,9 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except Exception:  # an error in this program; the text of an exception may quote a file
-        write_error(traceback.format_exc().rstrip())
+        _write_error(traceback.format_exc().rstrip())
         return FAILED
     return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Imported inside the signal handler: an installed mindone package may import MindSpore, which takes seconds.
+    from .printing import filtered_messages
+
+    with filtered_messages():
+        command = import_module(f".commands.{arguments.command.replace('-', '_')}", __package__)
+        status: int = command.run(arguments)
+    return status
+
+
+def _write_error(text: str) -> None:
+    from .printing import write_error
+
+    write_error(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,9 +99,11 @@ class _Parser(argparse.ArgumentParser):
     """Filters its errors, which quote arguments: a shell may have expanded a file's name to one."""
 
     def error(self, message: str) -> NoReturn:
-        from mindone.models.share4v.display import printable, redacted
+        if not message.isprintable() or "://" in message:  # imported only then, since a usage error should be fast
+            from mindone.models.share4v.display import printable, redacted
 
-        super().error(printable(redacted(message)))
+            message = printable(redacted(message))
+        super().error(message)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -109,4 +124,5 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"share4v {version('mindone-share4v')}\n")
+        parser._print_message(f"share4v {version('mindone-share4v')}\n", sys.stdout)
+        parser.exit()

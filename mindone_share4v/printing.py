@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -41,16 +42,26 @@ def one_line(text: str) -> str:
     return printable(" ".join(part.strip() for part in text.replace("\t", "\n").splitlines() if part.strip()), keep="")
 
 
+class _LogFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(redacted(super().format(record)))
+
+
 @contextmanager
-def printable_warnings() -> Iterator[None]:
-    """Inside the `with` block, Python's warnings, which may quote a file, are filtered like everything else."""
-    previous = warnings.formatwarning
+def filtered_messages() -> Iterator[None]:
+    """Inside the `with` block, Python's warnings and log messages, which may quote a file, are filtered as well."""
+    format_warning, handler = warnings.formatwarning, logging.lastResort  # the latter prints if nothing is configured
+    formatter = handler.formatter if handler else None
 
-    def format_warning(*arguments: Any, **keywords: Any) -> str:
-        return printable(redacted(previous(*arguments, **keywords)))
+    def filtered_warning(*arguments: Any, **keywords: Any) -> str:
+        return printable(redacted(format_warning(*arguments, **keywords)))
 
-    warnings.formatwarning = format_warning
+    warnings.formatwarning = filtered_warning
+    if handler:
+        handler.setFormatter(_LogFormatter())
     try:
         yield
     finally:
-        warnings.formatwarning = previous
+        warnings.formatwarning = format_warning
+        if handler:
+            handler.setFormatter(formatter)

@@ -78,7 +78,10 @@ def model_options(arguments: Namespace) -> dict[str, Any]:
 
 def read_image(source: str) -> ImageSource:
     """Return the image source that an IMAGE argument stands for: the bytes of standard input for `-`, else itself."""
-    return sys.stdin.buffer.read() if source == STANDARD_INPUT else source
+    from mindone.models.share4v.processing.image_limits import MAX_IMAGE_BYTES
+
+    # One byte more than the limit, so that `load_image` rejects what is too large.
+    return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1) if source == STANDARD_INPUT else source
 
 
 def image_name(source: str) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, read_json
 from ..configuration_formats import format_of
+from ..display import printable
 from ..kernels.blocks import Shapes
 from ..kernels.library import library
 from ..load_options import CheckpointOptions
@@ -89,7 +90,7 @@ def convert(
     check_weights(entries, _expected(checkpoint, entries), checkpoint)
     with staged(out) as staging:
         hidden = not (sys.stderr.isatty() if progress is None else progress)
-        with tqdm(total=len(entries), unit="tensor", desc=str(out), disable=hidden) as bar:
+        with tqdm(total=len(entries), unit="tensor", desc=printable(str(out), keep=""), disable=hidden) as bar:
             if quantization is not None:
                 write_packed(all_plans(checkpoint.config, quantization), entries, staging, bar)
             else:

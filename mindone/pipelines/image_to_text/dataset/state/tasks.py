@@ -50,6 +50,7 @@ def write_tasks(path: Path, tasks: Iterable[Task], block_size: int) -> list[Bloc
     blocks = []
     remaining = iter(tasks)
     with create_own(path) as file:
+        os.fchmod(file.fileno(), 0o600)  # the locators may contain passwords of URLs
         while taken := list(islice(remaining, block_size)):
             blocks.append(Block(file.tell(), len(taken)))
             for task in taken:
