@@ -8,12 +8,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from .arguments import COMMANDS
+from .parser import HelpFormatter, Parser
 from .signals import INTERRUPTED, exit_at_once, interrupted_message, signal_handler
 
-FAILED = 1  # exit status, as of Python after an uncaught exception
+FAILED = 1  # exit status: an error in this program, or an output that cannot be written, as on a full disk
 PIPE_CLOSED = 141  # exit status, as shells report SIGPIPE
 # Log level of MindSpore's C++ code: 3 is errors only, so that its warnings do not hide the captions.
 ENVIRONMENT = {"GLOG_v": "3"}
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: from argparse, after --help and --version (status 0) and on a usage error (status 2).
     """
-    arguments = build_parser().parse_args(argv)
+    open_missing_streams()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
@@ -36,47 +37,73 @@ def main(argv: Sequence[str] | None = None) -> int:
             # File names may not be valid text, and the terminal's encoding may lack characters of a caption.
             stream.reconfigure(errors="backslashreplace")
     try:
-        with signal_handler(exit_at_once):
-            status = _run(arguments)
+        try:
+            status = _run(argv)
+        finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
         _write_error(interrupted_message())
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has closed the pipe, as `head` does: not an error. Without a new target for stdout, Python would
-        # report the closed pipe again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has closed the pipe, as `head` does: not an error.
+        _discard_output()
         return PIPE_CLOSED
+    except OSError as error:
+        _discard_output()
+        where = str(error.filename) if error.filename is not None else "cannot write to standard output"
+        _write_error(f"share4v: error: {where}: {error.strerror or error}")
+        return FAILED
     except Exception:  # an error in this program; the text of an exception may quote a file
         _write_error(traceback.format_exc().rstrip())
         return FAILED
     return status
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    # Imported inside the signal handler: an installed mindone package may import MindSpore, which takes seconds.
-    from .printing import filtered_messages
+def _run(argv: Sequence[str] | None) -> int:
+    """Parse the command line, and import and run the command."""
+    arguments = build_parser().parse_args(argv)
+    with signal_handler(exit_at_once):
+        # Imported inside the signal handler: an installed mindone package may import MindSpore, which takes seconds.
+        from .printing import filtered_messages
 
-    with filtered_messages():
-        command = import_module(f".commands.{arguments.command.replace('-', '_')}", __package__)
-        status: int = command.run(arguments)
+        with filtered_messages():
+            command = import_module(f".commands.{arguments.command.replace('-', '_')}", __package__)
+            status: int = command.run(arguments)
     return status
 
 
+def open_missing_streams() -> None:
+    """Replace standard streams that were closed before the program started, as `share4v ... >&-` does.
+
+    Otherwise Python sets them to None, and the next file that is opened gets their descriptor, so that a library could
+    write its messages into that file. What is read from a replacement is empty; writing to it is an error, as it should
+    be, except for standard error.
+    """
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)  # the lowest one that is free: 0, 1 or 2
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", encoding="utf-8"))
+
+
 def _write_error(text: str) -> None:
-    from .printing import write_error
+    from .printing import write_error  # not at the start: --help needs no library
 
     write_error(text)
 
 
+def _discard_output() -> None:
+    """Give stdout another target, so that Python does not report the same error again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; no command is imported for it."""
-    parser = _Parser(
+    parser = Parser(
         prog="share4v",
         description="Caption images and answer questions about them with ShareGPT4V on MindSpore.",
         epilog="examples:\n  share4v caption photo.jpg\n  share4v chat photo.jpg --model sharegpt4v-7b\n"
         "  share4v caption --help",
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
@@ -88,34 +115,11 @@ def build_parser() -> argparse.ArgumentParser:
             help=module.HELP,
             description=module.DESCRIPTION,
             epilog=module.EPILOG,
-            formatter_class=_HelpFormatter,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
         module.add_arguments(command)
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Filters its errors, which quote arguments: a shell may have expanded a file's name to one."""
-
-    def error(self, message: str) -> NoReturn:
-        if not message.isprintable() or "://" in message:  # imported only then, since a usage error should be fast
-            from mindone.models.share4v.display import printable, redacted
-
-            message = printable(redacted(message))
-        super().error(message)
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps the description, keeps the line breaks of the examples, and leaves room for the longest usual flags."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if "\n" in text:
-            return super()._fill_text(text, width, indent)
-        return argparse.HelpFormatter._fill_text(self, text, width, indent)
 
 
 class _Version(argparse.Action):

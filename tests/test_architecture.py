@@ -18,7 +18,7 @@ DATASET = "mindone.pipelines.image_to_text.dataset"
 # may import each other. A module may import its own group and every group of a lower line, and nothing else.
 LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     PACKAGE: (
-        (("load_options",), ("suggestions",), ("display",)),
+        (("load_options",), ("suggestions",), ("home",), ("display",)),
         (("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
         (("configuration", "configuration_formats"),),
         (("protocols",), ("vision",), ("language",), ("projector",)),
@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("options", "keywords"),),
         (("inference",),),
         (("executors",),),
-        (("job",),),
+        (("job",), ("checks",)),
         (("adoption",),),
         (("api",),),
     ),
@@ -43,7 +43,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
 # What must not import MindSpore: a server that only prepares inputs, or `share4v --help`, has no use for it.
 WITHOUT_MINDSPORE = {
     PACKAGE: (
-        *("configuration", "configuration_formats", "load_options", "registry", "suggestions", "quantization"),
+        *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
         *("display", "hub", "checkpoint", "processing"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options", "keywords"),

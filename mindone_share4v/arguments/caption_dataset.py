@@ -108,7 +108,7 @@ def _add_output_arguments(parser: ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="txt, caption, jsonl, parquet, webdataset, open-sora-csv or open-sora-plan-json; can be repeated "
-        "(default: follows from the suffix of --out)",
+        "(default: follows from the suffix of --out: .jsonl and .parquet are files, a directory gets .txt files)",
     )
     group.add_argument(
         "--existing",
@@ -116,6 +116,11 @@ def _add_output_arguments(parser: ArgumentParser) -> None:
         default="skip",
         help="what to do if an input already has a caption: keep it, replace it, or put the new one after or before it "
         "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the file --out even if it exists and another program or job wrote it (default: an error)",
     )
     group.add_argument(
         "--shard-size",
@@ -142,7 +147,8 @@ def _add_output_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--restart",
         action="store_true",
-        help="discard the progress of an earlier run and start from the beginning",
+        help="caption all inputs again, for example with other settings; captions that people wrote are kept, those of "
+        "the earlier run are replaced",
     )
     group.add_argument(
         "--adopt",

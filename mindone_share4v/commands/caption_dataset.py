@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..printing import one_line, print_error, print_text
-from ..signals import raise_interrupt, signal_handler
+from ..signals import INTERRUPTED, raise_interrupt, signal_handler
 from .common import (
     DONE,
     SOME_FAILED,
@@ -32,7 +35,9 @@ def run(arguments: Namespace) -> int:
     """Caption the data set and return the exit status."""
     from tqdm import tqdm
 
+    from mindone.models.share4v.hub import HubError
     from mindone.pipelines.image_to_text.dataset.api import caption_dataset
+    from mindone.pipelines.image_to_text.dataset.state.job_description import SettingsChangedError
     from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 
     if arguments.list_styles:
@@ -52,18 +57,31 @@ def run(arguments: Namespace) -> int:
                     on_start=progress.on_start,
                     on_record=progress.on_record,
                 )
+        except KeyboardInterrupt:
+            print_error("interrupted; the same command resumes the job")
+            return INTERRUPTED
         except ImportError as error:
             return usage_error(arguments, error)
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-            is_usage_error = isinstance(error, (ValueError, FileNotFoundError)) and not isinstance(error, JournalError)
+            is_usage_error = isinstance(error, (ValueError, FileNotFoundError, HubError)) and not isinstance(
+                error, JournalError
+            )
             if is_usage_error and not progress.has_records:
                 return usage_error(arguments, error)
-            print_error(f"stopped: {with_flags(arguments, str(error))}")
+            if isinstance(error, SettingsChangedError):
+                print_error(f"stopped: {error.explain(_shown_name)}")
+            else:
+                print_error(f"stopped: {with_flags(arguments, str(error))}")
             return STOPPED
-    return _finish(summary)
+    return _finish(summary, arguments)
 
 
-def _finish(summary: JobSummary) -> int:
+def _shown_name(argument: str) -> str:
+    """Return how the command line names an argument of `caption_dataset`."""
+    return "INPUT" if argument == "inputs" else flag_of(argument)
+
+
+def _finish(summary: JobSummary, arguments: Namespace) -> int:
     """Print the summary of a completed job and return the exit status."""
     from mindone.pipelines.image_to_text.dataset.executors.ranks import current_rank
 
@@ -76,9 +94,30 @@ def _finish(summary: JobSummary) -> int:
         f"({summary.captioned / seconds:.2f} per second, {summary.tokens / seconds:.0f} tokens per second), "
         f"{summary.kept} kept, {summary.failed} failed"
     )
+    if not summary.is_share:
+        for line in next_steps(summary, arguments.inputs, arguments.out):
+            print_error(one_line(line))
     if current_rank() is not None:
         return DONE  # msrun treats any other status as a crash and kills the other processes
     return SOME_FAILED if summary.failed or summary.left_out else DONE
+
+
+def next_steps(summary: JobSummary, inputs: Sequence[str], out: str | None) -> list[str]:
+    """Return what to look at after a job: broken rules, failures, where the captions are, and how to see them."""
+    lines = []
+    if summary.breaking_rules:
+        lines.append(
+            f"captions of {summary.breaking_rules} inputs break a rule after all attempts; their notes in the journal "
+            "and in the report name it"
+        )
+    if summary.failed:
+        failed = quote(str(Path(summary.state) / "failed.jsonl"))
+        lines.append(f"why inputs failed: {failed}; the same command with --retry-failed tries only these again")
+    where = "beside the images" if out is None else f"in {quote(out)}"
+    # `share4v report` finds the state directory of an output or of one folder.
+    job = out or (inputs[0] if len(inputs) == 1 and Path(inputs[0]).is_dir() else summary.state)
+    lines.append(f"the captions are {where}; to look at them: share4v report {quote(job)}")
+    return lines
 
 
 def _job(arguments: Namespace) -> DatasetOptions:

@@ -44,6 +44,8 @@ _PLAIN_NAMES = (
     "temperature",
     "workers",
 )
+# Errors of the libraries name an argument and then its flag, as in "pass restart (--restart)".
+_NAME_AND_FLAG = re.compile(r"\b\w+ \((--[a-z-]+)\)")
 
 
 def generation_settings(arguments: Namespace) -> dict[str, Any]:
@@ -124,6 +126,7 @@ def with_flags(arguments: Namespace, message: str) -> str:
         >>> with_flags(Namespace(max_new_tokens=0, seed=1), "max_new_tokens must be positive, got 0")
         '--max-new-tokens must be positive, got 0'
     """
+    message = _NAME_AND_FLAG.sub(r"\1", message)
     for name in vars(arguments):
         if "_" in name:
             # Not inside a path, a dotted name or quotes; `name=True` becomes the flag alone, since it takes no value.

@@ -114,7 +114,33 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_usage_errors_of_argparse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(argv)
-    assert end.value.code == 2 and lines_of(capsys)[1][-1].startswith("share4v")
+    (line,) = lines_of(capsys)[1]
+    assert end.value.code == 2 and line.startswith("share4v") and " --help" in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["captoin"], "unknown command 'captoin'. Did you mean 'caption'?"),
+        (["caption", "a.png", "--temprature", "1"], "unknown option --temprature. Did you mean --temperature?"),
+        (["caption", "a.png", "--tempreature=1"], "unknown option --tempreature. Did you mean --temperature?"),
+        (["caption-dataset", "a", "--existing", "skp"], "--existing must be one of skip, overwrite, append, prepend"),
+        (["caption-dataset", "a", "--existing", "skp"], "got 'skp'. Did you mean 'skip'?"),
+        (["convert", "a", "--out", "b", "--dtype", "int5"], "--dtype must be one of float32, float16, bfloat16, int8"),
+        (["caption-dataset", "a", "--captions", "two"], "--captions must be a whole number, got 'two'"),
+        (["caption", "a.png", "--temperature", "hot"], "--temperature must be a number, got 'hot'"),
+        (["caption", "a.png", "--prompt"], "--prompt needs a value"),
+        (["convert", "a"], "--out is missing"),
+        (["report", "a", "b"], "unexpected argument 'b'"),
+    ],
+)
+def test_a_wrong_argument_is_reported_in_one_line(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(argv)
+    (line,) = lines_of(capsys)[1]
+    assert message in line and "usage:" not in line and "invalid" not in line
 
 
 # caption, in this process

@@ -10,6 +10,7 @@ import mindspore as ms
 
 from .checkpoint import Checkpoint
 from .configuration import Share4VConfig
+from .kernels.cache_memory import KV_CACHE_DTYPES
 from .kernels.component import runs_on_kernels
 from .kernels.library import kernels_available, library
 from .load_options import LoadOptions
@@ -75,6 +76,8 @@ def choose_components(
                     f"{name} {value!r} needs the CPU kernels, but the language model is {language!r}: load the "
                     f"checkpoint with Share4V.from_pretrained and leave language_backend out, or leave {name} out"
                 )
+    elif kv_cache_dtype is not None and kv_cache_dtype not in KV_CACHE_DTYPES:
+        raise ValueError(f"kv_cache_dtype {kv_cache_dtype!r} is not supported: use one of {', '.join(KV_CACHE_DTYPES)}")
     return components
 
 
@@ -106,7 +109,16 @@ def open_checkpoint(name_or_path: str | Path, options: LoadOptions) -> Checkpoin
     Raises:
         As `Share4V.from_pretrained`.
     """
+    check_options(options)
+    return Checkpoint.open(name_or_path, options)
+
+
+def check_options(options: LoadOptions) -> None:
+    """Check that this device and installation support the options; no file is opened.
+
+    Raises:
+        As `choose_components`.
+    """
     choose_components(
         options.dtype or "float32", options.language_backend, options.vision_backend, options.kv_cache_dtype
     )
-    return Checkpoint.open(name_or_path, options)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .configuration_formats import READERS, format_of, named_tower, tower_paths
+from .home import expand_home
 from .quantization import QUANTIZED
 
 IGNORE_INDEX = -100
@@ -332,7 +333,7 @@ class Share4VConfig:
             ValueError: it is not JSON, or as in `from_dict`.
         """
         data = read_json(Path(directory) / CONFIG_NAME)
-        tower = _local_tower(data, Path(directory)) if vision_tower is None else Path(vision_tower).expanduser()
+        tower = _local_tower(data, Path(directory)) if vision_tower is None else expand_home(vision_tower)
         return cls.from_dict(data, None if tower is None else read_json(tower / CONFIG_NAME))
 
     def to_dict(self) -> dict[str, Any]:

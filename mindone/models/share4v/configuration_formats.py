@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .home import expand_home
+
 # Our field -> the keys of published files. If several keys are listed, the first one that is present counts.
 TEXT_FIELDS: dict[str, tuple[str, ...]] = {
     "vocab_size": ("vocab_size",),
@@ -212,7 +214,7 @@ def tower_paths(named: str, directory: Path) -> Iterator[Path]:
         >>> [path.as_posix() for path in tower_paths("vit", Path("all/main"))]
         ['vit', 'all/main/vit', 'all/vit']
     """
-    path = Path(named).expanduser()
+    path = expand_home(named)
     beside = (directory / path, directory.parent / path, directory / path.name, directory.parent / path.name)
     yield from dict.fromkeys((path, *beside))
 

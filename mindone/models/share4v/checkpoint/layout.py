@@ -9,6 +9,7 @@ from typing import Any
 
 from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, Share4VConfig, read_json
 from ..configuration_formats import CLIP_LARGE_336, format_of, named_tower, read_crop_size, tower_paths
+from ..home import expand_home
 from ..hub import HubError, is_checkpoint_name, resolve
 from ..load_options import CheckpointOptions
 from .errors import CheckpointError
@@ -155,7 +156,7 @@ class _TowerSearch:
 
 def _requested_tower(vision_tower: str | Path, search: _TowerSearch) -> Path:
     """Find the tower that the caller asked for."""
-    found = search.in_directory(Path(vision_tower).expanduser())
+    found = search.in_directory(expand_home(vision_tower))
     if found is None and is_checkpoint_name(str(vision_tower)):
         found = search.on_hub(str(vision_tower))
     if found is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..home import expand_home
 from .errors import NoSpaceError
 
 HOME_VARIABLE = "SHARE4V_HOME"
@@ -23,7 +24,7 @@ RESERVE = 64 * 1024**2  # bytes to leave free: a full disk breaks other programs
 def cache_root(cache_dir: str | Path | None = None) -> Path:
     """Return `cache_dir`, else SHARE4V_HOME, else ~/.cache/share4v."""
     chosen = cache_dir or os.environ.get(HOME_VARIABLE) or "~/.cache/share4v"
-    return Path(chosen).expanduser()
+    return expand_home(chosen, f"set {HOME_VARIABLE} or cache_dir (--cache-dir) to a directory for downloads")
 
 
 def choose_files(names: Iterable[str], weights: bool) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..display import redacted
+from ..home import expand_home
 from ..suggestions import unknown
 from .cache import cache_root
 from .errors import HubError, NoSpaceError
@@ -61,7 +62,7 @@ def resolve(
         >>> resolve("sharegpt4v-7b", local_files_only=True)  # doctest: +SKIP
         PosixPath('/home/user/.cache/share4v/models/sharegpt4v-7b')
     """
-    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    name, path = str(name_or_path), expand_home(name_or_path)
     preset = preset_of(name)
     is_name = isinstance(name_or_path, str) and is_checkpoint_name(name)
     # A directory with the same name as a known checkpoint is used only if it is a checkpoint itself.

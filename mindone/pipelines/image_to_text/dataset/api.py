@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .adoption import adopt_state
+from .checks import check_job, check_start, needs_start
 from .executors.base import executor_class
 from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
@@ -30,7 +31,7 @@ from .state.resume import (
     start_next_pass,
     start_over,
 )
-from .writers import FILE_SUFFIXES, check_outputs, format_of, open_writer
+from .writers import FILE_SUFFIXES, format_of, open_writer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,8 +66,8 @@ def caption_dataset(
       max_words, min_words, require, forbid.
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid.
-    - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, engine, state,
-      restart, retry_failed, adopt; shard_size, seconds; actors, cpus.
+    - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, overwrite, engine,
+      state, restart, retry_failed, adopt; shard_size, seconds; actors, cpus.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -82,15 +83,17 @@ def caption_dataset(
     Raises:
         TypeError: a keyword is unknown.
         ValueError: a setting is wrong, or is given by a keyword and by an options object.
-        JobError: another process works on the job, its settings changed, its state was not made here by a job of this
-            user (see `adopt`), or msrun's rank 0 has ended.
+        SettingsChangedError: the job has records that were made with other settings.
+        JobError: another process works on the job, its state was not made here by a job of this user (see `adopt`), or
+            msrun's rank 0 has ended.
         InputError: the inputs cannot be listed.
         OSError: a file cannot be read or written; the job's progress is kept.
 
     Example:
         >>> from mindone.pipelines.image_to_text import caption_dataset
         >>> caption_dataset("photo.jpg", out="captions.jsonl", style="detailed", batch_size=8)
-        JobSummary(inputs=1, captioned=1, kept=0, failed=0, seconds=..., tokens=..., left_out=(), is_share=False)
+        JobSummary(inputs=1, captioned=1, kept=0, failed=0, seconds=..., tokens=..., left_out=(), is_share=False,
+                   breaking_rules=0, state='...captions.jsonl.share4v')
     """
     given = build_options(keywords, choice=choice, plan=plan, settings=settings, readers=readers, options=options)
     paths = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
@@ -114,15 +117,15 @@ def _run(
     on_record: Callable[[Record], None],
 ) -> JobSummary:
     options = job.options
-    _check_generation(job)  # report all errors before anything is written
-    list_inputs(paths, job.readers)
     rank, directory = current_rank(), _state_directory(paths, options)
     engine = _engine_name(options, rank)
+    check_job(paths, job, directory, engine)  # report all errors before anything is written
     executor = executor_class(engine)
-    check_outputs(options.formats, options.out, paths)
     if engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler):
         return run_follower(choice=job.choice, settings=job.settings, state=directory, rank=rank)
     description = _description(paths, job)
+    if needs_start(directory, options.restart):
+        check_start(paths, job, engine)
 
     def adopt(state: JobState) -> None:
         adopt_state(state, lambda: list_inputs(paths, job.readers), description)
@@ -142,19 +145,6 @@ def _run(
         return captioning.run(
             lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
         )
-
-
-def _check_generation(job: DatasetOptions) -> None:
-    """Check the settings of `generate` for every style of the plan.
-
-    Raises:
-        ValueError: a value is out of range, or a style contradicts the settings.
-    """
-    from ..settings import check_settings  # imports MindSpore
-
-    for prompt in job.plan.prompts:
-        generation, _ = job.settings.of_style(prompt.style)
-        check_settings(None, generation)
 
 
 def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
@@ -220,18 +210,21 @@ def _listing(
 ) -> Listing:
     """Return the job's inputs; they are listed again if a new pass over them starts.
 
+    A job without records accepts new settings, and lists its inputs with them.
+
     Raises:
         JobError: inputs that have captions are missing.
         InputError: there are no inputs.
     """
     directory, restarted = state.directory, state.path(RESTARTED)
-    if options.restart and not (own_exists(restarted) and state.is_described_by(description)):
-        if not state.is_described_by(description):
+    is_described = state.is_described_by(description)
+    if not is_described or (options.restart and not own_exists(restarted)):
+        if not is_described:
             delete_caption_caches(directory)  # captions of the same images with other settings
         start_over(directory, list_again)
         state.describe(description)
-        open_own(restarted, "ab+").close()
-    state.describe(description)
+        if options.restart:
+            open_own(restarted, "ab+").close()
     listing = load_or_create_listing(directory, list_again)
     is_complete = count_done(directory) == len(listing)
     has_started = own_exists(state.path(JOURNAL)) and (is_complete or not own_exists(state.path(PREVIOUS)))

@@ -19,15 +19,17 @@ from filelock import FileLock, Timeout
 
 from .executors.base import Executor
 from .prompts.plan import PromptPlan
+from .rules.retries import breaks_rules
 from .state.atomic_files import atomic_write, count_lines
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
+from .state.job_description import SettingsChangedError, changed_settings
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
-from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, SPEED_LOG
+from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, SPEED_LOG, WRITTEN
 from .state.previous_run import PreviousRecords
 from .state.records import Item, JobError, JobSummary, Record
 from .state.regular_files import open_own, own_exists, pin_directory, remove_own
-from .state.resume import finish_interrupted_start
+from .state.resume import count_done, finish_interrupted_start
 from .state.signature import (
     check_files,
     has_state,
@@ -50,13 +52,15 @@ class JobState(AbstractContextManager["JobState"]):
 
     Args:
         directory: absolute path; created if it does not exist.
-        description: the job's settings as JSON values; a job that resumes must have the same. None skips the check.
+        description: the job's settings as JSON values; a job that has records can only be resumed with the same. None
+            skips the check.
         adopt: called, while the directory is locked, if there is state that no job of this user made here; it has to
             check and sign it. None rejects such state.
 
     Raises:
-        JobError: another process is working on the job, the directory belongs to a job with other settings, or its
-            state is not signed (see `state/signature.py`) or has links.
+        JobError: another process is working on the job, or its state is not signed (see `state/signature.py`) or has
+            links.
+        SettingsChangedError: the directory belongs to a job that has records made with other settings.
     """
 
     def __init__(
@@ -130,7 +134,7 @@ class JobState(AbstractContextManager["JobState"]):
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
         """Return whether the stored settings are equal to these."""
-        return not _differences(self._stored_description(), json.loads(json.dumps(description)))
+        return self._stored_description() == json.loads(json.dumps(description))
 
     def _stored_description(self) -> dict[str, Any]:
         path = self.path(JOB)
@@ -142,24 +146,12 @@ class JobState(AbstractContextManager["JobState"]):
 
     def _check_description(self) -> None:
         stored = self._stored_description()
-        changed = _differences(stored, self._description) if stored and self._description is not None else []
-        if changed:
-            name, before, now = changed[0]
-            raise JobError(
-                f"{self.directory} belongs to a job with other settings: its {name} is {before!r:.200}, now "
-                f"{now!r:.200}. To resume that job, run it with the same settings; to start over, pass restart "
-                "(--restart); or use another out or state (--out, --state)"
-            )
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Return the settings that differ between two descriptions: dotted name, old value and new value."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found = []
-        for key in sorted({*before, *now}):
-            found += _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-        return found
-    return [] if before == now else [(name, before, now)]
+        if not stored or self._description is None or stored == self._description:
+            return
+        records = count_done(self.directory)
+        if records or self.path(PREVIOUS).exists():
+            changes = changed_settings(stored, self._description)
+            raise SettingsChangedError(self.directory, records, changes, self._description.get("existing", "skip"))
 
 
 class CaptionJob:
@@ -199,7 +191,7 @@ class CaptionJob:
             OSError: for example, the disk is full. What is on disk remains, and the job can be resumed.
             JournalError: the journal was damaged by something other than a crash.
         """
-        started, counts = time.perf_counter(), {"captioned": 0, "kept": 0, "tokens": 0}
+        started, counts = time.perf_counter(), {"captioned": 0, "kept": 0, "tokens": 0, "breaking_rules": 0}
         previous = PreviousRecords(self.state.path(PREVIOUS))
         with closing(previous), Journal(self.state.path(JOURNAL)) as journal:
             self._previous = previous
@@ -210,12 +202,13 @@ class CaptionJob:
                     if is_new:
                         counts["captioned"] += record.error is None
                         counts["tokens"] += sum(record.tokens)
+                        counts["breaking_rules"] += breaks_rules(record.notes)
                     self._append(journal, record)
                 self._flush(journal)
             failed = write_failed(journal, self.state.path(FAILED))
         for writer in self.writers:
             writer.finish()
-        for name in (PREVIOUS, RESTARTED):
+        for name in (PREVIOUS, RESTARTED, WRITTEN):
             remove_own(self.state.path(name))
         return JobSummary(
             inputs=len(self.listing),
@@ -224,6 +217,8 @@ class CaptionJob:
             failed=failed,
             seconds=time.perf_counter() - started,
             tokens=counts["tokens"],
+            breaking_rules=counts["breaking_rules"],
+            state=str(self.state.directory),
             left_out=tuple(reason for writer in self.writers for reason in writer.left_out),
         )
 

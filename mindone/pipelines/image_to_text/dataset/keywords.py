@@ -105,6 +105,7 @@ class JobKeywords(TypedDict, total=False):
     out: str | Path | None
     format: _Texts
     existing: str
+    overwrite: bool
     engine: str | None
     state: str | Path | None
     restart: bool

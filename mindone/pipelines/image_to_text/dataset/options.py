@@ -146,6 +146,7 @@ class JobOptions:
         out: output file or directory; None writes a .txt file beside each image.
         formats: names of output formats (the keys of `writers.WRITERS`); by default chosen by the suffix of `out`.
         existing: what to do with existing captions: "skip" (keep them), "overwrite", "append" or "prepend".
+        overwrite: replace an output file that exists and that this job did not write; by default that is an error.
         writers: how outputs are written.
         engine: where to run: "local", "ray" or "msrun"; by default "msrun" in a process that msrun started, else
             "local".
@@ -163,6 +164,7 @@ class JobOptions:
     out: str | None = None
     formats: tuple[str, ...] = ()
     existing: str = "skip"
+    overwrite: bool = False
     writers: WriterOptions = field(default_factory=WriterOptions)
     engine: str | None = None
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)

@@ -81,7 +81,13 @@ VALUES: dict[str, Any] = {
     **{"strip_openings": True, "strip": ["Here"], "max_sentences": 2, "max_words": 30, "min_words": 3},
     **{"require": "cat", "forbid": ("dog", "cow"), "include": "*.png", "exclude": ["b*"], "image_root": "root"},
     **{"image_column": "i", "caption_column": "c", "key_column": "k", "caption_root": Path("texts"), "frames": 4},
-    **{"frame_grid": True, "out": Path("out"), "format": ["txt", "jsonl", "txt"], "existing": "append"},
+    **{
+        "frame_grid": True,
+        "out": Path("out"),
+        "format": ["txt", "jsonl", "txt"],
+        "existing": "append",
+        "overwrite": True,
+    },
     **{
         "engine": "ray",
         "state": "state",
@@ -151,6 +157,7 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             out="out",
             formats=("txt", "jsonl"),
             existing="append",
+            overwrite=True,
             writers=WriterOptions(shard_size=7, seconds=True),
             engine="ray",
             executor=ExecutorOptions(actors=2, cpus=3),

@@ -181,7 +181,7 @@ def render(summary: Summary, pictures: Mapping[int, str | None], name: str) -> s
         openings=_rows(summary.openings),
         prompts=_rows(summary.prompts),
         models=_rows(summary.models),
-        notes=_rows(summary.notes),
+        notes=_rows(summary.notes, total=summary.captions),
         ends=_rows(summary.finish_reasons),
         reasons=[(*row, summary.reason_examples.get(row[0], [])) for row in _rows(summary.reasons, MAX_LISTED)],
         median_words=median(summary.words) if summary.words else 0,
@@ -203,9 +203,10 @@ def _charts(summary: Summary) -> dict[str, str]:
     return charts
 
 
-def _rows(counts: TopCounts, number: int = _TABLE_ROWS) -> list[tuple[str, int, float]]:
-    """Return the most frequent texts with their counts and their shares of the total."""
-    return [(text, count, count / max(counts.total, 1)) for text, count in counts.most_common(number)]
+def _rows(counts: TopCounts, number: int = _TABLE_ROWS, total: int | None = None) -> list[tuple[str, int, float]]:
+    """Return the most frequent texts with their counts and their shares of `total`, by default of all texts."""
+    whole = max(counts.total if total is None else total, 1)
+    return [(text, count, count / whole) for text, count in counts.most_common(number)]
 
 
 def _length_limit(summary: Summary) -> int | None:

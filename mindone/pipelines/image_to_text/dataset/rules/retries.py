@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from .text_rules import TextRules, clean, violations
 # Identifies a caption: SHA-256 of the image's bytes; prompt, its style, and its index among equal prompts.
 CaptionKey = tuple[bytes, str]
 
+_ATTEMPT = "attempt "  # start of the note about retries
 # Changes to the generation settings on each attempt; the first attempt uses the caller's settings. Greedy decoding with
 # the same settings would repeat the same caption, so the second attempt adds a penalty, and later ones sample.
 RETRIES: tuple[Mapping[str, Any], ...] = (
@@ -55,6 +56,17 @@ class Attempt:
     violations: tuple[str, ...] = ()
 
 
+def breaks_rules(notes: Iterable[str]) -> bool:
+    """Return whether the notes of a generated caption name a rule that it breaks, not only rules that a retry fixed.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.rules.retries import breaks_rules
+        >>> breaks_rules(["attempt 2 of 2 (empty)"]), breaks_rules(["empty", "attempt 1 of 3 (empty)"])
+        (False, True)
+    """
+    return any(not note.startswith(_ATTEMPT) for note in notes)
+
+
 def next_attempt(previous: Sequence[Attempt], seed: int, key: CaptionKey) -> Attempt:
     """Return the next attempt; its random seed depends only on `seed`, the image, the prompt and its number."""
     image_sha256, prompt = key
@@ -86,5 +98,5 @@ def accept(
     chosen = best.caption or last.caption
     notes = list(best.violations)
     if len(attempts) > 1:
-        notes.append(f"attempt {attempts.index(best) + 1} of {len(attempts)} ({', '.join(attempts[0].violations)})")
+        notes.append(f"{_ATTEMPT}{attempts.index(best) + 1} of {len(attempts)} ({', '.join(attempts[0].violations)})")
     return Caption(chosen.text, chosen.tokens, chosen.finish_reason, tuple(notes))

@@ -8,6 +8,7 @@ INPUTS = "inputs.jsonl"
 JOURNAL = "journal.jsonl"
 PREVIOUS = "previous.jsonl"  # records that the current pass keeps from the previous one
 RESTARTED = "restarted"  # exists while a restarted job is unfinished: the same command then resumes it
+WRITTEN = "written.jsonl"  # caption files of the run before a restart, so that they do not count as existing captions
 FAILED = "failed.jsonl"
 SPEED_LOG = "speed.jsonl"
 QUEUE = "queue"  # directory of the tasks that msrun's ranks share
@@ -16,6 +17,6 @@ CAPTION_CACHES = "seen*.sqlite*"
 PROGRESS = "output-*.json"  # what an output has on disk; with the name of its format
 # Patterns of what a job keeps in its state directory; a directory with none of these is a new job's.
 STATE_FILES = (
-    *(f"{name}*" for name in (JOB, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS)),
+    *(f"{name}*" for name in (JOB, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN)),
     *("inputs.*", CAPTION_CACHES, RESTARTED, QUEUE),
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from .atomic_files import atomic_write, lines_from
 from .existing_captions import KEPT_EXISTING
 from .journal import read_pairs
 from .listing import Listing
-from .records import Item, Record, record_from_line
+from .records import Item, Record, dumps, record_from_line
 from .regular_files import open_own, own_exists
 from .temp_table import TempTable
 
@@ -53,10 +55,14 @@ class WrittenCaptions:
 
     Args:
         journal, listing: of the previous pass, which may be incomplete.
+        earlier: what `note_written_captions` wrote, if it exists.
     """
 
-    def __init__(self, journal: Path, listing: Listing) -> None:
+    def __init__(self, journal: Path, listing: Listing, earlier: Path) -> None:
         self._captions = TempTable("written BLOB", "original TEXT")
+        for line in lines_from(earlier, 0) if own_exists(earlier) else ():
+            key, written, original = json.loads(line)
+            self._captions.put(_encode(key), bytes.fromhex(written), original)
         for item, record in read_pairs(journal, listing) if own_exists(journal) else ():
             if record.captions and KEPT_EXISTING not in record.notes:
                 self._captions.put(_encode(item.key), _digest("\n".join(record.captions)), item.caption)
@@ -71,6 +77,23 @@ class WrittenCaptions:
     def close(self) -> None:
         """Delete the temporary file."""
         self._captions.close()
+
+
+def note_written_captions(path: Path, journal: Path, listing: Listing) -> None:
+    """Add to a file which caption files the job wrote, and the captions that they replaced.
+
+    A restart deletes the journal. If it is interrupted before its first record and restarted again with other settings,
+    this file still tells the job's own captions from those that people wrote.
+    """
+    if not own_exists(journal):
+        return
+    with atomic_write(path) as file:
+        for line in lines_from(path, 0) if own_exists(path) else ():
+            file.write(line)
+        for item, record in read_pairs(journal, listing):
+            if record.captions and KEPT_EXISTING not in record.notes:
+                written = _digest("\n".join(record.captions)).hex()
+                file.write((dumps([item.key, written, item.caption]) + "\n").encode())
 
 
 def find_missing_inputs(journal: Path, before: Listing, now: Listing) -> list[Item]:

@@ -123,6 +123,8 @@ class JobSummary:
         tokens: number of tokens that this run generated.
         left_out: inputs that an output cannot contain, with the reasons; at most a hundred per output.
         is_share: whether the numbers are those of one process instead of the whole job.
+        breaking_rules: number of inputs for which no attempt of this run gave captions that keep all rules.
+        state: the job's state directory, with failed.jsonl.
     """
 
     inputs: int
@@ -133,6 +135,8 @@ class JobSummary:
     tokens: int
     left_out: tuple[str, ...] = ()
     is_share: bool = False
+    breaking_rules: int = 0
+    state: str = ""
 
 
 _ITEM_FIELDS = tuple(one.name for one in fields(Item))

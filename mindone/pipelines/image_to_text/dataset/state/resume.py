@@ -16,8 +16,8 @@ from .atomic_files import atomic_write, count_lines, publish
 from .existing_captions import KEPT_EXISTING
 from .journal import Journal
 from .listing import Listing, write_listing
-from .paths import FAILED, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG
-from .previous_run import WrittenCaptions, find_missing_inputs
+from .paths import FAILED, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG, WRITTEN
+from .previous_run import WrittenCaptions, find_missing_inputs, note_written_captions
 from .records import Item, Record, to_line
 from .regular_files import own_exists, remove_own
 from .signature import sign_listing
@@ -46,6 +46,8 @@ def start_over(directory: Path, list_inputs: ListInputs) -> None:
     for name in (PREVIOUS, FAILED, SPEED_LOG):
         remove_own(directory / name)
     _repair_journal(directory)
+    if own_exists(directory / INPUTS):
+        note_written_captions(directory / WRITTEN, directory / JOURNAL, Listing(directory / INPUTS))
     _replace_listing(directory, list_inputs)
 
 
@@ -112,6 +114,6 @@ def _replace_listing(directory: Path, list_inputs: ListInputs) -> None:
     if not own_exists(directory / INPUTS):
         write_listing(directory / INPUTS, list_inputs(), sign)
         return
-    with closing(WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS))) as written:
+    with closing(WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS), directory / WRITTEN)) as written:
         write_listing(directory / _NEXT, map(written.restore, list_inputs()), sign)
     finish_interrupted_start(directory)

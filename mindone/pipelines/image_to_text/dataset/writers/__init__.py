@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from .base import Progress, Target, Writer, WriterOptions
 from .following import FollowingWriter, open_writer
-from .table import FILE_SUFFIXES, WRITERS, WriterRow, check_outputs, format_of
+from .table import (
+    FILE_SUFFIXES,
+    WRITERS,
+    WriterRow,
+    check_outputs,
+    find_existing_output,
+    format_of,
+    output_path,
+    writer_row,
+)
 
 __all__ = [
     "FILE_SUFFIXES",
@@ -16,6 +25,9 @@ __all__ = [
     "WriterOptions",
     "WriterRow",
     "check_outputs",
+    "find_existing_output",
     "format_of",
     "open_writer",
+    "output_path",
+    "writer_row",
 ]

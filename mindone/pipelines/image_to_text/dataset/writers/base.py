@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
-from .table import FILE_SUFFIXES, WriterRow
+from .table import WriterRow, output_path
 
 # What a writer has on disk, as JSON values; "records" is the number of the next record that it needs.
 Progress = Mapping[str, Any]
@@ -75,15 +75,7 @@ class Target:
         """
         if self.out is None:
             raise ValueError(f"out must be a file or a directory for the format {self.row.name!r}")
-        path, suffix = Path(self.out), Path(self.out).suffix.lower()
-        if suffix in FILE_SUFFIXES and suffix != self.row.suffix and not path.is_dir():
-            if self.row.suffix:
-                raise ValueError(
-                    f"{self.out} ends in {suffix}, expected {self.row.suffix}; for several formats pass a directory as "
-                    "out"
-                )
-            raise ValueError(f"{self.out} is a file name, but the format {self.row.name!r} needs a directory as out")
-        return path
+        return output_path(self.row, self.out)
 
     def file(self) -> Path:
         """Return the path of the output file: `out`, or the format's default name in the directory `out`."""

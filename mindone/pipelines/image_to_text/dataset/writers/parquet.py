@@ -11,7 +11,6 @@ from .base import Progress, Target
 from .parts import Parts
 from .rows import output_row
 
-PATTERN = "part-*.parquet"
 GROUP_ROWS = 1024  # rows per row group, which is what a reader loads at once
 
 
@@ -34,7 +33,7 @@ class ParquetWriter:
         self._single = path.name if target.is_file else None
         directory = path.parent if target.is_file else path
         self._rows = sys.maxsize if self._single else target.options.shard_size
-        self._parts = Parts(directory, None if self._single else PATTERN, target)
+        self._parts = Parts(directory, None if self._single else target.row.pattern, target)
         self.left_out: list[str] = []
         self._schema = _schema(self._pa, self._seconds)
         self._writer: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,27 +17,34 @@ class WriterRow(NamedTuple):
         name: value of `format` (`--format`).
         suffix: ending of the output file; "" for a writer that writes into a directory only.
         file_name: name of the output file if `out` is a directory; "" for a writer that then writes several files.
+        pattern: glob pattern of the files that the writer writes into a directory, if it writes several; "" otherwise.
         writer: "module:class" of the Writer, relative to this package; imported when it is used.
     """
 
     name: str
     suffix: str
     file_name: str
+    pattern: str
     writer: str
+    is_default: bool = True  # for an `out` with the suffix; otherwise only `format` chooses it
 
 
 _ROWS = (
-    WriterRow("txt", "", "", "sidecars:SidecarWriter"),
-    WriterRow("caption", "", "", "sidecars:CaptionSidecarWriter"),
-    WriterRow("jsonl", ".jsonl", "captions.jsonl", "jsonl:JsonlWriter"),
-    WriterRow("parquet", ".parquet", "", "parquet:ParquetWriter"),
-    WriterRow("webdataset", "", "", "webdataset:WebDatasetWriter"),
-    WriterRow("open-sora-csv", ".csv", "open_sora.csv", "open_sora_files:OpenSoraWriter"),
-    WriterRow("open-sora-plan-json", ".json", "open_sora_plan.json", "open_sora_files:OpenSoraPlanWriter"),
+    WriterRow("txt", "", "", "", "sidecars:SidecarWriter"),
+    WriterRow("caption", "", "", "", "sidecars:CaptionSidecarWriter"),
+    WriterRow("jsonl", ".jsonl", "captions.jsonl", "", "jsonl:JsonlWriter"),
+    WriterRow("parquet", ".parquet", "", "part-*.parquet", "parquet:ParquetWriter"),
+    WriterRow("webdataset", "", "", "*.tar", "webdataset:WebDatasetWriter"),
+    WriterRow("open-sora-csv", ".csv", "open_sora.csv", "", "open_sora_files:OpenSoraWriter", False),
+    WriterRow("open-sora-plan-json", ".json", "open_sora_plan.json", "", "open_sora_files:OpenSoraPlanWriter", False),
 )
-# Of several rows with one suffix, the first is the default for an `out` with that suffix.
 WRITERS: dict[str, WriterRow] = {row.name: row for row in _ROWS}
 # Endings that say that `out` is a file. A single .tar file is not supported as an output, only a directory of shards.
+TEXT_SUFFIXES = (".txt", ".caption")  # of the files beside images; no format writes all captions into one of them
+_TEXT_FILE = (
+    "{}: captions are not written into one text file. Pass a directory as out (--out) to get one text file per image, "
+    "or use a file name that ends in .jsonl"
+)
 FILE_SUFFIXES = (*dict.fromkeys(row.suffix for row in _ROWS if row.suffix), ".tar")
 
 
@@ -52,12 +60,16 @@ def format_of(out: str | None) -> str:
         ('txt', 'jsonl', 'txt')
     """
     suffix = "" if out is None or Path(out).is_dir() else Path(out).suffix.lower()
-    row = next((row for row in _ROWS if row.suffix == suffix), None)
-    if row is None:
-        raise ValueError(
-            f"{out}: its suffix {suffix!r} belongs to no format; give format as one of {', '.join(WRITERS)}"
-        )
-    return row.name
+    row = next((row for row in _ROWS if row.suffix == suffix and row.is_default), None)
+    if row is not None:
+        return row.name
+    if suffix in TEXT_SUFFIXES:
+        raise ValueError(_TEXT_FILE.format(out))
+    of_suffix = [row.name for row in _ROWS if row.suffix == suffix] or WRITERS
+    raise ValueError(
+        f"{out}: its suffix {suffix!r} belongs to no format; pass format (--format) as one of {', '.join(of_suffix)}, "
+        "or use a file name that ends in .jsonl or .parquet"
+    )
 
 
 def writer_row(name: str) -> WriterRow:
@@ -71,15 +83,57 @@ def writer_row(name: str) -> WriterRow:
     return WRITERS[name]
 
 
-def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]) -> None:
-    """Check that no output file is also an input.
+def output_path(row: WriterRow, out: str) -> Path:
+    """Return `out` as the path of a format: the file, or the directory that the files are written into.
 
     Raises:
-        ValueError: a format is unknown, or an output file is an input.
+        ValueError: `out` is a file of another format.
+    """
+    path, suffix = Path(out), Path(out).suffix.lower()
+    if path.is_dir():
+        return path
+    if suffix in TEXT_SUFFIXES:
+        raise ValueError(_TEXT_FILE.format(out))
+    if suffix in FILE_SUFFIXES and suffix != row.suffix:
+        if row.suffix:
+            raise ValueError(
+                f"{out} ends in {suffix}, expected {row.suffix}; for several formats pass a directory as out"
+            )
+        raise ValueError(f"{out} is a file name, but the format {row.name!r} needs a directory as out")
+    if path.is_file() and suffix != row.suffix:
+        raise ValueError(f"{out} is a file, but the format {row.name!r} needs a directory as out")
+    return path
+
+
+def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]) -> None:
+    """Check that every format can be written to `out`, and that no output file is also an input.
+
+    Raises:
+        ValueError: a format is unknown or cannot be written to `out`, or an output file is an input.
+        ImportError: a package that a format needs is not installed.
     """
     rows = [writer_row(name) for name in formats]
+    for row in rows:
+        if out is None and (row.suffix or row.pattern):
+            raise ValueError(f"out must be a file or a directory for the format {row.name!r}")
+        if row.name == "parquet":
+            from ..readers.arrow_columns import import_pyarrow
+
+            import_pyarrow()
     if out is None:
         return
     for file in (Path(out), *(Path(out) / row.file_name for row in rows if row.file_name)):
         if file.is_file() and any(Path(path).exists() and file.samefile(path) for path in inputs):
             raise ValueError(f"{file} is both an input and the output: choose another path for the output")
+    for row in rows:
+        output_path(row, out)
+
+
+def find_existing_output(row: WriterRow, path: Path) -> Path | None:
+    """Return a file that a format would replace, or None. An empty file holds nothing that could be lost."""
+    if row.suffix and path.suffix.lower() == row.suffix and not path.is_dir():
+        return path if os.path.lexists(path) and not (path.is_file() and not path.stat().st_size) else None
+    if row.pattern:
+        return next(iter(sorted(path.glob(row.pattern))), None)
+    file = path / row.file_name
+    return file if row.file_name and file.exists() and file.stat().st_size else None

@@ -38,7 +38,7 @@ class WebDatasetWriter:
 
     def __init__(self, target: Target) -> None:
         self._size, self._seconds = target.options.shard_size, target.options.seconds
-        self._parts = Parts(target.path(), f"*{SUFFIX}", target)
+        self._parts = Parts(target.path(), target.row.pattern, target)
         progress = target.progress or {}
         self.start = self._next = progress.get("records", 0) if self._parts.names else 0
         self._numbered = progress.get("numbered", 0) if self._parts.names else 0

@@ -139,7 +139,7 @@ def test_failures_remain_until_they_are_retried(photos: Path, tmp_path: Path) ->
 def test_restart_ignores_captions_that_the_job_wrote(photos: Path, existing: str) -> None:
     (photos / "2.txt").write_text("mine")
     killed_run(photos, after=3, existing=existing)
-    with pytest.raises(JobError, match=r"its prompts\.prompts is .*--restart"):
+    with pytest.raises(JobError, match=r"\(prompt was 'Describe', now 'What is it\?'\).* add restart"):
         run(photos, prompt="What is it?", existing=existing)
     killed_run(photos, prompt="What is it?", existing=existing, restart=True, after=2)
     run(photos, prompt="What is it?", existing=existing, restart=True)

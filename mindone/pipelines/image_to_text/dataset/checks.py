@@ -1,0 +1,168 @@
+"""Everything about a job that can be checked before it starts. Nothing is written and no weights are downloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mindone.models.share4v.hub import is_checkpoint_name, resolve
+from mindone.models.share4v.load_options import LoadOptions
+from mindone.models.share4v.processing.chat_templates import get_template
+
+from .executors.base import executor_class
+from .readers import list_inputs
+from .state.paths import JOB
+from .state.records import Item
+from .state.regular_files import open_own
+from .state.resume import count_done
+from .writers import check_outputs, find_existing_output, output_path, writer_row
+
+if TYPE_CHECKING:
+    from .keywords import DatasetOptions
+    from .options import ModelChoice
+    from .prompts.plan import PromptPlan
+
+_CHECKED_INPUTS = 1000  # inputs whose columns are compared with the variables of prompts
+
+
+def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: str) -> None:
+    """Check the settings of a job, its inputs and its outputs.
+
+    Args:
+        paths: the inputs.
+        job: the settings, with the output formats.
+        state: the state directory.
+        engine: name of the executor.
+
+    Raises:
+        ValueError: a setting is wrong, a name is unknown, settings contradict each other, or an output cannot be
+            written or would replace a file of somebody else.
+        ImportError: a package that an output or the executor needs is not installed.
+        InputError: an input does not exist or is of an unknown kind.
+        FileNotFoundError, HubError, CheckpointError: the model was not found.
+    """
+    _check_generation(job)
+    list_inputs(paths, job.readers)
+    executor_class(engine)
+    check_outputs(job.options.formats, job.options.out, paths)
+    _check_writable(paths, job.options.out, state)
+    if not (job.options.overwrite or job.options.adopt):  # an adopted job has its outputs at other paths
+        _check_not_replaced(job.options.formats, job.options.out, state)
+
+
+def check_start(paths: Sequence[str], job: DatasetOptions, engine: str) -> None:
+    """Check what a job needs for its first record; a job that has records needs no second check.
+
+    Raises:
+        As `check_job`.
+    """
+    _check_model(job.choice, engine)
+    _check_variables(job.plan, list_inputs(paths, job.readers))
+
+
+def needs_start(state: Path, restart: bool) -> bool:
+    """Return whether the job has no record yet, or starts from the beginning."""
+    return restart or not count_done(state)
+
+
+def _check_generation(job: DatasetOptions) -> None:
+    """Check the settings of `generate` for every style of the plan."""
+    from ..settings import check_settings  # imports MindSpore
+
+    for prompt in job.plan.prompts:
+        generation, _ = job.settings.of_style(prompt.style)
+        check_settings(None, generation)
+
+
+def _check_model(choice: ModelChoice, engine: str) -> None:
+    if choice.conversation is not None:
+        get_template(choice.conversation)
+    if engine == "ray":  # the actors may have another device, and other files
+        if not is_checkpoint_name(str(choice.model)) and not Path(choice.model).exists():
+            resolve(choice.model, choice.cache_dir, local_files_only=True)  # raises with the known names
+        return
+    from mindone.models.share4v.backends import check_options
+    from mindone.models.share4v.checkpoint import Checkpoint
+
+    options = LoadOptions.pick(asdict(choice))
+    check_options(options)
+    Checkpoint.open(choice.model, options, weights=Path(choice.model).is_dir())
+
+
+def _check_variables(plan: PromptPlan, items: Iterable[Item]) -> None:
+    """Refuse prompts with a variable that none of the first inputs has."""
+    columns: set[str] = set()
+    if _knows_all(plan, columns):
+        return
+    for item in islice(items, _CHECKED_INPUTS):
+        columns.update(item.columns)
+        if _knows_all(plan, columns):
+            return
+    plan.check(columns)
+
+
+def _knows_all(plan: PromptPlan, columns: Collection[str]) -> bool:
+    try:
+        plan.check(columns)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_writable(paths: Sequence[str], out: str | None, state: Path) -> None:
+    _check_writable_directory(state, "state")
+    if out is not None:
+        _check_writable_directory(Path(out) if Path(out).is_dir() else Path(out).absolute().parent, "out")
+    else:
+        for path in paths:
+            if Path(path).is_dir():
+                _check_writable_directory(Path(path), "out")
+
+
+def _check_writable_directory(directory: Path, argument: str) -> None:
+    """Check that files can be created in a directory, which need not exist yet."""
+    existing = directory.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(
+            f"{directory} cannot be created, since {existing} is not a directory: choose another {argument} "
+            f"(--{argument})"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{existing} is not writable: choose another {argument} (--{argument})")
+
+
+def _check_not_replaced(formats: Sequence[str], out: str | None, state: Path) -> None:
+    """Refuse to replace files that the journal of this job does not describe."""
+    if out is None:
+        return  # captions beside images have their own rule, `existing`
+    known = _described_outputs(state)
+    for name in formats:
+        row = writer_row(name)
+        if (str(Path(out).absolute()), name) in known:
+            continue
+        found = find_existing_output(row, output_path(row, out))
+        if found is not None:
+            is_part = bool(row.pattern) and found.name != Path(out).name
+            advice = "move it away" if is_part else "pass overwrite (--overwrite) to replace it"
+            raise ValueError(
+                f"{found} already exists, and this job did not write it: choose another out (--out), or {advice}"
+            )
+
+
+def _described_outputs(state: Path) -> set[tuple[Any, str]]:
+    """Return the outputs of the job in a state directory, as (path, format); the check was passed for them."""
+    try:
+        with open_own(state / JOB) as file:
+            stored = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return set()
+    if not isinstance(stored, dict):
+        return set()
+    return {(stored.get("out"), name) for name in stored.get("formats", ())}

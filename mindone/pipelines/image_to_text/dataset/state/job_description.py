@@ -1,0 +1,108 @@
+"""The settings of a job as stored in job.json, and the error about a job that is resumed with other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .records import JobError
+
+# Dotted name in job.json -> argument of `caption_dataset`, if the last part of the name is not the argument's name.
+# None: follows from another setting.
+_ARGUMENTS: dict[str, str | None] = {
+    "captions.beginning": "begin_with",
+    "captions.generation.do_sample": None,
+    "captions.rules.forbidden_words": "forbid",
+    "captions.rules.openings": "strip",
+    "captions.rules.required_words": "require",
+    "formats": "format",
+    "prompts.every": "every_prompt",
+    "prompts.prompts": "prompt",
+    "sources.caption_root": "caption_root",
+    "sources.frame_mode": "frame_grid",
+    "sources.ignored": None,
+}
+_MAX_SHOWN = 3  # changed settings in a message
+_MAX_TEXT = 80  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class SettingChange:
+    """A setting that differs between two descriptions: the argument's name, and its values as text."""
+
+    argument: str
+    before: str
+    now: str
+
+
+class SettingsChangedError(JobError):
+    """A job that has records is resumed with other settings.
+
+    Args:
+        directory: state directory of the job.
+        records: number of inputs that have a record.
+        changes: the settings that differ.
+        existing: what the job now does with existing captions.
+    """
+
+    def __init__(
+        self, directory: Path, records: int, changes: tuple[SettingChange, ...], existing: str = "skip"
+    ) -> None:
+        self.directory, self.records, self.changes, self.existing = directory, records, changes, existing
+        super().__init__(self.explain(lambda name: name))
+
+    def explain(self, shown_name: Callable[[str], str]) -> str:
+        """Return the message; `shown_name` turns an argument's name into what the reader knows, such as its flag."""
+        changes = [f"{shown_name(one.argument)} was {one.before}, now {one.now}" for one in self.changes[:_MAX_SHOWN]]
+        if len(self.changes) > _MAX_SHOWN:
+            changes.append(f"{len(self.changes) - _MAX_SHOWN} more settings differ")
+        people = "kept" if self.existing == "skip" else f"treated as {shown_name('existing')} {self.existing} says"
+        return (
+            f"{self.records} inputs already have results with other settings ({'; '.join(changes)}), so nothing was "
+            f"changed. To caption all inputs again with the new settings, add {shown_name('restart')}: captions that "
+            f"people wrote are {people}, and those of the earlier run are replaced. To keep the earlier "
+            f"results too, choose another {shown_name('out')} or {shown_name('state')}. To resume the earlier run, "
+            f"repeat its settings (they are in {self.directory})"
+        )
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[SettingChange, ...]:
+    """Return the settings that differ between two descriptions, each argument once.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.state.job_description import changed_settings
+        >>> changed_settings({"captions": {"beginning": ""}}, {"captions": {"beginning": "A photo of"}})
+        (SettingChange(argument='begin_with', before='not set', now="'A photo of'"),)
+    """
+    changes: dict[str, SettingChange] = {}
+    for name, old, new in _differences(before, now):
+        argument = _ARGUMENTS.get(name, name.rpartition(".")[2])
+        # Existing captions are looked for under `out`.
+        if argument is not None and not (argument == "caption_root" and "out" in changes):
+            changes.setdefault(argument, SettingChange(argument, _as_text(old), _as_text(new)))
+    return tuple(changes.values())
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Return dotted name, old value and new value of everything that differs."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        found = []
+        for key in sorted({*before, *now}):
+            found += _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        return found
+    return [] if before == now else [(name, before, now)]
+
+
+def _as_text(value: Any) -> str:
+    if value is None or value == "" or value == []:
+        return "not set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        text = ", ".join(map(_as_text, value))
+        return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+    if isinstance(value, Mapping):  # a prompt
+        return f"the style {value['style']!r}" if value.get("style") else repr(value.get("text"))
+    return repr(value) if isinstance(value, str) else str(value)

@@ -1,0 +1,83 @@
+"""argparse with errors on one line, in the words of the command line, and with the closest known name."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, NoReturn
+
+# Messages of argparse -> ours; the first pattern that matches is used.
+_REWORDED = tuple(
+    (re.compile(pattern), text)
+    for pattern, text in (
+        (r"argument ([^:]+): invalid int value: (.*)", r"{0} must be a whole number, got {1}"),
+        (r"argument ([^:]+): invalid float value: (.*)", r"{0} must be a number, got {1}"),
+        (r"argument ([^:]+): expected (?:one|at least one) argument", r"{0} needs a value"),
+        (r"argument ([^:]+): ignored explicit argument (.*)", r"{0} takes no value, got {1}"),
+        (r"the following arguments are required: (.*)", r"{0} is missing"),
+    )
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line each; the subparsers that it makes are too."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse arguments; an unknown one is an error of the command that got it, which knows its options."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            if name.startswith("-") and len(name) > 1:
+                self.error(f"unknown option {name}{_hint(name, self._option_string_actions, '{}')}")
+            self.error(f"unexpected argument {unknown[0]!r}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and where help is, and exit with status 2."""
+        for pattern, text in _REWORDED:
+            found = pattern.fullmatch(message)
+            if found:
+                message = text.format(*found.groups())
+                break
+        # A shell may have expanded a file's name. Imported only then, since a usage error should be fast.
+        if not message.isprintable() or "://" in message:
+            from mindone.models.share4v.display import printable, redacted
+
+            message = printable(redacted(message))
+        end = "" if message.endswith("?") else "."
+        self.exit(2, f"{self.prog}: error: {message}{end} See {self.prog} --help\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if isinstance(action, argparse._SubParsersAction):
+            raise argparse.ArgumentError(None, f"unknown command {value!r}{_hint(value, action.choices)}")
+        names = ", ".join(map(str, action.choices))
+        text = f"{'/'.join(action.option_strings)} must be one of {names}, got {value!r}"
+        raise argparse.ArgumentError(None, text + _hint(str(value), map(str, action.choices)))
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        """Print help or an error; argparse itself ignores that a disk is full."""
+        if message:
+            (file or sys.stderr).write(message)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps the description, keeps the line breaks of the examples, and leaves room for the longest usual flags."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
+
+def _hint(name: str, known: Iterable[str], quote: str = "{!r}") -> str:
+    from difflib import get_close_matches  # only for errors
+
+    close = get_close_matches(name, list(known), n=1)
+    return f". Did you mean {quote.format(close[0])}?" if close else ""
