@@ -138,6 +138,23 @@ def test_configs_alone_and_then_the_weights(server) -> None:
     assert server.asked == ["/mirror/small/manifest.json", "/mirror/small/model.safetensors"]
 
 
+def test_a_check_of_the_small_files_can_stop_the_download_of_weights(server) -> None:
+    fill_mirror(server)
+    checked: list[Path] = []
+
+    def refuse(directory: Path) -> None:
+        checked.append(directory)
+        assert contents(directory)["config.json"] == FILES["config.json"]
+        raise ValueError("the config is wrong")
+
+    with pytest.raises(ValueError, match="the config is wrong"):
+        resolve("small", before_weights=refuse)
+    assert len(checked) == 1 and not any("safetensors" in path for path in server.asked)
+    directory = resolve("small", before_weights=checked.append)
+    assert len(checked) == 2 and contents(directory)["model.safetensors"] == WEIGHTS
+    assert resolve("small", before_weights=refuse) == directory  # it is in the cache: nothing is downloaded
+
+
 def test_a_cache_that_lost_a_file_is_mended(server) -> None:
     fill_mirror(server)
     directory = resolve("small")

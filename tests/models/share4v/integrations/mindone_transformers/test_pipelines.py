@@ -175,7 +175,7 @@ def test_pipeline_from_a_loaded_model(captioner: Any, zoo: Any, directory: str, 
         run(images=scenes[0], text=QUESTIONS[0], return_full_text=False)[0]["generated_text"]
         == (captioner(scenes[0])[0]["generated_text"])
     )
-    with pytest.raises(ValueError, match="expected what mindone"):
+    with pytest.raises(ValueError, match="expected the processor that mindone"):
         zoo.pipeline("image-to-text", model=model, config=model.config, processor=object())
 
 
