@@ -100,13 +100,14 @@ def test_json_stays_valid_and_keeps_its_values(monkeypatch: pytest.MonkeyPatch, 
     assert json.loads(text) == record and is_clean(text) and text.count("\n") == 1
 
 
+ARGUMENT = HOSTILE.replace("\0", "").replace("\ud800", "")  # what a process can be given
 COMMANDS = {
-    "unknown option": ["caption", "x.jpg", f"--{HOSTILE}"],
-    "unknown command": [HOSTILE],
-    "report": ["report", HOSTILE.replace("\0", "")],
-    "convert": ["convert", HOSTILE.replace("\0", ""), "--out", "x"],
-    "model": ["caption", "x.jpg", "--model", HOSTILE.replace("\0", "")],
-    "score": ["score", HOSTILE.replace("\0", ""), HOSTILE.replace("\0", "")],
+    "unknown option": ["caption", "x.jpg", f"--{ARGUMENT}"],
+    "unknown command": [ARGUMENT],
+    "report": ["report", ARGUMENT],
+    "convert": ["convert", ARGUMENT, "--out", "x"],
+    "model": ["caption", "x.jpg", "--model", ARGUMENT],
+    "score": ["score", ARGUMENT, ARGUMENT],
 }
 
 
