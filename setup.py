@@ -66,7 +66,7 @@ class BuildKernels(build_ext):
 
 KERNELS = Extension(
     "mindone.models.share4v.kernels.libshare4v",
-    [str(SOURCES / name) for name in ("operators.cpp", "memory.cpp", "threads.cpp")],
+    [str(SOURCES / name) for name in ("operators.cpp", "checks.cpp", "memory.cpp", "threads.cpp")],
     language="c++",
     optional=True,
 )

@@ -18,14 +18,14 @@ DATASET = "mindone.pipelines.image_to_text.dataset"
 # may import each other. A module may import its own group and every group of a lower line, and nothing else.
 LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     PACKAGE: (
-        (("load_options",), ("suggestions",), ("home",), ("display",)),
+        (("concurrency",), ("load_options",), ("suggestions",), ("home",), ("display",)),
         (("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
         (("configuration", "configuration_formats"),),
         (("protocols",), ("vision",), ("language",), ("projector",)),
         (("checkpoint",),),
         (("processing",),),
         (("generation",),),
-        (("modeling", "backends", "merging"),),
+        (("modeling", "backends", "inputs", "merging"),),
         (("auto",), ("training",), ("integrations",)),
     ),
     DATASET: (
@@ -44,7 +44,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
 WITHOUT_MINDSPORE = {
     PACKAGE: (
         *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
-        *("display", "hub", "checkpoint", "processing"),
+        *("concurrency", "display", "hub", "checkpoint", "processing"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options", "keywords"),
 }

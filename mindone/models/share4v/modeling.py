@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,10 +16,12 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .backends import cell_dtype, choose_components, make_projector, open_checkpoint
-from .configuration import Share4VConfig, VisionConfig
+from .concurrency import MINDSPORE, check_process, claim_process
+from .configuration import Share4VConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts
+from .inputs import as_numpy, check_pixels, embedding_table
 from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
 from .load_options import LoadOptions, explicit_options
 from .merging import check_vocabulary, plan_merge
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .checkpoint import Checkpoint
+    from .checkpoint.formats.mapped_file import FileVersion
     from .load_options import LoadArguments
     from .processing.tokenizer import Tokenizer
 
@@ -74,8 +79,10 @@ class Share4V(GenerationMixin, nn.Cell):
         kv_cache_dtype: str | None = None,
     ) -> None:
         super().__init__()
+        claim_process()
         self.config = config
         self.dtype = dtype
+        self._mapped_files: frozenset[FileVersion] = frozenset()  # what packed weights are views of
         chosen = choose_components(dtype, language_backend, vision_backend, kv_cache_dtype)
         packed_tower = runs_on_kernels(chosen.vision_tower)
         self.vision_tower = chosen.vision_tower(config, dtype if packed_tower else cell_dtype(dtype))
@@ -131,15 +138,40 @@ class Share4V(GenerationMixin, nn.Cell):
 
         options = LoadOptions() if options is None else options
         dtype = loaded_dtype(options.dtype, checkpoint.config.quantization)
-        with ms.nn.utils.no_init_parameters():
+        # `no_init_parameters` sets a flag of the whole process.
+        with MINDSPORE, ms.nn.utils.no_init_parameters():
             model = cls(
                 checkpoint.config, dtype, options.language_backend, options.vision_backend, options.kv_cache_dtype
             )
         # Each parameter already has its type: norms are float32 whatever dtype is.
-        load_weights(model, checkpoint, packed=model.packed_components())
+        model._mapped_files = load_weights(model, checkpoint, packed=model.packed_components())
         model.set_train(False)
         model._directory = checkpoint.directory
         return model
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Give the model to this thread; others that call a model wait, since MindSpore runs one graph at a time.
+
+        The model's own methods do this for as long as they compute; `generate` and `stream` let others go on after
+        each token. Use it around several calls that no other thread may come between, such as `reset_caches` after
+        weights were replaced.
+
+        Raises:
+            ForkError: this process was forked from the one that loaded the model.
+            FileChangedError: a file that weights are mapped from was changed after the model was loaded.
+
+        Example:
+            >>> from mindone.models.share4v import Share4V
+            >>> model = Share4V.from_pretrained("sharegpt4v-tiny")
+            >>> with model.exclusive():
+            ...     model.reset_caches()
+        """
+        check_process()
+        with MINDSPORE:
+            for file in self._mapped_files:
+                file.check()
+            yield
 
     def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None:
         """Write config.json and safetensors that `from_pretrained` reads; no checkpoint is visible until it is whole.
@@ -154,7 +186,7 @@ class Share4V(GenerationMixin, nn.Cell):
         quantization = self.dtype if precision_of(self.dtype).is_quantized else None
         dtype = None if quantization else self.dtype
         shapes, parts = expected_shapes(self.config)[0], self.packed_components()
-        with staged(directory) as staging:
+        with self.exclusive(), staged(directory) as staging:
             changes: dict[str, Any] = {"vision_tower": None, "torch_dtype": dtype, "quantization": quantization}
             replace(self.config, **changes).save_pretrained(staging)
             cells = ((name, parameter_array(value)) for name, value in self.parameters_dict().items())
@@ -193,18 +225,20 @@ class Share4V(GenerationMixin, nn.Cell):
         A graph of MindSpore 2.7 goes on reading the memory that a parameter had before `set_data` or
         `load_param_into_net`, whatever lies there by now, so graphs go too.
         """
-        self.forget_values()
-        self._features.reset_graphs()
-        for cache in self._caches:
-            cache.reset()
+        with self.exclusive():
+            self.forget_values()
+            self._features.reset_graphs()
+            for cache in self._caches:
+                cache.reset()
 
     def forget_values(self) -> None:
         """Use nothing again that earlier weights computed; enough where weights changed in place, as training does it.
 
         Caches stay, and the graphs compiled for them; what they hold is not recognised any more.
         """
-        self._weights = uuid4().bytes
-        self._features.reset()
+        with self.exclusive():
+            self._weights = uuid4().bytes
+            self._features.reset()
 
     def _make_cache(self, batch_size: int, capacity: int) -> KVCache:
         cache = KVCache(self.language_model, batch_size, capacity)
@@ -220,12 +254,12 @@ class Share4V(GenerationMixin, nn.Cell):
             ValueError: the shape is another, or a value is not finite.
         """
         pixels = check_pixels(self.config.vision_config, pixel_values)
-        features = self._features.of(pixels, [pixel_digest(image) for image in pixels])
-        return (
-            ops.zeros((0, self.config.num_image_tokens, self.config.text_config.hidden_size))
-            if features is None
-            else features
-        )
+        digests = [pixel_digest(image) for image in pixels]
+        with self.exclusive():
+            features = self._features.of(pixels, digests)
+            if features is None:
+                return ops.zeros((0, self.config.num_image_tokens, self.config.text_config.hidden_size))
+            return features
 
     def construct(
         self,
@@ -266,8 +300,9 @@ class Share4V(GenerationMixin, nn.Cell):
                 "model(...) runs in PyNative mode alone: call mindspore.set_context(mode=mindspore.PYNATIVE_MODE); "
                 "generate and stream run in GRAPH_MODE too"
             )
-        output: Share4VOutput = super().__call__(*args, **kwargs)
-        return output
+        with self.exclusive():
+            output: Share4VOutput = super().__call__(*args, **kwargs)
+            return output
 
     @staticmethod
     def merge(token_embeds: Tensor, image_features: Tensor | None, index: Tensor) -> Tensor:
@@ -292,7 +327,8 @@ class Share4V(GenerationMixin, nn.Cell):
         Raises:
             ValueError: the inputs contradict each other, or a prompt fills the model's context.
         """
-        prompts = self._embed_prompts(input_ids, pixel_values, attention_mask, inputs_embeds, image_features)
+        with self.exclusive():
+            prompts = self._embed_prompts(input_ids, pixel_values, attention_mask, inputs_embeds, image_features)
         prompts.check_context(self.config.text_config.context_length)
         return prompts
 
@@ -358,36 +394,3 @@ class Share4V(GenerationMixin, nn.Cell):
             raise ValueError("give either pixel_values or image_features, not both")
         if image_features.ndim != 3 or image_features.shape[1:] != (patches, hidden):
             raise ValueError(f"image_features must be [N, {patches}, {hidden}], got {list(image_features.shape)}")
-
-
-def embedding_table(token_embeds: Tensor, image_features: Tensor | None) -> Tensor:
-    """Token embeddings [B, L, H] and features [N, P, H] as rows of one table, where merging.MergePlan.index points."""
-    rows = token_embeds.reshape(-1, token_embeds.shape[-1])
-    if image_features is None:
-        return rows
-    return ops.concat((rows, image_features.reshape(-1, rows.shape[-1])), 0)
-
-
-def check_pixels(vision: VisionConfig, pixel_values: Array | None) -> np.ndarray:
-    """Return pixel_values as float32 [N, 3, S, S]; None is no image.
-
-    Raises:
-        ValueError: the shape is another, or a value is not finite.
-    """
-    shape = (vision.num_channels, vision.image_size, vision.image_size)
-    if pixel_values is None:
-        return np.zeros((0, *shape), np.float32)
-    pixels = as_numpy(pixel_values).astype(np.float32)
-    if pixels.ndim != 4 or pixels.shape[1:] != shape:
-        raise ValueError(f"pixel_values must be [N, {', '.join(map(str, shape))}], got {list(pixels.shape)}")
-    broken = [number for number, image in enumerate(pixels) if not np.isfinite(image).all()]
-    if broken:
-        raise ValueError(f"pixel_values of image {broken[0]} are not all finite numbers")
-    return pixels
-
-
-def as_numpy(values: Array) -> np.ndarray:
-    """Return a MindSpore tensor, a NumPy array or nested lists as a NumPy array; bfloat16 as float32."""
-    if isinstance(values, Tensor):
-        return (values.float() if values.dtype == ms.bfloat16 else values).asnumpy()
-    return np.asarray(values)

@@ -10,6 +10,7 @@ import numpy as np
 from .bfloat16 import dtype_name, from_bfloat16, to_bfloat16
 from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
+from .formats.mapped_file import FileVersion
 from .layout import Checkpoint
 from .packed import Packed, expected_of, fill
 from .weights import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, expected_shapes, is_known, our_name
@@ -126,8 +127,10 @@ def cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
 
 def load_weights(
     cell: nn.Cell, checkpoint: Checkpoint, dtype: str | None = None, packed: Sequence[Packed] = ()
-) -> None:
+) -> frozenset[FileVersion]:
     """Fill a model's parameters; apart from the model, only one tensor is in memory at a time.
+
+    Returns the files that packed blocks are mapped from; `FileVersion.check` must be called before they are used.
 
     Build the model under `mindspore.nn.utils.no_init_parameters()`, so that its parameters take no memory before
     they are filled.
@@ -162,8 +165,10 @@ def load_weights(
     for name, parameter in parameters.items():
         _fill(parameter, name, entries[name], dtype)
         entries[name].release()
+    mapped: frozenset[FileVersion] = frozenset()
     for component in packed:
-        fill(component, entries, quantized)
+        mapped |= fill(component, entries, quantized)
+    return mapped
 
 
 def _fill(parameter: Parameter, name: str, tensor: StoredTensor, dtype: str | None) -> None:

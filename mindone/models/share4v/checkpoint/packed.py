@@ -14,6 +14,7 @@ from ..quantization import precision_of
 from .atomic import OURS_SINGLE
 from .errors import CheckpointError
 from .formats import StoredTensor
+from .formats.mapped_file import FileVersion, mapped_versions
 from .safetensors_writer import aligned, ordered, write_aligned
 
 
@@ -44,13 +45,14 @@ def expected_of(
     return {**weights, **component.plain}
 
 
-def fill(component: Packed, entries: Mapping[str, StoredTensor], quantized: bool) -> None:
-    """Set the weights of a component; `entries` were checked before.
+def fill(component: Packed, entries: Mapping[str, StoredTensor], quantized: bool) -> frozenset[FileVersion]:
+    """Set the weights of a component, whose `entries` were checked; return the files that they are mapped from.
 
     Raises:
         CheckpointError: a block has another version, or a value does not fit its type.
     """
     read = reader_of(entries)
+    mapped: list[np.ndarray] = []
     for plan in component.plans:
         if not quantized:
             component.put(plan.name, pack(plan, read))
@@ -60,9 +62,11 @@ def fill(component: Packed, entries: Mapping[str, StoredTensor], quantized: bool
             check_block(block, plan.spec, plan.stored_name)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-        component.put(plan.name, aligned(block))
+        mapped.append(aligned(block))
+        component.put(plan.name, mapped[-1])
     for name in component.plain:
         component.put(name, finite_vector(read(name), name))
+    return mapped_versions(mapped)
 
 
 def reader_of(entries: Mapping[str, StoredTensor]) -> Callable[[str], np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -111,6 +112,7 @@ class ContinuousBatch(Generic[RequestId]):
         config: of the language model.
         tokenizer: of the model.
         batch_size: number of slots.
+        exclusive: makes the context in which the language model runs, so that no other thread uses the model meanwhile.
 
     Raises:
         ValueError: batch_size is less than 1.
@@ -125,14 +127,21 @@ class ContinuousBatch(Generic[RequestId]):
     """
 
     def __init__(
-        self, language_model: LanguageModel, config: TextConfig, tokenizer: Tokenizer, batch_size: int
+        self,
+        language_model: LanguageModel,
+        config: TextConfig,
+        tokenizer: Tokenizer,
+        batch_size: int,
+        exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self._language_model = language_model
         self._config = config
         self._tokenizer = tokenizer
-        self._decoder: CachedLanguageModel = language_model.new_cached(batch_size, config.context_length)
+        self._exclusive = exclusive
+        with exclusive():
+            self._decoder: CachedLanguageModel = language_model.new_cached(batch_size, config.context_length)
         self._slots: list[_Slot[RequestId] | None] = [None] * batch_size
         self._prefix: tuple[np.ndarray, CachedLanguageModel] | None = None  # ids and their keys and values
 
@@ -187,9 +196,10 @@ class ContinuousBatch(Generic[RequestId]):
         ids = prompts.ids[0, :length]
         settings = replace(settings, eos_token_ids=self._config.eos_token_ids)
         sequence = RunningSequence(ids, settings, self._config.context_length, answer.push, forbidden)
-        embeds = float32_array(prompts.table)[prompts.index[0, :length]]  # [T, H]
         row = self._slots.index(None)
-        prefilled = self._copy_prefix(row, ids, embeds)
+        with self._exclusive():
+            embeds = float32_array(prompts.table)[prompts.index[0, :length]]  # [T, H]
+            prefilled = self._copy_prefix(row, ids, embeds)
         self._slots[row] = _Slot(request_id, embeds, sequence, answer, on_piece, prefilled, time.perf_counter())
 
     def leave(self, request_id: RequestId) -> Completion[RequestId] | None:
@@ -213,12 +223,8 @@ class ContinuousBatch(Generic[RequestId]):
         slots = {row: slot for row, slot in enumerate(self._slots) if slot is not None}
         new = {row: slot for row, slot in slots.items() if slot.token_id is None}
         running = {row: slot for row, slot in slots.items() if row not in new}
-        if new and self._decoder.skips_padding:
-            logits = self._prefill(new, running)
-        else:
-            logits = self._decode(running) if running else {}
-            while len(logits) < len(slots):
-                logits |= self._prefill({row: slot for row, slot in new.items() if row not in logits}, {})
+        with self._exclusive():
+            logits = self._forward(new, running)
         completions = []
         not_finite = []
         for row, values in sorted(logits.items()):
@@ -234,8 +240,18 @@ class ContinuousBatch(Generic[RequestId]):
                 completions.append(slot.completion(reason, error))
                 self._slots[row] = None
         if not_finite:
-            self._overwrite(not_finite, [row for row in logits if row not in not_finite])
+            with self._exclusive():
+                self._overwrite(not_finite, [row for row in logits if row not in not_finite])
         return completions
+
+    def _forward(self, new: dict[int, _Slot[RequestId]], running: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
+        """Compute logits [V]: of every running sequence, and of the new prompts that are complete after this step."""
+        if new and self._decoder.skips_padding:
+            return self._prefill(new, running)
+        logits = self._decode(running) if running else {}
+        while len(logits) < len(new) + len(running):
+            logits |= self._prefill({row: slot for row, slot in new.items() if row not in logits}, {})
+        return logits
 
     def _decode(self, slots: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
         """Process the last token of each sequence; return the logits [V] of its next one."""

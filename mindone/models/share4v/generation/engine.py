@@ -1,9 +1,9 @@
 """Generation engine: a queue of requests in front of a continuous batch.
 
-Threads: one thread owns the model and calls `step` (or `run`, which calls it in a loop); it must also be the only one
-that uses the model in other ways. `submit`, `stream`, `cancel`, `wait`, `close` and the counters may be called from any
-thread. The callbacks of a request are called in the thread that owns the model, so they must return quickly and must
-not block, for example by passing the value on to a queue or an event loop.
+Threads: one thread owns the engine and calls `step` (or `run`, which calls it in a loop). Other threads may use the
+model in other ways meanwhile, and take turns with the engine's steps. `submit`, `stream`, `cancel`, `wait`, `close` and
+the counters may be called from any thread. The callbacks of a request are called in the thread that owns the engine, so
+they must return quickly and must not block, for example by passing the value on to a queue or an event loop.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Engine(Generic[RequestId]):
             self._condition.notify_all()
 
     def stream(self, request: Request[RequestId]) -> PieceStream[RequestId]:
-        """Submit a request and return an iterator over its pieces, for another thread than the one that owns the model.
+        """Submit a request and return an iterator over its pieces, for a thread that does not own the engine.
 
         Raises:
             ValueError, RuntimeError: as `submit`.
@@ -211,7 +211,7 @@ class Engine(Generic[RequestId]):
                 self._cancelled += self._requests
             self._condition.notify_all()
 
-    # For the thread that owns the model
+    # For the thread that owns the engine
 
     def run(self) -> None:
         """Process requests until the engine is closed; without requests, wait for them.

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from threading import RLock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,7 +122,7 @@ class KVCache:
 class CachePool:
     """Caches for calls without `past_key_values`; the most recent ones are kept with their compiled graphs.
 
-    A cache is removed from the pool while it is in use, so two streams never share one.
+    A cache is removed from the pool while it is in use, so two streams never share one, in whichever threads they are.
 
     Args:
         make: creates a cache of (batch size, capacity).
@@ -132,6 +133,8 @@ class CachePool:
         self._make = make
         self._keep = keep
         self._free: OrderedDict[tuple[int, int], KVCache] = OrderedDict()
+        # Re-entrant: the garbage collector may close an abandoned stream, which returns its cache, at any time.
+        self._mutex = RLock()
 
     @contextmanager
     def lease(self, batch_size: int, length: int, limit: int) -> Iterator[KVCache]:
@@ -146,7 +149,10 @@ class CachePool:
         while capacity < length:
             capacity *= 2
         shape = (1 << (batch_size - 1).bit_length(), min(capacity, max(limit, length)))
-        cache = self._free.pop(shape, None) or self._make(*shape)
+        with self._mutex:
+            cache = self._free.pop(shape, None)
+        if cache is None:
+            cache = self._make(*shape)
         try:
             yield cache
         except Exception:
@@ -157,6 +163,8 @@ class CachePool:
         self._return(shape, cache)
 
     def _return(self, shape: tuple[int, int], cache: KVCache) -> None:
-        self._free[shape] = cache
-        while len(self._free) > self._keep:
-            self._free.popitem(last=False)
+        evicted = []  # freed after the lock is released
+        with self._mutex:
+            self._free[shape] = cache
+            while len(self._free) > self._keep:
+                evicted.append(self._free.popitem(last=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -46,6 +46,8 @@ class GenerationMixin:
 
         def encode_images(self, pixel_values: Array) -> Tensor: ...
 
+        def exclusive(self) -> AbstractContextManager[None]: ...
+
         def _make_cache(self, batch_size: int, capacity: int) -> KVCache: ...
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
@@ -55,7 +57,8 @@ class GenerationMixin:
             batch_size: maximum number of sequences in one call.
             max_length: capacity in tokens, prompt and answer together; by default the model's context length.
         """
-        return self._make_cache(batch_size, max_length or self.config.text_config.context_length)
+        with self.exclusive():
+            return self._make_cache(batch_size, max_length or self.config.text_config.context_length)
 
     def continuous_batch(self, batch_size: int) -> ContinuousBatch[Any]:
         """Return an empty batch that sequences (`prepare_inputs`) can join and leave at any step.
@@ -65,7 +68,9 @@ class GenerationMixin:
         Args:
             batch_size: maximum number of sequences that are decoded together.
         """
-        return ContinuousBatch(self.language_model, self.config.text_config, self.tokenizer, batch_size)
+        return ContinuousBatch(
+            self.language_model, self.config.text_config, self.tokenizer, batch_size, exclusive=self.exclusive
+        )
 
     def generate(
         self,
@@ -89,7 +94,8 @@ class GenerationMixin:
         """Return the new ids of each sequence, without the prompt and the end-of-text token.
 
         The arguments have the same meaning as in Hugging Face's `generate`; temperature 0 is greedy. A sequence of a
-        batch gets the same ids as in a batch of its own.
+        batch gets the same ids as in a batch of its own. Several threads may call it at a time: they take turns, token
+        by token (beam search: answer by answer), and get the same ids as in a single thread.
 
         Args:
             input_ids: int [B, L], with config.image_token_id (or IMAGE_TOKEN_INDEX) where an image goes.
@@ -105,6 +111,8 @@ class GenerationMixin:
         Raises:
             ValueError: inputs or settings are invalid or contradict each other, or a prompt fills the model's context.
             FloatingPointError: the logits are not finite.
+            FileChangedError: a file that the weights are mapped from was changed after the model was loaded.
+            ForkError: this process was forked from the one that loaded the model.
         """
         settings = self._settings(
             max_new_tokens=max_new_tokens,
@@ -123,7 +131,7 @@ class GenerationMixin:
         # Only stop strings need the text, and with it a tokenizer.
         answers = [AnswerText(self.tokenizer, settings.stop) for _ in range(len(prompts))] if settings.stop else []
         ids: list[list[int]] = [[] for _ in range(len(prompts))]
-        for new in self._generate(prompts, settings, past_key_values, answers):
+        for new in self._take_turns(self._generate(prompts, settings, past_key_values, answers)):
             if new.token_id is not None:
                 ids[new.sequence].append(new.token_id)
         return ids
@@ -171,10 +179,21 @@ class GenerationMixin:
         )
         prompts = self.prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds)
         answers = [AnswerText(self.tokenizer, settings.stop) for _ in range(len(prompts))]
-        return stream_text(self._generate(prompts, settings, past_key_values, answers), answers, prompts.lengths)
+        tokens = self._take_turns(self._generate(prompts, settings, past_key_values, answers))
+        return stream_text(tokens, answers, prompts.lengths)
 
     def _settings(self, **arguments: Any) -> GenerationSettings:
         return GenerationSettings.from_arguments(arguments, self.config.text_config.eos_token_ids)
+
+    def _take_turns(self, tokens: Generator[NewToken, None, None]) -> Generator[NewToken, None, None]:
+        """Yield `tokens`; the model belongs to this thread while a token is computed, and is free in between."""
+        with closing(tokens):
+            while True:
+                with self.exclusive():
+                    new = next(tokens, None)
+                if new is None:
+                    return
+                yield new
 
     def _generate(
         self,

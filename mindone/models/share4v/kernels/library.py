@@ -18,6 +18,18 @@ LIBRARY = Path(__file__).with_name("libshare4v.so")
 INSTRUCTION_SET_VARIABLE = "SHARE4V_KERNELS"
 
 
+# The status that a kernel returns -> what it means, for messages; csrc/operators.cpp has the same numbers.
+STATUS = {
+    1: "the number of arguments is wrong",
+    2: "a dtype is wrong",
+    3: "the header of a block or cache is damaged, or does not describe the memory that was passed",
+    4: "the shapes do not fit each other or the block",
+    5: "a row, an index or an id is out of range",
+}
+NOT_FINITE = 6
+INTERFACE = 2  # of the functions that are called here; as in csrc/operators.cpp
+
+
 class KernelError(RuntimeError):
     """A kernel rejected its arguments."""
 
@@ -32,6 +44,9 @@ class Library:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._library = ctypes.CDLL(str(path))
+        interface = getattr(self._library, "share4v_interface", None)
+        if interface is None or interface() != INTERFACE:
+            raise KernelsMissingError(f"{path} was built from other sources: reinstall mindone-share4v")
         for name in ("share4v_kernels_at", "share4v_selected"):
             getattr(self._library, name).restype = ctypes.c_char_p
         for name in ("share4v_busy_seconds", "share4v_peak", "share4v_bandwidth"):
@@ -88,39 +103,50 @@ class Library:
         """Pack weight [R, K] into the rows first .. first + R - 1 of matrix `number` of a block, in place.
 
         Returns 1 if a value is not finite or too large for the matrix's type, else 0.
+
+        Raises:
+            KernelError: the block's header is damaged, or the weight does not fit the matrix.
         """
-        rows = ctypes.c_int64(len(weight))
-        return int(
-            self._library.share4v_pack(
-                _pointer(block), number, ctypes.c_int64(first), rows, _pointer(weight), source_type
-            )
+        status = self._library.share4v_pack(
+            *_memory(block),
+            number,
+            ctypes.c_int64(first),
+            ctypes.c_int64(len(weight)),
+            _pointer(weight),
+            ctypes.c_int64(weight.size),
+            source_type,
         )
+        if status == NOT_FINITE:
+            return 1
+        _check("pack", status, [block, weight])
+        return 0
 
     def unpack(self, block: np.ndarray, number: int, rows: int, columns: int) -> np.ndarray:
-        """Return matrix `number` of a block as float32 [rows, columns]."""
+        """Return matrix `number` of a block as float32 [rows, columns].
+
+        Raises:
+            KernelError: the block's header is damaged, or the matrix has another shape.
+        """
         out = np.empty((rows, columns), np.float32)
-        self._library.share4v_unpack(_pointer(block), number, _pointer(out))
+        status = self._library.share4v_unpack(*_memory(block), number, _pointer(out), ctypes.c_int64(out.size))
+        _check("unpack", status, [block, out])
         return out
 
     def call(self, function: str, inputs: list[np.ndarray], output: np.ndarray) -> np.ndarray:
         """Call an operator as MindSpore would; it fills `output`, which is returned.
 
         Raises:
-            KernelError: the operator rejected the arguments (status 1: count, 2: dtype, 3: block or cache, 4: shape,
-                5: row).
+            KernelError: an array is not C-contiguous, or the operator rejected the arguments; nothing was computed.
         """
         arrays = [*inputs, output]
         count = len(arrays)
-        params = (ctypes.c_void_p * count)(*[array.ctypes.data for array in arrays])
+        params = (ctypes.c_void_p * count)(*[_pointer(array) for array in arrays])
         ndims = (ctypes.c_int * count)(*[array.ndim for array in arrays])
         sizes = [(ctypes.c_int64 * max(array.ndim, 1))(*array.shape) for array in arrays]
         shapes = (ctypes.c_void_p * count)(*[ctypes.addressof(size) for size in sizes])
         dtypes = (ctypes.c_char_p * count)(*[array.dtype.name.encode() for array in arrays])
         status = getattr(self._library, function)(count, params, ndims, shapes, dtypes, None, None)
-        if status:
-            raise KernelError(
-                f"{function} rejected its arguments (status {status}): shapes {[array.shape for array in arrays]}"
-            )
+        _check(function, status, arrays)
         return output
 
     def attention(
@@ -132,20 +158,31 @@ class Library:
         key: np.ndarray,
         value: np.ndarray,
     ) -> np.ndarray:
-        """Write key and value [R, Hkv * D] into a cache, then attend: query [R, Hq, D], scaled -> [R, Hq, D]."""
+        """Write key and value [R, Hkv * D] into a cache, then attend: query [R, Hq, D], scaled -> [R, Hq, D].
+
+        Raises:
+            KernelError: shapes do not fit the cache or each other, or a row is outside the cache.
+        """
+        count, heads, size = query.shape
+        kv_heads = key.size // max(count * size, 1)
+        arrays = [rows, query, key, value]
+        if rows.shape != (count, 4) or not key.size == value.size == count * kv_heads * size:
+            _check("attention", 4, arrays)
+        if rows.dtype != np.int32 or any(array.dtype != np.float32 for array in arrays[1:]):
+            _check("attention", 2, arrays)
         out = np.empty_like(query)
-        count, heads = query.shape[:2]
-        arguments = [_pointer(array) for array in (query, key, value, out)]
-        numbers = ctypes.c_int64(count), ctypes.c_int64(heads)
+        numbers = [ctypes.c_int64(number) for number in (count, heads, kv_heads, size)]
+        pointers = [_pointer(array) for array in (query, key, value, out)]
         status = self._library.share4v_attention(
-            _pointer(memory), ctypes.c_int64(layer), _pointer(rows), *numbers, *arguments
+            *_memory(memory), ctypes.c_int64(layer), _pointer(rows), *numbers, *pointers
         )
-        if status:
-            raise KernelError(f"attention rejected its rows (status {status})")
+        _check("attention", status, arrays)
         return out
 
     def norm(self, kind: int, eps: float, weight: np.ndarray, bias: np.ndarray | None, x: np.ndarray) -> np.ndarray:
         """Normalize the rows of x [R, H]; `kind` is a value of packing.NORMS."""
+        vectors = [weight] if bias is None else [weight, bias]
+        _check_floats("norm", [x, *vectors], [x.shape[-1:] == vector.shape for vector in vectors] + [x.ndim == 2])
         both = np.concatenate((weight, weight if bias is None else bias)).astype(np.float32)
         out = np.empty_like(x)
         size, count = ctypes.c_int64(x.shape[1]), ctypes.c_int64(len(x))
@@ -156,6 +193,7 @@ class Library:
 
     def rotary(self, x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
         """Apply rotary embedding to heads x [R, D]; cos and sin are [R, D]."""
+        _check_floats("rotary", [x, cos, sin], [x.ndim == 2, cos.shape == sin.shape == x.shape])
         out = x.copy()
         count, size = map(ctypes.c_int64, x.shape)
         self._library.share4v_rotary(count, size, _pointer(cos), _pointer(sin), _pointer(out))
@@ -163,6 +201,7 @@ class Library:
 
     def activation(self, kind: int, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
         """Apply an activation to x; `kind` is a value of packing.ACTIVATIONS, and gated SiLU multiplies by `up`."""
+        _check_floats("activation", [x, x if up is None else up], [up is None or up.shape == x.shape])
         out = x.copy()
         second = _pointer(out if up is None else up)
         self._library.share4v_activation(kind, ctypes.c_int64(x.size), _pointer(out), second)
@@ -170,7 +209,29 @@ class Library:
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    """Return the address of an array; the kernels do not know strides, and read it from its start."""
+    if not array.flags.c_contiguous:
+        raise KernelError(f"an array of shape {array.shape} has strides {array.strides}: the kernels need C order")
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def _memory(data: np.ndarray) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
+    """Return the address and the size in bytes of a block or cache."""
+    return _pointer(data), ctypes.c_int64(data.nbytes)
+
+
+def _check(function: str, status: int, arrays: list[np.ndarray]) -> None:
+    if status:
+        shapes = ", ".join(f"{array.dtype.name}{list(array.shape)}" for array in arrays)
+        raise KernelError(f"{function} rejected its arguments: {STATUS.get(status, f'status {status}')}; got {shapes}")
+
+
+def _check_floats(function: str, arrays: list[np.ndarray], conditions: list[bool]) -> None:
+    """Check what the parts of a layer are given, which only the tests call: float32 arrays of shapes that fit."""
+    if any(array.dtype != np.float32 for array in arrays):
+        _check(function, 2, arrays)
+    if not all(conditions):
+        _check(function, 4, arrays)
 
 
 @cache

@@ -18,6 +18,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from ..configuration import Share4VConfig, TextConfig
 from ..nn.device_operators import DeviceOperators
 from ..nn.fused import Arithmetic
+from ..nn.graph import Graph
 from ..nn.layers import Embedding, Linear, widened
 from .rope import Rotary, rope_tables
 
@@ -265,7 +266,7 @@ class CachedForward(nn.Cell):
         return self.llama.head(last_hidden)
 
 
-class CachedGraph(nn.Cell):
+class CachedGraph(Graph):
     """One compiled graph: prefill, which takes embeddings [B, C, H], or decode, which takes ids [B, 1].
 
     It is a cell called with `compile_and_run`, so that the graph and the cache's memory are freed together with the
@@ -273,7 +274,7 @@ class CachedGraph(nn.Cell):
     """
 
     def __init__(self, cached: CachedForward, takes_ids: bool) -> None:
-        super().__init__(auto_prefix=False)
+        super().__init__()
         self.cached = cached
         self.takes_ids = takes_ids
 

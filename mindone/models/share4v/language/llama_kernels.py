@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 
 from ..configuration import Share4VConfig
 from ..kernels.cache_memory import KV_CACHE_DTYPES, CacheMemory
 from ..kernels.component import KernelComponent
 from ..kernels.library import library
 from ..kernels.operators import embedding_operator, layer_operator, linear_operator
+from ..nn.graph import Graph
 from ..quantization import precision_of
 from .rope import rope_tables
 from .weights import language_plans
@@ -21,11 +22,11 @@ from .weights import language_plans
 PREFILL_ROWS = 512  # tokens of one prefill step, over all sequences; the kernels process 256 at a time
 
 
-class PrefillGraph(nn.Cell):
+class PrefillGraph(Graph):
     """All layers, then the final norm and the output layer for selected rows."""
 
     def __init__(self, hidden: int, vocabulary: int) -> None:
-        super().__init__(auto_prefix=False)
+        super().__init__()
         self.hidden = hidden
         self.layer = layer_operator()
         self.head = linear_operator(vocabulary)
@@ -38,11 +39,11 @@ class PrefillGraph(nn.Cell):
         return self.head(x, index, head)
 
 
-class DecodeGraph(nn.Cell):
+class DecodeGraph(Graph):
     """One token per sequence, from id to logits."""
 
     def __init__(self, hidden: int, vocabulary: int) -> None:
-        super().__init__(auto_prefix=False)
+        super().__init__()
         self.embedding = embedding_operator(hidden)
         self.embedded = PrefillGraph(hidden, vocabulary)
 

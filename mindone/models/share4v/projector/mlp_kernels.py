@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from ..configuration import Share4VConfig
 from ..kernels.component import KernelComponent
 from ..kernels.operators import linear_operator
+from ..nn.graph import Graph
 from .weights import projector_plans
 
 
-class KernelProjectorGraph(nn.Cell):
+class KernelProjectorGraph(Graph):
     """The linear layers in sequence."""
 
     def __init__(self, outputs: int) -> None:
-        super().__init__(auto_prefix=False)
+        super().__init__()
         self.linear = linear_operator(outputs)
 
     def construct(self, x, index, *layers):  # type: ignore[no-untyped-def]

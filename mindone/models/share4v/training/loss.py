@@ -9,8 +9,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ..configuration import IGNORE_INDEX
+from ..inputs import check_pixels
 from ..merging import check_vocabulary, plan_merge
-from ..modeling import Share4V, check_pixels
+from ..modeling import Share4V
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 
 from ..configuration import Share4VConfig
 from ..kernels.cache_memory import CacheMemory
 from ..kernels.component import IMAGE_BATCH_SIZES, KernelComponent
 from ..kernels.operators import layer_operator, linear_operator
+from ..nn.graph import Graph
 from ..nn.host_ops import concat_rows
 from .weights import VISION_MODEL, vision_plans, vision_shapes
 
 
-class KernelCLIPGraph(nn.Cell):
+class KernelCLIPGraph(Graph):
     """From patches to the selected hidden state, without the first `skipped` tokens of each image."""
 
     def __init__(self, hidden: int, eps: float, skipped: int) -> None:
-        super().__init__(auto_prefix=False)
+        super().__init__()
         self.hidden, self.skipped = hidden, skipped
         self.patches = linear_operator(hidden)
         self.layer = layer_operator()

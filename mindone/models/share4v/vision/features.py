@@ -11,14 +11,15 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ..kernels.component import IMAGE_BATCH_SIZES, runs_on_kernels, weight_holders
+from ..nn.graph import Graph
 from ..nn.host_ops import concat_rows, split_rows
 
 
-class ImageEncoder(nn.Cell):
+class ImageEncoder(Graph):
     """Vision tower and projector in one graph, which is freed with the model, unlike what `mindspore.jit` compiles."""
 
     def __init__(self, vision_tower: nn.Cell, mm_projector: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)  # keep the weights' names in the model
+        super().__init__()  # keep the weights' names in the model
         self.vision_tower = vision_tower
         self.mm_projector = mm_projector
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..errors import CheckpointError
+from .mapped_file import map_path
 
 # What the formats' own dtype names are turned into -> NumPy's code for the bytes. NumPy has no bfloat16: its bits are
 # read as integers and widened.
@@ -76,8 +77,7 @@ def map_file(path: Path) -> np.ndarray:
     """
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty: download it again")
-    with path.open("rb") as file:
-        data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    data = map_path(path)
     if data[: len(LFS_POINTER)].tobytes() == LFS_POINTER:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run 'git lfs pull' in its directory")
     return data

@@ -16,8 +16,9 @@ from ...backends import open_checkpoint
 from ...checkpoint import Checkpoint
 from ...generation.decoding import MAX_NEW_TOKENS
 from ...generation.mixin import Array
+from ...inputs import as_numpy
 from ...load_options import LoadOptions, option_names
-from ...modeling import Share4V, Share4VOutput, as_numpy
+from ...modeling import Share4V, Share4VOutput
 from .configuration import Share4VPretrainedConfig
 from .processing import Share4VProcessor
 

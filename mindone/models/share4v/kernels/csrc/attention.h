@@ -39,6 +39,7 @@ struct RowBlock {
 
 // Arguments of attention for one layer. R = rows; queries, keys and values may be columns of one matrix.
 struct AttentionPass {
+  const Cache* header;  // of the cache
   uint8_t* cache;
   int64_t layer;
   const Row* rows;  // [R]
@@ -50,13 +51,11 @@ struct AttentionPass {
   ConstFloatRows keys;     // [R, kv_heads * D]
   ConstFloatRows values;   // [R, kv_heads * D]
   FloatRows out;           // [R, heads * D]
-
-  const Cache& header() const { return *reinterpret_cast<const Cache*>(cache); }
 };
 
 template <class T>
 Head<T> head_of(const AttentionPass& pass, int64_t sequence, int64_t head) {
-  const Cache& cache = pass.header();
+  const Cache& cache = *pass.header;
   uint8_t* base = pass.cache;
   const int64_t index = (pass.layer * cache.sequences + sequence) * cache.kv_heads + head, slots = cache.slots;
   const int64_t all = static_cast<int64_t>(cache.layers) * cache.sequences * cache.kv_heads * slots;
@@ -288,7 +287,7 @@ void attend_block(const Head<T>& head, const Row* rows, int64_t count, int64_t g
 // Writes the keys and values of all rows into the cache. All threads of a parallel region call this together.
 template <class T>
 void write_cache(const AttentionPass& pass) {
-  const int64_t kv_heads = pass.header().kv_heads, size = pass.header().head_dim;
+  const int64_t kv_heads = pass.header->kv_heads, size = pass.header->head_dim;
 #pragma omp for schedule(static)
   for (int64_t i = 0; i < pass.count * kv_heads; i++) {
     const int64_t r = i / kv_heads, h = i % kv_heads, column = h * size;
@@ -300,7 +299,7 @@ void write_cache(const AttentionPass& pass) {
 // Computes attention of all rows. All threads of a parallel region call this together, after write_cache.
 template <class T>
 void attend_blocks(const AttentionPass& pass) {
-  const int64_t kv_heads = pass.header().kv_heads, size = pass.header().head_dim;
+  const int64_t kv_heads = pass.header->kv_heads, size = pass.header->head_dim;
 #pragma omp for schedule(dynamic, 1)
   for (int64_t i = 0; i < pass.block_count * kv_heads; i++) {
     const RowBlock& block = pass.blocks[i / kv_heads];
@@ -312,7 +311,7 @@ void attend_blocks(const AttentionPass& pass) {
 }
 
 inline void run_attention_pass(const AttentionPass& pass) {
-  switch (static_cast<Type>(pass.header().type)) {
+  switch (static_cast<Type>(pass.header->type)) {
     case Type::kFloat32:
       write_cache<float>(pass);
       return attend_blocks<float>(pass);

@@ -15,11 +15,12 @@ namespace SHARE4V_ISA {
 namespace {
 
 void run_attention(const AttentionCall& call) {
-  const Cache& cache = *reinterpret_cast<const Cache*>(call.cache);
+  const Cache& cache = *call.header;
   const int64_t size = cache.head_dim, query_stride = call.heads * size, key_stride = cache.kv_heads * size;
   Arena arena;
   RowBlock* blocks = arena.allocate<RowBlock>(call.count);
   AttentionPass pass;
+  pass.header = call.header;
   pass.cache = call.cache;
   pass.layer = call.layer;
   pass.rows = call.rows;

@@ -9,7 +9,9 @@ namespace share4v {
 
 // Arguments of the layer operator. R = rows, H = hidden size, D = head_dim.
 struct LayerCall {
-  const uint8_t* weights;  // a block
+  const Block* block;         // a checked copy of the header of `weights`
+  const uint8_t* weights;     // a block
+  const Cache* cache_header;  // a checked copy of the header of `cache`
   uint8_t* cache;
   const Row* rows;   // [R]
   int64_t count;     // R
@@ -21,6 +23,7 @@ struct LayerCall {
 
 // Arguments of attention outside a layer, which only the tests call. All arrays are contiguous.
 struct AttentionCall {
+  const Cache* header;  // a checked copy of the header of `cache`
   uint8_t* cache;
   int64_t layer;
   const Row* rows;  // [R]
@@ -35,8 +38,11 @@ struct AttentionCall {
 struct Kernels {
   const char* name;
   void (*layer)(const LayerCall& call);
-  void (*linear)(const uint8_t* weights, const int32_t* index, int64_t count, const float* x, float* y);
-  void (*embedding)(const uint8_t* weights, const int32_t* index, int64_t count, float* y);
+  // `weights` is a block, of which `block` is a checked copy of the header, or `matrix` of the table's.
+  void (*linear)(const Block& block, const uint8_t* weights, const int32_t* index, int64_t count, const float* x,
+                 float* y);
+  void (*embedding)(const Matrix& matrix, const uint8_t* weights, const int32_t* index, int64_t count,
+                    float* y);
   int (*pack)(uint8_t* block, const Matrix& matrix, int64_t first, int64_t rows, const void* source, Type type);
   void (*unpack)(const uint8_t* block, const Matrix& matrix, float* out);
   void (*attention)(const AttentionCall& call);

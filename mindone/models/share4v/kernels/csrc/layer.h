@@ -35,7 +35,7 @@ struct Pass {
   Pass(const LayerCall& layer_call, const int64_t* row_index, const Row* active_rows, int64_t row_count,
        RowBlock* row_blocks, Arena& arena)
       : call(layer_call),
-        block(*reinterpret_cast<const Block*>(layer_call.weights)),
+        block(*layer_call.block),
         index(row_index),
         rows(active_rows),
         count(row_count),
@@ -78,6 +78,7 @@ struct Pass {
   void attend() {
     const int64_t key_column = block.heads * block.head_dim;
     AttentionPass attention;
+    attention.header = call.cache_header;
     attention.cache = call.cache;
     attention.layer = block.cache_layer;
     attention.rows = rows;
@@ -167,7 +168,7 @@ inline int64_t pass_end(const Row* rows, int64_t first, int64_t count, int32_t* 
 }
 
 void run_layer(const LayerCall& call) {
-  const int64_t sequences = reinterpret_cast<const Cache*>(call.cache)->sequences;
+  const int64_t sequences = call.cache_header->sequences;
   Arena arena;
   int64_t* index = arena.allocate<int64_t>(call.count);
   Row* active = arena.allocate<Row>(call.count);
@@ -192,8 +193,8 @@ void run_layer(const LayerCall& call) {
 }
 
 // y[i] = activation(norm(x[index[i]]) W^T + b); zeros where the index is negative.
-void run_linear(const uint8_t* weights, const int32_t* index, int64_t count, const float* x, float* y) {
-  const Block& block = *reinterpret_cast<const Block*>(weights);
+void run_linear(const Block& block, const uint8_t* weights, const int32_t* index, int64_t count, const float* x,
+                float* y) {
   const Matrix& matrix = block.matrices[0];
   const int64_t columns = matrix.columns;
   Arena arena;
@@ -237,8 +238,7 @@ void run_linear(const uint8_t* weights, const int32_t* index, int64_t count, con
 }
 
 // y[i] = row index[i] of an embedding table.
-void run_embedding(const uint8_t* weights, const int32_t* index, int64_t count, float* y) {
-  const Matrix& matrix = reinterpret_cast<const Block*>(weights)->matrices[0];
+void run_embedding(const Matrix& matrix, const uint8_t* weights, const int32_t* index, int64_t count, float* y) {
   const int64_t size = matrix.columns;
   for (int64_t i = 0; i < count; i++) {
     const int64_t at = index[i] * size;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "checks.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -72,22 +73,6 @@ const Kernels*& selected() {
   return kernels;
 }
 
-bool is_block(const void* data, int64_t bytes) {
-  const Block* block = static_cast<const Block*>(data);
-  return bytes >= kHeaderBytes && !std::memcmp(block->magic, kBlockMagic, sizeof kBlockMagic) && block->bytes <= bytes;
-}
-
-bool is_cache(const void* data, int64_t bytes) {
-  const Cache* cache = static_cast<const Cache*>(data);
-  return bytes >= kHeaderBytes && !std::memcmp(cache->magic, kCacheMagic, sizeof kCacheMagic) && cache->bytes <= bytes;
-}
-
-bool is_valid(const Row& row, const Cache& cache) {
-  if (row.slot < 0) return true;  // inactive
-  return row.sequence >= 0 && row.sequence < cache.sequences && row.slot < cache.slots &&
-         row.begin >= 0 && row.begin < row.end && row.end <= cache.slots;
-}
-
 // The arguments of an operator as MindSpore passes them: the inputs, then the output.
 struct Arguments {
   void** params;
@@ -112,8 +97,12 @@ struct Arguments {
     return static_cast<T*>(params[which]);
   }
   bool has_rank(int which, int rank) const { return ndims[which] == rank; }
-  bool is_block_at(int which) const { return ndims[which] == 1 && is_block(params[which], shapes[which][0]); }
-  bool is_cache_at(int which) const { return ndims[which] == 1 && is_cache(params[which], shapes[which][0]); }
+  bool read_block_at(int which, Block* block) const {
+    return ndims[which] == 1 && read_block(params[which], shapes[which][0], block);
+  }
+  bool read_cache_at(int which, Cache* cache) const {
+    return ndims[which] == 1 && read_cache(params[which], shapes[which][0], cache);
+  }
 };
 
 // Total time spent in operators, for the benchmarks.
@@ -131,7 +120,7 @@ class Timer {
 };
 
 // What an operator returns. MindSpore raises an error if it is not 0.
-enum Status { kOk = 0, kWrongCount = 1, kWrongType = 2, kWrongBlock = 3, kWrongShape = 4, kWrongRow = 5 };
+enum Status { kOk = 0, kWrongCount = 1, kWrongType = 2, kWrongBlock = 3, kWrongShape = 4, kWrongRow = 5, kNotFinite = 6 };
 
 }  // namespace
 }  // namespace share4v
@@ -148,9 +137,9 @@ int share4v_layer(int count, void** params, int* ndims, int64_t** shapes, const 
   if (!given.have_dtype("float32", {0, 4, 5, 6}) || !given.have_dtype("uint8", {1, 2}) ||
       !given.have_dtype("int32", {3}))
     return kWrongType;
-  if (!given.is_block_at(1) || !given.is_cache_at(2)) return kWrongBlock;
-  const Block& block = *given.data<Block>(1);
-  const Cache& cache = *given.data<Cache>(2);
+  Block block;
+  Cache cache;
+  if (!given.read_block_at(1, &block) || !is_layer(block) || !given.read_cache_at(2, &cache)) return kWrongBlock;
   if (!given.has_rank(0, 2)) return kWrongShape;
   const int64_t rows = shapes[0][0], hidden = block.norms[0].size;
   if (!given.has_shape(0, {rows, hidden}) || !given.has_shape(3, {rows, 4}) || !given.has_shape(6, {rows, hidden}) ||
@@ -159,6 +148,8 @@ int share4v_layer(int count, void** params, int* ndims, int64_t** shapes, const 
   if (block.rotary && (!given.has_shape(4, {rows, block.head_dim}) || !given.has_shape(5, {rows, block.head_dim})))
     return kWrongShape;
   LayerCall call;
+  call.block = &block;
+  call.cache_header = &cache;
   call.weights = given.data<uint8_t>(1);
   call.cache = given.data<uint8_t>(2);
   call.rows = given.data<Row>(3);
@@ -180,8 +171,9 @@ int share4v_linear(int count, void** params, int* ndims, int64_t** shapes, const
   const Arguments given = {params, ndims, shapes, dtypes};
   if (!given.have_dtype("float32", {0, 3}) || !given.have_dtype("int32", {1}) || !given.have_dtype("uint8", {2}))
     return kWrongType;
-  if (!given.is_block_at(2)) return kWrongBlock;
-  const Matrix& matrix = given.data<Block>(2)->matrices[0];
+  Block block;
+  if (!given.read_block_at(2, &block) || !is_linear(block)) return kWrongBlock;
+  const Matrix& matrix = block.matrices[0];
   if (!given.has_rank(0, 2) || !given.has_rank(1, 1)) return kWrongShape;
   const int64_t rows = shapes[0][0], outputs = shapes[1][0];
   if (!given.has_shape(0, {rows, matrix.columns}) || !given.has_shape(3, {outputs, matrix.rows})) return kWrongShape;
@@ -189,7 +181,7 @@ int share4v_linear(int count, void** params, int* ndims, int64_t** shapes, const
   for (int64_t i = 0; i < outputs; i++)
     if (index[i] >= rows) return kWrongRow;
   const Timer timer;
-  selected()->linear(given.data<uint8_t>(2), index, outputs, given.data<float>(0), given.data<float>(3));
+  selected()->linear(block, given.data<uint8_t>(2), index, outputs, given.data<float>(0), given.data<float>(3));
   return kOk;
 }
 
@@ -199,17 +191,20 @@ int share4v_embedding(int count, void** params, int* ndims, int64_t** shapes, co
   const Arguments given = {params, ndims, shapes, dtypes};
   if (!given.have_dtype("int32", {0}) || !given.have_dtype("uint8", {1}) || !given.have_dtype("float32", {2}))
     return kWrongType;
-  if (!given.is_block_at(1)) return kWrongBlock;
-  const Matrix& matrix = given.data<Block>(1)->matrices[0];
-  if (matrix.type > static_cast<int32_t>(Type::kFloat16)) return kWrongBlock;
+  Block block;
+  if (!given.read_block_at(1, &block) || !is_table(block)) return kWrongBlock;
+  const Matrix& matrix = block.matrices[0];
   if (!given.has_rank(0, 1) || !given.has_shape(2, {shapes[0][0], matrix.columns})) return kWrongShape;
   const int32_t* index = given.data<int32_t>(0);
   for (int64_t i = 0; i < shapes[0][0]; i++)
     if (index[i] < 0 || index[i] >= matrix.rows) return kWrongRow;
   const Timer timer;
-  selected()->embedding(given.data<uint8_t>(1), index, shapes[0][0], given.data<float>(2));
+  selected()->embedding(matrix, given.data<uint8_t>(1), index, shapes[0][0], given.data<float>(2));
   return kOk;
 }
+
+// The version of this interface, which library.py compares: increase it when a signature changes.
+int share4v_interface() { return 2; }
 
 // Returns the name of the number-th instruction set that the library was built for and this CPU supports, fastest
 // first; nullptr beyond the last.
@@ -241,23 +236,45 @@ double share4v_bandwidth(const uint8_t* data, int64_t bytes) {
   return selected()->bandwidth(data, bytes, &sink);
 }
 
-// Packs source [rows, columns] of `type` into the rows first .. first + rows - 1 of matrix `number` of a block, whose
-// header must have been written. Returns 1 if a weight is not finite or too large for the matrix's type, else 0.
-int share4v_pack(uint8_t* block, int number, int64_t first, int64_t rows, const void* source, int type) {
-  const Matrix& matrix = reinterpret_cast<const Block*>(block)->matrices[number];
-  return selected()->pack(block, matrix, first, rows, source, static_cast<Type>(type));
+// Packs source [rows, columns] of `type` into the rows first .. first + rows - 1 of matrix `number` of a block of `bytes`
+// bytes, whose header must have been written; `size` is the source's number of values. Returns kOk; kNotFinite if a
+// weight is not finite or too large for the matrix's type; another status if an argument is invalid.
+int share4v_pack(uint8_t* data, int64_t bytes, int number, int64_t first, int64_t rows, const void* source,
+                 int64_t size, int type) {
+  Block block;
+  if (!read_block(data, bytes, &block) || !has_matrix(block, number)) return kWrongBlock;
+  const Matrix& matrix = block.matrices[number];
+  const bool known = type == static_cast<int>(Type::kFloat32) || type == static_cast<int>(Type::kFloat16) ||
+                     type == static_cast<int>(Type::kBfloat16);
+  if (!known) return kWrongType;
+  if (first < 0 || first % kLanes || rows < 0 || rows > matrix.rows - first || size != rows * matrix.columns)
+    return kWrongShape;
+  return selected()->pack(data, matrix, first, rows, source, static_cast<Type>(type)) ? kNotFinite : kOk;
 }
-void share4v_unpack(const uint8_t* block, int number, float* out) {
-  selected()->unpack(block, reinterpret_cast<const Block*>(block)->matrices[number], out);
+// Unpacks matrix `number` of a block of `bytes` bytes; `size` is the number of values of `out`.
+int share4v_unpack(const uint8_t* data, int64_t bytes, int number, float* out, int64_t size) {
+  Block block;
+  if (!read_block(data, bytes, &block) || !has_matrix(block, number)) return kWrongBlock;
+  const Matrix& matrix = block.matrices[number];
+  if (size != matrix.rows * matrix.columns) return kWrongShape;
+  selected()->unpack(data, matrix, out);
+  return kOk;
 }
 
-// The parts of a layer, for the tests.
-int share4v_attention(uint8_t* cache, int64_t layer, const Row* rows, int64_t count, int64_t heads,
-                      const float* queries, const float* keys, const float* values, float* out) {
+// The parts of a layer, for the tests. `bytes` is the size of the cache; `head_size` is the last dimension of queries.
+int share4v_attention(uint8_t* data, int64_t bytes, int64_t layer, const Row* rows, int64_t count, int64_t heads,
+                      int64_t kv_heads, int64_t head_size, const float* queries, const float* keys,
+                      const float* values, float* out) {
+  Cache cache;
+  if (!read_cache(data, bytes, &cache)) return kWrongBlock;
+  if (layer < 0 || layer >= cache.layers || heads < 1 || heads % cache.kv_heads || kv_heads != cache.kv_heads ||
+      head_size != cache.head_dim)
+    return kWrongShape;
   for (int64_t i = 0; i < count; i++)
-    if (rows[i].slot < 0 || !is_valid(rows[i], *reinterpret_cast<const Cache*>(cache))) return kWrongRow;
+    if (rows[i].slot < 0 || !is_valid(rows[i], cache)) return kWrongRow;
   AttentionCall call;
-  call.cache = cache;
+  call.header = &cache;
+  call.cache = data;
   call.layer = layer;
   call.rows = rows;
   call.count = count;
