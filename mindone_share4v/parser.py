@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 # Messages of argparse -> ours; the first pattern that matches is used.
 _REWORDED = tuple(
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         text = f"{'/'.join(action.option_strings)} must be one of {names}, got {value!r}"
         raise argparse.ArgumentError(None, text + _hint(str(value), map(str, action.choices)))
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         """Print help or an error; argparse itself ignores that a disk is full."""
         if message:
             (file or sys.stderr).write(message)

@@ -74,7 +74,8 @@ def resolve(
         raise _not_a_checkpoint(name_or_path)
     if preset is not None and preset[1].embedded is not None:
         return embedded_directory(preset[0], preset[1].embedded)
-    root, tried = cache_root(cache_dir), [f"directory {name}: does not exist"]
+    missing = "has no config.json" if path.is_dir() else "does not exist"
+    root, tried = cache_root(cache_dir), [f"directory {name}: {missing}"]
     found = _cached(name, root, weights, tried)
     if found is not None:
         return found

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from mindone.models.share4v.hub import is_checkpoint_name, resolve
@@ -16,10 +17,9 @@ from mindone.models.share4v.processing.chat_templates import get_template
 
 from .executors.base import executor_class
 from .readers import list_inputs
-from .state.paths import JOB
+from .state.paths import JOB, JOURNAL
 from .state.records import Item
 from .state.regular_files import open_own
-from .state.resume import count_done
 from .writers import check_outputs, find_existing_output, output_path, writer_row
 
 if TYPE_CHECKING:
@@ -66,8 +66,15 @@ def check_start(paths: Sequence[str], job: DatasetOptions, engine: str) -> None:
 
 
 def needs_start(state: Path, restart: bool) -> bool:
-    """Return whether the job has no record yet, or starts from the beginning."""
-    return restart or not count_done(state)
+    """Return whether the job has no record yet, or starts from the beginning.
+
+    The journal is not opened: whether its directory can be trusted is checked when the job enters it.
+    """
+    try:
+        status = (state / JOURNAL).lstat()
+    except OSError:
+        return True
+    return restart or (S_ISREG(status.st_mode) and not status.st_size)
 
 
 def _check_generation(job: DatasetOptions) -> None:
@@ -115,7 +122,8 @@ def _knows_all(plan: PromptPlan, columns: Collection[str]) -> bool:
 
 
 def _check_writable(paths: Sequence[str], out: str | None, state: Path) -> None:
-    _check_writable_directory(state, "state")
+    if not os.path.lexists(state):  # whatever has its name is checked when the job enters it
+        _check_writable_directory(state, "state")
     if out is not None:
         _check_writable_directory(Path(out) if Path(out).is_dir() else Path(out).absolute().parent, "out")
     else:

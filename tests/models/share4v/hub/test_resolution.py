@@ -393,3 +393,12 @@ def test_the_published_presets_have_sources() -> None:
         tower = PRESETS[f"{name}-vision-tower"]
         assert tower.repo == f"{preset.repo}_Pretrained_vit-large336-l12"
     assert PRESETS["sharegpt4v-tiny"].embedded == "assets/sharegpt4v-tiny"
+
+
+def test_a_directory_without_a_config_is_not_reported_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "exp1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HubError, match=r"directory runs/exp1: has no config\.json"):
+        resolve("runs/exp1", cache_dir=tmp_path / "cache", local_files_only=True)

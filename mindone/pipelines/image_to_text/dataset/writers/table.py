@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -130,10 +129,17 @@ def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]
 
 
 def find_existing_output(row: WriterRow, path: Path) -> Path | None:
-    """Return a file that a format would replace, or None. An empty file holds nothing that could be lost."""
+    """Return a file that a format would replace, or None.
+
+    An empty file holds nothing that could be lost, and neither does a link, which is replaced and not followed.
+    """
     if row.suffix and path.suffix.lower() == row.suffix and not path.is_dir():
-        return path if os.path.lexists(path) and not (path.is_file() and not path.stat().st_size) else None
+        return path if _has_content(path) else None
     if row.pattern:
         return next(iter(sorted(path.glob(row.pattern))), None)
     file = path / row.file_name
-    return file if row.file_name and file.exists() and file.stat().st_size else None
+    return file if row.file_name and _has_content(file) else None
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and not path.is_symlink() and bool(path.stat().st_size)
