@@ -192,7 +192,7 @@ def test_conversion_of_a_large_image_needs_no_copies_of_many_times_its_size(tmp_
 
 @pytest.mark.parametrize("mode", ["I;16", "F", "LA", "RGBA", "RGBa"])
 def test_conversion_in_strips_gives_the_same_pixels(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    from mindone.models.share4v.processing import image_modes
+    from mindone.models.share4v.processing import color_modes
 
     noise = np.random.default_rng(3).integers(0, 256, (31, 17, 4), dtype=np.uint8)
     image = Image.fromarray(noise, "RGBA")
@@ -201,7 +201,7 @@ def test_conversion_in_strips_gives_the_same_pixels(monkeypatch: pytest.MonkeyPa
     elif mode != "RGBA":
         image = image.convert(mode)
     expected = np.asarray(load_image(image))
-    monkeypatch.setattr(image_modes, "_STRIP_PIXELS", 40)
+    monkeypatch.setattr(color_modes, "_STRIP_PIXELS", 40)
     np.testing.assert_array_equal(np.asarray(load_image(image)), expected)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .formats.directory import INDEXES, SINGLES
+from .formats.weight_files import INDEXES, SINGLES
 
 OURS_INDEX, OURS_SINGLE = INDEXES[0], SINGLES[0]
 STAGING = ".writing-"

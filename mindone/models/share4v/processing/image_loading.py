@@ -14,8 +14,8 @@ from urllib.request import url2pathname
 import numpy as np
 
 from ..display import redacted
+from .color_modes import to_rgb, upright
 from .image_limits import FORMATS, LimitedFile, LimitError, check_tiff, formats
-from .image_modes import to_rgb, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

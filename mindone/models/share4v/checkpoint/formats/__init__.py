@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .directory import WeightFiles, find_weights, stored_tensors
 from .tensor import StoredTensor
+from .weight_files import WeightFiles, find_weights, stored_tensors
 
 __all__ = ["StoredTensor", "WeightFiles", "find_weights", "stored_tensors"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .base import InputError, ItemError, ReaderOptions
+from .formats import KINDS
 from .inputs import list_inputs
-from .kinds import KINDS
 from .patterns import split_pattern
 from .reader import Reader, read_item
 

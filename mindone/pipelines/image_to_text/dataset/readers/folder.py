@@ -11,8 +11,8 @@ from ..state.keys import fold, key_pair, safe_key, without_suffix
 from ..state.paths import STATE_SUFFIX
 from ..state.records import Item
 from .base import Location, ReaderOptions, file_locator, is_media
+from .formats import SHARDS, kind_of_file, list_location
 from .item_builder import ItemBuilder
-from .kinds import SHARDS, kind_of_file, list_location
 from .patterns import matches
 
 _DIRECTORY = b"\0"  # appended to directory names: no file name contains it, and it does not change the sort order

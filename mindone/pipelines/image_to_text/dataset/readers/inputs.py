@@ -9,8 +9,8 @@ from dataclasses import replace
 from ..state.keys import fold, safe_key
 from ..state.records import Item
 from .base import InputError, Location, ReaderOptions
+from .formats import KINDS, kind_of, list_location
 from .item_builder import ItemBuilder
-from .kinds import KINDS, kind_of, list_location
 from .patterns import expand_braces, split_pattern
 
 

@@ -21,8 +21,8 @@ from ..state.keys import fold, safe_key, without_suffix
 from ..state.records import Item, jsonable
 from .archives import Archive, open_archive
 from .base import Location, ReaderOptions
+from .formats import suffix_of
 from .item_builder import ItemBuilder
-from .kinds import suffix_of
 from .rows import CAPTION_COLUMNS
 
 MAX_HEADER_BYTES = 2**20  # of an extended header (types x, g, L, K), which tarfile reads at once

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Progress, Target, Writer, WriterOptions
 from .following import FollowingWriter, open_writer
-from .table import (
+from .formats import (
     FILE_SUFFIXES,
     WRITERS,
     WriterRow,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
-from .table import WriterRow, output_path
+from .formats import WriterRow, output_path
 
 # What a writer has on disk, as JSON values; "records" is the number of the next record that it needs.
 Progress = Mapping[str, Any]

@@ -14,7 +14,7 @@ from ..state.paths import INPUTS, JOURNAL
 from ..state.records import Item, Record
 from ..state.regular_files import open_own, own_exists
 from .base import Progress, Target, Writer, WriterOptions
-from .table import WriterRow, writer_row
+from .formats import WriterRow, writer_row
 
 _FLUSH_INTERVAL = 4096  # records between flushes while an output catches up with the journal
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..readers.base import ItemError
-from ..readers.kinds import suffix_of
+from ..readers.formats import suffix_of
 from ..readers.reader import Reader
 from ..readers.tar_shard import BLOCK, DAMAGE
 from ..state.records import Item, Record, portable_dumps
