@@ -164,6 +164,8 @@ class Library:
             KernelError: shapes do not fit the cache or each other, or a row is outside the cache.
         """
         count, heads, size = query.shape
+        if not count:
+            return np.empty_like(query)
         kv_heads = key.size // max(count * size, 1)
         arrays = [rows, query, key, value]
         if rows.shape != (count, 4) or not key.size == value.size == count * kv_heads * size:
