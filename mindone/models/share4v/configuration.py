@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from .configuration_formats import READERS, format_of, named_tower, tower_paths
+from .configuration_schema import (
+    MAX_PATCHES,
+    MAX_PROJECTOR_LAYERS,
+    MODEL_RULES,
+    PROJECTOR_RULES,
+    ROPE_RULES,
+    TEXT_RULES,
+    VISION_RULES,
+    check_fields,
+    check_object,
+    shown,
+)
 from .home import expand_home
 from .quantization import QUANTIZED
 
@@ -16,6 +29,8 @@ IGNORE_INDEX = -100
 IMAGE_TOKEN_INDEX = -200
 CONFIG_NAME = "config.json"
 PREPROCESSOR_NAME = "preprocessor_config.json"
+MAX_JSON_BYTES = 64 << 20
+MAX_JSON_DEPTH = 32
 
 
 def _require(condition: bool, message: str) -> None:
@@ -25,16 +40,9 @@ def _require(condition: bool, message: str) -> None:
 
 def _known(cls: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
     names = {item.name for item in fields(cls)}
-    unknown = sorted(set(data) - names)
+    unknown = sorted(set(check_object(data, where)) - names)
     _require(not unknown, f"{where} has fields that {cls.__name__} does not know: {', '.join(unknown)}")
     return dict(data)
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        _require(is_count, f"{type(config).__name__}.{name} must be a positive integer, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,7 @@ class VisionConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        _positive(self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        _positive(self, "image_size", "patch_size", "num_channels")
+        check_fields(self, VISION_RULES)
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             f"vision hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -72,6 +79,7 @@ class VisionConfig:
             self.patch_size <= self.image_size,
             f"vision patch_size {self.patch_size} is larger than image_size {self.image_size}",
         )
+        _require(self.num_patches <= MAX_PATCHES, f"an image has {self.num_patches} patches, at most {MAX_PATCHES} fit")
         _require(
             self.hidden_act in ("quick_gelu", "gelu"),
             f"vision hidden_act {self.hidden_act!r} is not supported: expected 'quick_gelu' or 'gelu'",
@@ -98,11 +106,16 @@ class ProjectorConfig:
     hidden_act: str = "gelu"
 
     def __post_init__(self) -> None:
+        check_fields(self, PROJECTOR_RULES)
         _require(
             self.hidden_act == "gelu",
             f"projector_hidden_act {self.hidden_act!r} is not supported: expected 'gelu', the exact one",
         )
-        _require(isinstance(self.projector_type, str), f"projector_type must be a string, got {self.projector_type!r}")
+        depth = re.fullmatch(r"mlp(\d+)x_gelu", self.projector_type)
+        _require(
+            depth is None or (len(depth[1]) < 4 and int(depth[1]) <= MAX_PROJECTOR_LAYERS),
+            f"projector_type {shown(self.projector_type)} has too many layers: expected at most {MAX_PROJECTOR_LAYERS}",
+        )
 
 
 @dataclass(frozen=True)
@@ -113,25 +126,27 @@ class RopeScaling:
     factor: float
 
     def __post_init__(self) -> None:
+        check_fields(self, {"rope_type": ROPE_RULES["rope_type"]})
         _require(
             self.rope_type in ("linear", "dynamic"),
             f"rope_scaling type {self.rope_type!r} is not supported: expected 'linear' or 'dynamic'",
         )
-        is_factor = isinstance(self.factor, (int, float)) and self.factor >= 1
-        _require(is_factor, f"rope_scaling factor must be a number >= 1, got {self.factor!r}")
+        error = ROPE_RULES["factor"].error(self.factor)
+        _require(error is None, f"rope_scaling factor {error}")
 
     @classmethod
     def read(cls, data: Mapping[str, Any] | None) -> RopeScaling | None:
         """Read config.json's mapping (`type` or `rope_type`); None and type "default" mean no scaling."""
         if not data:
             return None
+        check_object(data, "rope_scaling")
         kind = data.get("rope_type", data.get("type"))
         if kind == "default":
             return None
         unknown = sorted(set(data) - {"rope_type", "type", "factor", "original_max_position_embeddings"})
         _require(not unknown, f"rope_scaling has fields that are not supported: {', '.join(unknown)}")
-        _require("factor" in data, f"rope_scaling {dict(data)} names no factor")
-        return cls(rope_type=str(kind), factor=data["factor"])
+        _require("factor" in data, f"rope_scaling of type {shown(kind)} names no factor")
+        return cls(rope_type=kind, factor=data["factor"])
 
 
 @dataclass(frozen=True)
@@ -167,8 +182,7 @@ class TextConfig:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        _positive(self, "max_position_embeddings")
+        check_fields(self, TEXT_RULES)
         heads = self.num_attention_heads
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", heads)
@@ -183,14 +197,13 @@ class TextConfig:
             object.__setattr__(self, "rope_scaling", RopeScaling.read(self.rope_scaling))
         if isinstance(self.eos_token_id, list):
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
-        _positive(self, "num_key_value_heads", "head_dim")
+        check_fields(self, {"head_dim": TEXT_RULES["head_dim"]})
         _require(
             heads % self.kv_heads == 0,
             f"num_attention_heads {heads} is not a multiple of num_key_value_heads {self.kv_heads}",
         )
         _require(self.head_size % 2 == 0, f"head_dim {self.head_dim} is odd; rotary embedding needs an even one")
         _require(self.hidden_act == "silu", f"hidden_act {self.hidden_act!r} is not supported: expected 'silu'")
-        _require(self.rope_theta > 0, f"rope_theta must be positive, got {self.rope_theta!r}")
 
     @property
     def kv_heads(self) -> int:
@@ -212,7 +225,7 @@ class TextConfig:
     def eos_token_ids(self) -> tuple[int, ...]:
         """The ids that end an answer; some configs write -1 for none."""
         ends = self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
-        return tuple(end for end in ends if 0 <= end < self.vocab_size)
+        return tuple(end for end in ends if end is not None and 0 <= end < self.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -255,16 +268,16 @@ class Share4VConfig:
     model_type = "share4v"
 
     def __post_init__(self) -> None:
+        check_fields(self, MODEL_RULES)
         vision, text = self.vision_config, self.text_config
         _require(
             self.select_feature in ("patch", "cls_patch"),
             f"select_feature {self.select_feature!r} is not supported: expected 'patch' or 'cls_patch'",
         )
         depth = vision.num_hidden_layers
-        is_layer = isinstance(self.select_layer, int) and -depth - 1 <= self.select_layer <= depth
         _require(
-            is_layer,
-            f"select_layer {self.select_layer!r} is not one of the vision tower's {depth + 1} hidden states "
+            type(self.select_layer) is int and -depth - 1 <= self.select_layer <= depth,
+            f"select_layer {shown(self.select_layer)} is not one of the vision tower's {depth + 1} hidden states "
             f"({-depth - 1} to {depth})",
         )
         _require(
@@ -278,7 +291,7 @@ class Share4VConfig:
         stated = self.extra.get("mm_hidden_size")
         _require(
             stated is None or stated == vision.hidden_size,
-            f"mm_hidden_size {stated} contradicts the vision tower's hidden_size {vision.hidden_size}",
+            f"mm_hidden_size {shown(stated)} contradicts the vision tower's hidden_size {vision.hidden_size}",
         )
         if self.projector_config.projector_type == "identity":
             _require(
@@ -315,8 +328,7 @@ class Share4VConfig:
             parts[name] = section(**_known(section, parts.get(name, {}), f"config.json's {name}"))
         names = {item.name for item in fields(cls)}
         kept = {key: parts.pop(key) for key in sorted(set(parts) - names)}
-        stated = parts.get("extra", {})
-        _require(isinstance(stated, Mapping), f"config.json's extra must be a JSON object, got {stated!r}")
+        stated = check_object(parts.get("extra", {}), "config.json's extra")
         return cls(**{**parts, "extra": {**stated, **kept}})
 
     @classmethod
@@ -363,13 +375,34 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}: {_missing_config_hint(path)}")
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"{path} has {size} bytes, expected at most {MAX_JSON_BYTES}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply, expected at most {MAX_JSON_DEPTH} levels") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path} contains a {type(data).__name__}, expected a JSON object")
+    _check_depth(data, path)
     return data
+
+
+def _check_depth(data: Any, path: Path) -> None:
+    """Refuse what is nested so deeply that copying or comparing it would overflow the stack."""
+    level = [data]
+    for _ in range(MAX_JSON_DEPTH):
+        inner = [value for container in level for value in _values(container)]
+        level = [value for value in inner if isinstance(value, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"{path} is nested too deeply, expected at most {MAX_JSON_DEPTH} levels")
+
+
+def _values(container: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
 
 
 def _missing_config_hint(path: Path) -> str:

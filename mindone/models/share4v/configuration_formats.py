@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .configuration_schema import Optional, Text, check_object, shown
 from .home import expand_home
 
 # Our field -> the keys of published files. If several keys are listed, the first one that is present counts.
@@ -90,7 +91,7 @@ def leftover(data: Mapping[str, Any], *tables: Mapping[str, tuple[str, ...]]) ->
 
 def leftover_of_parts(text: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the entries of LLaVA's nested configs that are not read, by the name of the part."""
-    inner = {} if vision is None else vision.get("vision_config", vision)
+    inner = {} if vision is None else check_object(vision.get("vision_config", vision), "config.json's vision_config")
     kept = {
         "text_config": leftover(text, TEXT_FIELDS, {"": ("rope_parameters",)}),
         "vision_config": leftover(inner, VISION_FIELDS),
@@ -103,6 +104,7 @@ def rope_of(data: Mapping[str, Any]) -> dict[str, Any]:
     parameters = data.get("rope_parameters")
     if not parameters:
         return {}
+    check_object(parameters, "config.json's rope_parameters")
     fields = {"rope_theta": parameters["rope_theta"]} if "rope_theta" in parameters else {}
     scaling = {key: value for key, value in parameters.items() if key != "rope_theta"}
     return {**fields, "rope_scaling": scaling} if scaling else fields
@@ -117,7 +119,8 @@ def read_vision(data: Mapping[str, Any] | None) -> dict[str, Any]:
     """Read a CLIP vision config; of a complete CLIP config, its `vision_config` is read."""
     if data is None:
         return dict(CLIP_LARGE_336)
-    return pick(data.get("vision_config", data), VISION_FIELDS)
+    check_object(data, "config.json's vision_config")
+    return pick(check_object(data.get("vision_config", data), "config.json's vision_config"), VISION_FIELDS)
 
 
 def read_original(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -138,14 +141,15 @@ def read_llava(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dic
     fields = pick(data, LLAVA_FIELDS)
     if "select_feature" in fields:
         strategy = fields["select_feature"]
-        fields["select_feature"] = LLAVA_SELECT_FEATURE.get(strategy, strategy)
+        is_known = isinstance(strategy, str) and strategy in LLAVA_SELECT_FEATURE
+        fields["select_feature"] = LLAVA_SELECT_FEATURE[strategy] if is_known else strategy
     projector: dict[str, Any] = {"projector_type": "mlp2x_gelu"}
     for ours, field in (("bias", "projector_bias"), ("hidden_act", "projector_act")):
         if field in fields:
             projector[ours] = fields.pop(field)
-    language = data.get("text_config", {})
+    language = check_object(data.get("text_config", {}), "config.json's text_config")
     if language.get("model_type", "llama") != "llama":
-        raise ValueError(f"config.json's text_config is a {language['model_type']!r}, expected 'llama'")
+        raise ValueError(f"config.json's text_config is a {shown(language['model_type'])}, expected 'llama'")
     text = read_text(language)
     if data.get("tie_word_embeddings"):
         text["tie_word_embeddings"] = True
@@ -190,19 +194,27 @@ def format_of(data: Mapping[str, Any]) -> str:
         return "original"
     if model_type in TOWER_MODEL_TYPES:
         raise ValueError(
-            f"config.json has model_type {model_type!r}: this is only a vision tower. Name the model that it belongs "
-            "to, and give this directory as its vision_tower (--vision-tower)"
+            f"config.json has model_type {shown(model_type)}: this is only a vision tower. Name the model that it "
+            "belongs to, and give this directory as its vision_tower (--vision-tower)"
         )
     raise ValueError(
-        f"config.json has model_type {model_type!r}, which is not a known format of ShareGPT4V. Known model types: "
-        f"{', '.join(sorted(ORIGINAL_MODEL_TYPES))} (the original's config, transformers' "
+        f"config.json has model_type {shown(model_type)}, which is not a known format of ShareGPT4V. Known model "
+        f"types: {', '.join(sorted(ORIGINAL_MODEL_TYPES))} (the original's config, transformers' "
         "LlavaForConditionalGeneration, or what save_pretrained wrote)"
     )
 
 
-def named_tower(data: Mapping[str, Any]) -> Any:
-    """Return the vision tower that a config.json in the original format names: a path, a name on a hub, or None."""
-    return data.get("mm_vision_tower") or data.get("vision_tower")
+def named_tower(data: Mapping[str, Any]) -> str | None:
+    """Return the vision tower that a config.json in the original format names: a path, a name on a hub, or None.
+
+    Raises:
+        ValueError: it is not a text.
+    """
+    named = data.get("mm_vision_tower") or data.get("vision_tower")
+    error = Optional(Text()).error(named)
+    if error is not None:
+        raise ValueError(f"config.json's mm_vision_tower {error}")
+    return named
 
 
 def tower_paths(named: str, directory: Path) -> Iterator[Path]:
@@ -227,11 +239,14 @@ def read_size(value: Any) -> int | tuple[int, int]:
     """
     if isinstance(value, int):
         return value
-    if isinstance(value, Mapping) and set(value) == {"shortest_edge"}:
-        return int(value["shortest_edge"])
+    if isinstance(value, Mapping) and set(value) == {"shortest_edge"} and isinstance(value["shortest_edge"], int):
+        return value["shortest_edge"]
     if isinstance(value, Mapping) and set(value) == {"height", "width"}:
-        return int(value["height"]), int(value["width"])
-    raise ValueError(f'size {value!r}: expected a number, {{"shortest_edge": n}} or {{"height": n, "width": n}}')
+        height, width = value["height"], value["width"]
+        if isinstance(height, int) and isinstance(width, int):
+            return height, width
+    got = f"with {', '.join(map(shown, list(value)[:4]))}" if isinstance(value, Mapping) else shown(value)
+    raise ValueError(f'size {got}: expected a number, {{"shortest_edge": n}} or {{"height": n, "width": n}}')
 
 
 def read_crop_size(data: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ from .concurrency import MINDSPORE, check_process, claim_process
 from .configuration import Share4VConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
-from .generation.prefill import Prompts
+from .generation.prefill import Prompts, check_context
 from .inputs import as_numpy, check_pixels, embedding_table
 from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
 from .load_options import LoadOptions, explicit_options
@@ -328,9 +328,8 @@ class Share4V(GenerationMixin, nn.Cell):
             ValueError: the inputs contradict each other, or a prompt fills the model's context.
         """
         with self.exclusive():
-            prompts = self._embed_prompts(input_ids, pixel_values, attention_mask, inputs_embeds, image_features)
-        prompts.check_context(self.config.text_config.context_length)
-        return prompts
+            limit = self.config.text_config.context_length
+            return self._embed_prompts(input_ids, pixel_values, attention_mask, inputs_embeds, image_features, limit)
 
     def _embed_prompts(
         self,
@@ -339,32 +338,43 @@ class Share4V(GenerationMixin, nn.Cell):
         attention_mask: Array | None,
         inputs_embeds: Array | None,
         image_features: Tensor | None = None,
+        context_length: int | None = None,
     ) -> Prompts:
-        """As `prepare_inputs`, for prompts of any length."""
+        """As `prepare_inputs`. Lengths are checked before anything is embedded; None allows any length."""
         mask = None if attention_mask is None else as_numpy(attention_mask)
         if inputs_embeds is not None:
             if input_ids is not None or pixel_values is not None or image_features is not None:
                 raise ValueError("give either inputs_embeds, or input_ids and pixel_values, not both")
-            return self._prompts_from_embeddings(inputs_embeds, mask)
+            return self._prompts_from_embeddings(inputs_embeds, mask, context_length)
         if input_ids is None:
             raise ValueError("input_ids or inputs_embeds must be given")
-        return self._prompts_from_ids(as_numpy(input_ids).astype(np.int64), mask, pixel_values, image_features)
+        ids = as_numpy(input_ids).astype(np.int64)
+        return self._prompts_from_ids(ids, mask, pixel_values, image_features, context_length)
 
-    def _prompts_from_embeddings(self, inputs_embeds: Array, mask: np.ndarray | None) -> Prompts:
+    def _prompts_from_embeddings(
+        self, inputs_embeds: Array, mask: np.ndarray | None, context_length: int | None
+    ) -> Prompts:
         """inputs_embeds [B, T, H], mask [B, T]."""
         embeds = inputs_embeds if isinstance(inputs_embeds, Tensor) else Tensor(np.asarray(inputs_embeds, np.float32))
         hidden = self.config.text_config.hidden_size
         if embeds.ndim != 3 or embeds.shape[-1] != hidden:
             raise ValueError(f"inputs_embeds must be [B, T, {hidden}], got {list(embeds.shape)}")
+        plan = plan_merge(np.zeros(embeds.shape[:2], np.int64), mask, 0, 0)
+        if context_length is not None:
+            check_context(int(plan.lengths.max()), context_length)
         if not np.isfinite(as_numpy(embeds)).all():
             raise ValueError("inputs_embeds are not all finite numbers")
-        plan = plan_merge(np.zeros(embeds.shape[:2], np.int64), mask, 0, 0)
         table = embedding_table(embeds.astype(self.language_model.activations), None)
         ids = np.full(plan.index.shape, -1)  # unknown
         return Prompts(table, plan.index, ids, plan.lengths, [[] for _ in plan.lengths])
 
     def _prompts_from_ids(
-        self, ids: np.ndarray, mask: np.ndarray | None, pixel_values: Array | None, image_features: Tensor | None
+        self,
+        ids: np.ndarray,
+        mask: np.ndarray | None,
+        pixel_values: Array | None,
+        image_features: Tensor | None,
+        context_length: int | None,
     ) -> Prompts:
         """ids int64 [B, L], mask [B, L], images as pixels [N, 3, S, S] or features [N, P, H]."""
         pixels = check_pixels(self.config.vision_config, pixel_values)
@@ -372,6 +382,8 @@ class Share4V(GenerationMixin, nn.Cell):
             self._check_features(image_features, pixels)
         images = len(pixels) if image_features is None else len(image_features)
         plan = plan_merge(ids, mask, images, self.config.num_image_tokens, self.config.image_token_id)
+        if context_length is not None:
+            check_context(int(plan.lengths.max()), context_length)
         placed = plan.place(ids, -1)  # [B, T]
         vocabulary = self.config.text_config.vocab_size
         check_vocabulary(plan, placed, vocabulary)

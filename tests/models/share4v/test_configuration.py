@@ -178,9 +178,12 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no layers": ({"num_hidden_layers": 0}, "TextConfig.num_hidden_layers must be a positive integer, got 0"),
     "text for a number": ({"hidden_size": "4096"}, "TextConfig.hidden_size must be a positive integer, got '4096'"),
     "activation": ({"hidden_act": "relu"}, "hidden_act 'relu' is not supported: expected 'silu'"),
-    "theta": ({"rope_theta": 0}, "rope_theta must be positive, got 0"),
+    "theta": ({"rope_theta": 0}, "TextConfig.rope_theta must be a number above 0 and at most 1000000000000.0, got 0"),
     "rope type": ({"rope_scaling": {"type": "yarn", "factor": 2}}, "rope_scaling type 'yarn' is not supported"),
-    "rope factor": ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor must be a number >= 1, got 0.5"),
+    "rope factor": (
+        {"rope_scaling": {"type": "linear", "factor": 0.5}},
+        "factor must be a number of at least 1 and",
+    ),
     "rope without factor": ({"rope_scaling": {"type": "linear"}}, "names no factor"),
     "rope field": ({"rope_scaling": {"type": "linear", "factor": 2, "beta": 1}}, "not supported: beta"),
     "vision size": ({"mm_hidden_size": 768}, "mm_hidden_size 768 contradicts the vision tower's hidden_size 1024"),
@@ -189,7 +192,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "feature": ({"mm_vision_select_feature": "cls"}, "select_feature 'cls' is not supported"),
     "aspect": ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio 'anyres' is not supported"),
     "identity": ({"mm_projector_type": "identity"}, "projector 'identity' needs equal sizes"),
-    "projector": ({"mm_projector_type": 3}, "projector_type must be a string, got 3"),
+    "projector": ({"mm_projector_type": 3}, "projector_type must be a text of at most 4096 characters, got 3"),
     "model type": (
         {"model_type": "blip"},
         "config.json has model_type 'blip', which is not a known format",

@@ -40,12 +40,20 @@ class Prompts:
         Raises:
             ValueError: a prompt fills the model's context.
         """
-        longest = int(self.lengths.max())
-        if longest >= context_length:
-            raise ValueError(
-                f"the prompt has {longest} tokens with its images, but the model's context is {context_length}: "
-                "shorten the text, send fewer images, or use a model with a longer context"
-            )
+        check_context(int(self.lengths.max()), context_length)
+
+
+def check_context(longest: int, context_length: int) -> None:
+    """Check that a prompt of `longest` tokens leaves space for at least one new token.
+
+    Raises:
+        ValueError: the prompt fills the model's context.
+    """
+    if longest >= context_length:
+        raise ValueError(
+            f"the prompt has {longest} tokens with its images, but the model's context is {context_length}: "
+            "shorten the text, send fewer images, or use a model with a longer context"
+        )
 
 
 def require_finite(logits: np.ndarray, cache: KVCache) -> np.ndarray:

