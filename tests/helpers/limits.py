@@ -77,7 +77,7 @@ def _run(request: dict[str, Any], pipe: int) -> None:
             answer = ("value", repr(function(*arguments))[:500])
         except Exception as error:
             answer = (type(error).__name__, str(error))
-        os.write(pipe, json.dumps(answer).encode()[:60_000])
+        os.write(pipe, json.dumps((answer[0], answer[1][:50_000])).encode())
 
     try:
         exec(compile(request["code"], "limited", "exec"), {"__name__": "limited", "report": report, "sys": sys})

@@ -223,7 +223,7 @@ class Tokenizer:
     def _named_id(self, text: str, role: str) -> int:
         token_id = self._id_of(text)
         if token_id is None:
-            raise ValueError(f"{role} {text!r} is not in the vocabulary: give its id in added_tokens")
+            raise ValueError(f"{role} {shown(text)} is not in the vocabulary: give its id in added_tokens")
         return token_id
 
     @cached_property
@@ -394,10 +394,12 @@ def _read_arguments(directory: Path) -> dict[str, Any]:
         trims = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
         if trims:
             raise ValueError(
-                f"{directory / _CONFIG_NAME}: added token {text!r} has {', '.join(trims)}, which is not supported"
+                f"{directory / _CONFIG_NAME}: added token {shown(text)} has {', '.join(trims)}, which is not supported"
             )
         if added.setdefault(text, int(token_id)) != int(token_id):
-            raise ValueError(f"{directory}: added token {text!r} has two ids, {added[text]} and {token_id}; remove one")
+            raise ValueError(
+                f"{directory}: added token {shown(text)} has two ids, {added[text]} and {token_id}; remove one"
+            )
         if token.get("special"):
             special.add(text)
     return {**stated, "added_tokens": added, "special_tokens": special}
