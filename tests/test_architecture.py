@@ -211,6 +211,40 @@ def test_user_errors_are_no_assertions(path: Path) -> None:
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []
 
 
+FORMATS = sources("mindone/models/share4v/checkpoint/formats")
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_numbers_from_files_are_checked_in_one_place(path: Path) -> None:
+    """Nothing unpickles; only `arranged` makes a view by strides; whatever lists tensors calls `checked_layout`."""
+    text = path.read_text(encoding="utf-8")
+    assert not {"pickle", "marshal", "shelve", "dill", "cloudpickle"} & imports(path)
+    if path.name != "tensor.py":
+        assert "numpy.lib.stride_tricks" not in imports(path)
+    if path in FORMATS and "StoredTensor(" in text and path.name != "tensor.py":
+        assert "checked_layout(" in text
+
+
+# Opened by name elsewhere: a prompt file that the user named, a lock, and files of the user's own home or directory.
+OPENERS = ("prompts/plan.py", "executors/work_queue.py", "state/atomic_files.py", "state/signature.py")
+OPENING = ("open", "read_bytes", "read_text", "write_bytes", "write_text", "touch")
+
+
+@pytest.mark.parametrize("path", files_of(DATASET), ids=name_of)
+def test_files_of_a_data_set_are_opened_in_one_place(path: Path) -> None:
+    """state/regular_files.py opens them: it waits for no FIFO and follows no link that somebody else made."""
+    inside = path.relative_to(ROOT / DATASET.replace(".", "/")).as_posix()
+    if inside in ("state/regular_files.py", *OPENERS):
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        function, keywords = ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
+        name = function.rpartition(".")[2]
+        is_path = name in OPENING and function not in ("Checkpoint.open", "self.open") and "fileobj" not in keywords
+        assert not is_path, f"{inside}:{node.lineno} opens a file by {function}: use state/regular_files.py"
+
+
 def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """How many lines a function has, its docstring left out."""
     first = function.body[0]

@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import sys
+import tarfile
 import tempfile
 import types
 import zipfile
@@ -100,6 +101,50 @@ def _gguf_seeds() -> list[bytes]:
     return [data + bytes(-len(data) % 32) + bytes(64)]
 
 
+def _read_data_set(path: Path) -> object:
+    """List the inputs of a file and read each; what is wrong with one is that one's ItemError."""
+    from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, ReaderOptions, list_inputs
+
+    reader, found = Reader(downloads=False), 0
+    for item in list_inputs([str(path)], ReaderOptions()):
+        try:
+            found += len(reader.data(item))
+        except ItemError as error:
+            json.dumps(str(error))
+    return found
+
+
+def _tar_seeds() -> list[bytes]:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in (("0.png", _image_seeds()[0]), ("0.txt", b"a caption"), ("x" * 120 + ".jpg", b"no image")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return [buffer.getvalue()]
+
+
+def _csv_seeds() -> list[bytes]:
+    return [b'image,caption\na.png,one\n"b, c.png","two\nlines"\n', b"path\tlabel\nx.jpg\t1\n"]
+
+
+def _jsonl_seeds() -> list[bytes]:
+    return [b'{"image": "a.png", "caption": "one"}\n{"image": {"bytes": "aGk=", "path": null}}\n']
+
+
+def _arrow_seeds() -> list[bytes]:
+    import pyarrow as pa
+
+    table = pa.table({"image": [_image_seeds()[0], b"no image", None], "caption": ["a", None, "b"]})
+    seeds = []
+    for new_file in (pa.ipc.new_file, pa.ipc.new_stream):
+        sink = pa.BufferOutputStream()
+        with new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        seeds.append(sink.getvalue().to_pybytes())
+    return seeds
+
+
 def _pickle_seed() -> bytes:
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
     hooks = b"\x89ccollections\nOrderedDict\n)R"
@@ -152,6 +197,10 @@ TARGETS = {
     "config": Target(_read_config, ".json", lambda: [(TINY / "config.json").read_bytes()]),
     "tokenizer": Target(_read_tokenizer, ".model", lambda: [(TINY / "tokenizer.model").read_bytes()]),
     "image": Target(_read_image, ".png", _image_seeds),
+    "tar": Target(_read_data_set, ".tar", _tar_seeds),
+    "csv": Target(_read_data_set, ".csv", _csv_seeds),
+    "jsonl": Target(_read_data_set, ".jsonl", _jsonl_seeds),
+    "arrow": Target(_read_data_set, ".arrow", _arrow_seeds),
 }
 # What a reader may raise: its own errors, and what the system says of a file.
 ALLOWED = (ValueError, OSError)

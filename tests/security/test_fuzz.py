@@ -9,8 +9,21 @@ from pathlib import Path
 import pytest
 
 FUZZ = Path(__file__).with_name("fuzz.py")
-TARGETS = ("pickle", "torch", "safetensors", "ckpt", "gguf", "config", "tokenizer", "image")
-SECONDS = 4
+TARGETS = (
+    "pickle",
+    "torch",
+    "safetensors",
+    "ckpt",
+    "gguf",
+    "config",
+    "tokenizer",
+    "image",
+    "tar",
+    "csv",
+    "jsonl",
+    "arrow",
+)
+SECONDS = 3
 
 
 def test_every_target_is_run() -> None:
