@@ -117,6 +117,7 @@ def _run(
     on_record: Callable[[Record], None],
 ) -> JobSummary:
     options = job.options
+    list_inputs(paths, job.readers)  # an input that does not exist is reported before anything else about the paths
     rank, directory = current_rank(), _state_directory(paths, options)
     engine = _engine_name(options, rank)
     check_job(paths, job, directory, engine)  # report all errors before anything is written

@@ -31,7 +31,7 @@ _CHECKED_INPUTS = 1000  # inputs whose columns are compared with the variables o
 
 
 def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: str) -> None:
-    """Check the settings of a job, its inputs and its outputs.
+    """Check the settings of a job and its outputs; `list_inputs` checks its inputs.
 
     Args:
         paths: the inputs.
@@ -43,11 +43,9 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
         ValueError: a setting is wrong, a name is unknown, settings contradict each other, or an output cannot be
             written or would replace a file of somebody else.
         ImportError: a package that an output or the executor needs is not installed.
-        InputError: an input does not exist or is of an unknown kind.
         FileNotFoundError, HubError, CheckpointError: the model was not found.
     """
     _check_generation(job)
-    list_inputs(paths, job.readers)
     executor_class(engine)
     check_outputs(job.options.formats, job.options.out, paths)
     _check_writable(paths, job.options.out, state)
