@@ -16,7 +16,7 @@ DESCRIPTION = (
 )
 EPILOG = """examples:
   share4v caption photo.jpg
-  share4v caption photos/*.jpg --model sharegpt4v-7b --json > captions.jsonl
+  share4v caption photos/*.jpg --model sharegpt4v-7b --json > answers.jsonl
   share4v caption photo.jpg --prompt "What is written on the sign?"
   curl -s https://example.org/photo.jpg | share4v caption -
 
