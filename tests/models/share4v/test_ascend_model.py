@@ -158,8 +158,8 @@ def test_a_batch_that_is_too_large_is_left_to_the_portable_cells(trio: Trio) -> 
         operators,
         flash_attention_score=never,
         incre_flash_attention=never,
-        flash_limits=replace(operators.flash_limits, texts=1),
-        incremental_limits=replace(operators.incremental_limits, texts=1),
+        flash_limits=replace(operators.flash_limits, max_batch=1),
+        incremental_limits=replace(operators.incremental_limits, max_batch=1),
     )
     wanted = trio[2].language_model
     ours = LlamaForCausalLM(trio[2].config, operators=operators)

@@ -188,7 +188,7 @@ def test_narrow_caches_give_nearly_the_logits_of_float32(
 
 
 def test_a_cache_of_an_unknown_type_or_for_cells_is_refused(stored: tuple[Reference, Path]) -> None:
-    with pytest.raises(ValueError, match="kv_cache_dtype 'int4': expected one of float32, float16, int8"):
+    with pytest.raises(ValueError, match="kv_cache_dtype 'int4' is not supported: use one of float32, float16, int8"):
         Share4V.from_pretrained(stored[1], kv_cache_dtype="int4")
     with pytest.raises(ValueError, match="kv_cache_dtype 'float16' needs the CPU kernels"):
         Share4V.from_pretrained(stored[1], kv_cache_dtype="float16", **CELLS)

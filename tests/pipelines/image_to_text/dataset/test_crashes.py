@@ -118,7 +118,7 @@ def test_other_settings_are_rejected(undisturbed: tuple[Path, Path]) -> None:
     place, whole = undisturbed
     changed = finished(command(place / "photos", whole, "--prompt", "What is this?"))
     assert changed.returncode == 3
-    assert "its prompts.prompts is" in changed.stderr and "--restart" in changed.stderr
+    assert "--prompt was the style 'default'" in changed.stderr and "--restart" in changed.stderr
     assert "Traceback" not in changed.stderr
 
 
