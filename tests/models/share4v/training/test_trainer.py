@@ -291,5 +291,5 @@ def test_a_stage_that_cannot_be_run_is_refused(small: Pair) -> None:
 
 def test_a_model_on_the_kernels_says_how_to_load_it_for_training(pair_of: Callable[..., Pair]) -> None:
     _, model = pair_of("small", "kernels")
-    with pytest.raises(ValueError, match=r"inference .* load it with language_backend=.llama., vision_backend=.clip."):
+    with pytest.raises(ValueError, match=r"inference: .* load it with language_backend=.llama., vision_backend=.clip."):
         next(train(model, Stage(Schedule(1e-3, 2, 0), LENGTH, train_all), []))

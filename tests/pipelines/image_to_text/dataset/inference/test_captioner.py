@@ -257,7 +257,7 @@ def test_a_question_that_cannot_be_encoded_fails_only_its_input(tiny: ImageToTex
     first, second, *_ = (item for item in list_inputs([str(folder)]) if "bad-" not in item.source)
     asked = Task(first, ("What is caf\udce9?",), (None,)), Task(second, ("What is there?",), (None,))
     records = captioned(tiny, list(asked))
-    assert "half a surrogate pair" in str(records[first.number].error)
+    assert "an unpaired surrogate" in str(records[first.number].error)
     assert records[second.number].captions
 
 
@@ -300,7 +300,7 @@ def test_a_caption_that_is_completed_together_with_the_failure_of_its_input(
     """The second prompt fails in the step in which the first caption, of one token, is completed."""
     items = equal_items(tmp_path, 2)
     tasks = [Task(items[0], ("What is it?", OVERFULL), (None, None)), Task(items[1], ("Why?",), (None,))]
-    records = captioned(tiny, tasks, generation={"max_new_tokens": 1})
+    records = captioned(tiny, tasks, max_new_tokens=1)
     assert "the model's context" in (records[0].error or "") and records[1].captions
 
 
