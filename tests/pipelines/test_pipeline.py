@@ -246,7 +246,7 @@ def test_loaded_model_needs_a_processor_and_refuses_load_options(
 ) -> None:
     with pytest.raises(ValueError, match=r"processor=Share4VProcessor\.from_pretrained"):
         pipeline("image-to-text", model)
-    with pytest.raises(ValueError, match="dtype, vision_backend cannot change a model that is loaded"):
+    with pytest.raises(ValueError, match="dtype, vision_backend cannot change a model that is already loaded"):
         pipeline("image-to-text", model, processor, dtype="float16", vision_backend="mindone")
     by_name = pipeline("image-to-text", model, str(checkpoint))
     assert by_name(pictures[0], max_new_tokens=2) == pipeline("image-to-text", model, processor)(

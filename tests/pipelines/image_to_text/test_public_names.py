@@ -9,8 +9,10 @@ import sys
 import typing
 
 import pytest
+import typing_extensions
 
 from mindone.pipelines import image_to_text
+from mindone.pipelines.image_to_text.dataset.keywords import DatasetKeywords
 
 
 def test_every_public_name_exists() -> None:
@@ -33,7 +35,9 @@ def option_classes(annotation: object) -> set[type]:
 
 
 def test_everything_that_caption_dataset_takes_or_returns_is_public() -> None:
-    hints = typing.get_type_hints(image_to_text.caption_dataset)
+    # The keywords are typed for type checkers only; the options classes are what they stand for.
+    typed_only = {"Unpack": typing_extensions.Unpack, "DatasetKeywords": DatasetKeywords}
+    hints = typing.get_type_hints(image_to_text.caption_dataset, localns=typed_only)
     classes = set().union(*map(option_classes, hints.values()))
     names = {one.__name__ for one in classes}
     assert {"CaptioningSettings", "ReaderOptions", "JobOptions", "WriterOptions", "TextRules"} <= names
