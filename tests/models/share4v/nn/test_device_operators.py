@@ -134,7 +134,7 @@ def test_an_operator_that_is_missing_is_left_to_the_cells() -> None:
 
 
 def test_limits_are_data() -> None:
-    tight = replace(ASCEND, flash_limits=AttentionLimits(head_size=64))
+    tight = replace(ASCEND, flash_limits=AttentionLimits(max_head_size=64))
     assert type(Arithmetic.of("float16", tight).attention(*SIZES)) is Attention
 
 
@@ -161,5 +161,5 @@ def test_bfloat16_on_a_cpu_is_an_error_that_helps() -> None:
         with pytest.raises(ValueError, match=message):
             make()
     kernels = {"language_backend": "packed-llama", "vision_backend": "packed-clip"}
-    with pytest.raises(ValueError, match="dtype 'bfloat16' is not there on a CPU: expected one of float32, float16"):
+    with pytest.raises(ValueError, match="dtype 'bfloat16' is not supported on a CPU, only on Ascend: use 'float32' or 'float16'"):
         Share4V(config, "bfloat16", **kernels)
