@@ -175,8 +175,8 @@ def test_a_video_that_overflows_the_context_is_one_failure(run: Run, tmp_path: P
     [
         (["--video-folder", "absent"], "absent is not a folder"),
         (["--video-folder", "empty"], "no images or videos in empty"),
-        (["--video-folder", "empty", "--frames", "first"], "mode 'first' is not known"),
-        (["--video-folder", "empty", "--count", "3"], "takes one frame"),
+        (["--video-folder", "empty", "--frames", "first"], "unknown frame sampling mode 'first'"),
+        (["--video-folder", "empty", "--count", "3"], "reads one frame"),
         (["--video-folder", "empty", "--batch_size", "0"], "--batch_size must be 1 or more"),
         (["--video-folder", "empty", "--max_new_tokens", "0"], "max_new_tokens"),
         (["--video-folder", "empty", "--model-path", "sharegpt4v-tinny"], "Did you mean 'sharegpt4v-tiny'"),
