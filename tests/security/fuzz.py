@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import resource
 import sys
 import tarfile
 import tempfile
@@ -234,7 +235,14 @@ def main() -> None:
             except ALLOWED as error:
                 json.dumps(str(error))  # a message must be one that can be printed
 
-        flags = [f"-max_total_time={arguments.seconds}", "-rss_limit_mb=2048", "-timeout=20", "-max_len=65536"]
+        # A process inherits the peak of the one that started it, which a test's worker may have driven up.
+        inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        flags = [
+            f"-max_total_time={arguments.seconds}",
+            f"-rss_limit_mb={inherited + 2048}",
+            "-timeout=20",
+            "-max_len=65536",
+        ]
         flags += [f"-artifact_prefix={tempfile.gettempdir()}/fuzz-{arguments.target}-", "-print_final_stats=1"]
         atheris.Setup([sys.argv[0], *flags, str(corpus)], once)
         atheris.Fuzz()

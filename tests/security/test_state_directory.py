@@ -370,7 +370,7 @@ def test_adopt_rejects_inputs_outside_those_that_are_named(photos: Path, tmp_pat
 def test_adopt_with_other_settings_is_refused(photos: Path) -> None:
     killed_run(photos, after=1)
     (photos / ".share4v" / "signature.json").unlink()
-    with pytest.raises(JobError, match="results with other settings .existing was"):
+    with pytest.raises(JobError, match=r"results with other settings .existing was"):
         run(photos, existing="append", adopt=True)
     with pytest.raises(ValueError, match="restart and adopt cannot be combined"):
         run(photos, restart=True, adopt=True)

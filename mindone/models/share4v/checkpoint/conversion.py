@@ -74,6 +74,11 @@ def convert(
         CheckpointError: the source is damaged, incomplete or does not fit its config.
         KernelsMissingError: the dtype needs the CPU kernels, and they were not built.
         HubError, FileNotFoundError, ValueError: as in `Checkpoint.open`.
+
+    Example:
+        >>> from mindone.models.share4v import convert
+        >>> convert("sharegpt4v-tiny", "tiny-float16", dtype="float16").name
+        'tiny-float16'
     """
     out = Path(out)
     if dtype is not None and dtype not in PRECISIONS:

@@ -63,6 +63,8 @@ class KVCache:
         >>> for question in ("What is this?", "Describe this image"):  # the second one reuses the image
         ...     inputs = processor(images=["photo.jpg"], text=question)
         ...     ids = model.generate(**inputs, max_new_tokens=8, past_key_values=cache)
+        >>> cache.batch_size
+        1
     """
 
     def __init__(self, language_model: LanguageModel, batch_size: int, capacity: int) -> None:

@@ -58,7 +58,9 @@ def resolve(
         NoSpaceError: the disk has too little free space; the message gives both numbers.
 
     Example:
-        >>> from mindone.models.share4v.hub import resolve
+        >>> from mindone.models.share4v import resolve
+        >>> resolve("sharegpt4v-tiny").name
+        'sharegpt4v-tiny'
         >>> resolve("sharegpt4v-7b", local_files_only=True)  # doctest: +SKIP
         PosixPath('/home/user/.cache/share4v/models/sharegpt4v-7b')
     """

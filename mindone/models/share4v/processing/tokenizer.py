@@ -39,8 +39,10 @@ class Tokenizer:
         ValueError: the file is not a sentencepiece model, the model normalizes white space, or a token is missing.
 
     Example:
-        tokenizer = Tokenizer.from_pretrained("checkpoints/sharegpt4v-7b")
-        tokenizer.decode(tokenizer.encode("a photo"))  # 'a photo'
+        >>> from mindone.models.share4v import Tokenizer, resolve
+        >>> tokenizer = Tokenizer.from_pretrained(resolve("sharegpt4v-tiny"))
+        >>> tokenizer.decode(tokenizer.encode("a red circle"))
+        'a red circle'
     """
 
     def __init__(

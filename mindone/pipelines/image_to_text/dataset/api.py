@@ -92,8 +92,7 @@ def caption_dataset(
     Example:
         >>> from mindone.pipelines.image_to_text import caption_dataset
         >>> caption_dataset("photo.jpg", out="captions.jsonl", style="detailed", batch_size=8)
-        JobSummary(inputs=1, captioned=1, kept=0, failed=0, seconds=..., tokens=..., left_out=(), is_share=False,
-                   breaking_rules=0, state='...captions.jsonl.share4v')
+        JobSummary(inputs=1, captioned=1, kept=0, failed=0, seconds=..., tokens=..., left_out=(), ...)
     """
     given = build_options(keywords, choice=choice, plan=plan, settings=settings, readers=readers, options=options)
     paths = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]

@@ -161,5 +161,7 @@ def test_bfloat16_on_a_cpu_is_an_error_that_helps() -> None:
         with pytest.raises(ValueError, match=message):
             make()
     kernels = {"language_backend": "packed-llama", "vision_backend": "packed-clip"}
-    with pytest.raises(ValueError, match="dtype 'bfloat16' is not supported on a CPU, only on Ascend: use 'float32' or 'float16'"):
+    with pytest.raises(
+        ValueError, match="dtype 'bfloat16' is not supported on a CPU, only on Ascend: use 'float32' or 'float16'"
+    ):
         Share4V(config, "bfloat16", **kernels)
