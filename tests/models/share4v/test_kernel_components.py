@@ -67,7 +67,7 @@ def logits_of(model: Share4V, prompt: list[int], images: np.ndarray) -> np.ndarr
 
 
 def last_logits(model: Share4V, texts: Texts, chunk: int | None = None) -> tuple[np.ndarray, KVCache]:
-    """Return the logits of each text's last token by way of a cache, and the cache."""
+    """Return the logits of each text's last token through a cache, and the cache."""
     ids, mask = padded(texts[0], "left")
     prompts = model.prepare_inputs(ids, texts[1], mask)
     cache = model.new_cache(len(prompts), 256)

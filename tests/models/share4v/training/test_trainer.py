@@ -37,7 +37,7 @@ LENGTH = 32
 
 @pytest.fixture(params=["odd-grouped-gelu"])
 def pair(request: pytest.FixtureRequest, pair_of: Callable[..., Pair]) -> Iterator[Pair]:
-    """Two equal models, which training changes: a reference made anew, and ours with its old weights put back."""
+    """Two equal models, which training changes: a new reference, and ours with its old weights put back."""
     reference, model = pair_of(request.param, "cells")
     before = {name: value.asnumpy().copy() for name, value in model.parameters_and_names()}
     yield Reference(reference.shape), model

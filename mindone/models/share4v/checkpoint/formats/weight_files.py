@@ -39,7 +39,7 @@ def find_weights(directory: str | Path) -> WeightFiles:
 
     Raises:
         FileNotFoundError: there are none; the message says what was looked for.
-        CheckpointError: an index is damaged or names a file that is not there.
+        CheckpointError: an index is damaged or names a file that does not exist.
     """
     directory = Path(directory)
     for name in CANDIDATES:
