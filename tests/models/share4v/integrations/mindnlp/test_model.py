@@ -169,7 +169,7 @@ def test_where_torch_is_imported_first_mindnlp_says_what_to_do() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert "was imported before mindnlp" in done.stdout and "torch/__init__.py" in done.stdout
-    assert "must come first: remove what imports torch when Python starts" in done.stdout
+    assert "must be imported first: remove what imports torch when Python starts" in done.stdout
 
 
 def test_an_interpreter_that_begins_with_torch_is_told_through_the_model(
