@@ -2,9 +2,9 @@
 
     python tests/security/fuzz.py torch --seconds 600
 
-Any exception but the errors that a target allows ends the run, prints the input's path and exits non-zero. CI runs each
-target for a few seconds (test_fuzz.py); `--seconds` makes it longer, and `--corpus DIR` keeps what was found between
-runs. Needs atheris (https://github.com/google/atheris).
+Any exception but the errors that a target allows ends the run, prints the input's path and exits non-zero. CI runs a
+few hundred inputs of each target, the same ones every time (test_fuzz.py); `--seconds` makes a run longer, and
+`--corpus DIR` keeps what was found between runs. Needs atheris (https://github.com/google/atheris).
 """
 
 from __future__ import annotations
@@ -211,6 +211,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=-1, help="end after this many inputs, if that is sooner")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed and --runs try the same inputs (0: random)")
     parser.add_argument("--corpus", type=Path, help="a directory that keeps interesting inputs between runs")
     arguments = parser.parse_args()
     import atheris
@@ -239,6 +241,8 @@ def main() -> None:
         inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         flags = [
             f"-max_total_time={arguments.seconds}",
+            f"-runs={arguments.runs}",
+            f"-seed={arguments.seed}",
             f"-rss_limit_mb={inherited + 2048}",
             "-timeout=20",
             "-max_len=65536",

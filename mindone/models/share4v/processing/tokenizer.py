@@ -352,6 +352,8 @@ def _load_model(model: str | Path | bytes) -> tuple[bytes, Any]:
         loaded = False
     if not loaded:
         raise ValueError(f"{name} ({len(data)} bytes): not a sentencepiece model, or damaged; download it again")
+    if pieces.unk_id() < 0:  # sentencepiece loads such a model, and then gives unknown texts an id that does not exist
+        raise ValueError(f"{name}: no unknown piece, which every sentencepiece model needs; download it again")
     if pieces.decode([f"{_SPACE}a"]) != " a":
         raise ValueError(f"{name} normalizes white space, unlike LLaMA's vocabulary; use the checkpoint's own file")
     return data, pieces

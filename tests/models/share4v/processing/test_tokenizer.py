@@ -288,6 +288,14 @@ def test_vocabulary_that_normalizes_white_space_is_refused() -> None:
         Tokenizer(model.getvalue())
 
 
+def test_vocabulary_without_an_unknown_piece_is_refused(small_model: Path) -> None:
+    model = small_model.read_bytes()
+    unknown = b"\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
+    assert model.count(unknown) == 1
+    with pytest.raises(ValueError, match=r"the given bytes: no unknown piece.*download it again"):
+        Tokenizer(model.replace(unknown, unknown[:-1] + b"\x03"))
+
+
 def test_saved_tokenizer_is_read_by_transformers_and_this_package(small_model: Path, tmp_path: Path) -> None:
     ids = {token: 400 + offset for token, offset in ADDED.items()}
     tokenizer = Tokenizer(small_model.read_bytes(), ids, special_tokens=["<image>", "<pad>"], pad_token="<pad>")
