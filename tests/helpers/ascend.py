@@ -1,9 +1,9 @@
-"""Stand-ins for the Ascend's fused operators: what MindSpore documents of each, and its refusals, in plain operators.
+"""Stand-ins for Ascend's fused operators: their documented semantics and restrictions, in portable operators.
 
-Written from the documentation of MindSpore 2.7.0 to 2.10.0 (the functions' own under `mindspore.ops`) alone: nothing of
-the package is used, so that layouts, the mask's polarity, scales and types are stated twice. What the documentation
-does not allow raises, in graphs while they are compiled. Only what the package calls is there; any other argument
-raises as well.
+Written only from MindSpore's documentation (2.7.0 to 2.10.0, `mindspore.ops`), without code of the package, so that
+layouts, the mask's polarity, scales and dtypes are stated twice, independently. What the documentation does not allow
+raises an error; in a graph, when it is compiled. Arguments that the package does not pass are not implemented and raise
+an error too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def need_type(condition: bool, message: str) -> None:
 
 
 def rms_norm(x: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """y = x / sqrt(mean(x^2) + epsilon) * gamma over gamma's axes; x and gamma of one type."""
+    """y = x / sqrt(mean(x^2) + epsilon) * gamma over gamma's axes; x and gamma have the same dtype."""
     need_type(x.dtype in FLOATS, "x is not float16, float32 or bfloat16")
     need_type(gamma.dtype == x.dtype, "x and gamma have different types")
     need(0 < epsilon <= 1, "epsilon is not in (0, 1]")
@@ -55,16 +55,19 @@ def rotary_position_embedding(x: Tensor, cos: Tensor, sin: Tensor, mode: int = 0
     need(
         x.ndim == 4 and cos.ndim == 4 and sin.shape == cos.shape, "x, cos and sin have four axes, cos and sin one shape"
     )
-    need(mode == 0, "the stand-in knows mode 0, rotate_half")
+    need(mode == 0, "the stand-in implements mode 0, rotate_half")
     size = x.shape[3]
-    need(size % 2 == 0 and size < 896 and cos.shape[3] == size, "D must be even, less than 896, and the tables'")
+    need(
+        size % 2 == 0 and size < 896 and cos.shape[3] == size,
+        "D must be even, less than 896, and equal to the tables' D",
+    )
     need(layout_of(x.shape, cos.shape) != "", "cos fits no layout of x")
     first, second = x[..., : size // 2], x[..., size // 2 :]
     return x * cos + ops.concat((-second, first), -1) * sin
 
 
 def layout_of(x: tuple[int, ...], table: tuple[int, ...]) -> str:
-    """Return the documented layout in which `table` serves x and x is allowed, or nothing.
+    """Return the documented layout of x for which `table` is valid, or an empty string.
 
     B and N are below 1000. Shapes that can be read as BNSD with B * N > 8S are excluded; the documentation excludes
     them where D is a multiple of 32 bytes.
@@ -85,7 +88,7 @@ def layout_of(x: tuple[int, ...], table: tuple[int, ...]) -> str:
 class Attention:
     """The two attention operators, for query, key and value of `dtypes`.
 
-    float32 is not documented; with it the whole model can be compared more sharply than float16 allows.
+    float32 is not documented for Ascend; the tests add it to compare the whole model with smaller tolerances.
     """
 
     dtypes: tuple[Any, ...] = HALF
@@ -107,7 +110,7 @@ class Attention:
             sparse_mode: int = 0,
         ) -> Tensor:
             """Softmax of scale * query key^T where attn_mask is 0 or False; 1 or True is discarded."""
-            need(input_layout == "BNSD", "the stand-in knows the layout BNSD")
+            need(input_layout == "BNSD", "the stand-in implements the layout BNSD")
             need(sparse_mode == 0 and pre_tokens == UNBOUNDED and next_tokens == UNBOUNDED, "sparse_mode 0, no band")
             need(keep_prob == 1.0, "no dropout")
             check_heads(query, key, value, head_num, dtypes)
@@ -138,11 +141,13 @@ class Attention:
             num_key_value_heads: int = 0,
             inner_precise: int = 1,
         ) -> Tensor:
-            """One query a text over the first actual_seq_lengths slots of key and value, tuples or lists of tensors."""
-            need(input_layout == "BNSD", "the stand-in knows the layout BNSD")
+            """One query per sequence, over the first actual_seq_lengths slots; key and value are tuples of tensors."""
+            need(input_layout == "BNSD", "the stand-in implements the layout BNSD")
             need(inner_precise in (0, 1), "inner_precise is 0 or 1")
-            need_type(isinstance(key, (tuple, list)) and isinstance(value, (tuple, list)), "key or value is no tuple")
-            need(len(key) == 1 and len(value) == 1, "one tensor holds all texts")
+            need_type(
+                isinstance(key, (tuple, list)) and isinstance(value, (tuple, list)), "key or value is not a tuple"
+            )
+            need(len(key) == 1 and len(value) == 1, "the stand-in expects one tensor for the whole batch")
             keys, values = key[0], value[0]
             check_heads(query, keys, values, num_heads, dtypes)
             batch, heads, rows, size = query.shape
@@ -168,12 +173,12 @@ def check_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, dtypes: t
     need_type(key.dtype == query.dtype and value.dtype == query.dtype, "query, key and value have different types")
     need(value.shape == key.shape, "key and value have different shapes")
     need(query.shape[0] == key.shape[0] and query.shape[3] == key.shape[3], "query and key differ in B or D")
-    need(query.shape[1] == heads and heads % key.shape[1] == 0, "N2 is no factor of N1, or N1 not the number given")
+    need(query.shape[1] == heads and heads % key.shape[1] == 0, "N1 is not head_num, or not a multiple of N2")
 
 
 def softmax_product(query: Tensor, key: Tensor, value: Tensor, scale: float, discarded: Tensor | None) -> Tensor:
-    """Attention in float32, head by head: each key/value head is repeated for its group. [B, N1, S1, D]."""
-    need_type(isinstance(scale, float), "the scale is no double")
+    """Attention in float32 with repeated key/value heads. Returns [B, N1, S1, D]."""
+    need_type(isinstance(scale, float), "the scale is not a float")
     groups = query.shape[1] // key.shape[1]
     wide_key = ops.repeat_interleave(key.astype(ms.float32), groups, 1)
     wide_value = ops.repeat_interleave(value.astype(ms.float32), groups, 1)
@@ -186,7 +191,7 @@ def softmax_product(query: Tensor, key: Tensor, value: Tensor, scale: float, dis
 
 
 def stand_ins(dtypes: tuple[Any, ...] = HALF) -> DeviceOperators:
-    """Return an Ascend's row with stand-ins in place of its operators; its attention takes `dtypes`."""
+    """Return Ascend's row of the operator table with stand-ins; their attention accepts `dtypes`."""
     device, attention = DEVICES["Ascend"][0], Attention(dtypes)
     return replace(
         device,
@@ -206,45 +211,45 @@ def portable(operators: DeviceOperators) -> DeviceOperators:
 
 
 def fused(dtype: str) -> DeviceOperators:
-    """An Ascend of stand-ins; its attention takes float32 where the weights are float32."""
+    """Return the stand-ins for weights of `dtype`; attention accepts float32 if the weights are float32."""
     return stand_ins(FLOATS if dtype == "float32" else HALF)
 
 
 class StandInTower(CLIPVisionTower):
-    """CLIP on an Ascend of stand-ins."""
+    """CLIP as on Ascend, with stand-ins."""
 
     def __init__(self, config: Any, dtype: str = "float32") -> None:
         super().__init__(config, dtype, fused(dtype))
 
 
 class StandInLlama(LlamaForCausalLM):
-    """LLaMA on an Ascend of stand-ins."""
+    """LLaMA as on Ascend, with stand-ins."""
 
     def __init__(self, config: Any, dtype: str = "float32") -> None:
         super().__init__(config, dtype, fused(dtype))
 
 
 class PortableTower(CLIPVisionTower):
-    """CLIP on an Ascend without fused operators."""
+    """CLIP as on Ascend, without fused operators."""
 
     def __init__(self, config: Any, dtype: str = "float32") -> None:
         super().__init__(config, dtype, portable(fused(dtype)))
 
 
 class PortableLlama(LlamaForCausalLM):
-    """LLaMA on an Ascend without fused operators."""
+    """LLaMA as on Ascend, without fused operators."""
 
     def __init__(self, config: Any, dtype: str = "float32") -> None:
         super().__init__(config, dtype, portable(fused(dtype)))
 
 
-# As arguments of Share4V and of from_pretrained, once `register` was called.
+# Arguments of Share4V and from_pretrained; call `register` first.
 STAND_INS = {"language_backend": "ascend-stand-ins", "vision_backend": "ascend-stand-ins"}
 PORTABLE = {"language_backend": "ascend-portable", "vision_backend": "ascend-portable"}
 
 
 def register() -> None:
-    """Give the components their names."""
+    """Register the components under these names."""
     for kind, name in (("StandIn", "ascend-stand-ins"), ("Portable", "ascend-portable")):
         LANGUAGE_MODELS.register(name, f"helpers.ascend:{kind}Llama")
         VISION_TOWERS.register(name, f"helpers.ascend:{kind}Tower")

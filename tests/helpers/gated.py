@@ -1,4 +1,4 @@
-"""A projector of another package: its cells have names that no published form knows."""
+"""A projector such as another package could register; its parameter names appear in no published checkpoint."""
 
 from __future__ import annotations
 

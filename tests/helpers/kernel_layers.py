@@ -1,4 +1,4 @@
-"""Whole transformer layers for the kernels' tests: blocks of random weights, and what they should compute."""
+"""Complete transformer layers for the kernels' tests: packed random weights, and the expected results in float64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAYER_EPS = 1e-5
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a layer is made of; `activation` "gated_silu" doubles the MLP's first matrix."""
+    """Sizes and options of a layer; the activation "gated_silu" doubles the rows of the MLP's first matrix."""
 
     hidden: int
     heads: int
@@ -53,7 +53,7 @@ CLIP_GELU = replace(CLIP, activation="gelu")
 
 @dataclass
 class Layer:
-    """A block and what is in it."""
+    """A packed layer and its description."""
 
     shape: LayerShape
     block: np.ndarray
@@ -61,7 +61,7 @@ class Layer:
 
     @classmethod
     def random(cls, rng: np.random.Generator, shape: LayerShape, dtype: str, cache_layer: int = 0) -> Layer:
-        """Make a layer whose values stay near one."""
+        """Make a layer with random weights, scaled so that activations stay near one."""
         attended, first = shape.heads * shape.head_dim, shape.inner * (2 if shape.activation == "gated_silu" else 1)
         sizes = [
             (attended + 2 * shape.kv_heads * shape.head_dim, shape.hidden),
@@ -92,7 +92,7 @@ class Layer:
         return CacheMemory(self.spec.cache_layer + 1, texts, shape.kv_heads, shape.head_dim, capacity, dtype)
 
     def run(self, kernels: Library, cache: CacheMemory, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Run the kernel; a row's position is its slot less where its text begins."""
+        """Run the kernel; a row's position is its slot minus the first slot of its sequence."""
         cos, sin = self.tables(rows)
         inputs = [x, self.block, cache.memory, rows, cos, sin]
         return kernels.call("share4v_layer", inputs, np.zeros_like(x))
@@ -111,7 +111,7 @@ class Layer:
 
 
 class ExactLayer:
-    """A layer in float64, with the weights as a block holds them and, for integers, inputs rounded as kernels do."""
+    """A layer in float64, with the stored weights and, for integer types, inputs rounded as in the kernels."""
 
     def __init__(self, layer: Layer, texts: int, capacity: int) -> None:
         shape = layer.shape
@@ -121,7 +121,7 @@ class ExactLayer:
         self.values = np.zeros_like(self.keys)
 
     def __call__(self, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Return y [R, H]; keys and values of the rows are kept for the next call."""
+        """Return y [R, H], and store the rows' keys and values for the next call."""
         shape, layer = self.shape, self.layer
         count, attended = len(x), shape.heads * shape.head_dim
         cos, sin = layer.tables(rows)
@@ -151,7 +151,7 @@ class ExactLayer:
 
 
 def run_in_parts(layer: Layer, kernels: Library, cache: CacheMemory, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The layer put together from the kernels of its parts, each of which has a test of its own."""
+    """Compute the layer with the separate kernels, each of which has its own tests."""
     shape, count, attended = layer.shape, len(x), layer.shape.heads * layer.shape.head_dim
     products = [_linear_of(layer, number, kernels) for number in range(4)]
 

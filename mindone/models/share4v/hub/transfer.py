@@ -1,7 +1,8 @@
-"""One HTTP request whose total duration and size are bounded, however slowly the server answers.
+"""HTTP requests with a bounded total duration and size, however slowly the server answers.
 
-A timeout of a socket limits the wait for the next byte only: a server that sends one byte a minute holds a client for
-months. Here a watchdog thread shuts the connection down when the deadline has passed, in whatever phase it is.
+A socket timeout only limits the wait for the next byte: a server that sends one byte per minute could block a client
+for months. Here a watchdog thread shuts the connection down after the deadline, whether it is connecting, waiting for
+headers or reading the body.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from .errors import HubError
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
 JSON_SECONDS = 60.0
-PIECE = 64 * 1024  # bytes; what a broken connection loses at most
+PIECE = 64 * 1024  # bytes; a broken connection loses at most this much
 
 
 class TooSlowError(HubError):
-    """A download did not come at the least rate that is accepted."""
+    """A download was slower than the minimum rate."""
 
 
 class Pace:
     """The deadline of a download, which moves as data arrives.
 
-    It begins after `seconds`; each byte moves it by 1 / `rate` seconds, to at most `seconds_ahead` from now. So a large
-    file may take days on a slow line, but a server that stops sending is left after `seconds_ahead`.
+    The first deadline is `seconds` from now. Each byte moves it by 1 / `rate` seconds, to at most `seconds_ahead` from
+    now: a large file may take days on a slow line, but a server that stops sending is given up after `seconds_ahead`.
 
     Args:
-        seconds: until the first deadline.
-        rate: in bytes per second; None if the deadline does not move.
-        seconds_ahead: how far ahead the deadline may lie.
+        seconds: seconds until the first deadline.
+        rate: minimum rate in bytes per second; None for a fixed deadline.
+        seconds_ahead: maximum number of seconds between now and the deadline.
     """
 
     def __init__(self, seconds: float, rate: float | None = None, seconds_ahead: float = 600.0) -> None:
@@ -63,7 +64,7 @@ class Pace:
             self._deadline = later
 
     def error(self, url: str) -> TooSlowError:
-        """Return the error about a download that missed its deadline."""
+        """Return the error for a missed deadline."""
         seconds = time.monotonic() - self._start
         return TooSlowError(
             f"{redacted(url)}: the download is too slow: {self._received:,} bytes in {seconds:.0f} s; try again later, "
@@ -72,10 +73,10 @@ class Pace:
 
 
 class Transfer:
-    """An answer whose body is read piece by piece.
+    """A response whose body is read in pieces.
 
     Attributes:
-        response: status and headers; read its body through `pieces` only.
+        response: status and headers; read the body only through `pieces`.
     """
 
     def __init__(self, response: requests.Response, url: str, pace: Pace, watchdog: _Watchdog) -> None:
@@ -85,11 +86,11 @@ class Transfer:
         self._watchdog = watchdog
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body.
+        """Yield the body in pieces.
 
         Raises:
             TooSlowError: the deadline has passed.
-            requests.RequestException: the connection broke.
+            requests.RequestException: the connection was lost.
         """
         for piece in self.response.iter_content(PIECE):
             self._pace.add(len(piece))
@@ -117,7 +118,7 @@ class Transfer:
 def open_url(
     url: str, pace: Pace, headers: Mapping[str, str] | None = None, timeout: tuple[float, float] = TIMEOUT
 ) -> Iterator[Transfer]:
-    """Send a GET request and yield the answer, within `pace`.
+    """Send a GET request and yield the response; everything must happen within `pace`.
 
     Raises:
         TooSlowError: the deadline has passed.
@@ -136,7 +137,7 @@ def open_url(
 def fetch_json(
     url: str, limit: int, headers: Mapping[str, str] | None = None, absent: frozenset[int] = frozenset()
 ) -> Any:
-    """Return the JSON that a URL answers with; None for a status in `absent`.
+    """Return the JSON at a URL; None if the status is in `absent`.
 
     Raises:
         HubError: the request failed, took longer than JSON_SECONDS or has more than `limit` bytes, or is not JSON.
@@ -159,7 +160,7 @@ def fetch_json(
 
 
 class _Watchdog:
-    """Shuts the watched connections down when the deadline has passed."""
+    """Shuts down the watched connections when the deadline has passed."""
 
     def __init__(self, pace: Pace) -> None:
         self.expired = False
@@ -180,7 +181,7 @@ class _Watchdog:
             connection.close()
 
     def watch(self, connection: socket.socket) -> None:
-        """Watch a connection; its copy shares the connection, and survives when TLS takes the original over."""
+        """Watch a connection, through a duplicate of its descriptor, which stays valid when TLS wraps the original."""
         with self._lock:
             self._sockets.append(connection.dup())
         if self.expired:
@@ -201,7 +202,7 @@ class _Watchdog:
 
 
 def _session(on_connect: Callable[[socket.socket], None]) -> requests.Session:
-    """Return a session that passes each new connection to `on_connect`."""
+    """Return a session that calls `on_connect` with every new connection."""
 
     class Http(HTTPConnection):
         def _new_conn(self) -> socket.socket:

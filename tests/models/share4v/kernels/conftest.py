@@ -25,7 +25,7 @@ def _kinds() -> list[str]:
 
 @pytest.fixture(scope="session")
 def any_kernels() -> Library:
-    """The library, whichever kind is selected. Without a compiler it is not built, and the tests are skipped."""
+    """The library with the kind that it selects itself. Without a compiler it is not built; the tests are skipped."""
     if not LIBRARY.is_file() and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("the kernels were not built because no C++ compiler was found")
     return library()

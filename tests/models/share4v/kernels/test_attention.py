@@ -1,4 +1,4 @@
-"""Attention over the cache against float64, with keys and values as the cache holds them."""
+"""Attention over the cache against float64, with keys and values as the cache stores them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPES = [
 
 
 class Texts:
-    """A cache and what was sent to it."""
+    """A cache, and the inputs that were written to it."""
 
     def __init__(self, kernels: Library, rng: np.random.Generator, heads: int, cache: CacheMemory, layer: int = 0):
         self.kernels, self.rng, self.heads, self.cache, self.layer = kernels, rng, heads, cache, layer
@@ -35,7 +35,7 @@ class Texts:
         return query, normals(self.rng, count, wide), normals(self.rng, count, wide)
 
     def attend(self, rows: np.ndarray, *inputs: np.ndarray) -> np.ndarray:
-        """Run the kernel and compare it with what the cache now holds."""
+        """Run the kernel and compare with attention over the cache's contents."""
         query, key, value = inputs or self.inputs(len(rows))
         out = self.kernels.attention(self.cache.memory, self.layer, rows, query, key, value)
         exact = attend_cache(self.cache, self.layer, query, rows)
@@ -82,7 +82,7 @@ def test_what_the_cache_holds(kernels: Library, rng: np.random.Generator, dtype:
 
 @pytest.mark.parametrize("dtype", CACHE_DTYPES)
 def test_left_padding(kernels: Library, rng: np.random.Generator, dtype: str) -> None:
-    """A row sees nothing before its `begin`, whatever lies there."""
+    """Slots before a row's `begin` do not affect it, whatever they contain."""
     texts = Texts(kernels, rng, 4, CacheMemory(1, 3, 2, 24, 70, dtype))
     prefill = np.concatenate([causal(text, begin, 60, begin) for text, begin in ((0, 0), (1, 5), (2, 33))])
     texts.attend(prefill)
@@ -92,7 +92,7 @@ def test_left_padding(kernels: Library, rng: np.random.Generator, dtype: str) ->
 
 @pytest.mark.parametrize("dtype", CACHE_DTYPES)
 def test_unseen_slots_may_hold_anything(kernels: Library, rng: np.random.Generator, dtype: str) -> None:
-    """Slots outside begin .. end - 1 may hold what an earlier text left there, even NaN."""
+    """Slots outside begin .. end - 1 may contain data of an earlier sequence, even NaN."""
     rows = rows_of(*((0, slot, 9, slot + 1) for slot in range(9, 30)))
     caches = [CacheMemory(1, 1, 2, 20, 50, dtype) for _ in range(2)]
     held = caches[1].scales if dtype == "int8" else None
@@ -133,7 +133,7 @@ def test_rows_read_what_earlier_calls_wrote(kernels: Library, rng: np.random.Gen
 @pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize("size", [1e-20, 30.0, 1000.0])
 def test_scores_far_apart(kernels: Library, rng: np.random.Generator, dtype: str, size: float) -> None:
-    """e^score alone would overflow or vanish."""
+    """exp(score) without subtracting the maximum would overflow or underflow."""
     texts = Texts(kernels, rng, 2, CacheMemory(1, 1, 2, 16, 50, dtype))
     query, key, value = texts.inputs(50)
     rows = causal(0, 0, 50)

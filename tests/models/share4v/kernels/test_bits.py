@@ -1,4 +1,4 @@
-"""A row's bits depend on the row alone: not on the rows beside it, its chunk, or the number of threads."""
+"""The bits of a row depend only on that row: not on the batch, the chunk, or the number of threads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import Library
 
 ROWS = 300
-# x86's kernels agree with each other; the portable ones have no fused multiply-add.
+# The x86 kinds give the same bits; the portable kind has no fused multiply-add.
 FUSED = ("avx2", "avx512", "amx")
 
 
 def selections(kernels: Library, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield rows to compute together: one, a few, many, all; chunks; idle ones (-1) between; by 1 and 2 threads."""
+    """Yield batches of row numbers: one to all rows, chunks, with idle rows (-1) between, with 1 and 2 threads."""
     for row in (0, 1, 15, 16, 150, 255, 256, 299):
         yield np.array([row])
     for first in range(0, ROWS, 37):
@@ -135,7 +135,7 @@ def test_layer_is_the_same_on_every_x86(
 
 
 def of_each_kind(kernels: Library) -> Iterator[str]:
-    """Select each of x86's kinds that run here in turn, then the one of before."""
+    """Yield each x86 kind that this CPU supports, selected; then restore the previous selection."""
     before = kernels.instruction_set
     for kind in kernels.instruction_sets():
         if kind in FUSED:

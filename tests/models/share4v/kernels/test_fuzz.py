@@ -1,4 +1,4 @@
-"""Random shapes, dtypes and rows against float64: what no table of cases thought of. Seeds are fixed."""
+"""Random shapes, dtypes and rows against float64, with fixed seeds, for combinations that no other test lists."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mindone.models.share4v.kernels.packing import read_vector
 
 
 def size(rng: np.random.Generator, most: int) -> int:
-    """Return a size up to `most`: small ones and large ones are equally likely, and multiples of 16 not rare."""
+    """Return a size up to `most`: small and large sizes are equally likely, multiples of 16 frequent."""
     value = int(np.exp(rng.uniform(0, np.log(most + 1))))
     return value if rng.random() < 0.7 else min(most, -(-value // 16) * 16)
 
 
 def random_rows(rng: np.random.Generator, used: np.ndarray, begins: np.ndarray, most: int, capacity: int) -> np.ndarray:
-    """Return the next rows of some texts in turns; each sees its text so far. `used` is moved on."""
+    """Return the next rows of some sequences, interleaved and causal, and advance `used`."""
     rows = []
     while len(rows) < most:
         text = int(rng.integers(len(used)))
@@ -85,7 +85,7 @@ def test_attention(kernels: Library, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_layer(kernels: Library, seed: int) -> None:
-    """Layers of LLaMA's and CLIP's parts in any mixture, over three calls with idle rows."""
+    """Layers that mix the parts of LLaMA and CLIP, over three calls with idle rows."""
     rng = np.random.default_rng(2000 + seed)
     kv_heads, is_rotary = size(rng, 3), bool(rng.integers(2))
     shape = LayerShape(

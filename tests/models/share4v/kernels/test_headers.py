@@ -154,7 +154,7 @@ def _call(function: str) -> Call:
 
 
 def call_of(function: str) -> Call:
-    """Return inputs and output of a valid call, to be changed."""
+    """Return inputs and output of a valid call, which the tests modify."""
     inputs, output = _call(function)
     return [array.copy() for array in inputs], output.copy()
 
@@ -198,7 +198,7 @@ def test_the_calls_themselves_are_accepted(any_kernels: Library, function: str) 
 
 @pytest.mark.parametrize("number", range(4))
 def test_pack_and_unpack(any_kernels: Library, rng: np.random.Generator, number: int) -> None:
-    """Of a block with one matrix only matrix 0 can be packed, with a weight of its size at a row that it has."""
+    """A block with one matrix accepts only matrix 0, weights of its width, and rows that it has."""
     block, spec = linear_block(rng, normals(rng, 40, 40), "int8")
     rows, columns = spec.matrices[0].rows, spec.matrices[0].columns
     weight = normals(rng, 16, columns)
@@ -226,7 +226,7 @@ def test_pack_and_unpack(any_kernels: Library, rng: np.random.Generator, number:
 
 
 def test_strides(any_kernels: Library, rng: np.random.Generator) -> None:
-    """The kernels know no strides: a view that skips values is rejected, and not read from its start."""
+    """The kernels have no strides, so a view that is not contiguous is rejected instead of being read as if it were."""
     inputs, y = linear_call(rng)
     wide = normals(rng, 6, 80)
     for wrong in (wide[:, ::2], wide[:, :40], np.asfortranarray(inputs[0])):
@@ -274,7 +274,7 @@ def test_parts_of_a_layer(any_kernels: Library, rng: np.random.Generator) -> Non
 
 
 def test_random_headers(any_kernels: Library) -> None:
-    """Whatever a header says, the call is rejected or computes from what was passed; a crash ends this process."""
+    """With any header, the call is rejected or stays inside the buffers passed; a crash would end this process."""
     rng = np.random.default_rng(12)
     base, y = layer_call(rng, "int8")
     clip, rows = Layer.random(rng, CLIP, "float16"), causal(0, 0, 3)

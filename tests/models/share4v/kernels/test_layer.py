@@ -1,4 +1,4 @@
-"""A whole LLaMA or CLIP layer in one call: against float64, and against the kernels of its parts, to the bit."""
+"""A complete LLaMA or CLIP layer in one call: close to float64, bit-identical to the separate kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPES = {"llama": LLAMA, "llama with bias": LLAMA_BIAS, "clip": CLIP, "clip wit
 
 
 def rows_for(shape: LayerShape, count: int) -> np.ndarray:
-    """Return one text of `count` rows: causal for LLaMA, all seeing all for CLIP."""
+    """Return the rows of one sequence of `count` tokens: causal for LLaMA, bidirectional for CLIP."""
     if shape.is_rotary:
         return causal(0, 0, count)
     return rows_of(*((0, slot, 0, count) for slot in range(count)))
@@ -37,7 +37,7 @@ def test_float_layers_match_float64(
 def test_integer_layers_match_float64(
     kernels: Library, rng: np.random.Generator, dtype: str, shape: LayerShape, count: int
 ) -> None:
-    """An input whose last bit differs may round to another integer: seldom, and by 1/127 of its group's largest."""
+    """An input that differs in the last bit may round to another int8: rarely, and by 1/127 of its group's maximum."""
     layer, x, rows = Layer.random(rng, shape, dtype), normals(rng, count, shape.hidden), rows_for(shape, count)
     expected = ExactLayer(layer, 1, count)(rows, x)
     error = np.abs(layer.run(kernels, layer.cache(1, count), rows, x) - expected)
@@ -63,7 +63,7 @@ def test_a_layer_is_its_parts_to_the_bit(
 def test_texts_of_a_batch_with_padding_and_rows_of_earlier_calls(
     kernels: Library, rng: np.random.Generator, dtype: str
 ) -> None:
-    """Three texts, two of them padded on the left, in a prefill and two steps of decode."""
+    """Three sequences, two with left padding: one prefill and two decode steps."""
     layer, padding = Layer.random(rng, LLAMA_BIAS, dtype), (0, 3, 18)
     cache, exact = layer.cache(3, 24), ExactLayer(layer, 3, 24)
     prefill = np.concatenate([causal(text, padding[text], 20, padding[text]) for text in range(3)])
@@ -79,7 +79,7 @@ def test_texts_of_a_batch_with_padding_and_rows_of_earlier_calls(
 
 
 def test_wide_rows_of_several_chunks(kernels: Library, rng: np.random.Generator) -> None:
-    """Columns are made ready 1024 at a time, and products go by 512 and 2048."""
+    """The kernels prepare 1024 columns at a time and multiply in blocks of 512 and 2048: use more of each."""
     shape = LayerShape(1100, 2, 1, 64, 2100)
     layer, x, rows = Layer.random(rng, shape, "int4"), normals(rng, 14, 1100), causal(0, 0, 14)
     caches = [layer.cache(1, 14) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""NaN and infinity never vanish in a row that holds them, and never reach a row that does not."""
+"""NaN and infinity propagate within their row and never reach another row."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_query(kernels: Library, rng: np.random.Generator, dtype: str, value: fl
 @pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize("which", [1, 2], ids=["key", "value"])
 def test_key_and_value(kernels: Library, rng: np.random.Generator, dtype: str, value: float, which: int) -> None:
-    """Of the second head of keys and values, which the last three heads of queries share; 1e5 is beyond float16."""
+    """In the second key/value head, which the last three query heads share; 1e5 exceeds float16."""
     if np.isfinite(value) and dtype != "float16":
         pytest.skip("1e5 fits")
     inputs = attention_inputs(rng)
@@ -86,7 +86,7 @@ def test_key_and_value(kernels: Library, rng: np.random.Generator, dtype: str, v
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
 def test_layer(kernels: Library, rng: np.random.Generator, dtype: str, value: float, cache_dtype: str) -> None:
-    """A row that sees a bad one is bad; earlier rows and other texts keep their bits."""
+    """Rows that attend to a non-finite row become non-finite; earlier rows and other sequences keep their bits."""
     layer, x = Layer.random(rng, LLAMA, dtype), normals(rng, 60, LLAMA.hidden)
     rows = np.concatenate([causal(0, 0, 20), causal(1, 0, 20), causal(2, 4, 24, 4)])
     clean = layer.run(kernels, layer.cache(3, 24, cache_dtype), rows, x)

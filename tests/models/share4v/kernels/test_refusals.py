@@ -1,4 +1,4 @@
-"""Arguments that do not fit are refused before anything is read or written."""
+"""Invalid arguments are rejected before anything is read or written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Change = Callable[[Arrays], object]
 
 
 def refused(kernels: Library, function: str, arrays: Arrays, change: Change) -> None:
-    """Call once as it should be, and once more with an argument changed, which must leave the output alone."""
+    """Make a valid call, then one with a changed argument, which must raise and leave the output unchanged."""
     *inputs, output = arrays.values()
     kernels.call(function, inputs, output)
     change(arrays)
@@ -30,7 +30,7 @@ def refused(kernels: Library, function: str, arrays: Arrays, change: Change) -> 
 
 
 def put(name: str, make: Callable[[np.ndarray], np.ndarray]) -> Change:
-    """Replace an argument by another made from it."""
+    """Replace an argument by a modified copy."""
     return lambda arrays: arrays.update({name: np.ascontiguousarray(make(arrays[name]))})
 
 
@@ -109,14 +109,14 @@ def test_embedding(kernels: Library, rng: np.random.Generator, dtype: str, chang
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_embedding_of_integers(kernels: Library, rng: np.random.Generator, dtype: str) -> None:
-    """Integers lie in panels, whose rows cannot be gathered."""
+    """Integer matrices are stored in panels, from which single rows cannot be gathered."""
     block, _ = linear_block(rng, normals(rng, 50, 24), dtype)
     with pytest.raises(KernelError):
         kernels.call("share4v_embedding", [np.zeros(3, np.int32), block], np.zeros((3, 24), np.float32))
 
 
 def cache_of(**changes: int) -> Change:
-    """Replace the cache by one of another shape."""
+    """Replace the cache with one of another shape."""
     shape = {"layers": 2, "texts": 2, "kv_heads": 2, "head_dim": 12, "capacity": 32, **changes}
     return put("cache", lambda cache: CacheMemory(*shape.values(), "float16").memory)
 

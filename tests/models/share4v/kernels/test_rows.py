@@ -1,4 +1,4 @@
-"""Norms, rotary embedding, activations and the embedding table: what is done to one row at a time."""
+"""Row-wise operations: norms, rotary embedding, activations, and rows of the embedding table."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_rotary(kernels: Library, rng: np.random.Generator, size: int) -> None:
 
 
 def exact_gate(x: np.ndarray, factor: float) -> np.ndarray:
-    """x / (1 + e^(-factor x)) with the product rounded as float32, which e^x magnifies."""
+    """x / (1 + exp(-factor x)) with the product rounded to float32, as the kernels do; exp magnifies that rounding."""
     turned = (x * np.float32(-factor)).astype(np.float64)
     with np.errstate(over="ignore"):
         return x / (1 + np.exp(turned))
@@ -61,7 +61,7 @@ def exact_gate(x: np.ndarray, factor: float) -> np.ndarray:
 def test_the_exponential_is_right_to_a_few_units(
     kernels: Library, rng: np.random.Generator, name: str, factor: float
 ) -> None:
-    """Where x is far below zero, x * sigmoid(x) is x e^x: its relative error is the exponential's."""
+    """For very negative x, x * sigmoid(x) is x exp(x), so its relative error is that of the exponential."""
     x = np.concatenate([np.linspace(-87.2, 87.2, 20011), rng.uniform(-1e-3, 1e-3, 2000)]) / factor
     x = x.astype(np.float32)
     ones = np.ones_like(x) if name == "gated_silu" else None
