@@ -288,3 +288,26 @@ def test_session_ends_when_the_context_is_full(answerer: ImageTextToTextPipeline
             before = list(session.messages)
             list(session.ask("What is this image of? " * 3))
     assert session.messages == before  # the question that did not fit is not added
+
+
+# Several answers and log-probabilities
+
+
+def test_several_answers_and_their_logprobs(
+    captioner: ImageToTextPipeline, answerer: ImageTextToTextPipeline, pictures: list[str]
+) -> None:
+    settings = {"do_sample": True, "temperature": 1.5, "seed": 3, "num_return_sequences": 2, "logprobs": 2}
+    two = captioner(pictures[:2], batch_size=2, max_new_tokens=5, generate_kwargs=settings)
+    assert [len(records) for records in two] == [2, 2] and two[0][0] != two[0][1]
+    assert captioner(pictures[1], max_new_tokens=5, generate_kwargs=settings) == two[1]
+    for token in two[0][1]["logprobs"]:
+        assert list(token) == ["token_id", "token", "logprob", "top_logprobs"]
+        assert token["token"] == captioner.processor.tokenizer.token_of(token["token_id"])
+        assert len(token["top_logprobs"]) == 2 and token["logprob"] <= token["top_logprobs"][0]["logprob"] <= 0
+    asked = answerer(images=pictures[0], text="Why?", max_new_tokens=5, generate_kwargs=settings)
+    assert len(asked) == 2 and [record["input_text"] for record in asked] == ["Why?", "Why?"]
+    beams = captioner(pictures[0], max_new_tokens=4, generate_kwargs={"num_beams": 3, "num_return_sequences": 2})
+    best = captioner(pictures[0], max_new_tokens=4, generate_kwargs={"num_beams": 3})
+    assert len(beams) == 2 and beams[:1] == best
+    with pytest.raises(ValueError, match="one answer is streamed at a time"):
+        captioner.stream("Why?", [pictures[0]], {"num_return_sequences": 2})

@@ -7,7 +7,7 @@ dataclass and a key of its TypedDict, side by side, and on the command line a fl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from inspect import Parameter, signature
 from pathlib import Path
@@ -99,11 +99,17 @@ def option_names(options: type[CheckpointOptions]) -> tuple[str, ...]:
 
 def explicit_options(options: type[CheckpointOptions]) -> Callable[[Function], Function]:
     """Decorate a function whose last parameter is `**options`, so that `help()` lists the fields of a dataclass."""
+    return with_parameters(map(_parameter, fields(options)))
+
+
+def with_parameters(parameters: Iterable[Parameter]) -> Callable[[Function], Function]:
+    """Decorate a function whose last parameter is `**arguments`, so that `help()` lists these parameters instead."""
+    listed = list(parameters)
 
     def decorate(function: Function) -> Function:
         shown = signature(function)
         own = [item for item in shown.parameters.values() if item.kind is not Parameter.VAR_KEYWORD]
-        function.__signature__ = shown.replace(parameters=[*own, *map(_parameter, fields(options))])  # type: ignore[attr-defined]
+        function.__signature__ = shown.replace(parameters=[*own, *listed])  # type: ignore[attr-defined]
         return function
 
     return decorate

@@ -7,7 +7,7 @@ from typing import Any
 
 from mindone.models.share4v.processing.processor import Text
 
-from .base import Pipeline
+from .base import Answer, Pipeline, logprob_records
 from .requests import read_requests
 from .settings import check_settings
 
@@ -59,7 +59,9 @@ class ImageTextToTextPipeline(Pipeline):
 
         Returns:
             `[{"input_text": ..., "generated_text": ...}]` for one text or chat; one such record for each text of a list
-            with `images`; a list of such lists for any other list; a generator of them for a stream.
+            with `images`; a list of such lists for any other list; a generator of them for a stream. With
+            num_return_sequences, one record for each answer; with `logprobs`, a record has "logprobs", as in
+            "image-to-text".
 
         Raises:
             ImageLoadError: an image cannot be loaded; the message names it.
@@ -71,12 +73,18 @@ class ImageTextToTextPipeline(Pipeline):
         requests, shape = read_requests(images, text)
         answers = self.answer_all(requests, batch_size, settings, conversation)
         shown = _with_answer if return_full_text else _answer_only
-        records = ({"input_text": given, "generated_text": shown(given, answer.text)} for given, answer in answers)
+        groups = (
+            [self._record(given, shown(given, answer.text), answer) for answer in found] for given, found in answers
+        )
         if shape == "stream":
-            return ([record] for record in records)
+            return groups
         if shape == "nested":
-            return [[record] for record in records]
-        return list(records)
+            return list(groups)
+        return [record for group in groups for record in group]
+
+    def _record(self, given: Text, text: Text, answer: Answer) -> Record:
+        record = {"input_text": given, "generated_text": text}
+        return {**record, "logprobs": logprob_records(answer, self.processor)} if answer.logprobs else record
 
 
 def _answer_only(text: Text, answer: str) -> Text:

@@ -17,6 +17,7 @@ from mindone.models.share4v.processing.processor import Text
 
 if TYPE_CHECKING:
     from mindone.models.share4v import Share4V, Share4VProcessor
+    from mindone.models.share4v.generation.sampling import TokenLogprobs
     from mindone.models.share4v.generation.streaming import GenerationPiece
     from mindone.models.share4v.processing.processor import Inputs
 
@@ -36,6 +37,7 @@ class Answer:
             full).
         prompt_tokens: number of tokens of the prompt, including image patches.
         seconds: from the call to the end of this answer, including the preparation of images and prompt.
+        logprobs: of token_ids, if the settings ask for them; else empty.
     """
 
     text: str
@@ -43,6 +45,7 @@ class Answer:
     finish_reason: str
     prompt_tokens: int
     seconds: float
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Pipeline:
@@ -75,8 +78,10 @@ class Pipeline:
         batch_size: int,
         settings: Mapping[str, Any],
         conversation: str | None = None,
-    ) -> Iterator[tuple[Text, Answer]]:
-        """Yield the text and the answer of each request; requests are read one batch at a time, when it is needed.
+    ) -> Iterator[tuple[Text, list[Answer]]]:
+        """Yield the text of each request and its answers: one, or num_return_sequences of them.
+
+        Requests are read one batch at a time, when it is needed.
 
         Args:
             requests: texts with their images.
@@ -88,10 +93,11 @@ class Pipeline:
         """
         groups = batches(requests, batch_size)
 
-        def answers() -> Iterator[tuple[Text, Answer]]:
+        def answers() -> Iterator[tuple[Text, list[Answer]]]:
             for group in groups:
                 texts, images = zip(*group, strict=True)
-                yield from zip(texts, self.answer(texts, images, settings, conversation), strict=True)
+                found = self.answer(texts, images, settings, conversation)
+                yield from zip(texts, group_answers(found, len(texts)), strict=True)
 
         return answers()
 
@@ -103,6 +109,8 @@ class Pipeline:
         conversation: str | None = None,
     ) -> list[Answer]:
         """Answer a batch of texts; each gets the same answer as in a batch of its own.
+
+        With num_return_sequences N, the answers to text i are those from i * N on.
 
         Args:
             texts: questions or conversations.
@@ -122,7 +130,7 @@ class Pipeline:
             return self._beam_answers(inputs, settings, template, start)
         stream = self._pieces(inputs, settings, template)  # encodes the images, before the first piece is asked for
         preparation = time.perf_counter() - start
-        pieces: list[list[GenerationPiece]] = [[] for _ in texts]
+        pieces: list[list[GenerationPiece]] = [[] for _ in range(len(texts) * settings.get("num_return_sequences", 1))]
         for piece in stream:
             pieces[piece.index].append(piece)
         return [
@@ -132,6 +140,7 @@ class Pipeline:
                 finish_reason=own[-1].finish_reason or "",
                 prompt_tokens=own[-1].prompt_tokens,
                 seconds=preparation + own[-1].seconds,
+                logprobs=tuple(piece.logprobs for piece in own if piece.logprobs is not None),
             )
             for own in pieces
         ]
@@ -148,10 +157,13 @@ class Pipeline:
         Arguments and errors are those of `answer`, for one text.
 
         Raises:
-            ValueError: in addition, num_beams is more than 1: beam search has no text before its end.
+            ValueError: in addition, num_beams is more than 1, because beam search has no text before its end, or
+                num_return_sequences is.
         """
         if settings.get("num_beams", 1) > 1:
             raise ValueError("beam search cannot be streamed: set num_beams=1")
+        if settings.get("num_return_sequences", 1) > 1:
+            raise ValueError("one answer is streamed at a time: leave num_return_sequences out")
         template = self.template(conversation)
         inputs = self.processor(images=[list(images)], text=[text], conversation=template.name)
         return self._pieces(inputs, settings, template)
@@ -175,6 +187,7 @@ class Pipeline:
         lengths = inputs["attention_mask"].sum(1) + num_images * (self.model.config.num_image_tokens - 1)
         context_length = self.model.config.text_config.context_length
         answers = []
+        lengths = np.repeat(lengths, settings.get("num_return_sequences", 1))
         for ids, prompt_tokens in zip(batch_ids, map(int, lengths), strict=True):
             text, reason = self.processor.decode(ids), "eos"
             cuts = [position for position in map(text.find, template.stop_strings) if position >= 0]
@@ -205,3 +218,23 @@ def is_stream(inputs: object) -> bool:
     if isinstance(inputs, (str, bytes, bytearray, memoryview, np.ndarray, Mapping, list, tuple)):
         return False
     return isinstance(inputs, Iterable) or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"))
+
+
+def group_answers(answers: list[Answer], texts: int) -> list[list[Answer]]:
+    """Return the answers to each of `texts` texts, which are adjacent in `answers`."""
+    count = len(answers) // texts
+    return [answers[first : first + count] for first in range(0, len(answers), count)]
+
+
+def logprob_records(answer: Answer, processor: Share4VProcessor) -> list[dict[str, Any]]:
+    """Return the log-probabilities of an answer's tokens as plain values, with the text of each token."""
+    size = len(processor.tokenizer)
+
+    def entry(token_id: int, logprob: float) -> dict[str, Any]:
+        token = processor.tokenizer.token_of(token_id) if token_id < size else ""
+        return {"token_id": token_id, "token": token, "logprob": logprob}
+
+    return [
+        {**entry(one.token_id, one.logprob), "top_logprobs": [entry(*other) for other in one.top]}
+        for one in answer.logprobs
+    ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from .base import Pipeline, is_stream
+from .base import Answer, Pipeline, is_stream, logprob_records
 from .settings import check_settings
 
 if TYPE_CHECKING:
     from mindone.models.share4v.processing.image_loading import ImageSource
 
-Records = list[dict[str, str]]
+Records = list[dict[str, Any]]
 
 
 class ImageToTextPipeline(Pipeline):
@@ -87,7 +87,9 @@ class ImageToTextPipeline(Pipeline):
             conversation: name of the chat template; by default the pipeline's.
 
         Returns:
-            `[{"generated_text": ...}]` for one image; a list of these for a list; a generator of these for a stream.
+            `[{"generated_text": ...}]` for one image, with num_return_sequences one record for each; a list of these
+            for a list; a generator of these for a stream. With the setting `logprobs`, a record also has "logprobs":
+            for each token its "token_id", "token", "logprob" and "top_logprobs".
 
         Raises:
             ImageLoadError: an image cannot be loaded; the message names it.
@@ -100,7 +102,11 @@ class ImageToTextPipeline(Pipeline):
         is_one = not is_stream(inputs) and not isinstance(inputs, (list, tuple))
         images = cast("Iterable[ImageSource]", [inputs] if is_one else inputs)
         answers = self.answer_all(((question, [image]) for image in images), batch_size, settings, conversation)
-        records = ([{"generated_text": answer.text}] for _, answer in answers)
+        records = ([self._record(answer) for answer in found] for _, found in answers)
         if is_one:
             return next(records)
         return records if is_stream(inputs) else list(records)
+
+    def _record(self, answer: Answer) -> dict[str, Any]:
+        record: dict[str, Any] = {"generated_text": answer.text}
+        return {**record, "logprobs": logprob_records(answer, self.processor)} if answer.logprobs else record

@@ -20,7 +20,7 @@ from mindone.models.share4v.integrations.mindone_transformers.modeling import (
 from mindone.models.share4v.integrations.mindone_transformers.processing import Chat, Share4VProcessor
 from mindone.models.share4v.processing.image_loading import describe, download
 
-from .base import Answer, Pipeline, batches
+from .base import Answer, Pipeline, batches, group_answers
 from .settings import check_settings
 
 Record = dict[str, Any]
@@ -113,12 +113,12 @@ class Share4VImageToTextPipeline(Batches, ImageToTextPipeline):
         image_lists = [[download_within(image, timeout)] for image in images]
         return {"texts": [question] * len(images), "images": image_lists, "conversation": template.name}
 
-    def _forward(self, prepared: dict[str, Any], **settings: Any) -> list[Answer]:
-        return self.own.answer(settings=settings, **prepared)
+    def _forward(self, prepared: dict[str, Any], **settings: Any) -> list[list[Answer]]:
+        return group_answers(self.own.answer(settings=settings, **prepared), len(prepared["texts"]))
 
-    def postprocess(self, answers: list[Answer]) -> list[list[Record]]:
-        """Return a list of one record for each image."""
-        return [[{"generated_text": answer.text}] for answer in answers]
+    def postprocess(self, answers: list[list[Answer]]) -> list[list[Record]]:
+        """Return a list of records for each image, with one record for each answer."""
+        return [[{"generated_text": answer.text} for answer in found] for found in answers]
 
 
 class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
@@ -179,24 +179,25 @@ class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
         groups = [read_input(one, timeout, continue_final_message) for one in inputs]
         return {"groups": groups, "conversation": self.own.template(conversation).name}
 
-    def _forward(self, prepared: dict[str, Any], **settings: Any) -> list[tuple[Any, list[Answer]]]:
+    def _forward(self, prepared: dict[str, Any], **settings: Any) -> list[tuple[Any, list[list[Answer]]]]:
         groups = prepared["groups"]
         pairs = [pair for group in groups for pair in group]
         texts, images = [text for text, _ in pairs], [images for _, images in pairs]
-        answers = iter(self.own.answer(texts, images, settings, prepared["conversation"]))
+        answers = iter(group_answers(self.own.answer(texts, images, settings, prepared["conversation"]), len(texts)))
         return [(group, [next(answers) for _ in group]) for group in groups]
 
     def postprocess(
         self,
-        answered: list[tuple[Any, list[Answer]]],
+        answered: list[tuple[Any, list[list[Answer]]]],
         return_type: Any = ReturnType.FULL_TEXT,
         skip_special_tokens: bool = True,
     ) -> list[list[Record]]:
-        """Return a list of records for each input, with one record for each text."""
+        """Return a list of records for each input, with one record for each answer to each of its texts."""
         return [
             [
                 self._record(text, answer, ReturnType(return_type), skip_special_tokens)
-                for (text, _), answer in zip(group, answers, strict=True)
+                for (text, _), found in zip(group, answers, strict=True)
+                for answer in found
             ]
             for group, answers in answered
         ]

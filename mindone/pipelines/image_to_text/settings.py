@@ -41,5 +41,6 @@ def check_settings(max_new_tokens: int | None, generate_kwargs: Mapping[str, Any
         if "max_new_tokens" in settings:
             raise ValueError("max_new_tokens is given twice, as an argument and in generate_kwargs: remove one of them")
         settings["max_new_tokens"] = max_new_tokens
+    settings = {name: value for name, value in settings.items() if value is not None}
     GenerationSettings.from_arguments({key: settings[key] for key in settings if key != "past_key_values"})
     return settings

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..configuration import TextConfig
-from .decoding import GenerationSettings, NewToken
+from .decoding import GenerationSettings, NewToken, copy_prompts
 from .kv_cache import KVCache
+from .logits_processors import process
 from .prefill import Prompts, prefill, require_finite
-from .sampling import log_softmax, penalize_repetition
+from .sampling import log_softmax
 
 # Added to the score of a beam that must not be chosen; as in Hugging Face, far below any log-probability.
 EXCLUDED = -1e9
@@ -22,7 +23,7 @@ class Beams:
     """The search for the answer to one prompt, with K = settings.num_beams live beams.
 
     Attributes:
-        prompt: int [T], ids of the prompt, for the repetition penalty.
+        prompt: int [T], ids of the prompt, for penalties.
         limit: maximum number of new tokens.
         settings: of the generation.
         running: ids of each live beam, best first.
@@ -68,8 +69,7 @@ class Beams:
     def _log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         scores = log_softmax(logits)
         for beam, ids in enumerate(self.running):
-            seen = np.concatenate((self.prompt, np.array(ids, np.int64)))
-            scores[beam] = penalize_repetition(scores[beam], seen, self.settings.sampling.repetition_penalty)
+            scores[beam] = process(scores[beam], self.prompt, ids, self.settings.sampling)
         if len(self.running[0]) < self.settings.min_new_tokens:
             scores[:, list(self.settings.eos_token_ids)] = -np.inf
         return scores
@@ -79,9 +79,10 @@ class Beams:
             return True
         return bool(self.scores[0] / length**self.settings.length_penalty > self.finished[-1][0])
 
-    def tokens(self, sequence: int) -> Iterator[NewToken]:
-        """Yield the best answer as the tokens of a sequence; the last one carries the finish reason."""
-        ids = self.finished[0][1] if self.finished else self.running[0]
+    def tokens(self, sequence: int, rank: int = 0) -> Iterator[NewToken]:
+        """Yield an answer, by default the best one, as the tokens of a sequence; the last has the finish reason."""
+        answers = [ids for _, ids in self.finished] or self.running
+        ids = answers[min(rank, len(answers) - 1)]
         reason = "length" if len(ids) >= self.settings.max_new_tokens else "context"
         for token_id in ids[:-1]:
             yield NewToken(sequence, token_id, None)
@@ -94,7 +95,7 @@ class Beams:
 def beam_search(
     prompts: Prompts, cache: KVCache, beam_cache: KVCache, config: TextConfig, settings: GenerationSettings
 ) -> Iterator[NewToken]:
-    """Yield the best answer to each prompt, once all searches are complete.
+    """Yield the best answers to each prompt, num_return_sequences of them, once all searches are complete.
 
     Args:
         prompts: the batch.
@@ -108,16 +109,13 @@ def beam_search(
     """
     logits = prefill(prompts, cache, config)  # [B, V]
     batch, beams, rows = len(prompts), settings.num_beams, beam_cache.batch_size
-    beam_cache.begin()
+    copy_prompts(cache, beam_cache, batch, beams)
     searches = []
     for sequence in range(batch):
         capacity = config.context_length - int(prompts.lengths[sequence])
         prompt = prompts.ids[sequence, : prompts.lengths[sequence]]
         searches.append(Beams(prompt, min(settings.max_new_tokens, capacity), settings))
     step = np.repeat(logits, beams, 0)  # [B * K, V]
-    origins = np.zeros(rows, np.int64)
-    origins[: batch * beams] = np.repeat(np.arange(batch), beams)
-    beam_cache.decoder.copy_sequences(cache.decoder, origins)
     for count in range(settings.max_new_tokens):
         ids, positions, origins = np.zeros(rows, np.int64), np.full(rows, -1), np.arange(rows)
         for sequence, search in enumerate(searches):
@@ -132,5 +130,6 @@ def beam_search(
             break
         beam_cache.decoder.copy_sequences(beam_cache.decoder, origins)
         step = beam_cache.decoder.decode(ids, positions).asnumpy()
-    for sequence, search in enumerate(searches):
-        yield from search.tokens(sequence)
+    count = settings.num_return_sequences
+    for sequence in range(batch * count):
+        yield from searches[sequence // count].tokens(sequence, sequence % count)

@@ -17,6 +17,7 @@ from ..processing.tokenizer import Tokenizer
 from ..protocols import CachedLanguageModel, LanguageModel
 from .decoding import GenerationSettings, RunningSequence
 from .prefill import Prompts, check_finite
+from .sampling import TokenLogprobs
 from .streaming import AnswerText, GenerationPiece
 
 RequestId = TypeVar("RequestId")
@@ -37,6 +38,7 @@ class Completion(Generic[RequestId]):
         prompt_tokens: tokens of the prompt, image patches included; 0 if the request ended before its prompt was built.
         started: `time.perf_counter()` when the sequence joined the batch; None if it never did.
         error: why the request failed, if finish_reason is "error".
+        logprobs: of token_ids, if the settings ask for them; else empty.
     """
 
     request_id: RequestId
@@ -46,6 +48,7 @@ class Completion(Generic[RequestId]):
     prompt_tokens: int = 0
     started: float | None = None
     error: Exception | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(eq=False)
@@ -84,6 +87,7 @@ class _Slot(Generic[RequestId]):
                     prompt_tokens=self.sequence.prompt_tokens,
                     generated_tokens=len(self.sequence.token_ids),
                     seconds=time.perf_counter() - self.started,
+                    logprobs=self.sequence.logprobs_of(self.token_id),
                 )
             )
         return reason
@@ -97,6 +101,22 @@ class _Slot(Generic[RequestId]):
             self.sequence.prompt_tokens,
             self.started,
             error,
+            tuple(self.sequence.logprobs),
+        )
+
+
+def check_single(settings: GenerationSettings) -> None:
+    """Check that the settings ask for one sequence.
+
+    Raises:
+        ValueError: they ask for beam search or several answers.
+    """
+    if settings.num_beams > 1:
+        raise ValueError(f"a continuous batch has no beam search: set num_beams=1, got {settings.num_beams}")
+    if settings.num_return_sequences > 1:
+        raise ValueError(
+            f"a request has one answer, got num_return_sequences={settings.num_return_sequences}: make one request for "
+            "each, with settings.for_sequence(0), settings.for_sequence(1), ...; they may share an ImageSet"
         )
 
 
@@ -180,12 +200,13 @@ class ContinuousBatch(Generic[RequestId]):
 
         Raises:
             ValueError: no slot is free, `prompts` is not one prompt or fills the model's context, settings ask for
-                beam search, or the batch already has a request of this name.
+                beam search, more than one answer or a token that the vocabulary does not have, or the batch already
+                has a request of this name.
         """
         if not self.free or len(prompts) != 1:
             raise ValueError(f"only one prompt can join a free slot at a time: got {len(prompts)}, {self.free} free")
-        if settings.num_beams > 1:
-            raise ValueError(f"a continuous batch has no beam search: set num_beams=1, got {settings.num_beams}")
+        check_single(settings)
+        settings.check_vocabulary(self._config.vocab_size)
         if request_id in self.request_ids:
             raise ValueError(f"request {request_id!r} is already in the batch: choose another name")
         prompts.check_context(self._config.context_length)

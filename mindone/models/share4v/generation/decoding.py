@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..configuration import TextConfig
+from ..suggestions import unknown
 from .kv_cache import KVCache
 from .prefill import Prompts, prefill, require_finite
-from .sampling import Sampler, Sampling
+from .sampling import Sampler, Sampling, TokenLogprobs
 
 MAX_NEW_TOKENS = 256  # the default; the model was trained on captions of this length
+# Setting -> its minimum.
+_MINIMUMS = {
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "logprobs": 0,
+    "sequence": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -31,9 +41,14 @@ class GenerationSettings:
         length_penalty: beam scores are divided by length to this power.
         eos_token_ids: ids that end an answer.
         stop: strings that end an answer.
+        num_return_sequences: answers to each prompt: with sampling, other draws from the same distribution; with beam
+            search, the best beams.
+        logprobs: report the log-probability of each chosen token, and this many of the most probable tokens with
+            theirs (`TokenLogprobs`); None reports nothing.
+        sequence: number of this answer among the num_return_sequences of its prompt; see `for_sequence`.
 
     Raises:
-        ValueError: a value is outside its range, or beam search is combined with sampling or with stop strings.
+        ValueError: a value is outside its range, or settings contradict each other, such as beam search and sampling.
     """
 
     max_new_tokens: int = MAX_NEW_TOKENS
@@ -43,11 +58,16 @@ class GenerationSettings:
     length_penalty: float = 1.0
     eos_token_ids: tuple[int, ...] = (2,)
     stop: tuple[str, ...] = ()
+    num_return_sequences: int = 1
+    logprobs: int | None = None
+    sequence: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
-        for name, minimum in (("max_new_tokens", 1), ("min_new_tokens", 0), ("num_beams", 1)):
+        for name, minimum in _MINIMUMS.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < minimum:
+            if name == "logprobs" and value is None:
+                continue
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
                 raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(
@@ -58,13 +78,55 @@ class GenerationSettings:
         object.__setattr__(self, "stop", stop_strings(self.stop))
         if self.num_beams > 1 and self.stop:
             raise ValueError("num_beams and stop strings cannot be combined: set num_beams=1 or omit stop")
+        if self.num_beams > 1 and self.logprobs is not None:
+            raise ValueError("num_beams and logprobs cannot be combined: set num_beams=1 or omit logprobs")
+        self._check_sequences()
+
+    def _check_sequences(self) -> None:
+        count = self.num_return_sequences
+        if self.num_beams > 1 and count > self.num_beams:
+            raise ValueError(f"num_return_sequences ({count}) must not exceed num_beams ({self.num_beams})")
+        if self.num_beams == 1 and count > 1 and self.sampling.is_greedy:
+            raise ValueError(
+                f"num_return_sequences is {count}, but greedy decoding gives the same answer each time: set "
+                "do_sample=True and a temperature above 0, or num_beams"
+            )
+
+    def for_sequence(self, number: int) -> GenerationSettings:
+        """Return the settings with which sequence `number` of num_return_sequences is generated in a batch of its own.
+
+        An `Engine` generates one answer per request, so num_return_sequences of them are that many requests.
+
+        Raises:
+            ValueError: there is no such sequence, or these are settings of beam search.
+
+        Example:
+            >>> from mindone.models.share4v.generation.decoding import GenerationSettings
+            >>> settings = GenerationSettings.from_arguments({"num_return_sequences": 2, "do_sample": True, "seed": 1})
+            >>> [settings.for_sequence(number).num_return_sequences for number in (0, 1)]
+            [1, 1]
+        """
+        if self.num_beams > 1 or not 0 <= number < self.num_return_sequences:
+            raise ValueError(
+                f"there is no sequence {number}: num_return_sequences is {self.num_return_sequences}, and num_beams "
+                f"{self.num_beams} (must be 1)"
+            )
+        return replace(self, num_return_sequences=1, sequence=self.sequence + number)
+
+    def check_vocabulary(self, size: int) -> None:
+        """Check the token ids that are named in the settings.
+
+        Raises:
+            ValueError: an id is outside the vocabulary of `size` tokens.
+        """
+        self.sampling.check_vocabulary(size)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], eos_token_ids: tuple[int, ...] = (2,)) -> GenerationSettings:
-        """Build settings from keyword arguments of `generate`; a missing one takes its default.
+        """Build settings from keyword arguments of `generate`; one that is missing or None takes its default.
 
         Raises:
-            TypeError: a name is not a setting of `generate`.
+            TypeError: a name is not a setting of `generate`; the message has the closest one.
             ValueError: as for the constructor and `Sampling`.
 
         Example:
@@ -73,7 +135,12 @@ class GenerationSettings:
             >>> settings.max_new_tokens, settings.sampling.do_sample, settings.stop
             (8, True, ('.',))
         """
-        own = dict(arguments)
+        known = [*cls.__dataclass_fields__, *Sampling.__dataclass_fields__]
+        known = [name for name in known if name not in ("sampling", "eos_token_ids", "sequence")]
+        for name in arguments:
+            if name not in known:
+                raise TypeError(unknown("setting", name, known))
+        own = {name: value for name, value in arguments.items() if value is not None}
         sampling = Sampling(**{name: own.pop(name) for name in Sampling.__dataclass_fields__ if name in own})
         stop = stop_strings(own.pop("stop", None))
         return cls(sampling=sampling, eos_token_ids=eos_token_ids, stop=stop, **own)
@@ -100,11 +167,13 @@ class NewToken:
         token_id: the new id; None if the sequence ended with its end-of-text token.
         finish_reason: None while the sequence continues; else "eos", "stop" (a stop string), "length" (max_new_tokens)
             or "context" (the model's context is full).
+        logprobs: of the new token, if they were asked for; None for the end-of-text token.
     """
 
     sequence: int
     token_id: int | None
     finish_reason: str | None
+    logprobs: TokenLogprobs | None = None
 
 
 class RunningSequence:
@@ -130,8 +199,9 @@ class RunningSequence:
         self.context_length = context_length
         self.prompt_tokens = len(prompt)
         self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []  # of token_ids, if the settings ask for them
         self._prompt = prompt
-        self._sampler = Sampler(settings.sampling)
+        self._sampler = Sampler(settings.sampling, settings.sequence)
         self._is_stopped = is_stopped
         self._forbidden = forbidden
 
@@ -144,12 +214,18 @@ class RunningSequence:
         """Choose the next token from logits [V]; return (token id, finish reason) as in `NewToken`."""
         settings = self.settings
         banned = settings.eos_token_ids if len(self.token_ids) < settings.min_new_tokens else ()
-        seen = np.concatenate((self._prompt, np.array(self.token_ids, np.int64)))
-        token_id = self._sampler.choose(logits, seen, (*banned, *self._forbidden(self.token_ids)))
+        forbidden = (*banned, *self._forbidden(self.token_ids))
+        token_id = self._sampler.choose(logits, self._prompt, self.token_ids, forbidden)
         if token_id in settings.eos_token_ids:
             return None, "eos"
         self.token_ids.append(token_id)
+        if settings.logprobs is not None:
+            self.logprobs.append(TokenLogprobs.of(logits, token_id, settings.logprobs))
         return token_id, self._finish_reason(token_id)
+
+    def logprobs_of(self, token_id: int | None) -> TokenLogprobs | None:
+        """Return the log-probabilities of the token that `advance` returned last, if there are any."""
+        return self.logprobs[-1] if self.logprobs and token_id is not None else None
 
     def _finish_reason(self, token_id: int) -> str | None:
         if self._is_stopped(token_id):
@@ -165,10 +241,12 @@ def generate_tokens(
     config: TextConfig,
     settings: GenerationSettings,
     is_stopped: Callable[[int, int], bool] = lambda sequence, token_id: False,
+    answer_cache: KVCache | None = None,
 ) -> Iterator[NewToken]:
     """Yield the tokens of all sequences as they are chosen, sequence by sequence within a step.
 
-    A sequence gets the same tokens as in a batch of its own.
+    A sequence gets the same tokens as in a batch of its own. With num_return_sequences, those of one prompt are
+    adjacent, and each prompt is processed once.
 
     Args:
         prompts: the batch.
@@ -176,31 +254,50 @@ def generate_tokens(
         config: of the language model.
         settings: the same for all sequences.
         is_stopped: called with (sequence, token id) for each new token; True ends the sequence with reason "stop".
+        answer_cache: stores the sequences if num_return_sequences is more than 1; of the same capacity as `cache`, with
+            at least len(prompts) * num_return_sequences rows.
 
     Raises:
         FloatingPointError: the logits are not finite.
         RuntimeError: another call used `cache` before this one was complete.
     """
     logits = prefill(prompts, cache, config)  # [B, V]
+    count = settings.num_return_sequences
+    if answer_cache is not None:
+        cache = copy_prompts(cache, answer_cache, len(prompts), count)
+        logits = np.repeat(logits, count, 0)  # [B * count, V]
     turn, rows = cache.turn, cache.batch_size
     sequences = [
         RunningSequence(
-            prompts.ids[number, : prompts.lengths[number]], settings, config.context_length, partial(is_stopped, number)
+            prompts.ids[number // count, : prompts.lengths[number // count]],
+            settings.for_sequence(number % count),
+            config.context_length,
+            partial(is_stopped, number),
         )
-        for number in range(len(prompts))
+        for number in range(len(prompts) * count)
     ]
     ids, positions = np.zeros(rows, np.int64), np.full(rows, -1)
-    active = list(range(len(prompts)))
+    active = list(range(len(sequences)))
     while active:
         for number in list(active):
-            token_id, reason = sequences[number].advance(logits[number])
+            sequence = sequences[number]
+            token_id, reason = sequence.advance(logits[number])
             if reason:
                 active.remove(number)
                 positions[number] = -1
             else:
-                ids[number], positions[number] = token_id, sequences[number].position
-            yield NewToken(number, token_id, reason)
+                ids[number], positions[number] = token_id, sequence.position
+            yield NewToken(number, token_id, reason, sequence.logprobs_of(token_id))
         if active:
             cache.check(turn)  # between two tokens the caller may have used the cache for something else
             logits = cache.decoder.decode(ids, positions).asnumpy()
             require_finite(logits[active], cache)
+
+
+def copy_prompts(source: KVCache, target: KVCache, prompts: int, count: int) -> KVCache:
+    """Copy each of the first `prompts` rows of `source` to `count` adjacent rows of `target`, and return `target`."""
+    target.begin()
+    origins = np.zeros(target.batch_size, np.int64)
+    origins[: prompts * count] = np.repeat(np.arange(prompts), count)
+    target.decoder.copy_sequences(source.decoder, origins)
+    return target

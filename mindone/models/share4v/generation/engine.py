@@ -21,7 +21,7 @@ from mindspore import Tensor
 
 from ..kernels.component import IMAGE_BATCH_SIZES
 from ..nn.host_ops import split_rows
-from .continuous_batch import Completion, RequestId
+from .continuous_batch import Completion, RequestId, check_single
 from .decoding import GenerationSettings
 from .streaming import GenerationPiece
 
@@ -70,7 +70,8 @@ class Request(Generic[RequestId]):
     Attributes:
         request_id: names the request in its `Completion`; hashable, and unique among the requests in the engine.
         input_ids: int [1, L], the prompt, with an image token for each image.
-        settings: length, sampling and stop strings; no beam search.
+        settings: length, sampling, stop strings and logprobs; no beam search, and one answer (see
+            `GenerationSettings.for_sequence`).
         images: the images of the prompt.
         forbidden: called with the new ids so far; returns the ids that must not come next.
         beginning: ids at the end of the prompt that are part of the answer's text.
@@ -156,11 +157,11 @@ class Engine(Generic[RequestId]):
         """Add a request; the following steps process it.
 
         Raises:
-            ValueError: the engine already has a request of this name, or the settings ask for beam search.
+            ValueError: the engine already has a request of this name, or the settings ask for beam search or several
+                answers.
             RuntimeError: the engine is closed.
         """
-        if request.settings.num_beams > 1:
-            raise ValueError(f"an engine has no beam search: set num_beams=1, got {request.settings.num_beams}")
+        check_single(request.settings)
         with self._condition:
             if self._is_closed:
                 raise RuntimeError("the engine is closed and accepts no more requests: make another one")

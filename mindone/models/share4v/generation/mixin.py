@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,17 +10,55 @@ import numpy as np
 from mindspore import Tensor
 
 from ..configuration import Share4VConfig
+from .arguments import GenerateArguments, StreamArguments, explicit_settings
 from .beam_search import beam_search
 from .continuous_batch import ContinuousBatch
-from .decoding import MAX_NEW_TOKENS, GenerationSettings, NewToken, generate_tokens
+from .decoding import GenerationSettings, NewToken, generate_tokens
 from .kv_cache import CachePool, KVCache
 from .prefill import Prompts
+from .sampling import TokenLogprobs
 from .streaming import AnswerText, GenerationPiece, stream_text
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ..processing.tokenizer import Tokenizer
 
 Array: TypeAlias = np.ndarray | Tensor | Sequence[Any]
+
+
+class GeneratedIds(list[list[int]]):
+    """The new ids of each sequence: a list of lists, with what else is known about the sequences.
+
+    With num_return_sequences N, the answers to prompt i are those from i * N on.
+
+    Attributes:
+        finish_reasons: for each sequence "eos", "stop" (a stop string), "length" (max_new_tokens) or "context" (the
+            model's context is full).
+        logprobs: for each sequence the log-probabilities of its ids; empty unless the argument `logprobs` was given.
+
+    Example:
+        >>> from mindone.models.share4v import Share4V, Share4VProcessor
+        >>> model = Share4V.from_pretrained("sharegpt4v-tiny")
+        >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+        >>> ids = model.generate(**processor(images="photo.jpg"), max_new_tokens=3, logprobs=1)
+        >>> ids.finish_reasons, len(ids.logprobs[0]), ids.logprobs[0][0].token_id == ids[0][0]
+        (['length'], 3, True)
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__([] for _ in range(count))
+        self.finish_reasons = [""] * count
+        self.logprobs: list[list[TokenLogprobs]] = [[] for _ in range(count)]
+
+    def add(self, new: NewToken) -> None:
+        """Append a generated token."""
+        if new.token_id is not None:
+            self[new.sequence].append(new.token_id)
+        if new.logprobs is not None:
+            self.logprobs[new.sequence].append(new.logprobs)
+        if new.finish_reason is not None:
+            self.finish_reasons[new.sequence] = new.finish_reason
 
 
 class GenerationMixin:
@@ -72,6 +110,7 @@ class GenerationMixin:
             self.language_model, self.config.text_config, self.tokenizer, batch_size, exclusive=self.exclusive
         )
 
+    @explicit_settings(GenerateArguments)
     def generate(
         self,
         input_ids: Array | None = None,
@@ -79,18 +118,8 @@ class GenerationMixin:
         attention_mask: Array | None = None,
         inputs_embeds: Array | None = None,
         past_key_values: KVCache | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        min_new_tokens: int = 0,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
-        repetition_penalty: float = 1.0,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
-    ) -> list[list[int]]:
+        **settings: Unpack[GenerateArguments],
+    ) -> GeneratedIds:
         """Return the new ids of each sequence, without the prompt and the end-of-text token.
 
         The arguments have the same meaning as in Hugging Face's `generate`; temperature 0 is greedy. A sequence of a
@@ -103,10 +132,9 @@ class GenerationMixin:
             attention_mask: int [B, L], 0 at padding, which may be on either side.
             inputs_embeds: float32 [B, T, H] in place of input_ids and pixel_values.
             past_key_values: a cache of `new_cache`; the prefix that it shares with this prompt is not recomputed.
-            max_new_tokens, min_new_tokens: length of the answer in tokens.
-            do_sample, temperature, top_k, top_p, repetition_penalty, seed: as in `Sampling`.
-            num_beams, length_penalty: beam search, if num_beams is more than 1.
-            stop: a sequence ends once its text contains one of these strings.
+            settings: max_new_tokens, min_new_tokens, num_beams, length_penalty, num_return_sequences, logprobs and stop
+                as described at `GenerationSettings`; do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
+                presence_penalty, frequency_penalty, no_repeat_ngram_size, logit_bias and seed as at `Sampling`.
 
         Raises:
             ValueError: inputs or settings are invalid or contradict each other, or a prompt fills the model's context.
@@ -114,28 +142,17 @@ class GenerationMixin:
             FileChangedError: a file that the weights are mapped from was changed after the model was loaded.
             ForkError: this process was forked from the one that loaded the model.
         """
-        settings = self._settings(
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            do_sample=do_sample,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            repetition_penalty=repetition_penalty,
-            stop=stop,
-            seed=seed,
-        )
+        checked = self._settings(settings)
         prompts = self.prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds)
+        count = len(prompts) * checked.num_return_sequences
         # Only stop strings need the text, and with it a tokenizer.
-        answers = [AnswerText(self.tokenizer, settings.stop) for _ in range(len(prompts))] if settings.stop else []
-        ids: list[list[int]] = [[] for _ in range(len(prompts))]
-        for new in self._take_turns(self._generate(prompts, settings, past_key_values, answers)):
-            if new.token_id is not None:
-                ids[new.sequence].append(new.token_id)
-        return ids
+        answers = [AnswerText(self.tokenizer, checked.stop) for _ in range(count)] if checked.stop else []
+        generated = GeneratedIds(count)
+        for new in self._take_turns(self._generate(prompts, checked, past_key_values, answers)):
+            generated.add(new)
+        return generated
 
+    @explicit_settings(StreamArguments)
     def stream(
         self,
         input_ids: Array | None = None,
@@ -143,20 +160,12 @@ class GenerationMixin:
         attention_mask: Array | None = None,
         inputs_embeds: Array | None = None,
         past_key_values: KVCache | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        min_new_tokens: int = 0,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
+        **settings: Unpack[StreamArguments],
     ) -> Iterator[GenerationPiece]:
         """Yield the text of the answers while it is generated.
 
-        Arguments and errors are those of `generate`, which returns the same tokens; arguments are checked at the call,
-        before the first piece is asked for.
+        Arguments and errors are those of `generate`, which returns the same tokens, except beam search; arguments are
+        checked at the call, before the first piece is asked for.
 
         Example:
             >>> from mindone.models.share4v import Share4V, Share4VProcessor
@@ -166,24 +175,18 @@ class GenerationMixin:
             ...     print(piece.text, end="", flush=True)
             In the top left there are four small blue stars. ...
         """
-        settings = self._settings(
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            do_sample=do_sample,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            stop=stop,
-            seed=seed,
-        )
+        checked = self._settings(settings)
         prompts = self.prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds)
-        answers = [AnswerText(self.tokenizer, settings.stop) for _ in range(len(prompts))]
-        tokens = self._take_turns(self._generate(prompts, settings, past_key_values, answers))
-        return stream_text(tokens, answers, prompts.lengths)
+        count = checked.num_return_sequences
+        answers = [AnswerText(self.tokenizer, checked.stop) for _ in range(len(prompts) * count)]
+        tokens = self._take_turns(self._generate(prompts, checked, past_key_values, answers))
+        return stream_text(tokens, answers, np.repeat(prompts.lengths, count))
 
-    def _settings(self, **arguments: Any) -> GenerationSettings:
-        return GenerationSettings.from_arguments(arguments, self.config.text_config.eos_token_ids)
+    def _settings(self, arguments: Mapping[str, Any]) -> GenerationSettings:
+        config = self.config.text_config
+        settings = GenerationSettings.from_arguments(arguments, config.eos_token_ids)
+        settings.check_vocabulary(config.vocab_size)
+        return settings
 
     def _take_turns(self, tokens: Generator[NewToken, None, None]) -> Generator[NewToken, None, None]:
         """Yield `tokens`; the model belongs to this thread while a token is computed, and is free in between."""
@@ -213,7 +216,12 @@ class GenerationMixin:
             def is_stopped(sequence: int, token_id: int) -> bool:
                 return bool(answers) and answers[sequence].push(token_id)
 
-            yield from generate_tokens(prompts, cache, config, settings, is_stopped)
+            if settings.num_return_sequences == 1:
+                yield from generate_tokens(prompts, cache, config, settings, is_stopped)
+                return
+            rows = len(prompts) * settings.num_return_sequences
+            with self._pool.lease(rows, cache.capacity, cache.capacity) as answer_cache:
+                yield from generate_tokens(prompts, cache, config, settings, is_stopped, answer_cache)
 
     @contextmanager
     def _cache_for(self, prompts: Prompts, settings: GenerationSettings, given: KVCache | None) -> Iterator[KVCache]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..processing.tokenizer import IncrementalDecoder, Tokenizer
+from .sampling import TokenLogprobs
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,12 +25,14 @@ class GenerationPiece:
 
     Attributes:
         text: the characters that are now certain; may be empty.
-        index: index of the prompt in the batch.
+        index: index of the prompt in the batch; with num_return_sequences N, the answers to prompt i are those from
+            i * N on.
         token_id: the id generated in this step; None if the answer ended with its end-of-text token.
         finish_reason: None until the last piece; then "eos", "stop", "length" or "context".
         prompt_tokens: tokens of the prompt, image patches included.
         generated_tokens: tokens of the answer so far.
         seconds: since generation began, prefill included.
+        logprobs: of token_id, if the settings ask for them.
     """
 
     text: str
@@ -39,6 +42,7 @@ class GenerationPiece:
     prompt_tokens: int
     generated_tokens: int
     seconds: float
+    logprobs: TokenLogprobs | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -107,7 +111,7 @@ def stream_text(
     Args:
         tokens: of all sequences; closed when this iterator ends.
         answers: the text of each sequence; whoever generates `tokens` pushes the ids.
-        prompt_lengths: int [B], in tokens.
+        prompt_lengths: int, the prompt's tokens for each sequence.
     """
     counts = np.zeros(len(answers), np.int64)
     start = time.perf_counter()
@@ -123,4 +127,5 @@ def stream_text(
                 prompt_tokens=int(prompt_lengths[new.sequence]),
                 generated_tokens=int(counts[new.sequence]),
                 seconds=time.perf_counter() - start,
+                logprobs=new.logprobs,
             )

@@ -8,7 +8,7 @@ import torch
 from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -17,8 +17,8 @@ from transformers import (
 from mindone.models.share4v.generation.sampling import (
     Sampler,
     Sampling,
+    TokenLogprobs,
     log_softmax,
-    penalize_repetition,
     softmax,
     warp,
 )
@@ -40,6 +40,8 @@ def expected_probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        warpers.append(MinPLogitsWarper(sampling.min_p))
     return torch.softmax(warpers(None, torch.tensor(logits)[None].double()), -1)[0].numpy()
 
 
@@ -57,26 +59,32 @@ def test_warping_equals_transformers(temperature: float, top_k: int, top_p: floa
             np.testing.assert_allclose(ours, wanted, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("min_p", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("others", [{}, {"temperature": 2.0, "top_k": 9, "top_p": 0.8}], ids=str)
+def test_min_p_equals_transformers(min_p: float, others: dict[str, float]) -> None:
+    sampling = Sampling(True, min_p=min_p, **others)
+    for seed in (1, 2, 4, 5):  # no ties
+        logits = random_logits(seed)
+        np.testing.assert_allclose(
+            warp(logits, sampling), expected_probabilities(logits, sampling), rtol=1e-6, atol=1e-12
+        )
+
+
+def test_logprobs_are_those_of_the_logits() -> None:
+    logits = random_logits(2)
+    wanted = torch.log_softmax(torch.tensor(logits).double(), -1)
+    best = torch.topk(wanted, 3)
+    got = TokenLogprobs.of(logits, 7, 3)
+    assert got.token_id == 7 and got.logprob == pytest.approx(float(wanted[7]), rel=1e-9)
+    assert [one for one, _ in got.top] == best.indices.tolist()
+    np.testing.assert_allclose([value for _, value in got.top], best.values.numpy(), rtol=1e-9)
+    assert TokenLogprobs.of(logits, 7, 0).top == ()
+
+
 def test_top_k_keeps_all_tokens_that_tie_with_the_kth() -> None:
     logits = np.array([3, 1, 2, 2, 2, 0], np.float32)
     assert np.flatnonzero(warp(logits, Sampling(True, top_k=2))).tolist() == [0, 2, 3, 4]
     assert np.flatnonzero(expected_probabilities(logits, Sampling(True, top_k=2))).tolist() == [0, 2, 3, 4]
-
-
-@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3, 5.0])
-def test_repetition_penalty_equals_transformers(penalty: float) -> None:
-    rng = np.random.default_rng(1)
-    for seed in range(8):
-        logits, seen = random_logits(seed), rng.integers(0, VOCABULARY, 40)
-        wanted = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor(seen)[None], torch.tensor(logits)[None].clone())
-        np.testing.assert_allclose(penalize_repetition(logits, seen, penalty), wanted[0].numpy(), rtol=1e-6)
-
-
-def test_repetition_penalty_ignores_placeholders_and_does_not_change_its_input() -> None:
-    logits = np.array([1.0, -1.0, 2.0], np.float32)
-    penalised = penalize_repetition(logits, np.array([-200, -1, 0, 1, 1, 3, 32000]), 2.0)
-    assert penalised.tolist() == [0.5, -2.0, 2.0]
-    assert logits.tolist() == [1.0, -1.0, 2.0]
 
 
 def test_softmax_and_its_logarithm_equal_torch() -> None:
@@ -133,13 +141,33 @@ BAD = {
     "top_k": [-1, 2.5],
     "top_p": [0, 1.1, -1, float("nan")],
     "repetition_penalty": [0, -2, float("nan")],
+    "min_p": [-0.1, 1.5, float("nan")],
+    "presence_penalty": [-2.1, 3, float("nan"), "0"],
+    "frequency_penalty": [2.5, float("nan")],
+    "no_repeat_ngram_size": [-1, 2.0],
+    "logit_bias": [{-1: 1}, {1.5: 1}, {"x": 1}, {1: float("nan")}, {1: float("inf")}, [(1, 2)], {1: None}],
 }
 
 
 @pytest.mark.parametrize("name, value", [(name, value) for name, values in BAD.items() for value in values])
 def test_the_error_names_a_setting_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be .*, got"):
+    with pytest.raises(ValueError, match=f"{name} must .*, got"):
         Sampling(True, **{name: value})
+
+
+def test_a_sampler_refuses_to_choose_when_every_token_is_forbidden() -> None:
+    with pytest.raises(ValueError, match="every token of the vocabulary is forbidden"):
+        Sampler(Sampling(no_repeat_ngram_size=1)).choose(np.zeros(3, np.float32), np.array([0, 1, 2]))
+
+
+def test_the_sequences_of_one_seed_differ_and_the_first_is_that_of_the_seed() -> None:
+    logits, nothing = random_logits(1), np.array([], np.int64)
+    sampling = Sampling(True, 2.0, seed=5)
+    drawn = [[sampler.choose(logits, nothing) for _ in range(30)] for sampler in map(Sampler, [sampling] * 3, range(3))]
+    assert drawn[0] == draw(logits, sampling, 30)
+    assert len({tuple(one) for one in drawn}) == 3
+    again = Sampler(sampling, 2)
+    assert [again.choose(logits, nothing) for _ in range(30)] == drawn[2]
 
 
 def test_a_very_small_temperature_equals_greedy_decoding() -> None:
