@@ -10,6 +10,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from mindone.models.share4v.display import shell_name
+
 from ..printing import one_line, print_error, print_text
 from ..signals import INTERRUPTED, raise_interrupt, signal_handler
 from .common import (
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from mindone.pipelines.image_to_text.dataset.keywords import DatasetOptions
     from mindone.pipelines.image_to_text.dataset.state.records import JobSummary, Record
+    from mindone.pipelines.image_to_text.dataset.state.skipped import SkippedGroup
 
 STOPPED = 3  # exit status: the same command resumes the job
 _SHOWN_FAILURES = 20  # failed.jsonl lists the others
@@ -56,6 +59,7 @@ def run(arguments: Namespace) -> int:
                     options=job.options,
                     on_start=progress.on_start,
                     on_record=progress.on_record,
+                    on_skipped=lambda groups: _print_skipped(arguments, groups),
                 )
         except KeyboardInterrupt:
             print_error("interrupted; the same command resumes the job")
@@ -74,6 +78,12 @@ def run(arguments: Namespace) -> int:
                 print_error(f"stopped: {with_flags(arguments, str(error))}")
             return STOPPED
     return _finish(summary, arguments)
+
+
+def _print_skipped(arguments: Namespace, groups: Sequence[SkippedGroup], with_advice: bool = True) -> None:
+    """Print what the inputs contain that is not captioned, one line for each reason."""
+    for group in groups:
+        print_error(one_line(with_flags(arguments, group.line(with_advice))))
 
 
 def _shown_name(argument: str) -> str:
@@ -95,6 +105,7 @@ def _finish(summary: JobSummary, arguments: Namespace) -> int:
         f"{summary.kept} kept, {summary.failed} failed"
     )
     if not summary.is_share:
+        _print_skipped(arguments, summary.skipped, with_advice=False)
         for line in next_steps(summary, arguments.inputs, arguments.out):
             print_error(one_line(line))
     if current_rank() is not None:
@@ -199,7 +210,7 @@ class Progress:
             self.failures += 1
             if self.failures <= _SHOWN_FAILURES:
                 self.bar.clear()
-                print_error(one_line(f"{record.source}: {record.error}"))
+                print_error(one_line(f"{shell_name(record.source)}: {record.error}"))
             elif self.failures == _SHOWN_FAILURES + 1:
                 print_error("more inputs failed; failed.jsonl will list all of them when the job is done")
 

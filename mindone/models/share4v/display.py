@@ -36,6 +36,22 @@ def printable(text: str, keep: str = "\n\t") -> str:
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escape(ord(found[0])), text)
 
 
+def shell_name(name: str) -> str:
+    r"""Return a file name that is safe to print and can be pasted into a shell: unchanged, or in $'...' with escapes.
+
+    Bash and zsh read these escapes. Names with spaces are not quoted, because people read them more often than shells.
+
+    Example:
+        >>> from mindone.models.share4v.display import shell_name
+        >>> print(shell_name("my photo.jpg"), shell_name("caf\udce9.jpg"))
+        my photo.jpg $'caf\xe9.jpg'
+    """
+    if _UNSAFE.search(name) is None:
+        return name
+    quoted = name.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + _UNSAFE.sub(lambda found: _shell_escape(ord(found[0])), quoted) + "'"
+
+
 def json_printable(document: str) -> str:
     r"""Return a JSON document of the same value in which the characters that `printable` escapes are JSON escapes.
 
@@ -72,3 +88,10 @@ def _escape(code: int) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte that is not text
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _shell_escape(code: int) -> str:
+    r"""Return an escape that a shell turns into the same bytes: `\xHH` is a byte, and `\uHHHH` a character in UTF-8."""
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -21,7 +22,7 @@ from .options import CaptioningSettings, JobOptions, ModelChoice
 from .prompts.plan import PromptPlan
 from .readers import InputError, ReaderOptions, list_inputs, split_pattern
 from .state.listing import Listing
-from .state.paths import INPUTS, JOURNAL, PREVIOUS, RESTARTED, STATE_SUFFIX
+from .state.paths import INPUTS, JOURNAL, PREVIOUS, RESTARTED, SKIPPED, STATE_SUFFIX
 from .state.records import Item, JobError, JobSummary, Record
 from .state.regular_files import open_own, own_exists, remove_own
 from .state.resume import (
@@ -31,7 +32,8 @@ from .state.resume import (
     start_next_pass,
     start_over,
 )
-from .writers import FILE_SUFFIXES, format_of, open_writer
+from .state.skipped import SkippedFiles, SkippedGroup, read_skipped, write_skipped
+from .writers import FILE_SUFFIXES, WRITERS, format_of, open_writer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from .keywords import DatasetKeywords
 
 _SIDECAR_FORMATS = frozenset(("txt", "caption"))
+_DERIVED_READER_OPTIONS = ("own_outputs", "separate_files")  # follow from `out` and `formats`
 
 
 def caption_dataset(
@@ -51,6 +54,7 @@ def caption_dataset(
     options: JobOptions | None = None,
     on_start: Callable[[int, int], None] | None = None,
     on_record: Callable[[Record], None] | None = None,
+    on_skipped: Callable[[tuple[SkippedGroup, ...]], None] | None = None,
     **keywords: Unpack[DatasetKeywords],
 ) -> JobSummary:
     """Caption every input. However a call ends, the same call again resumes the job.
@@ -75,6 +79,7 @@ def caption_dataset(
         choice, plan, settings, readers, options: options objects, in place of keywords.
         on_start: called once with the number of inputs that are done already and the number of all inputs.
         on_record: called with every finished record.
+        on_skipped: called once, before anything is captioned, with what the inputs contain that will not be.
         **keywords: see `keywords.DatasetKeywords`.
 
     Returns:
@@ -102,7 +107,7 @@ def caption_dataset(
         options=replace(given.options, formats=formats),
         readers=_readers_beside_output(given.readers, given.options.out, formats),
     )
-    return _run(paths, job, on_start or _ignore, on_record or _ignore)
+    return _run(paths, job, on_start or _ignore, on_record or _ignore, on_skipped or _ignore)
 
 
 def _ignore(*arguments: object) -> None:
@@ -114,6 +119,7 @@ def _run(
     job: DatasetOptions,
     on_start: Callable[[int, int], None],
     on_record: Callable[[Record], None],
+    on_skipped: Callable[[tuple[SkippedGroup, ...]], None],
 ) -> JobSummary:
     options = job.options
     list_inputs(paths, job.readers)  # an input that does not exist is reported before anything else about the paths
@@ -131,8 +137,9 @@ def _run(
         adopt_state(state, lambda: list_inputs(paths, job.readers), description)
 
     with JobState(directory, None if options.restart else description, adopt if options.adopt else None) as state:
-        listing = _listing(state, lambda: list_inputs(paths, job.readers), options, description)
+        listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
         remove_queues(state.directory)
+        on_skipped(read_skipped(state.path(SKIPPED)))
         on_start(count_done(directory), len(listing))
         captioning = CaptionJob(
             state=state,
@@ -147,6 +154,13 @@ def _run(
         )
 
 
+def _listed(paths: Sequence[str], readers: ReaderOptions, state: JobState) -> Iterator[Item]:
+    """List the inputs, and store what was skipped once all of them are listed."""
+    skipped = SkippedFiles()
+    yield from list_inputs(paths, readers, skipped)
+    write_skipped(state.path(SKIPPED), skipped.groups())
+
+
 def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
     """Return all settings that affect the results, as JSON values; a job can only be resumed with the same.
 
@@ -156,7 +170,7 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
     model = {name: value for name, value in asdict(job.choice).items() if name not in ("cache_dir", "local_files_only")}
     return {
         "inputs": [str(Path(path).absolute()) for path in paths],
-        "sources": asdict(job.readers),
+        "sources": {name: value for name, value in asdict(job.readers).items() if name not in _DERIVED_READER_OPTIONS},
         "model": {name: str(value) if isinstance(value, Path) else value for name, value in model.items()},
         "prompts": job.plan.to_json(),
         "captions": {
@@ -176,11 +190,17 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
 def _readers_beside_output(readers: ReaderOptions, out: str | None, formats: Sequence[str]) -> ReaderOptions:
     """Look for existing captions where sidecars will be written, and ignore the job's own files in input folders."""
     if out is None:
-        return readers
+        return replace(readers, separate_files=True)
     path = str(Path(out).absolute())
     writes_sidecars = not _SIDECAR_FORMATS.isdisjoint(formats)
     caption_root = path if readers.caption_root is None and writes_sidecars else readers.caption_root
-    return replace(readers, caption_root=caption_root, ignored=(*readers.ignored, path))
+    own = [(path, pattern) for name in formats if name in WRITERS and (pattern := WRITERS[name].pattern)]
+    return replace(
+        readers,
+        caption_root=caption_root,
+        ignored=(*readers.ignored, path),
+        own_outputs=((str(Path(path).parent), glob.escape(Path(path).name)), *own),
+    )
 
 
 def _engine_name(options: JobOptions, rank: Rank | None) -> str:
@@ -233,7 +253,10 @@ def _listing(
         listing = Listing(state.path(INPUTS))
     if not len(listing):
         remove_own(state.path(INPUTS))
-        raise InputError("the inputs contain no images: check the paths, include and exclude (--include, --exclude)")
+        lines = "".join(f"; {group.line()}" for group in read_skipped(state.path(SKIPPED)))
+        raise InputError(
+            f"the inputs contain no images: check the paths, include and exclude (--include, --exclude){lines}"
+        )
     return listing
 
 

@@ -25,7 +25,7 @@ from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_captio
 from .state.job_description import SettingsChangedError, changed_settings
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
-from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, SPEED_LOG, WRITTEN
+from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, SKIPPED, SPEED_LOG, WRITTEN
 from .state.previous_run import PreviousRecords
 from .state.records import Item, JobError, JobSummary, Record
 from .state.regular_files import open_own, own_exists, pin_directory, remove_own
@@ -39,6 +39,7 @@ from .state.signature import (
     require_signature,
     sign_directory,
 )
+from .state.skipped import read_skipped
 from .state.speed_log import SpeedLog
 from .state.tasks import Task
 from .writers import FollowingWriter
@@ -220,6 +221,7 @@ class CaptionJob:
             breaking_rules=counts["breaking_rules"],
             state=str(self.state.directory),
             left_out=tuple(reason for writer in self.writers for reason in writer.left_out),
+            skipped=read_skipped(self.state.path(SKIPPED)),
         )
 
     def _records(self, make_executor: Callable[[], Executor], start: int) -> Iterator[tuple[Record, bool]]:

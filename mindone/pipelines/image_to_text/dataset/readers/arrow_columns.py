@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .base import InputError, Location, ReaderOptions
+from .base import InputError, Location, ReaderOptions, SkippedTableError
 from .item_builder import ItemBuilder
 from .rows import Table
 
@@ -117,6 +117,8 @@ def choose_columns(
     table = Table.with_columns(location, options, builder, schema.names, stored)
     field = schema.field(table.image)
     if table.image not in stored and not _is_text(pa, field.type):
+        if not location.downloads:
+            raise SkippedTableError("no_images")
         raise InputError(
             f"{location.name}: the column {table.image!r} has the type {field.type}; expected bytes, strings (a path, "
             "URL or data URI) or the struct of bytes and path that `datasets` writes"

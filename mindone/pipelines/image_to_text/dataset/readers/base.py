@@ -19,14 +19,28 @@ class ItemError(ValueError):
     """One input cannot be read; the message gives the reason without the input's name."""
 
 
+class SkippedTableError(ValueError):
+    """A table that a folder contains is not listed.
+
+    Args:
+        reason: a key of `state.skipped.REASONS`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
 @dataclass(frozen=True)
 class ReaderOptions:
     """How inputs are found and listed.
 
     Attributes:
         kind: kind of the inputs, if their names do not tell it; one of KINDS.
-        include: patterns of the files to list in a folder; by default all images and videos. `*` does not match a `/`,
-            `**` does; a pattern without a `/` is matched against the file name only.
+        include: patterns of the files to list in a folder; by default all images, videos and archives, and tables with
+            images in them. `*` does not match a `/`, `**` does; a pattern without a `/` is matched against the file
+            name only. A pattern that names an extension (`*.apng`) lists any file; another one (`*`) selects among
+            those that are listed by default, and files without an extension that begin as images do.
         exclude: patterns of files and directories to skip.
         hidden: whether to include names that start with a dot.
         image_root: base directory of relative paths in lists and tables; by default the directory of the list or table.
@@ -36,6 +50,8 @@ class ReaderOptions:
         frames: how many frames to take from a video.
         frame_mode: how frames are chosen and arranged: "middle", "even" or "grid".
         ignored: absolute paths, such as the output's, to ignore when the kind of a folder is determined.
+        own_outputs: directories and name patterns of the files that the job writes, which are no inputs.
+        separate_files: list only separate files of a folder that has some, since the captions are written beside them.
     """
 
     kind: str | None = None
@@ -51,6 +67,8 @@ class ReaderOptions:
     frames: int | None = None
     frame_mode: str = "middle"
     ignored: tuple[str, ...] = ()
+    own_outputs: tuple[tuple[str, str], ...] = ()
+    separate_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,8 @@ class Location:
         prefix: prefix of the keys, "" or for example "photos/".
         include: patterns that the caller wrote as part of the path.
         stem: prefix of the row numbers in the keys of a table; by default the table's file name without suffix.
+        downloads: whether URLs in a table may be opened; not if the caller named only a folder that contains the table.
+        paths: whether a table may name files; not if it lies in a folder whose files are listed themselves.
     """
 
     kind: str
@@ -72,6 +92,8 @@ class Location:
     prefix: str = ""
     include: tuple[str, ...] = ()
     stem: str = ""
+    downloads: bool = True
+    paths: bool = True
 
 
 def file_locator(path: str, options: ReaderOptions) -> dict[str, Any]:

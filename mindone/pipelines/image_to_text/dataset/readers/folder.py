@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..state.keys import fold, key_pair, safe_key, without_suffix
-from ..state.paths import STATE_SUFFIX
 from ..state.records import Item
-from .base import Location, ReaderOptions, file_locator, is_media
-from .formats import SHARDS, kind_of_file, list_location
+from .base import Location, ReaderOptions, SkippedTableError, file_locator
+from .directory_scan import DIRECTORY, DirectoryScan, media_names
+from .formats import kind_of_file, list_location
 from .item_builder import ItemBuilder
-from .patterns import matches
 
-_DIRECTORY = b"\0"  # appended to directory names: no file name contains it, and it does not change the sort order
 _BUCKETS_PER_FILE = 16  # bytes of the table that finds equal names
 
 
@@ -48,16 +46,17 @@ def single_file(location: Location, options: ReaderOptions, builder: ItemBuilder
 
 
 def shards(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
-    """Yield the contents of the shards in a folder that contains nothing else."""
-    include = tuple(f"./*.{kind}*" for kind in SHARDS)
-    yield from folder(Location("folder", location.path, location.name, location.prefix, include), options, builder)
+    """Yield the contents of a folder that contains only archives and tables; unlike in other folders, tables may name
+    files."""
+    yield from folder(location, options, builder)
 
 
 def folder(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
     """Yield the contents of a folder sorted by name; memory holds the names of one directory per level.
 
-    Links are followed, except back to a directory that the walk is inside of. A directory that cannot be read is an
-    Item that fails.
+    These are the images and videos, those in archives and in tables that contain the images themselves, and the data
+    sets that `datasets` saved. Links are followed, except back to a directory that the walk is inside of. A directory
+    that cannot be read is an Item that fails. What is skipped is counted in `builder.skipped`.
     """
     include = (*options.include, *location.include)
     start = _Directory(location.path, "", frozenset())
@@ -82,21 +81,29 @@ def _entries(
         identity = (status.st_dev, status.st_ino)
         if identity in directory.ancestors:
             return
-        caption_files, entries = _scan(directory, options, include)
+        scan = DirectoryScan(directory.path, directory.inside, options, include)
+        caption_files = scan.caption_files
         if options.caption_root is not None:
             caption_files = _caption_files_under(options.caption_root, options.caption_suffixes, location, directory)
     except OSError as error:
         key = safe_key(location.prefix + directory.inside + "-")
         yield builder.build_failure(key, shown, f"the directory cannot be read: {error.strerror or error}")
         return
-    repeated = _repeated_names(entries)
-    for entry in entries:
-        name = os.fsdecode(entry.removesuffix(_DIRECTORY))
+    if scan.is_huggingface and directory.inside and not include:
+        above = location.prefix + "".join(directory.inside.rstrip("/").rpartition("/")[:2])
+        inner = Location("huggingface", directory.path, shown.rstrip(os.sep), above, downloads=False, paths=False)
+        yield from _contents(inner, options, builder)
+        return
+    repeated = _repeated_names(scan.entries)
+    scan.note_skipped(builder.skipped, shown, repeated, options.caption_root is None)
+    for entry in scan.entries:
+        name = os.fsdecode(entry.removesuffix(DIRECTORY))
         path = os.path.join(directory.path, name)
         shown_path = os.path.join(shown, name)
-        if entry.endswith(_DIRECTORY):
+        kind = kind_of_file(name)
+        if entry.endswith(DIRECTORY):
             yield _Directory(path, f"{directory.inside}{name}/", directory.ancestors | {identity})
-        elif is_media(name):
+        elif kind in (None, "file"):
             if builder.is_new_file(path):
                 key, full_key = key_pair(location.prefix + directory.inside + name)
                 yield builder.build(
@@ -108,33 +115,26 @@ def _entries(
                     caption_files=caption_files,
                 )
         else:
-            kind = kind_of_file(name)
-            if kind is not None:
-                inner = Location(kind, path, shown_path, location.prefix + directory.inside)
-                yield from list_location(inner, options, builder)
+            inner = Location(kind, path, shown_path, location.prefix + directory.inside)
+            if not scan.is_requested(name):
+                inner = replace(inner, downloads=False, paths=location.kind == "shards")
+            yield from _contents(inner, options, builder)
 
 
-def _scan(
-    directory: _Directory, options: ReaderOptions, include: tuple[str, ...]
-) -> tuple[Collection[str], list[bytes]]:
-    """Return the names of a directory's caption files, and its sorted entries to list, as bytes to save memory."""
-    caption_files: set[str] = set()
-    entries: list[bytes] = []
-    with os.scandir(directory.path) as scanned:
-        for entry in scanned:
-            if entry.name.endswith(options.caption_suffixes):
-                caption_files.add(entry.name)
-            if (entry.name.startswith(".") and not options.hidden) or entry.name.endswith(STATE_SUFFIX):
-                continue
-            inside = directory.inside + entry.name
-            if any(matches(inside, pattern) for pattern in options.exclude):
-                continue
-            is_wanted = any(matches(inside, pattern) for pattern in include) if include else is_media(entry.name)
-            kind = _entry_kind(entry)
-            if kind == "directory" or (kind == "file" and is_wanted):
-                entries.append(os.fsencode(entry.name) + (_DIRECTORY if kind == "directory" else b""))
-    entries.sort()
-    return caption_files, entries
+def _contents(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
+    """Yield the Items of an archive or a table in a folder."""
+    if location.downloads:  # requested by name: errors are the caller's
+        yield from list_location(location, options, builder)
+        return
+    if options.separate_files and not location.paths:
+        builder.skipped.note("inside", location.name)
+        return
+    try:
+        yield from list_location(location, options, builder)
+    except SkippedTableError as error:
+        builder.skipped.note(error.reason, location.name)
+    except ImportError:
+        builder.skipped.note("pyarrow", location.name)
 
 
 def _repeated_names(entries: Sequence[bytes]) -> Collection[str]:
@@ -145,11 +145,9 @@ def _repeated_names(entries: Sequence[bytes]) -> Collection[str]:
     """
 
     def folded_names() -> Iterator[str]:
-        for entry in entries:
-            if not entry.endswith(_DIRECTORY):
-                name = os.fsdecode(entry)
-                yield fold(name)
-                yield fold(without_suffix(name))
+        for name in media_names(entries):
+            yield fold(name)
+            yield fold(without_suffix(name))
 
     buckets = bytearray(_BUCKETS_PER_FILE * len(entries))
     for text in folded_names():
@@ -159,23 +157,15 @@ def _repeated_names(entries: Sequence[bytes]) -> Collection[str]:
     return {text for text, count in counts.items() if count > 1}
 
 
-def _entry_kind(entry: os.DirEntry[str]) -> str:
-    """Return "directory", "file" or "other". A broken link is a file: reading it fails, and the user learns of it."""
-    try:
-        if entry.is_dir():
-            return "directory"
-        return "file" if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry)) else "other"
-    except OSError:  # a link to itself
-        return "file"
-
-
 def _caption_files_under(
     root: str, suffixes: tuple[str, ...], location: Location, directory: _Directory
-) -> Collection[str]:
-    """Return the names of the caption files in the directory under `root` that corresponds to this one."""
+) -> dict[str, str]:
+    """Return the caption files in the directory under `root` that corresponds to this one, by folded name."""
     inside = location.prefix + directory.inside
+    folded = tuple(suffix.lower() for suffix in suffixes)
     try:
         with os.scandir(os.path.join(root, safe_key(inside)) if inside else root) as scanned:
-            return {entry.name for entry in scanned if entry.name.endswith(suffixes)}
+            names = sorted((entry.name for entry in scanned if entry.name.lower().endswith(folded)), reverse=True)
     except (FileNotFoundError, NotADirectoryError):
-        return ()
+        return {}
+    return {fold(name): name for name in names}

@@ -11,7 +11,7 @@ from ..state.keys import safe_key
 from ..state.paths import STATE_SUFFIX
 from ..state.records import Item
 from ..state.temp_table import TempTableError
-from .base import InputError, Location, ReaderOptions, is_media
+from .base import InputError, Location, ReaderOptions, SkippedTableError, is_media
 from .item_builder import ItemBuilder
 
 _PACKAGE = __name__.rpartition(".")[0]
@@ -46,8 +46,11 @@ SUFFIXES = {
     ".tar.bz2": "tar",
     ".tar.xz": "tar",
 }
-SHARDS = ("tar", "parquet")  # a folder that contains only these is one data set
-_HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
+# What a folder contains beside images: it is listed too, if the images are inside.
+CONTAINERS = ("tar", "parquet", "arrow")
+# Kinds of tables: one beside an archive or a folder of the same name only describes it.
+TABLES = ("list", "json", "jsonl", "csv", "tsv", "parquet", "arrow")
+HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 def list_location(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
@@ -57,6 +60,7 @@ def list_location(location: Location, options: ReaderOptions, builder: ItemBuild
         InputError: it cannot be listed at all.
         ImportError: a package that its kind needs is not installed; the message names it.
         TempTableError: the disk is full.
+        SkippedTableError: it is a table that a folder contains, and its images are not in it.
     """
     module, _, attribute = KINDS[location.kind].partition(":")
     function: Callable[[Location, ReaderOptions, ItemBuilder], Iterator[Item]]
@@ -66,7 +70,7 @@ def list_location(location: Location, options: ReaderOptions, builder: ItemBuild
         for item in function(location, options, builder):
             yield item
             count += 1
-    except (InputError, ImportError, TempTableError):
+    except (InputError, ImportError, TempTableError, SkippedTableError):
         raise
     except Exception as error:  # a hostile file makes libraries raise almost anything; the other inputs go on
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -121,12 +125,17 @@ def _kind_of_directory(path: str, ignored: Collection[str]) -> str:
                     continue
                 if is_media(entry.name) or entry.is_dir():
                     found.add("folder")
-                elif entry.name in _HUGGING_FACE_FILES:
+                elif entry.name in HUGGING_FACE_FILES:
                     found.add(entry.name)
                 else:
                     found.add(SUFFIXES.get(suffix_of(entry.name), ""))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    if "dataset_dict.json" in found or {"dataset_info.json", "state.json"} <= found:
+    if is_huggingface(found):
         return "huggingface"
-    return "shards" if "folder" not in found and found.intersection(SHARDS) else "folder"
+    return "shards" if "folder" not in found and found.intersection(CONTAINERS) else "folder"
+
+
+def is_huggingface(names: Collection[str]) -> bool:
+    """Return whether the names in a directory are those that `save_to_disk` of `datasets` writes."""
+    return "dataset_dict.json" in names or ("dataset_info.json" in names and "state.json" in names)

@@ -6,15 +6,18 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ..state.keys import fold, safe_key
+from ..state.keys import fold, safe_key, without_suffix
 from ..state.records import Item
-from .base import InputError, Location, ReaderOptions
+from ..state.skipped import SkippedFiles
+from .base import InputError, Location, ReaderOptions, is_media
 from .formats import KINDS, kind_of, list_location
 from .item_builder import ItemBuilder
 from .patterns import expand_braces, split_pattern
 
 
-def list_inputs(inputs: Sequence[str], options: ReaderOptions | None = None) -> Iterator[Item]:
+def list_inputs(
+    inputs: Sequence[str], options: ReaderOptions | None = None, skipped: SkippedFiles | None = None
+) -> Iterator[Item]:
     """List inputs as Items, in an order that depends on the inputs only; memory does not grow with their number.
 
     Inputs are folders, images, videos, list files (.txt, .lst), tables (.json, .jsonl, .csv, .tsv, .parquet, .arrow),
@@ -24,6 +27,7 @@ def list_inputs(inputs: Sequence[str], options: ReaderOptions | None = None) -> 
     Args:
         inputs: paths and patterns to list, in this order.
         options: how to list them; by default everything is guessed from names.
+        skipped: counts what is not listed, while it is listed.
 
     Raises:
         InputError: immediately, if an input does not exist or is of an unknown kind; while listing, if a table has no
@@ -45,14 +49,24 @@ def list_inputs(inputs: Sequence[str], options: ReaderOptions | None = None) -> 
         options = replace(options, caption_root=os.path.abspath(options.caption_root))
     if options.image_root is not None and not os.path.isdir(options.image_root):
         raise InputError(f"image_root {options.image_root!r} is not a directory; check the path")
-    locations = [location for path in inputs for location in _locations(os.fspath(path), options)]
-    return _items(_with_prefixes(locations), options)
+    paths = _without_captions([os.fspath(path) for path in inputs], options)
+    locations = [location for path in paths for location in _locations(path, options)]
+    return _items(_with_prefixes(locations), options, skipped)
 
 
-def _items(locations: Iterator[Location], options: ReaderOptions) -> Iterator[Item]:
-    with ItemBuilder(options) as builder:
+def _items(locations: Iterator[Location], options: ReaderOptions, skipped: SkippedFiles | None) -> Iterator[Item]:
+    with ItemBuilder(options, skipped) as builder:
         for location in locations:
             yield from list_location(location, options, builder)
+
+
+def _without_captions(paths: list[str], options: ReaderOptions) -> list[str]:
+    """Return the inputs without the caption files of others: a shell's `photos/*` names 1.txt beside 1.jpg too."""
+    if options.kind is not None:
+        return paths
+    media = {name for path in paths if is_media(path) for name in (path, without_suffix(path))}
+    companions = (*options.caption_suffixes, ".json")
+    return [path for path in paths if not (path.endswith(companions) and without_suffix(path) in media)]
 
 
 def _locations(text: str, options: ReaderOptions) -> Iterator[Location]:

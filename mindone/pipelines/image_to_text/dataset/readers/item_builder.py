@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+import unicodedata
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,8 +13,9 @@ from urllib.request import url2pathname
 from mindone.models.share4v.display import redacted
 
 from ..state.existing_captions import read_caption
-from ..state.keys import KeyRegistry, path_keys, safe_key, url_keys, without_suffix
+from ..state.keys import KeyRegistry, fold, path_keys, safe_key, url_keys, without_suffix
 from ..state.records import Item
+from ..state.skipped import SkippedFiles
 from .base import ReaderOptions, file_locator
 
 
@@ -22,13 +24,15 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
 
     Args:
         options: where existing captions are, and which frames of a video to take.
+        skipped: counts what the readers skip.
 
     Raises:
         OSError: the keys cannot be stored, for example because the disk is full; every method raises it too.
     """
 
-    def __init__(self, options: ReaderOptions) -> None:
+    def __init__(self, options: ReaderOptions, skipped: SkippedFiles | None = None) -> None:
         self._options = options
+        self.skipped = SkippedFiles() if skipped is None else skipped
         self._registry = KeyRegistry()
         self._number = 0
 
@@ -49,7 +53,7 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
         columns: Mapping[str, Any] | None = None,
         caption: str | None = None,
         directory: str | None = None,
-        caption_files: Collection[str] | None = None,
+        caption_files: Mapping[str, str] | None = None,
     ) -> Item:
         """Return the next Item.
 
@@ -61,13 +65,16 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
             columns: the other columns of its table row, JSON-able.
             caption: existing caption, if its table or shard has one; by default it is read from a caption file.
             directory: directory of the input's file, if it is a file of its own; caption files are beside it.
-            caption_files: names of the caption files in the directory where its caption would be, if they are known;
-                it saves looking for each.
+            caption_files: the caption files in the directory where its caption would be, if they are known, by folded
+                name; it saves looking for each.
         """
         key = self._registry.claim(key, full_key or key, directory)
         caption = (caption or "").strip() or None
         try:
-            caption = caption or self._read_caption(key, directory, caption_files)
+            if caption is None:
+                caption, file_name = self._read_caption(key, directory, caption_files)
+                if file_name is not None:
+                    locator = {**locator, "caption_file": file_name}
         except (OSError, ValueError) as error:  # a caption that cannot be read must not be overwritten
             reason = getattr(error, "strerror", None) or error
             locator = {"kind": "failure", "error": f"its existing caption cannot be read: {reason}"}
@@ -129,16 +136,34 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
             directory=os.path.dirname(path),
         )
 
-    def _read_caption(self, key: str, directory: str | None, caption_files: Collection[str] | None) -> str | None:
-        """Return the caption in a file named after the key, in the directory where sidecar files are written."""
+    def _read_caption(
+        self, key: str, directory: str | None, caption_files: Mapping[str, str] | None
+    ) -> tuple[str | None, str | None]:
+        """Return the caption in a file named after the key, in the directory where sidecar files are written.
+
+        Names are compared as `fold` does. If the file's name is not exactly the key and the suffix, such as a.TXT, it
+        is returned too, so that it is replaced and no second file a.txt is written beside it.
+        """
         folder, _, name = key.rpartition("/")
         if self._options.caption_root is not None:
             directory = os.path.join(self._options.caption_root, folder)
         if directory is None:
-            return None
+            return None, None
         for suffix in self._options.caption_suffixes:
-            if caption_files is None or name + suffix in caption_files:
-                caption = read_caption(os.path.join(directory, name + suffix))
+            expected = name + suffix
+            if caption_files is not None:
+                found = caption_files.get(fold(expected))
+                candidates = [expected, found] if found is not None else []  # the exact name first
+            else:
+                candidates = _spellings(name, suffix)
+            for candidate in dict.fromkeys(candidates):
+                caption = read_caption(os.path.join(directory, candidate))
                 if caption is not None:
-                    return caption
-        return None
+                    return caption, None if candidate == expected else candidate
+        return None, None
+
+
+def _spellings(name: str, suffix: str) -> list[str]:
+    """Return the usual spellings of a caption file's name, the exact one first."""
+    names = [name] if name.isascii() else [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    return [spelling + ending for spelling in names for ending in (suffix, suffix.upper())]

@@ -160,7 +160,8 @@ class Reader:
             cell = read()
         except (import_pyarrow().ArrowException, OSError, IndexError, KeyError) as error:
             raise ItemError(f"{os.path.basename(path)} cannot be read: {_reason(error)}") from error
-        return cell_bytes(cell, locator.get("base") or os.path.dirname(path), self.downloads)
+        downloads = self.downloads and locator.get("downloads", True)
+        return cell_bytes(cell, locator.get("base") or os.path.dirname(path), downloads)
 
     def read_tar(self, locator: Locator) -> bytes:
         """Return the data of a member of an archive, after checking that its header has the listed size."""

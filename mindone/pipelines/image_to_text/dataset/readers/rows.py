@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mindone.models.share4v.display import redacted
+
 from ..state.keys import safe_key, without_suffix
 from ..state.records import Item, jsonable
-from .base import InputError, Location, ReaderOptions
+from .base import InputError, Location, ReaderOptions, SkippedTableError
 from .item_builder import ItemBuilder
 
 # Names of image columns, in order of preference; case does not matter.
@@ -41,6 +43,15 @@ CAPTION_COLUMNS = ("caption",)
 _BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk")
 _BASE64_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\n\r")
 _PROBE = 200  # characters of a text that are checked for base64
+
+
+_URL_COLUMNS = ("image_url", "url")
+_NOT_REQUESTED = "it is a URL in a table of a folder; to download it, pass the table itself as an input"
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL that reading would download."""
+    return text[:8].lower().startswith(("http://", "https://"))
 
 
 def is_inline(text: str) -> bool:
@@ -94,6 +105,8 @@ class Table:
                 raise InputError(f"{location.name} has no column {name!r} ({option}); it has {', '.join(columns)}")
         image = options.image_column or _guess(likely, IMAGE_COLUMNS) or next(iter(likely), None)
         image = image or _guess(columns, IMAGE_COLUMNS)
+        if not location.downloads:
+            _check_found_table(location, image, likely)
         if image is None:
             raise InputError(
                 f"{location.name}: no column has the name of an image column; name it with image_column: "
@@ -117,6 +130,8 @@ class Table:
         """
         try:
             return self._item(number, row, locator)
+        except SkippedTableError:
+            raise
         except (ValueError, ArithmeticError, RecursionError) as error:
             return self.unreadable_item(number, f"a value of the row cannot be stored: {error}")
 
@@ -133,6 +148,10 @@ class Table:
         if isinstance(cell, Mapping) and not cell.get("bytes"):
             cell = cell.get("path")
         if isinstance(cell, str) and cell.strip() and not is_inline(cell):
+            if not self.location.downloads and is_url(cell):
+                if number == 0:
+                    raise SkippedTableError("urls")
+                return self.builder.build_failure(key or self._row_key(number), redacted(cell), _NOT_REQUESTED, columns)
             shown_base = self.options.image_root or os.path.dirname(self.location.name)
             return self.builder.build_reference(cell, self.base, shown_base, key=key, columns=columns, caption=caption)
         key, source = key or self._row_key(number), self._row_source(number)
@@ -146,6 +165,8 @@ class Table:
         """Return the Item of a row whose image was not read for the listing; arguments as in `item`."""
         if self.options.image_root:
             locator = {**locator, "base": self.base}
+        if not self.location.downloads:
+            locator = {**locator, "downloads": False}
         return self.item(number, {**row, self.image: {"bytes": True}}, locator)
 
     def unreadable_item(self, number: int, reason: str) -> Item:
@@ -158,6 +179,18 @@ class Table:
 
     def _row_source(self, number: int) -> str:
         return f"{self.location.name}::{number}"
+
+
+def _check_found_table(location: Location, image: str | None, likely: Collection[str]) -> None:
+    """Raise the reason for which a table that a folder contains is not listed."""
+    if image in likely:
+        return
+    if image is None:
+        raise SkippedTableError("no_images")
+    if image.lower() in _URL_COLUMNS:
+        raise SkippedTableError("urls")
+    if not location.paths:
+        raise SkippedTableError("table")
 
 
 def _guess(columns: Collection[str], names: tuple[str, ...]) -> str | None:

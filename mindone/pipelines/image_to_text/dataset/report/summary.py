@@ -14,9 +14,10 @@ from ..rules.repetition import find_repetition
 from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
-from ..state.paths import INPUTS, JOB, JOURNAL, SPEED_LOG
+from ..state.paths import INPUTS, JOB, JOURNAL, SKIPPED, SPEED_LOG
 from ..state.records import Record, record_from_line
 from ..state.regular_files import open_own, own_exists
+from ..state.skipped import SkippedGroup, read_skipped
 from ..state.speed_log import SpeedSample, read_speed_log
 from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
 
@@ -66,6 +67,7 @@ class Summary:
         run_starts: working time before each run; empty if there is no speed log.
         started, ended: seconds since 1970, or None.
         settings: contents of job.json.
+        skipped: what the inputs contain that the job does not caption.
     """
 
     inputs: int | None = None
@@ -98,6 +100,7 @@ class Summary:
     started: float | None = None
     ended: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    skipped: tuple[SkippedGroup, ...] = ()
 
     def add(self, record: Record) -> None:
         """Count one record."""
@@ -193,6 +196,7 @@ def summarize(state: Path) -> Summary:
         with open_own(state / JOB) as file:
             settings = json.loads(file.read())
         summary.settings = settings if isinstance(settings, dict) else {}
+    summary.skipped = read_skipped(state / SKIPPED)
     for record in read_records(state / JOURNAL):
         summary.add(record)
     summary.add_speed(read_speed_log(state / SPEED_LOG))

@@ -5,6 +5,7 @@ LOCK = "lock"  # locked while a process works on the job
 SIGNATURE = "signature.json"  # says that a job of this user made the directory and its listing
 JOB = "job.json"  # the settings that determine the results
 INPUTS = "inputs.jsonl"
+SKIPPED = "skipped.json"  # what the last listing of the inputs skipped
 JOURNAL = "journal.jsonl"
 PREVIOUS = "previous.jsonl"  # records that the current pass keeps from the previous one
 RESTARTED = "restarted"  # exists while a restarted job is unfinished: the same command then resumes it
@@ -17,6 +18,6 @@ CAPTION_CACHES = "seen*.sqlite*"
 PROGRESS = "output-*.json"  # what an output has on disk; with the name of its format
 # Patterns of what a job keeps in its state directory; a directory with none of these is a new job's.
 STATE_FILES = (
-    *(f"{name}*" for name in (JOB, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN)),
+    *(f"{name}*" for name in (JOB, SKIPPED, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN)),
     *("inputs.*", CAPTION_CACHES, RESTARTED, QUEUE),
 )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Union
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
+    from .skipped import SkippedGroup
+
 Frame = Union[bytes, "PILImage"]
 ON_DISK = ("file", "video")  # locator kinds of inputs that are separate files
 # Lone surrogates, which UTF-8 cannot encode, and characters that some readers take for line ends.
@@ -125,6 +127,7 @@ class JobSummary:
         is_share: whether the numbers are those of one process instead of the whole job.
         breaking_rules: number of inputs for which no attempt of this run gave captions that keep all rules.
         state: the job's state directory, with failed.jsonl.
+        skipped: what the inputs contain that was not captioned, by reason.
     """
 
     inputs: int
@@ -137,6 +140,7 @@ class JobSummary:
     is_share: bool = False
     breaking_rules: int = 0
     state: str = ""
+    skipped: tuple[SkippedGroup, ...] = ()
 
 
 _ITEM_FIELDS = tuple(one.name for one in fields(Item))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..state.atomic_files import PARTIAL_SUFFIX, lines_from, sync_directory
 from ..state.existing_captions import KEPT_EXISTING
+from ..state.keys import fold
 from ..state.records import Item, Record
 from ..state.regular_files import create_own, open_own, rename_own
 from .base import Progress, Target, note_left_out
@@ -82,10 +83,18 @@ class SidecarWriter:
         return self.flush()
 
     def path_of(self, item: Item) -> Path | None:
-        """Return the path of an item's sidecar, or None if there is none."""
+        """Return the path of an item's sidecar, or None if there is none.
+
+        An existing caption file whose name differs only in case or normalization, such as a.TXT, is that path.
+        """
         if self._root is not None:
-            return self._root / (item.key + self.suffix)
-        return None if item.path is None else Path(item.path).with_name(item.key.rpartition("/")[2] + self.suffix)
+            path = self._root / (item.key + self.suffix)
+        elif item.path is not None:
+            path = Path(item.path).with_name(item.key.rpartition("/")[2] + self.suffix)
+        else:
+            return None
+        existing = item.locator.get("caption_file")
+        return path.with_name(existing) if isinstance(existing, str) and fold(existing) == fold(path.name) else path
 
     def _partial(self, path: Path) -> Path:
         """Return the temporary path of a sidecar, which is unique to the image and the job."""

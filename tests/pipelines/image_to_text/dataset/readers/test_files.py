@@ -354,7 +354,7 @@ def test_a_folder_of_shards_is_one_data_set(tmp_path: Path) -> None:
         "shards/s-10/a",
     ]
     write_images(tmp_path / "shards", "1.png")
-    assert keys(listed(tmp_path / "shards")) == ["1"]
+    assert keys(listed(tmp_path / "shards")) == ["1", "s-02/a", "s-10/a"]
     assert keys(listed(tmp_path / "shards", include=("*.tar",))) == ["s-02/a", "s-10/a"]
 
 
