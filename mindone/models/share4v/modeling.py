@@ -219,6 +219,17 @@ class Share4V(GenerationMixin, nn.Cell):
     def tokenizer(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
+    @property
+    def image_cache(self) -> ImageFeatures:
+        """The cached features of recent images; its `max_bytes` may be set.
+
+        Example:
+            >>> from mindone.models.share4v import Share4V
+            >>> model = Share4V.from_pretrained("sharegpt4v-tiny")
+            >>> model.image_cache.max_bytes = 2**28
+        """
+        return self._features
+
     def reset_caches(self) -> None:
         """Drop all that was computed or compiled with earlier weights; needed once weights were replaced.
 

@@ -71,8 +71,11 @@ class CachedLanguageModel(Protocol):
         `source` is a cache of the same model with the same capacity, or this cache.
         """
 
-    def copy_prefix(self, sequence: int, source: Any, length: int) -> None:
-        """Copy the first `length` tokens of sequence 0 of `source` to `sequence`; other sequences are unchanged."""
+    def copy_prefix(self, sequence: int, source: Any, length: int, origin: int = 0) -> None:
+        """Copy the first `length` tokens of sequence `origin` of `source` to `sequence`; the others are unchanged.
+
+        `source` is a cache of the same model, or this cache.
+        """
 
 
 class LanguageModel(Protocol):

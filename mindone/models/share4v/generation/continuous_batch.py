@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,11 +18,27 @@ from ..processing.tokenizer import Tokenizer
 from ..protocols import CachedLanguageModel, LanguageModel
 from .decoding import GenerationSettings, RunningSequence
 from .prefill import Prompts, check_finite
+from .prefix_cache import PrefixCache, common_length, prompt_keys, text_keys
 from .sampling import TokenLogprobs
 from .streaming import AnswerText, GenerationPiece
 
 RequestId = TypeVar("RequestId")
-_MIN_PREFIX = 8  # in tokens; recomputing a shorter prefix is faster than copying it
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrefillProgress:
+    """How much of a prompt has been processed.
+
+    Attributes:
+        prompt_tokens: length of the prompt, image patches included.
+        processed_tokens: how many of them are in the KV cache.
+        cached_tokens: how many of those were there before.
+    """
+
+    prompt_tokens: int
+    processed_tokens: int
+    cached_tokens: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,10 @@ class Completion(Generic[RequestId]):
         started: `time.perf_counter()` when the sequence joined the batch; None if it never did.
         error: why the request failed, if finish_reason is "error".
         logprobs: of token_ids, if the settings ask for them; else empty.
+        cached_tokens: tokens of the prompt that were in the KV cache before.
+        first_token: `time.perf_counter()` when the first new token was chosen; None if none was.
+        ended: `time.perf_counter()` when the sequence left the batch; None if it never was in it.
+        stop: the stop string that ended the answer, if finish_reason is "stop".
     """
 
     request_id: RequestId
@@ -49,6 +70,10 @@ class Completion(Generic[RequestId]):
     started: float | None = None
     error: Exception | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    cached_tokens: int = 0
+    first_token: float | None = None
+    ended: float | None = None
+    stop: str | None = None
 
 
 @dataclass(eq=False)
@@ -57,7 +82,12 @@ class _Slot(Generic[RequestId]):
 
     Attributes:
         prompt: float32 [T, H], embeddings of the prompt.
+        keys: int64 [T, 2], of the prompt (`prefix_cache.prompt_keys`); empty if prefixes cannot be copied.
+        on_prefill: called within `step` each time that a part of the prompt has been processed.
+        cached: tokens of the prompt that were in the KV cache before.
         prefilled: tokens of the prompt that are in the KV cache.
+        leader: a sequence whose prompt begins in the same way and is being prefilled; this one waits for it.
+        shared: tokens that the leader computes for this sequence.
         token_id: the last new token, which is not in the KV cache yet; None while the prompt is being prefilled.
         text: the pieces passed to `on_piece`, joined.
     """
@@ -67,14 +97,21 @@ class _Slot(Generic[RequestId]):
     sequence: RunningSequence
     answer: AnswerText
     on_piece: Callable[[GenerationPiece], None] | None
+    on_prefill: Callable[[PrefillProgress], None] | None
+    keys: np.ndarray
+    cached: int
     prefilled: int
     started: float
     token_id: int | None = None
     text: str = ""
+    first_token: float | None = None
+    leader: _Slot[RequestId] | None = None
+    shared: int = 0
 
     def advance(self, logits: np.ndarray) -> str | None:
         """Choose the next token from logits [V] and report it; return the finish reason, or None."""
         self.token_id, reason = self.sequence.advance(check_finite(logits))
+        self.first_token = self.first_token or time.perf_counter()
         if self.on_piece is not None:
             taken = self.answer.finish() if reason else self.answer.take()
             self.text += taken
@@ -102,7 +139,24 @@ class _Slot(Generic[RequestId]):
             self.started,
             error,
             tuple(self.sequence.logprobs),
+            self.cached,
+            self.first_token,
+            time.perf_counter(),
+            self.answer.stopped_by if finish_reason == "stop" else None,
         )
+
+    def report_prefill(self) -> None:
+        """Call `on_prefill`; an error in it must not end the sequence, much less the batch."""
+        if self.on_prefill is not None:
+            try:
+                self.on_prefill(PrefillProgress(self.sequence.prompt_tokens, self.prefilled, self.cached))
+            except Exception:
+                _log.exception("on_prefill of request %r raised", self.request_id)
+
+    def held_keys(self) -> np.ndarray:
+        """Return the keys [T, 2] of the tokens that are in the KV cache now; the last new token is not."""
+        new_ids = self.sequence.token_ids[:-1]
+        return np.concatenate((self.keys, text_keys(new_ids))) if new_ids else self.keys[: self.prefilled]
 
 
 def check_single(settings: GenerationSettings) -> None:
@@ -124,8 +178,9 @@ class ContinuousBatch(Generic[RequestId]):
     """Up to `batch_size` sequences that are decoded together, each from the step it joins until it ends.
 
     A sequence gets the same ids whichever others are in the batch and whenever it joins; on the CPU kernels its logits
-    have the same bits. The prefix that all prompts share (the system prompt) is computed once, if the language model
-    can copy it. All methods must be called from one thread; `engine.Engine` is the thread-safe layer above.
+    have the same bits. A prompt whose beginning a row of the KV cache holds, from a sequence that is running or was the
+    last in its row, does not compute it again, if the language model can copy it. All methods must be called from one
+    thread; `engine.Engine` is the thread-safe layer above.
 
     Args:
         language_model: of the model.
@@ -163,7 +218,11 @@ class ContinuousBatch(Generic[RequestId]):
         with exclusive():
             self._decoder: CachedLanguageModel = language_model.new_cached(batch_size, config.context_length)
         self._slots: list[_Slot[RequestId] | None] = [None] * batch_size
-        self._prefix: tuple[np.ndarray, CachedLanguageModel] | None = None  # ids and their keys and values
+        scaling = config.rope_scaling
+        # With dynamic rotary scaling, keys depend on the length of the prompt.
+        is_dynamic = scaling is not None and scaling.rope_type == "dynamic"
+        self._copies_prefixes = self._decoder.can_copy_prefix and not is_dynamic
+        self.prefixes = PrefixCache(batch_size)
 
     def __len__(self) -> int:
         """Number of sequences in the batch."""
@@ -187,6 +246,7 @@ class ContinuousBatch(Generic[RequestId]):
         forbidden: Callable[[Sequence[int]], Collection[int]] = lambda token_ids: (),
         beginning: Sequence[int] = (),
         on_piece: Callable[[GenerationPiece], None] | None = None,
+        on_prefill: Callable[[PrefillProgress], None] | None = None,
     ) -> None:
         """Put one sequence into a free slot; the next steps prefill its prompt.
 
@@ -197,6 +257,7 @@ class ContinuousBatch(Generic[RequestId]):
             forbidden: called with the new ids so far; returns the ids that must not come next.
             beginning: ids at the end of the prompt that are part of the answer's text.
             on_piece: called within `step` with each new piece of the answer.
+            on_prefill: called here, and within `step` each time that a part of the prompt has been processed.
 
         Raises:
             ValueError: no slot is free, `prompts` is not one prompt or fills the model's context, settings ask for
@@ -217,19 +278,30 @@ class ContinuousBatch(Generic[RequestId]):
         ids = prompts.ids[0, :length]
         settings = replace(settings, eos_token_ids=self._config.eos_token_ids)
         sequence = RunningSequence(ids, settings, self._config.context_length, answer.push, forbidden)
-        row = self._slots.index(None)
         with self._exclusive():
             embeds = float32_array(prompts.table)[prompts.index[0, :length]]  # [T, H]
-            prefilled = self._copy_prefix(row, ids, embeds)
-        self._slots[row] = _Slot(request_id, embeds, sequence, answer, on_piece, prefilled, time.perf_counter())
+        keys = prompt_keys(ids, embeds) if self._copies_prefixes else text_keys(())
+        row, cached = self._copy_prefix(keys)
+        slot = _Slot(
+            request_id, embeds, sequence, answer, on_piece, on_prefill, keys, cached, cached, time.perf_counter()
+        )
+        self._follow(slot)
+        self._slots[row] = slot
+        self.prefixes.count(length, cached)
+        slot.report_prefill()
 
     def leave(self, request_id: RequestId) -> Completion[RequestId] | None:
         """Remove a sequence and return what it has generated; None if the batch has no such request."""
         for row, slot in enumerate(self._slots):
             if slot is not None and slot.request_id == request_id:
-                self._slots[row] = None
+                self._free(row, slot)
                 return slot.completion("cancelled")
         return None
+
+    def _free(self, row: int, slot: _Slot[RequestId]) -> None:
+        self._slots[row] = None
+        if self._copies_prefixes:
+            self.prefixes.store(row, slot.held_keys())
 
     def step(self) -> list[Completion[RequestId]]:
         """Prefill the next chunk of each new prompt, add one token to every other sequence; return those that ended.
@@ -241,7 +313,7 @@ class ContinuousBatch(Generic[RequestId]):
         An error in one sequence (logits that are not finite, an exception of one of its callbacks) ends that sequence
         with finish_reason "error". What the forward pass raises is raised, because it concerns the whole batch.
         """
-        slots = {row: slot for row, slot in enumerate(self._slots) if slot is not None}
+        slots = {row: slot for row, slot in enumerate(self._slots) if slot is not None and not self._waits(row, slot)}
         new = {row: slot for row, slot in slots.items() if slot.token_id is None}
         running = {row: slot for row, slot in slots.items() if row not in new}
         with self._exclusive():
@@ -259,8 +331,9 @@ class ContinuousBatch(Generic[RequestId]):
                     not_finite.append(row)
             if reason:
                 completions.append(slot.completion(reason, error))
-                self._slots[row] = None
+                self._free(row, slot)
         if not_finite:
+            self.prefixes.clear(not_finite)
             with self._exclusive():
                 self._overwrite(not_finite, [row for row in logits if row not in not_finite])
         return completions
@@ -302,10 +375,14 @@ class ContinuousBatch(Generic[RequestId]):
             positions[row, : len(part)] = np.arange(slot.prefilled, slot.prefilled + len(part))
             totals[row], last[row] = len(slot.prompt), len(part) - 1
             slot.prefilled += len(part)
+            if self._copies_prefixes:
+                self.prefixes.store(row, slot.keys[: slot.prefilled])
         logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()  # [B, V]
         complete = [row for row, slot in new.items() if slot.prefilled >= len(slot.prompt)]
         for row in complete:
             new[row].prompt = new[row].prompt[:0].copy()  # frees megabytes; the KV cache has the prompt now
+        for slot in new.values():
+            slot.report_prefill()
         return {row: logits[row] for row in (*running, *complete)}
 
     def _tensor(self, embeds: np.ndarray) -> Tensor:
@@ -324,36 +401,46 @@ class ContinuousBatch(Generic[RequestId]):
             origins[rows] = sources[0]
             self._decoder.copy_sequences(self._decoder, origins)
         else:
+            self.prefixes.clear()
             del self._decoder  # first, so that there are never two caches
             self._decoder = self._language_model.new_cached(len(self._slots), self._config.context_length)
 
-    def _copy_prefix(self, row: int, ids: np.ndarray, embeds: np.ndarray) -> int:
-        """Copy the prefix that a prompt shares with all others into its row; return its length in tokens."""
-        scaling = self._config.rope_scaling
-        if not self._decoder.can_copy_prefix or (scaling is not None and scaling.rope_type == "dynamic"):
-            return 0  # with dynamic rotary scaling, keys depend on the length of the prompt
-        if self._prefix is None:
-            length = int(np.argmax(ids < 0)) if (ids < 0).any() else len(ids) - 1
-            if length < _MIN_PREFIX:
-                return 0
-            self._prefix = ids[:length].copy(), self._prefilled_cache(embeds[:length])
-        prefix_ids, source = self._prefix
-        longest = min(len(prefix_ids), len(ids) - 1)  # the last token's logits choose the first new token
-        differs = ids[:longest] != prefix_ids[:longest]
-        common = int(np.argmax(differs)) if differs.any() else longest
-        if common < _MIN_PREFIX:
-            return 0
-        self._decoder.copy_prefix(row, source, common)
-        return common
+    def _copy_prefix(self, keys: np.ndarray) -> tuple[int, int]:
+        """Choose a free row for a prompt with these keys and copy its known prefix to it; return row and length."""
+        free = [row for row, slot in enumerate(self._slots) if slot is None]
+        if not self._copies_prefixes:
+            return free[0], 0
+        row, source, length = self.prefixes.find(keys, free)
+        if source is not None and source != row:
+            with self._exclusive():
+                self._decoder.copy_prefix(row, self._decoder, length, source)
+        self.prefixes.store(row, keys[:length])
+        return row, length
 
-    def _prefilled_cache(self, embeds: np.ndarray) -> CachedLanguageModel:
-        """Return a cache of one sequence that stores the prefix with embeddings [T, H]."""
-        decoder = self._language_model.new_cached(1, self._config.context_length)
-        chunk, total = decoder.chunk, np.array([len(embeds)])
-        for first in range(0, len(embeds), chunk):
-            part = np.zeros((1, chunk, embeds.shape[1]), np.float32)
-            count = len(embeds[first : first + chunk])
-            part[0, :count] = embeds[first : first + chunk]
-            positions = np.where(np.arange(chunk) < count, np.arange(first, first + chunk), -1)[None]
-            decoder.prefill(self._tensor(part), positions, total, np.array([count - 1]))
-        return decoder
+    def _follow(self, slot: _Slot[RequestId]) -> None:
+        """Let a new sequence wait for one that is computing the same prefix, if that is at least a chunk longer."""
+        if not self._copies_prefixes:
+            return
+        for other in self._slots:
+            if other is not None and other.token_id is None:
+                shared = min(common_length(slot.keys, other.keys), len(slot.keys) - 1)
+                if shared >= max(slot.shared, slot.prefilled) + self._decoder.chunk:
+                    slot.leader, slot.shared = other, shared
+
+    def _waits(self, row: int, slot: _Slot[RequestId]) -> bool:
+        """Return whether a sequence still waits for its leader; if the leader has just computed the prefix, copy it."""
+        leader = slot.leader
+        if leader is None:
+            return False
+        if leader not in self._slots:  # cancelled, or failed
+            slot.leader = None
+            return False
+        if leader.prefilled < slot.shared:
+            return True
+        with self._exclusive():
+            self._decoder.copy_prefix(row, self._decoder, slot.shared, self._slots.index(leader))
+        self.prefixes.count(0, slot.shared - slot.prefilled)
+        slot.cached = slot.prefilled = slot.shared
+        slot.leader = None
+        self.prefixes.store(row, slot.keys[: slot.prefilled])
+        return False

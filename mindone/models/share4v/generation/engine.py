@@ -21,7 +21,7 @@ from mindspore import Tensor
 
 from ..kernels.component import IMAGE_BATCH_SIZES
 from ..nn.host_ops import split_rows
-from .continuous_batch import Completion, RequestId, check_single
+from .continuous_batch import Completion, PrefillProgress, RequestId, check_single
 from .decoding import GenerationSettings
 from .streaming import GenerationPiece
 
@@ -77,6 +77,7 @@ class Request(Generic[RequestId]):
         beginning: ids at the end of the prompt that are part of the answer's text.
         on_piece: called with each new piece of the answer.
         on_completion: called once, when the request is complete, has failed or is cancelled.
+        on_prefill: called when the request gets a slot, and each time that a part of its prompt has been processed.
     """
 
     request_id: RequestId
@@ -87,6 +88,7 @@ class Request(Generic[RequestId]):
     beginning: Sequence[int] = ()
     on_piece: Callable[[GenerationPiece], None] | None = None
     on_completion: Callable[[Completion[RequestId]], None] | None = None
+    on_prefill: Callable[[PrefillProgress], None] | None = None
 
 
 class Engine(Generic[RequestId]):
@@ -101,6 +103,9 @@ class Engine(Generic[RequestId]):
     Args:
         model: the model; must have a tokenizer.
         batch_size: maximum number of sequences that are decoded together.
+
+    Attributes:
+        completed: number of requests that ended without an error.
 
     Raises:
         ValueError: batch_size is less than 1.
@@ -131,6 +136,7 @@ class Engine(Generic[RequestId]):
         self._waiting: deque[Request[RequestId]] = deque()
         self._cancelled: list[RequestId] = []
         self._is_closed = False
+        self.completed = 0
 
     # For any thread
 
@@ -147,6 +153,16 @@ class Engine(Generic[RequestId]):
     def free(self) -> int:
         """Number of free slots in the batch; waiting requests fill them at the next step."""
         return self._batch.free
+
+    @property
+    def prefix_tokens(self) -> tuple[int, int]:
+        """Tokens of all prompts so far, and how many of them the KV cache already held."""
+        return self._batch.prefixes.queried, self._batch.prefixes.hits
+
+    def is_waiting(self, request_id: RequestId) -> bool:
+        """Return whether a request has not got a slot yet."""
+        with self._condition:
+            return any(one.request_id == request_id for one in self._waiting)
 
     @property
     def waiting_images(self) -> int:
@@ -274,6 +290,7 @@ class Engine(Generic[RequestId]):
             request.forbidden,
             request.beginning,
             request.on_piece,
+            request.on_prefill,
         )
 
     def _encode(self, images: ImageSet) -> None:
@@ -315,6 +332,7 @@ class Engine(Generic[RequestId]):
             requests = [self._requests.pop(one.request_id) for one in completions]
             # An id may be used again, so a cancellation that came too late must not remain.
             self._cancelled = [one for one in self._cancelled if one in self._requests]
+            self.completed += sum(one.finish_reason not in ("error", "cancelled") for one in completions)
         for request, completion in zip(requests, completions, strict=True):
             if request.on_completion is not None:
                 try:

@@ -57,6 +57,10 @@ class AnswerText:
     Args:
         tokenizer: of the model.
         stops: strings that end the answer; neither they nor what follows is part of the text.
+
+    Attributes:
+        is_stopped: whether the text contained a stop string.
+        stopped_by: the stop string, the first in the text; None before.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
@@ -66,14 +70,16 @@ class AnswerText:
         self._pending = ""
         self._has_text = False
         self.is_stopped = False
+        self.stopped_by: str | None = None
 
     def push(self, token_id: int) -> bool:
         """Add one id; return whether the text now contains a stop string."""
         if token_id < self._vocabulary_size:  # a padded vocabulary has ids that decode to nothing
             self._pending += self._decoder.push(token_id)
-        ends = [position for position in (self._pending.find(stop) for stop in self._stops) if position >= 0]
+        ends = [(position, stop) for stop in self._stops if (position := self._pending.find(stop)) >= 0]
         if ends:
-            self._pending = self._pending[: min(ends)]
+            position, self.stopped_by = min(ends)
+            self._pending = self._pending[:position]
             self.is_stopped = True
         return self.is_stopped
 

@@ -66,10 +66,13 @@ class CacheMemory:
         if self.scales is not None and source.scales is not None:
             self.scales[..., :length] = source.scales[:, :, indices, :, :length]
 
-    def copy_prefix(self, sequence: int, source: CacheMemory, length: int) -> None:
-        """Copy the first `length` tokens of sequence 0 of `source`, a cache of the same dtype, to `sequence`."""
+    def copy_prefix(self, sequence: int, source: CacheMemory, length: int, origin: int = 0) -> None:
+        """Copy the first `length` tokens of sequence `origin` of `source`, a cache of the same dtype, to `sequence`.
+
+        `source` may be this cache, if the two sequences differ.
+        """
         panels = -(-length // LANES)  # the last panel's slots beyond `length` are overwritten before they are read
-        self.keys[:, sequence, :, :panels] = source.keys[:, 0, :, :panels]
-        self.values[:, sequence, :, :length] = source.values[:, 0, :, :length]
+        self.keys[:, sequence, :, :panels] = source.keys[:, origin, :, :panels]
+        self.values[:, sequence, :, :length] = source.values[:, origin, :, :length]
         if self.scales is not None and source.scales is not None:
-            self.scales[:, :, sequence, :, :length] = source.scales[:, :, 0, :, :length]
+            self.scales[:, :, sequence, :, :length] = source.scales[:, :, origin, :, :length]

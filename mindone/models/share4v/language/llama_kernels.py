@@ -187,7 +187,7 @@ class KernelCachedLlama:
         self.used = source.used
         self.cache.copy_sequences(source.cache, indices, self.used)
 
-    def copy_prefix(self, sequence: int, source: KernelCachedLlama, length: int) -> None:
-        """Copy the first `length` tokens of sequence 0 of `source` to `sequence`; other sequences are unchanged."""
+    def copy_prefix(self, sequence: int, source: KernelCachedLlama, length: int, origin: int = 0) -> None:
+        """Copy the first `length` tokens of sequence `origin` of `source` to `sequence`; the others are unchanged."""
         self.used = max(self.used, length)
-        self.cache.copy_prefix(sequence, source.cache, length)
+        self.cache.copy_prefix(sequence, source.cache, length, origin)

@@ -14,6 +14,8 @@ from ..kernels.component import IMAGE_BATCH_SIZES, runs_on_kernels, weight_holde
 from ..nn.graph import Graph
 from ..nn.host_ops import concat_rows, split_rows
 
+_USUAL_CAPACITY = 8  # images
+
 
 class ImageEncoder(Graph):
     """Vision tower and projector in one graph, which is freed with the model, unlike what `mindspore.jit` compiles."""
@@ -36,13 +38,18 @@ class ImageFeatures:
 
     Args:
         vision_tower, mm_projector: the model's components.
-        capacity: number of images whose features are cached.
+
+    Attributes:
+        max_bytes: maximum size of all cached features, but for one image; None for that of 8 images.
+        hits: number of images whose features were cached.
+        misses: number of images that were encoded.
     """
 
-    def __init__(self, vision_tower: Any, mm_projector: Any, capacity: int = 8) -> None:
+    def __init__(self, vision_tower: Any, mm_projector: Any) -> None:
         self._tower = vision_tower
         self._projector = mm_projector
-        self._capacity = capacity
+        self.max_bytes: int | None = None
+        self.hits = self.misses = 0
         on_kernels = runs_on_kernels(vision_tower) and runs_on_kernels(mm_projector)
         self._batch_sizes = IMAGE_BATCH_SIZES if on_kernels else (1,)
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()  # digest -> [1, P, H], most recently used last
@@ -71,6 +78,8 @@ class ImageFeatures:
         known = {digest: self._features[digest] for digest in digests if digest in self._features}
         first_index = {digest: index for index, digest in reversed(list(enumerate(digests)))}  # skips duplicates
         missing = sorted(index for digest, index in first_index.items() if digest not in known)
+        self.misses += len(missing)
+        self.hits += len(digests) - len(missing)
         for batch in _batches(missing, self._batch_sizes):
             encoded = self._encode(Tensor(pixels[batch]))
             parts = [encoded] if len(batch) == 1 else split_rows(encoded, [1] * len(batch))
@@ -78,7 +87,9 @@ class ImageFeatures:
         for digest in digests:
             self._features[digest] = known[digest]
             self._features.move_to_end(digest)
-        while len(self._features) > self._capacity:
+        size = known[digests[0]].nbytes  # of one image; all have the same shape
+        capacity = _USUAL_CAPACITY if self.max_bytes is None else self.max_bytes // size
+        while len(self._features) > max(capacity, 1):
             self._features.popitem(last=False)
         return concat_rows([known[digest] for digest in digests])
 
