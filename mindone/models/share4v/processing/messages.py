@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -48,7 +48,9 @@ def is_conversation(value: object) -> TypeGuard[Sequence[Mapping[str, Any] | Mes
     return isinstance(first, Message) or (isinstance(first, Mapping) and ("role" in first or "content" in first))
 
 
-def read_messages(messages: Iterable[Mapping[str, Any] | Message]) -> list[Message]:
+def read_messages(
+    messages: Iterable[Mapping[str, Any] | Message], edit: Callable[[str], str] = lambda text: text
+) -> list[Message]:
     """Parse the messages of a conversation.
 
     Args:
@@ -59,6 +61,7 @@ def read_messages(messages: Iterable[Mapping[str, Any] | Message]) -> list[Messa
             - `{"type": "image", "image": picture}`, or with "url", "path" or "base64" (the bytes of an image file in
               base64) instead of "image"; `{"type": "image"}` leaves the image to be given separately.
             - `{"type": "image_url", "image_url": {"url": "..."}}`, or the URL itself in place of the inner object.
+        edit: applied to each text that a message contains, before the `<image>` of its image parts are added.
 
     Returns:
         The messages. Each image part becomes `<image>` and a line end at the front of its message's text, as in
@@ -78,7 +81,8 @@ def read_messages(messages: Iterable[Mapping[str, Any] | Message]) -> list[Messa
             f"a conversation must be a list of messages, got a {type(messages).__name__}; put it in a list"
         )
     return [
-        message if isinstance(message, Message) else _read(index, message) for index, message in enumerate(messages)
+        message if isinstance(message, Message) else _read(index, message, edit)
+        for index, message in enumerate(messages)
     ]
 
 
@@ -133,7 +137,7 @@ def _with_images(message: Mapping[str, Any] | Message, remaining: Iterator[Image
     return {**message, "content": parts}
 
 
-def _read(index: int, message: Any) -> Message:
+def _read(index: int, message: Any, edit: Callable[[str], str]) -> Message:
     where = f"message {index}"
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise ValueError(f'{where} is {message!r:.80}, expected {{"role": ..., "content": ...}}')
@@ -141,7 +145,7 @@ def _read(index: int, message: Any) -> Message:
     if role not in ROLES:
         raise ValueError(f"{where} has the role {role!r}, expected one of {', '.join(ROLES)}")
     if isinstance(content, str):
-        return Message(role, content)
+        return Message(role, edit(content))
     if not isinstance(content, Sequence):
         raise ValueError(
             f"{where} has a content of type {type(content).__name__}, expected a string or a list of parts"
@@ -152,7 +156,7 @@ def _read(index: int, message: Any) -> Message:
         raise ValueError(
             f"{where} has the role {role!r} and {len(images)} image parts, but only the user can send images"
         )
-    texts = (part for part in parts if isinstance(part, str))
+    texts = (edit(part) for part in parts if isinstance(part, str))
     return Message(role, f"{IMAGE_TOKEN}\n" * len(images) + "".join(texts), images)
 
 

@@ -17,6 +17,7 @@ from .chat_templates import DEFAULT_TEMPLATE, Template, get_template
 from .image_loading import ImageSource
 from .image_processor import ImageProcessor
 from .messages import IMAGE_TOKEN, Message, is_conversation, read_messages
+from .plain_text import protect
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Share4VProcessor:
         images: Images | Sequence[Images | None] | None = None,
         text: Text | Sequence[Text] | None = None,
         conversation: str | None = None,
+        special_tokens: bool = True,
     ) -> Inputs:
         """Prepare the model's inputs for one prompt or a batch of prompts.
 
@@ -112,6 +114,8 @@ class Share4VProcessor:
                 image, including those that a user typed. A text without `<image>` gets one, and a line end, in front
                 for each of its images.
             conversation: name of the chat template; by default the processor's.
+            special_tokens: whether texts may contain `<image>` and the tokenizer's special tokens, such as `</s>`. With
+                False they are plain text, as a stranger's texts should be; images then belong in image parts.
 
         Raises:
             ImageLoadError: an image cannot be loaded.
@@ -123,7 +127,7 @@ class Share4VProcessor:
         prompts: list[list[int]] = []
         batch_images: list[ImageSource] = []
         for index, (one, given) in enumerate(zip(texts, image_lists, strict=True)):
-            messages = self._messages(one, template)
+            messages = self._messages(one, template, special_tokens)
             own = _images_in_order(index, messages, given)
             prompt = self._render(messages, len(own), template)
             num_placeholders = prompt.count(IMAGE_TOKEN)
@@ -132,7 +136,7 @@ class Share4VProcessor:
                     f"text {index} has {num_placeholders} {IMAGE_TOKEN} but {len(own)} images: give one image for each "
                     f"{IMAGE_TOKEN}, or leave {IMAGE_TOKEN} out to have the images put in front of the text"
                 )
-            prompts.append(self.encode_prompt(prompt))
+            prompts.append(self.encode_prompt(prompt, is_protected=not special_tokens))
             batch_images += own
         inputs = self._padded(prompts)
         if batch_images:
@@ -154,19 +158,19 @@ class Share4VProcessor:
         template = self._template(conversation)
         return self._render(self._messages(text, template), num_images, template)
 
-    def encode_prompt(self, prompt: str) -> list[int]:
+    def encode_prompt(self, prompt: str, is_protected: bool = False) -> list[int]:
         """Tokenize a prompt: one BOS, then each text between two `<image>` on its own, joined by image_token_id.
 
         Tokenizing the texts separately is how the model was trained: the text after an image starts a new
-        sentencepiece run.
+        sentencepiece run. `is_protected` is that of `Tokenizer.encode`.
         """
         if self.use_im_start_end:
             prompt = prompt.replace(IMAGE_TOKEN, f"{IM_START}{IMAGE_TOKEN}{IM_END}")
         first, *others = prompt.split(IMAGE_TOKEN)
-        ids = self.tokenizer.encode(first)
+        ids = self.tokenizer.encode(first, is_protected=is_protected)
         for piece in others:
             ids.append(self.image_token_id)
-            ids += self.tokenizer.encode(piece, add_bos=False)
+            ids += self.tokenizer.encode(piece, add_bos=False, is_protected=is_protected)
         return ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -229,11 +233,16 @@ class Share4VProcessor:
     def _template(self, name: str | None) -> Template:
         return get_template(self.conversation if name is None else name)
 
-    def _messages(self, text: Text | None, template: Template) -> list[Message]:
+    def _messages(self, text: Text | None, template: Template, special_tokens: bool = True) -> list[Message]:
         """Return a question or a conversation as messages; None is the template's own question."""
         if text is None:
             return [Message("user", template.question)]
-        return [Message("user", text)] if isinstance(text, str) else read_messages(text)
+        if special_tokens:
+            return [Message("user", text)] if isinstance(text, str) else read_messages(text)
+        tokens = (IMAGE_TOKEN, *self.tokenizer.split_tokens)
+        if isinstance(text, str):
+            return [Message("user", protect(text, tokens))]
+        return read_messages(text, lambda content: protect(content, tokens))
 
     def _render(self, messages: Sequence[Message], num_images: int, template: Template) -> str:
         """Apply the template; if no message has an `<image>`, put them in front of the first question."""

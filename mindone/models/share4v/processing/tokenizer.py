@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from ..configuration import read_json
 from ..configuration_schema import check_object, shown
+from .plain_text import unprotect
 
 VOCABULARY_NAME = "tokenizer.model"
 _CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
@@ -81,8 +82,8 @@ class Tokenizer:
             for token_id in self.special_ids
             if token_id < self.vocab_size or self._added_texts.get(token_id) in named
         )
-        unsplit = sorted({*self.added_tokens, *named}, key=len, reverse=True)  # the longest match wins
-        self._splitter = re.compile("(" + "|".join(map(re.escape, unsplit)) + ")")
+        self._unsplit = tuple(sorted({*self.added_tokens, *named}, key=len, reverse=True))  # the longest match wins
+        self._splitter = re.compile("(" + "|".join(map(re.escape, self._unsplit)) + ")")
         self._guard = len(self._pieces.encode(unk_token))
 
     @property
@@ -93,8 +94,18 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.vocab_size + sum(not self._is_piece(text) for text in self.added_tokens)
 
-    def encode(self, text: str, add_bos: bool = True) -> list[int]:
+    @property
+    def split_tokens(self) -> tuple[str, ...]:
+        """The tokens that `encode` finds in a text, whatever surrounds them; the longest first."""
+        return self._unsplit
+
+    def encode(self, text: str, add_bos: bool = True, is_protected: bool = False) -> list[int]:
         """Turn text into ids, starting with the bos id. Special and added tokens in the text become their ids.
+
+        Args:
+            text: what to encode.
+            add_bos: start with the bos id.
+            is_protected: the text contains the marks of `plain_text.protect`, which are removed.
 
         Raises:
             ValueError: the text is not a string, or contains an unpaired surrogate, which UTF-8 cannot encode.
@@ -118,7 +129,7 @@ class Tokenizer:
             if position % 2:
                 ids.append(self._named_id(part, "token"))
             elif part:
-                ids += self._encode_run(part)
+                ids += self._encode_run(unprotect(part) if is_protected else part)
         return ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:

@@ -139,12 +139,12 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         checkpoint = Checkpoint.open(name_or_path, CheckpointOptions.pick(others), weights=False)
         return cls.from_checkpoint(checkpoint)
 
-    def _messages(self, text: Text | None, template: Template) -> list[Message]:
+    def _messages(self, text: Text | None, template: Template, special_tokens: bool = True) -> list[Message]:
         if isinstance(text, Chat):
             return text
-        if isinstance(text, Prompt) or (isinstance(text, str) and _is_complete(text, template)):
+        if isinstance(text, Prompt) or (special_tokens and isinstance(text, str) and _is_complete(text, template)):
             return Chat([Message("user", str(text))], "verbatim")
-        return super()._messages(text, template)
+        return super()._messages(text, template, special_tokens)
 
     def _render(self, messages: Sequence[Message], num_images: int, template: Template) -> str:
         ending = messages.ending if isinstance(messages, Chat) else "open"
