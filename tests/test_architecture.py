@@ -14,6 +14,7 @@ from helpers.paths import ROOT
 
 PACKAGE = "mindone.models.share4v"
 DATASET = "mindone.pipelines.image_to_text.dataset"
+SERVE = "mindone.pipelines.image_to_text.serve"
 # The layers of each package, from the bottom up. A line holds groups; a group is one or more modules (or folders) that
 # may import each other. A module may import its own group and every group of a lower line, and nothing else.
 LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
@@ -39,6 +40,21 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("adoption",),),
         (("api",),),
     ),
+    SERVE: (
+        (("errors",), ("options",), ("model_thread",), ("metrics",)),
+        (("kinds",), ("json_text",), ("admission",), ("remote_images",), ("sampling",)),
+        (("fields",), ("images",), ("http",)),
+        (("tokens",),),
+        (("chat",),),
+        (("generation",),),
+        (("endpoint",), ("openai_requests",), ("anthropic_api",), ("ollama_api",)),
+        (("openai_responses",), ("api_description",), ("middleware",)),
+        (("service",),),
+        (("generation_route",),),
+        (("routes",),),
+        (("app",),),
+        (("server",),),
+    ),
 }
 # What must not import MindSpore: a server that only prepares inputs, or `share4v --help`, has no use for it.
 WITHOUT_MINDSPORE = {
@@ -47,6 +63,7 @@ WITHOUT_MINDSPORE = {
         *("concurrency", "display", "hub", "checkpoint", "processing"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options", "keywords"),
+    SERVE: tuple(group[0] for layer in LAYERS[SERVE] for group in layer),  # /health answers while MindSpore is imported
 }
 COMMAND_LINE = (ROOT / "mindone_share4v",)
 

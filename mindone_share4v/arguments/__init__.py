@@ -5,7 +5,7 @@ status) and `add_arguments(parser)`. What a command does is in the module of the
 `mindone_share4v.commands`. To add a command, write both modules and add a line to COMMANDS.
 """
 
-from . import caption, caption_dataset, chat, convert, report, score
+from . import caption, caption_dataset, chat, convert, report, score, serve
 
 __all__ = ["COMMANDS"]
 
@@ -16,4 +16,5 @@ COMMANDS = {
     "convert": convert,
     "report": report,
     "score": score,
+    "serve": serve,
 }

@@ -1,0 +1,221 @@
+"""Routes that do not generate: health, models, tokens, metrics, documentation, and what Ollama's clients ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from .api_description import description, description_page
+from .errors import invalid
+from .fields import Fields
+from .generation_route import GenerationRoute
+from .http import read_body
+from .json_text import dumps, loads
+from .metrics import CONTENT_TYPE
+from .ollama_api import SHOW
+from .openai_requests import read_messages
+from .service import Service
+from .tokens import DETOKENIZE, TOKENIZE
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+# Endpoint -> its paths. The API of OpenAI is also found without /v1, since some clients add the path to any address.
+GENERATION_PATHS = {
+    "chat": ("/v1/chat/completions", "/chat/completions"),
+    "completions": ("/v1/completions", "/completions"),
+    "messages": ("/v1/messages",),
+    "ollama_chat": ("/api/chat",),
+    "ollama_generate": ("/api/generate",),
+}
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    """Return all routes."""
+    handlers = Handlers(service)
+    gets: dict[str, Handler] = {
+        "/health": handlers.health,
+        "/v1/models": handlers.models,
+        "/models": handlers.models,
+        "/v1/models/{name:path}": handlers.model,
+        "/metrics": handlers.metrics,
+        "/openapi.json": handlers.openapi,
+        "/docs": handlers.docs,
+        "/api/tags": handlers.tags,
+        "/api/ps": handlers.tags,
+        "/api/version": handlers.version,
+    }
+    posts: dict[str, Handler] = {
+        "/tokenize": handlers.tokenize,
+        "/detokenize": handlers.detokenize,
+        "/v1/messages/count_tokens": handlers.count_tokens,
+        "/api/show": handlers.show,
+    }
+    generation = [
+        Route(path, _App(GenerationRoute(service, name)), methods=["POST"])
+        for name, paths in GENERATION_PATHS.items()
+        for path in paths
+    ]
+    return [
+        *(Route(path, handler, methods=["GET"]) for path, handler in gets.items()),
+        *(Route(path, handler, methods=["POST"]) for path, handler in posts.items()),
+        *generation,
+    ]
+
+
+class _App:
+    """Gives an ASGI application to Starlette's Route, which takes functions for handlers of requests."""
+
+    def __init__(self, app: GenerationRoute) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+class Handlers:
+    """The handlers of all routes that do not generate.
+
+    Args:
+        service: what they describe.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._name = service.options.model_name
+        self._description = description(service.options.limits)
+        self._modified = datetime.fromtimestamp(service.created, timezone.utc).isoformat()
+
+    async def health(self, request: Request) -> Response:
+        """200 if the model is ready, 503 before, after it failed, and while the server is ending."""
+        self._service.check_ready()
+        return _json({"status": "ok"})
+
+    async def models(self, request: Request) -> Response:
+        """The list of models in the formats of OpenAI and Anthropic at once."""
+        self._service.check_ready()
+        listed = {"object": "list", "data": [self._model()]}
+        return _json({**listed, "has_more": False, "first_id": self._name, "last_id": self._name})
+
+    async def model(self, request: Request) -> Response:
+        """One model."""
+        self._service.check_ready()
+        self._service.check_model({"model": request.path_params["name"]})
+        return _json(self._model())
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' text format."""
+        return Response(self._service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:
+        """The description of this API."""
+        return _json(self._description)
+
+    async def docs(self, request: Request) -> Response:
+        """The same as a page."""
+        policy = (
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+        )
+        headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+        return HTMLResponse(description_page(self._description), headers=headers)
+
+    async def tokenize(self, request: Request) -> Response:
+        """Token ids of a text or a chat, as vLLM returns them."""
+        builder = self._service.check_ready()
+        values = await self._values(request, TOKENIZE)
+        if ("prompt" in values) == ("messages" in values):
+            raise invalid("give either prompt or messages", "prompt")
+        if "messages" in values:
+            prompt = await self._service.in_thread(builder.chat, read_messages(values["messages"]))
+        else:
+            prompt = await self._service.in_thread(builder.text, values["prompt"])
+        ids = prompt.input_ids[0].tolist()
+        if "prompt" in values and not values.get("add_special_tokens", True):
+            ids = ids[1:]
+        removed = prompt.input_ids.shape[1] - len(ids)
+        body = {"count": prompt.tokens - removed, "max_model_len": builder.context_length, "tokens": ids}
+        if values.get("return_token_strs"):
+            body["token_strs"] = builder.token_texts(ids)
+        return _json(body)
+
+    async def detokenize(self, request: Request) -> Response:
+        """The text of token ids."""
+        builder = self._service.check_ready()
+        values = await self._values(request, DETOKENIZE)
+        return _json({"prompt": await self._service.in_thread(builder.decode, values["tokens"])})
+
+    async def count_tokens(self, request: Request) -> Response:
+        """Anthropic's count of a prompt's tokens."""
+        self._service.check_ready()
+        messages = self._service.messages
+        if messages is None:
+            raise RuntimeError("the model is not loaded")
+        body = await self._body(request)
+        values = messages.count_values(body)
+        self._service.check_model(values)
+        prompt = await self._service.in_thread(messages.prompt, values)
+        return _json({"input_tokens": prompt.tokens})
+
+    async def tags(self, request: Request) -> Response:
+        """Ollama's list of models."""
+        self._service.check_ready()
+        tag = {"name": self._name, "model": self._name, "modified_at": self._modified, "size": 0, "digest": ""}
+        return _json({"models": [{**tag, "details": self._details()}]})
+
+    async def version(self, request: Request) -> Response:
+        """A version of Ollama's API; clients ask for it to see whether a server is there."""
+        return _json({"version": "0.6.0"})
+
+    async def show(self, request: Request) -> Response:
+        """Ollama's description of a model."""
+        builder = self._service.check_ready()
+        values = await self._values(request, SHOW)
+        if "name" in values:
+            self._service.check_model({"model": values["name"]})
+        info = {"general.architecture": "share4v", "share4v.context_length": builder.context_length}
+        return _json(
+            {
+                "modelfile": "",
+                "parameters": "",
+                "template": "",
+                "details": self._details(),
+                "model_info": info,
+                "capabilities": ["completion", "vision"],
+                "modified_at": self._modified,
+            }
+        )
+
+    async def _values(self, request: Request, fields: Fields) -> dict[str, Any]:
+        values = fields.read(await self._body(request))
+        self._service.check_model(values)
+        return values
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        with self._service.admission.places():  # bounds how many bodies are in memory
+            data = await read_body(request.scope, request.receive, self._service.options.limits)
+            return await self._service.in_thread(loads, data)
+
+    def _model(self) -> dict[str, Any]:
+        builder = self._service.check_ready()
+        own = {"id": self._name, "object": "model", "created": self._service.created, "owned_by": "mindone-share4v"}
+        anthropic = {"type": "model", "display_name": self._name, "created_at": self._modified}
+        return {**own, **anthropic, "max_model_len": builder.context_length}
+
+    def _details(self) -> dict[str, Any]:
+        return {
+            "parent_model": "",
+            "format": "",
+            "family": "share4v",
+            "families": ["share4v"],
+            "parameter_size": "",
+            "quantization_level": "",
+        }
+
+
+def _json(body: Mapping[str, Any]) -> Response:
+    return Response(dumps(body), media_type="application/json")

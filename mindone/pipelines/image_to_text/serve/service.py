@@ -1,0 +1,209 @@
+"""The service behind the routes: model, admission, metrics, and the endpoints once the model is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .admission import Admission
+from .anthropic_api import MessagesReader, MessageWriter
+from .chat import PromptBuilder
+from .endpoint import Endpoint
+from .errors import ApiError
+from .generation import FINISH_REASONS, Generation
+from .images import ImageReader
+from .metrics import Metrics
+from .model_thread import ModelThread
+from .ollama_api import OllamaReader, OllamaWriter
+from .openai_requests import OpenAIReader
+from .openai_responses import Writer
+from .options import ServerOptions
+from .remote_images import ImageDownloader
+
+if TYPE_CHECKING:
+    from mindone.pipelines.image_to_text.base import Pipeline
+
+Result = TypeVar("Result")
+MAX_PREPARING = 4  # requests whose images are decoded at the same time
+_PREFIX = "vllm:prefix_cache"
+
+
+class Service:
+    """Everything that routes need; used by the event loop's thread.
+
+    Args:
+        options: of the server.
+        load: returns the pipeline; called in the model's thread.
+        image_cache_bytes: maximum size of the cached image features.
+        on_ready: called in the model's thread when requests can be answered.
+        on_failure: called in the model's thread with the error that ends it.
+
+    Attributes:
+        model: the thread that owns the model.
+        admission: what decides whether a request is accepted.
+        metrics: of the server.
+        builder: of prompts; None until the model is loaded.
+        messages: reader of Anthropic's requests; None until the model is loaded.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        load: Callable[[], Pipeline],
+        image_cache_bytes: int = 2**28,
+        on_ready: Callable[[], None] = lambda: None,
+        on_failure: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        limits = options.limits
+        self.options = options
+        self._image_cache_bytes = image_cache_bytes
+        self._downloader = ImageDownloader(options.allow_url_hosts, limits) if options.allow_url_hosts else None
+        self.model = ModelThread(load, options.max_batch, self._prepare, on_ready, on_failure)
+        self.admission = Admission(options.max_batch, limits.queue, limits.queue_seconds)
+        self.metrics = Metrics(options.model_name, self._gauges)
+        self.builder: PromptBuilder | None = None
+        self.messages: MessagesReader | None = None
+        self._endpoints: dict[str, Endpoint] = {}
+        self._pool = ThreadPoolExecutor(MAX_PREPARING, thread_name_prefix="share4v-prepare")
+        self.created = int(time.time())
+
+    def endpoint(self, name: str) -> Endpoint:
+        """Return the endpoint "chat", "completions", "messages", "ollama_chat" or "ollama_generate".
+
+        Raises:
+            ApiError: 503 if the model is not loaded.
+        """
+        self.check_ready()
+        return self._endpoints[name]
+
+    def check_ready(self) -> PromptBuilder:
+        """Return the builder of prompts.
+
+        Raises:
+            ApiError: 503 if the model is not loaded, or failed.
+        """
+        if self.admission.is_draining:
+            raise ApiError(503, "the server is shutting down", code="draining", retry_after=5)
+        if self.model.status == "loading":
+            raise ApiError(503, "the model is being loaded: try again in a few seconds", code="loading", retry_after=5)
+        if self.model.status != "ready" or self.builder is None:
+            raise ApiError(503, "the model failed; the server's log says why", code="failed")
+        return self.builder
+
+    def check_model(self, values: Mapping[str, Any]) -> None:
+        """Check that a request names this server's model.
+
+        Raises:
+            ApiError: 404 for another model.
+        """
+        name, known = values.get("model", self.options.model_name), self.options.model_name
+        if name not in (known, f"{known}:latest"):
+            message = f"the model {name[:100]!r} does not exist here: use {known!r}, or leave model out"
+            raise ApiError(404, message, "model", "model_not_found")
+
+    async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a function that takes time; few run at once, the others wait."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    def generate(self, job: Any, began: float) -> Generation:
+        """Submit a request's prompts to the engine.
+
+        Raises:
+            ApiError: 503 if the engine is closed.
+        """
+        engine = self.model.engine
+        if engine is None:
+            raise ApiError(503, "the model is being loaded", code="loading", retry_after=5)
+        return Generation(engine, job.prompts, self.options.limits, job.stream, began)
+
+    def count(self, generation: Generation) -> None:
+        """Count the answers of a request that has ended."""
+        for completion in generation.completions.values():
+            reason = FINISH_REASONS.get(completion.finish_reason)
+            if reason is None:
+                continue
+            self.metrics.completed(completion, generation.submitted, reason)
+            if completion.started is not None and completion.ended is not None:
+                self.admission.finished(completion.ended - completion.started)
+
+    def drain(self) -> None:
+        """Accept no more requests."""
+        self.admission.is_draining = True
+
+    def close(self, timeout: float) -> bool:
+        """Cancel what is running and end the model's thread; return whether it ended in time."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        return self.model.close(timeout)
+
+    # In the model's thread
+
+    def _prepare(self) -> None:
+        """Make the endpoints, once the model is loaded."""
+        pipeline = self.model.pipeline
+        if pipeline is None:
+            raise RuntimeError("the model is not loaded")
+        limits, name = self.options.limits, self.options.model_name
+        pipeline.model.image_cache.max_bytes = self._image_cache_bytes
+        builder = PromptBuilder(pipeline, ImageReader(limits, self._downloader), limits)
+        tokenizer, ping = pipeline.processor.tokenizer, limits.ping_seconds
+        openai, messages, ollama = (
+            OpenAIReader(builder, limits),
+            MessagesReader(builder, limits),
+            OllamaReader(builder, limits),
+        )
+
+        def openai_writer(is_chat: bool) -> Callable[[Any, Generation], Writer]:
+            return lambda job, generation: Writer(job, generation, name, tokenizer, is_chat, ping)
+
+        def ollama_writer(is_chat: bool) -> Callable[[Any, Generation], OllamaWriter]:
+            return lambda job, generation: OllamaWriter(job, generation, name, is_chat)
+
+        def message_writer(job: Any, generation: Generation) -> MessageWriter:
+            return MessageWriter(job, generation, name, ping)
+
+        lines = "application/x-ndjson"
+        self._endpoints = {
+            "chat": Endpoint(openai.chat_values, openai.answers, openai.chat, openai_writer(True)),
+            "completions": Endpoint(openai.completion_values, openai.answers, openai.completion, openai_writer(False)),
+            "messages": Endpoint(messages.values, _one, messages.message, message_writer),
+            "ollama_chat": Endpoint(ollama.chat_values, _one, ollama.chat, ollama_writer(True), lines),
+            "ollama_generate": Endpoint(ollama.generate_values, _one, ollama.generate, ollama_writer(False), lines),
+        }
+        self.messages = messages
+        self.builder = builder
+
+    # When metrics are asked for
+
+    def _gauges(self) -> dict[str, tuple[str, float, bool]]:
+        engine, pipeline = self.model.engine, self.model.pipeline
+        waiting = engine.waiting if engine is not None else 0
+        running = len(engine) - waiting if engine is not None else 0
+        queried, hits = engine.prefix_tokens if engine is not None else (0, 0)
+        image_hits = image_misses = 0
+        if pipeline is not None:
+            cache = pipeline.model.image_cache
+            image_hits, image_misses = cache.hits, cache.misses
+        return {
+            "vllm:num_requests_running": ("Sequences that have a slot", running, False),
+            "vllm:num_requests_waiting": ("Sequences that wait for a slot", waiting, False),
+            f"{_PREFIX}_queries": ("Tokens of prompts that were looked up in the prefix cache", queried, True),
+            f"{_PREFIX}_hits": ("Tokens of prompts that the prefix cache held", hits, True),
+            "vllm:mm_cache_queries": (
+                "Images that were looked up in the cache of features",
+                image_hits + image_misses,
+                True,
+            ),
+            "vllm:mm_cache_hits": ("Images whose features were cached", image_hits, True),
+            "share4v:places_taken": (
+                "Answers that are queued, running or being prepared",
+                self.admission.active,
+                False,
+            ),
+        }
+
+
+def _one(values: Mapping[str, Any]) -> int:
+    return 1

@@ -1,0 +1,105 @@
+"""A live server in a thread of the test process, so that tests can compare with its own model."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from helpers.paths import ROOT
+from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
+from mindone.pipelines.image_to_text.serve import server
+from mindone.pipelines.image_to_text.serve.options import ServerOptions
+from mindone.pipelines.image_to_text.serve.service import Service
+
+MODEL = "sharegpt4v-tiny"
+SCENE = ROOT / "examples" / "sharegpt_4v" / "scene.png"
+
+
+@dataclass
+class Live:
+    """A running server.
+
+    Attributes:
+        url: its address.
+        service: what is behind its routes.
+        pipeline: its model.
+        log: the records of its access log.
+        loop: its event loop.
+        stop: ends it; to be called in the loop.
+    """
+
+    url: str
+    service: Service
+    pipeline: ImageTextToTextPipeline
+    loop: asyncio.AbstractEventLoop
+    stop: Callable[[], None]
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.post(path, json=body, **options)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.get(path, **options)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = self.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0] == name)
+
+
+@contextmanager
+def serving(loaded: ImageTextToTextPipeline, **options: Any) -> Iterator[Live]:
+    """Run a server inside the `with` block.
+
+    Args:
+        loaded: its pipeline.
+        options: of ServerOptions.
+    """
+    chosen = ServerOptions(**{"model_name": MODEL, "port": 0, **options})
+    listener = server.bind(chosen)
+    ready: Future[None] = Future()
+    log: list[dict[str, Any]] = []
+    run = server.Run(chosen, lambda: loaded, 2**28, lambda: ready.set_result(None), log.append)
+
+    def serve() -> None:
+        try:
+            asyncio.run(run.serve(listener))
+        except Exception as error:
+            if not ready.done():
+                ready.set_exception(error)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    ready.result(timeout=120)
+    yield Live(server.address_of(listener), run.service, loaded, run.loop, run.stop, log)
+    if thread.is_alive():  # else the test has stopped it
+        with suppress(RuntimeError):
+            run.loop.call_soon_threadsafe(run.stop)
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def data_uri(path: Path, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def chat(question: str, image: str | None = None, **fields: Any) -> dict[str, Any]:
+    """The body of a chat completions request."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": question}]
+    if image is not None:
+        parts.append({"type": "image_url", "image_url": {"url": image}})
+    return {"model": MODEL, "messages": [{"role": "user", "content": parts}], **fields}
