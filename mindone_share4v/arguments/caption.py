@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from .common import add_generation_arguments, add_json_argument, add_model_arguments
+from .common import add_generation_arguments, add_json_argument, add_model_arguments, add_pixels_argument
 
 HELP = "caption images"
 USAGE = "IMAGE..."
@@ -33,6 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="path, URL or data URI of an image; - reads one from standard input",
     )
     images.add_argument("--prompt", metavar="TEXT", help="question to ask (default: Describe this image)")
+    add_pixels_argument(images)
     add_json_argument(images)
     add_model_arguments(parser)
     generation = add_generation_arguments(parser)

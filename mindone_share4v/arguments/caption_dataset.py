@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from .common import add_generation_arguments, add_model_arguments
+from .common import add_generation_arguments, add_model_arguments, add_pixels_argument
 
 HELP = "caption a data set; can be interrupted and resumed"
 USAGE = "INPUT..."
@@ -94,6 +94,7 @@ def _add_input_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="combine the frames of a video into one image (default: pass them as separate images)",
     )
+    add_pixels_argument(group)
 
 
 def _add_output_arguments(parser: ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from .common import add_generation_arguments, add_json_argument, add_model_arguments
+from .common import add_generation_arguments, add_json_argument, add_model_arguments, add_pixels_argument
 
 HELP = "ask questions about images"
 USAGE = "IMAGE..."
@@ -25,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add every argument of the command."""
     images = parser.add_argument_group("images and output")
     images.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL or data URI of an image")
+    add_pixels_argument(images)
     add_json_argument(images)
     add_model_arguments(parser)
     add_generation_arguments(parser)

@@ -123,6 +123,16 @@ def add_generation_arguments(parser: ArgumentParser, max_new_tokens: int | None 
     return group
 
 
+def add_pixels_argument(group: _ArgumentGroup) -> None:
+    """Add --max-image-pixels."""
+    group.add_argument(
+        "--max-image-pixels",
+        type=int,
+        metavar="N",
+        help="maximum number of pixels of an image file (default: 178956970)",
+    )
+
+
 def add_json_argument(group: _ArgumentGroup) -> None:
     """Add --json for commands that print one record per line."""
     group.add_argument("--json", action="store_true", help="print one JSON object per line")

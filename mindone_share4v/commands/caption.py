@@ -14,12 +14,14 @@ from ..printing import one_line, print_error, print_json, print_text
 from .common import (
     DONE,
     SOME_FAILED,
+    check_max_pixels,
     failure,
     generation_settings,
     image_name,
     model_options,
     read_image,
     usage_error,
+    with_flags,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def run(arguments: Namespace) -> int:
         settings = generation_settings(arguments)
         if arguments.batch_size < 1:
             raise ValueError(f"--batch-size must be 1 or more, got {arguments.batch_size}")
+        check_max_pixels(arguments)
         captioner = pipeline("image-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)
@@ -75,12 +78,15 @@ class _CaptionRun:
 
     def run(self) -> int:
         failed = 0
-        for group in batches(map(_load, self.arguments.images), self.arguments.batch_size):
+        for group in batches(self._loaded(), self.arguments.batch_size):
             try:
                 failed += self._caption(group)
             except ValueError as error:  # images fail with ImageLoadError, so the cause is the prompt
                 return usage_error(self.arguments, error)
         return SOME_FAILED if failed else DONE
+
+    def _loaded(self) -> Iterator[LoadedImage]:
+        return (_load(name, self.arguments) for name in self.arguments.images)
 
     def _caption(self, group: list[LoadedImage]) -> int:
         """Print the captions and failures of a group in order, and return the number of failures."""
@@ -139,14 +145,14 @@ class _CaptionRun:
             print_json({"image": redacted(loaded.name), "error": loaded.error})
 
 
-def _load(name: str) -> LoadedImage:
+def _load(name: str, arguments: Namespace) -> LoadedImage:
     from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
     source = read_image(name)
     try:
-        return LoadedImage(name, load_image(source))
+        return LoadedImage(name, load_image(source, arguments.max_image_pixels))
     except ImageLoadError as error:
-        return LoadedImage(name, error=failure(source, error))
+        return LoadedImage(name, error=with_flags(arguments, failure(source, error)))
 
 
 def batches(images: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:

@@ -16,11 +16,13 @@ from .common import (
     DONE,
     SOME_FAILED,
     STANDARD_INPUT,
+    check_max_pixels,
     failure,
     generation_settings,
     image_name,
     model_options,
     usage_error,
+    with_flags,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def run(arguments: Namespace) -> int:
                 "IMAGE - cannot be used here, since the questions are read from standard input: "
                 "give the image as a file"
             )
-        images = _load(arguments.images)
+        check_max_pixels(arguments)
+        images = _load(arguments)
         if images is None:
             return SOME_FAILED
         answerer = pipeline("image-text-to-text", **model_options(arguments))
@@ -52,17 +55,17 @@ def run(arguments: Namespace) -> int:
     return _Chat(ChatSession(answerer, images, settings), arguments.json).run()
 
 
-def _load(sources: list[str]) -> list[PILImage] | None:
+def _load(arguments: Namespace) -> list[PILImage] | None:
     """Load every image; print the errors and return None if any failed."""
     from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
     images = []
-    for source in sources:
+    for source in arguments.images:
         try:
-            images.append(load_image(source))
+            images.append(load_image(source, arguments.max_image_pixels))
         except ImageLoadError as error:
-            print_error(f"{image_name(source)}: {failure(source, error)}")
-    return images if len(images) == len(sources) else None
+            print_error(f"{image_name(source)}: {with_flags(arguments, failure(source, error))}")
+    return images if len(images) == len(arguments.images) else None
 
 
 class _Chat:

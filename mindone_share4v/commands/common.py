@@ -86,6 +86,17 @@ def read_image(source: str) -> ImageSource:
     return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1) if source == STANDARD_INPUT else source
 
 
+def check_max_pixels(arguments: Namespace) -> None:
+    """Check --max-image-pixels before the model is loaded.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    from mindone.models.share4v.processing.image_limits import max_pixels
+
+    max_pixels(arguments.max_image_pixels)
+
+
 def image_name(source: str) -> str:
     """Return a short name of an IMAGE argument, on one line."""
     from mindone.models.share4v.processing.image_loading import describe

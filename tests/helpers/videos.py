@@ -14,8 +14,12 @@ from PIL import Image
 
 MILLISECONDS = Fraction(1, 1000)
 BITS = 6  # of a frame's number, drawn as columns: white is 1
-# The display matrix of ISO/IEC 14496-12, 6.2.2, for a turn clockwise: a, b, u, c, d, v, x, y, w.
+# The display matrix of ISO/IEC 14496-12, 6.2.2, for a turn clockwise or a reflection: a, b, u, c, d, v, x, y, w.
 MATRICES = {
+    "left-right": (-1, 0, 0, 0, 1, 0, 0, 0, 1),
+    "top-bottom": (1, 0, 0, 0, -1, 0, 0, 0, 1),
+    "transposed": (0, 1, 0, 1, 0, 0, 0, 0, 1),
+    "transverse": (0, -1, 0, -1, 0, 0, 0, 0, 1),
     90: (0, 1, 0, -1, 0, 0, 0, 0, 1),
     180: (-1, 0, 0, 0, -1, 0, 0, 0, 1),
     270: (0, -1, 0, 1, 0, 0, 0, 0, 1),
@@ -101,13 +105,13 @@ def write_sound(path: Path, cover: Image.Image | None = None) -> Path:
     return path
 
 
-def turn(path: Path, degrees: int) -> Path:
-    """Write into an .mp4 that its frames are to be shown turned clockwise, as a phone held upright does."""
+def turn(path: Path, how: int | str) -> Path:
+    """Write into an .mp4 that its frames are to be shown turned clockwise, as a phone does, or mirrored."""
     data = bytearray(path.read_bytes())
     header = data.index(b"tkhd") + 4
     version = data[header]
     matrix = header + (40 if version == 0 else 52)
-    values = [value << (30 if place % 3 == 2 else 16) for place, value in enumerate(MATRICES[degrees])]
+    values = [value << (30 if place % 3 == 2 else 16) for place, value in enumerate(MATRICES[how])]
     data[matrix : matrix + 36] = struct.pack(">9i", *values)
     path.write_bytes(data)
     return path

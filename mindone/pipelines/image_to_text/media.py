@@ -22,7 +22,7 @@ class Media:
 
     Attributes:
         frames: upright RGB images.
-        width, height: size of the image or of a video frame, in pixels, after rotation.
+        width, height: size of the image or of a video frame in pixels, as it is shown.
         num_frames: number of frames of the whole video; 1 for an image.
         fps: frames per second of the video; None for an image.
         duration: length of the video in seconds; None for an image.

@@ -44,7 +44,7 @@ class Annotation:
     Attributes:
         path: path of the file, relative to the data folder, with "/" as the separator.
         captions: one or more captions.
-        width, height: size in pixels, after rotation.
+        width, height: size in pixels as it is shown: with square pixels, after rotation.
         num_frames: number of frames; 1 for an image.
         fps: average frames per second; None for an image.
 

@@ -40,9 +40,13 @@ def to_rgb(image: PILImage) -> PILImage:
     if image.mode in _HIGH_DEPTH_MODES or image.mode.startswith("I;16"):
         low, high = _extremes(image)
         scale, offset = _range_of(low, high, image.mode, image.format)
+        transparent = image.info.get("transparency")
 
         def convert_grey(strip: PILImage) -> PILImage:
-            grey = np.rint((np.asarray(strip).astype(np.float64) - offset) * scale).astype(np.uint8)
+            pixels = np.asarray(strip)
+            grey = np.rint((pixels.astype(np.float64) - offset) * scale).astype(np.uint8)
+            if isinstance(transparent, int):
+                grey[pixels == transparent] = 255
             return Image.fromarray(grey).convert("RGB")
 
         convert = convert_grey
@@ -89,6 +93,8 @@ def upright(image: PILImage, source: PILImage) -> PILImage:
     """Apply the EXIF (or XMP) orientation of `source` to `image`; unreadable EXIF is ignored."""
     from PIL import Image
 
+    if source.format == "JXL" and not getattr(source, "jpeg", False):
+        return image  # the decoder has applied the orientation in the header, which takes precedence over EXIF
     try:
         orientation = source.getexif().get(_ORIENTATION_TAG)
     except Exception:  # damaged metadata must not make a good image fail

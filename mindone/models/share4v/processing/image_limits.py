@@ -1,4 +1,4 @@
-"""Limits of decoding one image: which formats are decoded, and how much time, memory and data that may take.
+"""Limits of decoding one image: how many pixels and bytes it may have, and how much time and memory it may take.
 
 All of them work in any thread: nothing uses signals, and time is the CPU time of the calling thread, so that neither a
 busy machine nor other threads make a good image fail.
@@ -8,33 +8,12 @@ from __future__ import annotations
 
 import struct
 import time
-from functools import cache
-from importlib import import_module
 from typing import BinaryIO
 
-# Pillow's formats that are decoded, with their plug-in modules, in the order in which they are tried; TGA, which has no
-# magic number, comes last. Left out are those that start a program (EPS runs Ghostscript), that decode in Python
-# (XPM, QOI, BLP, ...) or that no photograph is stored in. A new format is a new row.
-PLUGINS = {
-    "JPEG": "JpegImagePlugin",
-    "MPO": "MpoImagePlugin",
-    "PNG": "PngImagePlugin",
-    "WEBP": "WebPImagePlugin",
-    "GIF": "GifImagePlugin",
-    "BMP": "BmpImagePlugin",
-    "DIB": "BmpImagePlugin",
-    "TIFF": "TiffImagePlugin",
-    "PPM": "PpmImagePlugin",
-    "JPEG2000": "Jpeg2KImagePlugin",
-    "ICO": "IcoImagePlugin",
-    "AVIF": "AvifImagePlugin",  # since Pillow 11.3
-    "TGA": "TgaImagePlugin",
-}
-EXTERNAL = ("HEIF",)  # used if the application registered a plug-in, such as pillow-heif
-FORMATS = frozenset((*PLUGINS, *EXTERNAL))
-
 MAX_IMAGE_BYTES = 2**29  # of an image file
-MAX_CPU_SECONDS = 10.0  # to decode an image; the largest JPEG and PNG that Pillow's pixel limit allows take 2 to 5
+# To decode an image of up to 2**26 pixels, and proportionally more for a larger one. JPEG and PNG take about 2 s.
+MAX_CPU_SECONDS = 10.0
+_USUAL_PIXELS = 2**26
 # A progressive JPEG visits every pixel once for each scan. Usual files have about 10 scans; hostile ones thousands.
 MAX_SCANNED_PIXELS = 2**31
 MAX_TIFF_PARTS = 2**19  # strips or tiles, for each of which Pillow makes a Python object
@@ -51,21 +30,25 @@ class LimitError(Exception):
     """Decoding an image would exceed a limit; neither an OSError nor a ValueError, which Pillow's plug-ins catch."""
 
 
-@cache
-def _import_plugins() -> None:
-    for module in dict.fromkeys(PLUGINS.values()):
-        try:
-            import_module(f"PIL.{module}")
-        except ImportError:  # this Pillow does not have it
-            continue
+def max_pixels(given: int | None = None) -> int | None:
+    """Return the maximum number of pixels of an image; None for no limit.
 
+    Args:
+        given: the caller's limit; by default the number above which Pillow refuses to open an image, which is twice
+            `PIL.Image.MAX_IMAGE_PIXELS` (between the two, Pillow only warns).
 
-def formats() -> list[str]:
-    """Return the formats for `Image.open(..., formats=)` that this Pillow has."""
+    Example:
+        >>> from mindone.models.share4v.processing.image_limits import max_pixels
+        >>> max_pixels(), max_pixels(1_000_000_000)
+        (178956970, 1000000000)
+    """
     from PIL import Image
 
-    _import_plugins()
-    return [name for name in (*PLUGINS, *EXTERNAL) if name in Image.OPEN]
+    if given is not None:
+        if not isinstance(given, int) or given < 1:
+            raise ValueError(f"max_image_pixels must be an integer of at least 1, got {given!r}")
+        return given
+    return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
 class LimitedFile:
@@ -87,9 +70,14 @@ class LimitedFile:
         if self.size > MAX_IMAGE_BYTES:
             raise LimitError(f"the file has {self.size:,} bytes, more than the limit of {MAX_IMAGE_BYTES:,}")
         self._remaining = _MAX_READS * self.size + _READ_ALLOWANCE
-        self._end = time.thread_time() + MAX_CPU_SECONDS
+        self._start = time.thread_time()
+        self._max_seconds = MAX_CPU_SECONDS
         self._pixels = self._scans = 0
         self._last = b""
+
+    def allow_time(self, pixels: int) -> None:
+        """Set the time limit for an image of this number of pixels."""
+        self._max_seconds = MAX_CPU_SECONDS * max(1.0, pixels / _USUAL_PIXELS)
 
     def count_scans(self, pixels: int) -> None:
         """From now on count the scans of the JPEG file, which has this number of pixels."""
@@ -126,8 +114,8 @@ class LimitedFile:
         return self._file.tell()
 
     def _check_time(self) -> None:
-        if time.thread_time() > self._end:
-            raise LimitError(f"decoding took more than {MAX_CPU_SECONDS:.0f} s of CPU time")
+        if time.thread_time() > self._start + self._max_seconds:
+            raise LimitError(f"decoding took more than {self._max_seconds:.0f} s of CPU time")
 
 
 def check_tiff(file: LimitedFile) -> None:

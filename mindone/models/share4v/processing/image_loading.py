@@ -7,7 +7,7 @@ import binascii
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Union, cast
+from typing import TYPE_CHECKING, BinaryIO, Union
 from urllib.parse import unquote, unquote_to_bytes
 from urllib.request import url2pathname
 
@@ -15,7 +15,10 @@ import numpy as np
 
 from ..display import redacted
 from .color_modes import to_rgb, upright
-from .image_limits import FORMATS, LimitedFile, LimitError, check_tiff, formats
+from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES  # the readers of folders import it from here
+from .image_formats import OPENED_FORMATS, RejectedError, UnknownFormatError, header_size, open_image
+from .image_limits import LimitedFile, LimitError, check_tiff, max_pixels
+from .pixel_loading import is_unsupported, load_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -24,10 +27,6 @@ ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.nd
 
 CONNECT_SECONDS, READ_SECONDS, DOWNLOAD_SECONDS = 10.0, 30.0, 120.0
 MAX_DOWNLOAD_BYTES = 256 * 2**20
-# Formats that Pillow reads, including two (heic, heif) that need a plug-in: a file that fails with an error is better
-# than one that is silently skipped.
-_PILLOW = "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pbm pnm tga jp2 avif heic heif"
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _PILLOW.split())
 _CHANNELS = (1, 3, 4)
 
 
@@ -48,21 +47,23 @@ class ImageNotFoundError(ImageLoadError, FileNotFoundError):
     """An ImageLoadError that is also a FileNotFoundError: the path does not exist."""
 
 
-def load_image(source: ImageSource) -> PILImage:
+def load_image(source: ImageSource, max_image_pixels: int | None = None) -> PILImage:
     """Load one image as an upright RGB PIL image with 8 bits per channel.
 
-    EXIF orientation is applied, transparency is composited over white, greyscale of 16 bits and more is scaled to 8
-    bits, and the first frame of an animation is used. Pillow's pixel limit (`PIL.Image.MAX_IMAGE_PIXELS`, 89,478,485)
-    applies; raise it there to load larger images. No global state is changed.
+    The orientation that the file states is applied, transparency is composited over white, more than 8 bits per channel
+    are scaled to 8, and the first frame of an animation is used. Color profiles are not applied, as in the training of
+    the models. No global state is changed.
 
-    Formats, told by content, not by name: JPEG, MPO, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, ICO, TGA, AVIF (Pillow
-    11.3 and later), and HEIF if the application registered a plug-in for it. Other formats of Pillow are not decoded.
-    `image_limits` bounds the bytes, CPU time and memory of one image.
+    Formats, told by content, not by name: JPEG, MPO, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, ICO, PCX, TGA, AVIF
+    (Pillow 11.3 and later), HEIF (with pillow-heif) and JPEG XL (with pillow-jxl-plugin). Other formats of Pillow are
+    not decoded. `image_limits` bounds the bytes, CPU time and memory of one image.
 
     Args:
         source: a path (str or Path), an http(s) or file URL, a data URI, the bytes of an image file, a PIL image, or a
             NumPy array: HxW, HxWx1, HxWx3 (RGB) or HxWx4 (RGBA), or channels first; uint8, uint16, bool, or float in
             [0, 1]. If both the first and the last axis could be the channels, the last one is.
+        max_image_pixels: maximum number of pixels of an image file; by default what Pillow opens, which is
+            2 * `PIL.Image.MAX_IMAGE_PIXELS` = 178,956,970 and can be changed there too.
 
     Raises:
         ImageLoadError: (a ValueError) the source is missing, unreadable, not an image, truncated or too large.
@@ -76,17 +77,17 @@ def load_image(source: ImageSource) -> PILImage:
     """
     from PIL import Image
 
-    name = describe(source)
+    name, limit = describe(source), max_pixels(max_image_pixels)
     if isinstance(source, Image.Image):
         return _from_pil(source, name)
     if isinstance(source, np.ndarray):
         return to_rgb(_from_array(source, name))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), name)
+        return _decode(io.BytesIO(source), name, limit)
     if isinstance(source, str):
-        return _from_text(source, name)
+        return _from_text(source, name, limit)
     if isinstance(source, os.PathLike):
-        return _from_path(os.fspath(source), name)
+        return _from_path(os.fspath(source), name, limit)
     raise ImageLoadError(
         f"{name} is not an image; give a path, a URL, a data URI, the bytes of an image file, a NumPy array or a PIL "
         "image"
@@ -109,23 +110,23 @@ def describe(source: object) -> str:
     return f"a {type(source).__name__}"
 
 
-def _from_text(text: str, name: str) -> PILImage:
+def _from_text(text: str, name: str, limit: int | None) -> PILImage:
     scheme = text[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        return _decode(io.BytesIO(download(text, name)), name)
+        return _decode(io.BytesIO(download(text, name)), name, limit)
     if scheme.startswith("data:"):
-        return _decode(io.BytesIO(data_uri_bytes(text, name)), name)
+        return _decode(io.BytesIO(data_uri_bytes(text, name)), name, limit)
     if scheme.startswith("file://"):
         host, slash, path = text[len("file://") :].partition("/")
         if host not in ("", "localhost"):
             raise ImageLoadError(
                 f"{name}: a file URL must name a local file, not one of the host {host!r}; use file:///"
             )
-        return _from_path(url2pathname(slash + path), name)
-    return _from_path(text, name)
+        return _from_path(url2pathname(slash + path), name, limit)
+    return _from_path(text, name, limit)
 
 
-def _from_path(path: str | bytes, name: str) -> PILImage:
+def _from_path(path: str | bytes, name: str, limit: int | None) -> PILImage:
     file_path = Path(os.fsdecode(path))
     if not os.fspath(path):
         raise ImageLoadError("the path of an image is an empty string; give a path or a URL")
@@ -137,7 +138,7 @@ def _from_path(path: str | bytes, name: str) -> PILImage:
         if not file_path.is_file():
             raise ImageLoadError(f"{name} is not a regular file; give the path of an image file")
         with file_path.open("rb") as file:
-            return _decode(file, name)
+            return _decode(file, name, limit)
     except ImageLoadError:
         raise
     except (OSError, ValueError) as error:  # no permission, a name that is too long or contains a null byte
@@ -208,80 +209,79 @@ def download(url: str, name: str, timeout: float | None = None) -> bytes:
         ) from error
 
 
-def _decode(file: BinaryIO, name: str) -> PILImage:
+def _decode(file: BinaryIO, name: str, limit: int | None) -> PILImage:
     """Open an image file and read its first frame completely, within the limits of `image_limits`."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         limited = LimitedFile(file)
         check_tiff(limited)
-        image = Image.open(cast(BinaryIO, limited), formats=formats())
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageLoadError(_too_large(name, str(error))) from error
-    except UnidentifiedImageError as error:
+        _check_pixels(header_size(limited), limit, name)
+        image = open_image(limited)
+    except UnknownFormatError as error:
         file.seek(0)
-        empty = not file.read(1)
-        problem = "the file is empty" if empty else "not an image format that is decoded here"
-        raise ImageLoadError(f"{name}: {problem}; give a JPEG, PNG, WebP, ...") from error
+        problem = str(error) if file.read(1) else "the file is empty; give a JPEG, PNG, WebP, ..."
+        raise ImageLoadError(f"{name}: {problem}") from error
     except LimitError as error:
         raise ImageLoadError(_too_costly(name, error)) from error
-    except MemoryError:
+    except (MemoryError, ImageLoadError):
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageLoadError(_too_large_for_pillow(name, error)) from error
+    except RejectedError as error:
+        raise ImageLoadError(_damaged(name, error)) from error
     except Exception as error:  # with a broken header, Pillow's plug-ins raise almost any exception
         raise ImageLoadError(_damaged(name, error)) from error
     with image:
-        _check_pixels(image, name)
+        _check_pixels(image.size, limit, name)
+        limited.allow_time(image.width * image.height)
         if image.format in ("JPEG", "MPO"):
             limited.count_scans(image.width * image.height)
-        return _finish(image, name)
+        return _finish(image, name, limit)
 
 
-def _check_pixels(image: PILImage, name: str) -> None:
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise ImageLoadError(_too_large(name, f"{image.width} x {image.height} pixels"))
+def _check_pixels(size: tuple[int, int] | None, limit: int | None, name: str) -> None:
+    if size is not None and limit is not None and size[0] * size[1] > limit:
+        width, height = size
+        raise ImageLoadError(
+            f"{name}: {width} x {height} pixels are more than the limit of {limit:,}; resize the image, or if you "
+            f"trust the file, set max_image_pixels (--max-image-pixels) to {width * height}"
+        )
 
 
 def _from_pil(image: PILImage, name: str) -> PILImage:
     """Convert a PIL image; one that its caller opened but has not decoded must be of a format that is decoded here."""
     from PIL import ImageFile
 
-    if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:
+    if isinstance(image, ImageFile.ImageFile) and image.format not in OPENED_FORMATS:
         raise ImageLoadError(
             f"{name}: a file of the format {image.format} is not decoded here; if you trust it, decode it yourself "
             "and pass image.convert('RGB')"
         )
-    return _finish(image, name)
+    return _finish(image, name, None)
 
 
-def _finish(image: PILImage, name: str) -> PILImage:
+def _finish(image: PILImage, name: str, limit: int | None) -> PILImage:
     """Read the pixels, convert them to RGB and apply the orientation."""
     from PIL import Image
 
     try:
-        image.load()
+        loaded = load_pixels(image)
         if image.format == "ICO":  # it may contain a larger image than it states
-            _check_pixels(image, name)
-        return upright(to_rgb(image), image)
+            _check_pixels(image.size, limit, name)
+        return upright(to_rgb(loaded), image)
     except (MemoryError, ImageLoadError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageLoadError(_too_large(name, str(error))) from error
+        raise ImageLoadError(_too_large_for_pillow(name, error)) from error
     except LimitError as error:
         raise ImageLoadError(_too_costly(name, error)) from error
     except Exception as error:  # truncated or damaged data: OSError, SyntaxError, struct.error, zlib.error, ...
         raise ImageLoadError(_damaged(name, error)) from error
 
 
-def _too_large(name: str, found: str) -> str:
-    from PIL import Image
-
-    return (
-        f"{name}: larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,} pixels ({found}); resize the image, "
-        "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
-    )
+def _too_large_for_pillow(name: str, error: Exception) -> str:
+    return f"{name}: too large for Pillow's decoder of this format ({error}); resize the image, or convert it to JPEG"
 
 
 def _too_costly(name: str, error: LimitError) -> str:
@@ -290,6 +290,8 @@ def _too_costly(name: str, error: LimitError) -> str:
 
 def _damaged(name: str, error: Exception) -> str:
     reason = str(error) or type(error).__name__
+    if is_unsupported(error):
+        return f"{name}: Pillow does not decode this variant of its format ({reason}); save it again as a PNG or JPEG"
     return f"{name}: the image is truncated or damaged ({reason}); get the file again or leave it out"
 
 

@@ -68,6 +68,7 @@ class CaptioningKeywords(TypedDict, total=False):
     seed: int
     batch_size: int
     workers: int
+    max_image_pixels: int | None
 
 
 class RuleKeywords(TypedDict, total=False):

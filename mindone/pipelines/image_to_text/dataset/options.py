@@ -56,6 +56,7 @@ class CaptioningSettings:
         seed: of all random choices; also of a plan that the keyword arguments make.
         batch_size: number of captions that are generated together; changes the speed only.
         workers: number of threads that read and decode images.
+        max_image_pixels: maximum number of pixels of an image; by default what Pillow opens, 178,956,970.
 
     Raises:
         ValueError: a value is out of range.
@@ -74,9 +75,12 @@ class CaptioningSettings:
     seed: int = 0
     batch_size: int = 8
     workers: int = 2
+    max_image_pixels: int | None = None
 
     def __post_init__(self) -> None:
         _check_positive_integers(self, "batch_size", "workers")
+        if self.max_image_pixels is not None:
+            _check_positive_integers(self, "max_image_pixels")
         if not 1 <= self.attempts <= len(RETRIES):
             raise ValueError(f"attempts must be 1 to {len(RETRIES)}, got {self.attempts}")
 

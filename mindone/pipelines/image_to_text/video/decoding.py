@@ -9,6 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from .display import as_shown
 from .errors import VideoLoadError, damaged
 from .scanning import Timeline
 
@@ -22,14 +23,12 @@ if TYPE_CHECKING:
     Opened = tuple[InputContainer, VideoStream]
 
 MAX_HIDDEN = 2  # consecutive packets that may not be shown (VP8's alternate reference frames)
-# FFmpeg's angles are counter-clockwise, like Pillow's names.
-ROTATIONS = {90: "ROTATE_90", 180: "ROTATE_180", 270: "ROTATE_270"}
 
 
 def decode(
     opened: Callable[[], AbstractContextManager[Opened]], timeline: Timeline, indices: Sequence[int], name: str
 ) -> Iterator[PILImage]:
-    """Yield the frames at `indices` as upright images; one frame at a time is in memory.
+    """Yield the frames at `indices` as a player shows them; one frame at a time is in memory.
 
     Args:
         opened: opens the video again, at its beginning.
@@ -44,13 +43,13 @@ def decode(
     if timeline.stamped:
         with _Decoder(opened, timeline, name) as decoder:
             for index in indices:
-                yield _upright(decoder.frame_at(index), name)
+                yield as_shown(decoder.frame_at(index), timeline.pixel_aspect_ratio, name)
         return
     wanted, found = list(indices), 0
     with opened() as (container, stream):
         for index, frame in enumerate(container.decode(stream)):
             if index == wanted[found]:
-                yield _upright(frame, name)
+                yield as_shown(frame, timeline.pixel_aspect_ratio, name)
                 found += 1
                 if found == len(wanted):
                     return
@@ -138,21 +137,6 @@ class _Decoder:
 
 def _pts(frame: VideoFrame) -> int:
     return -1 if frame.pts is None else frame.pts
-
-
-def _upright(frame: VideoFrame, name: str) -> PILImage:
-    """Rotate a frame by the container's display matrix; angles that are not a multiple of 90 degrees are ignored."""
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and frame.width * frame.height > limit:
-        raise VideoLoadError(
-            f"{name}: frames of {frame.width} x {frame.height} pixels are larger than Pillow's limit of {limit:,}; "
-            "resize the video, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
-        )
-    rotation = ROTATIONS.get(frame.rotation % 360)
-    image: PILImage = frame.to_image()
-    return image if rotation is None else image.transpose(Image.Transpose[rotation])
 
 
 def _missing(name: str, timeline: Timeline, index: int) -> str:

@@ -41,11 +41,12 @@ class Video:
     """Some frames of a video, and its metadata.
 
     Attributes:
-        frames: upright RGB images; one for the modes "middle" and "grid".
+        frames: RGB images as a player shows them: with square pixels, rotated and mirrored as the file specifies; one
+            for the modes "middle" and "grid".
         timestamps: start time of each selected frame, in seconds after the first frame of the video; for "grid", one
             for each cell.
         num_frames: number of frames of the whole video.
-        width, height: size of a frame in pixels, after the rotation that the file specifies.
+        width, height: size of a frame in pixels as a player shows it: with square pixels, after rotation.
         fps: average frames per second.
         duration: length of the whole video in seconds.
     """

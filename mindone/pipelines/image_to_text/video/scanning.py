@@ -36,6 +36,7 @@ class Timeline:
         rate: average frames per second.
         stamped: False if the container does not tell which frame a timestamp belongs to (B-frames in AVI, MPEG program
             streams); frames are then identified by their order only.
+        pixel_aspect_ratio: width of a pixel divided by its height; None if the file does not state it.
     """
 
     timestamps: Sequence[int]
@@ -44,6 +45,7 @@ class Timeline:
     time_base: Fraction
     rate: Fraction
     stamped: bool
+    pixel_aspect_ratio: Fraction | None = None
 
     @property
     def duration(self) -> Fraction:
@@ -107,7 +109,7 @@ def _timeline(
     rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
     if not stamped or stream.time_base is None:
         indices = range(len(timestamps))
-        return Timeline(indices, (), len(indices), 1 / rate, rate, stamped=False)
+        return Timeline(indices, (), len(indices), 1 / rate, rate, False, stream.sample_aspect_ratio)
     times = array("q", sorted(timestamps))
     if not length:  # no packet states its duration: use that of the frame before, or the rate
         gap = times[-1] - times[-2] if len(times) > 1 else 0
@@ -117,7 +119,7 @@ def _timeline(
     counted = len(times) / duration
     if abs(rate / counted - 1) > RATE_TOLERANCE:
         rate = counted
-    return Timeline(times, array("q", sorted(keyframes)), end, stream.time_base, rate, True)
+    return Timeline(times, array("q", sorted(keyframes)), end, stream.time_base, rate, True, stream.sample_aspect_ratio)
 
 
 def _stated_seconds(container: InputContainer, stream: VideoStream) -> Fraction:

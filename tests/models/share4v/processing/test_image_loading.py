@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from helpers.png import chunk
 from PIL import Image, ImageFile
 
 from mindone.models.share4v.processing import image_loading
@@ -311,19 +313,98 @@ def test_ambiguous_array_is_channels_last() -> None:
     assert load_image(RNG.integers(0, 256, (3, 9, 5), dtype=np.uint8)).size == (5, 9)
 
 
-@pytest.mark.parametrize("limit", [100, 13 * 17 - 1])  # Pillow raises above twice the limit, and only warns below that
-def test_pillow_pixel_limit_applies(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(ImageLoadError, match=f"larger than Pillow's limit of {limit} pixels"):
-            load_image(PNG)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(ImageLoadError, match=f"larger than Pillow's limit of {limit} pixels"):
-            load_image(PNG)
+@pytest.mark.filterwarnings("error")
+def test_what_pillow_opens_is_accepted_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow warns above MAX_IMAGE_PIXELS, and refuses above twice as many."""
+    for limit in (13 * 17 - 1, (13 * 17 + 1) // 2):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        np.testing.assert_array_equal(pixels(PNG), RGB)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    message = "17 x 13 pixels are more than the limit of 200; resize the image, or if you trust .* to 221"
+    with pytest.raises(ImageLoadError, match=message):
+        load_image(PNG)
+    assert load_image(PNG, max_image_pixels=221).size == (17, 13)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert load_image(PNG).size == (17, 13)
+
+
+@pytest.mark.parametrize("limit", [220, 1])
+def test_an_explicit_limit_is_exact(limit: int) -> None:
+    with pytest.raises(ImageLoadError, match=f"more than the limit of {limit};"):
+        load_image(PNG, max_image_pixels=limit)
+    for wrong in (0, -1, 1.5, "1"):
+        with pytest.raises(ValueError, match="max_image_pixels must be an integer of at least 1"):
+            load_image(PNG, max_image_pixels=wrong)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_a_photo_of_108_megapixels(file_format: str) -> None:
+    """12000 x 9000, as phones take them; one bit or one channel per pixel, to be quick."""
+    image = Image.new("1" if file_format == "PNG" else "L", (12000, 9000), 1)
+    assert load_image(encoded(image, file_format)).size == (12000, 9000)
+
+
+def with_chunk(kind: bytes, data: bytes, checksum_error: int = 0) -> bytes:
+    place = PNG.index(b"IDAT") - 4
+    return PNG[:place] + chunk(kind, data, checksum_error) + PNG[place:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunk(b"tEXt", b"Comment\0" + b"x" * 3_000_000),
+        with_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 3_000_000)),
+        with_chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+        with_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+        with_chunk(b"iCCP", b"profile\0\0" + zlib.compress(b"x" * 3_000_000)),
+        with_chunk(b"iCCP", b"profile\0\0no zlib"),
+        PNG[:-12] + chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 3_000_000)) + PNG[-12:],
+        b"".join([PNG[:33], *[chunk(b"tEXt", b"a\0" + b"x" * 900_000)] * 80, PNG[33:]]),
+        *(with_chunk(kind, b"12345678", 1) for kind in (b"gAMA", b"tIME", b"pHYs", b"tRNS", b"eXIf", b"prVt", b"iTXt")),
+        with_chunk(b"acTL", b"bad"),
+    ],
+    ids=lambda data: f"{len(data)}",
+)
+def test_png_metadata_that_browsers_ignore_does_no_harm(data: bytes) -> None:
+    np.testing.assert_array_equal(pixels(data), RGB)
+
+
+@pytest.mark.parametrize("kind,before", [(b"tEXt", b""), (b"zTXt", b"\0"), (b"iTXt", b"\0\0\0\0")])
+def test_an_orientation_in_the_text_of_a_png_is_applied(kind: bytes, before: bytes) -> None:
+    if kind == b"iTXt":
+        text = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+        data = with_chunk(kind, b"XML:com.adobe.xmp\0" + before + text)
+    else:  # as ImageMagick writes it
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        stored = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+        text = b"\nexif\n%8d\n%s\n" % (len(stored), stored.hex().encode())
+        data = with_chunk(kind, b"Raw profile type exif\0" + before + (zlib.compress(text) if before else text))
+    np.testing.assert_array_equal(pixels(data), np.rot90(RGB, -1))
+
+
+def test_a_wrong_checksum_of_a_critical_chunk_is_damage() -> None:
+    place = PNG.index(b"IHDR") + 17
+    with pytest.raises(ImageLoadError, match="truncated or damaged"):
+        load_image(PNG[:place] + b"\0\0\0\0" + PNG[place + 4 :])
+
+
+@pytest.mark.parametrize(
+    "head,message",
+    [
+        (b"8BPS\0\1", "a Photoshop document.*convert it to PNG"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"<svg width=1>", "SVG"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html>", "a web page.*download the image itself"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "MP4"),
+        (b"PF\n2 2\n-1\n", "floating-point"),
+    ],
+)
+def test_formats_that_are_not_decoded_are_named(head: bytes, message: str) -> None:
+    with pytest.raises(ImageLoadError, match=f"not an image format that is decoded here.*{message}"):
+        load_image(head + bytes(100))
 
 
 def test_download_size_is_limited(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,7 +176,13 @@ class CaptioningRun:
         ahead = PREFETCH_FACTOR * max(settings.batch_size, IMAGES_PER_RUN)
         conversation = pipeline.template().name
         with Prefetcher(
-            self.tasks, pipeline.processor, conversation, captioner.beginning, settings.workers, ahead
+            self.tasks,
+            pipeline.processor,
+            conversation,
+            captioner.beginning,
+            settings.workers,
+            ahead,
+            settings.max_image_pixels,
         ) as prefetcher:
             while not prefetcher.exhausted or self.incomplete:
                 self.fill_engine(prefetcher)

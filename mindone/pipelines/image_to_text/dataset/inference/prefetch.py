@@ -52,7 +52,13 @@ class PreparedInput:
     started: float | None = None
 
 
-def prepare(task: Task, processor: Share4VProcessor, conversation: str, beginning: Sequence[int] = ()) -> PreparedInput:
+def prepare(
+    task: Task,
+    processor: Share4VProcessor,
+    conversation: str,
+    beginning: Sequence[int] = (),
+    max_image_pixels: int | None = None,
+) -> PreparedInput:
     """Read and preprocess one input; a problem with it becomes its `error`.
 
     Args:
@@ -60,6 +66,7 @@ def prepare(task: Task, processor: Share4VProcessor, conversation: str, beginnin
         processor: makes pixel values and ids.
         conversation: name of the template.
         beginning: ids with which every answer begins, appended to the prompt.
+        max_image_pixels: as in `load_image`.
     """
     try:
         picture = read_item(task.item)
@@ -67,7 +74,7 @@ def prepare(task: Task, processor: Share4VProcessor, conversation: str, beginnin
         return PreparedInput(task, error=str(error) or type(error).__name__)
     prepared = PreparedInput(task, picture.sha256, columns=dict(picture.columns), captions=[None] * len(task.prompts))
     try:
-        images = [load_image(frame) for frame in picture.frames]
+        images = [load_image(frame, max_image_pixels) for frame in picture.frames]
         prepared.images = ImageSet(np.stack([processor.image_processor(image) for image in images]))  # [N, 3, S, S]
         prompts = [processor.prompt(prompt, len(images), conversation) for prompt in task.prompts]
         prepared.input_ids = tuple([np.array([[*processor.encode_prompt(prompt), *beginning]]) for prompt in prompts])
@@ -86,6 +93,7 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
         processor, conversation, beginning: as in `prepare`.
         workers: number of threads.
         ahead: maximum number of prepared tasks that wait; each holds the pixel values of a picture.
+        max_image_pixels: as in `load_image`.
     """
 
     def __init__(
@@ -96,10 +104,11 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
         beginning: Sequence[int],
         workers: int,
         ahead: int,
+        max_image_pixels: int | None = None,
     ) -> None:
         self._tasks = tasks
         self._ahead = ahead
-        self._arguments = processor, conversation, beginning
+        self._arguments = processor, conversation, beginning, max_image_pixels
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="share4v-prefetch")
         self._futures: deque[Future[PreparedInput]] = deque()
         self._refill()
