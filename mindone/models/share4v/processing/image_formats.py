@@ -152,7 +152,8 @@ def header_size(file: LimitedFile) -> tuple[int, int] | None:
         ValueError: the header is damaged.
     """
     file.seek(0)
-    size = jpeg_xl_size(file) if _starts_like("JXL", file.read(_PREFIX)) else None
+    is_decoded = _starts_like("JXL", file.read(_PREFIX)) and _plugin("JXL") is not None
+    size = jpeg_xl_size(file) if is_decoded else None
     file.seek(0)
     return size
 
@@ -186,7 +187,10 @@ def _starts_like(name: str, prefix: bytes) -> bool:
         return prefix.startswith(PNG_SIGNATURE)
     _plugin(name)
     accept = Image.OPEN[name][1] if name in Image.OPEN else None
-    return accept is None or bool(accept(prefix))
+    try:
+        return accept is None or bool(accept(prefix))
+    except struct.error:  # the file has fewer bytes than the plug-in looks at
+        return False
 
 
 def _brands(prefix: bytes) -> set[bytes]:

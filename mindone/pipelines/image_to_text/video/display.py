@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mindone.models.share4v.processing.image_limits import max_pixels
 
@@ -77,7 +77,8 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
 
     The display matrix (ISO/IEC 14496-12, 8.3.2) maps a stored pixel (x, y) to (a x + c y, b x + d y).
     """
-    data = next((bytes(one) for one in frame.side_data if one.type.name == "DISPLAYMATRIX"), b"")
+    side_data: Any = frame.side_data  # iterates over its entries, unlike what its type says
+    data = next((bytes(one) for one in side_data if one.type.name == "DISPLAYMATRIX"), b"")
     if len(data) < _MATRIX.size:
         return False, False, False
     a, b, _, c, d, *_ = _MATRIX.unpack(data[: _MATRIX.size])

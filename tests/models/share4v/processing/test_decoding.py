@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -249,7 +250,8 @@ def test_lab_has_the_white_point_of_the_tiff_specification(tmp_path: Path) -> No
     picture = smooth()
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     ImageCms.applyTransform(picture, to_lab).save(tmp_path / "a.tif")
-    np.testing.assert_allclose(np.asarray(load_image(tmp_path / "a.tif")).astype(int), np.asarray(picture), atol=6)
+    difference = np.asarray(load_image(tmp_path / "a.tif")).astype(int) - np.asarray(picture)
+    assert np.abs(difference).mean() < 2  # with D65 about 7
 
 
 def test_a_fourth_tiff_sample_of_unspecified_meaning_is_ignored(tmp_path: Path) -> None:
@@ -261,7 +263,10 @@ def test_a_fourth_tiff_sample_of_unspecified_meaning_is_ignored(tmp_path: Path) 
 
 def test_unsigned_tiff_of_32_bits_above_half_of_the_range(tmp_path: Path) -> None:
     values = np.array([[0, 2**30, 2**31, 3 * 2**30, 2**32 - 1]], np.uint32)
-    Image.fromarray(values.view(np.int32)).save(tmp_path / "a.tif", tiffinfo={339: 1})
+    tags = {256: 5, 257: 1, 258: 32, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 20, 339: 1}
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<L", 28) + values.astype("<u4").tobytes() + directory)
     assert np.asarray(load_image(tmp_path / "a.tif"))[0, :, 0].tolist() == [0, 64, 128, 192, 255]
 
 
@@ -296,7 +301,9 @@ def test_the_size_in_a_jpeg_xl_header(size: tuple[int, int], container: bool) ->
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x010F] = "maker"
-    Image.new("L", size, 3).save(buffer, "JXL", use_container=container, effort=1, exif=exif if container else None)
+    Image.new("L", size, 3).save(
+        buffer, "JXL", use_container=container, effort=1, exif=exif.tobytes() if container else b""
+    )
     assert jpeg_xl_size(LimitedFile(io.BytesIO(buffer.getvalue()))) == size
     with pytest.raises(ImageLoadError, match=f"{size[0]} x {size[1]} pixels are more than the limit of 50"):
         load_image(buffer.getvalue(), max_image_pixels=50)
