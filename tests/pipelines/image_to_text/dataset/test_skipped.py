@@ -31,20 +31,20 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for name in ("1.png", "2.png", "a.apng", "b.mpo", ".hidden", "metadata.csv"):
+    for name in ("1.png", "2.png", "a.jxr", "b.hdp", ".hidden", "metadata.csv"):
         (folder / name).write_text(f"text of {name}")
-    (folder / "caf\udce9.jxl").write_text("not UTF-8")
+    (folder / "caf\udce9.bpg").write_text("not UTF-8")
     return folder
 
 
 GROUPS = (
-    SkippedGroup("format", 3, ("photos/a.apng", "photos/b.mpo", "photos/caf\udce9.jxl")),
+    SkippedGroup("format", 3, ("photos/a.jxr", "photos/b.hdp", "photos/caf\udce9.bpg")),
     SkippedGroup("table", 1, ("photos/metadata.csv",)),
     SkippedGroup("hidden", 1, ("photos/.hidden",)),
 )
 NAMES = [
-    r"skipped images or videos in formats that are not listed by default: 3 (photos/a.apng, photos/b.mpo, "
-    r"$'photos/caf\xe9.jxl')",
+    r"skipped images or videos in formats that are not listed by default: 3 (photos/a.jxr, photos/b.hdp, "
+    r"$'photos/caf\xe9.bpg')",
     "skipped tables beside images: 1 (photos/metadata.csv)",
     "skipped hidden files or folders: 1 (photos/.hidden)",
 ]
@@ -58,22 +58,22 @@ def test_the_start_the_summary_and_the_report_name_what_is_skipped(
     assert said == [GROUPS] and summary.skipped == GROUPS and summary.inputs == 2
     assert caption_dataset("photos", out="out.jsonl", on_skipped=said.append).skipped == GROUPS  # resumed
     assert summarize(Path("out.jsonl.share4v")).skipped == GROUPS
-    assert "photos/a.apng" in render(summarize(Path("out.jsonl.share4v")), {}, "out")
+    assert "photos/a.jxr" in render(summarize(Path("out.jsonl.share4v")), {}, "out")
     assert main(["caption-dataset", "photos", "--out", "out.jsonl"]) == 0
     lines = [line.removeprefix("share4v: ") for line in capsys.readouterr().err.splitlines()]
     assert [line.partition("; ")[0] for line in lines[:3]] == NAMES
-    assert lines[0].endswith("add --include '*' and --include '*.apng' and --include '*.mpo' and --include '*.jxl'")
+    assert lines[0].endswith("add --include '*' and --include '*.jxr' and --include '*.hdp' and --include '*.bpg'")
     assert [line for line in lines[3:] if line.startswith("skipped")] == NAMES  # and again in the summary
 
 
 def test_the_error_about_no_images_names_what_there_is(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("1.png", "2.png"):
         (photos / name).unlink()
-    with pytest.raises(InputError, match=r"the inputs contain no images: .*3 \(photos/a\.apng, "):
+    with pytest.raises(InputError, match=r"the inputs contain no images: .*3 \(photos/a\.jxr, "):
         caption_dataset("photos", out="out.jsonl")
     assert main(["caption-dataset", "photos", "--out", "out.jsonl"]) == 2
-    assert r"$'photos/caf\xe9.jxl')" in capsys.readouterr().err
-    assert main(["caption-dataset", "photos", "--out", "out.jsonl", "--include", "*.apng"]) == 0  # the advice works
+    assert r"$'photos/caf\xe9.bpg')" in capsys.readouterr().err
+    assert main(["caption-dataset", "photos", "--out", "out.jsonl", "--include", "*.jxr"]) == 0  # the advice works
     assert [json.loads(line)["key"] for line in Path("out.jsonl").read_text().splitlines()] == ["a"]
 
 

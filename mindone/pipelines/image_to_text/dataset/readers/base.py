@@ -39,7 +39,7 @@ class ReaderOptions:
         kind: kind of the inputs, if their names do not tell it; one of KINDS.
         include: patterns of the files to list in a folder; by default all images, videos and archives, and tables with
             images in them. `*` does not match a `/`, `**` does; a pattern without a `/` is matched against the file
-            name only. A pattern that names an extension (`*.apng`) lists any file; another one (`*`) selects among
+            name only. A pattern that names an extension (`*.jxr`) lists any file; another one (`*`) selects among
             those that are listed by default, and files without an extension that begin as images do.
         exclude: patterns of files and directories to skip.
         hidden: whether to include names that start with a dot.

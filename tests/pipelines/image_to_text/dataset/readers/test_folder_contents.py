@@ -169,7 +169,7 @@ def test_a_table_without_images_or_pyarrow_does_not_stop_a_folder(
 
 
 OTHERS = {
-    "format": ["a.apng", "b.MPO", "c.j2k", "d.ico", "e.pcx", "f.jxl", "g.svg", "h.CR2", "i.psd", "j.vob"],
+    "format": ["a.jxr", "b.HDP", "c.wdp", "d.cur", "e.dcx", "f.bpg", "g.svg", "h.CR2", "i.psd", "j.vob"],
     "no_extension": ["k", "scan.d/l"],
     "table": ["m.csv", "metadata.jsonl", "n.tsv", "orphan.json"],
     "archive": ["o.7z", "p.rar", "q.tar.zst"],
@@ -200,15 +200,15 @@ def test_everything_that_is_skipped_is_counted_and_named(tmp_path: Path) -> None
 
 def test_include_lists_what_it_names(tmp_path: Path) -> None:
     write_others(tmp_path / "in")
-    assert keys(listing("in", include=("*.apng",))[0]) == ["a"]
-    items, skipped = listing("in", include=("*.mpo", "*.ico"))
-    assert keys(items) == ["d"] and skipped == {"case": ["in/b.MPO"]}
-    assert read(items[0]) == png(len("d.ico"))
+    assert keys(listing("in", include=("*.jxr",))[0]) == ["a"]
+    items, skipped = listing("in", include=("*.hdp", "*.cur"))
+    assert keys(items) == ["d"] and skipped == {"case": ["in/b.HDP"]}
+    assert read(items[0]) == png(len("d.cur"))
     # Without an extension, a pattern selects among what is listed anyway, and files that begin as images do.
     assert keys(listing("in", include=("*",))[0]) == ["k", "scan.d/l", "scan.d/z", "x", "y"]
     assert keys(listing("in/*")[0]) == ["k", "x", "y"]
     (tmp_path / "in" / "k").write_bytes(b"#!/bin/sh")
-    assert keys(listing("in", include=("*", "*.apng"))[0]) == ["a", "scan.d/l", "scan.d/z", "x", "y"]
+    assert keys(listing("in", include=("*", "*.jxr"))[0]) == ["a", "scan.d/l", "scan.d/z", "x", "y"]
     assert keys(listing("in", include=("k",))[0]) == ["k"]
     assert keys(listing("in", include=(".*.png",))[0]) == ["._x", ".hidden"]
 
@@ -267,13 +267,13 @@ def test_the_outputs_of_jobs_are_no_inputs(tmp_path: Path) -> None:
 
 
 def test_a_line_for_each_reason() -> None:
-    group = SkippedGroup("format", 7, ("a.apng", "b.mpo", "c.apng", "d.jxl", "e.jxl", "f.pcx"))
+    group = SkippedGroup("format", 7, ("a.jxr", "b.hdp", "c.jxr", "d.bpg", "e.bpg", "f.dcx"))
     assert group.line() == (
-        "skipped images or videos in formats that are not listed by default: 7 (a.apng, b.mpo, c.apng, d.jxl, e.jxl, "
-        "...); to caption them too, add include (--include) '*' and include (--include) '*.apng' and include "
-        "(--include) '*.mpo' and include (--include) '*.jxl'"
+        "skipped images or videos in formats that are not listed by default: 7 (a.jxr, b.hdp, c.jxr, d.bpg, e.bpg, "
+        "...); to caption them too, add include (--include) '*' and include (--include) '*.jxr' and include "
+        "(--include) '*.hdp' and include (--include) '*.bpg'"
     )
-    assert group.line(with_advice=False).endswith("e.jxl, ...)")
+    assert group.line(with_advice=False).endswith("e.bpg, ...)")
     assert SkippedGroup("hidden", 1, ("caf\udce9",)).line() == r"skipped hidden files or folders: 1 ($'caf\xe9')"
 
 
