@@ -19,18 +19,40 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def open_arrow(path: str) -> pa.Table:
-    """Map an Arrow file, in the stream or the file format, into memory.
+class ArrowFile:
+    """An Arrow file, in the stream or the file format, mapped into memory.
+
+    If somebody shortens a mapped file, reading it ends the process (SIGBUS), so `check` is called before each use.
+
+    Attributes:
+        table: its rows.
 
     Raises:
         pyarrow.ArrowException, OSError: it has neither format, or is damaged.
         ImportError: pyarrow is not installed.
     """
-    pa = import_pyarrow()
-    with open_input(path) as file:
-        is_file_format = file.read(6) == b"ARROW1"
-    mapped = pa.memory_map(path)
-    return (pa.ipc.open_file if is_file_format else pa.ipc.open_stream)(mapped).read_all()
+
+    def __init__(self, path: str) -> None:
+        pa = import_pyarrow()
+        self._file = open_input(path)  # stays open: the file may be deleted or replaced, which does no harm
+        self._version = self._current_version()
+        is_file_format = self._file.read(6) == b"ARROW1"
+        mapped = pa.memory_map(path)
+        self.table: pa.Table = (pa.ipc.open_file if is_file_format else pa.ipc.open_stream)(mapped).read_all()
+        self.check()
+
+    def check(self) -> None:
+        """Check that the file is the one that was opened.
+
+        Raises:
+            OSError: it was written to or shortened.
+        """
+        if self._current_version() != self._version:
+            raise OSError("the file was changed while it was read; run the job again when it is complete")
+
+    def _current_version(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
 
 
 def arrow_table(
@@ -45,8 +67,8 @@ def arrow_table(
     pa = import_pyarrow()
     number = first_number
     try:
-        data = open_arrow(location.path)
-        table, names = choose_columns(data.schema, location, options, builder)
+        data = ArrowFile(location.path)
+        table, names = choose_columns(data.table.schema, location, options, builder)
         make_item = table.item if table.image in names else table.stored_item
         for row in _rows(data, names):
             locator = {"kind": "arrow", "path": location.path, "row": number - first_number, "column": table.image}
@@ -97,7 +119,8 @@ class ArrowColumn:
     """
 
     def __init__(self, path: str, column: str) -> None:
-        self._chunks = open_arrow(path).column(column).chunks
+        self._file = ArrowFile(path)
+        self._chunks = self._file.table.column(column).chunks
         self._checked: set[int] = set()
 
     def row(self, number: int) -> Any:
@@ -105,8 +128,9 @@ class ArrowColumn:
 
         Raises:
             IndexError: there are fewer rows.
-            pyarrow.ArrowException: its batch is damaged.
+            pyarrow.ArrowException, OSError: its batch is damaged, or the file was changed.
         """
+        self._file.check()
         for index, chunk in enumerate(self._chunks):
             if number < len(chunk):
                 if index not in self._checked:
@@ -117,14 +141,16 @@ class ArrowColumn:
         raise IndexError(number)
 
 
-def _rows(data: pa.Table, names: list[str]) -> Iterator[dict[str, Any] | str]:
+def _rows(data: ArrowFile, names: list[str]) -> Iterator[dict[str, Any] | str]:
     if not names:
-        yield from ({} for _ in range(data.num_rows))
+        yield from ({} for _ in range(data.table.num_rows))
         return
-    for batch in data.select(names).to_batches():
+    for batch in data.table.select(names).to_batches():
+        data.check()
         for array in batch.columns:
             check_array(array)  # before it is sliced, which reads offsets
         for start in range(0, batch.num_rows, LISTED_ROWS):
+            data.check()
             yield from python_rows(batch.slice(start, LISTED_ROWS))
 
 

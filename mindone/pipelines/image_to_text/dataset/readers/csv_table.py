@@ -11,6 +11,7 @@ from ..state.records import Item
 from ..state.regular_files import open_input
 from .base import InputError, Location, ReaderOptions
 from .item_builder import ItemBuilder
+from .lines import bounded_lines, too_long
 from .rows import Table
 
 MAX_FIELD_CHARACTERS = 2**26  # enough for an image in base64
@@ -85,15 +86,17 @@ class _CountedLines:
         self.offset = len(head) if head == codecs.BOM_UTF8 else 0
         self.count = 0
         file.seek(self.offset)
-        self._file = file
+        self._lines = bounded_lines(file)
 
     def __iter__(self) -> _CountedLines:
         return self
 
     def __next__(self) -> str:
-        line = next(self._file)
-        self.offset += len(line)
+        line, size = next(self._lines)
+        self.offset += size
         self.count += 1
+        if line is None:
+            raise csv.Error(too_long(size))
         return line.decode("utf-8", "surrogateescape")
 
 

@@ -14,6 +14,7 @@ from .directory_scan import DIRECTORY, DirectoryScan, media_names
 from .formats import kind_of_file, list_location
 from .item_builder import ItemBuilder
 
+MAX_LINKS = 100  # that are followed to the same directory
 _BUCKETS_PER_FILE = 16  # bytes of the table that finds equal names
 
 
@@ -55,32 +56,46 @@ def folder(location: Location, options: ReaderOptions, builder: ItemBuilder) -> 
     """Yield the contents of a folder sorted by name; memory holds the names of one directory per level.
 
     These are the images and videos, those in archives and in tables that contain the images themselves, and the data
-    sets that `datasets` saved. Links are followed, except back to a directory that the walk is inside of. A directory
+    sets that `datasets` saved. Links are followed, also out of the folder, except back to a directory that the walk is
+    inside of, and more than MAX_LINKS times to the same directory: links between a few directories can make billions of
+    paths. A directory
     that cannot be read is an Item that fails. What is skipped is counted in `builder.skipped`.
     """
     include = (*options.include, *location.include)
-    start = _Directory(location.path, "", frozenset())
-    pending = [_entries(start, location, options, include, builder)]  # one iterator for each level of the walk
+    start, links = _Directory(location.path, "", frozenset()), Counter[tuple[int, int]]()
+    pending = [_entries(start, location, options, include, builder, links)]  # one iterator for each level of the walk
     while pending:
         entry = next(pending[-1], None)
         if entry is None:
             pending.pop()
         elif isinstance(entry, _Directory):
-            pending.append(_entries(entry, location, options, include, builder))
+            pending.append(_entries(entry, location, options, include, builder, links))
         else:
             yield entry
 
 
 def _entries(
-    directory: _Directory, location: Location, options: ReaderOptions, include: tuple[str, ...], builder: ItemBuilder
+    directory: _Directory,
+    location: Location,
+    options: ReaderOptions,
+    include: tuple[str, ...],
+    builder: ItemBuilder,
+    links: Counter[tuple[int, int]],
 ) -> Iterator[Item | _Directory]:
-    """Yield the Items of one directory, and the directories in it, in their order."""
+    """Yield the Items of one directory, and the directories in it, in their order.
+
+    `links` counts the links that were followed to each directory.
+    """
     shown = os.path.join(location.name, directory.inside)
     try:
         status = os.stat(directory.path)
         identity = (status.st_dev, status.st_ino)
         if identity in directory.ancestors:
             return
+        if os.path.islink(directory.path):
+            links[identity] += 1
+            if links[identity] > MAX_LINKS:
+                raise OSError(f"more than {MAX_LINKS} links lead to it")
         scan = DirectoryScan(directory.path, directory.inside, options, include)
         caption_files = scan.caption_files
         if options.caption_root is not None:

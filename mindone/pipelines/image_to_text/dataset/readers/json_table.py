@@ -13,6 +13,7 @@ from ..state.records import Item
 from ..state.regular_files import open_input
 from .base import InputError, Location, ReaderOptions
 from .item_builder import ItemBuilder
+from .lines import bounded_lines, too_long
 from .rows import IMAGE_COLUMNS, Table
 
 MAX_ELEMENT_BYTES = 2**28  # enough for an image in base64
@@ -89,11 +90,15 @@ def elements(file: BinaryIO) -> Iterator[Element]:
 
 def _lines(file: BinaryIO) -> Iterator[Element]:
     offset = 0
-    for line in file:
+    for line, size in bounded_lines(file, MAX_ELEMENT_BYTES):
+        if line is None:
+            yield offset, b"", too_long(size, MAX_ELEMENT_BYTES)
+            offset += size
+            continue
         skipped = len(codecs.BOM_UTF8) if not offset and line.startswith(codecs.BOM_UTF8) else 0
         if line[skipped:].strip(_SPACE):
             yield offset + skipped, line[skipped:], None
-        offset += len(line)
+        offset += size
 
 
 def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, found: Iterable[Element]) -> Iterator[Item]:

@@ -10,6 +10,9 @@ from ..state.records import Item
 from ..state.regular_files import open_input
 from .base import Location, ReaderOptions
 from .item_builder import ItemBuilder
+from .lines import bounded_lines, too_long
+
+MAX_REFERENCE_BYTES = 2**26  # of a path, a URL or a data URI
 
 
 def list_file(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
@@ -21,7 +24,11 @@ def list_file(location: Location, options: ReaderOptions, builder: ItemBuilder) 
     base = os.path.abspath(options.image_root or os.path.dirname(location.path))
     shown_base = options.image_root or os.path.dirname(location.name)
     with open_input(location.path) as file:
-        for number, line in enumerate(file):
+        for number, (line, size) in enumerate(bounded_lines(file, MAX_REFERENCE_BYTES)):
+            if line is None:
+                key = f"{location.prefix}{os.path.basename(location.path)}-{number + 1}"
+                yield builder.build_failure(key, location.name, too_long(size, MAX_REFERENCE_BYTES))
+                continue
             path = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
             path = path.rstrip(b"\r\n")
             if path:
