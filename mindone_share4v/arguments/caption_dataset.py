@@ -94,7 +94,6 @@ def _add_input_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="combine the frames of a video into one image (default: pass them as separate images)",
     )
-    add_pixels_argument(group)
 
 
 def _add_output_arguments(parser: ArgumentParser) -> None:
@@ -268,6 +267,7 @@ def _add_execution_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="number of threads that read images (default: %(default)s)",
     )
+    add_pixels_argument(group)
     group.add_argument(
         "--engine",
         choices=("local", "ray", "msrun"),

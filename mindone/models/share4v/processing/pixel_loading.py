@@ -52,11 +52,10 @@ def _with_transparent_color(image: ImageFile) -> PILImage:
     separately, since many colors have the same high bytes.
     """
     color = np.array(image.info.pop("transparency"), np.uint16)  # [3]
-    file = image.fp
+    file: Any = image.fp
     image.load()
-    assert file is not None
     file.seek(0)
-    low = type(image)(file)  # type: ignore[arg-type]
+    low = type(image)(file)
     low.tile = [_with_rawmode(low.tile[0], "RGB;16L")]  # of big-endian values, the second byte
     low.info.pop("transparency", None)
     low.load()
