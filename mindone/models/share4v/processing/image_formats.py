@@ -7,6 +7,7 @@ large images and would try formats that are not listed here.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -114,11 +115,15 @@ class RejectedError(Exception):
     """The file has the first bytes of a format, but its plug-in rejected it; the message is the plug-in's."""
 
 
-def open_image(file: LimitedFile) -> ImageFile:
+def open_image(file: LimitedFile, names: Collection[str] = FORMATS) -> ImageFile:
     """Open an image file with the first plug-in that accepts it; of most formats, only the header is read.
 
     Pixels are not limited here; the caller checks the size of what is returned. JPEG XL, whose plug-in decodes at once,
     must be checked before, with `header_size`.
+
+    Args:
+        file: at its start.
+        names: the formats that are tried, keys of FORMATS.
 
     Raises:
         UnknownFormatError: no plug-in accepts it.
@@ -128,7 +133,7 @@ def open_image(file: LimitedFile) -> ImageFile:
     prefix = file.read(_PREFIX)
     rejection: Exception | None = None
     for name in FORMATS:
-        if not _starts_like(name, prefix):
+        if name not in names or not _starts_like(name, prefix):
             continue
         plugin = _plugin(name)
         if plugin is None:

@@ -66,14 +66,13 @@ class ImageReader:
 
     def _check(self, data: bytes, param: str) -> None:
         """Check the format and the size that the header states, before anything is decoded."""
-        from PIL import Image
-
-        from mindone.models.share4v.processing.image_limits import formats
+        from mindone.models.share4v.processing.image_formats import open_image
+        from mindone.models.share4v.processing.image_limits import LimitedFile
 
         if not data:
             raise invalid(f"{param} is empty: send {_ACCEPTED}", param, "invalid_image")
         try:
-            with Image.open(io.BytesIO(data), formats=[name for name in formats() if name in FORMATS]) as image:
+            with open_image(LimitedFile(io.BytesIO(data)), FORMATS) as image:
                 width, height = image.size
         except MemoryError:
             raise

@@ -38,7 +38,7 @@ class ArrowFile:
         self._version = self._current_version()
         is_file_format = self._file.read(6) == b"ARROW1"
         mapped = pa.memory_map(path)
-        self.table: pa.Table = (pa.ipc.open_file if is_file_format else pa.ipc.open_stream)(mapped).read_all()
+        self.table: Any = (pa.ipc.open_file if is_file_format else pa.ipc.open_stream)(mapped).read_all()
         self.check()
 
     def check(self) -> None:
