@@ -7,16 +7,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..state.records import Item
 from ..state.regular_files import open_input
 from .arrow_columns import LISTED_ROWS, check_array, choose_columns, import_pyarrow, python_rows
 from .base import InputError, Location, ReaderOptions
 from .item_builder import ItemBuilder
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class ArrowFile:
