@@ -40,8 +40,9 @@ def _add_input_arguments(parser: ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="folder, image, video, list of paths (.txt), table (.json, .jsonl, .csv, .tsv, .parquet), WebDataset "
-        "shards (.tar, with braces as in shard-{0000..0012}.tar), or directory of a Hugging Face data set",
+        help="folder, image, video, list of paths (.txt), table (.json, .jsonl, .csv, .tsv, .parquet), archives "
+        "(.tar, .tar.gz, .zip, also WebDataset shards, with braces as in shard-{0000..0012}.tar), or directory of a "
+        "Hugging Face data set",
     )
     group.add_argument(
         "--include",

@@ -43,16 +43,20 @@ def open_archive(path: str) -> Archive:
 
 
 class PlainArchive:
-    """A file that is not compressed."""
+    """A file that is not compressed.
+
+    Attributes:
+        size: its size in bytes.
+    """
 
     def __init__(self, path: str) -> None:
         self._file = open_input(path)  # closed when the last reading thread is done
-        self._size = os.fstat(self._file.fileno()).st_size
+        self.size = os.fstat(self._file.fileno()).st_size
         self._lock = Lock()
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`."""
-        size = max(0, min(size, self._size - offset))  # memory for `size` bytes is allocated before they are read
+        size = max(0, min(size, self.size - offset))  # memory for `size` bytes is allocated before they are read
         if not hasattr(os, "pread"):
             with self._lock:
                 self._file.seek(offset)

@@ -28,6 +28,7 @@ KINDS = {
     "arrow": f"{_PACKAGE}.arrow_table:arrow_table",
     "huggingface": f"{_PACKAGE}.arrow_table:huggingface_directory",
     "tar": f"{_PACKAGE}.tar_shard:tar_shard",
+    "zip": f"{_PACKAGE}.zip_shard:zip_shard",
     "shards": f"{_PACKAGE}.folder:shards",
 }
 SUFFIXES = {
@@ -45,9 +46,10 @@ SUFFIXES = {
     ".tgz": "tar",
     ".tar.bz2": "tar",
     ".tar.xz": "tar",
+    ".zip": "zip",
 }
 # What a folder contains beside images: it is listed too, if the images are inside.
-CONTAINERS = ("tar", "parquet", "arrow")
+CONTAINERS = ("tar", "zip", "parquet", "arrow")
 # Kinds of tables: one beside an archive or a folder of the same name only describes it.
 TABLES = ("list", "json", "jsonl", "csv", "tsv", "parquet", "arrow")
 HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")

@@ -21,7 +21,7 @@ def list_inputs(
     """List inputs as Items, in an order that depends on the inputs only; memory does not grow with their number.
 
     Inputs are folders, images, videos, list files (.txt, .lst), tables (.json, .jsonl, .csv, .tsv, .parquet, .arrow),
-    tar shards, directories written by `datasets`, and patterns of their names ("photos/**/*.jpg",
+    archives (.tar, .zip), directories written by `datasets`, and patterns of their names ("photos/**/*.jpg",
     "shard-{0000..0012}.tar"). A row or file that cannot be read is an Item too: reading it raises the reason.
 
     Args:

@@ -6,8 +6,10 @@ import csv
 import hashlib
 import os
 import tarfile
+import tempfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from threading import Lock
@@ -31,6 +33,7 @@ from .image_bytes import (
 )
 from .parquet_table import ParquetColumn
 from .tar_shard import BLOCK, DAMAGE
+from .zip_entries import read_entry
 
 MAX_SAMPLE_BYTES = 2**31  # of a sample that is copied from a shard to a shard
 _CHUNK = 2**20
@@ -65,6 +68,8 @@ class Reader:
         """
         if item.locator.get("kind") == "video":
             return _read_video(item.locator)
+        if "video" in item.locator:
+            return self._read_packed_video(item.locator)
         data = self.data(item)
         return Picture((data,), hashlib.sha256(data).hexdigest())
 
@@ -89,10 +94,13 @@ class Reader:
         Raises:
             ItemError: the shard cannot be read, or has changed.
         """
-        begin, end = item.locator["sample"]
-        if end - begin > MAX_SAMPLE_BYTES:
-            raise ItemError(f"its sample has {end - begin:,} bytes; at most {MAX_SAMPLE_BYTES:,} are copied")
-        return self._read_span(item.locator["path"], begin, end - begin, self._archive)
+        flat = item.locator["sample"]
+        spans = list(zip(flat[::2], flat[1::2], strict=True))
+        size = sum(end - begin for begin, end in spans)
+        if size > MAX_SAMPLE_BYTES:
+            raise ItemError(f"its sample has {size:,} bytes; at most {MAX_SAMPLE_BYTES:,} are copied")
+        path = item.locator["path"]
+        return b"".join(self._read_span(path, begin, end - begin, self._archive) for begin, end in spans)
 
     def _opened(self, key: Hashable, opener: Callable[[], Any]) -> Any:
         """Return the open file for `key`, opening it if needed; the least recently used one is dropped."""
@@ -164,17 +172,50 @@ class Reader:
         return cell_bytes(cell, locator.get("base") or os.path.dirname(path), downloads)
 
     def read_tar(self, locator: Locator) -> bytes:
-        """Return the data of a member of an archive, after checking that its header has the listed size."""
-        offset, size = locator["offset"], locator["size"]
-        if size > MAX_IMAGE_BYTES:
-            raise ItemError(size_problem(size, MAX_IMAGE_BYTES))
-        data = self._read_span(locator["path"], offset - BLOCK, BLOCK + size, self._archive)
+        """Return the data of a member of a tar archive."""
+        return b"".join(self._tar_chunks(locator))
+
+    def read_zip(self, locator: Locator) -> bytes:
+        """Return the data of an entry of a ZIP archive."""
+        return b"".join(self._zip_chunks(locator))
+
+    def _tar_chunks(self, locator: Locator) -> Iterator[bytes]:
+        """Yield the data of a member, after checking that its header has the listed size."""
+        path, offset, size = locator["path"], locator["offset"], locator["size"]
+        _check_size(locator)
         header = None
         with suppress(tarfile.HeaderError):
-            header = tarfile.TarInfo.frombuf(data[:BLOCK], "utf-8", "surrogateescape")
+            block = self._read_span(path, offset - BLOCK, BLOCK, self._archive)
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         if header is None or header.size != size:
-            raise ItemError(_changed(locator["path"]))
-        return data[BLOCK:]
+            raise ItemError(_changed(path))
+        for start in range(0, size, _CHUNK):
+            yield self._read_span(path, offset + start, min(_CHUNK, size - start), self._archive)
+
+    def _zip_chunks(self, locator: Locator) -> Iterator[bytes]:
+        path = locator["path"]
+        _check_size(locator)
+        entry = {name: locator[name] for name in ("header", "packed", "size", "method", "crc")}
+        try:
+            yield from read_entry(self._file(path), **entry)
+        except (*DAMAGE, zlib.error) as error:
+            raise ItemError(f"{os.path.basename(path)} cannot be read: {_reason(error)}") from error
+
+    def _read_packed_video(self, locator: Locator) -> Picture:
+        """Return the frames of a video in an archive, which is copied to a temporary file: decoders seek in it."""
+        chunks = (self._tar_chunks if locator["kind"] == "tar" else self._zip_chunks)(locator)
+        suffix = os.path.splitext(locator["member"])[1]
+        with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            return _read_video({**locator["video"], "path": file.name})
+
+
+def _check_size(locator: Locator) -> None:
+    limit = MAX_VIDEO_BYTES if "video" in locator else MAX_IMAGE_BYTES
+    if locator["size"] > limit:
+        raise ItemError(size_problem(locator["size"], limit))
 
 
 def _read_failure(reader: Reader, locator: Locator) -> bytes:
@@ -191,6 +232,7 @@ _READ_FUNCTIONS: dict[str, Callable[[Reader, Locator], bytes]] = {
     "parquet": Reader.read_parquet,
     "arrow": Reader.read_arrow,
     "tar": Reader.read_tar,
+    "zip": Reader.read_zip,
     "failure": _read_failure,
 }
 

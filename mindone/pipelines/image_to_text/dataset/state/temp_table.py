@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -50,6 +50,10 @@ class TempTable:
         """Return the values of a key, or None."""
         row = self._execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[1:]
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield all keys with their values, in the order of the keys; the table must not be changed meanwhile."""
+        yield from self._execute("SELECT * FROM entries ORDER BY key")
 
     def close(self) -> None:
         """Delete the temporary file."""

@@ -6,13 +6,14 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from ..readers.base import ItemError
 from ..readers.formats import suffix_of
 from ..readers.reader import Reader
 from ..readers.tar_shard import BLOCK, DAMAGE
+from ..state.keys import fold
 from ..state.records import Item, Record, portable_dumps
 from ..state.regular_files import create_own
 from .base import Progress, Target, note_left_out
@@ -110,7 +111,9 @@ class WebDatasetWriter:
         if sample is None or self._shard is None:
             return
         try:
-            copied = [data for name, data in members(self._reader.sample(sample.item)) if name not in sample.captions]
+            # A caption replaces a.TXT too: no sample may have members that differ only in case.
+            replaced = {fold(name) for name in sample.captions}
+            copied = [data for name, data in members(self._reader.sample(sample.item)) if fold(name) not in replaced]
         except (ItemError, *DAMAGE) as error:
             note_left_out(self.left_out, sample.item, f"it can no longer be read: {error}")
             return
@@ -182,5 +185,5 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _extension(item: Item, data: bytes) -> str:
     """Return the suffix for an image file: of its name, or by its first bytes."""
-    suffix = Path(item.path).suffix.lower() if item.path else ""
+    suffix = PurePath(item.path or item.locator.get("member", "")).suffix.lower()
     return suffix or next((suffix for start, suffix in _SIGNATURES if data.startswith(start)), ".jpg")

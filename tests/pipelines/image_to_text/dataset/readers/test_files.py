@@ -332,8 +332,8 @@ def test_invalid_inputs_are_rejected_immediately(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=message):
             listed(*inputs)
-    with pytest.raises(InputError, match="unknown kind of input 'zip': expected one of folder, file"):
-        listed(tmp_path, kind="zip")
+    with pytest.raises(InputError, match="unknown kind of input '7z': expected one of folder, file"):
+        listed(tmp_path, kind="7z")
     with pytest.raises(InputError, match="is not a directory"):
         listed(tmp_path, image_root="gone")
 
