@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _ArgumentGroup
 
 from .common import add_generation_arguments, add_model_arguments, add_pixels_argument
 
@@ -58,6 +58,29 @@ def _add_input_arguments(parser: ArgumentParser) -> None:
         metavar="GLOB",
         help="leave these files and directories of a folder out; can be repeated",
     )
+    _add_table_arguments(group)
+    group.add_argument(
+        "--same-name",
+        choices=("extension", "first"),
+        default="extension",
+        help="images 1.jpg and 1.png of a folder: caption both, in 1.jpg.txt and 1.png.txt, or only the first, in "
+        "1.txt, which is what LoRA trainers read (default: %(default)s)",
+    )
+    group.add_argument(
+        "--frames",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of frames to take from each video (default: %(default)s, from the middle)",
+    )
+    group.add_argument(
+        "--frame-grid",
+        action="store_true",
+        help="combine the frames of a video into one image (default: pass them as separate images)",
+    )
+
+
+def _add_table_arguments(group: _ArgumentGroup) -> None:
     group.add_argument(
         "--image-column",
         metavar="NAME",
@@ -84,16 +107,9 @@ def _add_input_arguments(parser: ArgumentParser) -> None:
         help="directory of existing captions (default: beside the images, or under --out)",
     )
     group.add_argument(
-        "--frames",
-        type=int,
-        default=1,
-        metavar="N",
-        help="number of frames to take from each video (default: %(default)s, from the middle)",
-    )
-    group.add_argument(
-        "--frame-grid",
-        action="store_true",
-        help="combine the frames of a video into one image (default: pass them as separate images)",
+        "--encoding",
+        metavar="NAME",
+        help="encoding of tables and lists, such as cp1252 or gbk (default: UTF-8, or UTF-16 if the file says so)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mindone.models.share4v.display import json_printable, printable, redacted
+from mindone.models.share4v.display import json_printable, printable, redacted, shell_name
 from mindone.models.share4v.processing.image_loading import ImageLoadError, describe, load_image
 from mindone.pipelines.image_to_text.dataset.readers.base import ReaderOptions
 from mindone.pipelines.image_to_text.dataset.readers.item_builder import ItemBuilder
@@ -188,3 +189,23 @@ def test_the_version_and_help_are_printed_without_the_package() -> None:
         [sys.executable, "-m", "mindone_share4v", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("share4v ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "caf\udce9.jpg",
+        "\udcff0a.png",
+        "a\nb\t'c' \\x41.png",
+        "\u202egpj.exe",
+        "\x1b[31m.png",
+        "\x85\udc85",
+        "\x7f1 $HOME`x`",
+    ],
+)
+def test_a_shell_reads_the_name_that_was_printed(name: str) -> None:
+    shown = shell_name(name)
+    assert printable(shown, keep="") == shown and shown.isascii()
+    command = ["bash", "-c", f"printf %s {shown}"]
+    found = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "LC_ALL": "C.UTF-8"}).stdout
+    assert found == os.fsencode(name)

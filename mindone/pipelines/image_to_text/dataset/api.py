@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from .keywords import DatasetKeywords
 
 _SIDECAR_FORMATS = frozenset(("txt", "caption"))
+# Options that the first version of job.json lacks, with their defaults: they are stored if they are set, so that a job
+# of an older version can be resumed.
+_NEWER_READER_OPTIONS = {"encoding": None, "same_name": "extension"}
 _DERIVED_READER_OPTIONS = ("own_outputs", "separate_files")  # follow from `out` and `formats`
 
 
@@ -69,7 +72,7 @@ def caption_dataset(
       repetition_penalty, stop, begin_with, attempts, seed, batch_size, workers, max_image_pixels; strip_openings,
       strip, max_sentences, max_words, min_words, require, forbid.
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
-      frames, frame_grid.
+      frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, overwrite, engine,
       state, restart, retry_failed, adopt; shard_size, seconds; actors, cpus.
 
@@ -170,7 +173,11 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
     model = {name: value for name, value in asdict(job.choice).items() if name not in ("cache_dir", "local_files_only")}
     return {
         "inputs": [str(Path(path).absolute()) for path in paths],
-        "sources": {name: value for name, value in asdict(job.readers).items() if name not in _DERIVED_READER_OPTIONS},
+        "sources": {
+            name: value
+            for name, value in asdict(job.readers).items()
+            if name not in _DERIVED_READER_OPTIONS and _NEWER_READER_OPTIONS.get(name, ...) != value
+        },
         "model": {name: str(value) if isinstance(value, Path) else value for name, value in model.items()},
         "prompts": job.plan.to_json(),
         "captions": {

@@ -98,6 +98,8 @@ class ReaderKeywords(TypedDict, total=False):
     caption_root: str | Path | None
     frames: int
     frame_grid: bool
+    encoding: str | None
+    same_name: str
 
 
 class JobKeywords(TypedDict, total=False):

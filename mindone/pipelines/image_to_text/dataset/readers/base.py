@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES
 
 from ...video import VIDEO_SUFFIXES
+from ..state.keys import fold
+
+_MAX_COMPARED = 10_000  # names in a directory that are compared with a missing one
 
 
 class InputError(ValueError):
@@ -50,6 +55,9 @@ class ReaderOptions:
         frames: how many frames to take from a video.
         frame_mode: how frames are chosen and arranged: "middle", "even" or "grid".
         ignored: absolute paths, such as the output's, to ignore when the kind of a folder is determined.
+        encoding: encoding of tables and lists; by default UTF-8, or UTF-16 or UTF-32 if their first bytes say so.
+        same_name: what to do with images of a folder that have the same name in different formats, 1.jpg and 1.png:
+            "extension" captions all of them, in 1.jpg.txt and 1.png.txt; "first" only the first, in 1.txt.
         own_outputs: directories and name patterns of the files that the job writes, which are no inputs.
         separate_files: list only separate files of a folder that has some, since the captions are written beside them.
     """
@@ -67,6 +75,8 @@ class ReaderOptions:
     frames: int | None = None
     frame_mode: str = "middle"
     ignored: tuple[str, ...] = ()
+    encoding: str | None = None
+    same_name: str = "extension"
     own_outputs: tuple[tuple[str, str], ...] = ()
     separate_files: bool = False
 
@@ -94,6 +104,15 @@ class Location:
     stem: str = ""
     downloads: bool = True
     paths: bool = True
+
+
+def similar_name(path: str) -> str | None:
+    """Return a name in the directory of a missing file that differs only in case or Unicode normalization, or None."""
+    directory, name = os.path.split(os.path.abspath(path))
+    wanted = fold(name)
+    with suppress(OSError), os.scandir(directory) as entries:
+        return next((entry.name for entry in islice(entries, _MAX_COMPARED) if fold(entry.name) == wanted), None)
+    return None
 
 
 def file_locator(path: str, options: ReaderOptions) -> dict[str, Any]:

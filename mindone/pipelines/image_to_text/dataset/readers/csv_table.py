@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
+import re
+from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ..state.records import Item
-from ..state.regular_files import open_input
 from .base import InputError, Location, ReaderOptions
+from .column_names import shown
 from .item_builder import ItemBuilder
 from .lines import bounded_lines, too_long
-from .rows import Table
+from .rows import Table, has_image_column
+from .text_encoding import open_text
 
 MAX_FIELD_CHARACTERS = 2**26  # enough for an image in base64
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+_DELIMITERS = (",", ";", "\t", "|")  # where the comma is the decimal point, Excel separates by semicolons
+_HEAD_BYTES = 2**16  # in which the line of column names is searched
 
 
 def csv_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
@@ -38,8 +44,12 @@ def parse_row(data: bytes, delimiter: str) -> list[str]:
 
 
 def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, delimiter: str) -> Iterator[Item]:
-    with open_input(location.path) as file:
+    text = open_text(location.path, location.name, options.encoding)
+    with text.file as file:
         lines = _CountedLines(file)
+        delimiter, has_separator_line = _delimiter(lines.head, delimiter, options)
+        if has_separator_line:
+            next(lines)
         reader = _reader(lines, delimiter)
         try:
             names = next(reader, None)
@@ -48,7 +58,8 @@ def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, deli
         if names is None:
             return
         if len(set(names)) < len(names):
-            raise InputError(f"{location.name}: two columns have the same name: {', '.join(names)}")
+            repeated = [name for name, count in Counter(names).items() if count > 1]
+            raise InputError(f"{location.name}: two columns have the same name: {shown(repeated)}")
         table = Table.with_columns(location, options, builder, names)
         column = names.index(table.image)
         number = 0
@@ -68,6 +79,8 @@ def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, deli
                 yield table.unreadable_item(number, f"line {first_line}: {len(row)} fields for {len(names)} columns")
             else:
                 locator = {"kind": "csv", "path": location.path, "offset": start, "size": lines.offset - start}
+                if text.encoding:
+                    locator["encoding"] = text.encoding
                 fields = dict(zip(names, row))  # noqa: B905  a row may have fewer fields
                 yield table.item(number, fields, {**locator, "column": column, "delimiter": delimiter})
             number += 1
@@ -79,13 +92,16 @@ class _CountedLines:
     Attributes:
         offset: bytes read so far.
         count: lines read so far.
+        head: first characters of the file.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        head = file.read(len(codecs.BOM_UTF8))
-        self.offset = len(head) if head == codecs.BOM_UTF8 else 0
+        buffered = cast(io.BufferedReader, file)
+        head = buffered.peek(_HEAD_BYTES)
+        self.offset = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+        buffered.read(self.offset)
+        self.head = head[self.offset :].decode("utf-8", "surrogateescape")
         self.count = 0
-        file.seek(self.offset)
         self._lines = bounded_lines(file)
 
     def __iter__(self) -> _CountedLines:
@@ -104,6 +120,27 @@ def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     # The limit belongs to the process; raise it, because a field may contain an image, and never lower it.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARACTERS))
     return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+def _delimiter(head: str, default: str, options: ReaderOptions) -> tuple[str, bool]:
+    """Return the delimiter of a table, and whether its first line only names it, as Excel's `sep=;` does.
+
+    It is the first of the usual ones that makes the header have a column of images; if none does, the one that makes
+    most columns.
+    """
+    first = head.partition("\n")[0]
+    named = re.fullmatch(r"\"?sep=(.)\"?\r?", first)
+    if named:
+        return named[1], True
+    columns = {}
+    for delimiter in dict.fromkeys((default, *_DELIMITERS)):
+        try:
+            columns[delimiter] = next(_reader(iter(head.splitlines(True)), delimiter), [])
+        except csv.Error:
+            continue
+        if has_image_column(columns[delimiter], options):
+            return delimiter, False
+    return max(columns, key=lambda delimiter: len(columns[delimiter]), default=default), False
 
 
 def _explain(error: str) -> str:

@@ -110,7 +110,8 @@ def _entries(
         yield from _contents(inner, options, builder)
         return
     repeated = _repeated_names(scan.entries)
-    scan.note_skipped(builder.skipped, shown, repeated, options.caption_root is None)
+    first_only, seen = options.same_name == "first", set[str]()
+    scan.note_skipped(builder.skipped, shown, () if first_only else repeated, options.caption_root is None)
     for entry in scan.entries:
         name = os.fsdecode(entry.removesuffix(DIRECTORY))
         path = os.path.join(directory.path, name)
@@ -119,10 +120,18 @@ def _entries(
         if entry.endswith(DIRECTORY):
             yield _Directory(path, f"{directory.inside}{name}/", directory.ancestors | {identity})
         elif kind in (None, "file"):
+            stem = fold(without_suffix(name))
+            if stem in repeated:
+                if first_only and stem in seen:
+                    builder.skipped.note("same_name", shown_path)
+                    continue
+                seen.add(stem)
+                if not first_only and (options.separate_files or options.caption_root is not None):
+                    builder.skipped.note("full_name", shown_path)
             if builder.is_new_file(path):
                 key, full_key = key_pair(location.prefix + directory.inside + name)
                 yield builder.build(
-                    full_key if fold(without_suffix(name)) in repeated else key,
+                    full_key if stem in repeated and not first_only else key,
                     shown_path,
                     file_locator(path, options),
                     full_key=full_key,

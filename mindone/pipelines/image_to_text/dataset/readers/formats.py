@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 
+from mindone.models.share4v.display import shell_name
+
 from ..state.atomic_files import PARTIAL_SUFFIX
 from ..state.keys import safe_key
 from ..state.paths import STATE_SUFFIX
 from ..state.records import Item
 from ..state.temp_table import TempTableError
-from .base import InputError, Location, ReaderOptions, SkippedTableError, is_media
+from .base import InputError, Location, ReaderOptions, SkippedTableError, is_media, similar_name
 from .item_builder import ItemBuilder
+from .text_encoding import LFS_ADVICE, is_lfs_pointer
 
 _PACKAGE = __name__.rpartition(".")[0]
 # Name -> "module:function". The function takes a Location, ReaderOptions and an ItemBuilder, and yields Items.
@@ -68,6 +71,10 @@ def list_location(location: Location, options: ReaderOptions, builder: ItemBuild
     function: Callable[[Location, ReaderOptions, ItemBuilder], Iterator[Item]]
     function = getattr(import_module(module), attribute)
     count = 0
+    if location.kind in CONTAINERS and is_lfs_pointer(location.path):
+        key = safe_key(f"{location.prefix}{os.path.basename(location.path)}~end")
+        yield builder.build_failure(key, location.name, LFS_ADVICE)
+        return
     try:
         for item in function(location, options, builder):
             yield item
@@ -103,7 +110,9 @@ def kind_of(path: str, ignored: Collection[str] = ()) -> str:
         InputError: the path does not exist, or its kind is unknown.
     """
     if not os.path.exists(path):
-        raise InputError(f"{path}: there is no such file or directory (looked in {os.getcwd()}); check the path")
+        similar = similar_name(path)
+        hint = f"; {shell_name(similar)} exists, which differs only in case or encoding" if similar else ""
+        raise InputError(f"{path}: there is no such file or directory (looked in {os.getcwd()}){hint}; check the path")
     if os.path.isdir(path):
         return _kind_of_directory(path, ignored)
     kind = kind_of_file(path)

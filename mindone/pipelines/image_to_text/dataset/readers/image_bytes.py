@@ -12,7 +12,8 @@ from typing import Any
 from mindone.models.share4v.processing.image_loading import ImageLoadError, data_uri_bytes, describe, download
 
 from ..state.regular_files import NotRegularFileError, open_input
-from .base import ItemError
+from .base import ItemError, similar_name
+from .column_names import value
 from .rows import is_inline
 
 MAX_IMAGE_BYTES = 2**28  # the same limit as for downloads
@@ -72,7 +73,9 @@ def file_bytes(path: str, limit: int | None = None) -> bytes:
     except (NotRegularFileError, IsADirectoryError):
         raise ItemError("not a regular file") from None
     except FileNotFoundError:
-        raise ItemError("there is no such file") from None
+        similar = similar_name(path)
+        hint = f"; {similar!r} exists, which differs only in case or encoding" if similar else ""
+        raise ItemError(f"there is no such file{hint}") from None
     except (OSError, ValueError) as error:
         if isinstance(error, ItemError):
             raise
@@ -92,8 +95,8 @@ def url_bytes(url: str, downloads: bool = True) -> bytes:
 
 def json_cell(data: bytes, column: str) -> Any:
     """Return the value of a column of a JSON object; a plain string is the value itself."""
-    value = json.loads(data)
-    return value.get(column) if isinstance(value, dict) else value
+    row = json.loads(data)
+    return value(row, column) if isinstance(row, dict) else row
 
 
 def size_problem(size: int, limit: int) -> str:

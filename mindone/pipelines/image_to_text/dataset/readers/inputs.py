@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from mindone.models.share4v.suggestions import unknown
+
 from ..state.keys import fold, safe_key, without_suffix
 from ..state.records import Item
 from ..state.skipped import SkippedFiles
@@ -13,6 +15,9 @@ from .base import InputError, Location, ReaderOptions, is_media
 from .formats import KINDS, kind_of, list_location
 from .item_builder import ItemBuilder
 from .patterns import expand_braces, split_pattern
+from .text_encoding import check_encoding
+
+SAME_NAME = ("extension", "first")
 
 
 def list_inputs(
@@ -45,6 +50,10 @@ def list_inputs(
         raise InputError(f"inputs is {inputs!r}: expected a list of paths")
     if options.kind is not None and options.kind not in KINDS:
         raise InputError(f"unknown kind of input {options.kind!r}: expected one of {', '.join(KINDS)}")
+    if options.same_name not in SAME_NAME:
+        raise InputError(unknown("value of same_name", options.same_name, SAME_NAME))
+    if options.encoding is not None:
+        check_encoding(options.encoding)
     if options.caption_root is not None:
         options = replace(options, caption_root=os.path.abspath(options.caption_root))
     if options.image_root is not None and not os.path.isdir(options.image_root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -17,6 +18,9 @@ from ..state.keys import KeyRegistry, fold, path_keys, safe_key, url_keys, witho
 from ..state.records import Item
 from ..state.skipped import SkippedFiles
 from .base import ReaderOptions, file_locator
+from .text_encoding import not_utf8
+
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # Python's stand-in for a byte that is not text
 
 
 class ItemBuilder(AbstractContextManager["ItemBuilder"]):
@@ -123,6 +127,11 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
                 own_key = key or safe_key(without_suffix(text))
                 return self.build_failure(own_key, text, f"the URL is malformed: {error}", columns, caption)
         path = os.path.normpath(os.path.join(base, text))
+        if not text.isascii() and "\0" not in path and not os.path.lexists(path):
+            path, reason = _other_spelling(text, base)
+            if reason is not None:
+                own_key = key or path_keys(path, base)[0]
+                return self.build_failure(own_key, os.path.join(shown_base, text), reason, columns, caption)
         own_key, full_key = (key, key) if key else path_keys(path, base)
         if "\0" in path:
             return self.build_failure(own_key, text, "the path contains a null character", columns, caption)
@@ -161,6 +170,20 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
                 if caption is not None:
                     return caption, None if candidate == expected else candidate
         return None, None
+
+
+def _other_spelling(text: str, base: str) -> tuple[str, str | None]:
+    """Return the path of a file whose name has another Unicode normalization; else the path itself.
+
+    If it cannot exist because the text is not UTF-8, the reason is returned too.
+    """
+    for form in ("NFC", "NFD"):
+        path = os.path.normpath(os.path.join(base, unicodedata.normalize(form, text)))
+        if os.path.lexists(path):
+            return path, None
+    data = text.encode("utf-8", "surrogateescape") if _ESCAPED_BYTE.search(text) else b""
+    reason = f"there is no such file, and its name is {not_utf8(data)}" if data else None
+    return os.path.normpath(os.path.join(base, text)), reason
 
 
 def _spellings(name: str, suffix: str) -> list[str]:

@@ -1,158 +1,65 @@
-"""JSON tables: an array of objects, or one object per line; each is located by its byte range."""
+"""JSON tables: an array of objects, one object per line, or an object (see `json_object.py`)."""
 
 from __future__ import annotations
 
 import codecs
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ..state.records import Item
-from ..state.regular_files import open_input
 from .base import InputError, Location, ReaderOptions
 from .item_builder import ItemBuilder
-from .lines import bounded_lines, too_long
-from .rows import IMAGE_COLUMNS, Table
-
-MAX_ELEMENT_BYTES = 2**28  # enough for an image in base64
-_CHUNK = 2**20
-_MAX_EARLY_ROWS = 1000  # rows to search for one that has an image column
-_SPACE = b" \t\r\n"
-# A string, or a character that opens, closes or separates. A lone quote is a string that ends after the current chunk.
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
-Element = tuple[int, bytes, "str | None"]  # offset in the file, bytes, and the reason if it cannot be read
+from .json_object import EXPECTED, object_rows
+from .json_rows import CHUNK, MAX_ELEMENT_BYTES, SPACE, columns_of, elements, lines_of, parse, rows
+from .rows import has_image_column
+from .text_encoding import TextFile, open_text
 
 
 def jsonl_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
     """Yield the objects of a file with one object per line; a malformed line is an Item that fails."""
-    with open_input(location.path) as file:
-        yield from _rows(location, options, builder, _lines(file))
+    text = open_text(location.path, location.name, options.encoding)
+    with text.file as file:
+        yield from rows(location, options, builder, lines_of(file), text.encoding)
 
 
 def json_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
-    """Yield the objects of an array, which is read in chunks, or of lines, which some tools write to .json files.
+    """Yield the rows of an array, which is read in chunks; of lines, which some tools write to .json files; or of an
+    object (see `json_object.py`).
 
     Raises:
-        InputError: the file has neither format.
+        InputError: the file has none of these formats.
     """
-    with open_input(location.path) as file:
-        start = file.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip(_SPACE)[:1]
-        file.seek(0)
-        if start == b"[":
-            yield from _rows(location, options, builder, elements(file))
-        elif start == b"{" and _begins_with_object_line(file):
-            file.seek(0)
-            yield from _rows(location, options, builder, _lines(file))
-        elif start:
-            raise InputError(
-                f"{location.name}: expected an array of objects, or one object per line; extract an array from inside "
-                "an object with `jq .NAME`"
-            )
+
+    def opened() -> TextFile:
+        return open_text(location.path, location.name, options.encoding)
+
+    with opened().file as file:
+        start = file.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip(SPACE)[:1]
+    if start == b"[":
+        text = opened()
+        with text.file as file:
+            yield from rows(location, options, builder, elements(file), text.encoding)
+    elif start == b"{":
+        with opened().file as file:
+            has_lines = _has_object_lines(file, options)
+        text = opened()
+        with text.file as file:
+            if has_lines:
+                yield from rows(location, options, builder, lines_of(file), text.encoding)
+            else:
+                yield from object_rows(location, options, builder, elements(file, b"{"), text.encoding)
+    elif start:
+        raise InputError(f"{location.name}: {EXPECTED}")
 
 
-def elements(file: BinaryIO) -> Iterator[Element]:
-    """Yield the elements of a JSON array without parsing them; memory holds one element and one chunk of the file."""
-    file.seek(0)
-    data = file.read(_CHUNK)
-    base = 0  # offset of `data` in the file
-    begin = position = data.index(b"[") + 1  # start of the current element; next byte to scan
-    depth, read_size = 1, _CHUNK
-    while depth:
-        found = _TOKEN.search(data, position)
-        if found is None or found[0] == b'"':  # the current chunk is used up
-            position = len(data) if found is None else found.start()
-            chunk = file.read(read_size)
-            if not chunk:
-                is_torn = found is not None or depth > 1
-                if is_torn or data[begin:].strip(_SPACE):
-                    yield base + begin, data[begin:], "the file ends in the middle of this element" if is_torn else None
-                if not is_torn:
-                    yield base + len(data), b"", "the file ends before the array does"
-                return
-            if len(data) - begin > MAX_ELEMENT_BYTES:
-                yield base + begin, b"", f"it is longer than {MAX_ELEMENT_BYTES:,} bytes; is a quote missing?"
-                return
-            read_size = max(_CHUNK, len(data) - begin)  # grow with the element, so that copying it stays linear
-            data, base, position, begin = data[begin:] + chunk, base + begin, position - begin, 0
-            continue
-        token, position = found[0], found.end()
-        depth += (token in b"[{") - (token in b"]}") if len(token) == 1 else 0
-        if depth == 0 or (depth == 1 and token == b","):
-            text = data[begin : found.start()]
-            if text.strip(_SPACE) or token == b",":
-                yield base + begin, text, None
-            begin = position
-    if data[position:].strip(_SPACE) or file.read(_CHUNK).strip(_SPACE):
-        yield base + position, b"", "there is more data after the end of the array"
-
-
-def _lines(file: BinaryIO) -> Iterator[Element]:
-    offset = 0
-    for line, size in bounded_lines(file, MAX_ELEMENT_BYTES):
-        if line is None:
-            yield offset, b"", too_long(size, MAX_ELEMENT_BYTES)
-            offset += size
-            continue
-        skipped = len(codecs.BOM_UTF8) if not offset and line.startswith(codecs.BOM_UTF8) else 0
-        if line[skipped:].strip(_SPACE):
-            yield offset + skipped, line[skipped:], None
-        offset += size
-
-
-def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, found: Iterable[Element]) -> Iterator[Item]:
-    """Yield the Items of elements; the first element with an image column determines the columns."""
-    table: Table | None = None
-    problem: InputError | None = None
-    early: list[Callable[[Table], Item]] = []  # elements before that one
-    for number, element in enumerate(found):
-        row, reason = _parse(element)
-        if table is None and reason is None:
-            try:
-                table = Table.with_columns(location, options, builder, list(row))
-            except InputError as error:
-                problem = problem or error
-        make_item = partial(_item, number, element, row, reason)
-        if table is None:
-            early.append(make_item)
-            if len(early) == _MAX_EARLY_ROWS:
-                break
-            continue
-        yield from (make_early_item(table) for make_early_item in early)
-        early.clear()
-        yield make_item(table)
-    if table is None and (problem or early):
-        raise problem or InputError(f"{location.name}: none of its rows is a JSON object")
-
-
-def _item(number: int, element: Element, row: dict[str, Any], reason: str | None, table: Table) -> Item:
+def _has_object_lines(file: BinaryIO, options: ReaderOptions) -> bool:
+    """Return whether a file has one object per line: the first line is a row, or the second begins as an object too."""
+    lines = (
+        line.removeprefix(codecs.BOM_UTF8).strip(SPACE) for line in iter(partial(file.readline, MAX_ELEMENT_BYTES), b"")
+    )
+    texts = (line for line in lines if line)
+    row, reason = parse((0, next(texts, b""), None))
     if reason is not None:
-        return table.unreadable_item(number, reason)
-    offset, data, _ = element
-    locator = {"kind": "json", "path": table.location.path, "offset": offset, "size": len(data), "column": table.image}
-    return table.item(number, row, locator)
-
-
-def _begins_with_object_line(file: BinaryIO) -> bool:
-    for line in iter(lambda: file.readline(MAX_ELEMENT_BYTES), b""):
-        text = line.removeprefix(codecs.BOM_UTF8).strip(_SPACE)
-        if text:
-            return _parse((0, text, None))[1] is None
-    return False
-
-
-def _parse(element: Element) -> tuple[dict[str, Any], str | None]:
-    """Return an element as an object, or the reason why it is not one; a plain string is the path of an image."""
-    _, data, problem = element
-    if problem is not None:
-        return {}, problem
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return {}, f"not UTF-8 at byte {error.start} of the element"
-    except (ValueError, RecursionError) as error:
-        return {}, f"not JSON: {error}"
-    if isinstance(value, str):
-        return {IMAGE_COLUMNS[0]: value}, None
-    return (value, None) if isinstance(value, dict) else ({}, f"expected an object, got {type(value).__name__}")
+        return False
+    return has_image_column(columns_of(row, options), options) or next(texts, b"").startswith(b"{")

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator
 
 from ..state.records import Item
-from ..state.regular_files import open_input
 from .base import Location, ReaderOptions
 from .item_builder import ItemBuilder
 from .lines import bounded_lines, too_long
+from .text_encoding import open_text
 
 MAX_REFERENCE_BYTES = 2**26  # of a path, a URL or a data URI
 
@@ -23,7 +23,7 @@ def list_file(location: Location, options: ReaderOptions, builder: ItemBuilder) 
     """
     base = os.path.abspath(options.image_root or os.path.dirname(location.path))
     shown_base = options.image_root or os.path.dirname(location.name)
-    with open_input(location.path) as file:
+    with open_text(location.path, location.name, options.encoding).file as file:
         for number, (line, size) in enumerate(bounded_lines(file, MAX_REFERENCE_BYTES)):
             if line is None:
                 key = f"{location.prefix}{os.path.basename(location.path)}-{number + 1}"

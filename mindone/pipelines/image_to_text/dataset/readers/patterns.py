@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -20,6 +21,8 @@ def matches(path: str, pattern: str) -> bool:
         >>> matches("cats/old/1.jpg", "*.jpg"), matches("cats/old/1.jpg", "cats/*.jpg"), matches("1.jpg", "**/*.jpg")
         (True, False, True)
     """
+    if not path.isascii():  # the same letters may be encoded in two ways
+        path, pattern = unicodedata.normalize("NFC", path), unicodedata.normalize("NFC", pattern)
     parts = path.split("/")
     if "/" not in pattern:
         return fnmatchcase(parts[-1], pattern)

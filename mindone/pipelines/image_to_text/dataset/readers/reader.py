@@ -33,6 +33,7 @@ from .image_bytes import (
 )
 from .parquet_table import ParquetColumn
 from .tar_shard import BLOCK, DAMAGE
+from .text_encoding import LFS_ADVICE, LFS_POINTER, open_converted
 from .zip_entries import read_entry
 
 MAX_SAMPLE_BYTES = 2**31  # of a sample that is copied from a shard to a shard
@@ -86,6 +87,8 @@ class Reader:
             raise ItemError(f"it cannot be read: {_reason(error)}") from error
         if not data:
             raise ItemError("it is empty (0 bytes)")
+        if data.startswith(LFS_POINTER):
+            raise ItemError(LFS_ADVICE)
         return data
 
     def sample(self, item: Item) -> bytes:
@@ -116,6 +119,10 @@ class Reader:
         archive: Archive = self._opened(("file", path), lambda: PlainArchive(path))
         return archive
 
+    def _text(self, path: str, encoding: str) -> Archive:
+        text: Archive = self._opened(("text", path, encoding), lambda: open_converted(path, encoding))
+        return text
+
     def _archive(self, path: str) -> Archive:
         archive: Archive = self._opened(("archive", path), lambda: open_archive(path))
         return archive
@@ -137,7 +144,9 @@ class Reader:
     def read_row(self, locator: Locator) -> bytes:
         """Return the image in a row of a JSON or CSV table."""
         path = locator["path"]
-        row = self._read_span(path, locator["offset"], locator["size"], self._file)
+        encoding = locator.get("encoding")
+        opener = self._file if encoding is None else lambda name: self._text(name, encoding)
+        row = self._read_span(path, locator["offset"], locator["size"], opener)
         try:
             if locator["kind"] == "csv":
                 cell = parse_row(row, locator["delimiter"])[locator["column"]]

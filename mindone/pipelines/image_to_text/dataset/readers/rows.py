@@ -13,6 +13,7 @@ from mindone.models.share4v.display import redacted
 from ..state.keys import safe_key, without_suffix
 from ..state.records import Item, jsonable
 from .base import InputError, Location, ReaderOptions, SkippedTableError
+from .column_names import shown, suggestion, value
 from .item_builder import ItemBuilder
 
 # Names of image columns, in order of preference; case does not matter.
@@ -102,7 +103,10 @@ class Table:
         for option in ("image_column", "caption_column", "key_column"):
             name = getattr(options, option)
             if name is not None and name not in columns:
-                raise InputError(f"{location.name} has no column {name!r} ({option}); it has {', '.join(columns)}")
+                raise InputError(
+                    f"{location.name} has no column {name!r} ({option}); it has {shown(columns)}."
+                    f"{suggestion(name, columns)}"
+                )
         image = options.image_column or _guess(likely, IMAGE_COLUMNS) or next(iter(likely), None)
         image = image or _guess(columns, IMAGE_COLUMNS)
         if not location.downloads:
@@ -110,7 +114,7 @@ class Table:
         if image is None:
             raise InputError(
                 f"{location.name}: no column has the name of an image column; name it with image_column: "
-                f"{', '.join(columns) or 'there are no columns'}"
+                f"{shown(columns) or 'there are no columns'}"
             )
         caption = options.caption_column or _guess(columns, CAPTION_COLUMNS) or CAPTION_COLUMNS[0]
         return cls(location, options, builder, image, None if caption == image else caption, options.key_column)
@@ -136,13 +140,14 @@ class Table:
             return self.unreadable_item(number, f"a value of the row cannot be stored: {error}")
 
     def _item(self, number: int, row: Mapping[str, Any], locator: Mapping[str, Any]) -> Item:
-        others = {name: value for name, value in row.items() if name != self.image}
-        columns = {name: jsonable(value) for name, value in others.items() if not isinstance(value, bytes)}
-        caption = row.get(self.caption) if self.caption else None
+        others = {name: one for name, one in row.items() if name != self.image}
+        columns = {name: jsonable(one) for name, one in others.items() if not isinstance(one, bytes)}
+        caption = value(row, self.caption) if self.caption else None
         caption = caption if isinstance(caption, str) else None
-        key = safe_key(str(row[self.key])) if self.key and row.get(self.key) not in (None, "") else None
+        own_key = value(row, self.key) if self.key else None
+        key = safe_key(str(own_key)) if own_key not in (None, "") else None
 
-        cell = row.get(self.image)
+        cell = value(row, self.image)
         if isinstance(cell, (list, tuple)) and len(cell) == 1:
             cell = cell[0]
         if isinstance(cell, Mapping) and not cell.get("bytes"):
@@ -191,6 +196,13 @@ def _check_found_table(location: Location, image: str | None, likely: Collection
         raise SkippedTableError("urls")
     if not location.paths:
         raise SkippedTableError("table")
+
+
+def has_image_column(columns: Collection[str], options: ReaderOptions) -> bool:
+    """Return whether the column of images, or one whose name is usual for it, is among some columns."""
+    if options.image_column is not None:
+        return options.image_column in columns
+    return _guess(columns, IMAGE_COLUMNS) is not None
 
 
 def _guess(columns: Collection[str], names: tuple[str, ...]) -> str | None:

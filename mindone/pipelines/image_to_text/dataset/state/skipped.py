@@ -65,10 +65,17 @@ REASONS: dict[str, tuple[str, str]] = {
         "the images, pass their folder as caption_root (--caption-root)",
     ),
     "same_name": ("images with the same name as an earlier one in another format", ""),
+    "full_name": (
+        "images whose captions are named 1.jpg.txt and 1.png.txt, since several images have the name 1",
+        "LoRA trainers read only 1.txt: rename the images, or add same_name (--same-name) first to caption one of them",
+    ),
     "hidden": ("hidden files or folders", ""),
     "system": ("files that an operating system or program left behind", ""),
     "other": ("other files", ""),
 }
+
+
+NOTES = ("full_name",)  # reasons for which nothing is skipped, but which people should know
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class SkippedGroup:
         what, advice = REASONS.get(self.reason, (self.reason, ""))
         names = ", ".join(map(shell_name, self.names[:_SHOWN_NAMES]))
         more = ", ..." if self.count > len(self.names[:_SHOWN_NAMES]) else ""
-        text = f"skipped {what}: {self.count:,} ({names}{more})"
+        text = f"{'note:' if self.reason in NOTES else 'skipped'} {what}: {self.count:,} ({names}{more})"
         if not advice or not with_advice:
             return text
         suffixes = dict.fromkeys(PurePath(name).suffix for name in self.names)

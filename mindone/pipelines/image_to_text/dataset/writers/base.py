@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mindone.models.share4v.display import shell_name
+
 from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
@@ -116,4 +118,4 @@ class Writer(Protocol):
 def note_left_out(left_out: list[str], item: Item, reason: str) -> None:
     """Add an input that could not be written; only the first 100 are listed."""
     if len(left_out) < _MAX_LEFT_OUT:
-        left_out.append(f"{item.source}: {reason}")
+        left_out.append(f"{shell_name(item.source)}: {reason}")

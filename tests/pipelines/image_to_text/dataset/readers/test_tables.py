@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindone.pipelines.image_to_text.dataset.readers import InputError, Reader, parquet_table
-from mindone.pipelines.image_to_text.dataset.readers import json_table as json_module
+from mindone.pipelines.image_to_text.dataset.readers import json_rows as json_module
 from mindone.pipelines.image_to_text.dataset.readers.parquet_table import ParquetColumn
 
 LONG = png(1) + bytes(400)  # so that its base64 is as long as a real image's
@@ -109,12 +109,12 @@ def test_elements_are_at_the_offsets_of_the_scanner(tmp_path_factory: pytest.Tem
     values = [value, {"a": value, '"[\\': "]}"}, [value, value]]
     for ascii_only in (True, False):
         path.write_bytes(b" [" + b" ,\n".join(_dumped(one, ascii_only) for one in values) + b" ]\n ")
-        json_module._CHUNK = rng.choice([1, 2, 3, 5, 64, 2**20])
+        json_module.CHUNK = rng.choice([1, 2, 3, 5, 64, 2**20])
         try:
             with path.open("rb") as file:
                 found = list(json_module.elements(file))
         finally:
-            json_module._CHUNK = 2**20
+            json_module.CHUNK = 2**20
         assert [json.loads(data) for _, data, problem in found if problem is None] == values
         assert all(path.read_bytes()[offset:].startswith(data) for offset, data, _ in found)
 
@@ -151,8 +151,8 @@ def test_an_unclosed_quote_does_not_fill_the_memory(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.json", '{"data": [1]}', "no column has the name of an image column; name it with image_column: data"),
-        ("t.json", '{\n"image": "3.png"}', "expected an array of objects, or one object per line"),
+        ("t.json", '{"data": [1]}', "expected an array of objects, .*; it has data"),
+        ("t.json", '{\n"name": "3", "version": "1.0"}', "expected an array of objects, .*; it has name, version"),
         ("t.json", "17", "expected an array of objects"),
         ("t.jsonl", "rubbish\n" * 3, "none of its rows is a JSON object"),
         ("t.jsonl", '{"x": 1}\n' * 3, "no column has the name of an image column; name it with image_column: x"),

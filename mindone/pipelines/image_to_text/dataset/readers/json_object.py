@@ -1,0 +1,148 @@
+"""JSON files with one object: paths and captions, as in kohya's meta_cap.json; an array inside; or a single row."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..state.keys import without_suffix
+from ..state.records import Item
+from .base import InputError, Location, ReaderOptions, is_media
+from .column_names import shown
+from .item_builder import ItemBuilder
+from .json_rows import SPACE, TOKEN, Element, columns_of, elements, rows
+from .rows import IMAGE_COLUMNS, Table, has_image_column
+from .text_encoding import not_utf8
+
+EXPECTED = (
+    "expected an array of objects, or one object per line; an object with such an array in it; or an object of paths "
+    "and captions, such as kohya's meta_cap.json"
+)
+_MAX_EARLY_ENTRIES = 1000  # entries to search for one that tells the format
+_CAPTION = "caption"
+
+
+def object_rows(
+    location: Location, options: ReaderOptions, builder: ItemBuilder, found: Iterable[Element], encoding: str
+) -> Iterator[Item]:
+    """Yield the Items of an object.
+
+    Args:
+        location, options, builder: as for every reader.
+        found: the object's entries.
+        encoding: of the file, as in `TextFile`.
+
+    Raises:
+        InputError: the object has none of the known formats.
+    """
+    finder = _ImageFinder(options.image_root or os.path.dirname(location.path))
+    early: list[tuple[Element, str, Any]] = []
+    mapping: _Mapping | None = None
+    for number, element in enumerate(found):
+        name, value, reason = _entry(element)
+        if mapping is not None:
+            yield mapping.item(number, name, value, reason)
+            continue
+        if isinstance(value, list):
+            inner = _array(element)
+            if _has_images(inner, options):
+                yield from rows(location, options, builder, inner, encoding)
+                return
+        early.append((element, name, value))
+        if reason is None and isinstance(value, (str, Mapping)) and finder.find(name) is not None:
+            mapping = _Mapping(location, options, builder, finder)
+            yield from (mapping.item(index, name, value, None) for index, (_, name, value) in enumerate(early))
+            early.clear()
+        elif len(early) == _MAX_EARLY_ENTRIES:
+            break
+    if mapping is not None or not early:
+        return
+    row = {name: value for _, name, value in early}
+    if has_image_column(columns_of(row, options), options):
+        yield Table.with_columns(location, options, builder, columns_of(row, options)).item(0, row, {})
+        return
+    raise InputError(f"{location.name}: {EXPECTED}; it has {shown(list(row))}")
+
+
+class _Mapping:
+    """Makes the Items of an object of paths and captions: values are captions, or objects with `caption`."""
+
+    def __init__(self, location: Location, options: ReaderOptions, builder: ItemBuilder, finder: _ImageFinder) -> None:
+        caption = options.caption_column or _CAPTION
+        self._table = Table(location, options, builder, IMAGE_COLUMNS[0], caption, options.key_column)
+        self._finder, self._caption = finder, caption
+
+    def item(self, number: int, name: str, value: Any, reason: str | None) -> Item:
+        if reason is None and not isinstance(value, (str, Mapping)):
+            reason = f"expected the caption of {name!r:.80} or an object, got {type(value).__name__}"
+        if reason is not None:
+            return self._table.unreadable_item(number, reason)
+        row = {self._caption: value} if isinstance(value, str) else dict(value)
+        return self._table.item(number, {**row, IMAGE_COLUMNS[0]: self._finder.find(name) or name}, {})
+
+
+class _ImageFinder:
+    """Finds images by names without extension, which kohya's scripts write unless --full_path is given.
+
+    Args:
+        base: directory of relative names.
+    """
+
+    def __init__(self, base: str) -> None:
+        self._base, self._directory = os.path.abspath(base), ""
+        self._names: dict[str, str] = {}  # in the last directory: name without extension -> name
+
+    def find(self, name: str) -> str | None:
+        """Return the path of an image as it was written, or with its extension; None if it is no image's."""
+        if is_media(name):
+            return name
+        folder, stem = os.path.split(name)
+        directory = os.path.join(self._base, folder)
+        if directory != self._directory:
+            self._directory = directory
+            try:
+                with os.scandir(directory) as entries:
+                    names = sorted((entry.name for entry in entries if is_media(entry.name)), reverse=True)
+            except (OSError, ValueError):
+                names = []
+            self._names = {without_suffix(one): one for one in names}
+        found = self._names.get(stem)
+        return None if found is None else os.path.join(folder, found)
+
+
+def _entry(element: Element) -> tuple[str, Any, str | None]:
+    """Return the name and the value of an entry, and the reason if it cannot be read."""
+    _, data, problem = element
+    if problem is not None:
+        return "", None, problem
+    try:
+        [(name, value)] = json.loads(b"{" + data + b"}").items()
+    except UnicodeDecodeError:
+        return "", None, not_utf8(data)
+    except (ValueError, RecursionError) as error:
+        return "", None, f"not JSON: {error}"
+    return name, value, None
+
+
+def _array(element: Element) -> list[Element]:
+    """Return the elements of an entry whose value is an array, with their offsets in the file."""
+    offset, entry, _ = element
+    name = TOKEN.search(entry)
+    start = name.end() if name else 0
+    inner = elements(io.BytesIO(entry[start:]))
+    return [(offset + start + at, data, problem) for at, data, problem in inner]
+
+
+def _has_images(array: list[Element], options: ReaderOptions) -> bool:
+    for _, data, problem in array[:_MAX_EARLY_ENTRIES]:
+        if problem is None and data.strip(SPACE)[:1] == b"{":
+            try:
+                row = json.loads(data)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict) and has_image_column(columns_of(row, options), options):
+                return True
+    return False
