@@ -105,7 +105,7 @@ VALUES: dict[str, Any] = {
         "shard_size": 7,
         "seconds": True,
     },
-    **{"actors": 2, "cpus": 3},
+    **{"actors": 2, "cpus": 3, "encoding": "gbk", "same_name": "first"},
 }
 
 
@@ -152,6 +152,8 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             max_image_pixels=999,
         ),
         readers=ReaderOptions(
+            encoding="gbk",
+            same_name="first",
             include=("*.png",),
             exclude=("b*",),
             image_root="root",

@@ -111,7 +111,8 @@ def similar_name(path: str) -> str | None:
     directory, name = os.path.split(os.path.abspath(path))
     wanted = fold(name)
     with suppress(OSError), os.scandir(directory) as entries:
-        return next((entry.name for entry in islice(entries, _MAX_COMPARED) if fold(entry.name) == wanted), None)
+        names = (entry.name for entry in islice(entries, _MAX_COMPARED))
+        return next((one for one in names if one != name and fold(one) == wanted), None)
     return None
 
 

@@ -250,7 +250,8 @@ def test_captions_that_are_not_read_are_named(tmp_path: Path) -> None:
     assert listing("in")[1] == {"ambiguous": ["in/2.txt"]}
     (tmp_path / "captions").mkdir()
     skipped = listing("in", caption_root="captions")[1]
-    assert skipped == {"ambiguous": ["in/2.txt"], "other_caption": ["in/1.txt"]}
+    full_names = ["in/2.jpg", "in/2.png"]
+    assert skipped == {"ambiguous": ["in/2.txt"], "other_caption": ["in/1.txt"], "full_name": full_names}
 
 
 def test_the_outputs_of_jobs_are_no_inputs(tmp_path: Path) -> None:

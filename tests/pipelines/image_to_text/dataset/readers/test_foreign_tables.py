@@ -105,7 +105,7 @@ def test_wrong_names_of_encodings(tmp_path: Path) -> None:
     for name in ("klingon", "base64", "rot13", ""):
         with pytest.raises(InputError, match=r"unknown encoding .* \(--encoding\): use a name such as cp1252"):
             listed("3.png", encoding=name)
-    (tmp_path / "t.csv").write_bytes(b"file_name\n3.png\n" * 9000 + b"caf\xe9.png\n")
+    (tmp_path / "t.csv").write_bytes(b"file_name,x\n" + b"3.png,%s\n" % bytes(b"x" * 1000) * 200 + b"caf\xe9.png\n")
     items = listed("t.csv", encoding="ascii")
     assert read(items[0]) == png(5) and "can't decode byte 0xe9" in str(read(items[-1]))
 
