@@ -121,13 +121,8 @@ def _entries(
             yield _Directory(path, f"{directory.inside}{name}/", directory.ancestors | {identity})
         elif kind in (None, "file"):
             stem = fold(without_suffix(name))
-            if stem in repeated:
-                if first_only and stem in seen:
-                    builder.skipped.note("same_name", shown_path)
-                    continue
-                seen.add(stem)
-                if not first_only and (options.separate_files or options.caption_root is not None):
-                    builder.skipped.note("full_name", shown_path)
+            if stem in repeated and not _is_listed_of_several(stem, shown_path, seen, options, builder):
+                continue
             if builder.is_new_file(path):
                 key, full_key = key_pair(location.prefix + directory.inside + name)
                 yield builder.build(
@@ -143,6 +138,28 @@ def _entries(
             if not scan.is_requested(name):
                 inner = replace(inner, downloads=False, paths=location.kind == "shards")
             yield from _contents(inner, options, builder)
+
+
+def _is_listed_of_several(
+    stem: str, shown_path: str, seen: set[str], options: ReaderOptions, builder: ItemBuilder
+) -> bool:
+    """Return whether an image is listed that has the same name as others in other formats, and count what is unusual.
+
+    Args:
+        stem: its folded name without extension.
+        shown_path: its path as the caller wrote it.
+        seen: the stems of earlier images of its directory; `stem` is added.
+        options, builder: of the listing.
+    """
+    is_first = stem not in seen
+    seen.add(stem)
+    if options.same_name == "first":
+        if not is_first:
+            builder.skipped.note("same_name", shown_path)
+        return is_first
+    if options.separate_files or options.caption_root is not None:
+        builder.skipped.note("full_name", shown_path)
+    return True
 
 
 def _contents(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:

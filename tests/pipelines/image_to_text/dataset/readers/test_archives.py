@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
         (folder / name).write_bytes(png(number))
     for name, text in (("a.TXT", "Of a."), ("b.txt", "Of b."), ("v1.2 photo.txt", "Of v1.2."), ("notes.txt", "None.")):
         (folder / name).write_text(text)
-    for name in ("._a.JPG", ".DS_Store", "__MACOSX/._b.png", ".git/c.png", "PaxHeaders.7/b.png", "d.apng", "README"):
+    for name in ("._a.JPG", ".DS_Store", "__MACOSX/._b.png", ".git/c.png", "PaxHeaders.7/b.png", "d.jxr", "README"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(png(9))
     return folder
@@ -57,7 +57,7 @@ def pack(folder: Path, command: str, archive: Path) -> None:
 
 
 COMMANDS = {
-    "photos.tar": 'tar cf "$A" *.JPG *.png *.txt *.TXT *.apng README __MACOSX .git PaxHeaders.7 .DS_Store',
+    "photos.tar": 'tar cf "$A" *.JPG *.png *.txt *.TXT *.jxr README __MACOSX .git PaxHeaders.7 .DS_Store',
     "photos.tar.gz": 'tar czf "$A" *',
     "photos.tgz": 'tar czf "$A" .',
     "photos.zip": 'zip -q -r "$A" .',
@@ -79,7 +79,7 @@ def test_archives_of_other_programs(tmp_path: Path, folder: Path, name: str) -> 
     assert captions(items) == {f"{stem}/a": "Of a.", f"{stem}/b": "Of b.", f"{stem}/v1": "Of v1.2."}
     found = {item.key.rpartition("/")[2]: read(item_from_line(to_line(item))) for item in items}
     assert found == {"a": png(0), "b": png(1), "v1": png(2)}
-    expected = {"format": ["d.apng"], "no_extension": ["README"], "caption": ["notes.txt"]}
+    expected = {"format": ["d.jxr"], "no_extension": ["README"], "caption": ["notes.txt"]}
     expected["hidden"] = [".git/c.png"]
     expected["system"] = sorted(["._a.JPG", ".DS_Store", "__MACOSX/._b.png", "PaxHeaders.7/b.png"])
     assert {reason: sorted(one.removeprefix("./") for one in names) for reason, names in skipped.items()} == expected
@@ -169,11 +169,11 @@ def test_links_ambiguous_captions_and_nested_archives_are_named(tmp_path: Path) 
 
 
 def test_include_and_exclude_apply_to_members(tmp_path: Path) -> None:
-    members = [("x/a.jpg", png(0)), ("x/a_mask.png", png(1)), ("y/b.png", png(2)), ("c.apng", png(3))]
+    members = [("x/a.jpg", png(0)), ("x/a_mask.png", png(1)), ("y/b.png", png(2)), ("c.jxr", png(3))]
     write_tar(tmp_path / "s.tar", members)
     keys = [item.key for item in listed(tmp_path / "s.tar", exclude=("*_mask.png", "y"))]
     assert keys == ["s/x/a"]
-    assert [item.key for item in listed(tmp_path / "s.tar", include=("*.apng",))] == ["s/c"]
+    assert [item.key for item in listed(tmp_path / "s.tar", include=("*.jxr",))] == ["s/c"]
     assert len(listed(tmp_path, include=("*.tar",))) == 3
 
 
