@@ -1,6 +1,6 @@
 """Downloads of images that a request names by URL, from allowed hosts with public addresses only.
 
-A server that downloads what strangers name can be made to reach what only it can reach: cloud metadata, routers,
+Without checks, a client could make the server connect to what only the server can reach: cloud metadata, routers,
 services on its own machine. Therefore a URL is parsed once; its host must be allowed; the host is resolved once, every
 address must be public, and the connection goes to one of those addresses. A redirect is a new URL with the same checks.
 Proxies of the environment are not used, because they would resolve the name again.
@@ -47,6 +47,8 @@ def is_public(address: Address) -> bool:
         # 64:ff9b::/96 (NAT64) carries an IPv4 address in its last 32 bits.
         if int(address) >> 32 == 0x64FF9B << 64 and not is_public(IPv4Address(int(address) & 0xFFFFFFFF)):
             return False
+        if address.is_site_local:  # fec0::/10, deprecated private addresses, which `is_global` counts as public
+            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -76,6 +78,7 @@ class ImageDownloader:
         self._limits = limits
         self._resolve = resolve
         self._is_public = is_public
+        self._context = ssl.create_default_context()
 
     def fetch(self, url: str, param: str) -> bytes:
         """Return the body that a URL answers with.
@@ -129,34 +132,43 @@ class ImageDownloader:
 
     def _get(self, target: Target, address: str, end: float, param: str) -> tuple[bytes, str | None]:
         """Send one request to `address`; return the body, or the location of a redirect."""
-        remaining = max(end - time.monotonic(), 0.001)
-        connection = socket.create_connection((address, target.port), timeout=remaining)
-        # A socket's timeout is that of one read: the timer ends a server that sends a byte now and then.
-        timer = threading.Timer(max(end - time.monotonic(), 0), _shut_down, [connection])
+        plain = socket.create_connection((address, target.port), timeout=max(end - time.monotonic(), 0.001))
+        # A socket's timeout applies to each read, so a server that sends a byte now and then would never exceed it. The
+        # timer shuts the connection down through a duplicate of the socket: `wrap_socket` detaches the original.
+        guard = plain.dup()
+        timer = threading.Timer(max(end - time.monotonic(), 0), _shut_down, [guard])
         timer.daemon = True
         timer.start()
+        connection = plain
         try:
             if target.scheme == "https":
-                context = ssl.create_default_context()
-                connection = context.wrap_socket(connection, server_hostname=target.host)
-            request = http.client.HTTPConnection(target.host, target.port)
-            request.sock = connection
-            request.request("GET", target.path, headers={"User-Agent": "mindone-share4v", "Accept": "image/*"})
-            response = request.getresponse()
-            if response.status in _REDIRECTS:
-                return b"", response.getheader("Location") or ""
-            if response.status != 200:
-                raise _failed(param, "its server did not answer with an image")
-            limit = self._limits.url_bytes
-            body = response.read(limit + 1)
-            if len(body) > limit:
-                raise _failed(param, f"the image has more than {limit:,} bytes")
-            if response.length or time.monotonic() >= end:  # the connection ended before the body did
-                raise _failed(param, "the download failed or took too long")
-            return body, None
+                connection = self._context.wrap_socket(plain, server_hostname=target.host)
+            return self._exchange(connection, target, end, param)
         finally:
             timer.cancel()
+            timer.join()  # it must not shut down a descriptor that another connection has got meanwhile
+            guard.close()
             connection.close()
+
+    def _exchange(self, connection: socket.socket, target: Target, end: float, param: str) -> tuple[bytes, str | None]:
+        """Send a request over an open connection; return as `_get`."""
+        # The class decides which port the Host header leaves out; it connects to nothing, since it has a socket.
+        kind = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
+        request = kind(target.host, target.port)
+        request.sock = connection
+        request.request("GET", target.path, headers={"User-Agent": "mindone-share4v", "Accept": "image/*"})
+        response = request.getresponse()
+        if response.status in _REDIRECTS:
+            return b"", response.getheader("Location") or ""
+        if response.status != 200:
+            raise _failed(param, "its server did not answer with an image")
+        limit = self._limits.url_bytes
+        body = response.read(limit + 1)
+        if len(body) > limit:
+            raise _failed(param, f"the image has more than {limit:,} bytes")
+        if response.length or time.monotonic() >= end:  # the connection ended before the body did
+            raise _failed(param, "the download failed or took too long")
+        return body, None
 
 
 def _shut_down(connection: socket.socket) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from mindone.pipelines.image_to_text.serve.errors import ApiError
 from mindone.pipelines.image_to_text.serve.options import Limits
-from mindone.pipelines.image_to_text.serve.remote_images import ImageDownloader, is_public
+from mindone.pipelines.image_to_text.serve.remote_images import ImageDownloader, Target, is_public
 
 BODY = b"picture" * 100
+CERTIFICATE = Path(__file__).with_name("certificate.pem")
 
 
 class Site(BaseHTTPRequestHandler):
@@ -42,15 +46,36 @@ class Site(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+@contextmanager
+def site(context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Run the site inside the `with` block, and yield its port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         server.ends = threading.Event()  # type: ignore[attr-defined]
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server.server_port
-        server.ends.set()  # type: ignore[attr-defined]
-        server.shutdown()
+        try:
+            yield server.server_port
+        finally:
+            server.ends.set()  # type: ignore[attr-defined]
+            server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with site() as found:
+        yield found
+
+
+@pytest.fixture
+def tls_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The site over TLS, whose certificate the downloader trusts."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    with site(context) as found:
+        yield found
 
 
 NAMES = {"pictures.example": "127.0.0.1", "evil.example": "127.0.0.1", "inner.example": "10.0.0.1"}
@@ -99,6 +124,8 @@ def test_a_download(port: int) -> None:
             "::ffff:169.254.169.254",
             "2002:7f00:1::",
             "64:ff9b::7f00:1",
+            "fec0::1",
+            "feff::1",
         ),
         *("240.0.0.1", "255.255.255.255", "ff02::1", "::"),
     ],
@@ -170,3 +197,33 @@ def test_a_server_that_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://pictures.example:{silent.getsockname()[1]}/ok"
         assert "failed or took too long" in reason(url, downloader(seconds=0.2))
+
+
+def test_downloads_over_tls(tls_port: int) -> None:
+    assert downloader().fetch(f"https://pictures.example:{tls_port}/ok", "image") == BODY
+    # The certificate is that of another host, or of nobody who is trusted.
+    assert "failed or took too long" in reason(f"https://evil.example:{tls_port}/ok")
+
+
+def test_a_tls_server_that_sends_a_byte_now_and_then(tls_port: int) -> None:
+    """`wrap_socket` detaches the plain socket: a timer that holds that one ends nothing."""
+    assert "failed or took too long" in reason(f"https://pictures.example:{tls_port}/slow", downloader(seconds=0.5))
+
+
+def test_a_server_that_does_not_finish_its_tls_handshake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://pictures.example:{silent.getsockname()[1]}/ok"
+        assert "failed or took too long" in reason(url, downloader(seconds=0.2))
+
+
+@pytest.mark.parametrize(("scheme", "default"), [("http", 80), ("https", 443)])
+def test_the_host_header_leaves_the_default_port_out(scheme: str, default: int) -> None:
+    """Some sites answer `Host: example.org:443` with a redirect or an error."""
+    made = downloader()
+    for port, shown in ((default, "pictures.example"), (8000, "pictures.example:8000")):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.settimeout(60)
+            theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            made._exchange(ours, Target(scheme, "pictures.example", port, "/"), float("inf"), "image")
+            assert f"Host: {shown}\r\n".encode() in theirs.recv(10_000)
