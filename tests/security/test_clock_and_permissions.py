@@ -44,8 +44,17 @@ def test_no_code_depends_on_the_time_of_day() -> None:
             is_attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
             if is_attribute and (node.value.id, node.attr) in WALL_CLOCK:
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    # The times in speed.jsonl are those of a clock on the wall, for the report's axis; durations are measured besides.
-    assert [one.rpartition(":")[0] for one in found] == ["mindone/pipelines/image_to_text/dataset/state/speed_log.py"]
+    # The report's axis, and what the server tells clients and writes into its log; nothing waits for these times.
+    shown = [
+        "dataset/state/speed_log",
+        "serve/middleware",
+        "serve/ollama_api",
+        "serve/openai_responses",
+        "serve/service",
+    ]
+    assert sorted({one.rpartition(":")[0] for one in found}) == [
+        f"mindone/pipelines/image_to_text/{name}.py" for name in shown
+    ]
 
 
 @pytest.mark.parametrize(("name", "out"), OUTPUTS)

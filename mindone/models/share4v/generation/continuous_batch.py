@@ -404,6 +404,10 @@ class ContinuousBatch(Generic[RequestId]):
             self.prefixes.clear()
             del self._decoder  # first, so that there are never two caches
             self._decoder = self._language_model.new_cached(len(self._slots), self._config.context_length)
+            for slot in self._slots:
+                if slot is not None:  # a prompt that is being prefilled, or waits to be: begin again
+                    slot.cached = slot.prefilled = slot.shared = 0
+                    slot.leader = None
 
     def _copy_prefix(self, keys: np.ndarray) -> tuple[int, int]:
         """Choose a free row for a prompt with these keys and copy its known prefix to it; return row and length."""

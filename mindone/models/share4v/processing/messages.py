@@ -156,8 +156,8 @@ def _read(index: int, message: Any, edit: Callable[[str], str]) -> Message:
         raise ValueError(
             f"{where} has the role {role!r} and {len(images)} image parts, but only the user can send images"
         )
-    texts = (edit(part) for part in parts if isinstance(part, str))
-    return Message(role, f"{IMAGE_TOKEN}\n" * len(images) + "".join(texts), images)
+    text = edit("".join(part for part in parts if isinstance(part, str)))  # a token may be split between two parts
+    return Message(role, f"{IMAGE_TOKEN}\n" * len(images) + text, images)
 
 
 def _read_part(where: str, part: Any) -> str | _ImagePart:

@@ -242,6 +242,8 @@ class Share4VProcessor:
         tokens = (IMAGE_TOKEN, *self.tokenizer.split_tokens)
         if isinstance(text, str):
             return [Message("user", protect(text, tokens))]
+        if any(isinstance(message, Message) for message in text):  # its `<image>` cannot be told from a stranger's
+            raise ValueError("special_tokens=False expects {'role', 'content'} messages, got a Message")
         return read_messages(text, lambda content: protect(content, tokens))
 
     def _render(self, messages: Sequence[Message], num_images: int, template: Template) -> str:

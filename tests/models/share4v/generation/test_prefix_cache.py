@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -175,3 +176,26 @@ def test_the_stop_string_is_reported(pair: Pair) -> None:
     assert finish(batch)[0].stop == stop
     batch.join(1, model.prepare_inputs(ids), settings)
     assert finish(batch)[1].stop is None
+
+
+def test_a_prompt_is_prefilled_again_when_the_cache_is_replaced(pair: Pair) -> None:
+    """The only row that has logits fails, and no row is left that may be copied over its keys and values."""
+    reference, model = pair
+    ids = np.array([reference.text(300)])  # more than a chunk
+    settings = GenerationSettings(max_new_tokens=6)
+    wanted = model.generate(ids, max_new_tokens=6)[0]
+    batch = model.continuous_batch(2)
+
+    def fail(new_ids: Sequence[int]) -> Collection[int]:
+        if new_ids:
+            raise FloatingPointError("the logits are not finite")
+        return ()
+
+    batch.join("fails", model.prepare_inputs(np.array([reference.text(3)])), settings, fail)
+    assert batch.step() == []
+    batch.join("long", model.prepare_inputs(ids), settings)
+    done = finish(batch)
+    assert isinstance(done["fails"].error, FloatingPointError)
+    assert done["long"].error is None and list(done["long"].token_ids) == wanted
+    batch.join("again", model.prepare_inputs(ids), settings)  # what was stored of the prompt is right, too
+    assert list(finish(batch)["again"].token_ids) == wanted

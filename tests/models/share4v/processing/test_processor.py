@@ -19,6 +19,7 @@ from mindone.models.share4v.configuration import Share4VConfig, TextConfig, Visi
 from mindone.models.share4v.processing.chat_templates import get_template
 from mindone.models.share4v.processing.image_loading import ImageLoadError
 from mindone.models.share4v.processing.image_processor import ImageProcessor
+from mindone.models.share4v.processing.messages import Message
 from mindone.models.share4v.processing.processor import Inputs, Share4VProcessor
 from mindone.models.share4v.processing.tokenizer import Tokenizer
 
@@ -266,6 +267,14 @@ def test_decode_is_stripped_and_refuses_placeholders(processor: Share4VProcessor
     assert processor.decode(ids[0], skip_special_tokens=False) == "A cat. </s>"
     with pytest.raises(ValueError, match="id -200 is not a token"):
         processor.decode(processor(IMAGES[0], "Why?").input_ids[0])
+
+
+def test_protected_texts_contain_no_token_that_is_split_between_parts(processor: Share4VProcessor) -> None:
+    parts = [{"type": "text", "text": text} for text in ("<ima", "ge>", " What is this? <", "/s>")]
+    ids = processor(text=[{"role": "user", "content": parts}], special_tokens=False).input_ids[0].tolist()
+    assert -200 not in ids and 2 not in ids
+    with pytest.raises(ValueError, match=r"expects \{'role', 'content'\} messages, got a Message"):
+        processor(text=[Message("user", "What is this?")], special_tokens=False)
 
 
 def checkpoint(directory: Path, processor: Share4VProcessor) -> Path:

@@ -58,7 +58,7 @@ def list_inputs(
         options = replace(options, caption_root=os.path.abspath(options.caption_root))
     if options.image_root is not None and not os.path.isdir(options.image_root):
         raise InputError(f"image_root {options.image_root!r} is not a directory; check the path")
-    paths = _without_captions([os.fspath(path) for path in inputs], options)
+    paths = _without_captions([os.fspath(path) for path in inputs], options, skipped)
     locations = [location for path in paths for location in _locations(path, options)]
     return _items(_with_prefixes(locations), options, skipped)
 
@@ -69,13 +69,19 @@ def _items(locations: Iterator[Location], options: ReaderOptions, skipped: Skipp
             yield from list_location(location, options, builder)
 
 
-def _without_captions(paths: list[str], options: ReaderOptions) -> list[str]:
+def _without_captions(paths: list[str], options: ReaderOptions, skipped: SkippedFiles | None) -> list[str]:
     """Return the inputs without the caption files of others: a shell's `photos/*` names 1.txt beside 1.jpg too."""
     if options.kind is not None:
         return paths
     media = {name for path in paths if is_media(path) for name in (path, without_suffix(path))}
     companions = (*options.caption_suffixes, ".json")
-    return [path for path in paths if not (path.endswith(companions) and without_suffix(path) in media)]
+    inputs = []
+    for path in paths:
+        if not (path.endswith(companions) and without_suffix(path) in media):
+            inputs.append(path)
+        elif skipped is not None:
+            skipped.note("beside", path)
+    return inputs
 
 
 def _locations(text: str, options: ReaderOptions) -> Iterator[Location]:

@@ -69,13 +69,17 @@ REASONS: dict[str, tuple[str, str]] = {
         "images whose captions are named 1.jpg.txt and 1.png.txt, since several images have the name 1",
         "LoRA trainers read only 1.txt: rename the images, or add same_name (--same-name) first to caption one of them",
     ),
+    "beside": (
+        "inputs with the name of an image among the inputs, which were taken for its caption or metadata",
+        "to read one as a list or table of images, pass it alone",
+    ),
     "hidden": ("hidden files or folders", ""),
     "system": ("files that an operating system or program left behind", ""),
     "other": ("other files", ""),
 }
 
 
-NOTES = ("full_name",)  # reasons for which nothing is skipped, but which people should know
+NOTES = ("full_name", "beside")  # reasons for which nothing is skipped, but which people should know
 
 
 @dataclass(frozen=True)

@@ -299,3 +299,12 @@ def test_what_was_skipped_is_stored(tmp_path: Path) -> None:
 def test_an_error_about_a_folder_names_what_is_in_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         listing("gone")
+
+
+def test_a_named_file_beside_a_named_image_is_noted(tmp_path: Path) -> None:
+    """`caption-dataset cats.jpg cats.txt`, as a shell expands `*`: cats.txt is a caption, and not silently."""
+    write(tmp_path, "cats.png", "a.png")
+    (tmp_path / "cats.txt").write_text(f"{tmp_path / 'a.png'}\n", encoding="utf-8")
+    items, skipped = listing(tmp_path / "cats.png", tmp_path / "cats.txt")
+    assert keys(items) == ["cats"] and skipped == {"beside": [str(tmp_path / "cats.txt")]}
+    assert keys(listing(tmp_path / "cats.txt")[0]) == ["a"]
