@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.pages.document import ROOT
 from helpers.pages.stand_in import write_mirror, write_original
+from helpers.warm_processes import WarmProcesses
 
 TINY = ROOT / "mindone" / "models" / "share4v" / "assets" / "sharegpt4v-tiny"
 
@@ -36,7 +37,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment variables with which the names of the real checkpoints lead to the small one.
 
-    Only documented variables are set (docs/checkpoints.md); connections to other machines fail.
+    Only documented variables are set (docs/checkpoints.md); connections to other machines fail. `python` and `share4v`
+    are the real programs in processes that begin with MindSpore imported.
     """
     mirror = tmp_path_factory.mktemp("mirror")
     write_mirror(originals, mirror)
@@ -45,7 +47,7 @@ def environment(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
     nowhere = "http://127.0.0.1:9"  # nothing listens on the `discard` port, so a block that needs another host fails
-    yield {
+    variables = {
         **os.environ,
         "SHARE4V_HOME": str(tmp_path_factory.mktemp("home")),
         "SHARE4V_MIRROR": address,
@@ -55,6 +57,10 @@ def environment(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         "https_proxy": nowhere,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
     }
+    commands = tmp_path_factory.mktemp("commands")
+    warm = WarmProcesses(commands, variables)
+    yield {**variables, "PATH": os.pathsep.join((str(commands), variables["PATH"]))}
+    warm.close()
     server.shutdown()
     server.server_close()
     thread.join()

@@ -45,7 +45,7 @@ def run_page(page: str, folder: Path, originals: Path, environment: dict[str, st
         (folder / original.name).symlink_to(original)
     blocks = [asdict(block) for block in BLOCKS[page] if block.is_run or block.title]
     return subprocess.run(
-        [sys.executable, str(RUN_PAGE), page],
+        [shutil.which("python", path=environment["PATH"]) or "", str(RUN_PAGE), page],
         input=json.dumps(blocks),
         capture_output=True,
         text=True,
