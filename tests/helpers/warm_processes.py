@@ -1,8 +1,9 @@
 """Python processes that begin with MindSpore imported, which takes seconds: forked from a server that imported it.
 
-`WarmProcesses(folder, environment)` starts a server and writes two commands, `python` and `share4v`, into `folder`. With
-that folder at the front of PATH, whatever runs them gets a process forked from the server, with its own arguments,
-working directory, environment and standard streams. Signals, the exit status and the death of the command are passed on.
+`WarmProcesses(folder, environment)` starts a server and writes two commands, `python` and `share4v`, into `folder`.
+With that folder at the front of PATH, whatever runs them gets a process forked from the server, with its own
+arguments, working directory, environment and standard streams. Signals and the exit status are passed on, and a command
+that is killed takes its process with it.
 
 What is decided at import (such as OMP_NUM_THREADS) is that of the server's environment. Nothing of MindSpore but its
 import happens in the server, and no thread runs Python code there, so that forking is safe.
@@ -58,8 +59,9 @@ class WarmProcesses:
 
 def serve(address: str) -> None:
     """Fork a process for every connection, until standard input is closed."""
-    import mindone.models
     import mindspore  # noqa: F401
+
+    import mindone.models  # noqa: F401
 
     sys.path.pop(0)  # the folder of this file
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are not waited for
@@ -134,7 +136,7 @@ def run(address: str, arguments: list[str]) -> None:
         command = [arguments[0][1:], *arguments[1:]]
     else:
         os.execv(sys.executable, [sys.executable, *arguments])
-    task = json.dumps({"command": command, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+    task = json.dumps({"command": command, "folder": str(Path.cwd()), "environment": dict(os.environ)}).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         socket.send_fds(connection, [struct.pack("<I", len(task))], [0, 1, 2])
