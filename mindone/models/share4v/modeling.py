@@ -93,6 +93,7 @@ class Share4V(GenerationMixin, nn.Cell):
             self.language_model = chosen.language_model(config, dtype)
         self._directory: Path | None = None
         self._tokenizer: Tokenizer | None = None
+        self._grammars = None
         self._features = ImageFeatures(self.vision_tower, self.mm_projector)
         self._caches: WeakSet[KVCache] = WeakSet()
         self._pool = CachePool(self._make_cache)
@@ -218,6 +219,7 @@ class Share4V(GenerationMixin, nn.Cell):
     @tokenizer.setter
     def tokenizer(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._grammars = None
 
     @property
     def image_cache(self) -> ImageFeatures:

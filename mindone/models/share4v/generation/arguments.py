@@ -8,6 +8,7 @@ from inspect import Parameter
 from typing import Any, TypedDict
 
 from ..load_options import Function, with_parameters
+from .constraints import Schema
 from .decoding import GenerationSettings
 from .sampling import Sampling
 
@@ -30,6 +31,8 @@ class StreamArguments(TypedDict, total=False):
     num_return_sequences: int | None
     logprobs: int | None
     stop: str | Sequence[str] | None
+    schema: Schema | None
+    regex: str | None
     seed: int | None
 
 

@@ -16,6 +16,7 @@ from ..configuration import TextConfig
 from ..nn.host_ops import float32_array
 from ..processing.tokenizer import Tokenizer
 from ..protocols import CachedLanguageModel, LanguageModel
+from .constraints import GrammarCompiler
 from .decoding import GenerationSettings, RunningSequence
 from .prefill import Prompts, check_finite
 from .prefix_cache import PrefixCache, common_length, prompt_keys, text_keys
@@ -187,6 +188,7 @@ class ContinuousBatch(Generic[RequestId]):
         config: of the language model.
         tokenizer: of the model.
         batch_size: number of slots.
+        grammars: compiles schemas and regular expressions.
         exclusive: makes the context in which the language model runs, so that no other thread uses the model meanwhile.
 
     Raises:
@@ -207,6 +209,7 @@ class ContinuousBatch(Generic[RequestId]):
         config: TextConfig,
         tokenizer: Tokenizer,
         batch_size: int,
+        grammars: GrammarCompiler,
         exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         if batch_size < 1:
@@ -214,6 +217,7 @@ class ContinuousBatch(Generic[RequestId]):
         self._language_model = language_model
         self._config = config
         self._tokenizer = tokenizer
+        self._grammars = grammars
         self._exclusive = exclusive
         with exclusive():
             self._decoder: CachedLanguageModel = language_model.new_cached(batch_size, config.context_length)
@@ -277,7 +281,8 @@ class ContinuousBatch(Generic[RequestId]):
         length = int(prompts.lengths[0])
         ids = prompts.ids[0, :length]
         settings = replace(settings, eos_token_ids=self._config.eos_token_ids)
-        sequence = RunningSequence(ids, settings, self._config.context_length, answer.push, forbidden)
+        constraint = self._grammars.constraint(settings.schema, settings.regex)
+        sequence = RunningSequence(ids, settings, self._config.context_length, answer.push, forbidden, constraint)
         with self._exclusive():
             embeds = float32_array(prompts.table)[prompts.index[0, :length]]  # [T, H]
         keys = prompt_keys(ids, embeds) if self._copies_prefixes else text_keys(())

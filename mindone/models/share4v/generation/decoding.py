@@ -11,6 +11,7 @@ import numpy as np
 
 from ..configuration import TextConfig
 from ..suggestions import unknown
+from .constraints import Constraint, Schema
 from .kv_cache import KVCache
 from .prefill import Prompts, prefill, require_finite
 from .sampling import Sampler, Sampling, TokenLogprobs
@@ -45,6 +46,8 @@ class GenerationSettings:
             search, the best beams.
         logprobs: report the log-probability of each chosen token, and this many of the most probable tokens with
             theirs (`TokenLogprobs`); None reports nothing.
+        schema: JSON schema that the answer must match, as far as it gets before max_new_tokens; needs llguidance.
+        regex: regular expression that the answer must match, in the same way.
         sequence: number of this answer among the num_return_sequences of its prompt; see `for_sequence`.
 
     Raises:
@@ -60,6 +63,8 @@ class GenerationSettings:
     stop: tuple[str, ...] = ()
     num_return_sequences: int = 1
     logprobs: int | None = None
+    schema: Schema | None = field(default=None, hash=False)
+    regex: str | None = None
     sequence: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +85,10 @@ class GenerationSettings:
             raise ValueError("num_beams and stop strings cannot be combined: set num_beams=1 or omit stop")
         if self.num_beams > 1 and self.logprobs is not None:
             raise ValueError("num_beams and logprobs cannot be combined: set num_beams=1 or omit logprobs")
+        if self.schema is not None and self.regex is not None:
+            raise ValueError("schema and regex cannot be combined: give one of them")
+        if self.num_beams > 1 and (self.schema is not None or self.regex is not None):
+            raise ValueError("num_beams and a schema or regex cannot be combined: set num_beams=1")
         self._check_sequences()
 
     def _check_sequences(self) -> None:
@@ -185,6 +194,7 @@ class RunningSequence:
         context_length: of the model, in tokens.
         is_stopped: called with each new id; True ends the sequence with reason "stop".
         forbidden: called with the new ids so far; returns the ids that must not come next.
+        constraint: says which tokens may come next.
     """
 
     def __init__(
@@ -194,6 +204,7 @@ class RunningSequence:
         context_length: int,
         is_stopped: Callable[[int], bool] = lambda token_id: False,
         forbidden: Callable[[Sequence[int]], Collection[int]] = lambda token_ids: (),
+        constraint: Constraint | None = None,
     ) -> None:
         self.settings = settings
         self.context_length = context_length
@@ -204,6 +215,7 @@ class RunningSequence:
         self._sampler = Sampler(settings.sampling, settings.sequence)
         self._is_stopped = is_stopped
         self._forbidden = forbidden
+        self._constraint = constraint
 
     @property
     def position(self) -> int:
@@ -213,9 +225,11 @@ class RunningSequence:
     def advance(self, logits: np.ndarray) -> tuple[int | None, str | None]:
         """Choose the next token from logits [V]; return (token id, finish reason) as in `NewToken`."""
         settings = self.settings
-        banned = settings.eos_token_ids if len(self.token_ids) < settings.min_new_tokens else ()
-        forbidden = (*banned, *self._forbidden(self.token_ids))
-        token_id = self._sampler.choose(logits, self._prompt, self.token_ids, forbidden)
+        allowed = None if self._constraint is None else self._constraint.allowed(self.token_ids)
+        is_complete = allowed is not None and allowed.sum() == allowed[list(settings.eos_token_ids)].sum()
+        is_short = len(self.token_ids) < settings.min_new_tokens and not is_complete
+        forbidden = (*(settings.eos_token_ids if is_short else ()), *self._forbidden(self.token_ids))
+        token_id = self._sampler.choose(logits, self._prompt, self.token_ids, forbidden, allowed)
         if token_id in settings.eos_token_ids:
             return None, "eos"
         self.token_ids.append(token_id)
@@ -242,6 +256,7 @@ def generate_tokens(
     settings: GenerationSettings,
     is_stopped: Callable[[int, int], bool] = lambda sequence, token_id: False,
     answer_cache: KVCache | None = None,
+    constraint: Callable[[], Constraint | None] = lambda: None,
 ) -> Iterator[NewToken]:
     """Yield the tokens of all sequences as they are chosen, sequence by sequence within a step.
 
@@ -256,6 +271,7 @@ def generate_tokens(
         is_stopped: called with (sequence, token id) for each new token; True ends the sequence with reason "stop".
         answer_cache: stores the sequences if num_return_sequences is more than 1; of the same capacity as `cache`, with
             at least len(prompts) * num_return_sequences rows.
+        constraint: makes the constraint of each sequence.
 
     Raises:
         FloatingPointError: the logits are not finite.
@@ -273,6 +289,7 @@ def generate_tokens(
             settings.for_sequence(number % count),
             config.context_length,
             partial(is_stopped, number),
+            constraint=constraint(),
         )
         for number in range(len(prompts) * count)
     ]

@@ -12,6 +12,7 @@ from mindspore import Tensor
 from ..configuration import Share4VConfig
 from .arguments import GenerateArguments, StreamArguments, explicit_settings
 from .beam_search import beam_search
+from .constraints import Constraint, GrammarCompiler
 from .continuous_batch import ContinuousBatch
 from .decoding import GenerationSettings, NewToken, generate_tokens
 from .kv_cache import CachePool, KVCache
@@ -67,6 +68,7 @@ class GenerationMixin:
     config: Share4VConfig
     language_model: Any
     _pool: CachePool
+    _grammars: GrammarCompiler | None
 
     if TYPE_CHECKING:
 
@@ -107,7 +109,12 @@ class GenerationMixin:
             batch_size: maximum number of sequences that are decoded together.
         """
         return ContinuousBatch(
-            self.language_model, self.config.text_config, self.tokenizer, batch_size, exclusive=self.exclusive
+            self.language_model,
+            self.config.text_config,
+            self.tokenizer,
+            batch_size,
+            self.grammars,
+            exclusive=self.exclusive,
         )
 
     @explicit_settings(GenerateArguments)
@@ -132,9 +139,10 @@ class GenerationMixin:
             attention_mask: int [B, L], 0 at padding, which may be on either side.
             inputs_embeds: float32 [B, T, H] in place of input_ids and pixel_values.
             past_key_values: a cache of `new_cache`; the prefix that it shares with this prompt is not recomputed.
-            settings: max_new_tokens, min_new_tokens, num_beams, length_penalty, num_return_sequences, logprobs and stop
-                as described at `GenerationSettings`; do_sample, temperature, top_k, top_p, min_p, repetition_penalty,
-                presence_penalty, frequency_penalty, no_repeat_ngram_size, logit_bias and seed as at `Sampling`.
+            settings: max_new_tokens, min_new_tokens, num_beams, length_penalty, num_return_sequences, logprobs, stop,
+                schema and regex as described at `GenerationSettings`; do_sample, temperature, top_k, top_p, min_p,
+                repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size, logit_bias and seed as at
+                `Sampling`.
 
         Raises:
             ValueError: inputs or settings are invalid or contradict each other, or a prompt fills the model's context.
@@ -182,6 +190,21 @@ class GenerationMixin:
         tokens = self._take_turns(self._generate(prompts, checked, past_key_values, answers))
         return stream_text(tokens, answers, np.repeat(prompts.lengths, count))
 
+    @property
+    def grammars(self) -> GrammarCompiler:
+        """Compiles the schemas and regular expressions of settings; the last few are cached.
+
+        Example:
+            >>> from mindone.models.share4v import Share4V
+            >>> model = Share4V.from_pretrained("sharegpt4v-tiny")
+            >>> model.grammars.constraint(None, "yes|no").allowed([]).sum() < 20
+            True
+        """
+        if self._grammars is None:
+            config = self.config.text_config
+            self._grammars = GrammarCompiler(self.tokenizer, config.vocab_size, config.eos_token_ids)
+        return self._grammars
+
     def _settings(self, arguments: Mapping[str, Any]) -> GenerationSettings:
         config = self.config.text_config
         settings = GenerationSettings.from_arguments(arguments, config.eos_token_ids)
@@ -216,12 +239,16 @@ class GenerationMixin:
             def is_stopped(sequence: int, token_id: int) -> bool:
                 return bool(answers) and answers[sequence].push(token_id)
 
+            def constraint() -> Constraint | None:
+                is_free = settings.schema is None and settings.regex is None
+                return None if is_free else self.grammars.constraint(settings.schema, settings.regex)
+
             if settings.num_return_sequences == 1:
-                yield from generate_tokens(prompts, cache, config, settings, is_stopped)
+                yield from generate_tokens(prompts, cache, config, settings, is_stopped, constraint=constraint)
                 return
             rows = len(prompts) * settings.num_return_sequences
             with self._pool.lease(rows, cache.capacity, cache.capacity) as answer_cache:
-                yield from generate_tokens(prompts, cache, config, settings, is_stopped, answer_cache)
+                yield from generate_tokens(prompts, cache, config, settings, is_stopped, answer_cache, constraint)
 
     @contextmanager
     def _cache_for(self, prompts: Prompts, settings: GenerationSettings, given: KVCache | None) -> Iterator[KVCache]:

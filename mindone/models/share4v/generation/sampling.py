@@ -187,7 +187,12 @@ class Sampler:
         self.random = np.random.default_rng(seed if seed is None or sequence == 0 else [seed, sequence])
 
     def choose(
-        self, logits: np.ndarray, prompt: np.ndarray, new_ids: Sequence[int] = (), banned: tuple[int, ...] = ()
+        self,
+        logits: np.ndarray,
+        prompt: np.ndarray,
+        new_ids: Sequence[int] = (),
+        banned: tuple[int, ...] = (),
+        allowed: np.ndarray | None = None,
     ) -> int:
         """Return the next id.
 
@@ -196,6 +201,7 @@ class Sampler:
             prompt: int [T], ids of the prompt, negative at image positions.
             new_ids: ids generated so far.
             banned: ids that must not be chosen in this step.
+            allowed: bool [V], the tokens that may be chosen; None for all.
 
         Raises:
             ValueError: no token is left to choose.
@@ -204,6 +210,8 @@ class Sampler:
         if banned:
             scores = scores.copy()
             scores[list(banned)] = -np.inf
+        if allowed is not None:
+            scores = np.where(allowed, scores, -np.inf)
         best = int(scores.argmax())
         if scores[best] == -np.inf:
             raise ValueError(

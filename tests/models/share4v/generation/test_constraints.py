@@ -1,0 +1,132 @@
+"""Schemas and regular expressions: every text matches, in any batch, and nothing is left unchecked."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindone.models.share4v import Share4V, Share4VProcessor
+from mindone.models.share4v.generation.constraints import GrammarCompiler, GrammarError
+from mindone.models.share4v.generation.decoding import GenerationSettings
+from mindone.models.share4v.generation.engine import Engine, Request
+from mindone.models.share4v.processing.tokenizer import Tokenizer
+from mindone.pipelines import pipeline
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"caption": {"type": "string", "maxLength": 12}, "count": {"enum": [1, 2]}},
+    "required": ["caption", "count"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Share4V:
+    return Share4V.from_pretrained("sharegpt4v-tiny")
+
+
+@pytest.fixture(scope="module")
+def processor() -> Share4VProcessor:
+    return Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+
+
+@pytest.fixture
+def compiler(model: Share4V) -> GrammarCompiler:
+    return GrammarCompiler(model.tokenizer, model.config.text_config.vocab_size, (2,))
+
+
+def check(text: str) -> None:
+    found = json.loads(text)
+    assert set(found) == {"caption", "count"} and found["count"] in (1, 2) and len(found["caption"]) <= 12
+
+
+def walk(compiler: GrammarCompiler, tokenizer: Tokenizer, seed: int, **grammar: Any) -> str:
+    """A text that chooses any of the allowed tokens at random."""
+    constraint = compiler.constraint(grammar.get("schema"), grammar.get("regex"))
+    assert constraint is not None
+    random, ids = np.random.default_rng(seed), []
+    for _ in range(500):
+        token_id = int(random.choice(np.flatnonzero(constraint.allowed(ids))))
+        if token_id == 2:
+            return tokenizer.decode(ids).strip()
+        ids.append(token_id)
+    raise AssertionError("the text does not end")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_walks_match(compiler: GrammarCompiler, model: Share4V, seed: int) -> None:
+    check(walk(compiler, model.tokenizer, seed, schema=SCHEMA))
+    assert re.fullmatch("(ab|c/d)+e", walk(compiler, model.tokenizer, seed, regex="(ab|c/d)+e"))
+
+
+def test_generate_and_the_engine_agree(model: Share4V, processor: Share4VProcessor) -> None:
+    inputs = processor(text=["What is this?", "Where?", "Why is it so?"])
+    for settings in ({}, {"do_sample": True, "temperature": 3.0, "seed": 5}):
+        generated = model.generate(**inputs, schema=SCHEMA, max_new_tokens=150, **settings)
+        for ids in generated:
+            check(processor.decode(ids))
+        assert generated.finish_reasons == ["eos"] * 3
+        engine: Engine[int] = Engine(model, 2)
+        chosen = GenerationSettings.from_arguments({"schema": SCHEMA, "max_new_tokens": 150, **settings})
+        for number, text in enumerate(("What is this?", "Where?", "Why is it so?")):
+            engine.submit(Request(number, processor(text=text)["input_ids"], chosen))
+        engine.submit(Request(9, inputs["input_ids"][:1], GenerationSettings(max_new_tokens=5)))  # free of any schema
+        done = {}
+        while len(engine):
+            done |= {one.request_id: one for one in engine.step()}
+        assert [list(done[number].token_ids) for number in range(3)] == list(generated)
+        assert done[9].error is None
+
+
+def test_several_answers_and_pipelines(model: Share4V, processor: Share4VProcessor) -> None:
+    settings: dict[str, Any] = {"do_sample": True, "temperature": 2.0, "seed": 1, "num_return_sequences": 3}
+    for ids in model.generate(**processor(text="What?"), regex="(yes|no), [0-9]{2}", **settings):
+        assert re.fullmatch("(yes|no), [0-9]{2}", processor.decode(ids))
+    answerer = pipeline("image-text-to-text", model, processor)
+    check(answerer(text="What?", generate_kwargs={"schema": SCHEMA}, return_full_text=False)[0]["generated_text"])
+
+
+def test_a_minimum_length_gives_way_to_the_end_of_the_grammar(model: Share4V, processor: Share4VProcessor) -> None:
+    ids = model.generate(**processor(text="What?"), regex="yes", min_new_tokens=50, max_new_tokens=60)[0]
+    assert processor.decode(ids) == "yes"
+
+
+@pytest.mark.parametrize(
+    ("grammar", "message"),
+    [
+        ({"schema": {"type": "objec"}}, "Invalid type: objec"),
+        ({"schema": {"$ref": "https://example.org/x"}}, "https://example.org/x"),
+        ({"schema": {"enum": ["x" * 40_000]}}, "more than 32,768 bytes"),
+        ({"schema": {"const": float("nan")}}, "no JSON"),
+        ({"schema": "json"}, "must be an object"),
+        ({"regex": "(a|b"}, "unclosed group|regex parse error"),
+        ({"regex": ""}, "at least one character"),
+        ({"schema": {}, "regex": "a"}, "not both"),
+    ],
+)
+def test_bad_grammars(compiler: GrammarCompiler, grammar: dict[str, Any], message: str) -> None:
+    with pytest.raises(GrammarError, match=message):
+        compiler.constraint(grammar.get("schema"), grammar.get("regex"))
+
+
+def test_contradicting_settings(model: Share4V, processor: Share4VProcessor) -> None:
+    inputs = processor(text="What?")
+    with pytest.raises(ValueError, match="schema and regex cannot be combined"):
+        model.generate(**inputs, schema={}, regex="a")
+    with pytest.raises(ValueError, match="num_beams and a schema or regex cannot be combined"):
+        model.generate(**inputs, regex="a", num_beams=2)
+
+
+def test_grammars_are_compiled_once(compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    compile_grammar = compiler._compile
+    monkeypatch.setattr(compiler, "_compile", lambda grammar: compiled.append(grammar) or compile_grammar(grammar))
+    first, second = (compiler.constraint(SCHEMA, None) for _ in range(2))
+    assert len(compiled) == 1 and first is not second
+    assert first is not None and second is not None
+    first.allowed([int(np.flatnonzero(first.allowed([]))[0])])
+    assert second.allowed([]).sum() == compiler.constraint(SCHEMA, None).allowed([]).sum()  # type: ignore[union-attr]
