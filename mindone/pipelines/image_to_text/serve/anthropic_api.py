@@ -12,9 +12,10 @@ from .errors import ApiError, invalid
 from .fields import Field, Fields
 from .generation import Generation
 from .json_text import dumps
-from .kinds import Anything, Boolean, Choice, Integer, Items, ListOf, Number, Text
+from .kinds import Anything, Boolean, Choice, Integer, Items, ListOf, Number, Structure, Text
 from .options import Limits
 from .sampling import generation_settings
+from .structured_output import anthropic_shape
 
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.continuous_batch import Completion
@@ -42,7 +43,7 @@ def message_fields(limits: Limits, counts_only: bool = False) -> Fields:
         Field("tool_choice", "refused", _NO_TOOLS, neutral=({"type": "none"},)),
         Field("thinking", "refused", "the model does not think before it answers", neutral=({"type": "disabled"},)),
         Field("cache_control", "ignored", "every prompt's prefix is cached"),
-        Field("output_config", "refused", "structured output and effort are not supported", neutral=({},)),
+        Field("output_config", "works", "format with a JSON schema, which the answer matches", Structure(("format",))),
     ]
     if counts_only:
         return Fields(shared)
@@ -84,7 +85,11 @@ class MessagesReader:
         stops = values.get("stop_sequences", ())
         renamed = {**values, "max_new_tokens": values["max_tokens"]} if "max_tokens" in values else dict(values)
         settings = generation_settings(
-            renamed, self._limits, self._builder.context_length, (*stops, *self._builder.stop_strings)
+            renamed,
+            self._limits,
+            self._builder.context_length,
+            (*stops, *self._builder.stop_strings),
+            shape=self._builder.compiled(anthropic_shape(values.get("output_config")), "output_config"),
         )
         return MessagesRequest([(self.prompt(values), settings)], values.get("stream", False), stops)
 

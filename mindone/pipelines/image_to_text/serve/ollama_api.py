@@ -15,13 +15,13 @@ from .json_text import dumps
 from .kinds import Anything, Boolean, Choice, Integer, Items, ListOf, Number, Structure, Text
 from .options import Limits
 from .sampling import generation_settings
+from .structured_output import ollama_shape
 
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.decoding import GenerationSettings
 
 _MAX_IMAGES_LISTED = 1000  # in one message; the limit of a request is that of the server
 _NO_TEMPLATE = "the server's template is used; none is accepted from a request"
-_NO_SCHEMA = "structured output is not supported yet; describe the format in the prompt"
 _OTHER_SAMPLER = "this sampler is not supported"
 
 SHOW = Fields(
@@ -83,7 +83,7 @@ def _shared_fields() -> list[Field]:
         Field("options", "works", "see the table of options", Structure()),
         Field("stream", "works", "JSON lines; true by default", Boolean()),
         Field("keep_alive", "ignored", "the model stays loaded"),
-        Field("format", "refused", _NO_SCHEMA, neutral=("",)),
+        Field("format", "works", '"json" or a JSON schema, which the answer matches'),
         Field("think", "refused", "the model does not think before it answers", neutral=(False,)),
         Field("logprobs", "refused", "use /v1/chat/completions", neutral=(False,)),
         Field("top_logprobs", "refused", "use /v1/chat/completions", neutral=(0,)),
@@ -160,7 +160,8 @@ class OllamaReader:
         if "repeat_penalty" in options:
             options["repetition_penalty"] = options.pop("repeat_penalty")
         stop = (*options.pop("stop", ()), *self._builder.stop_strings)
-        settings = generation_settings(options, self._limits, self._builder.context_length, stop)
+        shape = self._builder.compiled(ollama_shape(values.get("format")), "format")
+        settings = generation_settings(options, self._limits, self._builder.context_length, stop, shape=shape)
         return OllamaRequest([(self._builder.chat(turns), settings)], values.get("stream", True))
 
 

@@ -12,6 +12,7 @@ from .fields import Field, Fields
 from .kinds import Bias, Boolean, Choice, Integer, Items, ListOf, Number, Structure, Text
 from .options import Limits
 from .sampling import generation_settings
+from .structured_output import openai_shape
 
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.decoding import GenerationSettings
@@ -21,7 +22,8 @@ _NO_TOOLS = "the model cannot call tools; leave it out"
 _NO_AUDIO = "the model has no audio"
 _NOTHING_STORED = "this server stores nothing"
 _NO_TEMPLATE = "the server's template is used; none is accepted from a request"
-_SCHEMA = "structured output is not supported yet; describe the format in the prompt"
+_SCHEMA = "text, json_object, or json_schema: the answer matches it, as far as it gets before max_tokens"
+_GRAMMAR = "use response_format, guided_json, guided_regex or guided_choice"
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,17 @@ def _sampling_fields(limits: Limits) -> list[Field]:
         Field("spaces_between_special_tokens", "refused", "special tokens are never part of the text", neutral=(True,)),
         Field("priority", "refused", "requests run in the order in which they come", neutral=(0,)),
         Field("cache_salt", "refused", "all requests share the prefix cache"),
-        *(Field(name, "refused", _SCHEMA) for name in ("structured_outputs", "grammar", "json_schema")),
-        *(Field(f"guided_{name}", "refused", _SCHEMA) for name in ("json", "regex", "choice", "grammar")),
+        Field("response_format", "works", _SCHEMA, Structure(("type", "json_schema"))),
+        Field("guided_json", "works", "a JSON schema (vLLM's field)", Structure()),
+        Field("guided_regex", "works", "a regular expression that the answer matches (vLLM's field)", Text(2**15, 1)),
+        Field("guided_choice", "works", "a list of possible answers (vLLM's field)", ListOf(Text(1000, 1), 1000)),
+        Field(
+            "structured_outputs",
+            "works",
+            "json, regex or choice (vLLM's field)",
+            Structure(("json", "regex", "choice")),
+        ),
+        *(Field(name, "refused", _GRAMMAR) for name in ("guided_grammar", "grammar", "json_schema")),
     ]
 
 
@@ -108,7 +119,6 @@ def chat_fields(limits: Limits) -> Fields:
             *_sampling_fields(limits),
             Field("logprobs", "works", "report the log-probability of each token", Boolean()),
             Field("top_logprobs", "works", "and of this many of the most probable tokens", Integer(0, 20)),
-            Field("response_format", "refused", _SCHEMA, neutral=({"type": "text"},)),
             Field("tools", "refused", _NO_TOOLS, neutral=([],)),
             Field("tool_choice", "refused", _NO_TOOLS, neutral=("none",)),
             Field("functions", "refused", _NO_TOOLS, neutral=([],)),
@@ -148,7 +158,6 @@ def completion_fields(limits: Limits) -> Fields:
             *_sampling_fields(limits),
             Field("logprobs", "works", "log-probabilities of each token and of this many others", Integer(0, 20)),
             Field("suffix", "refused", "the model cannot fill in the middle of a text", neutral=("",)),
-            Field("response_format", "refused", _SCHEMA, neutral=({"type": "text"},)),
         ]
     )
 
@@ -216,7 +225,12 @@ class OpenAIReader:
             renamed["min_new_tokens"] = values["min_tokens"]
         count = values.get("n", 1)
         stops = (*values.get("stop", ()), *stop)
-        settings = generation_settings(renamed, self._limits, self._builder.context_length, stops, count, logprobs)
+        shape = self._builder.compiled(openai_shape(values), "response_format")
+        if shape and values.get("ignore_eos"):
+            raise invalid("ignore_eos cannot be combined with structured output: leave one of them out", "ignore_eos")
+        settings = generation_settings(
+            renamed, self._limits, self._builder.context_length, stops, count, logprobs, shape
+        )
         if settings.num_return_sequences == 1:  # one answer, or greedy ones, which are all the same
             return [settings] * count
         return [settings.for_sequence(number) for number in range(count)]

@@ -22,6 +22,7 @@ def generation_settings(
     stop: tuple[str, ...] = (),
     choices: int = 1,
     logprobs: int | None = None,
+    shape: Mapping[str, Any] | None = None,
 ) -> GenerationSettings:
     """Return the settings of a request.
 
@@ -35,6 +36,7 @@ def generation_settings(
         stop: the template's and the request's stop strings.
         choices: answers to the prompt.
         logprobs: as in GenerationSettings.
+        shape: schema or regex, as in GenerationSettings.
 
     Raises:
         ApiError: (400) the settings contradict each other.
@@ -56,6 +58,7 @@ def generation_settings(
         "stop": stop,
         "num_return_sequences": choices if temperature > 0 else 1,
         "logprobs": logprobs,
+        **(shape or {}),
     }
     try:
         return GenerationSettings.from_arguments(arguments)

@@ -58,7 +58,7 @@ def test_3_fields_that_ask_for_nothing(live: Live, ask: Callable[..., str], scen
         **{"seed": None, "user": "me", "reasoning_effort": None, "logit_bias": {}, "stream_options": None},
     }
     assert text_of(live.post(PATH, chat("Describe this image", scene, **nothing))) == ask("Describe this image")
-    for name, value in {"reasoning_effort": "none", "response_format": {"type": "json_schema"}, "tools": [{}]}.items():
+    for name, value in {"reasoning_effort": "none", "verbosity": "low", "tools": [{}]}.items():
         found = live.post(PATH, chat("Hello", **{name: value}))
         assert found.status_code == 400 and found.json()["error"]["param"] == name
         assert found.json()["error"]["message"].startswith(f"{name} is not supported")

@@ -273,7 +273,7 @@ REFUSED = {
     "cve_2025_48944_tools": {"tools": [{"type": "function", "function": {"parameters": {"type": "whatever"}}}]},
     "cve_2025_62164_prompt_embeds": {"prompt_embeds": base64.b64encode(b"pickle").decode()},
     "cve_2026_3059_custom_logit_processor": {"custom_logit_processor": "pickle"},
-    "cve_2025_29770_guided_regex": {"guided_regex": "(a+)+$"},
+    "cve_2025_29770_guided_grammar": {"guided_grammar": "root ::= root"},
     "mm_processor_kwargs": {"mm_processor_kwargs": {"size": 10**9}},
     "lora_path": {"lora_path": "/tmp/x"},
 }

@@ -1,0 +1,138 @@
+"""Structured output over HTTP: answers match their schemas, bad schemas are refused, others are not held up."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import ollama
+import openai
+import pytest
+from helpers.serving import MODEL, Live, chat
+
+PATH = "/v1/chat/completions"
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "color": {"enum": ["red", "green", "blue"]},
+        "count": {"type": "integer", "minimum": 0, "maximum": 9},
+        "words": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 2},
+    },
+    "required": ["color", "count", "words"],
+    "additionalProperties": False,
+}
+
+
+def check(text: str) -> None:
+    found = json.loads(text)
+    assert list(found) == ["color", "count", "words"]
+    assert found["color"] in ("red", "green", "blue") and 0 <= found["count"] <= 9
+    assert len(found["words"]) <= 2 and all(len(word) <= 6 for word in found["words"])
+
+
+def form(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.5, "seed": 3}, {"temperature": 5.0, "n": 4, "seed": 1}])
+def test_answers_match_a_schema(client: openai.OpenAI, scene: str, settings: dict[str, Any]) -> None:
+    answer = client.chat.completions.create(**chat("What?", scene, response_format=form(SCHEMA), **settings))
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        check(choice.message.content or "")
+    pieces = client.chat.completions.create(
+        **chat("What?", scene, response_format=form(SCHEMA), **{**settings, "n": 1}), stream=True
+    )
+    check("".join(piece.choices[0].delta.content or "" for piece in pieces))
+
+
+def test_an_answer_that_is_cut_says_so(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(**chat("What?", response_format=form(SCHEMA), max_tokens=4))
+    assert answer.choices[0].finish_reason == "length"
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(answer.choices[0].message.content or "")
+
+
+def test_other_ways_to_ask(live: Live) -> None:
+    def text(**fields: Any) -> str:
+        found = live.post(PATH, chat("What?", temperature=2.0, seed=1, max_tokens=200, **fields))
+        assert found.status_code == 200, found.text
+        return str(found.json()["choices"][0]["message"]["content"])
+
+    check(text(guided_json=SCHEMA))
+    check(text(structured_outputs={"json": SCHEMA}))
+    assert re.fullmatch("(yes|no), [0-9]{3}", text(guided_regex="(yes|no), [0-9]{3}"))
+    assert text(guided_choice=["a.b", "c|d"]) in ("a.b", "c|d")
+    assert text(structured_outputs={"choice": ["one"]}) == "one"
+    assert text(response_format={"type": "json_object"}).startswith("{")
+    completed = live.post("/v1/completions", {"prompt": "Yes or no?", "guided_choice": ["yes", "no"]}).json()
+    assert completed["choices"][0]["text"] in ("yes", "no")
+    found = live.post(
+        "/v1/messages",
+        {
+            "messages": [{"role": "user", "content": "What?"}],
+            "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+        },
+    )
+    check(found.json()["content"][0]["text"])
+
+
+def test_ollamas_format(live: Live) -> None:
+    client = ollama.Client(host=live.url, trust_env=False)
+    check(client.generate(MODEL, "What?", format=SCHEMA).response or "")
+    check(client.chat(MODEL, [{"role": "user", "content": "What?"}], format=SCHEMA).message.content or "")
+
+
+DEEP: Any = {"type": "string"}
+for _ in range(200):
+    DEEP = {"type": "array", "items": DEEP}
+BAD = {
+    "type": {"type": "objec"},
+    "reference": {"$ref": "https://example.org/schema.json"},
+    "look_ahead": {"type": "string", "pattern": "(?=a)b"},
+    "impossible": {"type": "integer", "minimum": 5, "maximum": 4},
+    "large": {"type": "object", "properties": {f"name{number}": {"type": "string"} for number in range(5000)}},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_schemas_are_refused(live: Live, name: str) -> None:
+    found = live.post(PATH, chat("What?", response_format=form(BAD[name])))
+    assert found.status_code == 400, found.text
+    error = found.json()["error"]
+    assert (error["param"], error["code"]) == ("response_format", "invalid_schema")
+    assert error["message"].startswith("response_format: ") and len(error["message"]) < 400
+    assert live.post(PATH, chat("What?", max_tokens=1)).status_code == 200
+
+
+def test_a_deep_schema_ends_only_its_own_request(live: Live) -> None:
+    assert live.post(PATH, chat("What?", response_format=form(DEEP), max_tokens=5)).status_code in (200, 400)
+    assert live.post(PATH, chat("What?", max_tokens=1)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "response_format"),
+        ({"guided_json": {}, "guided_regex": "a"}, "guided_json"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_json": {"type": "null"}, "ignore_eos": True}, "ignore_eos"),
+    ],
+)
+def test_malformed_requests(live: Live, fields: dict[str, Any], param: str) -> None:
+    found = live.post(PATH, chat("What?", **fields))
+    assert found.status_code == 400 and found.json()["error"]["param"] == param
