@@ -7,6 +7,7 @@ from argparse import ArgumentParser, _ArgumentGroup
 from .common import add_generation_arguments, add_model_arguments, add_pixels_argument
 
 HELP = "caption a data set; can be interrupted and resumed"
+STATUS = "starting MindSpore"
 USAGE = "INPUT..."
 DESCRIPTION = (
     "Caption folders, tables, shards and videos of any size. However a job ends (a crash, a full disk, Ctrl-C), "
@@ -16,6 +17,7 @@ DESCRIPTION = (
 EPILOG = """examples:
   share4v caption-dataset photos --model sharegpt4v-7b --dtype int4
   share4v caption-dataset photos --out captions.jsonl --style detailed --begin-with "A photograph of"
+  share4v caption-dataset photos --limit 20 --dry-run
   share4v caption-dataset 'shards/{0000..0127}.tar' --out captioned --format webdataset --engine ray --actors 8
   share4v caption-dataset clips --frames 4 --out annotations.csv --format open-sora-csv
 
@@ -27,11 +29,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add every argument of the command."""
     _add_input_arguments(parser)
     _add_output_arguments(parser)
+    _add_job_arguments(parser)
     _add_prompt_arguments(parser)
     _add_text_arguments(parser)
     _add_execution_arguments(parser)
     add_model_arguments(parser)
-    add_generation_arguments(parser, max_new_tokens=None)
+    add_generation_arguments(parser, max_new_tokens=None, default="set by --style")
 
 
 def _add_input_arguments(parser: ArgumentParser) -> None:
@@ -114,7 +117,7 @@ def _add_table_arguments(group: _ArgumentGroup) -> None:
 
 
 def _add_output_arguments(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("outputs and job state")
+    group = parser.add_argument_group("outputs")
     group.add_argument(
         "--out",
         metavar="PATH",
@@ -151,6 +154,10 @@ def _add_output_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="store the time that each record took (default: no, so that repeated runs give identical files)",
     )
+
+
+def _add_job_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("job")
     group.add_argument(
         "--state",
         metavar="DIR",
@@ -166,6 +173,17 @@ def _add_output_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="caption all inputs again, for example with other settings; captions that people wrote are kept, those of "
         "the earlier run are replaced",
+    )
+    group.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="process only the first N inputs; the same command without --limit continues with the others",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be captioned, kept, skipped and written, and write nothing; no model is loaded",
     )
     group.add_argument(
         "--adopt",
@@ -189,8 +207,9 @@ def _add_prompt_arguments(parser: ArgumentParser) -> None:
         "--prompt",
         action="append",
         metavar="TEXT",
-        help="question to ask; may contain {filename}, {stem}, {directory}, {key} or the name of a table column; if "
-        "repeated, one of them is drawn for each caption",
+        help="question to ask; may contain {filename}, {stem}, {directory}, {key} or the name of a table column, and "
+        "{name|text}, which is text where the column is empty; {{ and }} are braces; if repeated, one of the questions "
+        "is drawn for each caption",
     )
     group.add_argument(
         "--prompt-file",
@@ -213,7 +232,12 @@ def _add_prompt_arguments(parser: ArgumentParser) -> None:
 
 def _add_text_arguments(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("caption text")
-    group.add_argument("--begin-with", default="", metavar="TEXT", help="make every caption start with TEXT")
+    group.add_argument(
+        "--begin-with",
+        default="",
+        metavar="TEXT",
+        help="make every caption start with TEXT, which may contain the variables of --prompt",
+    )
     group.add_argument(
         "--forbid",
         action="append",

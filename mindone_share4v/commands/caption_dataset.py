@@ -6,22 +6,16 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from mindone.models.share4v.display import shell_name
 
 from ..printing import one_line, print_error, print_text
 from ..signals import INTERRUPTED, raise_interrupt, signal_handler
-from .common import (
-    DONE,
-    SOME_FAILED,
-    flag_of,
-    print_unused_sampling,
-    usage_error,
-    with_flags,
-)
+from ..status import STATUS
+from .common import flag_of, print_unused_sampling, usage_error, with_flags
+from .dataset_summary import preview_lines, summary_lines
+from .exit_status import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -45,8 +39,10 @@ def run(arguments: Namespace) -> int:
 
     if arguments.list_styles:
         return _list_styles()
-    with tqdm(unit="image", dynamic_ncols=True, smoothing=0, disable=not sys.stderr.isatty()) as bar:
-        progress = Progress(bar)
+    STATUS.clear()
+    no_bar = not sys.stderr.isatty() or arguments.dry_run
+    with tqdm(unit="image", desc="listing", dynamic_ncols=True, smoothing=0, leave=True, disable=no_bar) as bar:
+        progress = Progress(bar, arguments)
         try:
             job = _job(arguments)
             with signal_handler(raise_interrupt):  # so that the job can write its last records to disk
@@ -77,13 +73,17 @@ def run(arguments: Namespace) -> int:
             else:
                 print_error(f"stopped: {with_flags(arguments, str(error))}")
             return STOPPED
+    if summary.preview is not None:
+        for line in preview_lines(summary):
+            print_text(one_line(with_flags(arguments, line), keep_indentation=True))
+        return DONE
     return _finish(summary, arguments)
 
 
-def _print_skipped(arguments: Namespace, groups: Sequence[SkippedGroup], with_advice: bool = True) -> None:
-    """Print what the inputs contain that is not captioned, one line for each reason."""
+def _print_skipped(arguments: Namespace, groups: Sequence[SkippedGroup]) -> None:
+    """Print what the inputs contain that is not captioned, one line for each reason, and what to do about it."""
     for group in groups:
-        print_error(one_line(with_flags(arguments, group.line(with_advice))))
+        print_error(one_line(with_flags(arguments, group.line())))
 
 
 def _shown_name(argument: str) -> str:
@@ -96,39 +96,12 @@ def _finish(summary: JobSummary, arguments: Namespace) -> int:
     from mindone.pipelines.image_to_text.dataset.executors.ranks import current_rank
 
     for reason in summary.left_out:
-        print_error(one_line(f"left out of the output: {reason}"))
-    seconds = max(summary.seconds, 1e-9)
-    inputs = f"{summary.inputs} inputs" + (" in this process" if summary.is_share else "")
-    print_error(
-        f"{inputs}: {summary.captioned} captioned in {seconds:.0f} s "
-        f"({summary.captioned / seconds:.2f} per second, {summary.tokens / seconds:.0f} tokens per second), "
-        f"{summary.kept} kept, {summary.failed} failed"
-    )
-    if not summary.is_share:
-        _print_skipped(arguments, summary.skipped, with_advice=False)
-        for line in next_steps(summary, arguments.inputs, arguments.out):
-            print_error(one_line(line))
+        print_error(one_line(f"left out of the output: {with_flags(arguments, reason)}"))
+    for line in summary_lines(summary, arguments.inputs, arguments.out, arguments.limit):
+        print_error(one_line(with_flags(arguments, line)))
     if current_rank() is not None:
         return DONE  # msrun treats any other status as a crash and kills the other processes
     return SOME_FAILED if summary.failed or summary.left_out else DONE
-
-
-def next_steps(summary: JobSummary, inputs: Sequence[str], out: str | None) -> list[str]:
-    """Return what to look at after a job: broken rules, failures, where the captions are, and how to see them."""
-    lines = []
-    if summary.breaking_rules:
-        lines.append(
-            f"captions of {summary.breaking_rules} inputs break a rule after all attempts; their notes in the journal "
-            "and in the report name it"
-        )
-    if summary.failed:
-        failed = quote(str(Path(summary.state) / "failed.jsonl"))
-        lines.append(f"why inputs failed: {failed}; the same command with --retry-failed tries only these again")
-    where = "beside the images" if out is None else f"in {quote(out)}"
-    # `share4v report` finds the state directory of an output or of one folder.
-    job = out or (inputs[0] if len(inputs) == 1 and Path(inputs[0]).is_dir() else summary.state)
-    lines.append(f"the captions are {where}; to look at them: share4v report {quote(job)}")
-    return lines
 
 
 def _job(arguments: Namespace) -> DatasetOptions:
@@ -174,8 +147,9 @@ class Progress:
 
     LINE_SECONDS = 60.0  # between two progress lines
 
-    def __init__(self, bar: tqdm[Any]) -> None:
+    def __init__(self, bar: tqdm[Any], arguments: Namespace | None = None) -> None:
         self.bar = bar
+        self.arguments = arguments or Namespace()
         self.has_records = False
         self.done = self.total = self.made = self.tokens = self.failures = 0
 
@@ -184,6 +158,8 @@ class Progress:
         self.done = done
         self.total = total
         self.start = self.last_line = time.monotonic()
+        self.bar.set_description_str("", refresh=False)
+        self.bar.set_postfix_str(f"loading {getattr(self.arguments, 'model', 'the model')}", refresh=False)
         self.bar.reset(total)
         self.bar.initial = done  # the bar's rate is that of this run
         self.bar.update(done)
@@ -210,7 +186,7 @@ class Progress:
             self.failures += 1
             if self.failures <= _SHOWN_FAILURES:
                 self.bar.clear()
-                print_error(one_line(f"{shell_name(record.source)}: {record.error}"))
+                print_error(one_line(f"{shell_name(record.source)}: {with_flags(self.arguments, record.error)}"))
             elif self.failures == _SHOWN_FAILURES + 1:
                 print_error("more inputs failed; failed.jsonl will list all of them when the job is done")
 

@@ -13,7 +13,7 @@ from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 class EchoExecutor:
     """Answers every question with itself; an input whose name contains "fail" fails, and one with "stop" ends it.
 
-    What follows "note: " in a question becomes a note.
+    What follows "note: " in a question becomes a note. A beginning of the input's own comes before the caption.
     """
 
     def __init__(
@@ -32,10 +32,11 @@ class EchoExecutor:
                 yield Record(**{**vars(blank), "error": "it cannot be read"})
             else:
                 count = len(task.prompts)
+                begin = f"{task.beginning} " if task.beginning else ""
                 yield Record(
                     **{
                         **vars(blank),
-                        "captions": task.prompts,
+                        "captions": tuple(begin + prompt for prompt in task.prompts),
                         "notes": tuple(prompt.partition("note: ")[2] for prompt in task.prompts if "note: " in prompt),
                         "prompts": task.prompts,
                         "tokens": (3,) * count,

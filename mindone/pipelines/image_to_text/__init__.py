@@ -13,8 +13,10 @@ _EXPORTS = {
     "ImageTextToTextPipeline": "answering",
     "ImageToTextPipeline": "captioning",
     "InputError": "dataset.readers",
+    "InputPreview": "dataset.state.records",
     "JobError": "dataset.state.records",
     "JobOptions": "dataset.options",
+    "JobPreview": "dataset.state.records",
     "JobSummary": "dataset.state.records",
     "ModelChoice": "dataset.options",
     "PromptPlan": "dataset.prompts.plan",
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from .dataset.prompts.plan import PromptPlan
     from .dataset.readers import InputError, ReaderOptions
     from .dataset.rules.text_rules import TextRules
-    from .dataset.state.records import JobError, JobSummary, Record
+    from .dataset.state.records import InputPreview, JobError, JobPreview, JobSummary, Record
     from .dataset.writers import WriterOptions
 
 __all__ = [
@@ -44,8 +46,10 @@ __all__ = [
     "ImageTextToTextPipeline",
     "ImageToTextPipeline",
     "InputError",
+    "InputPreview",
     "JobError",
     "JobOptions",
+    "JobPreview",
     "JobSummary",
     "ModelChoice",
     "PromptPlan",

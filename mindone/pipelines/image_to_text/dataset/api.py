@@ -19,8 +19,10 @@ from .inference.caption_cache import delete_caption_caches
 from .job import CaptionJob, JobState
 from .keywords import DatasetOptions, build_options
 from .options import CaptioningSettings, JobOptions, ModelChoice
+from .preview import preview_job
 from .prompts.plan import PromptPlan
 from .readers import InputError, ReaderOptions, list_inputs, split_pattern
+from .state.limits import limited, store_limit, stored_limit
 from .state.listing import Listing
 from .state.paths import INPUTS, JOURNAL, PREVIOUS, RESTARTED, SKIPPED, STATE_SUFFIX
 from .state.records import Item, JobError, JobSummary, Record
@@ -74,7 +76,7 @@ def caption_dataset(
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, overwrite, engine,
-      state, restart, retry_failed, adopt; shard_size, seconds; actors, cpus.
+      state, restart, retry_failed, adopt, limit, dry_run; shard_size, seconds; actors, cpus.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -86,7 +88,8 @@ def caption_dataset(
         **keywords: see `keywords.DatasetKeywords`.
 
     Returns:
-        Counts of the whole job; under msrun, in ranks other than 0, of the rank's share.
+        Counts of the whole job; under msrun, in ranks other than 0, of the rank's share. With `dry_run`, what the job
+        would do, as `preview`.
 
     Raises:
         TypeError: a keyword is unknown.
@@ -130,16 +133,28 @@ def _run(
     engine = _engine_name(options, rank)
     check_job(paths, job, directory, engine)  # report all errors before anything is written
     executor = executor_class(engine)
-    if engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler):
+    is_follower = engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler)
+    if is_follower and rank is not None and not options.dry_run:
         return run_follower(choice=job.choice, settings=job.settings, state=directory, rank=rank)
     description = _description(paths, job)
     if needs_start(directory, options.restart):
         check_start(paths, job, engine)
 
-    def adopt(state: JobState) -> None:
-        adopt_state(state, lambda: list_inputs(paths, job.readers), description)
+    def list_all() -> Iterator[Item]:
+        return list_inputs(paths, job.readers)
 
-    with JobState(directory, None if options.restart else description, adopt if options.adopt else None) as state:
+    def adopt(state: JobState) -> None:
+        adopt_state(state, limited(list_all, options.limit, None), description)
+
+    entered = JobState(directory, None if options.restart else description, adopt if options.adopt else None)
+    if options.dry_run:
+        entered.inspect()
+        skipped = SkippedFiles()
+        listed = limited(
+            lambda: list_inputs(paths, job.readers, skipped), options.limit, None if options.restart else directory
+        )
+        return replace(preview_job(listed, job, directory), skipped=skipped.groups())
+    with entered as state:
         listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
         remove_queues(state.directory)
         on_skipped(read_skipped(state.path(SKIPPED)))
@@ -151,6 +166,7 @@ def _run(
             existing=options.existing,
             writers=[open_writer(name, options.out, options.writers, state.directory) for name in options.formats],
             on_record=on_record,
+            begin_with=job.settings.begin_with,
         )
         return captioning.run(
             lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
@@ -160,7 +176,11 @@ def _run(
 def _listed(paths: Sequence[str], readers: ReaderOptions, state: JobState) -> Iterator[Item]:
     """List the inputs, and store what was skipped once all of them are listed."""
     skipped = SkippedFiles()
-    yield from list_inputs(paths, readers, skipped)
+    try:
+        yield from list_inputs(paths, readers, skipped)
+    except GeneratorExit:  # a limit ends the listing early
+        write_skipped(state.path(SKIPPED), skipped.groups())
+        raise
     write_skipped(state.path(SKIPPED), skipped.groups())
 
 
@@ -233,31 +253,39 @@ def _state_directory(paths: Sequence[str], options: JobOptions) -> Path:
 
 
 def _listing(
-    state: JobState, list_again: Callable[[], Iterator[Item]], options: JobOptions, description: dict[str, Any]
+    state: JobState, list_all: Callable[[], Iterator[Item]], options: JobOptions, description: dict[str, Any]
 ) -> Listing:
     """Return the job's inputs; they are listed again if a new pass over them starts.
 
-    A job without records accepts new settings, and lists its inputs with them.
+    A job without records accepts new settings, and lists its inputs with them. A job with another limit lists its
+    inputs again and keeps its records.
 
     Raises:
         JobError: inputs that have captions are missing.
         InputError: there are no inputs.
     """
     directory, restarted = state.directory, state.path(RESTARTED)
+    list_again = limited(list_all, options.limit, directory)
     is_described = state.is_described_by(description)
     if not is_described or (options.restart and not own_exists(restarted)):
         if not is_described:
             delete_caption_caches(directory)  # captions of the same images with other settings
-        start_over(directory, list_again)
+        start_over(directory, limited(list_all, options.limit, None))
+        store_limit(directory, options.limit)
         state.describe(description)
         if options.restart:
             open_own(restarted, "ab+").close()
+    if not own_exists(state.path(INPUTS)):
+        store_limit(directory, options.limit)
     listing = load_or_create_listing(directory, list_again)
     is_complete = count_done(directory) == len(listing)
+    is_extended = not is_complete and stored_limit(directory) != options.limit
     has_started = own_exists(state.path(JOURNAL)) and (is_complete or not own_exists(state.path(PREVIOUS)))
-    if has_started and (options.retry_failed or (is_complete and inputs_changed(listing, list_again))):
-        _check_none_missing(start_next_pass(directory, list_again, options.retry_failed))
+    is_changed = options.retry_failed or (is_complete and inputs_changed(listing, list_again))
+    if is_extended or (has_started and is_changed):
+        _check_none_missing(start_next_pass(directory, list_again, options.retry_failed and has_started))
         listing = Listing(state.path(INPUTS))
+    store_limit(directory, options.limit)
     if not len(listing):
         remove_own(state.path(INPUTS))
         lines = "".join(f"; {group.line()}" for group in read_skipped(state.path(SKIPPED)))

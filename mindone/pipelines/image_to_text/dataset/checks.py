@@ -12,10 +12,12 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from mindone.models.share4v.hub import is_checkpoint_name, resolve
+from mindone.models.share4v.hub.cache import cache_root
 from mindone.models.share4v.load_options import LoadOptions
 from mindone.models.share4v.processing.chat_templates import get_template
 
 from .executors.base import executor_class
+from .prompts.variables import check_known
 from .readers import list_inputs
 from .state.paths import JOB, JOURNAL
 from .state.records import Item
@@ -25,7 +27,6 @@ from .writers import check_outputs, find_existing_output, output_path, writer_ro
 if TYPE_CHECKING:
     from .keywords import DatasetOptions
     from .options import ModelChoice
-    from .prompts.plan import PromptPlan
 
 _CHECKED_INPUTS = 1000  # inputs whose columns are compared with the variables of prompts
 
@@ -46,6 +47,7 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
         FileNotFoundError, HubError, CheckpointError: the model was not found.
     """
     _check_generation(job)
+    cache_root()  # has the key that signs the job's state; raises if this user has no home directory
     executor_class(engine)
     check_outputs(job.options.formats, job.options.out, paths)
     _check_writable(paths, job.options.out, state)
@@ -60,7 +62,7 @@ def check_start(paths: Sequence[str], job: DatasetOptions, engine: str) -> None:
         As `check_job`.
     """
     _check_model(job.choice, engine)
-    _check_variables(job.plan, list_inputs(paths, job.readers))
+    _check_variables(job, list_inputs(paths, job.readers))
 
 
 def needs_start(state: Path, restart: bool) -> bool:
@@ -99,21 +101,31 @@ def _check_model(choice: ModelChoice, engine: str) -> None:
     Checkpoint.open(choice.model, options, weights=Path(choice.model).is_dir())
 
 
-def _check_variables(plan: PromptPlan, items: Iterable[Item]) -> None:
-    """Refuse prompts with a variable that none of the first inputs has."""
+def _check_variables(job: DatasetOptions, items: Iterable[Item]) -> None:
+    """Refuse prompts and a forced beginning with a variable that none of the first inputs has."""
     columns: set[str] = set()
-    if _knows_all(plan, columns):
+    if _has_all(job, columns):
         return
+    own: set[frozenset[str]] = set()
+    count = 0
     for item in islice(items, _CHECKED_INPUTS):
+        count += 1
         columns.update(item.columns)
-        if _knows_all(plan, columns):
+        own.add(frozenset(item.columns))
+        if _has_all(job, columns):
             return
-    plan.check(columns)
+    # Rows with different columns (JSON lines) are not all listed yet: a later one may have the variable.
+    _check_known(job, columns, allows_absent=count == _CHECKED_INPUTS and len(own) > 1)
 
 
-def _knows_all(plan: PromptPlan, columns: Collection[str]) -> bool:
+def _check_known(job: DatasetOptions, columns: Collection[str], allows_absent: bool = False) -> None:
+    job.plan.check(columns, allows_absent)
+    check_known([job.settings.begin_with], columns, allows_absent, "begin_with")
+
+
+def _has_all(job: DatasetOptions, columns: Collection[str]) -> bool:
     try:
-        plan.check(columns)
+        _check_known(job, columns)
     except ValueError:
         return False
     return True

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from .executors.base import Executor
 from .prompts.plan import PromptPlan
+from .prompts.variables import fill, has_variables
 from .rules.retries import breaks_rules
 from .state.atomic_files import atomic_write, count_lines
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
@@ -124,6 +125,12 @@ class JobState(AbstractContextManager["JobState"]):
         count_lines(self.path(INPUTS), digest)
         return is_listing_signed(self.directory, digest.digest())
 
+    def inspect(self) -> None:
+        """Check what entering checks, without a lock and without writing anything; errors as of entering."""
+        if os.path.lexists(self.directory):
+            self._check_signature()
+            self._check_description()
+
     def path(self, name: str) -> Path:
         """Return the path of a file in the directory."""
         return self.directory / name
@@ -165,6 +172,7 @@ class CaptionJob:
         existing: what to do with existing captions; a key of `existing_captions.MODES`.
         writers: the outputs.
         on_record: called with every finished record.
+        begin_with: text that captions begin with; may contain variables.
     """
 
     def __init__(
@@ -176,8 +184,10 @@ class CaptionJob:
         existing: str,
         writers: Sequence[FollowingWriter],
         on_record: Callable[[Record], None] = lambda record: None,
+        begin_with: str = "",
     ) -> None:
         self.state, self.listing, self.plan, self.existing = state, listing, plan, existing
+        self.begin_with = begin_with
         self.writers, self.on_record = writers, on_record
         self._pending: list[Record] = []  # appended to the journal, but perhaps not on disk yet
         self._last_flush = time.monotonic()
@@ -193,6 +203,11 @@ class CaptionJob:
             JournalError: the journal was damaged by something other than a crash.
         """
         started, counts = time.perf_counter(), {"captioned": 0, "kept": 0, "tokens": 0, "breaking_rules": 0}
+
+        def count_breaking(record: Record) -> None:
+            is_made = record.error is None and KEPT_EXISTING not in record.notes
+            counts["breaking_rules"] += is_made and breaks_rules(record.notes)
+
         previous = PreviousRecords(self.state.path(PREVIOUS))
         with closing(previous), Journal(self.state.path(JOURNAL)) as journal:
             self._previous = previous
@@ -203,10 +218,9 @@ class CaptionJob:
                     if is_new:
                         counts["captioned"] += record.error is None
                         counts["tokens"] += sum(record.tokens)
-                        counts["breaking_rules"] += breaks_rules(record.notes)
                     self._append(journal, record)
                 self._flush(journal)
-            failed = write_failed(journal, self.state.path(FAILED))
+            failed = write_failed(journal, self.state.path(FAILED), count_breaking)
         for writer in self.writers:
             writer.finish()
         for name in (PREVIOUS, RESTARTED, WRITTEN):
@@ -246,7 +260,8 @@ class CaptionJob:
             if settled is None:
                 questions = self.plan.questions(item)
                 styles = tuple(None if question.style is None else question.style.name for question in questions)
-                yield Task(item, tuple(question.text for question in questions), styles)
+                own = fill(self.begin_with, item) if has_variables(self.begin_with) else None
+                yield Task(item, tuple(question.text for question in questions), styles, own)
 
     def _inputs(self, start: int) -> Iterator[tuple[Item, Record | None]]:
         """Yield the inputs from number `start`, each with its record if that needs no model."""
@@ -260,6 +275,7 @@ class CaptionJob:
             return replace(blank, captions=((item.caption or "").strip(),), notes=(KEPT_EXISTING,))
         try:
             self.plan.questions(item)
+            fill(self.begin_with, item)
         except ValueError as error:
             return replace(blank, error=str(error))
         return None

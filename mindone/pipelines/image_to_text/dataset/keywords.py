@@ -114,6 +114,8 @@ class JobKeywords(TypedDict, total=False):
     restart: bool
     retry_failed: bool
     adopt: bool
+    limit: int | None
+    dry_run: bool
 
 
 class WriterKeywords(TypedDict, total=False):

@@ -14,6 +14,7 @@ from mindone.models.share4v.load_options import LoadOptions
 from mindone.models.share4v.suggestions import unknown
 
 from .prompts.styles import get_style
+from .prompts.variables import variables_of
 from .rules.retries import RETRIES
 from .rules.text_rules import TextRules
 from .state.existing_captions import MODES
@@ -51,7 +52,7 @@ class CaptioningSettings:
         repetition_penalty: above 1, discourages repetition.
         stop: strings that end a caption.
         rules: rules for the text, in addition to those of its style.
-        begin_with: text that every caption begins with.
+        begin_with: text that every caption begins with; may contain variables, as prompts may.
         attempts: maximum number of attempts for a caption that breaks a rule.
         seed: of all random choices; also of a plan that the keyword arguments make.
         batch_size: number of captions that are generated together; changes the speed only.
@@ -81,6 +82,7 @@ class CaptioningSettings:
         _check_positive_integers(self, "batch_size", "workers")
         if self.max_image_pixels is not None:
             _check_positive_integers(self, "max_image_pixels")
+        variables_of(self.begin_with, "begin_with")
         if not 1 <= self.attempts <= len(RETRIES):
             raise ValueError(f"attempts must be 1 to {len(RETRIES)}, got {self.attempts}")
 
@@ -158,11 +160,15 @@ class JobOptions:
         state: the job's state directory; by default beside the output.
         restart: discard the progress of an earlier run, and start from the beginning.
         retry_failed: caption the inputs that failed again; all other records are kept.
+        limit: process only the first inputs, this many; inputs that have a record already stay. A later run with a
+            larger limit, or without one, continues with the others.
+        dry_run: only report what the job would do: nothing is written and no model is loaded.
         adopt: take over a job that was moved, copied, shared, or started by an older version: list the inputs again,
             match them with the job's records, and sign its state directory. Without it, such state is rejected.
 
     Raises:
-        ValueError: `existing` is unknown, or `restart` is set together with `retry_failed` or `adopt`.
+        ValueError: `existing` is unknown, `limit` is less than 1, or `restart` is set together with `retry_failed` or
+            `adopt`.
     """
 
     out: str | None = None
@@ -176,8 +182,12 @@ class JobOptions:
     restart: bool = False
     retry_failed: bool = False
     adopt: bool = False
+    limit: int | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
+        if self.limit is not None:
+            _check_positive_integers(self, "limit")
         if self.restart and self.retry_failed:
             raise ValueError("restart and retry_failed cannot be combined: restart discards all records")
         if self.restart and self.adopt:

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
 from mindone.models.share4v.generation.engine import IMAGES_PER_RUN, Engine, ImageSet, Request
 
+from ..prompts.variables import has_variables
 from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt
 from ..rules.text_rules import TextRules
 from ..state.records import Record
@@ -55,7 +56,9 @@ class Captioner:
         self.model_name = model_name
         self.settings = settings
         self.cache = CaptionCache(None) if cache is None else cache
-        self.beginning = forced_ids(pipeline.processor, settings.begin_with, pipeline.template().name)
+        # With variables, each task has its own beginning.
+        beginning = "" if has_variables(settings.begin_with) else settings.begin_with
+        self.beginning = forced_ids(pipeline.processor, beginning, pipeline.template().name)
         self.stops = (*stop_strings(settings.generation.get("stop")), *pipeline.template().stop_strings)
         self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
         self.forbidden_by(settings.rules)
@@ -138,6 +141,7 @@ class PendingCaption:
         key: identifies the caption.
         style: name of the style that the question comes from, or None.
         input_ids: int [1, L], the prompt.
+        beginning: ids at the end of the prompt with which the caption begins.
         images: of the prompt.
         receivers: the inputs that need the caption, each with its index among the input's captions.
         attempts: made so far.
@@ -146,6 +150,7 @@ class PendingCaption:
     key: CaptionKey
     style: str | None
     input_ids: np.ndarray
+    beginning: Sequence[int]
     images: ImageSet | None
     receivers: list[tuple[PreparedInput, int]]
     attempts: list[Attempt] = field(default_factory=list)
@@ -236,7 +241,9 @@ class CaptioningRun:
             self.pending[key].receivers.append((prepared, index))
         else:
             receivers = [(prepared, index)]
-            self.pending[key] = PendingCaption(key, style, prepared.input_ids[index], prepared.images, receivers)
+            self.pending[key] = PendingCaption(
+                key, style, prepared.input_ids[index], prepared.beginning, prepared.images, receivers
+            )
             self._submit(self.pending[key])
 
     def _submit(self, pending: PendingCaption) -> None:
@@ -251,7 +258,7 @@ class CaptioningRun:
                 settings=captioner.generation_settings(pending.style, attempt),
                 images=pending.images,
                 forbidden=captioner.forbidden_by(captioner.settings.of_style(pending.style)[1]),
-                beginning=captioner.beginning,
+                beginning=pending.beginning,
             )
         )
 
@@ -300,7 +307,12 @@ class CaptioningRun:
 
 
 def _caption_key(prepared: PreparedInput, index: int) -> CaptionKey:
-    """Return what determines a caption: the picture, the question, its style, and its number among equal questions."""
+    """Return what determines a caption: the picture, the question, its style, and its number among equal questions.
+
+    A forced beginning belongs to it if it depends on the input; otherwise it is one of the job's settings.
+    """
     task = prepared.task
     repeat = task.prompts[:index].count(task.prompts[index])
-    return bytes.fromhex(prepared.sha256 or ""), f"{repeat} {task.styles[index] or ''} {task.prompts[index]}"
+    question = f"{repeat} {task.styles[index] or ''} {task.prompts[index]}"
+    own = "" if task.beginning is None else f"\0{task.beginning}"
+    return bytes.fromhex(prepared.sha256 or ""), question + own

@@ -17,6 +17,7 @@ from mindone.models.share4v.processing.image_loading import ImageLoadError, load
 from ..readers import ItemError, read_item
 from ..rules.retries import Caption
 from ..state.tasks import Task
+from .token_rules import forced_ids
 
 if TYPE_CHECKING:
     from mindone.models.share4v import Share4VProcessor
@@ -31,6 +32,7 @@ class PreparedInput:
         sha256: of the picture's bytes, hexadecimal; None if they could not be read.
         images: pixels or features of the picture, or of the frames of a video.
         input_ids: for each prompt int64 [1, L].
+        beginning: ids at the end of each prompt with which its caption begins.
         width, height: of the picture in pixels, as it is shown; None if it could not be decoded.
         columns: what reading the input found out about it, such as the length of a video.
         error: why it cannot be captioned, or None.
@@ -43,6 +45,7 @@ class PreparedInput:
     sha256: str | None = None
     images: ImageSet | None = None
     input_ids: tuple[np.ndarray, ...] = ()
+    beginning: Sequence[int] = ()
     width: int | None = None
     height: int | None = None
     columns: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +68,7 @@ def prepare(
         task: the input and its prompts.
         processor: makes pixel values and ids.
         conversation: name of the template.
-        beginning: ids with which every answer begins, appended to the prompt.
+        beginning: ids with which the answers begin if the task has no beginning of its own.
         max_image_pixels: as in `load_image`.
     """
     try:
@@ -77,7 +80,9 @@ def prepare(
         images = [load_image(frame, max_image_pixels) for frame in picture.frames]
         prepared.images = ImageSet(np.stack([processor.image_processor(image) for image in images]))  # [N, 3, S, S]
         prompts = [processor.prompt(prompt, len(images), conversation) for prompt in task.prompts]
-        prepared.input_ids = tuple([np.array([[*processor.encode_prompt(prompt), *beginning]]) for prompt in prompts])
+        own = beginning if task.beginning is None else forced_ids(processor, task.beginning, conversation)
+        prepared.beginning = own
+        prepared.input_ids = tuple([np.array([[*processor.encode_prompt(prompt), *own]]) for prompt in prompts])
         prepared.width, prepared.height = images[0].size
     except (ImageLoadError, ValueError, MemoryError) as error:
         prepared.images = None

@@ -112,13 +112,13 @@ class PromptPlan:
         """Names of the variables in all prompts."""
         return frozenset().union(*(variables_of(prompt.text) for prompt in self.prompts))
 
-    def check(self, columns: Collection[str]) -> None:
-        """Refuse variables that records with these columns lack.
+    def check(self, columns: Collection[str], allows_absent: bool = False) -> None:
+        """Check that inputs with these columns have the variables of all prompts; arguments as in `check_known`.
 
         Raises:
             VariableError: the message names the known variables.
         """
-        check_known([prompt.text for prompt in self.prompts], columns)
+        check_known([prompt.text for prompt in self.prompts], columns, allows_absent)
 
     def questions(self, item: Described) -> tuple[Question, ...]:
         """Return what is asked of an input, one question a caption.

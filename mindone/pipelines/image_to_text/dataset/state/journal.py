@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .atomic_files import GROUP_BYTES, AppendOnlyFile, atomic_write, count_lines, lines_from, offset_of_line
@@ -166,10 +166,15 @@ def check_match(item: Item, record: Record, path: Path) -> Item:
     return item
 
 
-def write_failed(journal: Journal, path: Path) -> int:
+def write_failed(journal: Journal, path: Path, on_record: Callable[[Record], None] = lambda record: None) -> int:
     """Write the failed records of a journal as JSON lines, and return their number.
 
     A line has number, key, source and error, and sha256, width, height and columns as far as they are known.
+
+    Args:
+        journal: the complete journal of a job.
+        path: file to write.
+        on_record: called with every record, so that the journal is read only once.
 
     Raises:
         JournalError: the journal is damaged.
@@ -178,6 +183,7 @@ def write_failed(journal: Journal, path: Path) -> int:
     count = 0
     with atomic_write(path) as file:
         for record in journal.records():
+            on_record(record)
             if record.error is not None:
                 file.write((dumps(failure_row(record)) + "\n").encode())
                 count += 1

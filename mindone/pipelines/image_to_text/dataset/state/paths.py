@@ -8,6 +8,7 @@ INPUTS = "inputs.jsonl"
 SKIPPED = "skipped.json"  # what the last listing of the inputs skipped
 JOURNAL = "journal.jsonl"
 PREVIOUS = "previous.jsonl"  # records that the current pass keeps from the previous one
+LIMIT = "limit.json"  # the number of inputs that were listed, if the job has a limit
 RESTARTED = "restarted"  # exists while a restarted job is unfinished: the same command then resumes it
 WRITTEN = "written.jsonl"  # caption files of the run before a restart, so that they do not count as existing captions
 FAILED = "failed.jsonl"
@@ -18,6 +19,6 @@ CAPTION_CACHES = "seen*.sqlite*"
 PROGRESS = "output-*.json"  # what an output has on disk; with the name of its format
 # Patterns of what a job keeps in its state directory; a directory with none of these is a new job's.
 STATE_FILES = (
-    *(f"{name}*" for name in (JOB, SKIPPED, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN)),
+    *(f"{name}*" for name in (JOB, SKIPPED, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN, LIMIT)),
     *("inputs.*", CAPTION_CACHES, RESTARTED, QUEUE),
 )

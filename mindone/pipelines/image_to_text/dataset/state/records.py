@@ -125,9 +125,11 @@ class JobSummary:
         tokens: number of tokens that this run generated.
         left_out: inputs that an output cannot contain, with the reasons; at most a hundred per output.
         is_share: whether the numbers are those of one process instead of the whole job.
-        breaking_rules: number of inputs for which no attempt of this run gave captions that keep all rules.
+        breaking_rules: number of inputs for which no attempt gave captions that keep all rules, in this run or an
+            earlier one.
         state: the job's state directory, with failed.jsonl.
         skipped: what the inputs contain that was not captioned, by reason.
+        preview: with `dry_run`, what the job would do; nothing was done then.
     """
 
     inputs: int
@@ -141,6 +143,52 @@ class JobSummary:
     breaking_rules: int = 0
     state: str = ""
     skipped: tuple[SkippedGroup, ...] = ()
+    preview: JobPreview | None = None
+
+
+@dataclass(frozen=True)
+class InputPreview:
+    """What a job would do with an input.
+
+    Attributes:
+        source: the input, for people.
+        action: "caption", "retry" (it failed before), "keep" (it has a caption), "done" (it has a record) or "fail".
+        prompts: what would be asked; empty unless it would be captioned.
+        beginning: text that its captions would begin with.
+        error: why it would fail, or why it failed before.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text import InputPreview
+        >>> InputPreview("photos/1.jpg", "caption", ("Describe this image",)).error is None
+        True
+    """
+
+    source: str
+    action: str
+    prompts: tuple[str, ...] = ()
+    beginning: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class JobPreview:
+    """What a job would do; the result of a dry run.
+
+    Attributes:
+        actions: action of an InputPreview -> number of inputs.
+        first: the first inputs.
+        outputs: what would be written.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text import caption_dataset
+        >>> summary = caption_dataset("photo.jpg", out="preview.jsonl", dry_run=True)
+        >>> summary.preview.actions, summary.preview.outputs
+        ({'caption': 1}, ('preview.jsonl',))
+    """
+
+    actions: Mapping[str, int]
+    first: tuple[InputPreview, ...]
+    outputs: tuple[str, ...]
 
 
 _ITEM_FIELDS = tuple(one.name for one in fields(Item))

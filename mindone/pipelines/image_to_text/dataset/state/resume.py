@@ -12,15 +12,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from .atomic_files import atomic_write, count_lines, publish
+from .atomic_files import atomic_write, count_lines, lines_from, publish
 from .existing_captions import KEPT_EXISTING
 from .journal import Journal
 from .listing import Listing, write_listing
 from .paths import FAILED, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG, WRITTEN
 from .previous_run import WrittenCaptions, find_missing_inputs, note_written_captions
-from .records import Item, Record, to_line
+from .records import Item, Record, record_from_line, to_line
 from .regular_files import own_exists, remove_own
 from .signature import sign_listing
+from .temp_table import TempTable
 
 _NEXT = "inputs.next.jsonl"
 
@@ -67,13 +68,26 @@ def start_next_pass(directory: Path, list_inputs: ListInputs, retry_failed: bool
     write_listing(scratch, list_inputs())
     missing = find_missing_inputs(directory / JOURNAL, Listing(directory / INPUTS), Listing(scratch))
     if not missing:
-        with Journal(directory / JOURNAL) as journal, atomic_write(directory / PREVIOUS) as file:
-            for record in journal.records():
-                if _remains_valid(record, retry_failed):
-                    file.write(to_line(replace(record, stands=True)).encode())
+        _keep_valid_records(directory, retry_failed)
         _replace_listing(directory, Listing(scratch).items)
     remove_own(scratch)
     return missing
+
+
+def _keep_valid_records(directory: Path, retry_failed: bool) -> None:
+    """Write the valid records of the current pass, and those that it has not reached yet, to previous.jsonl."""
+    with (
+        Journal(directory / JOURNAL) as journal,
+        closing(TempTable()) as keys,
+        atomic_write(directory / PREVIOUS) as file,
+    ):
+        for record in journal.records():
+            keys.add(record.key.encode("utf-8", "surrogatepass"))
+            if _remains_valid(record, retry_failed):
+                file.write(to_line(replace(record, stands=True)).encode())
+        for line in lines_from(directory / PREVIOUS) if own_exists(directory / PREVIOUS) else ():
+            if keys.add(record_from_line(line).key.encode("utf-8", "surrogatepass")):
+                file.write(line)
 
 
 def count_done(directory: Path) -> int:

@@ -21,11 +21,13 @@ class Task:
         item: the input.
         prompts: the prompts.
         styles: for each prompt, the name of the style that it comes from, or None.
+        beginning: text that its captions begin with, if it depends on the input; None: the job's.
     """
 
     item: Item
     prompts: tuple[str, ...]
     styles: tuple[str | None, ...]
+    beginning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,12 @@ def read_tasks(path: Path, block: Block) -> list[Task]:
     with open_own(path) as file:
         file.seek(block.start)
         values = [json.loads(file.readline()) for _ in range(block.count)]
-    return [Task(Item(**value["item"]), tuple(value["prompts"]), tuple(value["styles"])) for value in values]
+    return [
+        Task(Item(**value["item"]), tuple(value["prompts"]), tuple(value["styles"]), value["beginning"])
+        for value in values
+    ]
 
 
 def _to_line(task: Task) -> str:
-    return dumps({"item": asdict(task.item), "prompts": task.prompts, "styles": task.styles}) + "\n"
+    values = {"prompts": task.prompts, "styles": task.styles, "beginning": task.beginning}
+    return dumps({"item": asdict(task.item), **values}) + "\n"

@@ -76,7 +76,7 @@ class Target:
             ValueError: there is no `out`, or it is a file of another format.
         """
         if self.out is None:
-            raise ValueError(f"out must be a file or a directory for the format {self.row.name!r}")
+            raise ValueError(f"out (--out) must be a file or a directory for the format {self.row.name!r}")
         return output_path(self.row, self.out)
 
     def file(self) -> Path:

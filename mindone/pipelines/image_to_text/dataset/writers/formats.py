@@ -96,11 +96,11 @@ def output_path(row: WriterRow, out: str) -> Path:
     if suffix in FILE_SUFFIXES and suffix != row.suffix:
         if row.suffix:
             raise ValueError(
-                f"{out} ends in {suffix}, expected {row.suffix}; for several formats pass a directory as out"
+                f"{out} ends in {suffix}, expected {row.suffix}; for several formats pass a directory as out (--out)"
             )
-        raise ValueError(f"{out} is a file name, but the format {row.name!r} needs a directory as out")
+        raise ValueError(f"{out} is a file name, but the format {row.name!r} needs a directory as out (--out)")
     if path.is_file() and suffix != row.suffix:
-        raise ValueError(f"{out} is a file, but the format {row.name!r} needs a directory as out")
+        raise ValueError(f"{out} is a file, but the format {row.name!r} needs a directory as out (--out)")
     return path
 
 
@@ -114,7 +114,7 @@ def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]
     rows = [writer_row(name) for name in formats]
     for row in rows:
         if out is None and (row.suffix or row.pattern):
-            raise ValueError(f"out must be a file or a directory for the format {row.name!r}")
+            raise ValueError(f"out (--out) must be a file or a directory for the format {row.name!r}")
         if row.name == "parquet":
             from ..readers.arrow_columns import import_pyarrow
 

@@ -141,8 +141,8 @@ def _digest(text: str) -> str:
 def _check_all_are_files(target: Target) -> None:
     for item in _not_separate_files(target):
         raise ValueError(
-            f"{item.source} is not a separate file, so no caption can be written beside it: pass a directory as out, "
-            "or choose a format such as jsonl"
+            f"{item.source} is not a separate file, so no caption can be written beside it: pass a directory as out "
+            "(--out), or choose a format such as jsonl"
         )
 
 

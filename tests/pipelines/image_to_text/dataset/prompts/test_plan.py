@@ -62,8 +62,8 @@ def test_defaults_stand_in_for_what_is_missing_or_empty() -> None:
             r"record 'cats/tom': unknown variable {titel}; known: filename, stem, directory, key, title\. Did you",
         ),
         ("{artist}", r"record 'cats/tom': {artist} is empty there; write {artist\|some text}"),
-        ("{picture}", r"the value of {picture} holds <image>"),
-        ("a } b", r"a lone '}' at 2: write }} for a brace"),
+        ("{picture}", r"the value of {picture} contains <image>"),
+        ("a } b", r"a lone '}' at 2: write }} for a brace\. To have braces .*: 'a }} b'\."),
         ("{}", r"has {} without a name"),
         ("{a{b}}", r"a lone '{' at 0"),
     ],
@@ -84,7 +84,10 @@ def test_a_plan_is_checked_before_the_first_picture() -> None:
     plan = PromptPlan.from_options(prompts=["Is this {lable}?", "{mood|any} mood"])
     with pytest.raises(VariableError, match=r"unknown variable {lable}; known: .*label\. Did you mean {label}\?"):
         plan.check(["label"])
-    plan.check(["lable"])
+    with pytest.raises(VariableError, match=r"{mood\|any}, which stands for the value of 'mood', or for 'any' where"):
+        plan.check(["lable"])
+    plan.check(["lable"], allows_absent=True)
+    plan.check(["lable", "mood"])
     assert plan.variables == {"lable", "mood"}
 
 

@@ -443,7 +443,7 @@ def test_open_sora_reads_the_size_of_images_with_kept_captions(tmp_path: Path, p
 def test_invalid_outputs_are_rejected(tmp_path: Path, photos: Path) -> None:
     write_tar(tmp_path / "s.tar", INPUT)
     for inputs, name, out, message in [
-        (photos, "jsonl", None, "out must be a file or a directory for the format 'jsonl'"),
+        (photos, "jsonl", None, r"out \(--out\) must be a file or a directory for the format 'jsonl'"),
         (photos, "jsonl", "a.parquet", r"ends in \.parquet, expected \.jsonl; for several formats pass a directory"),
         (photos, "txt", "a.jsonl", "is a file name, but the format 'txt' needs a directory as out"),
         (photos, "webdataset", "a.tar", "is a file name, but the format 'webdataset' needs a directory as out"),
