@@ -5,32 +5,29 @@ from __future__ import annotations
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..printing import one_line, print_error, print_json, print_text
 from ..signals import signal_handler
+from ..status import STATUS
+from .chat_commands import Conversation, QuitChat, is_command, load_images, run_command
+from .chat_input import questions
 from .common import (
-    DONE,
-    SOME_FAILED,
     STANDARD_INPUT,
     check_max_pixels,
-    failure,
     generation_settings,
     image_name,
     model_options,
     usage_error,
     with_flags,
 )
+from .exit_status import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
-
+    from mindone.models.share4v.generation.streaming import GenerationPiece
     from mindone.pipelines.image_to_text.chat import ChatSession
-
-PROMPT = "> "
 
 
 def run(arguments: Namespace) -> int:
@@ -46,98 +43,88 @@ def run(arguments: Namespace) -> int:
                 "give the image as a file"
             )
         check_max_pixels(arguments)
-        images = _load(arguments)
+        images = load_images(arguments.images, arguments)
         if images is None:
             return SOME_FAILED
+        STATUS.show(f"loading {arguments.model}")
         answerer = pipeline("image-text-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)
-    return _Chat(ChatSession(answerer, images, settings), arguments.json).run()
-
-
-def _load(arguments: Namespace) -> list[PILImage] | None:
-    """Load every image; print the errors and return None if any failed."""
-    from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
-
-    images = []
-    for source in arguments.images:
-        try:
-            images.append(load_image(source, arguments.max_image_pixels))
-        except ImageLoadError as error:
-            print_error(f"{image_name(source)}: {with_flags(arguments, failure(source, error))}")
-    return images if len(images) == len(arguments.images) else None
+    STATUS.clear()
+    return _Chat(ChatSession(answerer, images, settings, drop_oldest=True), arguments, settings).run()
 
 
 class _Chat:
     """One run of the command."""
 
-    def __init__(self, session: ChatSession, as_json: bool) -> None:
+    def __init__(self, session: ChatSession, arguments: Namespace, settings: dict[str, Any]) -> None:
         self.session = session
-        self.as_json = as_json
+        self.arguments = arguments
         self.interactive = sys.stdin.isatty()
-        self.streams = sys.stdout.isatty() and not as_json
+        self.streams = sys.stdout.isatty() and not arguments.json
+        self.conversation = Conversation(session, list(arguments.images), self._answer, settings, arguments)
 
     def run(self) -> int:
         status = DONE
         if self.interactive:
-            print_error("ask a question about the image; /help lists the commands")
-        for line in self._lines():
-            if line in COMMANDS:
-                if not COMMANDS[line].act(self.session):
-                    break
-            elif line.startswith("/") and self.interactive:
-                print_error(f"unknown command {line}; the commands are {', '.join(COMMANDS)}")
-            elif line and not self._answer(line):
-                status = SOME_FAILED
+            names = ", ".join(map(image_name, self.arguments.images))
+            print_error(f"ask a question about {names}; /help lists the commands, /quit leaves")
+        try:
+            for line in questions(self.interactive):
+                # In a pipe, a line such as "/etc is what?" is a question.
+                is_asked = not is_command(line) and not (self.interactive and line.startswith("/"))
+                succeeded = self._answer(line, {}) if is_asked else run_command(self.conversation, line)
+                if not succeeded and not (self.interactive and not is_asked):
+                    status = SOME_FAILED
+        except QuitChat:
+            pass
         return status
 
-    def _lines(self) -> Iterator[str]:
-        if not self.interactive:
-            yield from (line.strip() for line in sys.stdin)
-            return
-        with suppress(ImportError):
-            import readline  # noqa: F401  (gives input() line editing and a history)
-        with suppress(EOFError):
-            while True:
-                with signal_handler(signal.default_int_handler):  # so that readline restores the terminal
-                    line = input(PROMPT if sys.stdout.isatty() else "")
-                yield line.strip()
-
-    def _answer(self, question: str) -> bool:
+    def _answer(self, question: str, changes: dict[str, Any]) -> bool:
         """Print the answer to a question; on failure, print the error and return False."""
-        pieces = []
+        pieces: list[GenerationPiece] = []
         try:
             with _stop_on_ctrl_c(self.interactive) as stopped:
-                for piece in self.session.ask(question):
+                for piece in self.session.ask(question, changes):
+                    if not pieces and self.session.dropped:
+                        self._print_dropped()
                     pieces.append(piece)
                     if self.streams:
                         print_text(piece.text, end="")
                     if stopped:
                         break
         except ValueError as error:
-            print_error(f"{error}; /reset starts a new conversation" if self.session.messages else str(error))
-            if self.as_json:
-                print_json({"question": question, "error": str(error)})
+            message = with_flags(self.arguments, str(error))
+            print_error(f"{message}; /reset starts a new conversation" if self.session.messages else message)
+            if self.arguments.json:
+                print_json({"question": question, "error": message})
             return False
         if stopped:
             print_text("")
             print_error("stopped; this question and its answer are left out of the conversation")
             return True
         answer = "".join(piece.text for piece in pieces).strip()
-        if self.as_json:
-            last = pieces[-1]
-            print_json(
-                {
-                    "question": question,
-                    "answer": answer,
-                    "tokens": last.generated_tokens,
-                    "seconds": round(last.seconds, 3),
-                    "finish_reason": last.finish_reason,
-                }
-            )
+        self.conversation.turns.append((question, answer))
+        if self.arguments.json:
+            print_json(self._record(question, answer, pieces[-1]))
         else:
             print_text("" if self.streams else one_line(answer))
         return True
+
+    def _print_dropped(self) -> None:
+        count = self.session.dropped
+        turns = "oldest question and its answer" if count == 1 else f"{count} oldest questions and their answers"
+        print_error(f"the model's context is full: it no longer sees the {turns}")
+
+    def _record(self, question: str, answer: str, last: GenerationPiece) -> dict[str, Any]:
+        record = {
+            "question": question,
+            "answer": answer,
+            "tokens": last.generated_tokens,
+            "seconds": round(last.seconds, 3),
+            "finish_reason": last.finish_reason,
+        }
+        return {**record, "dropped_turns": self.session.dropped} if self.session.dropped else record
 
 
 @contextmanager
@@ -156,34 +143,3 @@ def _stop_on_ctrl_c(interactive: bool) -> Iterator[list[int]]:
 
     with signal_handler(stop) if interactive else nullcontext():
         yield stopped
-
-
-@dataclass(frozen=True)
-class _ChatCommand:
-    """A command of the chat itself; `act` returns False to end the chat."""
-
-    summary: str
-    act: Callable[[ChatSession], bool]
-
-
-def _help(_: ChatSession) -> bool:
-    for name, command in COMMANDS.items():
-        print_error(f"{name:8}{command.summary}")
-    return True
-
-
-def _reset(session: ChatSession) -> bool:
-    session.reset()
-    print_error("new conversation about the same images")
-    return True
-
-
-def _exit(_: ChatSession) -> bool:
-    return False
-
-
-COMMANDS = {
-    "/help": _ChatCommand("list the commands", _help),
-    "/reset": _ChatCommand("start a new conversation about the same images", _reset),
-    "/exit": _ChatCommand("leave the chat (also Ctrl-D)", _exit),
-}

@@ -7,20 +7,18 @@ import base64
 import io
 import json
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.terminal import DEADLINE, SHARE4V, Terminal
 
 from mindone.models.share4v import Share4V
 from mindone.pipelines import pipeline
@@ -29,9 +27,7 @@ from mindone_share4v.cli import main
 from mindone_share4v.commands import caption as caption_command
 from mindone_share4v.printing import one_line
 
-SHARE4V = [sys.executable, "-m", "mindone_share4v"]
 TOKENS = ["--max-new-tokens", "12"]
-DEADLINE = 120.0  # seconds; only stops tests that hang
 
 
 @pytest.fixture(scope="module")
@@ -421,39 +417,6 @@ def test_a_closed_pipe_is_not_an_error(
 
 
 # On a terminal
-
-
-class Terminal:
-    """Runs a `share4v` process on a pseudo-terminal."""
-
-    def __init__(self, argv: Sequence[str], cwd: Path) -> None:
-        self.pid, self.descriptor = pty.fork()
-        if self.pid == 0:
-            os.chdir(cwd)
-            os.execv(SHARE4V[0], [*SHARE4V, *argv])
-        self.chunks: list[str] = []
-        self.pressed = 0.0
-
-    @property
-    def text(self) -> str:
-        return "".join(self.chunks).replace("\r\n", "\n")
-
-    def read_until(self, done: Callable[[str], bool]) -> None:
-        start_time = time.monotonic()
-        while not done(self.text):
-            assert time.monotonic() - start_time < DEADLINE, self.text
-            if select.select([self.descriptor], [], [], 0.1)[0]:
-                try:
-                    self.chunks.append(os.read(self.descriptor, 4096).decode(errors="replace"))
-                except OSError:  # on Linux: the other end is closed
-                    break
-
-    def type(self, text: str) -> None:
-        os.write(self.descriptor, text.encode())
-
-    def finish(self) -> int:
-        self.read_until(lambda text: False)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def test_caption_on_a_terminal_streams(
