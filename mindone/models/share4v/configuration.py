@@ -412,4 +412,8 @@ def _missing_config_hint(path: Path) -> str:
             "the earlier MindSpore port has it in its source code: copy config.json and vit/ from its share4v/configs "
             "into this directory, and the vision tower's .ckpt too"
         )
+    if path.name == CONFIG_NAME and path.parent.is_dir():
+        from .hub.directories import describe_directory  # only for errors
+
+        return describe_directory(path.parent)
     return "is this a checkpoint's directory?"

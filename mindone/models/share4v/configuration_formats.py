@@ -197,9 +197,10 @@ def format_of(data: Mapping[str, Any]) -> str:
             f"config.json has model_type {shown(model_type)}: this is only a vision tower. Name the model that it "
             "belongs to, and give this directory as its vision_tower (--vision-tower)"
         )
+    alone = " This is a language model, which cannot see images by itself." if "vocab_size" in data else ""
     raise ValueError(
-        f"config.json has model_type {shown(model_type)}, which is not a known format of ShareGPT4V. Known model "
-        f"types: {', '.join(sorted(ORIGINAL_MODEL_TYPES))} (the original's config, transformers' "
+        f"config.json has model_type {shown(model_type)}, which is not a known format of ShareGPT4V.{alone} Known "
+        f"model types: {', '.join(sorted(ORIGINAL_MODEL_TYPES))} (the original's config, transformers' "
         "LlavaForConditionalGeneration, or what save_pretrained wrote)"
     )
 

@@ -225,7 +225,7 @@ def test_what_llava_could_say_and_is_not_supported(changes: dict[str, Any], mess
 
 
 def test_files_that_are_no_config_say_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no config.json in .*: is this a checkpoint's directory\?"):
+    with pytest.raises(FileNotFoundError, match=r"no config.json in .*: it is empty"):
         Share4VConfig.from_pretrained(tmp_path)
     for text, message in (("{", "is not valid JSON"), ("[1]", "contains a list, expected a JSON object")):
         (tmp_path / "config.json").write_text(text, encoding="utf-8")

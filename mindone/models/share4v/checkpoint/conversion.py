@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,9 +28,11 @@ from .packed import write_packed
 from .saving import byte_count, write_shards
 from .weights import MM_PROJECTOR, all_plans, expected_shapes
 
+logger = logging.getLogger(__name__)
+TOKENIZER_NAME = "tokenizer.model"
 # Files that are copied if the source has them, besides the preprocessor's, which may be in the tower's directory.
 COMPANIONS = (
-    "tokenizer.model",
+    TOKENIZER_NAME,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -54,7 +57,7 @@ def convert(
     """Write a checkpoint of any published format in this project's format: one directory with everything.
 
     No model is built, and at most one shard is in memory. The weights are checked against the config first, and `out`
-    contains no checkpoint until it is complete.
+    contains no checkpoint until it is complete. A source without a tokenizer is converted, with a logged warning.
 
     Args:
         source: a directory, the name of a preset, or owner/name on a hub.
@@ -91,6 +94,7 @@ def convert(
     options = CheckpointOptions(vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only)
     checkpoint = Checkpoint.open(source, options)
     _check_source(checkpoint, out)
+    _check_tokenizer(checkpoint)
     entries = weight_entries(checkpoint)
     check_weights(entries, _expected(checkpoint, entries), checkpoint)
     with staged(out) as staging:
@@ -117,6 +121,17 @@ def _check_source(checkpoint: Checkpoint, out: Path) -> None:
         raise ValueError(
             f"{checkpoint.directory} holds weights that were already rounded to {checkpoint.config.quantization}: "
             "convert the checkpoint that they came from"
+        )
+
+
+def _check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Log a warning if the result will have no tokenizer, which captioning needs."""
+    if not (checkpoint.directory / TOKENIZER_NAME).is_file():
+        logger.warning(
+            "%s has no %s, so the result will have none either, and cannot caption until you copy one there: the file "
+            "of this name from any Vicuna or LLaMA checkpoint",
+            checkpoint.directory,
+            TOKENIZER_NAME,
         )
 
 

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, Share4VConfig, read_json
-from ..configuration_formats import CLIP_LARGE_336, format_of, named_tower, read_crop_size, tower_paths
+from ..configuration_formats import (
+    CLIP_LARGE_336,
+    ORIGINAL_MODEL_TYPES,
+    format_of,
+    named_tower,
+    read_crop_size,
+    tower_paths,
+)
 from ..home import expand_home
 from ..hub import HubError, is_checkpoint_name, resolve
+from ..hub.directories import adapter_advice, is_adapter
 from ..load_options import CheckpointOptions
 from .errors import CheckpointError
 from .formats import find_weights, stored_tensors
@@ -83,7 +91,7 @@ def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpo
     data = read_json(directory / CONFIG_NAME)
     checkpoint_format = format_of(data)
     if weights:
-        find_weights(directory)
+        _find_model_weights(directory)
     search = _TowerSearch(options, weights)
     vision_directory, vision = None, None
     if options.vision_tower is not None:
@@ -106,9 +114,25 @@ def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpo
             raise
         raise CheckpointError(
             f"{directory} does not fit CLIP ViT-L/14 at 336 px ({error}), and the vision tower that its config.json "
-            f"names was not found:\n{search.report()}\nPass vision_tower= with the tower's directory or name"
+            f"names was not found:\n{search.report()}\nPass vision_tower (--vision-tower) with the tower's "
+            "directory or name"
         ) from error
     return Checkpoint(directory, vision_directory, config, checkpoint_format)
+
+
+def _find_model_weights(directory: Path) -> None:
+    """Check that a checkpoint has weights.
+
+    Raises:
+        CheckpointError: it has those of a LoRA adapter only, or an index is damaged.
+        FileNotFoundError: there are none.
+    """
+    try:
+        find_weights(directory)
+    except FileNotFoundError as error:
+        if is_adapter(directory):
+            raise CheckpointError(f"{directory} has no weights of a model: {adapter_advice(directory)}") from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -145,7 +169,7 @@ class _TowerSearch:
         """Return the directory of a tower with a name on a hub, downloaded if necessary; None if it is not found."""
         try:
             return resolve(name, self.options.cache_dir, self.options.local_files_only, self.weights)
-        except HubError as error:
+        except (HubError, FileNotFoundError) as error:
             self.tried.append(f"hub {name}: {error}")
             return None
 
@@ -161,7 +185,19 @@ def _requested_tower(vision_tower: str | Path, search: _TowerSearch) -> Path:
         found = search.on_hub(str(vision_tower))
     if found is None:
         raise CheckpointError(f"the vision tower {str(vision_tower)!r} was not found:\n{search.report()}")
+    _check_is_tower(vision_tower, read_json(found / CONFIG_NAME))
     return found
+
+
+def _check_is_tower(name: str | Path, config: dict[str, Any]) -> None:
+    """Refuse a language model or a complete model in place of a vision tower."""
+    if "vision_config" in config or "image_size" in config or "vocab_size" not in config:
+        return
+    kind = "a complete model" if config.get("model_type") in ORIGINAL_MODEL_TYPES else "a language model"
+    raise CheckpointError(
+        f"vision_tower {str(name)!r} is {kind} (model_type {config.get('model_type')!r:.80}), not a vision tower: give "
+        "the directory of a CLIP vision model, or leave vision_tower out to use the one that the checkpoint names"
+    )
 
 
 def _tower_of_config(data: dict[str, Any], directory: Path, search: _TowerSearch) -> Path | None:
@@ -180,7 +216,8 @@ def _tower_of_config(data: dict[str, Any], directory: Path, search: _TowerSearch
     raise CheckpointError(
         f"{directory} is a checkpoint in the original format, which keeps its vision tower in a separate directory. "
         f"Its config.json names {named!r}, which was not found:\n{search.report()}\n{_ckpt_hint(data, directory)}"
-        "Pass vision_tower= with the directory that holds the tower's config.json and weights, or its name on a hub"
+        "Pass vision_tower (--vision-tower) with the directory that holds the tower's config.json and weights, or its "
+        "name on a hub"
     )
 
 

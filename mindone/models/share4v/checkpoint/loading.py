@@ -121,7 +121,9 @@ def cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
         overflows = bool(is_narrow) and not np.array_equal(np.isfinite(array), np.isfinite(result))
     if overflows:
         largest = np.abs(array[np.isfinite(array)]).max()
-        raise CheckpointError(f"{name} has values up to {largest:g}, too large for {dtype}: use dtype='float32'")
+        raise CheckpointError(
+            f"{name} has values up to {largest:g}, too large for {dtype}: use dtype (--dtype) float32"
+        )
     return result
 
 

@@ -159,7 +159,7 @@ def pack(plan: BlockPlan, read: Callable[[str], np.ndarray]) -> np.ndarray:
                 writer.matrix(number, weight, first)
             except OverflowError as error:
                 names = ", ".join(part.weight for part in parts)
-                raise CheckpointError(f"{names}: {error}; use dtype='float32', or check the file") from error
+                raise CheckpointError(f"{names}: {error}; use dtype (--dtype) float32, or check the file") from error
     return writer.block
 
 

@@ -142,5 +142,5 @@ def require_space(directory: Path, size: int) -> None:
     if size + RESERVE > free:
         raise NoSpaceError(
             f"the download needs {size / 1e9:.2f} GB and the disk of {directory} has {free / 1e9:.2f} GB free: free "
-            f"some space, or choose another disk with {HOME_VARIABLE} or cache_dir="
+            f"some space, or choose another disk with {HOME_VARIABLE} or cache_dir (--cache-dir)"
         )

@@ -11,6 +11,7 @@ from ..display import redacted
 from ..home import expand_home
 from ..suggestions import unknown
 from .cache import cache_root
+from .directories import CONFIG_NAME, describe_directory
 from .errors import HubError, NoSpaceError
 from .huggingface import cached_repo, endpoint, fetch_repo
 from .mirror import cached_preset, fetch_preset, mirror_base, preset_directory
@@ -53,7 +54,7 @@ def resolve(
             gigabytes; an exception that it raises stops the download.
 
     Raises:
-        FileNotFoundError: the path does not exist, or is a file.
+        FileNotFoundError: the path does not exist, is a file, or is a directory that is no checkpoint.
         HubError: the name is unknown, or no source has the checkpoint; the message lists everything that was tried.
         NoSpaceError: the disk has too little free space; the message gives both numbers.
 
@@ -81,6 +82,11 @@ def resolve(
     found = _cached(name, root, weights, tried)
     if found is not None:
         return found
+    if path.is_dir() and preset is None:  # runs/exp1 is a directory, and not a name on the hub
+        raise FileNotFoundError(
+            f"the directory {path} exists, but has no {CONFIG_NAME}: {describe_directory(path)}. If you mean the "
+            "repository of this name on the Hugging Face hub, run the command in another directory"
+        )
     if is_offline(local_files_only):
         tried.append("the network: not used, because of local_files_only or HF_HUB_OFFLINE")
         raise _not_found(name, tried)

@@ -230,7 +230,7 @@ def test_a_value_too_large_for_float16_is_named(reference: Reference, tmp_path: 
     weights["lm_head.weight"][3, 3] = 1e5
     save_file(weights, path / WEIGHTS)
     assert np.isfinite(logits_of(Share4V.from_pretrained(path), reference)).all()
-    with pytest.raises(CheckpointError, match=r"lm_head.weight: .*too large for float16; use dtype='float32'"):
+    with pytest.raises(CheckpointError, match=r"lm_head.weight: .*too large for float16; use dtype"):
         Share4V.from_pretrained(path, dtype="float16")
 
 
