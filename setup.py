@@ -28,6 +28,7 @@ if IS_X86:
 # -ffp-contract=off: the source decides where a multiply-add rounds once, so that every instruction set gives the same
 # result.
 FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wno-maybe-uninitialized"]
+BUILD_ERROR = "build_error.txt"  # as in mindone/models/share4v/kernels/library.py
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 
 
@@ -39,7 +40,20 @@ class BuildKernels(build_ext):
         return str(Path(*fullname.split("."))) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile and link; setuptools reports an error but continues, since the extension is optional."""
+        """Compile and link; setuptools reports an error but continues, since the extension is optional.
+
+        The reason is stored beside the library's place, for `share4v env`.
+        """
+        reason = Path(self.get_ext_fullpath(ext.name)).with_name(BUILD_ERROR)
+        reason.unlink(missing_ok=True)
+        try:
+            self._compile_and_link(ext)
+        except Exception as error:
+            reason.parent.mkdir(parents=True, exist_ok=True)
+            reason.write_text(f"{error}\n", encoding="utf-8", errors="replace")
+            raise
+
+    def _compile_and_link(self, ext: Extension) -> None:
         sanitizers = SANITIZERS if os.environ.get("SHARE4V_SANITIZE") else []
         macros = [("SHARE4V_X86", None)] if IS_X86 else []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -92,3 +93,22 @@ def test_an_editable_install_imports_from_another_folder(tmp_path: Path) -> None
     (site / "zz_dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     found = run(python, "-c", "import mindone.models.share4v as ours; print(ours.__file__)", cwd=tmp_path)
     assert Path(found.strip()).is_relative_to(sources)
+
+
+def test_why_the_kernels_were_not_built_is_kept(tmp_path: Path) -> None:
+    """`share4v env` and the error about missing kernels quote it."""
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build_ext",
+        "--build-lib",
+        tmp_path,
+        "--build-temp",
+        tmp_path / "temp",
+    ]
+    environment = {**os.environ, "CC": "no-such-compiler", "CXX": "no-such-compiler"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr  # the extension is optional
+    reason = (tmp_path / "mindone" / "models" / "share4v" / "kernels" / "build_error.txt").read_text()
+    assert "no-such-compiler" in reason

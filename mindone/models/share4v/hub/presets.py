@@ -23,11 +23,14 @@ class Preset:
         repo: owner/name on the Hugging Face hub.
         files: files to request from a mirror without a manifest.json; those that are not `is_required` may be missing.
         embedded: directory of a checkpoint inside this package, which is not downloaded.
+        size: about how many bytes a download takes, computed from the shapes: 2 bytes for each parameter of a language
+            model and its projector, 4 for each of a vision tower. The files themselves could not be listed so far.
     """
 
     repo: str | None = None
     files: tuple[str, ...] = ()
     embedded: str | None = None
+    size: int | None = None
 
 
 def _shards(count: int) -> tuple[str, ...]:
@@ -38,10 +41,14 @@ def _shards(count: int) -> tuple[str, ...]:
 # The vision towers have rows too: a checkpoint's config.json names them by their `repo`.
 PRESETS: dict[str, Preset] = {
     "sharegpt4v-tiny": Preset(embedded="assets/sharegpt4v-tiny"),
-    "sharegpt4v-7b": Preset("Lin-Chen/ShareGPT4V-7B", _shards(2)),
-    "sharegpt4v-13b": Preset("Lin-Chen/ShareGPT4V-13B", _shards(3)),
-    "sharegpt4v-7b-vision-tower": Preset("Lin-Chen/ShareGPT4V-7B_Pretrained_vit-large336-l12", VISION_FILES),
-    "sharegpt4v-13b-vision-tower": Preset("Lin-Chen/ShareGPT4V-13B_Pretrained_vit-large336-l12", VISION_FILES),
+    "sharegpt4v-7b": Preset("Lin-Chen/ShareGPT4V-7B", _shards(2), size=2 * (6_738_415_616 + 20_979_712)),
+    "sharegpt4v-13b": Preset("Lin-Chen/ShareGPT4V-13B", _shards(3), size=2 * (13_015_864_320 + 31_467_520)),
+    "sharegpt4v-7b-vision-tower": Preset(
+        "Lin-Chen/ShareGPT4V-7B_Pretrained_vit-large336-l12", VISION_FILES, size=4 * 303_507_456
+    ),
+    "sharegpt4v-13b-vision-tower": Preset(
+        "Lin-Chen/ShareGPT4V-13B_Pretrained_vit-large336-l12", VISION_FILES, size=4 * 303_507_456
+    ),
 }
 
 

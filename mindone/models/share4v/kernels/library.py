@@ -13,6 +13,7 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 LIBRARY = Path(__file__).with_name("libshare4v.so")
+BUILD_ERROR = LIBRARY.with_name("build_error.txt")  # why the compiler failed at installation, written by setup.py
 # Environment variable that selects the kernels' instruction set: portable, avx2, avx512 or amx; by default the fastest
 # that the CPU supports.
 INSTRUCTION_SET_VARIABLE = "SHARE4V_KERNELS"
@@ -236,6 +237,15 @@ def _check_floats(function: str, arrays: list[np.ndarray], conditions: list[bool
         _check(function, 4, arrays)
 
 
+def _build_error() -> str:
+    """Return why the library does not exist."""
+    try:
+        reason = BUILD_ERROR.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{LIBRARY.name} is missing"
+    return " ".join(reason.split())[:500] or f"{LIBRARY.name} is missing"
+
+
 @cache
 def library() -> Library:
     """Return the kernels; the library is loaded on the first call.
@@ -246,7 +256,7 @@ def library() -> Library:
     """
     if not LIBRARY.is_file():
         raise KernelsMissingError(
-            f"the CPU kernels were not built ({LIBRARY.name} is missing): install a C++ compiler with OpenMP and "
+            f"the CPU kernels were not built ({_build_error()}): install a C++ compiler with OpenMP and "
             "reinstall mindone-share4v; without the kernels only float32 and float16 work, on MindSpore's operators"
         )
     try:

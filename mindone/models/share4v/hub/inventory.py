@@ -1,0 +1,151 @@
+"""Which named checkpoints exist, which are on this machine, and removing downloads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..suggestions import unknown
+from .cache import cache_root, has_all_files, is_recorded
+from .errors import HubError
+from .huggingface import cached_repo
+from .mirror import preset_directory
+from .presets import PRESETS, embedded_directory, preset_of
+
+_REPO_PREFIX = "models--"  # of a repository's folder in the layout of huggingface_hub's cache
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A named checkpoint.
+
+    Attributes:
+        name: what `--model` accepts.
+        repo: owner/name on the Hugging Face hub; None for a checkpoint that comes with the package.
+        download_bytes: about how much a download takes; None if it is unknown, or if there is nothing to download.
+        directories: where it is on this machine.
+        bytes_on_disk: size of the directories.
+        status: "included" (in the package), "cached", "partial" (a download that was not completed), "elsewhere" (only
+            in Hugging Face's own cache) or "not cached".
+    """
+
+    name: str
+    repo: str | None
+    download_bytes: int | None
+    directories: tuple[Path, ...] = ()
+    bytes_on_disk: int = 0
+    status: str = "not cached"
+
+
+def list_models(cache_dir: str | Path | None = None) -> list[ModelEntry]:
+    """Return the presets, and then the repositories in the download cache; nothing is downloaded.
+
+    Args:
+        cache_dir: as in `resolve`.
+
+    Raises:
+        FileNotFoundError: the user has no home directory, and no other directory for downloads is set.
+
+    Example:
+        >>> from mindone.models.share4v.hub.inventory import list_models
+        >>> [entry.status for entry in list_models() if entry.name == "sharegpt4v-tiny"]
+        ['included']
+    """
+    root = cache_root(cache_dir)
+    entries = [_preset_entry(name, root) for name in PRESETS]
+    known = {entry.repo for entry in entries}
+    for repo in _cached_repos(root):
+        if repo not in known:
+            entries.append(_entry(repo, repo, None, root, (_repo_directory(repo, root),)))
+    return entries
+
+
+def remove_model(name: str, cache_dir: str | Path | None = None) -> ModelEntry:
+    """Delete a checkpoint from the download cache, complete or not, and return what it was.
+
+    Args:
+        name: name of a preset, or owner/name.
+        cache_dir: as in `resolve`.
+
+    Raises:
+        HubError: the name is unknown, or the checkpoint is not in the download cache.
+        OSError: a file cannot be deleted.
+    """
+    entries = list_models(cache_dir)
+    entry = next((entry for entry in entries if name in (entry.name, entry.repo)), None)
+    if entry is None:
+        raise HubError(unknown("checkpoint", name, [one.name for one in entries]))
+    if entry.status == "included":
+        raise HubError(f"{name} is a part of the package, not a download: it cannot be removed")
+    root = cache_root(cache_dir)
+    own = [path for path in entry.directories if path.is_relative_to(root)]
+    if not own:
+        shared = f"; Hugging Face's own cache has it in {entry.directories[0]}" if entry.directories else ""
+        raise HubError(f"{name} is not in the download cache {root}{shared}")
+    for directory in own:
+        if directory.is_symlink():
+            directory.unlink()
+            continue
+        is_repo = directory.name.startswith(_REPO_PREFIX)
+        lock = directory / "share4v.lock" if is_repo else directory.with_name(f"{directory.name}.lock")
+        with FileLock(lock):  # not while another process downloads it
+            shutil.rmtree(directory)
+        lock.unlink(missing_ok=True)
+    return entry
+
+
+def _preset_entry(name: str, root: Path) -> ModelEntry:
+    preset = PRESETS[name]
+    if preset.embedded is not None:
+        directory = embedded_directory(name, preset.embedded)
+        return ModelEntry(name, None, None, (directory,), _size(directory), "included")
+    directories = [preset_directory(name, root)]
+    if preset.repo is not None:
+        directories.append(_repo_directory(preset.repo, root))
+    return _entry(name, preset.repo, preset.size, root, tuple(directories))
+
+
+def _entry(name: str, repo: str | None, size: int | None, root: Path, candidates: tuple[Path, ...]) -> ModelEntry:
+    found = tuple(path for path in candidates if path.is_dir())
+    if found:
+        status = "cached" if any(map(_is_complete, found)) else "partial"
+        return ModelEntry(name, repo, size, found, sum(map(_size, found)), status)
+    elsewhere = None if repo is None else cached_repo(repo, root, weights=True)
+    if elsewhere is not None:
+        return ModelEntry(name, repo, size, (elsewhere,), _size(elsewhere), "elsewhere")
+    return ModelEntry(name, repo, size)
+
+
+def _is_complete(directory: Path) -> bool:
+    snapshots = [directory, *directory.glob("snapshots/*")]
+    return any(is_recorded(path, weights=True) and has_all_files(path, weights=True) for path in snapshots)
+
+
+def _repo_directory(repo: str, root: Path) -> Path:
+    return root / "huggingface" / f"{_REPO_PREFIX}{repo.replace('/', '--')}"
+
+
+def _cached_repos(root: Path) -> Iterator[str]:
+    """Yield the names of the repositories in the cache."""
+    for path in sorted((root / "huggingface").glob(f"{_REPO_PREFIX}*--*")):
+        repo = path.name.removeprefix(_REPO_PREFIX).replace("--", "/", 1)
+        if path.is_dir() and preset_of(repo) is None:
+            yield repo
+
+
+def _size(directory: Path) -> int:
+    """Return the size of the files in a directory; a file that a link leads to counts once."""
+    sizes = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                status = (Path(folder) / name).stat()
+            except OSError:  # a broken link, or a file that was deleted meanwhile
+                continue
+            sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
