@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from .arguments import COMMANDS
 from .parser import HelpFormatter, Parser
 from .signals import INTERRUPTED, exit_at_once, interrupted_message, signal_handler
+from .status import STATUS
 
 FAILED = 1  # exit status: an error in this program, or an output that cannot be written, as on a full disk
 PIPE_CLOSED = 141  # exit status, as shells report SIGPIPE
+_LESS_MEMORY = "use a smaller --dtype (int8, int4), a smaller --batch-size, or close other programs"
+_BUG = (
+    "share4v: error: this is a bug in share4v. Please report it with the lines above, the command, and the output of "
+    "`share4v env`"
+)
+# Errors without a file's name that writing to standard output raises.
+_OF_STANDARD_OUTPUT = (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT)
 # Log level of MindSpore's C++ code: 3 is errors only, so that its warnings do not hide the captions.
 ENVIRONMENT = {"GLOG_v": "3"}
 
@@ -50,25 +60,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:
         _discard_output()
-        where = str(error.filename) if error.filename is not None else "cannot write to standard output"
-        _write_error(f"share4v: error: {where}: {error.strerror or error}")
+        _write_error(f"share4v: error: {_place(error)}{error.strerror or error}")
+        return FAILED
+    except MemoryError as error:
+        _write_error(f"share4v: error: not enough memory{f' ({error})' if str(error) else ''}: {_LESS_MEMORY}")
+        return FAILED
+    except ImportError as error:  # an installation that lacks a package, or has another version of it
+        _write_error(f"share4v: error: {error}; `share4v env` lists what is installed")
         return FAILED
     except Exception:  # an error in this program; the text of an exception may quote a file
-        _write_error(traceback.format_exc().rstrip())
+        _write_error(f"{traceback.format_exc().rstrip()}\n{_BUG}")
         return FAILED
     return status
 
 
+def _place(error: OSError) -> str:
+    """Return what an error is about, as the start of a message."""
+    if error.filename is not None:
+        return f"{error.filename}: "
+    return "cannot write to standard output: " if error.errno in _OF_STANDARD_OUTPUT else ""
+
+
 def _run(argv: Sequence[str] | None) -> int:
     """Parse the command line, and import and run the command."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # MindSpore cannot be imported there, so the message must not need it
+        parser.exit(FAILED, "share4v: error: the current directory was deleted: change to another directory\n")
     with signal_handler(exit_at_once):
+        if hasattr(COMMANDS[arguments.command], "STATUS"):
+            STATUS.show(COMMANDS[arguments.command].STATUS)
         # Imported inside the signal handler: an installed mindone package may import MindSpore, which takes seconds.
         from .printing import filtered_messages
 
         with filtered_messages():
             command = import_module(f".commands.{arguments.command.replace('-', '_')}", __package__)
-            status: int = command.run(arguments)
+            try:
+                status: int = command.run(arguments)
+            finally:
+                STATUS.clear()
     return status
 
 
@@ -111,7 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, module in COMMANDS.items():
         command = commands.add_parser(
             name,
-            usage=f"%(prog)s [OPTION]... {module.USAGE}",  # the help has the options, in groups
+            usage=f"%(prog)s [OPTION]... {module.USAGE}".rstrip(),  # the help has the options, in groups
             help=module.HELP,
             description=module.DESCRIPTION,
             epilog=module.EPILOG,

@@ -19,23 +19,42 @@ _REWORDED = tuple(
         (r"the following arguments are required: (.*)", r"{0} is missing"),
     )
 )
+_MISSING = "the following arguments are required"
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line each; the subparsers that it makes are too."""
 
+    _given: Sequence[str] = ()  # the arguments that are being parsed
+
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse arguments; an unknown one is an error of the command that got it, which knows its options."""
+        self._given = list(sys.argv[1:] if args is None else args)
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             name = unknown[0].partition("=")[0]
             if name.startswith("-") and len(name) > 1:
-                self.error(f"unknown option {name}{_hint(name, self._option_string_actions, '{}')}")
+                self.error(self._unknown_option(name))
             self.error(f"unexpected argument {unknown[0]!r}")
         return parsed, unknown
 
+    def _unknown_option(self, name: str) -> str:
+        return f"unknown option {name}{_hint(name, self._option_string_actions, '{}')}"
+
+    def _mistyped(self) -> str | None:
+        """Return the message about the first option that does not exist, or None."""
+        for argument in self._given:
+            name = argument.partition("=")[0]
+            if name == "--":
+                return None
+            if name.startswith("--") and name not in self._option_string_actions:
+                return self._unknown_option(name)
+        return None
+
     def error(self, message: str) -> NoReturn:
         """Print the error and where help is, and exit with status 2."""
+        if message.startswith(_MISSING):  # argparse notices that before a mistyped option
+            message = self._mistyped() or message
         for pattern, text in _REWORDED:
             found = pattern.fullmatch(message)
             if found:
@@ -53,9 +72,11 @@ class Parser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         if isinstance(action, argparse._SubParsersAction):
+            if "." in value or "/" in value:  # a file or a URL
+                raise argparse.ArgumentError(None, f"{value!r} is no command; to caption it: share4v caption {value}")
             raise argparse.ArgumentError(None, f"unknown command {value!r}{_hint(value, action.choices)}")
         names = ", ".join(map(str, action.choices))
-        text = f"{'/'.join(action.option_strings)} must be one of {names}, got {value!r}"
+        text = f"{'/'.join(action.option_strings) or action.metavar} must be one of {names}, got {value!r}"
         raise argparse.ArgumentError(None, text + _hint(str(value), map(str, action.choices)))
 
     def _print_message(self, message: str, file: Any = None) -> None:

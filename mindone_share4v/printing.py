@@ -7,14 +7,20 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from mindone.models.share4v.display import json_printable, printable, redacted
+from .status import STATUS
+
+try:
+    from mindone.models.share4v.display import json_printable, printable, redacted
+except Exception:  # `mindone` or the MindSpore that it imports is missing or broken, in any way
+    from .fallback_display import json_printable, printable, redacted
 
 
 def print_text(text: str, end: str = "\n") -> None:
     """Print a result, such as a caption, on standard output, and flush it; line breaks and tabs are kept."""
+    STATUS.clear()
     sys.stdout.write(printable(text) + end)
     sys.stdout.flush()
 
@@ -25,26 +31,36 @@ def print_error(message: str) -> None:
 
 
 def write_error(text: str) -> None:
-    """Print text on standard error as `print_error` does, without the name of the program."""
-    sys.stderr.write(printable(redacted(text)) + "\n")
-    sys.stderr.flush()
+    """Print text on standard error as `print_error` does, without the name of the program.
+
+    If standard error cannot be written, for example to a full disk, the message is lost and the command continues: what
+    it produces matters more.
+    """
+    STATUS.clear()
+    with suppress(OSError):
+        sys.stderr.write(printable(redacted(text)) + "\n")
+        sys.stderr.flush()
 
 
 def print_json(record: dict[str, Any]) -> None:
     """Print a record as one line of JSON, and flush it; its values are unchanged, but for passwords in URLs' names."""
+    STATUS.clear()
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     sys.stdout.write(json_printable(json.dumps(record, ensure_ascii=encoding != "utf8")) + "\n")
     sys.stdout.flush()
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, keep_indentation: bool = False) -> str:
     """Return `text` on one line: line breaks and tabs become spaces, other control characters become escapes."""
-    return printable(" ".join(part.strip() for part in text.replace("\t", "\n").splitlines() if part.strip()), keep="")
+    indentation = text[: len(text) - len(text.lstrip(" "))] if keep_indentation else ""
+    line = " ".join(part.strip() for part in text.replace("\t", "\n").splitlines() if part.strip())
+    return printable(indentation + line, keep="")
 
 
 class _LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(redacted(super().format(record)))
+        STATUS.clear()
+        return printable(redacted(f"share4v: {super().format(record)}"))
 
 
 @contextmanager

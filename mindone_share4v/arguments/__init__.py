@@ -1,11 +1,12 @@
 """The parsers of `share4v`: one module for each command, which imports nothing but argparse.
 
 A module has HELP (one line of `share4v --help`), USAGE (what must be given), DESCRIPTION, EPILOG (examples and exit
-status) and `add_arguments(parser)`. What a command does is in the module of the same name in
-`mindone_share4v.commands`. To add a command, write both modules and add a line to COMMANDS.
+status) and `add_arguments(parser)`. A command that takes long to start also has STATUS, which a terminal shows at once.
+What a command does is in the module of the same name in `mindone_share4v.commands`. To add a command, write both
+modules and add a line to COMMANDS.
 """
 
-from . import caption, caption_dataset, chat, convert, report, score, serve
+from . import caption, caption_dataset, chat, completion, convert, env, models, report, score, serve
 
 __all__ = ["COMMANDS"]
 
@@ -17,4 +18,7 @@ COMMANDS = {
     "report": report,
     "score": score,
     "serve": serve,
+    "models": models,
+    "env": env,
+    "completion": completion,
 }

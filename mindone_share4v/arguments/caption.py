@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from .common import add_generation_arguments, add_json_argument, add_model_arguments, add_pixels_argument
 
 HELP = "caption images"
+STATUS = "starting MindSpore"
 USAGE = "IMAGE..."
 DESCRIPTION = (
     "Caption images. On a terminal, each caption is shown while it is generated. Otherwise one line is printed per "
@@ -17,6 +18,7 @@ DESCRIPTION = (
 EPILOG = """examples:
   share4v caption photo.jpg
   share4v caption photos/*.jpg --model sharegpt4v-7b --json > answers.jsonl
+  share4v caption photo.jpg --style one-sentence
   share4v caption photo.jpg --prompt "What is written on the sign?"
   curl -s https://example.org/photo.jpg | share4v caption -
 
@@ -32,11 +34,21 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="IMAGE",
         help="path, URL or data URI of an image; - reads one from standard input",
     )
-    images.add_argument("--prompt", metavar="TEXT", help="question to ask (default: Describe this image)")
+    images.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="question to ask, used as it is written: braces have no meaning here (default: Describe this image)",
+    )
+    images.add_argument(
+        "--style",
+        metavar="NAME",
+        help="named question with its own length limit and rules for the text; share4v caption-dataset --list-styles "
+        "lists them",
+    )
     add_pixels_argument(images)
     add_json_argument(images)
     add_model_arguments(parser)
-    generation = add_generation_arguments(parser)
+    generation = add_generation_arguments(parser, max_new_tokens=None, default="256, or set by --style")
     generation.add_argument(
         "--num-beams",
         type=int,

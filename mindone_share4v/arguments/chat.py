@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from .common import add_generation_arguments, add_json_argument, add_model_arguments, add_pixels_argument
 
 HELP = "ask questions about images"
+STATUS = "starting MindSpore"
 USAGE = "IMAGE..."
 DESCRIPTION = (
     "Ask questions about one or more images; the model sees the earlier questions and answers. On a terminal, type one "

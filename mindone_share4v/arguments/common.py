@@ -59,12 +59,15 @@ def add_download_arguments(group: _ArgumentGroup) -> None:
     )
 
 
-def add_generation_arguments(parser: ArgumentParser, max_new_tokens: int | None = 256) -> _ArgumentGroup:
+def add_generation_arguments(
+    parser: ArgumentParser, max_new_tokens: int | None = 256, default: str = "256"
+) -> _ArgumentGroup:
     """Add the group `generation` and return it.
 
     Args:
         parser: the command's parser.
         max_new_tokens: default of --max-new-tokens; None lets the caption style decide.
+        default: what the help says about that default.
     """
     group = parser.add_argument_group("generation")
     group.add_argument(
@@ -72,7 +75,7 @@ def add_generation_arguments(parser: ArgumentParser, max_new_tokens: int | None 
         type=int,
         default=max_new_tokens,
         metavar="N",
-        help=f"maximum number of new tokens (default: {max_new_tokens or 'set by --style'})",
+        help=f"maximum number of new tokens (default: {default})",
     )
     group.add_argument(
         "--min-new-tokens",

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from .common import MODELS, add_download_arguments, add_vision_tower_argument
 
 HELP = "write a checkpoint as one safetensors directory"
+STATUS = "starting MindSpore"
 USAGE = "SRC --out DIR"
 DESCRIPTION = (
     "Write a checkpoint as one directory with safetensors weights, the vision tower, the tokenizer and all "

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mindone.models.share4v.display import redacted
 
 from ..printing import one_line, print_error, print_json, print_text
+from ..status import STATUS
 from .common import (
-    DONE,
-    SOME_FAILED,
     check_max_pixels,
+    count_of,
     failure,
     generation_settings,
     image_name,
@@ -23,6 +23,7 @@ from .common import (
     usage_error,
     with_flags,
 )
+from .exit_status import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from mindone.pipelines.image_to_text.base import Answer
     from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+    from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 
 
 @dataclass(frozen=True)
@@ -48,33 +50,67 @@ def run(arguments: Namespace) -> int:
     from mindone.pipelines import pipeline
 
     try:
+        question, rules = _question(arguments)
         settings = generation_settings(arguments)
         if arguments.batch_size < 1:
             raise ValueError(f"--batch-size must be 1 or more, got {arguments.batch_size}")
         check_max_pixels(arguments)
+        STATUS.show(f"loading {arguments.model}")
         captioner = pipeline("image-to-text", **model_options(arguments))
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)
+    STATUS.show(f"captioning {count_of(len(arguments.images), 'image')}")
     no_bar = len(arguments.images) < 2 or not sys.stderr.isatty()
     # miniters=1 stops tqdm's monitor thread from drawing the bar in the middle of a caption.
     with tqdm(total=len(arguments.images), unit="image", leave=False, miniters=1, disable=no_bar) as progress:
-        return _CaptionRun(captioner, arguments, settings, progress).run()
+        return _CaptionRun(captioner, arguments, settings, progress, question, rules).run()
+
+
+def _question(arguments: Namespace) -> tuple[str | None, TextRules]:
+    """Return the question and the rules for the captions; None for the template's own question.
+
+    The style also sets the maximum number of tokens, unless the command line does.
+
+    Raises:
+        ValueError: the style is unknown, or a question is given too.
+    """
+    from mindone.pipelines.image_to_text.dataset.prompts.styles import get_style
+    from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
+
+    if arguments.style is None:
+        return arguments.prompt, TextRules()
+    if arguments.prompt is not None:
+        raise ValueError("--style and --prompt cannot be combined: a style is a question with rules; leave one out")
+    style = get_style(arguments.style)
+    if arguments.max_new_tokens is None:
+        arguments.max_new_tokens = style.max_new_tokens
+    return style.prompt, style.rules
 
 
 class _CaptionRun:
     """One run of the command."""
 
     def __init__(
-        self, captioner: ImageToTextPipeline, arguments: Namespace, settings: dict[str, Any], progress: tqdm[Any]
+        self,
+        captioner: ImageToTextPipeline,
+        arguments: Namespace,
+        settings: dict[str, Any],
+        progress: tqdm[Any],
+        question: str | None,
+        rules: TextRules,
     ) -> None:
         self.captioner = captioner
         self.arguments = arguments
         self.settings = settings
         self.progress = progress
-        self.question = captioner.template().question if arguments.prompt is None else arguments.prompt
+        self.question = captioner.template().question if question is None else question
+        self.rules = rules
         self.shows_names = len(arguments.images) > 1
         self.to_terminal = sys.stdout.isatty() and not arguments.json
-        self.streams = self.to_terminal and arguments.batch_size == 1 and arguments.num_beams == 1
+        # The rules of a style apply to a complete caption.
+        has_rules = rules != type(rules)()
+        is_single = arguments.batch_size == 1 and arguments.num_beams == 1
+        self.streams = self.to_terminal and is_single and not has_rules
 
     def run(self) -> int:
         failed = 0
@@ -122,11 +158,14 @@ class _CaptionRun:
         print_text("\n" if self.shows_names else "")
 
     def _print(self, name: str, answer: Answer) -> None:
+        from mindone.pipelines.image_to_text.dataset.rules.text_rules import clean
+
+        text = clean(answer.text, self.rules)
         if self.arguments.json:
             print_json(
                 {
                     "image": redacted(name),
-                    "caption": answer.text,
+                    "caption": text,
                     "tokens": len(answer.token_ids),
                     "seconds": round(answer.seconds, 3),
                     "finish_reason": answer.finish_reason,
@@ -134,10 +173,10 @@ class _CaptionRun:
             )
         elif self.to_terminal:
             heading = f"{image_name(name)}:\n" if self.shows_names else ""
-            print_text(heading + answer.text)
+            print_text(heading + text)
         else:
             column = f"{image_name(name)}\t" if self.shows_names else ""
-            print_text(column + one_line(answer.text))
+            print_text(column + one_line(text))
 
     def _print_failure(self, loaded: LoadedImage) -> None:
         print_error(f"{image_name(loaded.name)}: {loaded.error}")

@@ -11,16 +11,13 @@ from mindone.models.share4v.load_options import LoadOptions, option_names
 from mindone.pipelines.image_to_text.settings import check_settings
 
 from ..printing import one_line, print_error
+from .exit_status import USAGE_ERROR
 
 if TYPE_CHECKING:
     from mindone.models.share4v.processing.image_loading import ImageSource
 
-# Exit statuses.
-DONE = 0
-SOME_FAILED = 1
-USAGE_ERROR = 2
-
 STANDARD_INPUT = "-"
+DEFAULT_MAX_NEW_TOKENS = 256  # of `caption` without a style
 _SAMPLING_ONLY = ("top_p", "top_k")
 _GENERATION = (
     "max_new_tokens",
@@ -33,12 +30,15 @@ _GENERATION = (
 )
 # Names of one word that errors of the libraries start with.
 _PLAIN_NAMES = (
+    "format",
+    "out",
     "actors",
     "attempts",
     "captions",
     "cpus",
     "dtype",
     "frames",
+    "limit",
     "restart",
     "seed",
     "temperature",
@@ -58,6 +58,7 @@ def generation_settings(arguments: Namespace) -> dict[str, Any]:
     """
     settings = {name: getattr(arguments, name) for name in _GENERATION if getattr(arguments, name, None) is not None}
     settings["stop"] = tuple(arguments.stop)
+    settings.setdefault("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
     settings["do_sample"] = settings["temperature"] > 0
     if settings["do_sample"] and settings.get("num_beams", 1) > 1:
         raise ValueError("--num-beams above 1 cannot be combined with a --temperature above 0: leave one of them out")
@@ -70,6 +71,11 @@ def print_unused_sampling(arguments: Namespace) -> None:
     unused = [flag_of(name) for name in _SAMPLING_ONLY if getattr(arguments, name) is not None]
     if unused and not arguments.temperature > 0:
         print_error(f"note: {' and '.join(unused)} have no effect without a --temperature above 0")
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 image", "3 images"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def model_options(arguments: Namespace) -> dict[str, Any]:

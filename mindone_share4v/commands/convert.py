@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..printing import one_line, print_text
 from ..signals import raise_interrupt, signal_handler
-from .common import DONE, usage_error
+from .common import usage_error
+from .exit_status import DONE
 
 
 def run(arguments: Namespace) -> int:

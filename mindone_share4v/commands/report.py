@@ -5,7 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ..printing import one_line, print_text
-from .common import DONE, usage_error
+from .common import usage_error
+from .exit_status import DONE
 
 
 def run(arguments: Namespace) -> int:

@@ -10,7 +10,8 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from ..printing import one_line, print_error, print_json, print_text
-from .common import DONE, SOME_FAILED, usage_error
+from .common import usage_error
+from .exit_status import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.evaluation import CaptionFile, Scores

@@ -9,7 +9,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..printing import print_error, print_json
-from .common import DONE, SOME_FAILED, USAGE_ERROR, model_options, usage_error
+from .common import model_options, usage_error
+from .exit_status import DONE, SOME_FAILED, USAGE_ERROR
 
 if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.base import Pipeline

@@ -122,6 +122,24 @@ def test_a_console_block_compares_the_output(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "shown", "passes"),
+    [
+        ("echo 'share4v: error: no' >&2; exit 2", "share4v: error: no", True),
+        ("echo 'share4v: error: no' >&2; exit 2", "share4v: error: yes", False),
+        ("echo 'share4v: error: no' >&2", "share4v: error: no", False),
+        ("exit 2", "", False),
+        ("echo 'share4v: note' >&2; echo hidden", "share4v: note", False),
+        ("echo 'share4v: note' >&2", "share4v: note", True),
+    ],
+)
+def test_a_console_block_can_show_a_mistake(command: str, shown: str, passes: bool, tmp_path: Path) -> None:
+    block = Block("console", f"$ {command}\n{shown}\n", 1)
+    run = [sys.executable, str(RUN_PAGE), "page.md"]
+    done = subprocess.run(run, input=json.dumps([asdict(block)]), capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode == 0) == passes, done.stderr
+
+
 def test_the_small_checkpoint_is_the_tiny_model_in_the_original_layout(originals: Path) -> None:
     from mindone.pipelines import pipeline
 

@@ -41,7 +41,7 @@ def test_the_command_line_page_has_every_command_and_flag(generator: ModuleType)
     assert list(sections) == list(commands) and len(commands) >= 3
     for name, command in commands.items():
         flags = {flag for action in command._actions for flag in action.option_strings} - {"--help"}
-        assert len(flags) >= 2
+        assert "-h" in flags
         missing = [flag for flag in flags - {"-h"} if f"`{flag}" not in sections[name]]
         assert not missing, f"share4v {name}: {missing}"
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
+from helpers.pictures import encoded, scene
+
+from mindone_share4v.cli import main
 
 SHARE4V = f"{sys.executable} -m mindone_share4v"
 COMMANDS = ["--help", "--version", "caption-dataset --list-styles"]
@@ -25,6 +31,88 @@ def test_output_that_cannot_be_written(command: str, target: str) -> None:
     done = shell(f"{SHARE4V} {command} {target}")
     assert done.returncode == 1
     assert done.stderr.startswith("share4v: error: cannot write to standard output: ") and done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an image, a captioned data set, and captions to score."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "photos").mkdir()
+    for name in ("photo.png", "photos/a.png"):
+        (folder / name).write_bytes(encoded(scene(1)))
+    (folder / "captions.json").write_text('{"a": "A red circle."}')
+    return folder
+
+
+# Every command; {} is the folder above.
+WORKING = [
+    "caption {}/photo.png --max-new-tokens 3",
+    "caption {}/photo.png --max-new-tokens 3 --json",
+    "caption-dataset {}/photos --dry-run",
+    "caption-dataset {}/photos --out {}/job.jsonl --max-new-tokens 3",
+    "chat {}/photo.png --max-new-tokens 3",
+    "convert sharegpt4v-tiny --out {}/converted",
+    "report {}/job.jsonl --html {}/report.html",
+    "score {}/captions.json {}/captions.json --metric bleu --tokenizer python",
+    "models",
+    "env",
+    "env --json",
+    "completion zsh",
+]
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user has no home directory: HOME is not set, and the user is not in passwd."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("command", WORKING)
+def test_no_command_ends_with_a_traceback_on_a_full_disk(
+    command: str, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHARE4V_HOME", str(work / "cache"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What?\n"))
+    status = -1
+    with suppress(OSError), Path("/dev/full").open("w") as full:  # closing it may fail too
+        monkeypatch.setattr(sys, "stdout", full)
+        status = main(command.replace("{}", str(work)).split())
+    error = capsys.readouterr().err
+    assert "Traceback" not in error, error
+    if "--out {}/job.jsonl" in command:
+        assert status == 0  # it prints on standard error only
+    else:
+        assert status == 1 and "cannot write to standard output: No space left on device" in error
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("command", ["models", "caption-dataset {}/photos --out {}/new/out.jsonl"])
+def test_commands_that_need_a_home_directory_say_so(
+    command: str, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SHARE4V_HOME", raising=False)
+    assert main(command.replace("{}", str(work)).split()) == 2
+    assert "this user has no home directory: set HOME, or set SHARE4V_HOME" in capsys.readouterr().err
+    assert not (work / "new").exists()
+
+
+@pytest.mark.usefixtures("homeless")
+def test_env_works_without_a_home_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env"]) == 0 and "HOME: not set" in capsys.readouterr().out
+
+
+def test_a_directory_that_was_deleted(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    done = shell(f"cd {tmp_path}/gone && rmdir ../gone && PYTHONPATH={ROOT} {SHARE4V} caption photo.jpg")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "share4v: error: the current directory was deleted: change to another directory\n"
+
+
+def test_a_full_disk_as_standard_error_does_not_stop_a_command(work: Path) -> None:
+    done = shell(f"{SHARE4V} caption {work}/photo.png missing.png --max-new-tokens 3 2>/dev/full")
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1 and done.stdout.split("\t")[1].strip()
 
 
 def test_closed_standard_error_does_not_print_errors_as_results() -> None:

@@ -32,7 +32,11 @@ def run_shell(text: str) -> tuple[int, str, str]:
 
 
 def run_session(text: str) -> str:
-    """Run a console block: commands after `$ `, each followed by its output, in which `...` matches anything."""
+    """Run a console block: commands after `$ `, each followed by its output, in which `...` matches anything.
+
+    Where the block shows messages of `share4v`, standard error is a part of the output; where it shows an error of it,
+    the command must fail.
+    """
     _, *turns = f"\n{text}".split("\n$ ")
     if not turns:
         return "the console block has no line that starts with `$ `"
@@ -42,8 +46,10 @@ def run_session(text: str) -> str:
             more, _, wanted = wanted.partition("\n")
             command += f"\n{more.removeprefix('>')}"
         status, output, errors = run_shell(command)
-        if status:
+        if bool(status) != ("share4v: error: " in wanted):
             return f"{command}\nexited with status {status}\n{errors}"
+        if "share4v: " in wanted:
+            output += errors
         if not doctest.OutputChecker().check_output(wanted.strip() + "\n", output.strip() + "\n", doctest.ELLIPSIS):
             return f"{command}\nprinted\n{output}\nbut expected was\n{wanted}"
     return ""
