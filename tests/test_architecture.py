@@ -19,14 +19,14 @@ SERVE = "mindone.pipelines.image_to_text.serve"
 # may import each other. A module may import its own group and every group of a lower line, and nothing else.
 LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     PACKAGE: (
-        (("concurrency",), ("load_options",), ("suggestions",), ("home",), ("display",)),
-        (("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
+        (("concurrency",), ("suggestions", "hugging_face"), ("home",), ("display",)),
+        (("load_options",), ("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
         (("configuration", "configuration_formats", "configuration_schema"),),
         (("protocols",), ("vision",), ("language",), ("projector",)),
         (("checkpoint",),),
         (("processing",),),
         (("generation",),),
-        (("modeling", "backends", "inputs", "merging"),),
+        (("modeling", "backends", "inputs", "interface", "merging"),),
         (("auto",), ("training",), ("integrations",)),
     ),
     DATASET: (
@@ -60,7 +60,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
 WITHOUT_MINDSPORE = {
     PACKAGE: (
         *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
-        *("concurrency", "display", "hub", "checkpoint", "processing"),
+        *("concurrency", "display", "hub", "hugging_face", "checkpoint", "processing"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options", "keywords"),
     SERVE: tuple(group[0] for layer in LAYERS[SERVE] for group in layer),  # /health answers while MindSpore is imported

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from mindone.models.share4v.load_options import LoadOptions, explicit_options, option_names
+from mindone.models.share4v.hugging_face import MODEL, PIPELINE
+from mindone.models.share4v.load_options import LoadOptions, checked_options, explicit_options, option_names
 from mindone.models.share4v.processing.chat_templates import get_template
 from mindone.models.share4v.registry import Registry
 
@@ -33,6 +36,13 @@ def pipeline(
     model: str | Path | Share4V | None = None,
     processor: str | Path | Share4VProcessor | None = None,
     conversation: str | None = None,
+    *,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
+    generate_kwargs: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+    return_full_text: bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[LoadArguments],
 ) -> ImageToTextPipeline: ...
 
@@ -43,6 +53,13 @@ def pipeline(
     model: str | Path | Share4V | None = None,
     processor: str | Path | Share4VProcessor | None = None,
     conversation: str | None = None,
+    *,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
+    generate_kwargs: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+    return_full_text: bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[LoadArguments],
 ) -> ImageTextToTextPipeline: ...
 
@@ -53,6 +70,13 @@ def pipeline(
     model: str | Path | Share4V | None = None,
     processor: str | Path | Share4VProcessor | None = None,
     conversation: str | None = None,
+    *,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
+    generate_kwargs: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+    return_full_text: bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[LoadArguments],
 ) -> ImageToTextPipeline | ImageTextToTextPipeline:
     """Make a pipeline with the arguments and results of Hugging Face's pipeline for the same task.
@@ -64,11 +88,14 @@ def pipeline(
         processor: a processor, or the name or directory of its checkpoint; by default the processor of the checkpoint
             that `model` names. Required if `model` is already loaded.
         conversation: name of the conversation template, by default the processor's.
-        options: vision_tower, cache_dir, local_files_only, dtype, language_backend, vision_backend and kv_cache_dtype,
-            as described at `mindone.models.share4v.load_options.LoadOptions`; only if `model` is a name or a
-            directory.
+        batch_size, max_new_tokens, generate_kwargs, timeout, return_full_text: defaults of the pipeline's calls.
+        model_kwargs: more options, in a dict.
+        options: the fields of `mindone.models.share4v.load_options.LoadOptions`; only if `model` is a name or a
+            directory. Other arguments of Hugging Face's pipeline() are accepted or refused as
+            `mindone.models.share4v.hugging_face.ARGUMENTS` says.
 
     Raises:
+        TypeError: an argument is unknown; the message has the closest one.
         ValueError: the task or the template is unknown, or arguments contradict each other.
         FileNotFoundError, HubError, CheckpointError: as in `Share4V.from_pretrained`.
 
@@ -82,8 +109,11 @@ def pipeline(
     from mindone.models.share4v.backends import open_checkpoint
     from mindone.models.share4v.checkpoint import Checkpoint
 
+    from .image_to_text.settings import CallDefaults
+
     pipeline_class = TASKS.resolve(task)
-    load = LoadOptions(**options)
+    load = LoadOptions(**_load_arguments(options, model_kwargs))
+    defaults = CallDefaults(batch_size, max_new_tokens, generate_kwargs, timeout, return_full_text)
     if conversation is not None:
         get_template(conversation)  # raises before anything is downloaded
     source = DEFAULT_MODEL if model is None else model
@@ -96,13 +126,29 @@ def pipeline(
         _check_loaded(load, processor)
     if isinstance(processor, (str, Path)):
         processor = Share4VProcessor.from_checkpoint(Checkpoint.open(processor, load, weights=False))
-    made: ImageToTextPipeline | ImageTextToTextPipeline = pipeline_class(source, processor, conversation)
+    made: ImageToTextPipeline | ImageTextToTextPipeline = pipeline_class(source, processor, conversation, defaults)
     return made
+
+
+def _load_arguments(options: Mapping[str, Any], model_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the load options of a call, also those in model_kwargs."""
+    from mindone.models.share4v.generation.arguments import SETTING_NAMES
+
+    settings = [name for name in options if name in SETTING_NAMES]
+    if settings:
+        raise TypeError(f"{settings[0]} is a setting of generate: pass generate_kwargs={{{settings[0]!r}: ...}}")
+    others = [name for name in signature(pipeline).parameters if name not in option_names(LoadOptions)]
+    own = checked_options(PIPELINE, options, LoadOptions, others)
+    more = checked_options(MODEL, model_kwargs or {}, LoadOptions)
+    twice = sorted(own.keys() & more.keys())
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice, as an argument and in model_kwargs: remove one of them")
+    return {**own, **more}
 
 
 def _check_loaded(options: LoadOptions, processor: object) -> None:
     """Refuse what cannot be combined with a model that is already loaded."""
-    fixed = set(option_names(LoadOptions)) - {"cache_dir", "local_files_only"}
+    fixed = set(option_names(LoadOptions)) - {"cache_dir", "local_files_only", "token"}
     changed = sorted(name for name in fixed if getattr(options, name) != getattr(LoadOptions(), name))
     if changed:
         raise ValueError(f"{', '.join(changed)} cannot change a model that is already loaded: pass the model's name")

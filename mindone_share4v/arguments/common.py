@@ -28,6 +28,14 @@ def add_model_arguments(parser: ArgumentParser) -> None:
         metavar="TYPE",
         help="type of the KV cache: float32, float16 or int8 (default: follows --dtype)",
     )
+    for part in ("vision", "language"):
+        group.add_argument(
+            f"--{part}-backend",
+            default="auto",
+            metavar="NAME",
+            help=f"what runs the {part} {'tower' if part == 'vision' else 'model'}: auto, mindspore, kernels, or the "
+            "name of a registered component of your own (default: auto, the fastest on this device)",
+        )
     group.add_argument(
         "--conversation",
         metavar="TEMPLATE",
@@ -56,6 +64,17 @@ def add_download_arguments(group: _ArgumentGroup) -> None:
         "--local-files-only",
         action="store_true",
         help="never download a checkpoint; use only files on this machine",
+    )
+    group.add_argument(
+        "--revision",
+        metavar="NAME",
+        help="branch, tag or commit of owner/name on the Hugging Face hub (default: its main branch)",
+    )
+    group.add_argument(
+        "--subfolder",
+        default="",
+        metavar="DIR",
+        help="folder of the repository or directory that holds the checkpoint (default: the top)",
     )
 
 
@@ -104,11 +123,30 @@ def add_generation_arguments(
         help="when sampling, use only the K most probable tokens",
     )
     group.add_argument(
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="when sampling, use only tokens with at least P times the probability of the most probable one",
+    )
+    group.add_argument(
         "--repetition-penalty",
         type=float,
         default=1.0,
         metavar="R",
         help="values above 1 make repetition less likely (default: 1)",
+    )
+    for name, effect in (("presence", "once it was generated"), ("frequency", "each time it was generated")):
+        group.add_argument(
+            f"--{name}-penalty",
+            type=float,
+            metavar="P",
+            help=f"lower a token's score by P {effect}, -2 to 2 (default: 0)",
+        )
+    group.add_argument(
+        "--no-repeat-ngram-size",
+        type=int,
+        metavar="N",
+        help="never repeat a sequence of N tokens (default: 0, which allows it)",
     )
     group.add_argument(
         "--stop",

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = "-"
 DEFAULT_MAX_NEW_TOKENS = 256  # of `caption` without a style
-_SAMPLING_ONLY = ("top_p", "top_k")
+_SAMPLING_ONLY = ("top_p", "top_k", "min_p")
 _GENERATION = (
     "max_new_tokens",
     "min_new_tokens",
     "num_beams",
     "temperature",
     "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "no_repeat_ngram_size",
     "seed",
     *_SAMPLING_ONLY,
 )

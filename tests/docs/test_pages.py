@@ -21,17 +21,27 @@ INCLUDED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 
 
-@pytest.fixture(scope="module")
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_cli", DOCS / "generate_cli.py")
+def script(name: str) -> ModuleType:
+    """Return a script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    return script("generate_cli")
+
+
 def test_the_command_line_page_is_up_to_date(generator: ModuleType) -> None:
     assert (DOCS / "cli.md").read_text(encoding="utf-8") == generator.page(), "run: python docs/generate_cli.py"
+
+
+def test_the_table_of_hugging_face_arguments_is_up_to_date() -> None:
+    generated = script("generate_arguments").page()
+    assert (DOCS / "hugging_face.md").read_text(encoding="utf-8") == generated, "run: python docs/generate_arguments.py"
 
 
 def test_the_command_line_page_has_every_command_and_flag(generator: ModuleType) -> None:

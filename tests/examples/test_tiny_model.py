@@ -34,6 +34,20 @@ def test_held_out_scenes_are_captioned_with_every_fact_correct(captioner: ImageT
     assert correct >= 0.9 * count
 
 
+def test_a_complete_prompt_gives_the_facts_that_the_question_gives(captioner: ImageToTextPipeline) -> None:
+    """The prompt of every LLaVA example, without the system prompt and with a line end before ASSISTANT."""
+    rngs = [scene_rng(4242, index) for index in range(80)]
+    scenes = [sample_scene(rng, held_out=True) for rng in rngs]
+    pictures = [render(scene, rng) for scene, rng in zip(scenes, rngs, strict=True)]
+    prompt = "USER: <image>\nDescribe this image\nASSISTANT:"
+    correct = {"question": 0, "complete prompt": 0}
+    for kind, asked in (("question", "Describe this image"), ("complete prompt", prompt)):
+        answers = captioner(pictures, prompt=asked, batch_size=16, max_new_tokens=64)
+        for answer, scene in zip(answers, scenes, strict=True):
+            correct[kind] += parse_caption(answer[0]["generated_text"]) == scene
+    assert correct == {"question": 80, "complete prompt": 80}
+
+
 def test_a_larger_image_gets_the_same_facts(captioner: ImageToTextPipeline) -> None:
     rng = scene_rng(4242, 0)
     scene = sample_scene(rng, held_out=True)

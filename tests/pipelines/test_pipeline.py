@@ -229,8 +229,8 @@ def test_image_errors_are_raised(captioner: ImageToTextPipeline, pictures: list[
         captioner([pictures[0], "nothing.png"], batch_size=2)
     with pytest.raises(ImageLoadError, match="not an image format"):
         captioner(b"no picture")
-    with pytest.raises(ImageLoadError, match="a dict is not an image"):
-        captioner({"images": pictures[0]})  # type: ignore[call-overload]
+    with pytest.raises(ImageLoadError, match=r"inputs is a dict .*expected a path"):
+        captioner({"picture": pictures[0]})  # type: ignore[call-overload]
 
 
 def test_unknown_names() -> None:
@@ -311,3 +311,56 @@ def test_several_answers_and_their_logprobs(
     assert len(beams) == 2 and beams[:1] == best
     with pytest.raises(ValueError, match="one answer is streamed at a time"):
         captioner.stream("Why?", [pictures[0]], {"num_return_sequences": 2})
+
+
+# Inputs as data sets and users have them
+
+
+class Endless:
+    """A data set with a length whose items never raise IndexError."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index % len(self.items)]
+
+
+def test_a_data_set_ends_at_its_length(
+    captioner: ImageToTextPipeline, answerer: ImageTextToTextPipeline, pictures: list[str], captions: list[str]
+) -> None:
+    assert texts_of(captioner(Endless(pictures[:3]), batch_size=2, max_new_tokens=TOKENS)) == captions[:3]
+    requests = Endless([{"image": pictures[0], "text": "Why?"}, {"images": [pictures[1]], "text": "Why?"}])
+    answers = list(answerer(requests, max_new_tokens=4, return_full_text=False))
+    assert answers == [
+        [answerer(images=pictures[n], text="Why?", max_new_tokens=4, return_full_text=False)[0]] for n in (0, 1)
+    ]
+
+
+def test_arrays_files_and_dicts_are_inputs(
+    captioner: ImageToTextPipeline, answerer: ImageTextToTextPipeline, pictures: list[str], captions: list[str]
+) -> None:
+    pixels = [np.asarray(Image.open(path).resize((28, 28))) for path in pictures[:2]]
+    wanted = captioner(pixels, max_new_tokens=6)
+    assert captioner(np.stack(pixels), max_new_tokens=6) == wanted
+    with Path(pictures[0]).open("rb") as file:
+        assert captioner(file, max_new_tokens=TOKENS)[0]["generated_text"] == captions[0]
+    assert captioner({"image": pictures[0]}, max_new_tokens=TOKENS)[0]["generated_text"] == captions[0]
+    asked = captioner([{"image": pictures[0], "text": "Why?"}], max_new_tokens=6)
+    assert asked == [captioner(pictures[0], prompt="Why?", max_new_tokens=6)]
+    alone = answerer(text=["Why?"], images=pictures[0], max_new_tokens=4)
+    assert alone == answerer(text="Why?", images=pictures[0], max_new_tokens=4)
+
+
+@pytest.mark.parametrize("wrong", [5, None, {"role": "user"}], ids=repr)
+def test_what_is_not_an_image_is_refused_before_anything_is_computed(
+    captioner: ImageToTextPipeline, pictures: list[str], wrong: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captioner.model, "encode_images", None)
+    with pytest.raises(ImageLoadError, match=f"image 1 is a {type(wrong).__name__} "):
+        captioner([pictures[0], wrong])
+    with pytest.raises(ImageLoadError, match=f"inputs is a {type(wrong).__name__} "):
+        captioner(wrong)

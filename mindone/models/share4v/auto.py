@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .load_options import CheckpointOptions, LoadOptions, explicit_options
+from .hugging_face import FILES
+from .load_options import CheckpointOptions, LoadOptions, checked_options, explicit_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -26,7 +27,7 @@ class AutoConfig:
 
         Args:
             name_or_path: "sharegpt4v-tiny", "sharegpt4v-7b", "sharegpt4v-13b", a directory, or owner/name on a hub.
-            options: vision_tower, cache_dir and local_files_only, as described at `CheckpointOptions`.
+            options: the fields of `CheckpointOptions`, which describes them.
 
         Raises:
             FileNotFoundError, HubError: the checkpoint was not found; the message lists what was tried.
@@ -39,7 +40,8 @@ class AutoConfig:
         """
         from .checkpoint import Checkpoint
 
-        return Checkpoint.open(name_or_path, CheckpointOptions(**options), weights=False).config
+        load = CheckpointOptions(**checked_options(FILES, options, CheckpointOptions))
+        return Checkpoint.open(name_or_path, load, weights=False).config
 
 
 class AutoModel:

@@ -23,6 +23,7 @@ from .configuration_schema import (
     shown,
 )
 from .home import expand_home
+from .hub import is_checkpoint_name, resolve
 from .quantization import QUANTIZED
 
 IGNORE_INDEX = -100
@@ -336,14 +337,16 @@ class Share4VConfig:
         """Read `directory`/config.json, and that of the vision tower if it has a separate directory.
 
         Args:
-            directory: the checkpoint's directory.
+            directory: the checkpoint's directory, or the name of a checkpoint on a hub or in this package.
             vision_tower: the tower's directory; by default the one that mm_vision_tower names, if it is on this
                 machine, else CLIP ViT-L/14 at 336 px is assumed. `AutoConfig` also looks on hubs.
 
         Raises:
-            FileNotFoundError: config.json does not exist.
+            FileNotFoundError, HubError: config.json does not exist, or the checkpoint was not found.
             ValueError: it is not JSON, or as in `from_dict`.
         """
+        if isinstance(directory, str) and is_checkpoint_name(directory):
+            directory = resolve(directory, weights=False)
         data = read_json(Path(directory) / CONFIG_NAME)
         tower = _local_tower(data, Path(directory)) if vision_tower is None else expand_home(vision_tower)
         return cls.from_dict(data, None if tower is None else read_json(tower / CONFIG_NAME))

@@ -8,10 +8,12 @@ dataclass and a key of its TypedDict, side by side, and on the command line a fl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
+
+from .hugging_face import split_arguments
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Options = TypeVar("Options", bound="CheckpointOptions")
@@ -26,6 +28,9 @@ class CheckpointOptions:
             contains, or that its config.json names as mm_vision_tower.
         cache_dir: directory for downloads; by default SHARE4V_HOME, else ~/.cache/share4v.
         local_files_only: use only files that are on this machine, and open no connection.
+        revision: branch, tag or commit of a repository on the Hugging Face hub; by default its main branch.
+        token: access token of the Hugging Face hub; by default HF_TOKEN or the one that `hf auth login` stored.
+        subfolder: folder of the repository, or of the directory, that holds the checkpoint.
 
     Example:
         >>> from mindone.models.share4v.load_options import CheckpointOptions
@@ -36,6 +41,9 @@ class CheckpointOptions:
     vision_tower: str | Path | None = None
     cache_dir: str | Path | None = None
     local_files_only: bool = False
+    revision: str | None = None
+    token: str | bool | None = field(default=None, repr=False)
+    subfolder: str = ""
 
     @classmethod
     def pick(cls: type[Options], arguments: Mapping[str, Any]) -> Options:
@@ -50,7 +58,8 @@ class LoadOptions(CheckpointOptions):
     Attributes:
         dtype: type of the weight matrices in memory: "float32" (the default), "float16", on an Ascend "bfloat16", and
             on a CPU "int8" or "int4", to which each weight is rounded as it is read. A checkpoint that
-            `share4v convert` wrote as int8 or int4 keeps its type and is used from the file without a copy.
+            `share4v convert` wrote as int8 or int4 keeps its type and is used from the file without a copy. Types of
+            MindSpore, NumPy and PyTorch mean their names; "auto" is the default.
         language_backend, vision_backend: which implementation runs the language model and the vision tower. "auto" is
             the fastest for inference on this device ("native" is a synonym), "mindspore" are cells of MindSpore's
             operators, which can be trained and run on every device, and "kernels" are the CPU kernels. The name of a
@@ -70,8 +79,9 @@ class LoadOptions(CheckpointOptions):
     kv_cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
         for name in ("language_backend", "vision_backend"):
-            if getattr(self, name) == "native":
+            if getattr(self, name) in ("native", None):
                 object.__setattr__(self, name, "auto")
 
 
@@ -81,6 +91,9 @@ class CheckpointArguments(TypedDict, total=False):
     vision_tower: str | Path | None
     cache_dir: str | Path | None
     local_files_only: bool
+    revision: str | None
+    token: str | bool | None
+    subfolder: str
 
 
 class LoadArguments(CheckpointArguments, total=False):
@@ -90,6 +103,44 @@ class LoadArguments(CheckpointArguments, total=False):
     language_backend: str
     vision_backend: str
     kv_cache_dtype: str | None
+
+
+def dtype_name(dtype: object) -> str | None:
+    """Return the name of a type of MindSpore, NumPy or PyTorch, such as "float16"; None and "auto" become None.
+
+    Example:
+        >>> from mindone.models.share4v.load_options import dtype_name
+        >>> import numpy as np
+        >>> dtype_name(np.float16), dtype_name("torch.bfloat16"), dtype_name("auto")
+        ('float16', 'bfloat16', None)
+    """
+    if dtype is None or dtype == "auto":
+        return None
+    if isinstance(dtype, type):  # a scalar type of NumPy
+        return dtype.__name__
+    name = str(dtype).rpartition(".")[2]
+    return name if isinstance(dtype, str) else name.lower()
+
+
+# Hugging Face's names of options that are named differently here.
+ALIASES = {"torch_dtype": "dtype", "mindspore_dtype": "dtype"}
+
+
+def checked_options(
+    place: str, arguments: Mapping[str, Any], options: type[CheckpointOptions], others: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the arguments that are options of this class; None means "not set", and the others are checked.
+
+    Args:
+        place: the function, as in `hugging_face.ARGUMENTS`.
+        arguments: what the caller gave.
+        options: CheckpointOptions or LoadOptions.
+        others: the function's other arguments, for "did you mean".
+
+    Raises:
+        TypeError, ValueError: as `hugging_face.check_arguments`.
+    """
+    return split_arguments(place, arguments, option_names(options), ALIASES, others)
 
 
 def option_names(options: type[CheckpointOptions]) -> tuple[str, ...]:

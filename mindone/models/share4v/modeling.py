@@ -18,12 +18,15 @@ from mindspore import Tensor, nn, ops
 from .backends import cell_dtype, choose_components, make_projector, open_checkpoint
 from .concurrency import MINDSPORE, check_process, claim_process
 from .configuration import Share4VConfig
+from .generation.arguments import GenerationConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts, check_context
+from .hugging_face import MODEL
 from .inputs import as_numpy, check_pixels, embedding_table
+from .interface import ModelInterface
 from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
-from .load_options import LoadOptions, explicit_options
+from .load_options import LoadOptions, checked_options, dtype_name, explicit_options
 from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows
 from .quantization import loaded_dtype, precision_of
@@ -50,7 +53,7 @@ class Share4VOutput:
     attention_mask: np.ndarray
 
 
-class Share4V(GenerationMixin, nn.Cell):
+class Share4V(GenerationMixin, ModelInterface, nn.Cell):
     """ShareGPT4V (Chen et al. 2023): captions and answers about images.
 
     Args:
@@ -81,7 +84,9 @@ class Share4V(GenerationMixin, nn.Cell):
         super().__init__()
         claim_process()
         self.config = config
+        dtype = dtype_name(dtype) or "float32"
         self.dtype = dtype
+        self.generation_config = GenerationConfig()
         self._mapped_files: frozenset[FileVersion] = frozenset()  # what packed weights are views of
         chosen = choose_components(dtype, language_backend, vision_backend, kv_cache_dtype)
         packed_tower = runs_on_kernels(chosen.vision_tower)
@@ -106,8 +111,8 @@ class Share4V(GenerationMixin, nn.Cell):
 
         Args:
             name_or_path: "sharegpt4v-tiny", "sharegpt4v-7b", "sharegpt4v-13b", a directory, or owner/name on a hub.
-            options: vision_tower, cache_dir, local_files_only, dtype, language_backend, vision_backend and
-                kv_cache_dtype, as described at `LoadOptions`.
+            options: the fields of `LoadOptions`, which describes them; other arguments of Hugging Face's
+                from_pretrained are accepted or refused as `hugging_face.ARGUMENTS` says.
 
         Raises:
             FileNotFoundError, HubError: the checkpoint was not found; the message lists what was tried.
@@ -116,7 +121,7 @@ class Share4V(GenerationMixin, nn.Cell):
             ValueError: the config contradicts itself, or an option has an unknown value or one that the device does
                 not support.
         """
-        load = LoadOptions(**options)
+        load = LoadOptions(**checked_options(MODEL, options, LoadOptions))
         return cls.from_checkpoint(open_checkpoint(name_or_path, load), load)
 
     @classmethod

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mindone.models.share4v.generation.arguments import CallArguments, explicit_settings
 from mindone.models.share4v.processing.processor import Text
 
-from .base import Answer, Pipeline, logprob_records
+from .base import Answer, Pipeline, downloaded, logprob_records
 from .requests import read_requests
-from .settings import check_settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mindone.models.share4v.generation.streaming import Streamer
 
 Record = dict[str, Any]
 
@@ -30,15 +35,19 @@ class ImageTextToTextPipeline(Pipeline):
 
     task = "image-text-to-text"
 
+    @explicit_settings(CallArguments)
     def __call__(
         self,
         images: Any = None,
         text: Any = None,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         max_new_tokens: int | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
-        return_full_text: bool = True,
+        return_full_text: bool | None = None,
         conversation: str | None = None,
+        timeout: float | None = None,
+        streamer: Streamer | None = None,
+        **settings: Unpack[CallArguments],
     ) -> list[Record] | list[list[Record]] | Iterator[list[Record]]:
         """Answer one question or chat, a list of them, or a stream.
 
@@ -50,12 +59,14 @@ class ImageTextToTextPipeline(Pipeline):
                 chats; or a generator of either. Image parts of a chat contain their image (`{"type": "image", "image":
                 ...}`, or "url", "path" or "base64"; or `{"type": "image_url", "image_url": {"url": ...}}`), or take it
                 from `images`, in order.
-            batch_size: number of texts that go through the model together; the answers do not depend on it.
+            batch_size: number of texts that go through the model together, 1 by default; the answers do not depend on
+                it.
             max_new_tokens: maximum number of tokens of an answer, 256 by default.
             generate_kwargs: further settings, under their names in `Share4V.generate`.
-            return_full_text: True returns the question, a space and the answer, or the chat with the answer as a new
-                message; False returns the answer only.
+            return_full_text: True, the default, returns the question, a space and the answer, or the chat with the
+                answer as a new message; False returns the answer only.
             conversation: name of the chat template; by default the pipeline's.
+            timeout, streamer, settings: as in "image-to-text".
 
         Returns:
             `[{"input_text": ..., "generated_text": ...}]` for one text or chat; one such record for each text of a list
@@ -68,11 +79,14 @@ class ImageTextToTextPipeline(Pipeline):
             ValueError: the numbers of images and texts differ, a chat is malformed, or a setting or the template is
                 unknown.
         """
-        settings = check_settings(max_new_tokens, generate_kwargs)
+        chosen = self.defaults.settings(max_new_tokens, generate_kwargs, settings)
         self.template(conversation)  # raises now, rather than at the first item of a stream
         requests, shape = read_requests(images, text)
-        answers = self.answer_all(requests, batch_size, settings, conversation)
-        shown = _with_answer if return_full_text else _answer_only
+        seconds = self.timeout(timeout)
+        requests = ((one, [downloaded(image, seconds) for image in own]) for one, own in requests)
+        answers = self.answer_all(requests, self.batch_size(batch_size), chosen, conversation, streamer)
+        full = self.defaults.return_full_text if return_full_text is None else return_full_text
+        shown = _answer_only if full is False else _with_answer
         groups = (
             [self._record(given, shown(given, answer.text), answer) for answer in found] for given, found in answers
         )

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 
 from mindone.models.share4v.generation.decoding import MAX_NEW_TOKENS, stop_strings
+from mindone.models.share4v.generation.streaming import Streamer, feed_streamer
 from mindone.models.share4v.processing.chat_templates import Template, get_template
-from mindone.models.share4v.processing.image_loading import ImageSource
+from mindone.models.share4v.processing.image_loading import ImageSource, describe, download
+from mindone.models.share4v.processing.image_sources import is_image
 from mindone.models.share4v.processing.processor import Text
+
+from .settings import CallDefaults
 
 if TYPE_CHECKING:
     from mindone.models.share4v import Share4V, Share4VProcessor
@@ -55,6 +59,7 @@ class Pipeline:
         model: the model; it is given the processor's tokenizer.
         processor: prepares the model's inputs.
         conversation: name of the chat template; by default the processor's.
+        defaults: what calls use if they do not say otherwise.
 
     Raises:
         ValueError: the template is unknown.
@@ -62,11 +67,27 @@ class Pipeline:
 
     task: ClassVar[str]
 
-    def __init__(self, model: Share4V, processor: Share4VProcessor, conversation: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Share4V,
+        processor: Share4VProcessor,
+        conversation: str | None = None,
+        defaults: CallDefaults | None = None,
+    ) -> None:
+        self.defaults = CallDefaults() if defaults is None else defaults
         self.conversation = processor.conversation if conversation is None else conversation
         get_template(self.conversation)
         self.model, self.processor = model, processor
         model.tokenizer = processor.tokenizer
+
+    def batch_size(self, given: int | None) -> int:
+        """Return the batch size of a call."""
+        chosen = self.defaults.batch_size if given is None else given
+        return 1 if chosen is None else chosen
+
+    def timeout(self, given: float | None) -> float | None:
+        """Return the timeout of a call's downloads, in seconds."""
+        return self.defaults.timeout if given is None else given
 
     def template(self, conversation: str | None = None) -> Template:
         """Return the chat template of this name; by default the pipeline's own."""
@@ -78,6 +99,7 @@ class Pipeline:
         batch_size: int,
         settings: Mapping[str, Any],
         conversation: str | None = None,
+        streamer: Streamer | None = None,
     ) -> Iterator[tuple[Text, list[Answer]]]:
         """Yield the text of each request and its answers: one, or num_return_sequences of them.
 
@@ -86,7 +108,7 @@ class Pipeline:
         Args:
             requests: texts with their images.
             batch_size: number of texts that are answered together.
-            settings, conversation: as for `answer`, whose errors apply too.
+            settings, conversation, streamer: as for `answer`, whose errors apply too.
 
         Raises:
             ValueError: batch_size is not a positive integer; raised by the call, before the first request is read.
@@ -96,7 +118,7 @@ class Pipeline:
         def answers() -> Iterator[tuple[Text, list[Answer]]]:
             for group in groups:
                 texts, images = zip(*group, strict=True)
-                found = self.answer(texts, images, settings, conversation)
+                found = self.answer(texts, images, settings, conversation, streamer)
                 yield from zip(texts, group_answers(found, len(texts)), strict=True)
 
         return answers()
@@ -107,6 +129,7 @@ class Pipeline:
         images: Sequence[Sequence[ImageSource]],
         settings: Mapping[str, Any],
         conversation: str | None = None,
+        streamer: Streamer | None = None,
     ) -> list[Answer]:
         """Answer a batch of texts; each gets the same answer as in a batch of its own.
 
@@ -117,6 +140,7 @@ class Pipeline:
             images: for each text, its images.
             settings: arguments of `generate`, as `check_settings` returns them.
             conversation: name of the chat template; by default the pipeline's.
+            streamer: as in `Share4V.generate`; for one text.
 
         Raises:
             ImageLoadError: an image cannot be loaded; the message names it.
@@ -124,12 +148,18 @@ class Pipeline:
                 context.
         """
         start = time.perf_counter()
+        settings = {**self.model.generation_config.to_diff_dict(), **settings}
         template = self.template(conversation)
         inputs = self.processor(images=images, text=texts, conversation=template.name)
         if settings.get("num_beams", 1) > 1:
+            if streamer is not None:
+                raise ValueError("beam search cannot be streamed: leave streamer out, or set num_beams=1")
             return self._beam_answers(inputs, settings, template, start)
         stream = self._pieces(inputs, settings, template)  # encodes the images, before the first piece is asked for
         preparation = time.perf_counter() - start
+        if streamer is not None:
+            count = len(texts) * settings.get("num_return_sequences", 1)
+            stream = feed_streamer(streamer, inputs["input_ids"], stream, count)
         pieces: list[list[GenerationPiece]] = [[] for _ in range(len(texts) * settings.get("num_return_sequences", 1))]
         for piece in stream:
             pieces[piece.index].append(piece)
@@ -160,6 +190,7 @@ class Pipeline:
             ValueError: in addition, num_beams is more than 1, because beam search has no text before its end, or
                 num_return_sequences is.
         """
+        settings = {**self.model.generation_config.to_diff_dict(), **settings}
         if settings.get("num_beams", 1) > 1:
             raise ValueError("beam search cannot be streamed: set num_beams=1")
         if settings.get("num_return_sequences", 1) > 1:
@@ -215,9 +246,27 @@ def batches(items: Iterable[Item], batch_size: int) -> Iterator[list[Item]]:
 
 def is_stream(inputs: object) -> bool:
     """Return whether `inputs` is a generator, an iterator or a data set, rather than an image, a text or a list."""
-    if isinstance(inputs, (str, bytes, bytearray, memoryview, np.ndarray, Mapping, list, tuple)):
+    if isinstance(inputs, (Mapping, list, tuple)) or is_image(inputs):
         return False
     return isinstance(inputs, Iterable) or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"))
+
+
+def iterate(inputs: Any) -> Iterator[Any]:
+    """Iterate over a list, a generator, or a data set with a length and items by index, which ends at its length."""
+    if isinstance(inputs, Iterable):
+        return iter(inputs)
+    return (inputs[index] for index in range(len(inputs)))
+
+
+def downloaded(image: Any, timeout: float | None) -> Any:
+    """Download a URL if there is a timeout, in seconds; everything else is returned for `load_image`.
+
+    Raises:
+        ImageLoadError: the download failed.
+    """
+    if timeout is None or not isinstance(image, str) or not image.startswith(("http://", "https://")):
+        return image
+    return download(image, describe(image), timeout)
 
 
 def group_answers(answers: list[Answer], texts: int) -> list[list[Answer]]:

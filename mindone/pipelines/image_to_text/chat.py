@@ -102,7 +102,8 @@ class ChatSession:
 
     @property
     def _max_new_tokens(self) -> int:
-        return int(self._settings.get("max_new_tokens", MAX_NEW_TOKENS))
+        settings = {**self._pipeline.model.generation_config.to_diff_dict(), **self._settings}
+        return int(settings.get("max_new_tokens", MAX_NEW_TOKENS))
 
     def _prompt_length(self, chat: Sequence[Mapping[str, Any]]) -> int:
         """Return the length of the prompt in tokens, including the patches of the images."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mindone.transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -17,10 +17,10 @@ from mindone.models.share4v.integrations.mindone_transformers.modeling import (
     Share4VForConditionalGeneration,
     merged_settings,
 )
-from mindone.models.share4v.integrations.mindone_transformers.processing import Chat, Share4VProcessor
-from mindone.models.share4v.processing.image_loading import describe, download
+from mindone.models.share4v.integrations.mindone_transformers.processing import Share4VProcessor
+from mindone.models.share4v.processing.prompts import Chat
 
-from .base import Answer, Pipeline, batches, group_answers
+from .base import Answer, Pipeline, batches, downloaded, group_answers, iterate
 from .settings import check_settings
 
 Record = dict[str, Any]
@@ -49,6 +49,10 @@ class Batches:
             )
         self.own, self.processor = Pipeline(self.model.share4v, processor), processor
 
+    def with_defaults(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a call, completed by the model's generation_config."""
+        return {**merged_settings(self.model.generation_config, {}), **settings}
+
     def run_single(self, inputs: Any, preprocess_params: Any, forward_params: Any, postprocess_params: Any) -> Any:
         """Answer one input."""
         return next(self.get_iterator([inputs], 1, 1, preprocess_params, forward_params, postprocess_params))
@@ -63,7 +67,7 @@ class Batches:
         postprocess_params: dict[str, Any],
     ) -> Iterator[Any]:
         """Answer a list, a generator or a data set in batches; num_workers is ignored."""
-        for batch in batches(_items(inputs), batch_size):
+        for batch in batches(iterate(inputs), batch_size):
             prepared = self.preprocess(batch, **preprocess_params)  # type: ignore[attr-defined]
             answered = self._construct(prepared, **forward_params)  # type: ignore[attr-defined]
             yield from self.postprocess(answered, **postprocess_params)  # type: ignore[attr-defined]
@@ -110,11 +114,11 @@ class Share4VImageToTextPipeline(Batches, ImageToTextPipeline):
         question = template.question if prompt is None else prompt
         if not isinstance(question, str):
             raise ValueError(f"prompt is a {type(question).__name__}, expected one question for all images")
-        image_lists = [[download_within(image, timeout)] for image in images]
+        image_lists = [[downloaded(image, timeout)] for image in images]
         return {"texts": [question] * len(images), "images": image_lists, "conversation": template.name}
 
     def _forward(self, prepared: dict[str, Any], **settings: Any) -> list[list[Answer]]:
-        return group_answers(self.own.answer(settings=settings, **prepared), len(prepared["texts"]))
+        return group_answers(self.own.answer(settings=self.with_defaults(settings), **prepared), len(prepared["texts"]))
 
     def postprocess(self, answers: list[list[Answer]]) -> list[list[Record]]:
         """Return a list of records for each image, with one record for each answer."""
@@ -183,7 +187,8 @@ class Share4VImageTextToTextPipeline(Batches, ImageTextToTextPipeline):
         groups = prepared["groups"]
         pairs = [pair for group in groups for pair in group]
         texts, images = [text for text, _ in pairs], [images for _, images in pairs]
-        answers = iter(group_answers(self.own.answer(texts, images, settings, prepared["conversation"]), len(texts)))
+        found = self.own.answer(texts, images, self.with_defaults(settings), prepared["conversation"])
+        answers = iter(group_answers(found, len(texts)))
         return [(group, [next(answers) for _ in group]) for group in groups]
 
     def postprocess(
@@ -289,7 +294,7 @@ def read_input(
         images, one = one.get("images", one.get("image")), one.get("text")
     if isinstance(one, str):
         own = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
-        return [(one, [download_within(image, timeout) for image in own])]
+        return [(one, [downloaded(image, timeout) for image in own])]
     if not isinstance(one, (list, tuple)) or not all(isinstance(text, str) for text in one):
         raise ValueError(f'got {one!r:.80}, expected a question, a chat, or {{"images": ..., "text": ...}}')
     own = [None] * len(one) if images is None else images
@@ -302,24 +307,6 @@ def read_input(
         for text, image in zip(one, own, strict=True)
         for pair in read_input({"images": image, "text": text}, timeout, None)
     ]
-
-
-def download_within(image: Any, timeout: float | None) -> Any:
-    """Download a URL if the caller gave a timeout in seconds; everything else is returned for `load_image`.
-
-    Raises:
-        ValueError: the download failed.
-    """
-    if timeout is None or not isinstance(image, str) or not image.startswith(("http://", "https://")):
-        return image
-    return download(image, describe(image), timeout)
-
-
-def _items(inputs: Any) -> Iterator[Any]:
-    """Iterate over a list, a generator, or a data set with a length and items by index."""
-    if isinstance(inputs, Iterable) and not hasattr(inputs, "__getitem__"):
-        return iter(inputs)
-    return (inputs[index] for index in range(len(inputs)))
 
 
 def _is_request(one: Any) -> bool:

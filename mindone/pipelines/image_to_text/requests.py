@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from mindone.models.share4v.processing.image_loading import ImageLoadError
+from mindone.models.share4v.processing.image_sources import EXPECTED_IMAGE, describe_type, image_batch, is_image
 from mindone.models.share4v.processing.messages import fill_images, is_conversation
 
-from .base import Request, is_stream
+from .base import Request, is_stream, iterate
 
 _REQUEST_KEYS = {"text", "images", "image"}
 
@@ -29,9 +31,11 @@ def read_requests(images: Any, text: Any) -> tuple[Iterable[Request], Literal["f
                 'images were given without a question: pass text="...", or use the task "image-to-text" for captions'
             )
         images, text = None, images
+    batch = image_batch(images)
+    images = images if batch is None else batch
     if is_stream(text):
         _refuse_images(images, "a stream of texts")
-        return map(_read_one, text), "stream"
+        return map(_read_one, iterate(text)), "stream"
     if isinstance(text, str) or is_conversation(text):
         return [_request(text, _as_list(images))], "flat"
     if isinstance(text, Mapping):
@@ -41,6 +45,8 @@ def read_requests(images: Any, text: Any) -> tuple[Iterable[Request], Literal["f
         raise ValueError(f"text is {text!r:.80}, expected a question, a chat, or a list of either")
     if images is None:
         return [_read_one(one) for one in text], "nested"
+    if len(text) == 1 and not isinstance(images, (list, tuple)):
+        images = [images]
     if not isinstance(images, (list, tuple)) or len(images) != len(text):
         count = len(images) if isinstance(images, (list, tuple)) else "one image, not a list"
         raise ValueError(
@@ -60,6 +66,9 @@ def _read_one(one: Any) -> Request:
 
 
 def _request(text: Any, images: list[Any]) -> Request:
+    for index, image in enumerate(images):
+        if not is_image(image):
+            raise ImageLoadError(f"image {index} is {describe_type(image)}, expected {EXPECTED_IMAGE}")
     if isinstance(text, str):
         return text, images
     if not is_conversation(text):
@@ -69,6 +78,8 @@ def _request(text: Any, images: list[Any]) -> Request:
 
 def _is_images(images: Any) -> bool:
     """Return whether `images` contains images, rather than texts, chats or requests."""
+    if isinstance(images, Mapping) and "text" not in images and is_image(images):
+        return True
     if isinstance(images, Mapping) or is_stream(images):
         return False
     if isinstance(images, (list, tuple)) and images:

@@ -17,7 +17,7 @@ from ..configuration_formats import (
     tower_paths,
 )
 from ..home import expand_home
-from ..hub import HubError, is_checkpoint_name, resolve
+from ..hub import HubError, RepoOptions, is_checkpoint_name, resolve
 from ..hub.directories import adapter_advice, is_adapter
 from ..load_options import CheckpointOptions
 from .errors import CheckpointError
@@ -81,7 +81,12 @@ class Checkpoint:
             _read(directory, options, weights=False)
 
         directory = resolve(
-            name_or_path, options.cache_dir, options.local_files_only, weights, before_weights=check_config
+            name_or_path,
+            options.cache_dir,
+            options.local_files_only,
+            weights,
+            before_weights=check_config,
+            repo_options=RepoOptions(options.revision, options.token, options.subfolder),
         )
         return _read(directory, options, weights)
 
@@ -168,7 +173,10 @@ class _TowerSearch:
     def on_hub(self, name: str) -> Path | None:
         """Return the directory of a tower with a name on a hub, downloaded if necessary; None if it is not found."""
         try:
-            return resolve(name, self.options.cache_dir, self.options.local_files_only, self.weights)
+            repo_options = RepoOptions(token=self.options.token)
+            return resolve(
+                name, self.options.cache_dir, self.options.local_files_only, self.weights, repo_options=repo_options
+            )
         except (HubError, FileNotFoundError) as error:
             self.tried.append(f"hub {name}: {error}")
             return None

@@ -10,7 +10,15 @@ import numpy as np
 from mindspore import Tensor
 
 from ..configuration import Share4VConfig
-from .arguments import GenerateArguments, StreamArguments, explicit_settings
+from ..hugging_face import GENERATE, split_arguments
+from .arguments import (
+    ALIASES,
+    SETTING_NAMES,
+    GenerateArguments,
+    GenerationConfig,
+    StreamArguments,
+    explicit_settings,
+)
 from .beam_search import beam_search
 from .constraints import Constraint, GrammarCompiler
 from .continuous_batch import ContinuousBatch
@@ -18,7 +26,7 @@ from .decoding import GenerationSettings, NewToken, generate_tokens
 from .kv_cache import CachePool, KVCache
 from .prefill import Prompts
 from .sampling import TokenLogprobs
-from .streaming import AnswerText, GenerationPiece, stream_text
+from .streaming import AnswerText, GenerationPiece, Streamer, feed_streamer, stream_text
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,6 +75,7 @@ class GenerationMixin:
 
     config: Share4VConfig
     language_model: Any
+    generation_config: GenerationConfig
     _pool: CachePool
     _grammars: GrammarCompiler | None
 
@@ -125,6 +134,7 @@ class GenerationMixin:
         attention_mask: Array | None = None,
         inputs_embeds: Array | None = None,
         past_key_values: KVCache | None = None,
+        streamer: Streamer | None = None,
         **settings: Unpack[GenerateArguments],
     ) -> GeneratedIds:
         """Return the new ids of each sequence, without the prompt and the end-of-text token.
@@ -139,10 +149,14 @@ class GenerationMixin:
             attention_mask: int [B, L], 0 at padding, which may be on either side.
             inputs_embeds: float32 [B, T, H] in place of input_ids and pixel_values.
             past_key_values: a cache of `new_cache`; the prefix that it shares with this prompt is not recomputed.
+            streamer: receives the ids while they are generated, such as transformers' TextStreamer(processor.tokenizer,
+                skip_prompt=True) or its TextIteratorStreamer; for one sequence.
             settings: max_new_tokens, min_new_tokens, num_beams, length_penalty, num_return_sequences, logprobs, stop,
                 schema and regex as described at `GenerationSettings`; do_sample, temperature, top_k, top_p, min_p,
                 repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size, logit_bias and seed as at
                 `Sampling`.
+                One that is missing or None has the value in `generation_config`. Other arguments of Hugging Face's
+                `generate` are accepted or refused as `hugging_face.ARGUMENTS` says.
 
         Raises:
             ValueError: inputs or settings are invalid or contradict each other, or a prompt fills the model's context.
@@ -156,7 +170,10 @@ class GenerationMixin:
         # Only stop strings need the text, and with it a tokenizer.
         answers = [AnswerText(self.tokenizer, checked.stop) for _ in range(count)] if checked.stop else []
         generated = GeneratedIds(count)
-        for new in self._take_turns(self._generate(prompts, checked, past_key_values, answers)):
+        tokens: Iterator[NewToken] = self._take_turns(self._generate(prompts, checked, past_key_values, answers))
+        if streamer is not None:
+            tokens = feed_streamer(streamer, prompts.ids, tokens, count)
+        for new in tokens:
             generated.add(new)
         return generated
 
@@ -184,6 +201,8 @@ class GenerationMixin:
             In the top left there are four small blue stars. ...
         """
         checked = self._settings(settings)
+        if checked.num_beams > 1:
+            raise ValueError("beam search cannot be streamed: set num_beams=1")
         prompts = self.prepare_inputs(input_ids, pixel_values, attention_mask, inputs_embeds)
         count = checked.num_return_sequences
         answers = [AnswerText(self.tokenizer, checked.stop) for _ in range(len(prompts) * count)]
@@ -207,7 +226,9 @@ class GenerationMixin:
 
     def _settings(self, arguments: Mapping[str, Any]) -> GenerationSettings:
         config = self.config.text_config
-        settings = GenerationSettings.from_arguments(arguments, config.eos_token_ids)
+        given = split_arguments(GENERATE, arguments, SETTING_NAMES, ALIASES)
+        chosen = {**self.generation_config.to_diff_dict(), **given}
+        settings = GenerationSettings.from_arguments(chosen, config.eos_token_ids)
         settings.check_vocabulary(config.vocab_size)
         return settings
 

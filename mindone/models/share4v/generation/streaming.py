@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -107,6 +107,50 @@ class AnswerText:
         """Return how many characters at the end of the pending text are the beginning of `stop`."""
         longest = min(len(stop) - 1, len(self._pending))
         return next((size for size in range(longest, 0, -1) if self._pending.endswith(stop[:size])), 0)
+
+
+class Streamer(Protocol):
+    """What `generate` needs of a streamer; transformers' TextStreamer and TextIteratorStreamer have it."""
+
+    def put(self, value: Any) -> None:
+        """Receive ids [T], first those of the prompt without image placeholders."""
+
+    def end(self) -> None:
+        """Called once, after the last id or an error."""
+
+
+class HasToken(Protocol):
+    """A new token, with or without its text."""
+
+    @property
+    def token_id(self) -> int | None: ...
+
+
+New = TypeVar("New", bound=HasToken)
+
+
+def feed_streamer(streamer: Streamer, prompt: np.ndarray, tokens: Iterator[New], count: int) -> Iterator[New]:
+    """Yield `tokens`, and pass their ids to a streamer.
+
+    Args:
+        streamer: is ended when the iterator ends, also by an error, so that a thread that reads it does not wait.
+        prompt: int [1, T], ids of the prompt, negative at image positions.
+        tokens: of one sequence.
+        count: number of sequences.
+
+    Raises:
+        ValueError: there are several sequences.
+    """
+    try:
+        if count != 1:
+            raise ValueError(f"a streamer takes one sequence, got {count}: leave streamer out, or use stream")
+        streamer.put(prompt[0][prompt[0] >= 0])
+        for new in tokens:
+            if new.token_id is not None:
+                streamer.put(np.array([new.token_id]))
+            yield new
+    finally:
+        streamer.end()
 
 
 def stream_text(

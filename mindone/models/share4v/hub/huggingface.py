@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -33,6 +34,8 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_INFO_BYTES = 32 * 2**20  # of what the hub says about a repository
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[\w.+-]+)*")
+_SUBFOLDER = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*")
 
 
 def endpoint() -> str:
@@ -40,7 +43,7 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
-def cached_repo(repo: str, root: Path, weights: bool) -> Path | None:
+def cached_repo(repo: str, root: Path, weights: bool, options: RepoOptions | None = None) -> Path | None:
     """Return the complete snapshot of a repository in our cache or in Hugging Face's own, None if there is none.
 
     Ours has a record of what was completed. In Hugging Face's own, other programs fetch the files that they need. A
@@ -49,13 +52,15 @@ def cached_repo(repo: str, root: Path, weights: bool) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    options = options or RepoOptions()
     for cache_dir in (root / "huggingface", None):
         is_ours = cache_dir is not None
         try:
-            snapshot = Path(snapshot_download(repo, cache_dir=cache_dir, local_files_only=True))
+            found = snapshot_download(repo, revision=options.revision, cache_dir=cache_dir, local_files_only=True)
         except (LocalEntryNotFoundError, HFValidationError, OSError):
             continue
-        if not is_safe(snapshot, snapshot.parents[1]):
+        folder, snapshot = Path(found).parents[1], Path(found) / options.subfolder
+        if not is_safe(snapshot, folder):
             continue
         is_complete = is_recorded(snapshot, weights) if is_ours else has_companions(snapshot)
         if is_complete and has_all_files(snapshot, weights):
@@ -63,7 +68,9 @@ def cached_repo(repo: str, root: Path, weights: bool) -> Path | None:
     return None
 
 
-def fetch_repo(repo: str, root: Path, weights: bool, progress: bool | None = None) -> Path:
+def fetch_repo(
+    repo: str, root: Path, weights: bool, progress: bool | None = None, options: RepoOptions | None = None
+) -> Path:
     """Download the files of a repository that a checkpoint needs.
 
     Raises:
@@ -73,32 +80,62 @@ def fetch_repo(repo: str, root: Path, weights: bool, progress: bool | None = Non
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
-    shown = f"{redacted(endpoint())}/{repo}"
+    options = options or RepoOptions()
+    shown = f"{redacted(endpoint())}/{repo}" + (f" at {options.revision}" if options.revision else "")
+    at, prefix = _url_parts(options)
     try:
         validate_repo_id(repo)
-        headers = build_hf_headers()
-        info = fetch_json(f"{endpoint()}/api/models/{repo}?blobs=true", MAX_INFO_BYTES, headers)
-        commit, files = _listing(info)
+        headers = build_hf_headers(token=options.token)
+        info = fetch_json(f"{endpoint()}/api/models/{repo}{at}?blobs=true", MAX_INFO_BYTES, headers)
+        commit, files = _listing(info, prefix)
         chosen = choose_files(files, weights)
         if "config.json" not in chosen:
-            raise HubError("has no config.json, so it is not a checkpoint")
+            raise HubError(f"has no {prefix}config.json, so it is not a checkpoint")
         folder = root / "huggingface" / f"models--{repo.replace('/', '--')}"
-        snapshot = folder / "snapshots" / commit
+        snapshot = folder / "snapshots" / commit / options.subfolder
         snapshot.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "share4v.lock"):
             missing = [name for name in chosen if not _is_complete(snapshot / name, files[name], folder)]
             require_space(snapshot, sum(files[name].size or 0 for name in missing))
             for name in missing:
-                url = f"{endpoint()}/{repo}/resolve/{commit}/{name}"
+                url = f"{endpoint()}/{repo}/resolve/{commit}/{prefix}{name}"
                 (snapshot / name).unlink(missing_ok=True)
                 remote = RemoteFile(url, files[name].size, files[name].sha256)
                 download(remote, snapshot / name, progress, headers=headers)
             _publish(folder, snapshot, shown, weights, chosen)
+            _write_reference(folder, options.revision or "main", commit)
     except NoSpaceError:
         raise
     except (HubError, HFValidationError, OSError) as error:
         raise HubError(f"{shown}: {redacted(str(error))}") from error
     return snapshot
+
+
+class RepoOptions(NamedTuple):
+    """Which files of a repository are meant, and who asks for them.
+
+    Attributes:
+        revision: a branch, a tag or a commit; None is the main branch.
+        token: an access token of the hub; True uses the stored one, False none; None uses HF_TOKEN or the stored one.
+        subfolder: the folder of the repository that holds the checkpoint; empty for the top.
+    """
+
+    revision: str | None = None
+    token: str | bool | None = None
+    subfolder: str = ""
+
+    def check(self) -> None:
+        """Check the values, which become parts of URLs and paths.
+
+        Raises:
+            ValueError: one is malformed.
+        """
+        for name, pattern in (("revision", _REVISION), ("subfolder", _SUBFOLDER)):
+            value = getattr(self, name)
+            if value and (not isinstance(value, str) or not pattern.fullmatch(value) or ".." in value.split("/")):
+                raise ValueError(f"{name} {value!r:.80} is malformed: give a name such as 'main', without spaces or ..")
+        if self.token is not None and not isinstance(self.token, (str, bool)):
+            raise ValueError(f"token must be a string, True or False, got a {type(self.token).__name__}")
 
 
 class _Stated(NamedTuple):
@@ -108,15 +145,16 @@ class _Stated(NamedTuple):
     sha256: str | None
 
 
-def _listing(info: Any) -> tuple[str, dict[str, _Stated]]:
-    """Return the commit and the top-level files of a repository.
+def _listing(info: Any, prefix: str = "") -> tuple[str, dict[str, _Stated]]:
+    """Return the commit of a repository, and its files at the top or in the folder `prefix`, without the prefix.
 
     Raises:
         HubError: the answer is malformed.
     """
     try:
         commit = info["sha"]
-        files = [_stated(item) for item in info["siblings"] if "/" not in item["rfilename"]]
+        stated = [_stated(item) for item in info["siblings"] if item["rfilename"].startswith(prefix)]
+        files = [(name[len(prefix) :], value) for name, value in stated]
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise HubError(f"the hub's answer is not a list of files: {type(error).__name__}: {error}") from None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
@@ -142,13 +180,26 @@ def _is_complete(path: Path, stated: _Stated, folder: Path) -> bool:
 
 
 def _publish(folder: Path, snapshot: Path, source: str, weights: bool, names: list[str]) -> None:
-    """Record a complete snapshot, and let huggingface_hub find it as that of the branch main."""
+    """Record a complete snapshot."""
     if not has_all_files(snapshot, weights):
         raise HubError("it has no weights in a format that is known here, or not all of its shards")
     write_record(
         snapshot, source, weights, [{"name": name, "size": (snapshot / name).stat().st_size} for name in names]
     )
-    (folder / "refs").mkdir(exist_ok=True)
-    temporary = folder / "refs" / f"main.{os.getpid()}"
-    temporary.write_text(snapshot.name, encoding="utf-8")
-    temporary.replace(folder / "refs" / "main")
+
+
+def _write_reference(folder: Path, revision: str, commit: str) -> None:
+    """Let huggingface_hub find a snapshot by the name of its branch or tag."""
+    if revision == commit:
+        return
+    path = folder / "refs" / revision
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(commit, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _url_parts(options: RepoOptions) -> tuple[str, str]:
+    """Return the part of a URL that names the revision, and the prefix of the files' names."""
+    at = f"/revision/{quote(options.revision, safe='')}" if options.revision else ""
+    return at, f"{options.subfolder}/" if options.subfolder else ""

@@ -13,7 +13,7 @@ from ..suggestions import unknown
 from .cache import cache_root
 from .directories import CONFIG_NAME, describe_directory
 from .errors import HubError, NoSpaceError
-from .huggingface import cached_repo, endpoint, fetch_repo
+from .huggingface import RepoOptions, cached_repo, endpoint, fetch_repo
 from .mirror import cached_preset, fetch_preset, mirror_base, preset_directory
 from .presets import PRESETS, embedded_directory, preset_of
 
@@ -38,6 +38,7 @@ def resolve(
     weights: bool = True,
     progress: bool | None = None,
     before_weights: Callable[[Path], object] | None = None,
+    repo_options: RepoOptions | None = None,
 ) -> Path:
     """Return the directory of a checkpoint, after downloading what is not on this machine yet.
 
@@ -52,8 +53,11 @@ def resolve(
         progress: show progress bars on standard error; None shows them if that is a terminal.
         before_weights: called with a directory of the small files before weights are downloaded, which can be many
             gigabytes; an exception that it raises stops the download.
+        repo_options: the revision and the folder of a repository on the Hugging Face hub, and the token to use; the
+            mirror is not asked for a revision or a folder. A directory may have a subfolder too.
 
     Raises:
+        ValueError: a revision is given for a directory or for a checkpoint of this package.
         FileNotFoundError: the path does not exist, is a file, or is a directory that is no checkpoint.
         HubError: the name is unknown, or no source has the checkpoint; the message lists everything that was tried.
         NoSpaceError: the disk has too little free space; the message gives both numbers.
@@ -66,20 +70,27 @@ def resolve(
         PosixPath('/home/user/.cache/share4v/models/sharegpt4v-7b')
     """
     name, path = str(name_or_path), expand_home(name_or_path)
+    options = repo_options or RepoOptions()
+    options.check()
     preset = preset_of(name)
     is_name = isinstance(name_or_path, str) and is_checkpoint_name(name)
     # A directory with the same name as a known checkpoint is used only if it is a checkpoint itself.
-    if path.is_dir() and (not is_name or (path / "config.json").is_file()):
-        return path
+    inside = path / options.subfolder
+    if path.is_dir() and (not is_name or (inside / "config.json").is_file()):
+        _refuse_revision(options, f"{path} is a directory")
+        if not inside.is_dir():
+            raise FileNotFoundError(f"there is no directory {inside}: check subfolder")
+        return inside
     if path.is_file():
         raise FileNotFoundError(f"{path} is a file: give the directory that holds it together with its config.json")
     if not is_name:
         raise _not_a_checkpoint(name_or_path)
     if preset is not None and preset[1].embedded is not None:
+        _refuse_revision(options, f"{name} is part of this package", options.subfolder)
         return embedded_directory(preset[0], preset[1].embedded)
     missing = "has no config.json" if path.is_dir() else "does not exist"
     root, tried = cache_root(cache_dir), [f"directory {name}: {missing}"]
-    found = _cached(name, root, weights, tried)
+    found = _cached(name, root, weights, tried, options)
     if found is not None:
         return found
     if path.is_dir() and preset is None:  # runs/exp1 is a directory, and not a name on the hub
@@ -91,8 +102,16 @@ def resolve(
         tried.append("the network: not used, because of local_files_only or HF_HUB_OFFLINE")
         raise _not_found(name, tried)
     if weights and before_weights is not None:
-        before_weights(_cached(name, root, False, []) or _download(name, root, False, progress, list(tried)))
-    return _download(name, root, weights, progress, tried)
+        small = _cached(name, root, False, [], options)
+        before_weights(small or _download(name, root, False, progress, list(tried), options))
+    return _download(name, root, weights, progress, tried, options)
+
+
+def _refuse_revision(options: RepoOptions, why: str, subfolder: str = "") -> None:
+    """Refuse a revision other than the main one, and a subfolder, where there is none."""
+    for what, value in (("revision", options.revision), ("subfolder", subfolder)):
+        if value not in (None, "", "main"):
+            raise ValueError(f"{what} {value!r} was given, but {why}, which has none: leave {what} out")
 
 
 def _not_a_checkpoint(name_or_path: str | Path) -> OSError:
@@ -105,28 +124,35 @@ def _not_a_checkpoint(name_or_path: str | Path) -> OSError:
     )
 
 
-def _cached(name: str, root: Path, weights: bool, tried: list[str]) -> Path | None:
+def _is_plain(options: RepoOptions) -> bool:
+    """Return whether the main revision's top folder is meant, which is what a mirror has."""
+    return options.revision in (None, "main") and not options.subfolder
+
+
+def _cached(name: str, root: Path, weights: bool, tried: list[str], options: RepoOptions) -> Path | None:
     """Return the directory of a checkpoint that is in a cache; else None, and add to `tried` where it was not found."""
     preset = preset_of(name)
     repo = name if preset is None else preset[1].repo
-    if preset is not None:
+    if preset is not None and _is_plain(options):
         found = cached_preset(preset[0], root, weights)
         if found is not None:
             return found
         tried.append(f"cache {preset_directory(preset[0], root)}: missing or incomplete")
     if repo is not None:
-        found = cached_repo(repo, root, weights)
+        found = cached_repo(repo, root, weights, options)
         if found is not None:
             return found
         tried.append(f"cache {root / 'huggingface'} and Hugging Face's own: {repo} is missing or incomplete")
     return None
 
 
-def _download(name: str, root: Path, weights: bool, progress: bool | None, tried: list[str]) -> Path:
+def _download(
+    name: str, root: Path, weights: bool, progress: bool | None, tried: list[str], options: RepoOptions
+) -> Path:
     """Download a checkpoint from the mirror, else from the Hugging Face hub."""
     preset = preset_of(name)
     repo = name if preset is None else preset[1].repo
-    if preset is not None:
+    if preset is not None and _is_plain(options):
         try:
             return fetch_preset(preset[0], preset[1], root, weights, progress)
         except NoSpaceError:
@@ -135,7 +161,7 @@ def _download(name: str, root: Path, weights: bool, progress: bool | None, tried
             tried.append(f"mirror {redacted(mirror_base())}: {error}")
     if repo is not None:
         try:
-            return fetch_repo(repo, root, weights, progress)
+            return fetch_repo(repo, root, weights, progress, options)
         except NoSpaceError:
             raise
         except HubError as error:

@@ -83,6 +83,60 @@ class Template:
             turns = _with_image_turns(turns)
         return _STYLES[self.style](self, system, turns, add_generation_prompt)
 
+    @property
+    def answer_start(self) -> str:
+        """The start of the assistant's turn, such as "ASSISTANT:"; empty in the style "plain"."""
+        if self.style == "llama_2":
+            return "[/INST]"
+        return f"{self.roles[1]}:" if self.roles[1] else ""
+
+    def is_complete(self, text: str) -> bool:
+        """Return whether a text is a complete prompt of this template, which must not be rendered again.
+
+        Such a text ends with the start of the assistant's answer, as in "USER: <image>\\nWhat is this? ASSISTANT:", or
+        begins as the template's prompts do and contains it, when the answer has begun too. The system prompt may be
+        missing; see `complete`.
+
+        Example:
+            >>> from mindone.models.share4v.processing.chat_templates import get_template
+            >>> template = get_template("vicuna_v1")
+            >>> template.is_complete("USER: <image>\\nWhat is this? ASSISTANT:"), template.is_complete("What is this?")
+            (True, False)
+        """
+        start, stripped = self.answer_start, text.strip()
+        if not start:
+            return False
+        if stripped.endswith(start):
+            return True
+        user = "[INST]" if self.style == "llama_2" else f"{self.roles[0]}:"
+        begins = stripped.startswith((user, f"{self.separators[0].strip()}{user}", self.system or user))
+        return begins and start in stripped
+
+    def lacks_system(self, text: str) -> bool:
+        """Return whether a complete prompt begins with the user's turn, although the template has a system prompt."""
+        user = f"{self.separators[0].strip()}{self.roles[0]}:"
+        return self.style in ("two", "single") and bool(self.system) and text.startswith((user, f"{self.roles[0]}:"))
+
+    def complete(self, text: str, system: str | None = None) -> str:
+        """Return a complete prompt with a system prompt in front if it lacks one; its own text stays as it is.
+
+        The model was trained with the system prompt, and without it gives other answers: `sharegpt4v-tiny`, wrong ones.
+
+        Args:
+            text: a prompt for which `is_complete` is true.
+            system: the system prompt; by default the template's.
+
+        Example:
+            >>> from mindone.models.share4v.processing.chat_templates import get_template
+            >>> get_template("vicuna_v1").complete("USER: Why? ASSISTANT:", "Be brief.")
+            'Be brief. USER: Why? ASSISTANT:'
+        """
+        if not self.lacks_system(text):
+            return text
+        separator = self.separators[0]
+        joined = "" if separator.strip() and text.startswith(separator) else separator
+        return f"{self.system if system is None else system}{joined}{text}"
+
 
 def _render_roles(template: Template, system: str, turns: Sequence[Message], open_turn: bool) -> str:
     """Render the styles "two" and "single": `system sep`, then `ROLE: text sep` for each turn."""

@@ -18,12 +18,14 @@ from .color_modes import to_rgb, upright
 from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES  # the readers of folders import it from here
 from .image_formats import OPENED_FORMATS, RejectedError, UnknownFormatError, header_size, open_image
 from .image_limits import LimitedFile, LimitError, check_tiff, max_pixels
+from .image_sources import EXPECTED_IMAGE, plain_source
 from .pixel_loading import is_unsupported, load_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray, "PILImage"]
+# In addition everything that `image_sources.plain_source` converts: open files, tensors, dicts.
+ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.ndarray, BinaryIO, "PILImage"]
 
 CONNECT_SECONDS, READ_SECONDS, DOWNLOAD_SECONDS = 10.0, 30.0, 120.0
 MAX_DOWNLOAD_BYTES = 256 * 2**20
@@ -59,9 +61,10 @@ def load_image(source: ImageSource, max_image_pixels: int | None = None) -> PILI
     not decoded. `image_limits` bounds the bytes, CPU time and memory of one image.
 
     Args:
-        source: a path (str or Path), an http(s) or file URL, a data URI, the bytes of an image file, a PIL image, or a
-            NumPy array: HxW, HxWx1, HxWx3 (RGB) or HxWx4 (RGBA), or channels first; uint8, uint16, bool, or float in
-            [0, 1]. If both the first and the last axis could be the channels, the last one is.
+        source: a path (str or Path), an http(s) or file URL, a data URI, the base64 or the bytes of an image file, a
+            file opened in binary mode, a dict with "bytes", "image", "path" or "url", a PIL image, or a NumPy array or
+            a tensor of MindSpore or PyTorch: HxW, HxWx1, HxWx3 (RGB) or HxWx4 (RGBA), or channels first; uint8, uint16,
+            bool, or float in [0, 1]. If both the first and the last axis could be the channels, the last one is.
         max_image_pixels: maximum number of pixels of an image file; by default what Pillow opens, which is
             2 * `PIL.Image.MAX_IMAGE_PIXELS` = 178,956,970 and can be changed there too.
 
@@ -77,7 +80,14 @@ def load_image(source: ImageSource, max_image_pixels: int | None = None) -> PILI
     """
     from PIL import Image
 
-    name, limit = describe(source), max_pixels(max_image_pixels)
+    name, given = describe(source), source
+    limit = max_pixels(max_image_pixels)
+    try:
+        source = plain_source(source)
+    except (ValueError, OSError) as error:
+        raise ImageLoadError(f"{name} cannot be read: {error}") from error
+    if source is not given and not hasattr(given, "name"):
+        name = describe(source)
     if isinstance(source, Image.Image):
         return _from_pil(source, name)
     if isinstance(source, np.ndarray):
@@ -88,10 +98,7 @@ def load_image(source: ImageSource, max_image_pixels: int | None = None) -> PILI
         return _from_text(source, name, limit)
     if isinstance(source, os.PathLike):
         return _from_path(os.fspath(source), name, limit)
-    raise ImageLoadError(
-        f"{name} is not an image; give a path, a URL, a data URI, the bytes of an image file, a NumPy array or a PIL "
-        "image"
-    )
+    raise ImageLoadError(f"{name} is not an image; give {EXPECTED_IMAGE}")
 
 
 def describe(source: object) -> str:
@@ -105,8 +112,12 @@ def describe(source: object) -> str:
         text = redacted(os.fsdecode(source))
         limit = 40 if text[:5].lower() == "data:" else 200
         return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
-    if hasattr(source, "mode") and hasattr(source, "size"):
-        return f"PIL image (mode {source.mode}, {source.size[0]} x {source.size[1]})"
+    file_name = getattr(source, "name", None) if hasattr(source, "read") else None
+    if isinstance(file_name, str):
+        return f"the file {redacted(file_name)}"
+    size = getattr(source, "size", None)
+    if hasattr(source, "mode") and isinstance(size, tuple):
+        return f"PIL image (mode {source.mode}, {size[0]} x {size[1]})"
     return f"a {type(source).__name__}"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..configuration import PREPROCESSOR_NAME, Share4VConfig, read_json
 from ..configuration_formats import read_crop_size, read_size
 from ..configuration_schema import Integer, Real, shown
+from .files import find_directory
 from .image_loading import ImageLoadError, ImageSource, describe, load_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -160,19 +161,27 @@ class ImageProcessor:
     @classmethod
     def from_pretrained(
         cls,
-        directory: str | Path,
+        name_or_path: str | Path,
         config: Share4VConfig | None = None,
         vision_directory: str | Path | None = None,
+        **options: Any,
     ) -> ImageProcessor:
-        """Read preprocessor_config.json from `directory` or else `vision_directory`; without the file, use `config`.
+        """Read preprocessor_config.json from a checkpoint or else `vision_directory`; without the file, use `config`.
 
         A checkpoint stores its `image_aspect_ratio` in config.json (the original format) or, as `do_pad`, in
         preprocessor_config.json (LLaVA's image processor).
+
+        Args:
+            name_or_path: a directory, a known name such as "sharegpt4v-tiny", or owner/name on a hub.
+            config: of the model.
+            vision_directory: directory of a separate vision tower.
+            options: the fields of `CheckpointOptions`.
 
         Raises:
             FileNotFoundError: there is neither such a file nor a config.
             ValueError: the file turns off a step of CLIP's preprocessing, or its size differs from the vision tower's.
         """
+        directory = find_directory(name_or_path, options)
         paths = [Path(folder) / PREPROCESSOR_NAME for folder in (directory, vision_directory) if folder is not None]
         path = next((path for path in paths if path.is_file()), None)
         if path is None:

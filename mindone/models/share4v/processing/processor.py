@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import configuration_schema as schema
-from ..configuration import IMAGE_TOKEN_INDEX, read_json
-from ..load_options import CheckpointOptions, explicit_options
+from ..configuration import CONFIG_NAME, IMAGE_TOKEN_INDEX, read_json
+from ..home import expand_home
+from ..hugging_face import FILES, PROCESSOR, check_arguments
+from ..load_options import CheckpointOptions, checked_options, explicit_options
+from .arrays import NamedArrays, check_tensor_type
 from .chat_templates import DEFAULT_TEMPLATE, Template, get_template
-from .image_loading import ImageSource
+from .image_loading import ImageLoadError, ImageSource
 from .image_processor import ImageProcessor
+from .image_sources import EXPECTED_IMAGE, describe_type, image_batch, is_image
 from .messages import IMAGE_TOKEN, Message, is_conversation, read_messages
 from .plain_text import protect
+from .prompts import Chat, Prompt, render_chat
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ Text = str | Messages
 Images = ImageSource | Sequence[ImageSource]
 
 
-class Inputs(dict[str, np.ndarray]):
+class Inputs(NamedArrays):
     """The model's inputs: a dict, so that `model(**inputs)` works; each entry is also an attribute.
 
     Entries:
@@ -43,12 +47,6 @@ class Inputs(dict[str, np.ndarray]):
         pixel_values: [N, 3, S, S] float32, all images of the batch in the order of the prompts; absent if there are
             none.
     """
-
-    def __getattr__(self, name: str) -> np.ndarray:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"the inputs have no {name!r}, only {', '.join(self)}") from None
 
 
 class Share4VProcessor:
@@ -101,6 +99,8 @@ class Share4VProcessor:
         text: Text | Sequence[Text] | None = None,
         conversation: str | None = None,
         special_tokens: bool = True,
+        return_tensors: str | None = None,
+        **arguments: Any,
     ) -> Inputs:
         """Prepare the model's inputs for one prompt or a batch of prompts.
 
@@ -112,7 +112,10 @@ class Share4VProcessor:
             text: a question, a conversation (a list of `{"role", "content"}` messages), or a list of either. By
                 default the template's own question, "Describe this image". Each `<image>` in the text stands for one
                 image, including those that a user typed. A text without `<image>` gets one, and a line end, in front
-                for each of its images.
+                for each of its images. A question that is a complete prompt of the template already, such as "USER:
+                <image>\\nWhat is this? ASSISTANT:", is not put into it again; see `Template.complete`.
+            return_tensors: "np" or None for NumPy arrays, "ms" for MindSpore's tensors, "pt" for PyTorch's.
+            arguments: arguments of transformers' processors, such as padding=True; see `hugging_face.ARGUMENTS`.
             conversation: name of the chat template; by default the processor's.
             special_tokens: whether texts may contain `<image>` and the tokenizer's special tokens, such as `</s>`. With
                 False they are plain text, as a stranger's texts should be; images then belong in image parts.
@@ -122,6 +125,8 @@ class Share4VProcessor:
             ValueError: the number of images differs from the number of `<image>`, the number of entries of `images`
                 from the number of texts, the template is unknown, or a message is malformed.
         """
+        check_arguments(PROCESSOR, arguments, ("images", "text", "conversation", "special_tokens", "return_tensors"))
+        check_tensor_type(return_tensors)
         template = self._template(conversation)
         texts, image_lists = _pair(text, images)
         prompts: list[list[int]] = []
@@ -129,7 +134,7 @@ class Share4VProcessor:
         for index, (one, given) in enumerate(zip(texts, image_lists, strict=True)):
             messages = self._messages(one, template, special_tokens)
             own = _images_in_order(index, messages, given)
-            prompt = self._render(messages, len(own), template)
+            prompt = render_chat(messages, len(own), template, special_tokens)
             num_placeholders = prompt.count(IMAGE_TOKEN)
             if num_placeholders != len(own):
                 raise ValueError(
@@ -141,7 +146,52 @@ class Share4VProcessor:
         inputs = self._padded(prompts)
         if batch_images:
             inputs["pixel_values"] = np.stack([self.image_processor(image) for image in batch_images])  # [N, 3, S, S]
-        return inputs
+        return inputs.as_tensors(return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation: Messages | Sequence[Messages],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+    ) -> Any:
+        """Convert chats to prompts or, with `tokenize`, to the model's inputs, including the images of the chats.
+
+        Args:
+            conversation: a list of `{"role", "content"}` messages, or a list of such lists.
+            chat_template: name of one of this project's templates ("vicuna_v1", ...); by default the processor's.
+            add_generation_prompt: end with the start of the assistant's answer.
+            continue_final_message: leave the last message, which must be the assistant's, open.
+            tokenize: whether to return the model's inputs; False returns the text.
+            return_dict: with `tokenize`, False returns the input_ids only.
+            return_tensors: as in a call.
+
+        Raises:
+            ValueError: a chat is malformed, add_generation_prompt and continue_final_message are combined, or the last
+                message cannot be continued.
+
+        Example:
+            >>> from mindone.models.share4v import Share4VProcessor
+            >>> processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
+            >>> question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}
+            >>> processor.apply_chat_template([question], add_generation_prompt=True)[-38:]
+            'USER: <image>\\nWhat is this? ASSISTANT:'
+        """
+        is_batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        ending = "continue" if continue_final_message else "open" if add_generation_prompt else "closed"
+        if continue_final_message and add_generation_prompt:
+            raise ValueError("add_generation_prompt starts a new message, continue_final_message does not: choose one")
+        given: Any = conversation if is_batch else [conversation]
+        chats = [Chat(chat, ending) for chat in given]
+        template = self._template(chat_template)
+        if not tokenize:
+            prompts = [Prompt(render_chat(chat, 0, template)) for chat in chats]
+            return prompts if is_batch else prompts[0]
+        inputs = self(text=chats, conversation=template.name, return_tensors=return_tensors)
+        return inputs if return_dict else inputs["input_ids"]
 
     def prompt(self, text: Text | None = None, num_images: int = 0, conversation: str | None = None) -> str:
         """Return the prompt that a call would tokenize, for inspection or counting.
@@ -156,7 +206,7 @@ class Share4VProcessor:
             'Human: <image>\\nWhy?###Assistant:'
         """
         template = self._template(conversation)
-        return self._render(self._messages(text, template), num_images, template)
+        return render_chat(self._messages(text, template), num_images, template)
 
     def encode_prompt(self, prompt: str, is_protected: bool = False) -> list[int]:
         """Tokenize a prompt: one BOS, then each text between two `<image>` on its own, joined by image_token_id.
@@ -195,7 +245,7 @@ class Share4VProcessor:
 
         Args:
             name_or_path: a known name such as "sharegpt4v-tiny", a directory, or owner/name on a hub.
-            options: vision_tower, cache_dir and local_files_only, as described at `CheckpointOptions`.
+            options: the fields of `CheckpointOptions`, which describes them.
 
         Raises:
             FileNotFoundError, HubError: a file or the checkpoint was not found; the message says what was tried.
@@ -203,7 +253,36 @@ class Share4VProcessor:
         """
         from ..checkpoint import Checkpoint
 
-        return cls.from_checkpoint(Checkpoint.open(name_or_path, CheckpointOptions(**options), weights=False))
+        load = CheckpointOptions(**checked_options(FILES, options, CheckpointOptions))
+        directory = expand_home(name_or_path)
+        if (directory / PROCESSOR_NAME).is_file() and not (directory / CONFIG_NAME).is_file():
+            return cls.from_files(directory)
+        return cls.from_checkpoint(Checkpoint.open(name_or_path, load, weights=False))
+
+    @classmethod
+    def from_files(cls, directory: str | Path) -> Self:
+        """Read the processor that `save_pretrained` wrote to a directory without a model.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is damaged.
+        """
+        path = Path(directory) / PROCESSOR_NAME
+        stated = read_json(path)
+        errors = {
+            "conversation": schema.Text().error(stated.get("conversation", DEFAULT_TEMPLATE)),
+            "image_token_id": schema.Integer(-(2**31), 2**31 - 1).error(stated.get("image_token_id", 0)),
+        }
+        for name, error in errors.items():
+            if error is not None:
+                raise ValueError(f"{path}: {name} {error}")
+        return cls(
+            ImageProcessor.from_pretrained(directory),
+            Tokenizer.from_pretrained(directory),
+            conversation=stated.get("conversation", DEFAULT_TEMPLATE),
+            image_token_id=stated.get("image_token_id", IMAGE_TOKEN_INDEX),
+            use_im_start_end=stated.get("use_im_start_end") is True,
+        )
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
@@ -227,14 +306,41 @@ class Share4VProcessor:
         directory = Path(directory)
         self.tokenizer.save_pretrained(directory)
         self.image_processor.save_pretrained(directory)
-        stated = {"processor_class": type(self).__name__, "conversation": self.conversation}
+        stated = {
+            "processor_class": "Share4VProcessor",
+            "conversation": self.conversation,
+            "image_token_id": self.image_token_id,
+            "use_im_start_end": self.use_im_start_end,
+        }
         (directory / PROCESSOR_NAME).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Upload the files of `save_pretrained` to the Hugging Face hub; arguments and errors as for a model."""
+        from ..hub.upload import upload
+
+        return upload(repo_id, self.save_pretrained, private, token, commit_message)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(conversation={self.conversation!r}, image_token_id={self.image_token_id}, "
+            f"image_processor={self.image_processor!r}, tokenizer={self.tokenizer!r})"
+        )
 
     def _template(self, name: str | None) -> Template:
         return get_template(self.conversation if name is None else name)
 
-    def _messages(self, text: Text | None, template: Template, special_tokens: bool = True) -> list[Message]:
+    def _messages(self, text: Text | None, template: Template, special_tokens: bool = True) -> Sequence[Message]:
         """Return a question or a conversation as messages; None is the template's own question."""
+        if isinstance(text, Chat):
+            return text
+        if isinstance(text, Prompt):
+            return Chat([Message("user", str(text))], "verbatim")
         if text is None:
             return [Message("user", template.question)]
         if special_tokens:
@@ -245,17 +351,6 @@ class Share4VProcessor:
         if any(isinstance(message, Message) for message in text):  # its `<image>` cannot be told from a stranger's
             raise ValueError("special_tokens=False expects {'role', 'content'} messages, got a Message")
         return read_messages(text, lambda content: protect(content, tokens))
-
-    def _render(self, messages: Sequence[Message], num_images: int, template: Template) -> str:
-        """Apply the template; if no message has an `<image>`, put them in front of the first question."""
-        turns = list(messages)
-        if num_images and not any(IMAGE_TOKEN in turn.text for turn in turns):
-            first = next((index for index, turn in enumerate(turns) if turn.role == "user"), None)
-            if first is not None:
-                turns[first] = replace(turns[first], text=f"{IMAGE_TOKEN}\n" * num_images + turns[first].text)
-        if any(turn.role == "user" and not turn.text.strip() for turn in turns):
-            raise ValueError("a question is empty and has no image: write what to ask, or give an image")
-        return template.render(turns)
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> Inputs:
         """Pad on the left, so that every prompt ends where its answer starts."""
@@ -295,6 +390,9 @@ def _pair(text: Any, images: Any) -> tuple[list[Any], list[list[ImageSource]]]:
     """Return the texts of the batch, and for each text the list of the images given separately."""
     if text is None and images is None:
         raise ValueError("neither text nor images were given: give a question, an image, or both")
+    batch = image_batch(images)
+    images = images if batch is None else batch
+    _check_images(images)
     if text is None or isinstance(text, str) or is_conversation(text):
         own = list(images) if _is_list(images) else [] if images is None else [images]
         nested = next((item for item in own if item is None or _is_list(item)), own)
@@ -316,6 +414,8 @@ def _pair(text: Any, images: Any) -> tuple[list[Any], list[list[ImageSource]]]:
             raise ValueError(f"text {index} is {one!r:.60}, expected a question or a list of messages")
     if images is None:
         return list(text), [[] for _ in text]
+    if len(text) == 1 and not _is_list(images):
+        images = [images]
     if not _is_list(images) or len(images) != len(text):
         count = f"{len(images)} entries" if _is_list(images) else "one image"
         raise ValueError(
@@ -323,6 +423,20 @@ def _pair(text: Any, images: Any) -> tuple[list[Any], list[list[ImageSource]]]:
             "list of images or None"
         )
     return list(text), [list(one) if _is_list(one) else [] if one is None else [one] for one in images]
+
+
+def _check_images(images: Any) -> None:
+    """Check that every entry can be an image, before any of them is read.
+
+    Raises:
+        ImageLoadError: one cannot; the message has its number.
+    """
+    entries = images if _is_list(images) else [images]
+    for index, entry in enumerate(entries):
+        for one in entry if _is_list(entry) else [entry]:
+            if one is not None and not is_image(one):
+                which = f"image {index} is" if _is_list(images) else "images is"
+                raise ImageLoadError(f"{which} {describe_type(one)}, expected {EXPECTED_IMAGE}")
 
 
 def _is_list(value: object) -> bool:

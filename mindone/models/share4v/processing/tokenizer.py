@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, overload
 
 from ..configuration import read_json
 from ..configuration_schema import check_object, shown
+from .arrays import NamedArrays, check_tensor_type
+from .files import find_directory
 from .plain_text import unprotect
 
 VOCABULARY_NAME = "tokenizer.model"
@@ -99,13 +101,59 @@ class Tokenizer:
         """The tokens that `encode` finds in a text, whatever surrounds them; the longest first."""
         return self._unsplit
 
-    def encode(self, text: str, add_bos: bool = True, is_protected: bool = False) -> list[int]:
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, added_tokens={self.added_tokens!r})"
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        return_tensors: str | None = None,
+    ) -> NamedArrays:
+        """Turn a text or a list of texts into ids, as transformers' tokenizers do.
+
+        Args:
+            text: one text, or a list.
+            add_special_tokens: start each text with the bos id.
+            padding: True or "longest" pads all texts on the left to the longest.
+            return_tensors: None for lists, "np", "ms" or "pt" for arrays [B, T], also of one text.
+
+        Returns:
+            input_ids and attention_mask.
+
+        Raises:
+            ValueError: a text is not a string, rows differ in length, or an argument has an unknown value.
+
+        Example:
+            >>> from mindone.models.share4v import Tokenizer
+            >>> tokenizer = Tokenizer.from_pretrained("sharegpt4v-tiny")
+            >>> tokenizer(["a red", "a"], padding=True).attention_mask
+            [[1, 1, 1], [0, 1, 1]]
+        """
+        if padding not in (True, False, "longest", "do_not_pad"):
+            raise ValueError(f"padding must be True ('longest') or False, got {padding!r}: texts have no fixed length")
+        check_tensor_type(return_tensors)
+        rows = [self.encode(one, add_special_tokens) for one in ([text] if isinstance(text, str) else text)]
+        longest = max(map(len, rows), default=0) if padding in (True, "longest") else 0
+        fill = self.eos_token_id if self.pad_token_id is None else self.pad_token_id
+        missing = [max(0, longest - len(row)) for row in rows]
+        ids = [[fill] * count + row for count, row in zip(missing, rows, strict=True)]
+        mask = [[0] * count + [1] * len(row) for count, row in zip(missing, rows, strict=True)]
+        if isinstance(text, str) and return_tensors is None:
+            return NamedArrays(input_ids=ids[0], attention_mask=mask[0])
+        return NamedArrays(input_ids=ids, attention_mask=mask).as_tensors(return_tensors)
+
+    def encode(
+        self, text: str, add_bos: bool = True, is_protected: bool = False, add_special_tokens: bool = True
+    ) -> list[int]:
         """Turn text into ids, starting with the bos id. Special and added tokens in the text become their ids.
 
         Args:
             text: what to encode.
-            add_bos: start with the bos id.
+            add_bos: start with the bos id; add_special_tokens, transformers' name, means the same.
             is_protected: the text contains the marks of `plain_text.protect`, which are removed.
+            add_special_tokens: see add_bos.
 
         Raises:
             ValueError: the text is not a string, or contains an unpaired surrogate, which UTF-8 cannot encode.
@@ -119,7 +167,7 @@ class Tokenizer:
                 f"the text contains an unpaired surrogate {text[error.start]!r} at index {error.start}, which UTF-8 "
                 "cannot encode: read the text with the right encoding"
             ) from error
-        ids = [self.bos_token_id] if add_bos else []
+        ids = [self.bos_token_id] if add_bos and add_special_tokens else []
         if not text:
             return ids
         parts = self._splitter.split(text.replace(_SPACE, " "))  # text, token, text, token, ..., text
@@ -140,6 +188,14 @@ class Tokenizer:
         """
         decoder = IncrementalDecoder(self, skip_special_tokens)
         return "".join([decoder.push(token_id) for token_id in ids]) + decoder.finish()
+
+    def batch_decode(self, ids: Iterable[Iterable[int]], skip_special_tokens: bool = True) -> list[str]:
+        """Turn several lists of ids into texts; see `decode`."""
+        return [self.decode(one, skip_special_tokens) for one in ids]
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the tokens of a text, as they are written in the vocabulary, without bos."""
+        return [self.token_of(one) for one in self.encode(text, add_bos=False)]
 
     @overload
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
@@ -171,25 +227,30 @@ class Tokenizer:
         return str(self._pieces.id_to_piece(token_id))
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Tokenizer:
-        """Read a directory's tokenizer.model, and its added tokens if it has any.
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Tokenizer:
+        """Read a checkpoint's tokenizer.model, and its added tokens if it has any.
 
         Added tokens are read from tokenizer_config.json (`added_tokens_decoder`), and from added_tokens.json with
         special_tokens_map.json.
 
+        Args:
+            name_or_path: a directory, a known name such as "sharegpt4v-tiny", or owner/name on a hub.
+            options: the fields of `CheckpointOptions`.
+
         Raises:
-            FileNotFoundError: there is no tokenizer.model.
+            FileNotFoundError, HubError: there is no tokenizer.model, or the checkpoint was not found.
             ValueError: a file is damaged.
         """
-        path = Path(directory) / VOCABULARY_NAME
+        directory = find_directory(name_or_path, options)
+        path = directory / VOCABULARY_NAME
         if not path.is_file():
             fast = " (tokenizer.json, the fast tokenizer's file, does not contain it)"
-            found = fast if (Path(directory) / "tokenizer.json").is_file() else ""
+            found = fast if (directory / "tokenizer.json").is_file() else ""
             raise FileNotFoundError(
                 f"no {VOCABULARY_NAME} in {directory}{found}: copy the sentencepiece model of this name from the "
                 "original checkpoint; it is the same in all Vicuna and LLaMA checkpoints"
             )
-        return cls(path, **_read_arguments(Path(directory)))
+        return cls(path, **_read_arguments(directory))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write tokenizer.model and tokenizer_config.json, which transformers' LlamaTokenizer can also read."""

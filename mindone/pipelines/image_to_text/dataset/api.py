@@ -68,11 +68,12 @@ def caption_dataset(
     replaces all keywords of its line below. Keywords that are None have their defaults.
 
     - `choice` (ModelChoice): model, vision_tower, dtype, kv_cache_dtype, language_backend, vision_backend,
-      conversation, cache_dir, local_files_only.
+      conversation, cache_dir, local_files_only, revision, token, subfolder.
     - `plan` (PromptPlan): style, prompt, prompt_file, captions, every_prompt. By default the style "default".
     - `settings` (CaptioningSettings, and in it TextRules): max_new_tokens, min_new_tokens, temperature, top_p, top_k,
-      repetition_penalty, stop, begin_with, attempts, seed, batch_size, workers, max_image_pixels; strip_openings,
-      strip, max_sentences, max_words, min_words, require, forbid.
+      min_p, repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size, stop, begin_with, attempts,
+      seed, batch_size, workers, max_image_pixels; strip_openings, strip, max_sentences, max_words, min_words,
+      require, forbid.
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, overwrite, engine,
@@ -190,7 +191,7 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
     Settings that affect only the speed are left out. The names are those in job.json since its first version.
     """
     settings, options = job.settings, job.options
-    model = {name: value for name, value in asdict(job.choice).items() if name not in ("cache_dir", "local_files_only")}
+    model = job.choice.description
     return {
         "inputs": [str(Path(path).absolute()) for path in paths],
         "sources": {

@@ -62,6 +62,10 @@ class CaptioningKeywords(TypedDict, total=False):
     top_p: float | None
     top_k: int | None
     repetition_penalty: float
+    min_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    no_repeat_ngram_size: int | None
     stop: _Texts
     begin_with: str
     attempts: int

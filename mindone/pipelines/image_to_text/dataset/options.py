@@ -6,7 +6,7 @@ folders that use them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from .rules.retries import RETRIES
 from .rules.text_rules import TextRules
 from .state.existing_captions import MODES
 from .writers import WriterOptions
+
+# Settings of `generate` that are part of a job's description only if they are given.
+_OPTIONAL = ("min_p", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,16 @@ class ModelChoice(LoadOptions):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """The fields that affect captions, for a job's description: no token, and no place on this machine.
+
+        The fields that were added later are left out if they are not set, so that older jobs can be resumed.
+        """
+        ignored = ("cache_dir", "local_files_only", "token")
+        values = {name: value for name, value in asdict(self).items() if name not in ignored}
+        return {name: value for name, value in values.items() if value or name not in ("revision", "subfolder")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptioningSettings:
@@ -50,6 +63,7 @@ class CaptioningSettings:
         temperature: above 0, tokens are sampled; 0 is greedy decoding.
         top_p, top_k: with sampling, draw only from the most probable tokens, as in `generate`.
         repetition_penalty: above 1, discourages repetition.
+        min_p, presence_penalty, frequency_penalty, no_repeat_ngram_size: as in `generate`.
         stop: strings that end a caption.
         rules: rules for the text, in addition to those of its style.
         begin_with: text that every caption begins with; may contain variables, as prompts may.
@@ -69,6 +83,10 @@ class CaptioningSettings:
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float = 1.0
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
     stop: tuple[str, ...] = ()
     rules: TextRules = field(default_factory=TextRules)
     begin_with: str = ""
@@ -96,6 +114,7 @@ class CaptioningSettings:
             "repetition_penalty": self.repetition_penalty,
             "top_p": self.top_p,
             "top_k": self.top_k,
+            **{name: getattr(self, name) for name in _OPTIONAL},
             "stop": self.stop,
             "do_sample": self.temperature > 0,
         }

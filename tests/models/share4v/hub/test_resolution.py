@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from mindone.models.share4v import hub
-from mindone.models.share4v.hub import PRESETS, HubError, NoSpaceError, Preset, resolve
+from mindone.models.share4v.hub import PRESETS, HubError, NoSpaceError, Preset, RepoOptions, resolve
 from mindone.models.share4v.hub.cache import choose_files
 
 REPO = "someone/small"
@@ -402,3 +402,31 @@ def test_a_directory_without_a_config_is_not_reported_as_missing(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(HubError, match=r"directory runs/exp1: has no config\.json"):
         resolve("runs/exp1", cache_dir=tmp_path / "cache", local_files_only=True)
+
+
+def test_a_revision_and_a_subfolder_of_a_repository(
+    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {f"inner/{name}": body for name, body in FILES.items()} | {
+        "config.json": b"{}",
+        "inner/deep/config.json": b"{}",
+    }
+    fill_hub(server, other)
+    server.files[f"/api/models/{REPO}/revision/v2%2Fb"] = server.files.pop(f"/api/models/{REPO}")  # type: ignore[attr-defined]
+    options = RepoOptions("v2/b", "hf_secret", "inner")
+    sent = []
+    monkeypatch.setattr(Handler, "do_GET", lambda self: (sent.append(self.headers["Authorization"]), answer(self)))
+    found = resolve(REPO, repo_options=options)
+    assert contents(found) == FILES and found.name == "inner"
+    assert set(sent) == {"Bearer hf_secret"}
+    server.asked.clear()  # type: ignore[attr-defined]
+    assert resolve(REPO, repo_options=options, local_files_only=True) == found
+    assert resolve(REPO, repo_options=RepoOptions("c" * 40, None, "inner"), local_files_only=True) == found
+    assert server.asked == []  # type: ignore[attr-defined]
+    with pytest.raises(HubError, match="missing or incomplete"):
+        resolve(REPO, local_files_only=True)
+    with pytest.raises(HubError, match=r"has no lost/config.json"):
+        resolve(REPO, repo_options=RepoOptions("v2/b", subfolder="lost"))
+
+
+answer = Handler.do_GET

@@ -69,7 +69,7 @@ def test_keywords_and_flags_have_the_same_names() -> None:
     parser = ArgumentParser()
     add_arguments(parser)
     flags = set(vars(parser.parse_args([]))) - {"inputs", "list_styles"}
-    assert flags == set(KEYWORDS) - {"language_backend", "vision_backend"}
+    assert flags == set(KEYWORDS) - {"token"}  # on the command line HF_TOKEN has it
 
 
 VALUES: dict[str, Any] = {
@@ -77,6 +77,8 @@ VALUES: dict[str, Any] = {
     **{"language_backend": "mindspore", "vision_backend": "kernels", "conversation": "plain", "cache_dir": "cache"},
     **{"local_files_only": True, "style": "tags", "prompt": ["What?", "Why?"], "captions": 2, "every_prompt": False},
     **{"max_new_tokens": 9, "min_new_tokens": 1, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "stop": "###"},
+    **{"min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": 0.4, "no_repeat_ngram_size": 3},
+    **{"revision": "v2", "token": "secret", "subfolder": "inner"},
     **{
         "repetition_penalty": 1.2,
         "begin_with": "A",
@@ -123,6 +125,9 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             conversation="plain",
             cache_dir="cache",
             local_files_only=True,
+            revision="v2",
+            token="secret",
+            subfolder="inner",
         ),
         plan=PromptPlan.from_options(
             styles=["tags"], prompts=["What?", "Why?"], files=[tmp_path / "prompts.txt"], captions=2, seed=3
@@ -134,6 +139,10 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             top_p=0.9,
             top_k=5,
             repetition_penalty=1.2,
+            min_p=0.1,
+            presence_penalty=0.5,
+            frequency_penalty=0.4,
+            no_repeat_ngram_size=3,
             stop=("###",),
             rules=TextRules(
                 strip_openings=True,
@@ -248,3 +257,15 @@ def test_wrong_values_are_reported_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         caption_dataset(photos, **keywords)
     assert len(list(photos.iterdir())) == 3
+
+
+def test_new_settings_are_described_only_if_they_are_given_and_a_token_never() -> None:
+    plain = build_options({})
+    assert not {"min_p", "no_repeat_ngram_size"} & set(plain.settings.generation)
+    assert not {"token", "revision", "subfolder", "cache_dir"} & set(plain.choice.description)
+    given = build_options(
+        {"min_p": 0.1, "no_repeat_ngram_size": 3, "presence_penalty": 0.5, "revision": "v2", "token": "hf_secret"}
+    )
+    assert given.settings.generation["no_repeat_ngram_size"] == 3 and given.settings.generation["min_p"] == 0.1
+    assert given.choice.description["revision"] == "v2" and given.choice.token == "hf_secret"
+    assert "hf_secret" not in str(given.choice.description) + repr(given)

@@ -16,8 +16,9 @@ from ...backends import open_checkpoint
 from ...checkpoint import Checkpoint
 from ...generation.decoding import MAX_NEW_TOKENS
 from ...generation.mixin import Array
+from ...hugging_face import MODEL, check_arguments
 from ...inputs import as_numpy
-from ...load_options import LoadOptions, option_names
+from ...load_options import LoadOptions, checked_options, dtype_name
 from ...modeling import Share4V, Share4VOutput
 from .configuration import Share4VPretrainedConfig
 from .processing import Share4VProcessor
@@ -26,13 +27,13 @@ from .processing import Share4VProcessor
 SETTINGS = {
     **{name: name for name in ("max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p")},
     **{name: name for name in ("num_beams", "length_penalty", "repetition_penalty")},
+    **{name: name for name in ("min_p", "no_repeat_ngram_size", "num_return_sequences")},
     "stop_strings": "stop",
 }
 # Fields that can be ignored, because they only state facts about the model.
 _IGNORED = ("transformers_version", "_from_model_config", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
-_UNSUPPORTED = ("revision", "token", "subfolder", "proxies", "force_download", "resume_download", "adapter_kwargs")
 # Arguments that the Auto classes and pipelines add and that do not affect loading.
-_NOTES = ("_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "attn_implementation", "mindspore_dtype")
+_NOTES = ("_from_auto", "_from_pipeline", "_commit_hash", "attn_implementation")
 
 
 class Share4VForConditionalGeneration(nn.Cell):
@@ -48,7 +49,7 @@ class Share4VForConditionalGeneration(nn.Cell):
 
     Attributes:
         share4v: see above.
-        generation_config: the defaults of `generate`; changing it has no effect.
+        generation_config: the defaults of `generate`, which may be changed.
 
     Example:
         >>> from mindone.models.share4v.integrations.mindone_transformers import modeling
@@ -69,6 +70,7 @@ class Share4VForConditionalGeneration(nn.Cell):
         text = share4v.config.text_config
         self.generation_config = GenerationConfig(
             max_new_tokens=MAX_NEW_TOKENS,
+            top_k=0,  # as Share4V.generate, unlike transformers
             bos_token_id=text.bos_token_id,
             eos_token_id=list(text.eos_token_ids),
             pad_token_id=_pad_token_id(share4v),
@@ -88,15 +90,15 @@ class Share4VForConditionalGeneration(nn.Cell):
 
         Args:
             config: the config that the Auto classes read already; it does not change what is loaded.
-            dtype: also a MindSpore type, or "auto", which means None.
+            dtype: type of the weights.
             others: the other options of `Share4V.from_pretrained` (see LoadOptions), and arguments that the Auto
-                classes add. Unsupported ones that ask for something, such as `revision`, are refused.
+                classes add.
 
         Raises:
-            ValueError: in addition, an argument is not supported.
+            TypeError: an argument is unknown; the message has the closest one.
+            ValueError: in addition, an argument is not supported; the message says what to use instead.
         """
-        options = LoadOptions.pick({**others, "dtype": dtype_name(dtype)})
-        refuse({name: value for name, value in others.items() if name not in option_names(LoadOptions)})
+        options = LoadOptions(**checked_options(MODEL, _without_notes({**others, "dtype": dtype}), LoadOptions))
         checkpoint = open_checkpoint(name_or_path, options)
         share4v = Share4V.from_checkpoint(checkpoint, options)
         common = {"name_or_path": str(name_or_path), "_commit_hash": getattr(config, "_commit_hash", None)}
@@ -107,7 +109,7 @@ class Share4VForConditionalGeneration(nn.Cell):
     @classmethod
     def _from_config(cls, config: Share4VPretrainedConfig, dtype: Any = None, **others: Any) -> Any:
         """Build a model with random weights for training; called by the Auto classes' from_config."""
-        refuse(others)
+        check_arguments(MODEL, _without_notes(others), ("dtype",))
         return cls(Share4V(config.share4v, dtype_name(dtype) or "float32"), config)
 
     @property
@@ -158,14 +160,16 @@ class Share4VForConditionalGeneration(nn.Cell):
             settings: the settings of `Share4V.generate`, with its defaults (top_k is off), and stop_strings.
 
         Returns:
-            int64 [B, L + M]: the input_ids, followed by the new ids, padded with generation_config.pad_token_id to the
-            longest answer.
+            int64 [B * N, L + M], N = num_return_sequences: the input_ids, followed by the new ids, padded with
+            generation_config.pad_token_id to the longest answer.
 
         Raises:
             ValueError: a setting is not supported or out of range, or as in `Share4V.generate`.
         """
         ids = as_numpy(input_ids)
-        chosen = merged_settings(generation_config, settings)
+        defaults = self.generation_config if generation_config is None else generation_config
+        chosen = merged_settings(defaults, settings)
+        count = chosen.get("num_return_sequences") or 1
         answers = self.share4v.generate(
             input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, **chosen
         )
@@ -173,7 +177,7 @@ class Share4VForConditionalGeneration(nn.Cell):
         new = np.full((len(answers), longest), _pad_token_id(self.share4v), np.int64)
         for row, answer in enumerate(answers):
             new[row, : len(answer)] = answer
-        return Tensor(np.concatenate([ids.astype(np.int64), new], 1))
+        return Tensor(np.concatenate([np.repeat(ids.astype(np.int64), count, 0), new], 1))
 
     def save_pretrained(
         self, directory: str | Path, max_shard_size: int | str = "5GB", safe_serialization: bool = True
@@ -206,24 +210,9 @@ def merged_settings(generation_config: GenerationConfig | None, settings: Mappin
     return {**chosen, **{SETTINGS.get(name, name): value for name, value in settings.items()}}
 
 
-def dtype_name(dtype: Any) -> str | None:
-    """Convert a dtype of mindone.transformers to the name that Share4V uses; None and "auto" become None."""
-    if dtype is None or dtype == "auto":
-        return None
-    return dtype if isinstance(dtype, str) else str(dtype).lower()
-
-
-def refuse(others: Mapping[str, Any]) -> None:
-    """Check additional arguments of the Auto classes.
-
-    Raises:
-        ValueError: one of them asks for something that is not supported.
-    """
-    asked = sorted(name for name, value in others.items() if name not in _NOTES and value)
-    known = [name for name in asked if name in _UNSUPPORTED]
-    if asked:
-        what = "download the revision and give its directory" if known else "check its spelling"
-        raise ValueError(f"{', '.join(asked)} is not supported for Share4V: {what}")
+def _without_notes(others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that the caller of an Auto class gave, without those that the class adds."""
+    return {name: value for name, value in others.items() if name not in _NOTES}
 
 
 def _pad_token_id(share4v: Share4V) -> int:

@@ -70,10 +70,23 @@ def test_auto_model_passes_load_options(zoo: Any, directory: str) -> None:
     assert load(directory, dtype="int8", kv_cache_dtype="float32").share4v.dtype == "int8"
     cells = load(directory, language_backend="llama", vision_backend="clip", local_files_only=True).share4v
     assert len(list(cells.get_parameters())) > 50
-    with pytest.raises(ValueError, match="revision is not supported for Share4V: download the revision"):
+    assert load(directory, device_map="auto", mindspore_dtype=ms.float16).share4v.dtype == "float16"
+    with pytest.raises(ValueError, match=r"revision 'v2' was given, but .* is a directory"):
         load(directory, revision="v2")
-    with pytest.raises(ValueError, match="languge_backend is not supported for Share4V: check its spelling"):
+    with pytest.raises(TypeError, match="Did you mean 'language_backend'"):
         load(directory, languge_backend="llama")
+    with pytest.raises(ValueError, match=r"device_map='cuda' is not supported: .*mindspore.set_device"):
+        load(directory, device_map="cuda")
+
+
+def test_the_generation_config_of_a_model_is_used(zoo: Any, directory: str, scenes: list[str]) -> None:
+    model = zoo.AutoModelForImageTextToText.from_pretrained(directory)
+    inputs = zoo.AutoProcessor.from_pretrained(directory)(images=scenes[0])
+    length = inputs["input_ids"].shape[1]
+    model.generation_config.max_new_tokens = 3
+    assert model.generate(**inputs).shape[1] == length + 3
+    rows = model.generate(**inputs, do_sample=True, seed=1, num_return_sequences=2, no_repeat_ngram_size=3, min_p=0.1)
+    assert rows.shape == (2, length + 3)
 
 
 def test_auto_model_from_config_can_be_trained(zoo: Any, directory: str) -> None:

@@ -1,0 +1,328 @@
+"""What users of Hugging Face's libraries type: arguments, objects and streamers, on the embedded model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from transformers import TextIteratorStreamer, TextStreamer
+
+from mindone.models.share4v import AutoConfig, AutoModel, AutoProcessor, Share4V, Share4VProcessor, Tokenizer
+from mindone.models.share4v.generation.arguments import SETTING_NAMES, GenerationConfig
+from mindone.models.share4v.hub import RepoOptions, resolve
+from mindone.models.share4v.hugging_face import ARGUMENTS, GENERATE, _say_once, check_arguments, split_arguments
+from mindone.models.share4v.load_options import LoadOptions, dtype_name, option_names
+from mindone.pipelines import pipeline
+from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+
+TINY = "sharegpt4v-tiny"
+
+
+@pytest.fixture(scope="module")
+def model() -> Share4V:
+    return Share4V.from_pretrained(TINY)
+
+
+@pytest.fixture(scope="module")
+def processor() -> Share4VProcessor:
+    return Share4VProcessor.from_pretrained(TINY)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Image.Image:
+    return Image.fromarray(np.full((96, 96, 3), 200, np.uint8))
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """What was said once, as if nothing had been said before; the list grows."""
+    _say_once.cache_clear()
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("mindone.models.share4v.hugging_face")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+
+
+# The table
+
+
+def test_the_table_has_each_argument_of_a_function_once() -> None:
+    pairs = [(row.name, place) for row in ARGUMENTS for place in row.places]
+    assert len(pairs) == len(set(pairs))
+    assert not {row.name for row in ARGUMENTS if GENERATE in row.places} & set(SETTING_NAMES)
+    for row in ARGUMENTS:
+        assert not (row.note and row.instead), f"{row.name} is both ignored and refused"
+        assert row.note or row.instead or row.is_harmless("anything"), f"{row.name} needs a note or advice"
+
+
+def test_harmless_values_are_accepted_silently_and_notes_are_said_once(notes: list[str]) -> None:
+    check_arguments(GENERATE, {"use_cache": True, "pad_token_id": 0, "stopping_criteria": None}, ())
+    assert notes == []
+    for _ in range(2):
+        check_arguments(GENERATE, {"use_cache": False}, ())
+    assert notes == ["use_cache=False has no effect: keys and values are always cached"]
+
+
+def test_unknown_and_unsupported_arguments_say_what_to_use() -> None:
+    with pytest.raises(TypeError, match=r"unknown argument of generate 'max_new_token'.*Did you mean 'max_new_tokens'"):
+        split_arguments(GENERATE, {"max_new_token": 3}, SETTING_NAMES, {})
+    with pytest.raises(ValueError, match=r"stopping_criteria=\[1\] is not supported: pass stop="):
+        split_arguments(GENERATE, {"stopping_criteria": [1]}, SETTING_NAMES, {})
+    with pytest.raises(ValueError, match="stop is given twice, also as stop_strings"):
+        split_arguments(GENERATE, {"stop": "a", "stop_strings": "b"}, SETTING_NAMES, {"stop_strings": "stop"})
+
+
+# Loading
+
+
+@pytest.mark.parametrize(
+    "dtype", [ms.float16, np.float16, np.dtype("float16"), torch.float16, "float16", "torch.float16"], ids=str
+)
+def test_types_of_every_library_mean_their_names(dtype: Any) -> None:
+    assert dtype_name(dtype) == "float16"
+    assert LoadOptions(dtype=dtype).dtype == "float16"
+
+
+def test_arguments_of_loading(notes: list[str]) -> None:
+    loaded = Share4V.from_pretrained(
+        TINY,
+        torch_dtype=torch.float16,
+        device_map="auto",
+        trust_remote_code=True,
+        low_cpu_mem_usage=True,
+        revision=None,
+    )
+    assert loaded.dtype == "float16" and loaded.half() is loaded and notes == []
+    assert AutoModel.from_pretrained(TINY, dtype="auto", device_map={"": "cpu"}).dtype == "float32"
+    assert AutoProcessor.from_pretrained(TINY, use_fast=True, trust_remote_code=True, revision="main").conversation
+    assert AutoConfig.from_pretrained(TINY, trust_remote_code=True).model_type == "share4v"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"device_map": "cuda"}, ValueError, r"device_map='cuda' is not supported: .*mindspore.set_device"),
+        ({"load_in_4bit": True}, ValueError, "load_in_4bit=True is not supported: pass dtype='int4'"),
+        ({"quantization_config": {}}, ValueError, "weights are quantized by dtype"),
+        ({"use_auth_token": "x"}, ValueError, "pass token="),
+        ({"torch_dtype": "float16", "dtype": "float32"}, ValueError, "dtype is given twice, also as torch_dtype"),
+        ({"languge_backend": "auto"}, TypeError, "Did you mean 'language_backend'"),
+        ({"dtype": "float17"}, ValueError, "float17"),
+    ],
+    ids=str,
+)
+def test_refused_arguments_of_loading(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Share4V.from_pretrained(TINY, **arguments)
+    with pytest.raises(error, match=message):
+        pipeline("image-to-text", TINY, **arguments)
+
+
+def test_a_revision_needs_a_repository(tmp_path: Path) -> None:
+    for name in (TINY, tmp_path):
+        assert resolve(name, repo_options=RepoOptions("main")) == resolve(name)
+        with pytest.raises(ValueError, match=r"revision 'v2' was given, but .* which has none: leave revision out"):
+            resolve(name, repo_options=RepoOptions("v2"))
+    for options in (RepoOptions("a b"), RepoOptions("../x"), RepoOptions(subfolder="../x"), RepoOptions(token=3)):
+        with pytest.raises(ValueError, match=r"malformed|token must be"):
+            resolve("owner/name", repo_options=options)
+    (tmp_path / "inner").mkdir()
+    assert resolve(tmp_path, repo_options=RepoOptions(subfolder="inner")) == tmp_path / "inner"
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "secret" not in repr(LoadOptions(token="secret"))
+    assert "token" in option_names(LoadOptions)
+
+
+# Objects
+
+
+def test_the_model_has_the_methods_that_users_call(model: Share4V) -> None:
+    assert model.device == "cpu" and model.eval() is model and model.to("cpu") is model and model.to(model.device)
+    with safe_open(resolve(TINY) / "model.safetensors", "numpy") as file:
+        names = list(file.keys())
+        sizes = [int(np.prod(file.get_slice(name).get_shape())) for name in names]
+    assert model.num_parameters() == sum(sizes)
+    with pytest.raises(ValueError, match=r"load the model with from_pretrained\(..., dtype='float16'\)"):
+        model.half()
+    with pytest.raises(ValueError, match="device 'cuda' is not the one in use"):
+        model.to("cuda")
+
+
+def test_the_generation_config_is_used(model: Share4V, processor: Share4VProcessor, scene: Image.Image) -> None:
+    inputs = processor(images=scene).to(model.device, torch.float16)
+    try:
+        model.generation_config.max_new_tokens = 3
+        assert len(model.generate(**inputs)[0]) == 3
+        assert len(model.generate(**inputs, max_new_tokens=5)[0]) == 5
+        assert len([piece for piece in model.stream(**inputs) if piece.token_id is not None]) == 3
+        captioner = pipeline("image-to-text", model, processor)
+        model.generation_config.num_beams = 2
+        assert captioner(scene, max_new_tokens=4)[0] == captioner(scene, max_new_tokens=4, num_beams=2)[0]
+        with pytest.raises(ValueError, match="beam search cannot be streamed"):
+            model.stream(**inputs)
+        with pytest.raises(ValueError, match="temperature must be a number"):
+            model.generation_config.temperature = -1
+        with pytest.raises(TypeError, match="Did you mean 'num_beams'"):
+            model.generation_config.num_beam = 2
+        assert model.generation_config.top_k == 0 and model.generation_config.to_diff_dict() == {
+            "max_new_tokens": 3,
+            "num_beams": 2,
+        }
+    finally:
+        model.generation_config = GenerationConfig()
+
+
+def test_files_that_save_pretrained_writes_are_read(processor: Share4VProcessor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    again = Share4VProcessor.from_pretrained(tmp_path)
+    assert repr(again) == repr(processor) and again.conversation == processor.conversation
+    question = {"text": "What is this?", "images": np.zeros((9, 9, 3), np.uint8)}
+    for name, values in processor(**question).items():
+        np.testing.assert_array_equal(again(**question)[name], values)
+    by_name = Tokenizer.from_pretrained(TINY)
+    assert by_name("a red")["input_ids"] == Tokenizer.from_pretrained(tmp_path)("a red")["input_ids"]
+    config = AutoConfig.from_pretrained(TINY)
+    config.save_pretrained(tmp_path)
+    assert type(config).from_pretrained(TINY) == config == type(config).from_pretrained(tmp_path)
+    assert type(processor.image_processor).from_pretrained(TINY) == processor.image_processor
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(
+    model: Share4V, processor: Share4VProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    calls: list[Any] = []
+
+    class Api:
+        def __init__(self, **options: Any) -> None:
+            calls.append(options)
+
+        def create_repo(self, repo_id: str, **options: Any) -> Any:
+            calls.append((repo_id, options))
+            return type("Created", (), {"repo_id": f"me/{repo_id}"})
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> Any:
+            calls.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir()), commit_message))
+            return type("Commit", (), {"commit_url": "the commit"})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert model.push_to_hub("mine", private=True, token="t") == "the commit"
+    assert processor.push_to_hub("mine", commit_message="processor") == "the commit"
+    assert calls[0]["token"] == "t" and calls[1] == ("mine", {"private": True, "exist_ok": True})
+    assert calls[2] == ("me/mine", ["config.json", "model.safetensors"], "Upload with share4v")
+    assert calls[5][1:] == (
+        ["preprocessor_config.json", "processor_config.json", "tokenizer.model", "tokenizer_config.json"],
+        "processor",
+    )
+
+
+# Generation
+
+
+def test_transformers_streamers_receive_the_answer(
+    model: Share4V, processor: Share4VProcessor, scene: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = processor(images=scene)
+    ids = model.generate(**inputs, max_new_tokens=12)
+    text = processor.tokenizer.decode(ids[0])
+    capsys.readouterr()
+    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    assert model.generate(**inputs, max_new_tokens=12, streamer=streamer) == ids
+    assert capsys.readouterr().out.strip() == text
+    with_prompt = TextStreamer(processor.tokenizer)
+    model.generate(**inputs, max_new_tokens=12, streamer=with_prompt)
+    assert capsys.readouterr().out.strip().endswith(text)
+    iterator = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=60)
+    options = {**inputs, "max_new_tokens": 12, "streamer": iterator}
+    thread = threading.Thread(target=model.generate, kwargs=options)
+    thread.start()
+    assert "".join(iterator).strip() == text
+    thread.join()
+    captioner = pipeline("image-to-text", model, processor)
+    streamer = TextStreamer(processor.tokenizer, skip_prompt=True)
+    caption = captioner(scene, max_new_tokens=12, streamer=streamer)[0]["generated_text"]
+    assert capsys.readouterr().out.strip() == caption == text.strip()
+
+
+def test_a_streamer_is_ended_after_an_error(model: Share4V, processor: Share4VProcessor) -> None:
+    iterator = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=60)
+    with pytest.raises(ValueError, match="a streamer takes one sequence, got 2"):
+        model.generate(**processor(text=["Why?", "What?"]), streamer=iterator)
+    assert "".join(iterator) == ""
+
+
+def test_arguments_of_generate(
+    model: Share4V, processor: Share4VProcessor, scene: Image.Image, notes: list[str]
+) -> None:
+    inputs = processor(images=scene, text="Describe this image", return_tensors="pt", padding=True)
+    assert isinstance(inputs.pixel_values, torch.Tensor)
+    plain = model.generate(**processor(images=scene), max_new_tokens=6)
+    given = {"use_cache": True, "pad_token_id": 0, "top_p": None, "stop_strings": None, "early_stopping": False}
+    assert model.generate(**inputs, max_new_tokens=6, **given) == plain
+    assert notes == []
+    for arguments, message in (
+        ({"generation_config": object()}, "set model.generation_config"),
+        ({"stopping_criteria": [object()]}, "pass stop="),
+        ({"max_length": 9}, "pass max_new_tokens"),
+        ({"return_dict_in_generate": True}, "finish_reasons"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(**inputs, **arguments)
+
+
+# Pipelines
+
+
+def test_arguments_at_construction_are_defaults_of_calls(scene: Image.Image, notes: list[str]) -> None:
+    captioner = pipeline(
+        "image-to-text",
+        TINY,
+        device=-1,
+        torch_dtype="auto",
+        model_kwargs={"kv_cache_dtype": "float16", "low_cpu_mem_usage": True},
+        trust_remote_code=True,
+        use_fast=True,
+        batch_size=2,
+        max_new_tokens=4,
+        generate_kwargs={"do_sample": True, "seed": 1},
+        timeout=3.0,
+    )
+    assert notes == [] and captioner.defaults.batch_size == 2
+    assert len(captioner.processor.tokenizer(captioner(scene)[0]["generated_text"])["input_ids"]) <= 5
+    own = captioner([scene, scene], max_new_tokens=6, do_sample=False)
+    plain = pipeline("image-to-text", captioner.model, captioner.processor)
+    assert own == plain([scene, scene], max_new_tokens=6) and own[0] == own[1]
+    assert captioner(scene, generate_kwargs={"seed": 1}) == plain(scene, max_new_tokens=4, do_sample=True, seed=1)
+    with pytest.raises(ValueError, match="do_sample is given twice"):
+        plain(scene, do_sample=True, generate_kwargs={"do_sample": True})
+    with pytest.raises(TypeError, match=r"unknown argument of pipeline call 'temprature'.*Did you mean 'temperature'"):
+        plain(scene, temprature=1.0)
+    with pytest.raises(ValueError, match="max_new_tokens must be an integer"):
+        pipeline("image-to-text", TINY, max_new_tokens=0)
+    with pytest.raises(ValueError, match="dtype is given twice, as an argument and in model_kwargs"):
+        pipeline("image-to-text", TINY, dtype="int8", model_kwargs={"dtype": "int8"})
+    with pytest.raises(TypeError, match="Did you mean 'batch_size'"):
+        pipeline("image-to-text", TINY, batchsize=1)
+
+
+def test_num_workers_has_no_effect_and_says_so(
+    model: Share4V, processor: Share4VProcessor, scene: Image.Image, notes: list[str]
+) -> None:
+    captioner: ImageToTextPipeline = pipeline("image-to-text", model, processor)
+    captioner(scene, max_new_tokens=1, num_workers=4)
+    assert notes == ["num_workers=4 has no effect: images are decoded in the calling thread"]
