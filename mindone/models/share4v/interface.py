@@ -40,7 +40,7 @@ class ModelInterface:
         Example:
             >>> from mindone.models.share4v import Share4V
             >>> Share4V.from_pretrained("sharegpt4v-tiny").num_parameters()
-            2073856
+            1804672
         """
         from .checkpoint.weights import expected_shapes
 
