@@ -128,6 +128,25 @@ def add_generation_arguments(
         metavar="P",
         help="when sampling, use only tokens with at least P times the probability of the most probable one",
     )
+    _add_penalty_arguments(group)
+    group.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop before TEXT would be generated; can be repeated",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="random seed; the same seed gives the same result",
+    )
+    return group
+
+
+def _add_penalty_arguments(group: _ArgumentGroup) -> None:
+    """Add the flags that make repetition less likely."""
     group.add_argument(
         "--repetition-penalty",
         type=float,
@@ -148,20 +167,6 @@ def add_generation_arguments(
         metavar="N",
         help="never repeat a sequence of N tokens (default: 0, which allows it)",
     )
-    group.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="stop before TEXT would be generated; can be repeated",
-    )
-    group.add_argument(
-        "--seed",
-        type=int,
-        metavar="N",
-        help="random seed; the same seed gives the same result",
-    )
-    return group
 
 
 def add_pixels_argument(group: _ArgumentGroup) -> None:
