@@ -107,7 +107,7 @@ VALUES: dict[str, Any] = {
         "shard_size": 7,
         "seconds": True,
     },
-    **{"actors": 2, "cpus": 3, "encoding": "gbk", "same_name": "first"},
+    **{"actors": 2, "cpus": 3, "encoding": "gbk", "same_name": "first", "limit": 50, "dry_run": True},
 }
 
 
@@ -183,6 +183,8 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             executor=ExecutorOptions(actors=2, cpus=3),
             state="state",
             restart=True,
+            limit=50,
+            dry_run=True,
         ),
     )
     assert build_options({"every_prompt": True, "retry_failed": True}).options.retry_failed
