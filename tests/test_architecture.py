@@ -23,9 +23,10 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("load_options",), ("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
         (("configuration", "configuration_formats", "configuration_schema"),),
         (("protocols",), ("vision",), ("language",), ("projector",)),
+        (("rounding",),),
         (("checkpoint",),),
         (("processing",),),
-        (("generation",),),
+        (("conversion", "calibration"), ("generation",)),
         (("modeling", "backends", "inputs", "interface", "merging"),),
         (("auto",), ("training",), ("integrations",)),
     ),
@@ -60,7 +61,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
 WITHOUT_MINDSPORE = {
     PACKAGE: (
         *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
-        *("concurrency", "display", "hub", "hugging_face", "checkpoint", "processing"),
+        *("concurrency", "display", "hub", "hugging_face", "checkpoint", "processing", "rounding"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options", "keywords"),
     SERVE: tuple(group[0] for layer in LAYERS[SERVE] for group in layer),  # /health answers while MindSpore is imported

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mindone.models.share4v.checkpoint import convert
+from mindone.models.share4v import convert
 
 
 def correction(source: str, target: str) -> str | None:

@@ -34,4 +34,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="type of the written weights; int8 and int4 run only on CPUs (default: as stored, but bfloat16 as "
         "float32)",
     )
+    group.add_argument(
+        "--fast",
+        action="store_true",
+        help="for int4: skip rotation and GPTQ, which take hours for a 7B on two cores; loses more quality",
+    )
     add_download_arguments(group)

@@ -15,7 +15,7 @@ def run(arguments: Namespace) -> int:
     """Convert the checkpoint, print where it was written and its size, and return the exit status."""
     from tqdm import tqdm
 
-    from mindone.models.share4v.checkpoint import convert
+    from mindone.models.share4v import convert
 
     try:
         with signal_handler(raise_interrupt):  # so that `convert` removes an unfinished directory
@@ -26,6 +26,7 @@ def run(arguments: Namespace) -> int:
                 dtype=arguments.dtype,
                 cache_dir=arguments.cache_dir,
                 local_files_only=arguments.local_files_only,
+                fast=arguments.fast,
             )
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)

@@ -9,7 +9,8 @@ from helpers.ascend import portable
 from mindspore import Tensor, nn
 
 from mindone.models.share4v import TextConfig
-from mindone.models.share4v.language.rope import Rotary, rope_tables
+from mindone.models.share4v.language.rope import Rotary
+from mindone.models.share4v.language.rope_tables import rope_tables
 from mindone.models.share4v.nn.device_operators import FUSED, DeviceOperators
 from mindone.models.share4v.nn.fused import Arithmetic, FlashAttention
 

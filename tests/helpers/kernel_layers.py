@@ -15,6 +15,8 @@ from .kernels import (
     activation,
     attend,
     fill_vectors,
+    hadamard,
+    input_group,
     matrix_offsets,
     norm,
     normals,
@@ -43,10 +45,12 @@ class LayerShape:
     activation: str = "gated_silu"
     bias: bool = False
     is_rotary: bool = True
+    hadamard: int = 0
 
 
 LLAMA = LayerShape(72, 6, 2, 12, 100)
 LLAMA_BIAS = replace(LLAMA, bias=True)
+LLAMA_ROTATED = LayerShape(576, 3, 1, 64, 1536, hadamard=256)  # widths of SmolLM2, which end in part of a super-block
 CLIP = LayerShape(60, 3, 3, 20, 130, "layer", "quick_gelu", bias=True, is_rotary=False)
 CLIP_GELU = replace(CLIP, activation="gelu")
 
@@ -71,7 +75,10 @@ class Layer:
         ]
         norms = (NormSpec(shape.norm, shape.hidden, LAYER_EPS, shape.norm == "layer"),) * 2
         spec = BlockSpec(
-            tuple(MatrixSpec(*size, dtype, shape.bias) for size in sizes),
+            tuple(
+                MatrixSpec(*size, dtype, shape.bias, input_group(dtype), shape.hadamard if number == 3 else 0)
+                for number, size in enumerate(sizes)
+            ),
             norms,
             shape.activation,
             shape.heads,
@@ -143,8 +150,11 @@ class ExactLayer:
         return norm(layer.spec.norms[number], weight, bias, x)
 
     def _linear(self, number: int, x: np.ndarray) -> np.ndarray:
-        if self.layer.spec.matrices[number].dtype.startswith("int"):
-            x = rounded_inputs(x.astype(np.float32))
+        matrix = self.layer.spec.matrices[number]
+        if matrix.hadamard:
+            x = hadamard(x, matrix.hadamard)
+        if matrix.dtype.startswith("int"):
+            x = rounded_inputs(x.astype(np.float32), matrix.input_group)
         bias = self.layer.vector("matrices", number, "bias")
         y = x @ self.weights[number].T
         return y if bias is None else y + bias

@@ -19,10 +19,10 @@ from mindone.models.share4v.kernels.packing import (
     NormSpec,
 )
 
-DTYPES = ("float32", "float16", "int8", "int4")
+DTYPES = ("float32", "float16", "int8", "int4", "int8-256", "int4-256")
 CACHE_DTYPES = ("float32", "float16", "int8")
 UNIT = 2.0**-24  # the largest relative error of one float32 rounding
-LANES, GROUP = 16, 32
+LANES, GROUP, SUPER = 16, 32, 256
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -35,18 +35,23 @@ def normals(rng: np.random.Generator, *shape: int) -> np.ndarray:
 # ---- numbers as the integer kernels round them -------------------------------------------------------------------
 
 
-def in_groups(values: np.ndarray) -> np.ndarray:
-    """Return [R, K] as [R, G, 32], filled up with zeros."""
+def in_groups(values: np.ndarray, size: int = GROUP) -> np.ndarray:
+    """Return [R, K] as [R, ceil(K / size), size], filled up with zeros."""
     rows, columns = values.shape
-    groups = -(-columns // GROUP)
-    padded = np.zeros((rows, groups * GROUP), values.dtype)
+    groups = -(-columns // size)
+    padded = np.zeros((rows, groups * size), values.dtype)
     padded[:, :columns] = values
-    return padded.reshape(rows, groups, GROUP)
+    return padded.reshape(rows, groups, size)
 
 
-def rounded_inputs(x: np.ndarray) -> np.ndarray:
-    """Return x [R, K] after rounding to int8 by groups of 32; each float32 step as format.h and matrix_int.h say."""
-    groups = in_groups(x)
+def input_group(dtype: str) -> int:
+    """Return how many inputs share a scale in these tests, unless they say otherwise."""
+    return SUPER if dtype.endswith("-256") else GROUP
+
+
+def rounded_inputs(x: np.ndarray, group: int = GROUP) -> np.ndarray:
+    """Return x [R, K] after rounding to int8 by groups; each float32 step as format.h and matrix_int.h say."""
+    groups = in_groups(x, group)
     size = np.abs(groups).max(-1, keepdims=True)
     with np.errstate(divide="ignore", over="ignore"):
         factor = np.where(size > 0, np.float32(127) / size, np.float32(0))
@@ -55,9 +60,20 @@ def rounded_inputs(x: np.ndarray) -> np.ndarray:
     return (whole * (size / np.float32(127)).astype(np.float64)).reshape(len(x), -1)[:, : x.shape[1]]
 
 
+def hadamard(x: np.ndarray, size: int) -> np.ndarray:
+    """Multiply blocks of x [R, K] by the orthonormal Hadamard matrix of Sylvester's construction."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return (x.reshape(len(x), -1, size) @ (matrix / size**0.5)).reshape(x.shape)
+
+
 @dataclass(frozen=True)
 class Stored:
-    """An integer matrix as it lies in a block: whole numbers [N, G, 32] and scales [N, G], both float64."""
+    """An integer matrix as it lies in a block: whole numbers [N, G, 32] and scales [N, G], both float64.
+
+    The scales of super-blocks are repeated for their groups; the whole numbers are s * (q - 8) + z there.
+    """
 
     whole: np.ndarray
     scales: np.ndarray
@@ -70,20 +86,31 @@ def matrix_offsets(block: np.ndarray, number: int) -> tuple[int, int]:
 
 
 def stored_integers(block: np.ndarray, spec: BlockSpec, number: int) -> Stored:
-    """Read an int8 or int4 matrix by format.h's description alone."""
+    """Read an integer matrix by format.h's description alone."""
     matrix = spec.matrices[number]
-    panels, groups = -(-matrix.rows // LANES), -(-matrix.columns // GROUP)
+    panels, groups, supers = -(-matrix.rows // LANES), -(-matrix.columns // GROUP), -(-matrix.columns // SUPER)
     start, at = matrix_offsets(block, number)
-    scales = block[at : at + panels * groups * LANES * 2].view(np.float16).reshape(panels, groups, LANES)
-    quads = 8 if matrix.dtype == "int8" else 4
+    quads = 8 if matrix.dtype.startswith("int8") else 4
     data = block[start : start + panels * groups * quads * LANES * 4].reshape(panels, groups, quads, LANES, 4)
-    if matrix.dtype == "int8":
+    if quads == 8:
         whole = data.view(np.int8).astype(np.float64)
     else:
         low, high = (data & 15).astype(np.float64) - 8, (data >> 4).astype(np.float64) - 8
         whole = np.concatenate((low, high), axis=2)
-    whole = whole.transpose(0, 3, 1, 2, 4).reshape(panels * LANES, groups, GROUP)[: matrix.rows]
-    return Stored(whole, scales.transpose(0, 2, 1).reshape(-1, groups)[: matrix.rows].astype(np.float64))
+    whole = whole.transpose(0, 3, 1, 2, 4).reshape(panels * LANES, groups, GROUP)
+    is_super = matrix.dtype.endswith("-256")
+    count = supers if is_super else groups
+    width = (count + (groups if matrix.dtype == "int4-256" else 0)) * LANES * 2
+    stored = block[at : at + panels * width].reshape(panels, width)
+    scales = np.ascontiguousarray(stored[:, : count * LANES * 2]).view(np.float16).reshape(panels, count, LANES)
+    scales = scales.transpose(0, 2, 1).reshape(-1, count).astype(np.float64)
+    if is_super:
+        scales = scales.repeat(SUPER // GROUP, 1)[:, :groups]
+    if matrix.dtype == "int4-256":
+        pairs = np.ascontiguousarray(stored[:, count * LANES * 2 :]).view(np.int8).reshape(panels, groups, LANES, 2)
+        pairs = pairs.transpose(0, 2, 1, 3).reshape(-1, groups, 2).astype(np.float64)
+        whole = whole * pairs[..., :1] + pairs[..., 1:]
+    return Stored(whole[: matrix.rows], scales[: matrix.rows])
 
 
 def stored_weight(block: np.ndarray, spec: BlockSpec, number: int) -> np.ndarray:
@@ -218,10 +245,12 @@ def linear_block(
     bias: bool = False,
     norm_spec: NormSpec | None = None,
     activation: str | None = None,
+    group: int | None = None,
 ) -> tuple[np.ndarray, BlockSpec]:
-    """Return a block of one matrix; its bias and its norm's vectors are random."""
+    """Return a block of one matrix; its bias and its norm's vectors are random. `group`: see `input_group`."""
     norms = (norm_spec,) if norm_spec else ()
-    spec = BlockSpec((MatrixSpec(*weight.shape, dtype, bias),), norms, activation)
+    matrix = MatrixSpec(*weight.shape, dtype, bias, group or input_group(dtype))
+    spec = BlockSpec((matrix,), norms, activation)
     writer = BlockWriter(spec)
     writer.matrix(0, weight)
     fill_vectors(rng, writer)

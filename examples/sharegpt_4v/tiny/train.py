@@ -15,8 +15,15 @@ from captions import caption, question
 from scenes import PICTURE_SIZE, render, sample_scene, scene_rng
 from vocabulary import VOCABULARY_SIZE, train_vocabulary
 
-from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, Share4VProcessor, TextConfig, VisionConfig
-from mindone.models.share4v.checkpoint import convert
+from mindone.models.share4v import (
+    ProjectorConfig,
+    Share4V,
+    Share4VConfig,
+    Share4VProcessor,
+    TextConfig,
+    VisionConfig,
+    convert,
+)
 from mindone.models.share4v.processing.image_processor import ImageProcessor
 from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.training.initialization import initialize

@@ -28,7 +28,7 @@ _EXPORTS = {
     "VISION_TOWERS": "registry",
     "VisionConfig": "configuration",
     "build_projector": "projector.mlp",
-    "convert": "checkpoint.conversion",
+    "convert": "conversion",
     "load_image": "processing.image_loading",
     "register_auto_classes": "integrations.mindone_transformers.registration",
     "resolve": "hub.resolution",
@@ -36,7 +36,7 @@ _EXPORTS = {
 
 if TYPE_CHECKING:
     from .auto import AutoConfig, AutoModel, AutoProcessor
-    from .checkpoint import Checkpoint, convert
+    from .checkpoint import Checkpoint
     from .configuration import (
         IGNORE_INDEX,
         IMAGE_TOKEN_INDEX,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         TextConfig,
         VisionConfig,
     )
+    from .conversion import convert
     from .generation.kv_cache import KVCache
     from .hub import resolve
     from .integrations.mindone_transformers.registration import register_auto_classes

@@ -24,7 +24,7 @@ from .configuration_schema import (
 )
 from .home import expand_home
 from .hub import is_checkpoint_name, resolve
-from .quantization import QUANTIZED
+from .quantization import LAYOUTS, OLDEST_LAYOUT, QUANTIZED
 
 IGNORE_INDEX = -100
 IMAGE_TOKEN_INDEX = -200
@@ -240,6 +240,8 @@ class Share4VConfig:
         image_aspect_ratio: "pad" pads images to a square before resizing; "square" crops them.
         image_token_id: the id that stands for one image in input_ids.
         quantization: "int8" or "int4" if the weights are packed blocks of integers, else None.
+        quantization_layout: how these integers are laid out (quantization.LAYOUTS); None is the oldest layout, which
+            had no name.
         extra: fields of config.json that are not used here; save_pretrained writes them again.
 
     Raises:
@@ -264,9 +266,15 @@ class Share4VConfig:
     use_im_patch_token: bool = False
     torch_dtype: str | None = None
     quantization: str | None = None
+    quantization_layout: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     model_type = "share4v"
+
+    @property
+    def stored_layout(self) -> str | None:
+        """How the checkpoint's integers are laid out, a key of quantization.LAYOUTS[quantization], or None."""
+        return None if self.quantization is None else self.quantization_layout or OLDEST_LAYOUT
 
     def __post_init__(self) -> None:
         check_fields(self, MODEL_RULES)
@@ -288,6 +296,13 @@ class Share4VConfig:
         _require(
             self.quantization is None or self.quantization in QUANTIZED,
             f"quantization {self.quantization!r} is not supported: expected {', '.join(map(repr, QUANTIZED))} or none",
+        )
+        layouts = LAYOUTS.get(self.quantization or "", {})
+        _require(
+            self.quantization_layout is None or self.quantization_layout in layouts,
+            f"quantization_layout {shown(self.quantization_layout)} is not supported for quantization "
+            f"{self.quantization!r}: expected {', '.join(map(repr, layouts)) or 'none'}; a newer version of "
+            "mindone-share4v may have written this checkpoint",
         )
         stated = self.extra.get("mm_hidden_size")
         _require(

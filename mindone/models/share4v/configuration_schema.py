@@ -165,6 +165,7 @@ MODEL_RULES: dict[str, Rule] = {
     "use_im_patch_token": Flag(),
     "torch_dtype": Optional(Text()),
     "quantization": Optional(Text()),
+    "quantization_layout": Optional(Text()),
     "extra": Object(),
 }
 ROPE_RULES: dict[str, Rule] = {"rope_type": Text(), "factor": Real(1, 1e6)}

@@ -29,7 +29,7 @@ from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
 from .load_options import LoadOptions, checked_options, dtype_name, explicit_options
 from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows
-from .quantization import loaded_dtype, precision_of
+from .quantization import LOADED_LAYOUTS, loaded_dtype, precision_of
 from .vision.features import ImageFeatures, pixel_digest
 
 if TYPE_CHECKING:
@@ -193,7 +193,13 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         dtype = None if quantization else self.dtype
         shapes, parts = expected_shapes(self.config)[0], self.packed_components()
         with self.exclusive(), staged(directory) as staging:
-            changes: dict[str, Any] = {"vision_tower": None, "torch_dtype": dtype, "quantization": quantization}
+            layout = quantization and (self.config.stored_layout or LOADED_LAYOUTS[quantization])
+            changes: dict[str, Any] = {
+                "vision_tower": None,
+                "torch_dtype": dtype,
+                "quantization": quantization,
+                "quantization_layout": layout,
+            }
             replace(self.config, **changes).save_pretrained(staging)
             cells = ((name, parameter_array(value)) for name, value in self.parameters_dict().items())
             packed = (pair for part in parts for pair in stored_weights(part, self.dtype, shapes))

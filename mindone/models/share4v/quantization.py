@@ -9,6 +9,9 @@ from dataclasses import dataclass
 class Precision:
     """Types of the weight matrices; vectors (norms, biases, positions) are always float32.
 
+    The integer types are layouts of the kernels: "int8" and "int4" have one scale per 32 weights, "int8-256" and
+    "int4-256" one per 256 (kernels/packing.py).
+
     Attributes:
         layers: the language model's layers, nearly all of the weights.
         head: its output layer, whose rounding errors no later layer averages out.
@@ -17,6 +20,10 @@ class Precision:
         patches: the vision tower's first layer, a thousandth of the weights.
         projector: image features to embeddings.
         kv_cache: cached keys and values, unless the caller chooses.
+        is_rotated: whether the language model's weights are rotated (rounding/rotation.py), so that 256 of its inputs
+            share a scale, not 32.
+        is_weighted: whether each weight of its layers counts as much as the mean square of its input when it is
+            rounded.
     """
 
     layers: str
@@ -26,11 +33,18 @@ class Precision:
     patches: str
     projector: str
     kv_cache: str
+    is_rotated: bool = False
+    is_weighted: bool = False
+
+    @property
+    def input_group(self) -> int:
+        """How many inputs of the language model's matrices share a scale."""
+        return 256 if self.is_rotated else 32
 
     @property
     def is_quantized(self) -> bool:
-        """Whether weights are integers with one scale per group of 32."""
-        return self.layers in QUANTIZED
+        """Whether weights are integers."""
+        return self.layers.startswith("int")
 
 
 QUANTIZED = ("int8", "int4")
@@ -41,9 +55,27 @@ PRECISIONS = {
     "float32": Precision("float32", "float32", "float32", "float32", "float32", "float32", "float32"),
     "float16": Precision("float16", "float16", "float16", "float16", "float16", "float16", "float16"),
     "bfloat16": Precision("bfloat16", "bfloat16", "bfloat16", "bfloat16", "bfloat16", "bfloat16", "bfloat16"),
-    "int8": Precision("int8", "int8", "float16", "int8", "float16", "int8", "float16"),
-    "int4": Precision("int4", "int8", "float16", "int8", "float16", "int8", "float16"),
 }
+# How a checkpoint's integers are laid out -> their types; config.json names the layout.
+#   groups     what `share4v convert` wrote before layouts had names
+#   weighted   what loading a float checkpoint as int4 makes
+#   rotated    what `share4v convert --dtype int4` writes
+LAYOUTS: dict[str, dict[str, Precision]] = {
+    "int8": {
+        "groups": Precision("int8", "int8", "float16", "int8", "float16", "int8", "float16"),
+        "rotated": Precision("int8-256", "int8-256", "float16", "int8", "float16", "int8", "float16", is_rotated=True),
+    },
+    "int4": {
+        "groups": Precision("int4", "int8", "float16", "int8", "float16", "int8", "float16"),
+        "weighted": Precision("int4-256", "int8", "float16", "int8", "float16", "int8", "float16", is_weighted=True),
+        "rotated": Precision("int4-256", "int8-256", "float16", "int8", "float16", "int8", "float16", is_rotated=True),
+    },
+}
+OLDEST_LAYOUT = "groups"
+# The layout that loading a float checkpoint makes, and the one that conversion writes.
+LOADED_LAYOUTS = {"int8": "groups", "int4": "weighted"}
+CONVERTED_LAYOUTS = {"int8": "groups", "int4": "rotated"}
+PRECISIONS |= {dtype: LAYOUTS[dtype][layout] for dtype, layout in LOADED_LAYOUTS.items()}
 
 
 def precision_of(dtype: str) -> Precision:
@@ -62,13 +94,19 @@ def precision_of(dtype: str) -> Precision:
     return PRECISIONS[dtype]
 
 
-def kernel_precision_of(dtype: str) -> Precision:
+def kernel_precision_of(dtype: str, layout: str | None = None) -> Precision:
     """Return the types of the parts of a model with this dtype on the CPU kernels.
+
+    Args:
+        dtype: one of KERNEL_DTYPES.
+        layout: that of a quantized checkpoint, one of LAYOUTS[dtype]; None: what a float checkpoint is loaded as.
 
     Raises:
         ValueError: the kernels do not support the dtype.
     """
     precision = precision_of(dtype)
+    if layout is not None and dtype in LAYOUTS:
+        return LAYOUTS[dtype][layout]
     if dtype not in KERNEL_DTYPES:
         raise ValueError(
             f"dtype {dtype!r} is not supported on a CPU: use one of {', '.join(KERNEL_DTYPES)} (any checkpoint can be "

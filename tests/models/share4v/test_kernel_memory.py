@@ -25,7 +25,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.checkpoint import convert
+from mindone.models.share4v import convert
 from mindone.models.share4v.kernels.library import library
 
 def status(field):

@@ -1,8 +1,7 @@
-"""Checkpoints: reading every published format, strict loading, saving, conversion."""
+"""Checkpoints: reading every published format, strict loading, saving."""
 
 from __future__ import annotations
 
-from .conversion import convert
 from .errors import CheckpointError, UnsafeCheckpointError
 from .layout import Checkpoint
 from .loading import load_weights
@@ -12,7 +11,6 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "UnsafeCheckpointError",
-    "convert",
     "load_weights",
     "save_weights",
 ]

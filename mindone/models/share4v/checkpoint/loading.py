@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
 DTYPES = ("float32", "float16", "bfloat16")
+RECOMMENDATION = (
+    "%s is rounded to int4 as it is loaded, each time; `share4v convert --dtype int4` rounds it once and better, with "
+    "GPTQ, and its result loads at once"
+)
+
+logger = logging.getLogger(__name__)
 
 
 def weight_entries(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
@@ -168,8 +175,11 @@ def load_weights(
         _fill(parameter, name, entries[name], dtype)
         entries[name].release()
     mapped: frozenset[FileVersion] = frozenset()
+    matrices = (matrix for part in packed for plan in part.plans for matrix in plan.spec.matrices)
+    if not quantized and any(matrix.dtype == "int4-256" for matrix in matrices):
+        logger.warning(RECOMMENDATION, checkpoint.directory)
     for component in packed:
-        mapped |= fill(component, entries, quantized)
+        mapped |= fill(component, entries, quantized, checkpoint.config.text_config)
     return mapped
 
 

@@ -8,9 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..configuration import TextConfig
 from ..kernels.blocks import BlockPlan, Piece
 from ..kernels.packing import LANES, BlockWriter, block_bytes, check_block, read_vector, unpack_matrix
 from ..quantization import precision_of
+from ..rounding.importance import Importance
+from ..rounding.rotation import RotatedWeights, Rotation
 from .atomic import OURS_SINGLE
 from .errors import CheckpointError
 from .formats import StoredTensor
@@ -45,17 +48,43 @@ def expected_of(
     return {**weights, **component.plain}
 
 
-def fill(component: Packed, entries: Mapping[str, StoredTensor], quantized: bool) -> frozenset[FileVersion]:
+def packer(
+    plans: Sequence[BlockPlan], config: TextConfig, read: Callable[[str], np.ndarray]
+) -> Callable[[BlockPlan], np.ndarray]:
+    """Return a function that packs one block after the other, in the order of `plans`.
+
+    Rotated plans get rotated weights, and unrotated int4 super-blocks scales that suit the inputs of their layer.
+
+    Args:
+        plans: the blocks of one component, or of a complete model.
+        config: the language model, which is the only component of either kind.
+        read: returns a weight of the checkpoint by its name.
+    """
+    if any(plan.spec.is_rotated for plan in plans):
+        weights = RotatedWeights(finite_reader(read), config, Rotation.random(config.hidden_size))
+        return lambda plan: pack(plan, weights.reader(plan))
+    if any(matrix.dtype == "int4-256" for plan in plans for matrix in plan.spec.matrices):
+        importance = Importance(config, read)
+        return lambda plan: pack(plan, read, importance.of(plan))
+    return lambda plan: pack(plan, read)
+
+
+def fill(
+    component: Packed, entries: Mapping[str, StoredTensor], quantized: bool, config: TextConfig
+) -> frozenset[FileVersion]:
     """Set the weights of a component, whose `entries` were checked; return the files that they are mapped from.
+
+    `config` is the language model's.
 
     Raises:
         CheckpointError: a block has another version, or a value does not fit its type.
     """
     read = reader_of(entries)
     mapped: list[np.ndarray] = []
+    packed = packer(component.plans, config, read)
     for plan in component.plans:
         if not quantized:
-            component.put(plan.name, pack(plan, read))
+            component.put(plan.name, packed(plan))
             continue
         block = entries[plan.stored_name].read()
         try:
@@ -67,6 +96,11 @@ def fill(component: Packed, entries: Mapping[str, StoredTensor], quantized: bool
     for name in component.plain:
         component.put(name, finite_vector(read(name), name))
     return mapped_versions(mapped)
+
+
+def finite_reader(read: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
+    """Return a function that reads a weight as float32; it raises CheckpointError if a value is not finite."""
+    return lambda name: finite_vector(read(name), name)
 
 
 def reader_of(entries: Mapping[str, StoredTensor]) -> Callable[[str], np.ndarray]:
@@ -114,11 +148,15 @@ def write_arrays(pairs: Sequence[tuple[str, np.ndarray]], directory: Path) -> No
 
 
 def write_packed(
-    plans: Sequence[BlockPlan], entries: Mapping[str, StoredTensor], directory: Path, progress: Any = None
+    plans: Sequence[BlockPlan],
+    entries: Mapping[str, StoredTensor],
+    directory: Path,
+    packed: Callable[[BlockPlan], np.ndarray],
+    progress: Any = None,
 ) -> None:
-    """Pack a checkpoint's weights and write them one block at a time; weights in no plan are written as float32."""
-    packed = {piece.weight for plan in plans for piece in plan.pieces}
-    rest = [name for name in sorted(entries) if name not in packed]
+    """Write a checkpoint's blocks one at a time, as `packed` makes them; weights in no plan are written as float32."""
+    in_blocks = {piece.weight for plan in plans for piece in plan.pieces}
+    rest = [name for name in sorted(entries) if name not in in_blocks]
     sizes: list[tuple[str, tuple[int, ...], str]] = [
         (plan.stored_name, (block_bytes(plan.spec),), "uint8") for plan in plans
     ]
@@ -127,7 +165,7 @@ def write_packed(
 
     def arrays() -> Iterator[np.ndarray]:
         for plan in plans:
-            yield pack(plan, read)
+            yield packed(plan)
             if progress is not None:
                 progress.update(len(plan.pieces))
         for name in rest:
@@ -136,17 +174,19 @@ def write_packed(
     write_aligned(sizes, arrays(), directory / OURS_SINGLE)
 
 
-def pack(plan: BlockPlan, read: Callable[[str], np.ndarray]) -> np.ndarray:
+def pack(
+    plan: BlockPlan, read: Callable[[str], np.ndarray], importance: Mapping[int, np.ndarray] | None = None
+) -> np.ndarray:
     """Fill a block from its weights and return it, uint8 [bytes]; `read` returns a weight by its name.
+
+    `importance` has the mean square of each input of some matrices (BlockWriter.matrix), by the matrix's number.
 
     Raises:
         CheckpointError: a value is not finite, or is too large for its type.
     """
     writer = BlockWriter(plan.spec)
-    for piece in plan.pieces:
-        if piece.kind == "norms" or piece.field == "bias":
-            values = finite_vector(read(piece.weight), piece.weight)
-            writer.vector(piece.kind, piece.number, piece.field, values, piece.first)
+    write_vectors(writer, plan, read)
+    weighted = importance or {}
     for number in range(len(plan.spec.matrices)):
         parts = [p for p in plan.pieces if (p.kind, p.number, p.field) == ("matrices", number, "weight")]
         weights: Iterable[tuple[int, np.ndarray]]
@@ -156,15 +196,29 @@ def pack(plan: BlockPlan, read: Callable[[str], np.ndarray]) -> np.ndarray:
             weights = ((part.first, _rows(read(part.weight), part)) for part in parts)
         for first, weight in weights:
             try:
-                writer.matrix(number, weight, first)
+                writer.matrix(number, weight, first, weighted.get(number))
             except OverflowError as error:
                 names = ", ".join(part.weight for part in parts)
                 raise CheckpointError(f"{names}: {error}; use dtype (--dtype) float32, or check the file") from error
     return writer.block
 
 
+def write_vectors(writer: BlockWriter, plan: BlockPlan, read: Callable[[str], np.ndarray]) -> None:
+    """Write the norms and biases of a block, and its rotation.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    if plan.spec.is_rotated:
+        writer.rotation(Rotation.random(plan.spec.norms[0].size).table)
+    for piece in plan.pieces:
+        if piece.kind == "norms" or piece.field == "bias":
+            values = finite_vector(read(piece.weight), piece.weight)
+            writer.vector(piece.kind, piece.number, piece.field, values, piece.first)
+
+
 def finite_vector(weight: np.ndarray, name: str) -> np.ndarray:
-    """Return a weight as float32.
+    """Return a weight of any shape as float32.
 
     Raises:
         CheckpointError: a value is not finite.

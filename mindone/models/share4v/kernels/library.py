@@ -28,7 +28,7 @@ STATUS = {
     5: "a row, an index or an id is out of range",
 }
 NOT_FINITE = 6
-INTERFACE = 2  # of the functions that are called here; as in csrc/operators.cpp
+INTERFACE = 3  # of the functions that are called here; as in csrc/operators.cpp
 
 
 class KernelError(RuntimeError):
@@ -100,14 +100,26 @@ class Library:
         """Measure the bytes per second that all threads can read; `data` is uint8, hundreds of megabytes."""
         return float(self._library.share4v_bandwidth(_pointer(data), ctypes.c_int64(data.size)))
 
-    def pack(self, block: np.ndarray, number: int, first: int, weight: np.ndarray, source_type: int) -> int:
+    def pack(
+        self,
+        block: np.ndarray,
+        number: int,
+        first: int,
+        weight: np.ndarray,
+        source_type: int,
+        importance: np.ndarray | None = None,
+    ) -> int:
         """Pack weight [R, K] into the rows first .. first + R - 1 of matrix `number` of a block, in place.
+
+        `importance` float32 [K] is used by int4 super-blocks.
 
         Returns 1 if a value is not finite or too large for the matrix's type, else 0.
 
         Raises:
             KernelError: the block's header is damaged, or the weight does not fit the matrix.
         """
+        if importance is not None:
+            _check_floats("pack", [importance], [importance.shape == weight.shape[1:]])
         status = self._library.share4v_pack(
             *_memory(block),
             number,
@@ -116,11 +128,67 @@ class Library:
             _pointer(weight),
             ctypes.c_int64(weight.size),
             source_type,
+            None if importance is None else _pointer(importance),
         )
         if status == NOT_FINITE:
             return 1
         _check("pack", status, [block, weight])
         return 0
+
+    def round_super_block(
+        self,
+        weight: np.ndarray,
+        importance: np.ndarray,
+        feedback: np.ndarray | None = None,
+        target: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Round weight float32 [R, K], at most 256 columns, to one int4 super-block per row.
+
+        Args:
+            importance: float32 [K], positive: how much the squared error of each column matters.
+            feedback: float32 [K, K]; row k holds by how much column k makes up for the errors of the columns before it.
+            target: float32 [R, K], the weights plus the feedback of earlier super-blocks; by default the weights.
+
+        Returns:
+            codes uint8 [R, K], pairs int8 [R, ceil(K / 32), 2], scales float16 [R], and errors float32 [R, K], the
+            weights minus their rounded values; see packing.RoundedRows.
+
+        Raises:
+            KernelError: a shape or dtype is wrong.
+        """
+        rows, columns = weight.shape
+        target = weight if target is None else target
+        arrays = [weight, target, importance] + ([] if feedback is None else [feedback])
+        shapes = [importance.shape == (columns,), feedback is None or feedback.shape == (columns, columns)]
+        shapes.append(target.shape == weight.shape)
+        _check_floats("round_super_block", arrays, shapes)
+        codes, errors = np.empty((rows, columns), np.uint8), np.empty((rows, columns), np.float32)
+        pairs, scales = np.empty((rows, -(-columns // 32), 2), np.int8), np.empty(rows, np.float16)
+        status = self._library.share4v_round(
+            ctypes.c_int64(rows),
+            ctypes.c_int64(columns),
+            _pointer(weight),
+            _pointer(target),
+            _pointer(importance),
+            None if feedback is None else _pointer(feedback),
+            *[_pointer(array) for array in (codes, pairs, scales, errors)],
+        )
+        _check("round_super_block", status, arrays)
+        return codes, pairs, scales, errors
+
+    def rotate_rows(self, rotation: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Multiply rows x float32 [R, H] by a rotation, float32 [H + m * m]; csrc/format.h (Block) describes it.
+
+        Raises:
+            KernelError: a shape or dtype is wrong.
+        """
+        size = x.shape[-1]
+        parts = size // (size & -size)
+        _check_floats("rotate_rows", [x, rotation], [x.ndim == 2, rotation.shape == (size + parts * parts,)])
+        out = np.empty_like(x)
+        count = ctypes.c_int64(len(x))
+        self._library.share4v_rotate_rows(_pointer(rotation), ctypes.c_int64(size), count, _pointer(x), _pointer(out))
+        return out
 
     def unpack(self, block: np.ndarray, number: int, rows: int, columns: int) -> np.ndarray:
         """Return matrix `number` of a block as float32 [rows, columns].

@@ -11,36 +11,63 @@ import numpy as np
 
 from .library import library
 
-LANES, GROUP, HEADER_BYTES, ALIGNMENT = 16, 32, 1024, 64
+LANES, GROUP, SUPER, HEADER_BYTES, ALIGNMENT = 16, 32, 256, 1024, 64
 BLOCK_MAGIC = b"sh4vblk1"
 
 _NORM = np.dtype([("kind", "<i4"), ("eps", "<f4"), ("size", "<i8"), ("weight", "<i8"), ("bias", "<i8")])
 _MATRIX = np.dtype(
-    [("type", "<i4"), ("reserved", "<i4")] + [(name, "<i8") for name in ("rows", "columns", "data", "scales", "bias")]
+    [("type", "<i4"), ("input_group", "<i2"), ("hadamard", "<i2")]
+    + [(name, "<i8") for name in ("rows", "columns", "data", "scales", "bias")]
 )
 _HEADER = np.dtype(
     [("magic", "S8"), ("bytes", "<i8")]
     + [(name, "<i4") for name in ("activation", "heads", "kv_heads", "head_dim", "rotary", "cache_layer")]
-    + [("norms", _NORM, 2), ("matrices", _MATRIX, 4)]
+    + [("norms", _NORM, 2), ("matrices", _MATRIX, 4), ("rotation", "<i8")]
 )
 
-TYPES = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
+# The layouts of a matrix; csrc/format.h describes them. "int8" and "int4" have a float16 scale per 32 weights,
+# "int8-256" and "int4-256" one per 256, and "int4-256" an integer scale and offset per 32 too.
+TYPES = {"float32": 0, "float16": 1, "int8": 2, "int4": 3, "int8-256": 5, "int4-256": 6}
 # NumPy dtypes of weights to pack. A bfloat16 weight is given as its bits, uint16.
 SOURCE_TYPES = {"float32": 0, "float16": 1, "uint16": 4}
 ITEM_BYTES = {"float32": 4, "float16": 2}
-GROUP_BYTES = {"int8": 512, "int4": 256}
+# Bytes of the weights of one group of a panel.
+GROUP_BYTES = {"int8": 512, "int4": 256, "int8-256": 512, "int4-256": 256}
 NORMS = {"rms": 1, "layer": 2}
 ACTIVATIONS = {None: 0, "gelu": 1, "quick_gelu": 2, "gated_silu": 3}
 
 
 @dataclass(frozen=True)
 class MatrixSpec:
-    """A weight matrix [rows, columns], stored as `dtype` (one of TYPES), with a float32 bias or none."""
+    """A weight matrix [rows, columns], stored as `dtype` (one of TYPES), with a float32 bias or none.
+
+    Attributes:
+        input_group: how many inputs share a scale when they are rounded to int8, 32 or 256; unused by float types.
+        hadamard: the inputs are multiplied, in blocks of this many, by an orthonormal Hadamard matrix before the
+            product (a power of two up to 256 that divides the columns; only of a layer's last matrix); 0: they are not.
+    """
 
     rows: int
     columns: int
     dtype: str
     bias: bool = False
+    input_group: int = GROUP
+    hadamard: int = 0
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of the scales of one panel."""
+        groups, supers = -(-self.columns // GROUP), -(-self.columns // SUPER)
+        scales = {"int8": groups, "int4": groups, "int8-256": supers, "int4-256": supers + groups}
+        return scales[self.dtype] * LANES * 2
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weights in panels, with their scales, without the bias."""
+        panels, groups = -(-self.rows // LANES), -(-self.columns // GROUP)
+        if self.dtype in GROUP_BYTES:
+            return panels * (groups * GROUP_BYTES[self.dtype] + self.scale_bytes)
+        return panels * LANES * self.columns * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -57,7 +84,8 @@ class NormSpec:
 class BlockSpec:
     """The contents of a block: its matrices and norms, and the sizes of attention in a transformer layer.
 
-    An embedding table (`is_table`) is stored row by row instead of in panels, as float32 or float16 only.
+    An embedding table (`is_table`) is stored row by row instead of in panels, as float32 or float16 only. A layer with
+    `is_rotated` first multiplies its rows by an orthogonal matrix (see BlockWriter.rotation).
     """
 
     matrices: tuple[MatrixSpec, ...]
@@ -69,10 +97,19 @@ class BlockSpec:
     is_rotary: bool = False
     cache_layer: int = 0
     is_table: bool = False
+    is_rotated: bool = False
+
+
+def rotation_values(size: int) -> int:
+    """Return the number of values of a rotation of rows of `size` values; csrc/format.h (Block) describes them."""
+    parts = size // (size & -size)
+    return size + parts * parts
 
 
 def _pieces(spec: BlockSpec) -> Iterator[tuple[str, int, str, int]]:
     """Yield (kind, number, field, bytes) of each piece of a block, in memory order."""
+    if spec.is_rotated:
+        yield "rotation", 0, "", rotation_values(spec.norms[0].size) * 4
     for number, norm in enumerate(spec.norms):
         yield "norms", number, "weight", norm.size * 4
         yield "norms", number, "bias", norm.size * 4 if norm.bias else 0
@@ -80,7 +117,7 @@ def _pieces(spec: BlockSpec) -> Iterator[tuple[str, int, str, int]]:
         yield "matrices", number, "bias", matrix.rows * 4 if matrix.bias else 0
         panels, groups = -(-matrix.rows // LANES), -(-matrix.columns // GROUP)
         if matrix.dtype in GROUP_BYTES:
-            yield "matrices", number, "scales", panels * groups * LANES * 2
+            yield "matrices", number, "scales", panels * matrix.scale_bytes
             yield "matrices", number, "data", panels * groups * GROUP_BYTES[matrix.dtype]
         else:
             rows = matrix.rows if spec.is_table else panels * LANES
@@ -107,10 +144,15 @@ def header_of(spec: BlockSpec) -> np.ndarray:
     for number, matrix in enumerate(spec.matrices):
         entry = header["matrices"][number]
         entry["type"], entry["rows"], entry["columns"] = TYPES[matrix.dtype], matrix.rows, matrix.columns
+        entry["input_group"] = 0 if matrix.input_group == GROUP else matrix.input_group
+        entry["hadamard"] = matrix.hadamard
     offset = HEADER_BYTES
     for kind, number, field, size in _pieces(spec):
         if size:
-            header[kind][number][field] = offset
+            if kind == "rotation":
+                header[kind] = offset
+            else:
+                header[kind][number][field] = offset
             offset += -(-size // ALIGNMENT) * ALIGNMENT
     padded = np.zeros(HEADER_BYTES, np.uint8)
     padded[: _HEADER.itemsize] = np.frombuffer(header.tobytes(), np.uint8)
@@ -128,6 +170,21 @@ def anonymous_memory(size: int, huge_pages: bool = True) -> np.ndarray:
         with suppress(OSError):  # the system has no huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8, size)
+
+
+@dataclass(frozen=True)
+class RoundedRows:
+    """Rows of an "int4-256" matrix: weight [r, k] is scales[r, k // 256] * (s * (code - 8) + z) of its group of 32.
+
+    Attributes:
+        codes: uint8 [R, K], 0 .. 15.
+        pairs: int8 [R, ceil(K / 32), 2], s and z.
+        scales: float16 [R, ceil(K / 256)].
+    """
+
+    codes: np.ndarray
+    pairs: np.ndarray
+    scales: np.ndarray
 
 
 class BlockWriter:
@@ -148,8 +205,11 @@ class BlockWriter:
         self.block[:HEADER_BYTES] = header_of(spec)
         self._header = self.block[: _HEADER.itemsize].view(_HEADER)[0]
 
-    def matrix(self, number: int, weight: np.ndarray, first: int = 0) -> None:
+    def matrix(self, number: int, weight: np.ndarray, first: int = 0, importance: np.ndarray | None = None) -> None:
         """Write weight [R, K] (float32, float16, or uint16 for the bits of bfloat16) to rows first .. first + R - 1.
+
+        `importance` [K], the mean square of each input, says for "int4-256" how much each weight's error matters; by
+        default all matter the same.
 
         Raises:
             ValueError: the shape or dtype does not fit, or `first` is not a multiple of 16.
@@ -168,8 +228,39 @@ class BlockWriter:
         if self.spec.is_table:
             self._write_table(number, source, first)
             return
-        if library().pack(self.block, number, first, source, SOURCE_TYPES[source.dtype.name]):
+        if library().pack(self.block, number, first, source, SOURCE_TYPES[source.dtype.name], importance):
             raise OverflowError(f"values are not finite, or too large for {spec.dtype}")
+
+    def codes(self, number: int, rounded: RoundedRows, first: int = 0) -> None:
+        """Write rows of an "int4-256" matrix that were rounded already to rows first .. first + R - 1.
+
+        Raises:
+            ValueError: the matrix has another type or size, or `first` is not a multiple of 16.
+        """
+        spec = self.spec.matrices[number]
+        count, columns = rounded.codes.shape
+        fits = spec.dtype == "int4-256" and columns == spec.columns and 0 <= first <= spec.rows - count
+        if not fits or first % LANES:
+            raise ValueError(f"codes [{count}, {columns}] cannot be written at row {first} of {spec}")
+        panels, groups, supers = -(-count // LANES), -(-columns // GROUP), -(-columns // SUPER)
+        codes = np.full((panels * LANES, groups * GROUP), 8, np.uint8)  # 8 stands for the offset alone
+        codes[:count, :columns] = rounded.codes
+        quads = codes.reshape(panels, LANES, groups, 2, 4, 4).transpose(0, 2, 3, 4, 1, 5)  # [N, G, 2, 4, 16, 4]
+        data, scales = self.matrix_bytes(number)
+        start = first // LANES * groups * GROUP_BYTES[spec.dtype]
+        packed = quads[:, :, 0] | quads[:, :, 1] << 4
+        data[start : start + packed.size] = packed.reshape(-1)
+        target = scales[first // LANES * spec.scale_bytes :][: panels * spec.scale_bytes].reshape(panels, -1)
+        d = np.zeros((panels * LANES, supers), np.float16)
+        d[:count] = rounded.scales
+        pairs = np.zeros((panels * LANES, groups, 2), np.int8)
+        pairs[:, :, 0] = 1  # of rows beyond the last too, as packing writes them
+        pairs[:count] = rounded.pairs
+        target[:, : supers * LANES * 2] = (
+            np.ascontiguousarray(d.reshape(panels, LANES, supers).transpose(0, 2, 1)).view(np.uint8).reshape(panels, -1)
+        )
+        pairs = pairs.reshape(panels, LANES, groups, 2).transpose(0, 2, 1, 3)
+        target[:, supers * LANES * 2 :] = np.ascontiguousarray(pairs).view(np.uint8).reshape(panels, -1)
 
     def _write_table(self, number: int, source: np.ndarray, first: int) -> None:
         spec, start = self.spec.matrices[number], int(self._header["matrices"][number]["data"])
@@ -190,6 +281,11 @@ class BlockWriter:
         starts = {field: int(entry[field]) for field in ("data", "scales")}
         data, scales = (self.block[start : start + sizes.get(field, 0)] for field, start in starts.items())
         return data, scales
+
+    def rotation(self, values: np.ndarray) -> None:
+        """Write the rotation of a block whose spec has `is_rotated`, float32 [rotation_values(H)]."""
+        start = int(self._header["rotation"])
+        self.block[start : start + values.size * 4].view(np.float32)[:] = values
 
     def vector(self, kind: str, number: int, field: str, values: np.ndarray, first: int = 0) -> None:
         """Write values [N] at index `first` of a vector: the bias of a matrix, or the weight or bias of a norm.

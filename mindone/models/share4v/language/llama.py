@@ -20,7 +20,8 @@ from ..nn.device_operators import DeviceOperators
 from ..nn.fused import Arithmetic
 from ..nn.graph import Graph
 from ..nn.layers import Embedding, Linear, widened
-from .rope import Rotary, rope_tables
+from .rope import Rotary
+from .rope_tables import rope_tables
 
 
 def attention_sizes(config: TextConfig) -> tuple[int, int, int, int]:

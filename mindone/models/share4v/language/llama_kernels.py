@@ -16,7 +16,7 @@ from ..kernels.library import library
 from ..kernels.operators import embedding_operator, layer_operator, linear_operator
 from ..nn.graph import Graph
 from ..quantization import precision_of
-from .rope import rope_tables
+from .rope_tables import rope_tables
 from .weights import language_plans
 
 PREFILL_ROWS = 512  # tokens of one prefill step, over all sequences; the kernels process 256 at a time

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from ..configuration import Share4VConfig, TextConfig
 from ..kernels.blocks import BlockPlan, Shapes, linear_pieces, linear_shapes, norm_pieces
-from ..kernels.packing import BlockSpec, MatrixSpec, NormSpec
-from ..quantization import kernel_precision_of
+from ..kernels.packing import SUPER, BlockSpec, MatrixSpec, NormSpec
+from ..quantization import Precision, kernel_precision_of
 
 LANGUAGE_MODEL = "language_model.model."
 LM_HEAD = "language_model.lm_head."
@@ -62,14 +62,14 @@ def language_shapes(config: TextConfig) -> Shapes:
 
 def language_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
     """Return the blocks of the language model: embeddings, layers, and the head, which includes the final norm."""
-    text, types = config.text_config, kernel_precision_of(dtype)
+    text, types = config.text_config, kernel_precision_of(dtype, config.stored_layout)
     hidden = text.hidden_size
     table = BlockSpec((MatrixSpec(text.vocab_size, hidden, types.embedding),), is_table=True)
     embedding = f"{LANGUAGE_MODEL}embed_tokens"
     plans = [BlockPlan(embedding, table, tuple(linear_pieces(0, False, (embedding, text.vocab_size))))]
-    plans += [_layer_plan(text, layer, types.layers) for layer in range(text.num_hidden_layers)]
+    plans += [_layer_plan(text, layer, types) for layer in range(text.num_hidden_layers)]
     norm = NormSpec("rms", hidden, text.rms_norm_eps)
-    head = BlockSpec((MatrixSpec(text.vocab_size, hidden, types.head),), (norm,))
+    head = BlockSpec((MatrixSpec(text.vocab_size, hidden, types.head, False, types.input_group),), (norm,))
     source = embedding if text.tie_word_embeddings else LM_HEAD[:-1]
     pieces = (
         *norm_pieces(0, f"{LANGUAGE_MODEL}norm", hidden, False),
@@ -78,17 +78,24 @@ def language_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
     return (*plans, BlockPlan(LM_HEAD[:-1], head, pieces))
 
 
-def _layer_plan(text: TextConfig, layer: int, dtype: str) -> BlockPlan:
+def down_hadamard(text: TextConfig) -> int:
+    """Return the block size of the Hadamard transform before a rotated down projection; 0 if there can be none."""
+    size = min(text.intermediate_size & -text.intermediate_size, SUPER)
+    return size if size > 1 else 0
+
+
+def _layer_plan(text: TextConfig, layer: int, types: Precision) -> BlockPlan:
     name = f"{LANGUAGE_MODEL}layers.{layer}"
     hidden, inner, head_dim = text.hidden_size, text.intermediate_size, text.head_size
     queries, keys = text.num_attention_heads * head_dim, text.kv_heads * head_dim
     norm = NormSpec("rms", hidden, text.rms_norm_eps)
+    dtype, group = types.layers, types.input_group
     spec = BlockSpec(
         (
-            MatrixSpec(queries + 2 * keys, hidden, dtype, text.attention_bias),
-            MatrixSpec(hidden, queries, dtype, text.attention_bias),
-            MatrixSpec(2 * inner, hidden, dtype, text.mlp_bias),
-            MatrixSpec(hidden, inner, dtype, text.mlp_bias),
+            MatrixSpec(queries + 2 * keys, hidden, dtype, text.attention_bias, group),
+            MatrixSpec(hidden, queries, dtype, text.attention_bias, group),
+            MatrixSpec(2 * inner, hidden, dtype, text.mlp_bias, group),
+            MatrixSpec(hidden, inner, dtype, text.mlp_bias, group, down_hadamard(text) if types.is_rotated else 0),
         ),
         (norm, norm),
         activation="gated_silu",
@@ -97,6 +104,7 @@ def _layer_plan(text: TextConfig, layer: int, dtype: str) -> BlockPlan:
         head_dim=head_dim,
         is_rotary=True,
         cache_layer=layer,
+        is_rotated=types.is_rotated and layer == 0,
     )
     attention, mlp = f"{name}.self_attn", f"{name}.mlp"
     qkv = (f"{attention}.q_proj", queries), (f"{attention}.k_proj", keys), (f"{attention}.v_proj", keys)

@@ -52,7 +52,7 @@ def projector_shapes(config: Share4VConfig) -> Shapes | None:
 
 def projector_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...] | None:
     """Return the blocks of the projector, one per linear layer; None if another package registered the projector."""
-    bias, types = config.projector_config.bias, kernel_precision_of(dtype)
+    bias, types = config.projector_config.bias, kernel_precision_of(dtype, config.stored_layout)
     layers = _layers(config)
     if layers is None:
         return None

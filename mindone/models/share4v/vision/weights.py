@@ -66,7 +66,7 @@ def vision_shapes(config: VisionConfig) -> Shapes:
 
 def vision_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
     """Return the blocks of CLIP: the patch embedding and every layer, including those after the selected one."""
-    vision, types = config.vision_config, kernel_precision_of(dtype)
+    vision, types = config.vision_config, kernel_precision_of(dtype, config.stored_layout)
     hidden, inner, heads = vision.hidden_size, vision.intermediate_size, vision.num_attention_heads
     patches = f"{VISION_MODEL}embeddings.patch_embedding"
     inputs = vision.num_channels * vision.patch_size**2

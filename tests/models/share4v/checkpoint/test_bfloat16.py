@@ -18,8 +18,8 @@ from helpers.weights import read_weights
 from mindspore import Tensor, nn
 from safetensors.torch import load_file
 
-from mindone.models.share4v import Share4V
-from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError, convert, save_weights
+from mindone.models.share4v import Share4V, convert
+from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError, save_weights
 from mindone.models.share4v.checkpoint.bfloat16 import BFLOAT16, dtype_name, from_bfloat16, to_bfloat16
 from mindone.models.share4v.checkpoint.loading import cast, load_weights
 from mindone.models.share4v.checkpoint.saving import parameter_array

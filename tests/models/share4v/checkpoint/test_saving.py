@@ -14,8 +14,8 @@ from helpers.weights import read_weights
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mindone.models.share4v import Share4VConfig
-from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError, convert, save_weights
+from mindone.models.share4v import Share4VConfig, convert
+from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError, save_weights
 from mindone.models.share4v.checkpoint.formats import find_weights, stored_tensors
 from mindone.models.share4v.checkpoint.saving import byte_count
 from mindone.models.share4v.checkpoint.weights import expected_shapes

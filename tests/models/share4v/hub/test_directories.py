@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mindone.models.share4v.checkpoint import Checkpoint, convert
+from mindone.models.share4v import convert
+from mindone.models.share4v.checkpoint import Checkpoint
 from mindone.models.share4v.hub import resolve
 from mindone.models.share4v.load_options import CheckpointOptions
 

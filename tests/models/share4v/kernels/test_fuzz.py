@@ -9,6 +9,7 @@ from helpers.kernels import (
     CACHE_DTYPES,
     DTYPES,
     attend_cache,
+    input_group,
     linear_block,
     linear_tolerance,
     normals,
@@ -55,7 +56,7 @@ def test_linear(kernels: Library, seed: int) -> None:
     index = rng.integers(-rows // 3 - 1, rows, size(rng, 300)).astype(np.int32)
     busy = index >= 0
     weight = stored_weight(block, spec, 0)
-    inputs = (rounded_inputs(x) if dtype.startswith("int") else x.astype(np.float64))[index[busy]]
+    inputs = (rounded_inputs(x, input_group(dtype)) if dtype.startswith("int") else x.astype(np.float64))[index[busy]]
     expected, tolerance = inputs @ weight.T, linear_tolerance(inputs, weight, dtype)
     if bias:
         expected += read_vector(block, "matrices", 0, "bias", outputs)

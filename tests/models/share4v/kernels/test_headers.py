@@ -21,8 +21,8 @@ from mindone.models.share4v.kernels.packing import BlockSpec, BlockWriter, Matri
 # The headers as csrc/format.h describes them.
 NORM = np.dtype("<i4, <f4, <i8, <i8, <i8")
 NORM.names = ("kind", "eps", "size", "weight", "bias")
-MATRIX = np.dtype("<i4, <i4, <i8, <i8, <i8, <i8, <i8")
-MATRIX.names = ("type", "reserved", "rows", "columns", "data", "scales", "bias")
+MATRIX = np.dtype("<i4, <i2, <i2, <i8, <i8, <i8, <i8, <i8")
+MATRIX.names = ("type", "input_group", "hadamard", "rows", "columns", "data", "scales", "bias")
 NUMBERS = ("activation", "heads", "kv_heads", "head_dim", "rotary", "cache_layer")
 BLOCK = np.dtype(
     [
@@ -31,6 +31,7 @@ BLOCK = np.dtype(
         *((name, "<i4") for name in NUMBERS),
         ("norms", NORM, 2),
         ("matrices", MATRIX, 4),
+        ("rotation", "<i8"),
     ]
 )
 CACHE_NUMBERS = ("type", "layers", "sequences", "kv_heads", "head_dim", "slots")
@@ -44,7 +45,9 @@ HUGE, SMALLEST = 2**62, -(2**63)
 # Path of a field in the header of a block -> values that no kernel may accept.
 Values = dict[tuple[str | int, ...], tuple[float, ...]]
 MATRIX_VALUES: Values = {
-    ("type",): (-1, 4, 5),
+    ("type",): (-1, 4, 7),
+    ("input_group",): (-1, 1, 32, 255, 512),
+    ("hadamard",): (-1, -256, 1, 3, 12, 512),
     ("rows",): (0, -1, HUGE, 10**6),
     ("columns",): (0, -1, HUGE, 10**6),
     ("data",): (0, -64, 64, 1025, HUGE, SMALLEST),
@@ -64,6 +67,7 @@ LAYER: Values = {
     ("kv_heads",): (0, -1, 3, 4, 2**31 - 1),
     ("head_dim",): (0, -1, 11, 13, 24, 2**31 - 1),
     ("rotary",): (-1, 2),
+    ("rotation",): (-64, 64, 1025, HUGE, SMALLEST),
     ("cache_layer",): (-1, 2, 2**31 - 1),
     **{("norms", number, *path): values for number in range(2) for path, values in NORM_VALUES.items()},
     ("norms", 0, "kind"): (-1, 0, 3),

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.kernel_layers import CLIP, CLIP_GELU, LLAMA, LLAMA_BIAS, ExactLayer, Layer, LayerShape, run_in_parts
+from helpers.kernel_layers import (
+    CLIP,
+    CLIP_GELU,
+    LLAMA,
+    LLAMA_BIAS,
+    LLAMA_ROTATED,
+    ExactLayer,
+    Layer,
+    LayerShape,
+    run_in_parts,
+)
 from helpers.kernels import CACHE_DTYPES, DTYPES, causal, normals, rows_of
 
 from mindone.models.share4v.kernels.library import Library
@@ -31,7 +41,19 @@ def test_float_layers_match_float64(
     assert error.max() <= 2e-6 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "int8-256", "int4-256"])
+@pytest.mark.parametrize("count", [1, 37])
+def test_a_hadamard_transform_before_the_last_matrix(
+    kernels: Library, rng: np.random.Generator, dtype: str, count: int
+) -> None:
+    shape = LLAMA_ROTATED
+    layer, x, rows = Layer.random(rng, shape, dtype), normals(rng, count, shape.hidden), rows_for(shape, count)
+    expected = ExactLayer(layer, 1, count)(rows, x)
+    error = np.abs(layer.run(kernels, layer.cache(1, count), rows, x) - expected)
+    assert error.max() <= (1e-2 if dtype.startswith("int") else 2e-6) * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "int8-256", "int4-256"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("count", [1, 37, 290])
 def test_integer_layers_match_float64(

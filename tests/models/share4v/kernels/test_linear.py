@@ -8,6 +8,7 @@ from helpers.kernels import (
     DTYPES,
     UNIT,
     activation,
+    input_group,
     linear_block,
     linear_tolerance,
     norm,
@@ -43,7 +44,7 @@ SHAPES = [
 
 def expected_of(x: np.ndarray, weight: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Return x W^T and its tolerance; integer weights are multiplied by rounded inputs."""
-    inputs = rounded_inputs(x) if dtype.startswith("int") else x.astype(np.float64)
+    inputs = rounded_inputs(x, input_group(dtype)) if dtype.startswith("int") else x.astype(np.float64)
     return inputs @ weight.T, linear_tolerance(inputs, weight, dtype)
 
 
@@ -56,6 +57,19 @@ def test_products_match_float64(
     block, spec = linear_block(rng, normals(rng, outputs, inputs), dtype)
     expected, tolerance = expected_of(x, stored_weight(block, spec, 0), dtype)
     assert (np.abs(run_linear(kernels, x, block, outputs) - expected) <= tolerance).all()
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "rows"), [(33, 576, 1), (20, 300, 5), (130, 2100, 9), (48, 1536, 40)])
+def test_int4_super_blocks_with_inputs_in_groups_of_32(
+    kernels: Library, rng: np.random.Generator, outputs: int, inputs: int, rows: int
+) -> None:
+    x = normals(rng, rows, inputs)
+    x[:, 7] *= 1000  # an outlier that spoils its group only
+    block, spec = linear_block(rng, normals(rng, outputs, inputs), "int4-256", group=32)
+    rounded = rounded_inputs(x, 32)
+    weight = stored_weight(block, spec, 0)
+    error = np.abs(run_linear(kernels, x, block, outputs) - rounded @ weight.T)
+    assert (error <= linear_tolerance(rounded, weight, "int4-256")).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -123,7 +137,7 @@ def test_norm_in_front(kernels: Library, rng: np.random.Generator, dtype: str, s
         assert (np.abs(y - normal @ stored.T) <= tolerance).all()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "int8-256", "int4-256"])
 def test_groups_of_very_different_sizes(kernels: Library, rng: np.random.Generator, dtype: str) -> None:
     """A scale that is applied to a neighbour's group shows at once."""
     sizes = 10.0 ** rng.integers(-3, 4, (2, 1, 5))

@@ -12,7 +12,7 @@ from ...checkpoint.loading import cast
 from ...checkpoint.weights import expected_shapes
 from ...configuration import Share4VConfig
 from ...kernels.component import WeightHolder
-from ...language.rope import rope_tables
+from ...language.rope_tables import rope_tables
 from .process import Worker
 
 WORKER = "mindone.models.share4v.integrations.mindnlp.worker"

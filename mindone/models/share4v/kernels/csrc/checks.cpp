@@ -53,16 +53,47 @@ int64_t item_bytes(int32_t type) {
   return type == static_cast<int32_t>(Type::kInt8) ? 1 : 2;
 }
 
+bool is_valid_hadamard(const Matrix& matrix) {
+  const int64_t size = matrix.hadamard;
+  if (!size) return true;
+  return size > 1 && size <= kSuper && !(size & (size - 1)) && matrix.columns % size == 0;
+}
+
+// Whether a block's rotation of rows of `size` values is inside it, or absent.
+bool is_valid_rotation(const Block& block, int64_t size) {
+  if (!block.rotation) return true;
+  const int64_t parts = size / (size & -size);
+  const int64_t values = product_of({parts, parts}) + size;
+  return values < kMaxBytes / 4 && is_inside(block.rotation, values * 4, block.bytes);
+}
+
 // A matrix in panels.
 bool is_valid_matrix(const Matrix& matrix, int64_t bytes) {
   if (!is_size(matrix.rows) || !is_size(matrix.columns) || !has_bias_inside(matrix, bytes)) return false;
+  if ((matrix.input_group && matrix.input_group != kSuper) || !is_valid_hadamard(matrix)) return false;
   const int64_t panels = padded(matrix.rows, kLanes) / kLanes, groups = padded(matrix.columns, kGroup) / kGroup;
   if (is_float(matrix))
     return is_inside(matrix.data, product_of({panels, matrix.columns, kLanes, item_bytes(matrix.type)}), bytes);
-  const bool int4 = matrix.type == static_cast<int32_t>(Type::kInt4);
-  if (!int4 && matrix.type != static_cast<int32_t>(Type::kInt8)) return false;
-  return is_inside(matrix.data, product_of({panels, groups, int4 ? 256 : 512}), bytes) &&
-         is_inside(matrix.scales, product_of({panels, groups, kLanes, 2}), bytes);
+  const int64_t supers = padded(groups, kSuperGroups) / kSuperGroups;
+  int64_t data = 512, scales = groups;  // bytes of a group's weights; scales and pairs of scale and offset of a row
+  switch (static_cast<Type>(matrix.type)) {
+    case Type::kInt8:
+      break;
+    case Type::kInt4:
+      data = 256;
+      break;
+    case Type::kInt8Super:
+      scales = supers;
+      break;
+    case Type::kInt4Super:
+      data = 256;
+      scales = supers + groups;
+      break;
+    default:
+      return false;
+  }
+  return is_inside(matrix.data, product_of({panels, groups, data}), bytes) &&
+         is_inside(matrix.scales, product_of({panels, scales, kLanes, 2}), bytes);
 }
 
 }  // namespace
@@ -84,8 +115,9 @@ bool is_layer(const Block& block) {
   const int64_t hidden = block.norms[0].size, heads = block.heads, kv_heads = block.kv_heads, size = block.head_dim;
   if (!is_size(heads) || !is_size(kv_heads) || !is_size(size) || heads % kv_heads) return false;
   if (block.rotary < 0 || block.rotary > 1 || (block.rotary && size % 2)) return false;
+  if (m[0].hadamard || m[1].hadamard || m[2].hadamard) return false;  // only the last matrix's inputs are transformed
   const int64_t gates = block.activation == static_cast<int32_t>(Activation::kGatedSilu) ? 2 : 1;
-  return block.norms[1].size == hidden && block.cache_layer >= 0 &&            //
+  return is_valid_rotation(block, hidden) && block.norms[1].size == hidden && block.cache_layer >= 0 &&            //
          m[0].rows == (heads + 2 * kv_heads) * size && m[0].columns == hidden &&  //
          m[1].rows == hidden && m[1].columns == heads * size &&                   //
          m[2].rows == gates * m[3].columns && m[2].columns == hidden && m[3].rows == hidden;
@@ -93,7 +125,8 @@ bool is_layer(const Block& block) {
 
 bool is_linear(const Block& block) {
   const Norm& norm = block.norms[0];
-  return is_valid_matrix(block.matrices[0], block.bytes) && is_valid_norm(norm, block.bytes) &&
+  return is_valid_matrix(block.matrices[0], block.bytes) && !block.matrices[0].hadamard && !block.rotation &&
+         is_valid_norm(norm, block.bytes) &&
          (norm.kind == static_cast<int32_t>(NormKind::kNone) || norm.size == block.matrices[0].columns) &&
          block.activation != static_cast<int32_t>(Activation::kGatedSilu);
 }

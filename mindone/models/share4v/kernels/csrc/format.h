@@ -6,23 +6,43 @@
 namespace share4v {
 
 constexpr int64_t kLanes = 16;  // float32 values in one vector, and output features in one panel
-constexpr int64_t kGroup = 32;  // input features that share one quantization scale
+constexpr int64_t kGroup = 32;  // input features of one group; see Matrix for what they share
+constexpr int64_t kSuperGroups = 8;                   // groups of one super-block
+constexpr int64_t kSuper = kSuperGroups * kGroup;     // input features of one super-block
 constexpr int64_t kHeaderBytes = 1024;
 
-enum class Type : int32_t { kFloat32 = 0, kFloat16 = 1, kInt8 = 2, kInt4 = 3, kBfloat16 = 4 };
+enum class Type : int32_t {
+  kFloat32 = 0,
+  kFloat16 = 1,
+  kInt8 = 2,
+  kInt4 = 3,
+  kBfloat16 = 4,  // of a source that is packed, never of a matrix
+  kInt8Super = 5,
+  kInt4Super = 6
+};
 enum class NormKind : int32_t { kNone = 0, kRms = 1, kLayer = 2 };
 enum class Activation : int32_t { kNone = 0, kGelu = 1, kQuickGelu = 2, kGatedSilu = 3 };
 
 // A weight matrix [rows, columns] in the orientation of torch.nn.Linear (rows are output features), stored in panels of
-// 16 rows. Offsets are in bytes from the start of the block. With N panels, K columns and G = ceil(K / 32) groups:
+// 16 rows. Offsets are in bytes from the start of the block. With N panels, K columns, G = ceil(K / 32) groups and
+// S = ceil(K / 256) super-blocks, of which the last may have fewer than 8 groups:
 //   float32, float16   data [N][K][16]
 //   int8               data [N][G][8][16][4], scales float16 [N][G][16]
 //   int4               data [N][G][4][16][4], scales as for int8. A byte holds two weights, each plus 8: one of quad j
 //                      in its low bits and one of quad j + 4 in its high bits; a quad is 4 consecutive columns.
+//   int8 super         data as for int8, scales float16 [N][S][16]
+//   int4 super         data as for int4, scales [N] of { float16 d [S][16], int8 [G][16][2] }: the pairs are the scale s
+//                      and the offset z of a row's group. A weight is d * (s * (q - 8) + z), where q is the stored value,
+//                      0 .. 15. The integer in parentheses is at most 127 in magnitude, so a super-block is one integer
+//                      product, with 4.5625 bits per weight.
 // The last panel and the last group are padded with zeros, so no kernel needs a special case for the remainder.
 struct Matrix {
   int32_t type;
-  int32_t reserved;
+  // Inputs that share a scale when they are quantized: 256, or 0 for 32. Groups of 32 tolerate outliers; 256 need inputs
+  // without them, which a rotation of the model provides.
+  int16_t input_group;
+  // Inputs are multiplied, in blocks of this many, by an orthonormal Hadamard matrix; 0: they are not. A power of two.
+  int16_t hadamard;
   int64_t rows;
   int64_t columns;
   int64_t data;
@@ -56,6 +76,10 @@ struct Block {
   int32_t cache_layer;
   Norm norms[2];
   Matrix matrices[4];
+  // Of a layer: its rows are first multiplied by an orthogonal matrix. Float32 [H] signs and [m][m], where H = p * m is
+  // the hidden size and p its largest power of two: x times diag(signs), then in blocks of p by the orthonormal Hadamard
+  // matrix, then across the m blocks by the second matrix, which is orthogonal. 0: they are not.
+  int64_t rotation;
 };
 static_assert(sizeof(Block) <= kHeaderBytes, "Block does not fit into kHeaderBytes");
 

@@ -48,6 +48,11 @@ void run_rotary(int64_t count, int64_t size, const float* cos, const float* sin,
   for (int64_t i = 0; i < count; i++) rotate(x + i * size, cos + i * size, sin + i * size, size);
 }
 
+void run_rotate_rows(const float* rotation, int64_t size, int64_t count, const float* x, float* y) {
+#pragma omp parallel for num_threads(thread_count()) schedule(static)
+  for (int64_t i = 0; i < count; i++) rotate_row(rotation, size, x + i * size, y + i * size);
+}
+
 void run_activation(Activation activation, int64_t count, float* x, const float* up) {
   if (activation == Activation::kGatedSilu) return gated_silu(x, up, count);
   activate(activation, x, count);
@@ -60,10 +65,12 @@ Kernels make_table() {
   table.linear = run_linear;
   table.embedding = run_embedding;
   table.pack = run_pack;
+  table.round = run_round;
   table.unpack = run_unpack;
   table.attention = run_attention;
   table.norm = run_norm;
   table.rotary = run_rotary;
+  table.rotate_rows = run_rotate_rows;
   table.activation = run_activation;
   table.peak_flops = run_peak_flops;
   table.bandwidth = run_bandwidth;

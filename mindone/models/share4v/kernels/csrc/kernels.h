@@ -35,6 +35,20 @@ struct AttentionCall {
   float* out;            // [R, heads, D]
 };
 
+// Weights [rows, columns] of one super-block, at most 256 columns, and what they are rounded to; see rounding.h.
+struct RoundCall {
+  int64_t rows;
+  int64_t columns;
+  const float* weights;     // [rows][columns]
+  const float* targets;     // [rows][columns] the weights plus the feedback of earlier super-blocks
+  const float* importance;  // [columns], positive
+  const float* feedback;    // [columns][columns], or nullptr
+  uint8_t* codes;           // [rows][columns] q
+  int8_t* pairs;            // [rows][groups][2] s and z
+  uint16_t* scales;         // [rows] d, as the bits of a float16
+  float* errors;            // [rows][columns]
+};
+
 struct Kernels {
   const char* name;
   void (*layer)(const LayerCall& call);
@@ -43,11 +57,15 @@ struct Kernels {
                  float* y);
   void (*embedding)(const Matrix& matrix, const uint8_t* weights, const int32_t* index, int64_t count,
                     float* y);
-  int (*pack)(uint8_t* block, const Matrix& matrix, int64_t first, int64_t rows, const void* source, Type type);
+  // `importance` [columns] is read for int4 super only; nullptr: all weights are equally important.
+  int (*pack)(uint8_t* block, const Matrix& matrix, int64_t first, int64_t rows, const void* source, Type type,
+              const float* importance);
+  void (*round)(const RoundCall& call);
   void (*unpack)(const uint8_t* block, const Matrix& matrix, float* out);
   void (*attention)(const AttentionCall& call);
   void (*norm)(const Norm& norm, const uint8_t* base, int64_t count, const float* x, float* y);
   void (*rotary)(int64_t count, int64_t size, const float* cos, const float* sin, float* x);
+  void (*rotate_rows)(const float* rotation, int64_t size, int64_t count, const float* x, float* y);
   void (*activation)(Activation activation, int64_t count, float* x, const float* up);
   double (*peak_flops)(double* sink);
   double (*bandwidth)(const uint8_t* data, int64_t bytes, double* sink);

@@ -49,6 +49,10 @@ inline Lanes fnma(Lanes a, Lanes b, Lanes c) { return {_mm512_fnmadd_ps(a.v, b.v
 // If either operand is NaN, max and min return the second; data goes second, so that its NaNs propagate.
 inline Lanes max(Lanes bound, Lanes x) { return {_mm512_max_ps(bound.v, x.v)}; }
 inline Lanes min(Lanes bound, Lanes x) { return {_mm512_min_ps(bound.v, x.v)}; }
+// x where a < b, else y.
+inline Lanes select_less(Lanes a, Lanes b, Lanes x, Lanes y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
 inline Lanes abs(Lanes a) { return {_mm512_abs_ps(a.v)}; }
 inline Lanes round(Lanes a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline Lanes pow2(Lanes n) {  // 2^n for integers n in -126 .. 127
@@ -97,6 +101,10 @@ inline Lanes fma(Lanes x, Lanes y, Lanes z) {
 }
 inline Lanes fnma(Lanes x, Lanes y, Lanes z) {
   return {_mm256_fnmadd_ps(x.a, y.a, z.a), _mm256_fnmadd_ps(x.b, y.b, z.b)};
+}
+inline Lanes select_less(Lanes a, Lanes b, Lanes x, Lanes y) {
+  return {_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
+          _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ))};
 }
 inline Lanes abs(Lanes x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -164,6 +172,10 @@ inline Lanes fma(Lanes x, Lanes y, Lanes z) { SHARE4V_EACH z.f[i] += x.f[i] * y.
 inline Lanes fnma(Lanes x, Lanes y, Lanes z) { SHARE4V_EACH z.f[i] -= x.f[i] * y.f[i]; return z; }
 inline Lanes max(Lanes b, Lanes x) { SHARE4V_EACH x.f[i] = b.f[i] > x.f[i] ? b.f[i] : x.f[i]; return x; }
 inline Lanes min(Lanes b, Lanes x) { SHARE4V_EACH x.f[i] = b.f[i] < x.f[i] ? b.f[i] : x.f[i]; return x; }
+inline Lanes select_less(Lanes a, Lanes b, Lanes x, Lanes y) {
+  SHARE4V_EACH y.f[i] = a.f[i] < b.f[i] ? x.f[i] : y.f[i];
+  return y;
+}
 inline Lanes abs(Lanes x) { SHARE4V_EACH x.f[i] = std::fabs(x.f[i]); return x; }
 inline Lanes round(Lanes x) { SHARE4V_EACH x.f[i] = std::nearbyint(x.f[i]); return x; }
 inline Lanes pow2(Lanes n) {

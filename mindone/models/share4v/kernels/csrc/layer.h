@@ -11,7 +11,7 @@ namespace share4v {
 namespace SHARE4V_ISA {
 
 constexpr int64_t kPassRows = 256;  // rows of one pass: enough for arithmetic, not memory bandwidth, to be the limit
-constexpr int64_t kChunk = 1024;    // columns that a thread prepares at a time; a multiple of 32
+constexpr int64_t kChunk = 1024;    // columns that a thread prepares at a time; a multiple of 256
 
 // Row stride of an intermediate result: the tail of a row can be stored as a full vector, and strides are no multiples
 // of 4096 bytes (see allocate_inputs).
@@ -50,6 +50,14 @@ struct Pass {
   }
 
   int64_t hidden() const { return block.norms[0].size; }
+
+  // y = x times the block's rotation.
+  void rotate_rows() {
+    const float* rotation = reinterpret_cast<const float*>(call.weights + block.rotation);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < count; i++)
+      rotate_row(rotation, hidden(), call.x + index[i] * hidden(), call.y + index[i] * hidden());
+  }
 
   // Stores norm(x) as the inputs of a matrix; x has all rows of the call, [R, H].
   void normalize(const Norm& norm, const Matrix& matrix, const Inputs& into, const float* x) {
@@ -93,13 +101,19 @@ struct Pass {
     run_attention_pass(attention);
   }
 
+  // Stores columns begin .. end - 1 of a row as inputs of a matrix; x points to column `begin` and may be transformed.
+  void store_chunk(const Matrix& matrix, const Inputs& into, int64_t row, int64_t begin, int64_t end, float* x) {
+    if (matrix.hadamard) hadamard(x, end - begin, matrix.hadamard);
+    store_inputs(into, matrix, row, begin, end, x);
+  }
+
   // Stores the first columns of x [count, *] as the inputs of a matrix.
-  void prepare_inputs(ConstFloatRows x, const Matrix& matrix, const Inputs& into) {
+  void prepare_inputs(FloatRows x, const Matrix& matrix, const Inputs& into) {
     const int64_t columns = matrix.columns, chunks = ceil_div(columns, kChunk);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count * chunks; i++) {
       const int64_t r = i / chunks, begin = i % chunks * kChunk, end = std::min(columns, begin + kChunk);
-      store_inputs(into, matrix, r, begin, end, x.row(r) + begin);
+      store_chunk(matrix, into, r, begin, end, x.row(r) + begin);
     }
   }
 
@@ -111,7 +125,7 @@ struct Pass {
       const int64_t r = i / chunks, begin = i % chunks * kChunk, end = std::min(columns, begin + kChunk);
       float* row = wide.row(r);
       gated_silu(row + begin, row + columns + begin, end - begin);
-      store_inputs(into, matrix, r, begin, end, row + begin);
+      store_chunk(matrix, into, r, begin, end, row + begin);
     }
   }
 
@@ -128,14 +142,16 @@ struct Pass {
   void run() {
     const Matrix* m = block.matrices;
     const Activation activation = static_cast<Activation>(block.activation);
-    normalize(block.norms[0], m[0], inputs[0], call.x);
+    const float* x = block.rotation ? call.y : call.x;
+    if (block.rotation) rotate_rows();
+    normalize(block.norms[0], m[0], inputs[0], x);
     product(call.weights, m[0], inputs[0], count, wide, [&](int64_t r, int64_t first, int64_t end) {
       add_bias(call.weights, m[0], wide.row(r), first, end);
     });
     rotate_and_scale();
     attend();
     prepare_inputs(narrow, m[1], inputs[1]);
-    project_and_add(call.x, m[1], inputs[1]);
+    project_and_add(x, m[1], inputs[1]);
     normalize(block.norms[1], m[2], inputs[2], call.y);
     product(call.weights, m[2], inputs[2], count, wide, [&](int64_t r, int64_t first, int64_t end) {
       float* row = wide.row(r);

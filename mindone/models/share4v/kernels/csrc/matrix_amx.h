@@ -29,7 +29,7 @@ class Tiles {
   Tiles(const Tiles&) = delete;
 };
 
-// c[r] = or += sums[r] * factor * scale of row r, for one group.
+// c[r] = or += sums[r] * factor * scale of row r, for one span. x begins at the span's first group.
 inline void add_scaled(const int32_t* sums, const QuantizedInputs& x, Lanes factor, int64_t rows, FloatRows c,
                        bool overwrite) {
   for (int64_t r = 0; r < rows; r++) {
@@ -40,26 +40,29 @@ inline void add_scaled(const int32_t* sums, const QuantizedInputs& x, Lanes fact
 }
 
 // Multiplies up to 32 rows by two panels. The inputs must be allocated for 16 or 32 rows: tiles always have all their
-// rows, and the results of the excess ones are dropped.
+// rows, and the results of the excess ones are dropped. The sums of a span stay in the tiles.
 inline void tile_pair(int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
   alignas(64) int32_t sums[4][kTileRows * kLanes];
   const bool two = rows > kTileRows;
   const int64_t first_rows = std::min(rows, kTileRows), second_rows = rows - first_rows;
-  for (int64_t g = 0; g < w.groups; g++) {
-    const int8_t* inputs = x.values + g * kGroup;
-    _tile_loadd(6, w.data + g * kInt8GroupBytes, 64);
-    _tile_loadd(7, w.data + w.stride + g * kInt8GroupBytes, 64);
-    _tile_loadd(4, inputs, x.value_stride);
+  for (int64_t begin = 0, end; begin < w.groups; begin = end) {
+    end = span_end(x, w, begin);
     _tile_zero(0);
-    _tile_dpbssd(0, 4, 6);
     _tile_zero(1);
-    _tile_dpbssd(1, 4, 7);
-    if (two) {
-      _tile_loadd(5, inputs + kTileRows * x.value_stride, x.value_stride);
-      _tile_zero(2);
-      _tile_dpbssd(2, 5, 6);
-      _tile_zero(3);
-      _tile_dpbssd(3, 5, 7);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t g = begin; g < end; g++) {
+      const int8_t* inputs = x.values + g * kGroup;
+      _tile_loadd(6, w.data + g * kInt8GroupBytes, 64);
+      _tile_loadd(7, w.data + w.stride + g * kInt8GroupBytes, 64);
+      _tile_loadd(4, inputs, x.value_stride);
+      _tile_dpbssd(0, 4, 6);
+      _tile_dpbssd(1, 4, 7);
+      if (two) {
+        _tile_loadd(5, inputs + kTileRows * x.value_stride, x.value_stride);
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
+      }
     }
     _tile_stored(0, sums[0], 64);
     _tile_stored(1, sums[1], 64);
@@ -67,9 +70,10 @@ inline void tile_pair(int64_t rows, const QuantizedInputs& x, IntPanels w, Float
       _tile_stored(2, sums[2], 64);
       _tile_stored(3, sums[3], 64);
     }
-    const Lanes a = load(w.scales + g * kLanes), b = load(w.scales + w.scale_stride + g * kLanes);
-    const QuantizedInputs first = x.from(0, g), second = x.from(kTileRows, g);
-    const bool is_first_sum = overwrite && g == 0;
+    const Half* scales = w.scales + begin / w.span * kLanes;
+    const Lanes a = load(scales), b = load(scales + w.scale_stride);
+    const QuantizedInputs first = x.from(0, begin), second = x.from(kTileRows, begin);
+    const bool is_first_sum = overwrite && begin == 0;
     add_scaled(sums[0], first, a, first_rows, c, is_first_sum);
     add_scaled(sums[1], first, b, first_rows, c.from(0, kLanes), is_first_sum);
     if (two) {

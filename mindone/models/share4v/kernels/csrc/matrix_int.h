@@ -1,6 +1,6 @@
-// Products with int8 and int4 weights. Inputs are quantized to int8 in groups of 32. The products within a group are
-// summed as integers, exactly, so their order does not matter; the groups' sums are added in float32, in order. The
-// bits of a row therefore depend only on that row.
+// Products with int8 and int4 weights. Inputs are quantized to int8 in groups of 32, or in super-blocks of 256. The
+// products of a span, the inputs and weights that share their scales, are summed as integers, exactly, so their order
+// does not matter; the spans' sums are added in float32, in order. The bits of a row therefore depend only on that row.
 #pragma once
 
 #include <algorithm>
@@ -14,14 +14,15 @@ namespace SHARE4V_ISA {
 // Input rows, quantized to int8. With K columns and G groups:
 struct QuantizedInputs {
   int8_t* values;  // [rows][K]
-  float* scales;   // [rows][G]
+  float* scales;   // [rows][G / span]
   int32_t* sums;   // [rows][G] sums of the values in a group, which undo the offset of weights stored as unsigned
   int64_t value_stride;  // from row to row of values
   int64_t group_stride;  // from row to row of scales and of sums
+  int64_t span;          // groups that share a scale: 1 or 8
 
   QuantizedInputs from(int64_t row, int64_t group) const {
-    return {values + row * value_stride + group * kGroup, scales + row * group_stride + group,
-            sums + row * group_stride + group, value_stride, group_stride};
+    return {values + row * value_stride + group * kGroup, scales + row * group_stride + group / span,
+            sums + row * group_stride + group, value_stride, group_stride, span};
   }
 };
 
@@ -33,30 +34,63 @@ struct IntPanels {
   int64_t scale_stride;  // scales from panel to panel
   int64_t count;
   int64_t groups;
+  int64_t span;        // groups that share a scale: 1 or 8
+  const int8_t* pairs; // of int4 super: scale and offset of each group's rows, [G][16][2]; nullptr for other types
 
   IntPanels from(int64_t panel) const {
-    return {data + panel * stride, stride, scales + panel * scale_stride, scale_stride, count - panel, groups};
+    const int8_t* from_pairs = pairs ? pairs + panel * scale_stride * static_cast<int64_t>(sizeof(Half)) : nullptr;
+    return {data + panel * stride, stride, scales + panel * scale_stride, scale_stride,
+            count - panel,         groups, span,                          from_pairs};
   }
 };
 
 constexpr int64_t kInt8GroupBytes = 512;  // of one panel
 constexpr int64_t kInt4GroupBytes = 256;
+constexpr int64_t kPairBytes = 32;  // of one group's pairs of scale and offset
 
-// Quantizes 32 values. If any of them is not finite, the scale becomes NaN, and with it every output of the row.
-inline void quantize_group(const float* x, int8_t* values, float* scale, int32_t* sum) {
-  const Lanes a = load(x), b = load(x + kLanes);
-  const float largest = max_lane(max(abs(a), abs(b)));
-  // 0 if all values are finite, else NaN.
-  const float poison = share4v::SHARE4V_ISA::sum(fma(a, zero(), mul(b, zero())));
+// Quantizes `groups` groups of 32 values with one scale. If any value is not finite, the scale becomes NaN, and with it
+// every output of the row.
+inline void quantize_groups(const float* x, int64_t groups, int8_t* values, float* scale, int32_t* sums) {
+  Lanes size = zero(), finite = zero();  // finite: 0 if all values are finite, else NaN
+  for (int64_t i = 0; i < groups * kGroup; i += kLanes) {
+    const Lanes a = load(x + i);
+    size = max(size, abs(a));
+    finite = fma(a, zero(), finite);
+  }
+  const float largest = max_lane(size), poison = share4v::SHARE4V_ISA::sum(finite);
   const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
   // If 127 / largest overflows, the values are so small that they count as zero.
   const Lanes factor = set1(inverse <= 3.0e38f ? inverse : 0.0f);
-  store_int8(values, mul(a, factor));
-  store_int8(values + kLanes, mul(b, factor));
+  for (int64_t i = 0; i < groups * kGroup; i += kLanes) store_int8(values + i, mul(load(x + i), factor));
   *scale = largest / 127.0f + poison;
+  for (int64_t g = 0; g < groups; g++) {
+    int32_t total = 0;
+    for (int64_t i = 0; i < kGroup; i++) total += values[g * kGroup + i];
+    sums[g] = total;
+  }
+}
+
+// The kinds of panels that a tile multiplies.
+enum class Packing { kInt8, kInt4, kInt4Super };
+
+constexpr int64_t group_bytes_of(Packing packing) { return packing == Packing::kInt8 ? 512 : 256; }
+
+// The first group after the span that begins at group `begin`.
+inline int64_t span_end(const QuantizedInputs& x, const IntPanels& w, int64_t begin) {
+  return std::min(w.groups, begin + std::min(x.span, w.span));
+}
+
+inline int32_t sum_of(const QuantizedInputs& x, int64_t row, int64_t begin, int64_t end) {
   int32_t total = 0;
-  for (int64_t i = 0; i < kGroup; i++) total += values[i];
-  *sum = total;
+  for (int64_t g = begin; g < end; g++) total += x.sums[row * x.group_stride + g];
+  return total;
+}
+
+// Two 16-bit factors as the bits of one int32: a dot product with (s, z) adds z * total - 8 * s * total, which is what
+// the offset of a group's weights, and their storage as q instead of q - 8, contribute. A total is at most 32 * 127.
+inline int32_t offset_factors(int32_t total) {
+  const uint32_t low = static_cast<uint16_t>(-8 * total), high = static_cast<uint16_t>(total);
+  return static_cast<int32_t>(low | high << 16);
 }
 
 #if defined(__AVX512VNNI__)
@@ -69,73 +103,123 @@ inline int32_t quad_at(const int8_t* p) {
 }
 
 constexpr int kIntRows = 6;
-template <int R>
+template <Packing kPacking, int R>
 constexpr int int_panels() {
+  if (kPacking == Packing::kInt4Super) return R == 1 ? 4 : R <= 3 ? 2 : 1;
   return R <= 3 ? 4 : 2;
+}
+
+// Adds the products of R rows with a group's int4 weights of P panels, unsigned, to sums. `at` and `inputs` point to the
+// group.
+template <int R, int P>
+inline void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                           __m512i (&sums)[R][P]) {
+  const __m512i low = _mm512_set1_epi8(15);
+  SHARE4V_UNROLL
+  for (int q = 0; q < 4; q++) {
+    __m512i first[P], second[P];
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) {
+      const __m512i both = _mm512_loadu_si512(at + p * stride + q * 64);
+      first[p] = _mm512_and_si512(both, low);
+      second[p] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+    }
+    SHARE4V_UNROLL
+    for (int r = 0; r < R; r++) {
+      const __m512i a = _mm512_set1_epi32(quad_at(inputs + r * value_stride + q * 4));
+      const __m512i b = _mm512_set1_epi32(quad_at(inputs + r * value_stride + q * 4 + 16));
+      SHARE4V_UNROLL
+      for (int p = 0; p < P; p++)
+        sums[r][p] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums[r][p], first[p], a), second[p], b);
+    }
+  }
+}
+
+// As add_int4_group, for int8 weights, which are flipped to unsigned by adding 128.
+template <int R, int P>
+inline void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                           __m512i (&sums)[R][P]) {
+  const __m512i flip = _mm512_set1_epi8(-128);
+  SHARE4V_UNROLL
+  for (int q = 0; q < 8; q++) {
+    __m512i weights[P];
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) weights[p] = _mm512_xor_si512(_mm512_loadu_si512(at + p * stride + q * 64), flip);
+    SHARE4V_UNROLL
+    for (int r = 0; r < R; r++) {
+      const __m512i a = _mm512_set1_epi32(quad_at(inputs + r * value_stride + q * 4));
+      SHARE4V_UNROLL
+      for (int p = 0; p < P; p++) sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], weights[p], a);
+    }
+  }
+}
+
+// Adds scale times product, and the offsets, of group g of an int4 super-block to sums.
+template <int R, int P>
+inline void add_super_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, __m512i (&sums)[R][P]) {
+  __m512i products[R][P];
+  SHARE4V_UNROLL
+  for (int r = 0; r < R; r++) {
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) products[r][p] = _mm512_setzero_si512();
+  }
+  add_int4_group<R, P>(w.data + g * kInt4GroupBytes, w.stride, x.values + g * kGroup, x.value_stride, products);
+  __m512i pairs[P], scales[P];
+  SHARE4V_UNROLL
+  for (int p = 0; p < P; p++) {
+    const int8_t* at = w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes;
+    pairs[p] = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+    scales[p] = _mm512_srai_epi32(_mm512_slli_epi32(pairs[p], 16), 16);
+  }
+  SHARE4V_UNROLL
+  for (int r = 0; r < R; r++) {
+    const __m512i factors = _mm512_set1_epi32(offset_factors(x.sums[r * x.group_stride + g]));
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) {
+      sums[r][p] = _mm512_add_epi32(sums[r][p], _mm512_mullo_epi32(products[r][p], scales[p]));
+      sums[r][p] = _mm512_dpwssd_epi32(sums[r][p], pairs[p], factors);
+    }
+  }
 }
 
 // Multiplies R rows by the first P panels: c[r][p] = sum over g of x[r][g] * w[p][g]. With `overwrite` false the sums
 // continue from the values in c. AVX-512 VNNI multiplies unsigned by signed bytes, so weights are stored or flipped to
 // unsigned (plus 8 or 128), and the sums of the inputs subtract the offset.
-template <bool kInt4, int R, int P>
+template <Packing kPacking, int R, int P>
 inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
-  constexpr int64_t group_bytes = kInt4 ? kInt4GroupBytes : kInt8GroupBytes;
-  const __m512i low = _mm512_set1_epi8(15), flip = _mm512_set1_epi8(-128);
   Lanes totals[R][P];
   SHARE4V_UNROLL
   for (int r = 0; r < R; r++) {
     SHARE4V_UNROLL
     for (int p = 0; p < P; p++) totals[r][p] = overwrite ? zero() : load(c.row(r) + p * kLanes);
   }
-  for (int64_t g = 0; g < w.groups; g++) {
+  for (int64_t begin = 0, end; begin < w.groups; begin = end) {
+    end = span_end(x, w, begin);
     __m512i sums[R][P];
     SHARE4V_UNROLL
     for (int r = 0; r < R; r++) {
-      const __m512i start = _mm512_set1_epi32((kInt4 ? -8 : -128) * x.sums[r * x.group_stride + g]);
+      const int32_t offset = kPacking == Packing::kInt8 ? -128 : kPacking == Packing::kInt4 ? -8 : 0;
+      const __m512i start = _mm512_set1_epi32(offset ? offset * sum_of(x, r, begin, end) : 0);
       SHARE4V_UNROLL
       for (int p = 0; p < P; p++) sums[r][p] = start;
     }
-    const uint8_t* at = w.data + g * group_bytes;
-    const int8_t* inputs = x.values + g * kGroup;
-    if constexpr (kInt4) {
-      SHARE4V_UNROLL
-      for (int q = 0; q < 4; q++) {
-        __m512i first[P], second[P];
-        SHARE4V_UNROLL
-        for (int p = 0; p < P; p++) {
-          const __m512i both = _mm512_loadu_si512(at + p * w.stride + q * 64);
-          first[p] = _mm512_and_si512(both, low);
-          second[p] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-        }
-        SHARE4V_UNROLL
-        for (int r = 0; r < R; r++) {
-          const __m512i a = _mm512_set1_epi32(quad_at(inputs + r * x.value_stride + q * 4));
-          const __m512i b = _mm512_set1_epi32(quad_at(inputs + r * x.value_stride + q * 4 + 16));
-          SHARE4V_UNROLL
-          for (int p = 0; p < P; p++)
-            sums[r][p] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums[r][p], first[p], a), second[p], b);
-        }
-      }
-    } else {
-      SHARE4V_UNROLL
-      for (int q = 0; q < 8; q++) {
-        __m512i weights[P];
-        SHARE4V_UNROLL
-        for (int p = 0; p < P; p++) weights[p] = _mm512_xor_si512(_mm512_loadu_si512(at + p * w.stride + q * 64), flip);
-        SHARE4V_UNROLL
-        for (int r = 0; r < R; r++) {
-          const __m512i a = _mm512_set1_epi32(quad_at(inputs + r * x.value_stride + q * 4));
-          SHARE4V_UNROLL
-          for (int p = 0; p < P; p++) sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], weights[p], a);
-        }
+    for (int64_t g = begin; g < end; g++) {
+      const uint8_t* at = w.data + g * group_bytes_of(kPacking);
+      const int8_t* inputs = x.values + g * kGroup;
+      if constexpr (kPacking == Packing::kInt4Super) {
+        add_super_group<R, P>(x, w, g, sums);
+      } else if constexpr (kPacking == Packing::kInt4) {
+        add_int4_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
+      } else {
+        add_int8_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
       }
     }
     Lanes factor[P];
     SHARE4V_UNROLL
-    for (int p = 0; p < P; p++) factor[p] = load(w.scales + p * w.scale_stride + g * kLanes);
+    for (int p = 0; p < P; p++) factor[p] = load(w.scales + p * w.scale_stride + begin / w.span * kLanes);
     SHARE4V_UNROLL
     for (int r = 0; r < R; r++) {
-      const Lanes scale = set1(x.scales[r * x.group_stride + g]);
+      const Lanes scale = set1(x.scales[r * x.group_stride + begin / x.span]);
       SHARE4V_UNROLL
       for (int p = 0; p < P; p++)
         totals[r][p] = fma(Lanes{_mm512_cvtepi32_ps(sums[r][p])}, mul(factor[p], scale), totals[r][p]);
@@ -151,7 +235,7 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
 #elif defined(__AVX2__)
 
 constexpr int kIntRows = 4;
-template <int R>
+template <Packing kPacking, int R>
 constexpr int int_panels() {
   return R == 1 ? 2 : 1;
 }
@@ -163,84 +247,121 @@ inline __m256i quad_at(const int8_t* p) {
   return _mm256_set1_epi32(bits);
 }
 
-template <bool kInt4, int R, int P>
+inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+// Sets sums to the 16-bit sums of products of R rows with half a panel of P panels of a group's int4 weights, unsigned.
+// A sum of 8 products, each at most 2 * 15 * 127, fits into 16 bits.
+template <int R, int P>
+inline void multiply_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                                __m256i (&sums)[R][P]) {
+  const __m256i low = _mm256_set1_epi8(15);
+  SHARE4V_UNROLL
+  for (int q = 0; q < 4; q++) {
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) {
+      const __m256i both = load_256(at + p * stride + q * 64);
+      const __m256i first = _mm256_and_si256(both, low), second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+      SHARE4V_UNROLL
+      for (int r = 0; r < R; r++) {
+        const int8_t* row = inputs + r * value_stride + q * 4;
+        const __m256i products = _mm256_add_epi16(_mm256_maddubs_epi16(first, quad_at(row)),
+                                                  _mm256_maddubs_epi16(second, quad_at(row + 16)));
+        sums[r][p] = q ? _mm256_add_epi16(sums[r][p], products) : products;
+      }
+    }
+  }
+}
+
+// Adds the products of R rows with both halves of P panels of a group's int8 weights to sums.
+template <int R, int P>
+inline void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                           __m256i (&sums)[2][R][P]) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  SHARE4V_UNROLL
+  for (int q = 0; q < 8; q++) {
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) {
+      SHARE4V_UNROLL
+      for (int h = 0; h < 2; h++) {
+        const __m256i weights = load_256(at + p * stride + q * 64 + h * 32), size = _mm256_abs_epi8(weights);
+        SHARE4V_UNROLL
+        for (int r = 0; r < R; r++) {
+          const __m256i signed_input = _mm256_sign_epi8(quad_at(inputs + r * value_stride + q * 4), weights);
+          const __m256i products = _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_input), ones);
+          sums[h][r][p] = _mm256_add_epi32(sums[h][r][p], products);
+        }
+      }
+    }
+  }
+}
+
+// Adds the products of group g of int4 weights with half h of P panels, 8 outputs each, to 32-bit sums.
+template <Packing kPacking, int R, int P>
+inline void add_int4_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, int h, __m256i (&sums)[R][P]) {
+  __m256i products[R][P];
+  multiply_int4_group<R, P>(w.data + g * kInt4GroupBytes + h * 32, w.stride, x.values + g * kGroup, x.value_stride,
+                            products);
+  SHARE4V_UNROLL
+  for (int p = 0; p < P; p++) {
+    __m256i pairs = _mm256_setzero_si256(), scales = _mm256_set1_epi16(1);
+    if constexpr (kPacking == Packing::kInt4Super) {
+      const int8_t* from = w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes + h * 16;
+      pairs = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      // Both 16-bit halves of a lane are its scale.
+      scales = _mm256_or_si256(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(pairs, 16));
+    }
+    SHARE4V_UNROLL
+    for (int r = 0; r < R; r++) {
+      const int32_t total = x.sums[r * x.group_stride + g];
+      __m256i sum = _mm256_madd_epi16(products[r][p], scales);
+      if constexpr (kPacking == Packing::kInt4Super) {
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi32(offset_factors(total))));
+      } else {
+        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(-8 * total));
+      }
+      sums[r][p] = _mm256_add_epi32(sums[r][p], sum);
+    }
+  }
+}
+
+// Multiplies R rows by the first P panels: c[r][p] = sum over g of x[r][g] * w[p][g]. With `overwrite` false the sums
+// continue from the values in c. The two halves of a panel of int4 are summed one after the other: together they would
+// need more registers than there are.
+template <Packing kPacking, int R, int P>
 inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
-  constexpr int64_t group_bytes = kInt4 ? kInt4GroupBytes : kInt8GroupBytes;
-  const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
   Lanes totals[R][P];
   SHARE4V_UNROLL
   for (int r = 0; r < R; r++) {
     SHARE4V_UNROLL
     for (int p = 0; p < P; p++) totals[r][p] = overwrite ? zero() : load(c.row(r) + p * kLanes);
   }
-  for (int64_t g = 0; g < w.groups; g++) {
-    __m256i sums[R][P][2];
+  for (int64_t begin = 0, end; begin < w.groups; begin = end) {
+    end = span_end(x, w, begin);
+    __m256i sums[2][R][P];
     SHARE4V_UNROLL
-    for (int r = 0; r < R; r++) {
-      SHARE4V_UNROLL
-      for (int p = 0; p < P; p++) sums[r][p][0] = sums[r][p][1] = _mm256_setzero_si256();
-    }
-    const uint8_t* at = w.data + g * group_bytes;
-    const int8_t* inputs = x.values + g * kGroup;
-    if constexpr (kInt4) {
-      // Sums of 8 products, each at most 2 * 15 * 127, fit into 16 bits, so a group is widened to 32 bits once.
-      SHARE4V_UNROLL
-      for (int q = 0; q < 4; q++) {
-        SHARE4V_UNROLL
-        for (int p = 0; p < P; p++) {
-          SHARE4V_UNROLL
-          for (int h = 0; h < 2; h++) {
-            const __m256i both =
-                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + p * w.stride + q * 64 + h * 32));
-            const __m256i first = _mm256_and_si256(both, low);
-            const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-            SHARE4V_UNROLL
-            for (int r = 0; r < R; r++) {
-              const int8_t* row = inputs + r * x.value_stride + q * 4;
-              const __m256i low_products = _mm256_maddubs_epi16(first, quad_at(row));
-              const __m256i high_products = _mm256_maddubs_epi16(second, quad_at(row + 16));
-              sums[r][p][h] = _mm256_add_epi16(sums[r][p][h], _mm256_add_epi16(low_products, high_products));
-            }
-          }
-        }
-      }
+    for (int h = 0; h < 2; h++) {
       SHARE4V_UNROLL
       for (int r = 0; r < R; r++) {
-        const __m256i start = _mm256_set1_epi32(-8 * x.sums[r * x.group_stride + g]);
         SHARE4V_UNROLL
-        for (int p = 0; p < P; p++) {
-          SHARE4V_UNROLL
-          for (int h = 0; h < 2; h++)
-            sums[r][p][h] = _mm256_add_epi32(start, _mm256_madd_epi16(sums[r][p][h], ones));
-        }
+        for (int p = 0; p < P; p++) sums[h][r][p] = _mm256_setzero_si256();
       }
+    }
+    if constexpr (kPacking == Packing::kInt8) {
+      for (int64_t g = begin; g < end; g++)
+        add_int8_group<R, P>(w.data + g * kInt8GroupBytes, w.stride, x.values + g * kGroup, x.value_stride, sums);
     } else {
       SHARE4V_UNROLL
-      for (int q = 0; q < 8; q++) {
-        SHARE4V_UNROLL
-        for (int p = 0; p < P; p++) {
-          SHARE4V_UNROLL
-          for (int h = 0; h < 2; h++) {
-            const __m256i weights =
-                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + p * w.stride + q * 64 + h * 32));
-            const __m256i size = _mm256_abs_epi8(weights);
-            SHARE4V_UNROLL
-            for (int r = 0; r < R; r++) {
-              const __m256i signed_input = _mm256_sign_epi8(quad_at(inputs + r * x.value_stride + q * 4), weights);
-              const __m256i products = _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_input), ones);
-              sums[r][p][h] = _mm256_add_epi32(sums[r][p][h], products);
-            }
-          }
-        }
-      }
+      for (int h = 0; h < 2; h++)
+        for (int64_t g = begin; g < end; g++) add_int4_group<kPacking, R, P>(x, w, g, h, sums[h]);
     }
     SHARE4V_UNROLL
     for (int p = 0; p < P; p++) {
-      const Lanes factor = load(w.scales + p * w.scale_stride + g * kLanes);
+      const Lanes factor = load(w.scales + p * w.scale_stride + begin / w.span * kLanes);
       SHARE4V_UNROLL
       for (int r = 0; r < R; r++) {
-        const Lanes value = {_mm256_cvtepi32_ps(sums[r][p][0]), _mm256_cvtepi32_ps(sums[r][p][1])};
-        totals[r][p] = fma(value, mul(factor, set1(x.scales[r * x.group_stride + g])), totals[r][p]);
+        const Lanes value = {_mm256_cvtepi32_ps(sums[0][r][p]), _mm256_cvtepi32_ps(sums[1][r][p])};
+        const Lanes scale = set1(x.scales[r * x.group_stride + begin / x.span]);
+        totals[r][p] = fma(value, mul(factor, scale), totals[r][p]);
       }
     }
   }
@@ -254,33 +375,47 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
 #else
 
 constexpr int kIntRows = 1;
-template <int R>
+template <Packing kPacking, int R>
 constexpr int int_panels() {
   return 1;
 }
 
-template <bool kInt4, int R, int P>
+// Returns the integer product of one row and output n of a group.
+template <Packing kPacking>
+inline int32_t group_product(const QuantizedInputs& x, const IntPanels& w, int64_t g, int64_t n) {
+  const uint8_t* at = w.data + g * group_bytes_of(kPacking);
+  int32_t total = 0;
+  for (int64_t i = 0; i < kGroup; i++) {
+    const int64_t q = i / 4, within = n * 4 + i % 4;
+    int32_t weight;
+    if constexpr (kPacking == Packing::kInt8) {
+      weight = static_cast<int8_t>(at[q * 64 + within]);
+    } else {
+      const uint8_t both = at[q % 4 * 64 + within];
+      weight = (q < 4 ? both & 15 : both >> 4) - 8;
+    }
+    total += weight * x.values[g * kGroup + i];
+  }
+  if constexpr (kPacking == Packing::kInt4Super) {
+    const int8_t* pair = w.pairs + g * kPairBytes + n * 2;
+    return pair[0] * total + pair[1] * x.sums[g];
+  }
+  return total;
+}
+
+template <Packing kPacking, int R, int P>
 inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
   static_assert(R == 1 && P == 1, "the portable tile is one row by one panel");
   Lanes totals = overwrite ? zero() : load(c.data);
-  for (int64_t g = 0; g < w.groups; g++) {
+  for (int64_t begin = 0, end; begin < w.groups; begin = end) {
+    end = span_end(x, w, begin);
     Lanes values;
-    for (int n = 0; n < kLanes; n++) {
+    for (int64_t n = 0; n < kLanes; n++) {
       int32_t total = 0;
-      for (int i = 0; i < kGroup; i++) {
-        const int q = i / 4;
-        int weight;
-        if (kInt4) {
-          const uint8_t both = w.data[g * kInt4GroupBytes + (q % 4) * 64 + n * 4 + i % 4];
-          weight = (q < 4 ? both & 15 : both >> 4) - 8;
-        } else {
-          weight = static_cast<int8_t>(w.data[g * kInt8GroupBytes + q * 64 + n * 4 + i % 4]);
-        }
-        total += weight * x.values[g * kGroup + i];
-      }
+      for (int64_t g = begin; g < end; g++) total += group_product<kPacking>(x, w, g, n);
       values.f[n] = static_cast<float>(total);
     }
-    totals = fma(values, mul(load(w.scales + g * kLanes), set1(x.scales[g])), totals);
+    totals = fma(values, mul(load(w.scales + begin / w.span * kLanes), set1(x.scales[begin / x.span])), totals);
   }
   store(c.data, totals);
 }
@@ -288,21 +423,21 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
 #endif
 
 // Multiplies R rows by all panels of w.
-template <bool kInt4, int R>
+template <Packing kPacking, int R>
 void int_row_tiles(const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
-  constexpr int P = int_panels<R>();
+  constexpr int P = int_panels<kPacking, R>();
   int64_t p = 0;
-  for (; p + P <= w.count; p += P) int_tile<kInt4, R, P>(x, w.from(p), c.from(0, p * kLanes), overwrite);
-  for (; p < w.count; p++) int_tile<kInt4, R, 1>(x, w.from(p), c.from(0, p * kLanes), overwrite);
+  for (; p + P <= w.count; p += P) int_tile<kPacking, R, P>(x, w.from(p), c.from(0, p * kLanes), overwrite);
+  for (; p < w.count; p++) int_tile<kPacking, R, 1>(x, w.from(p), c.from(0, p * kLanes), overwrite);
 }
 
 // Multiplies `rows` rows, at most R, by all panels of w.
-template <bool kInt4, int R = kIntRows>
+template <Packing kPacking, int R = kIntRows>
 void int_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
   if constexpr (R > 1) {
-    if (rows < R) return int_rows<kInt4, R - 1>(rows, x, w, c, overwrite);
+    if (rows < R) return int_rows<kPacking, R - 1>(rows, x, w, c, overwrite);
   }
-  int_row_tiles<kInt4, R>(x, w, c, overwrite);
+  int_row_tiles<kPacking, R>(x, w, c, overwrite);
 }
 
 }  // namespace SHARE4V_ISA

@@ -204,7 +204,7 @@ int share4v_embedding(int count, void** params, int* ndims, int64_t** shapes, co
 }
 
 // The version of this interface, which library.py compares: increase it when a signature changes.
-int share4v_interface() { return 2; }
+int share4v_interface() { return 3; }
 
 // Returns the name of the number-th instruction set that the library was built for and this CPU supports, fastest
 // first; nullptr beyond the last.
@@ -237,10 +237,11 @@ double share4v_bandwidth(const uint8_t* data, int64_t bytes) {
 }
 
 // Packs source [rows, columns] of `type` into the rows first .. first + rows - 1 of matrix `number` of a block of `bytes`
-// bytes, whose header must have been written; `size` is the source's number of values. Returns kOk; kNotFinite if a
-// weight is not finite or too large for the matrix's type; another status if an argument is invalid.
+// bytes, whose header must have been written; `size` is the source's number of values, and `importance` [columns] may be
+// null. Returns kOk; kNotFinite if a weight is not finite or too large for the matrix's type; another status if an
+// argument is invalid.
 int share4v_pack(uint8_t* data, int64_t bytes, int number, int64_t first, int64_t rows, const void* source,
-                 int64_t size, int type) {
+                 int64_t size, int type, const float* importance) {
   Block block;
   if (!read_block(data, bytes, &block) || !has_matrix(block, number)) return kWrongBlock;
   const Matrix& matrix = block.matrices[number];
@@ -249,7 +250,15 @@ int share4v_pack(uint8_t* data, int64_t bytes, int number, int64_t first, int64_
   if (!known) return kWrongType;
   if (first < 0 || first % kLanes || rows < 0 || rows > matrix.rows - first || size != rows * matrix.columns)
     return kWrongShape;
-  return selected()->pack(data, matrix, first, rows, source, static_cast<Type>(type)) ? kNotFinite : kOk;
+  const bool is_bad = selected()->pack(data, matrix, first, rows, source, static_cast<Type>(type), importance);
+  return is_bad ? kNotFinite : kOk;
+}
+// Rounds weights [rows, columns] of one super-block; the arguments are RoundCall's.
+int share4v_round(int64_t rows, int64_t columns, const float* weights, const float* targets, const float* importance,
+                  const float* feedback, uint8_t* codes, int8_t* pairs, uint16_t* scales, float* errors) {
+  if (rows < 0 || columns < 1 || columns > kSuper) return kWrongShape;
+  selected()->round({rows, columns, weights, targets, importance, feedback, codes, pairs, scales, errors});
+  return kOk;
 }
 // Unpacks matrix `number` of a block of `bytes` bytes; `size` is the number of values of `out`.
 int share4v_unpack(const uint8_t* data, int64_t bytes, int number, float* out, int64_t size) {
@@ -259,6 +268,11 @@ int share4v_unpack(const uint8_t* data, int64_t bytes, int number, float* out, i
   if (size != matrix.rows * matrix.columns) return kWrongShape;
   selected()->unpack(data, matrix, out);
   return kOk;
+}
+
+// Multiplies rows x [count, size] by a rotation (format.h, Block): conversion rotates weights as the layers rotate rows.
+void share4v_rotate_rows(const float* rotation, int64_t size, int64_t count, const float* x, float* y) {
+  selected()->rotate_rows(rotation, size, count, x, y);
 }
 
 // The parts of a layer, for the tests. `bytes` is the size of the cache; `head_size` is the last dimension of queries.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "product.h"
+#include "rounding.h"
 
 namespace share4v {
 namespace SHARE4V_ISA {
@@ -64,40 +65,86 @@ inline float int4_scale(const float* w) {
   return best;
 }
 
-// Returns the int8 scale of a group, which maps the largest weight to 127 or -127.
-inline float int8_scale_of_weights(const float* w) {
-  return float_of(half_of(max_lane(max(abs(load(w)), abs(load(w + kLanes)))) / 127.0f));
+// Returns the int8 scale of n weights, a multiple of 16, which maps the largest to 127 or -127.
+inline float int8_scale_of_weights(const float* w, int64_t n) {
+  Lanes largest = zero();
+  for (int64_t i = 0; i < n; i += kLanes) largest = max(largest, abs(load(w + i)));
+  return float_of(half_of(max_lane(largest) / 127.0f));
 }
 
-// Quantizes 32 weights with this scale to integers low .. high.
-inline void quantize_weights(const float* w, float scale, float low, float high, int8_t* out) {
+// Quantizes n weights, a multiple of 16, with this scale to integers low .. high.
+inline void quantize_weights(const float* w, int64_t n, float scale, float low, float high, int8_t* out) {
   const Lanes inverse = set1(scale != 0 ? 1.0f / scale : 0.0f);
-  for (int64_t i = 0; i < kGroup; i += kLanes)
+  for (int64_t i = 0; i < n; i += kLanes)
     store_int8(out + i, min(set1(high), max(set1(low), round(mul(load(w + i), inverse)))));
 }
 
-inline void pack_int_panel(const float* rows, int64_t columns, bool int4, uint8_t* data, Half* scales) {
+// Writes the 32 codes of row n of a group into its 4-bit layout; `to` must be zeroed before the first row.
+inline void write_codes(const uint8_t* codes, int64_t n, uint8_t* to) {
+  for (int64_t i = 0; i < kGroup; i++) {
+    const int64_t quad = i / 4;
+    to[quad % 4 * 64 + n * 4 + i % 4] |= static_cast<uint8_t>(codes[i] << (quad < 4 ? 0 : 4));
+  }
+}
+
+inline void pack_int4_panel(const float* rows, int64_t columns, uint8_t* data, Half* scales) {
   const int64_t groups = ceil_div(columns, kGroup);
-  for (int64_t g = 0; g < groups; g++) {
-    uint8_t* to = data + g * (int4 ? kInt4GroupBytes : kInt8GroupBytes);
-    if (int4) std::memset(to, 0, kInt4GroupBytes);
+  std::memset(data, 0, static_cast<size_t>(groups * kInt4GroupBytes));
+  for (int64_t g = 0; g < groups; g++)
     for (int64_t n = 0; n < kLanes; n++) {
       float w[kGroup] = {};
       std::memcpy(w, rows + n * columns + g * kGroup,
                   static_cast<size_t>(std::min(kGroup, columns - g * kGroup)) * sizeof(float));
-      const float scale = int4 ? int4_scale(w) : int8_scale_of_weights(w);
+      const float scale = int4_scale(w);
       int8_t q[kGroup];
-      quantize_weights(w, scale, int4 ? -8.0f : -127.0f, int4 ? 7.0f : 127.0f, q);
+      quantize_weights(w, kGroup, scale, -8.0f, 7.0f, q);
+      uint8_t codes[kGroup];
+      for (int64_t i = 0; i < kGroup; i++) codes[i] = static_cast<uint8_t>(q[i] + 8);
       scales[g * kLanes + n] = half_of(scale);
-      for (int64_t i = 0; i < kGroup; i++) {
-        const int64_t quad = i / 4;
-        if (!int4) {
-          to[quad * 64 + n * 4 + i % 4] = static_cast<uint8_t>(q[i]);
-        } else {
-          to[quad % 4 * 64 + n * 4 + i % 4] |= static_cast<uint8_t>((q[i] + 8) << (quad < 4 ? 0 : 4));
-        }
-      }
+      write_codes(codes, n, data + g * kInt4GroupBytes);
     }
+}
+
+// `span` groups share a scale.
+inline void pack_int8_panel(const float* rows, int64_t columns, int64_t span, uint8_t* data, Half* scales) {
+  const int64_t width = span * kGroup;
+  for (int64_t k = 0; k < columns; k += width)
+    for (int64_t n = 0; n < kLanes; n++) {
+      const int64_t used = std::min(width, columns - k), padded = ceil_div(used, kGroup) * kGroup;
+      float w[kSuper] = {};
+      std::memcpy(w, rows + n * columns + k, static_cast<size_t>(used) * sizeof(float));
+      const float scale = int8_scale_of_weights(w, padded);
+      int8_t q[kSuper];
+      quantize_weights(w, padded, scale, -127.0f, 127.0f, q);
+      scales[k / width * kLanes + n] = half_of(scale);
+      uint8_t* to = data + k / kGroup * kInt8GroupBytes;
+      for (int64_t i = 0; i < padded; i++)
+        to[i / kGroup * kInt8GroupBytes + i % kGroup / 4 * 64 + n * 4 + i % 4] = static_cast<uint8_t>(q[i]);
+    }
+}
+
+// `importance` [columns], or nullptr if all weights are equally important.
+inline void pack_super_panel(const float* rows, int64_t columns, const float* importance, uint8_t* data, Half* scales) {
+  const int64_t supers = ceil_div(columns, kSuper), groups = ceil_div(columns, kGroup);
+  int8_t* pairs = reinterpret_cast<int8_t*>(scales + supers * kLanes);
+  float equal[kSuper];
+  std::fill(equal, equal + kSuper, 1.0f);
+  std::memset(data, 0, static_cast<size_t>(groups * kInt4GroupBytes));
+  for (int64_t sb = 0; sb < supers; sb++) {
+    const int64_t first = sb * kSuper, n = std::min(kSuper, columns - first);
+    float weights[kSuper * kLanes], errors[kSuper * kLanes];
+    uint8_t codes[kSuper * kLanes];
+    for (int64_t r = 0; r < kLanes; r++)
+      for (int64_t k = 0; k < n; k++) weights[k * kLanes + r] = rows[r * columns + first + k];
+    round_super_block({weights, weights, importance ? importance + first : equal, nullptr, n, codes,
+                       pairs + sb * kSuperGroups * kPairBytes, scales + sb * kLanes, errors});
+    for (int64_t g = 0; g * kGroup < n; g++)
+      for (int64_t r = 0; r < kLanes; r++) {
+        uint8_t row[kGroup];
+        // Columns beyond the last have inputs of zero; q = 8 is the code of the offset itself.
+        for (int64_t i = 0; i < kGroup; i++) row[i] = g * kGroup + i < n ? codes[(g * kGroup + i) * kLanes + r] : 8;
+        write_codes(row, r, data + (first / kGroup + g) * kInt4GroupBytes);
+      }
   }
 }
 
@@ -114,11 +161,14 @@ inline void pack_float_panel(const float* rows, int64_t columns, Half* data) {
 }
 
 // Returns the largest magnitude that a matrix of this type can store: of a float16, or of an integer times its float16
-// scale (whose candidates for int4 divide the largest weight by 6.5 or more).
+// scale (whose candidates for int4 divide the largest weight by 6.5 or more, and which for int4 super is at most 1/60
+// of it).
 inline float largest_weight(Type type) {
   switch (type) {
     case Type::kFloat16: return 65504.0f;
-    case Type::kInt8: return 65504.0f * 127;
+    case Type::kInt8:
+    case Type::kInt8Super: return 65504.0f * 127;
+    case Type::kInt4Super: return 65504.0f * 60;
     case Type::kInt4: return 65504.0f * 6;
     default: return 3.4e38f;
   }
@@ -126,7 +176,8 @@ inline float largest_weight(Type type) {
 
 // Packs source [rows, columns] into the rows first .. first + rows - 1 of the matrix; `first` is a multiple of 16.
 // Returns 1 if a weight is not finite or too large for the matrix's type, else 0.
-int run_pack(uint8_t* base, const Matrix& m, int64_t first, int64_t rows, const void* source, Type type) {
+int run_pack(uint8_t* base, const Matrix& m, int64_t first, int64_t rows, const void* source, Type type,
+             const float* importance) {
   const int64_t columns = m.columns, groups = groups_of(m), panels = ceil_div(rows, kLanes);
   int bad = 0;
 #pragma omp parallel for num_threads(thread_count()) schedule(dynamic, 1) reduction(| : bad)
@@ -143,7 +194,7 @@ int run_pack(uint8_t* base, const Matrix& m, int64_t first, int64_t rows, const 
     const Type to = static_cast<Type>(m.type);
     if (poison != 0.0f || largest > largest_weight(to)) bad |= 1;
     uint8_t* data = base + m.data;
-    Half* scales = reinterpret_cast<Half*>(base + m.scales) + target * groups * kLanes;
+    Half* scales = reinterpret_cast<Half*>(base + m.scales) + target * scale_stride_of(m);
     switch (to) {
       case Type::kFloat32:
         pack_float_panel(wide, columns, reinterpret_cast<float*>(data) + target * columns * kLanes);
@@ -151,11 +202,14 @@ int run_pack(uint8_t* base, const Matrix& m, int64_t first, int64_t rows, const 
       case Type::kFloat16:
         pack_float_panel(wide, columns, reinterpret_cast<Half*>(data) + target * columns * kLanes);
         break;
-      case Type::kInt8:
-        pack_int_panel(wide, columns, false, data + target * groups * kInt8GroupBytes, scales);
+      case Type::kInt4:
+        pack_int4_panel(wide, columns, data + target * groups * kInt4GroupBytes, scales);
+        break;
+      case Type::kInt4Super:
+        pack_super_panel(wide, columns, importance, data + target * groups * kInt4GroupBytes, scales);
         break;
       default:
-        pack_int_panel(wide, columns, true, data + target * groups * kInt4GroupBytes, scales);
+        pack_int8_panel(wide, columns, weight_span(m), data + target * groups * kInt8GroupBytes, scales);
     }
   }
   return bad;
@@ -168,7 +222,8 @@ void run_unpack(const uint8_t* base, const Matrix& m, float* out) {
   for (int64_t row = 0; row < m.rows; row++) {
     const int64_t p = row / kLanes, n = row % kLanes;
     const uint8_t* data = base + m.data;
-    const Half* scales = reinterpret_cast<const Half*>(base + m.scales) + p * groups * kLanes;
+    const Half* scales = reinterpret_cast<const Half*>(base + m.scales) + p * scale_stride_of(m);
+    const int8_t* pairs = reinterpret_cast<const int8_t*>(scales + supers_of(m) * kLanes);
     for (int64_t k = 0; k < columns; k++) {
       const int64_t g = k / kGroup, quad = k % kGroup / 4, at = n * 4 + k % 4;
       float value;
@@ -179,14 +234,20 @@ void run_unpack(const uint8_t* base, const Matrix& m, float* out) {
         case Type::kFloat16:
           value = float_of(reinterpret_cast<const Half*>(data)[(p * columns + k) * kLanes + n]);
           break;
-        case Type::kInt8:
-          value = static_cast<float>(static_cast<int8_t>(data[(p * groups + g) * kInt8GroupBytes + quad * 64 + at])) *
-                  float_of(scales[g * kLanes + n]);
-          break;
-        default: {
+        case Type::kInt4:
+        case Type::kInt4Super: {
           const uint8_t both = data[(p * groups + g) * kInt4GroupBytes + quad % 4 * 64 + at];
-          value = static_cast<float>((quad < 4 ? both & 15 : both >> 4) - 8) * float_of(scales[g * kLanes + n]);
+          int integer = (quad < 4 ? both & 15 : both >> 4) - 8;
+          if (weight_span(m) > 1) {
+            const int8_t* pair = pairs + g * kPairBytes + n * 2;
+            integer = integer * pair[0] + pair[1];
+          }
+          value = static_cast<float>(integer) * float_of(scales[g / weight_span(m) * kLanes + n]);
+          break;
         }
+        default:
+          value = static_cast<float>(static_cast<int8_t>(data[(p * groups + g) * kInt8GroupBytes + quad * 64 + at])) *
+                  float_of(scales[g / weight_span(m) * kLanes + n]);
       }
       out[row * columns + k] = value;
     }

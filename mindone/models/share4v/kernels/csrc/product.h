@@ -12,13 +12,30 @@ namespace share4v {
 namespace SHARE4V_ISA {
 
 constexpr int64_t kUnitPanels = 8;       // panels of one work unit of a thread: 128 outputs
-constexpr int64_t kExpandedGroups = 64;  // groups of int4 weights that are expanded to int8 at a time
+constexpr int64_t kExpandedGroups = 64;  // groups of int4 weights that are expanded to int8 at a time: whole super-blocks
 constexpr int64_t kRowBlock = 32;        // rows of one block of the many-row integer kernels
 
-inline bool is_int4(const Matrix& m) { return m.type == static_cast<int32_t>(Type::kInt4); }
-inline bool is_integer(const Matrix& m) { return m.type == static_cast<int32_t>(Type::kInt8) || is_int4(m); }
+inline bool is_integer(const Matrix& m) {
+  return m.type != static_cast<int32_t>(Type::kFloat32) && m.type != static_cast<int32_t>(Type::kFloat16);
+}
+inline Packing packing_of(const Matrix& m) {
+  if (m.type == static_cast<int32_t>(Type::kInt4Super)) return Packing::kInt4Super;
+  return m.type == static_cast<int32_t>(Type::kInt4) ? Packing::kInt4 : Packing::kInt8;
+}
 inline int64_t panels_of(const Matrix& m) { return ceil_div(m.rows, kLanes); }
 inline int64_t groups_of(const Matrix& m) { return ceil_div(m.columns, kGroup); }
+inline int64_t supers_of(const Matrix& m) { return ceil_div(m.columns, kSuper); }
+// Groups of inputs, or of weights, that share a scale.
+inline int64_t input_span(const Matrix& m) { return m.input_group ? kSuperGroups : 1; }
+inline int64_t weight_span(const Matrix& m) {
+  const Type type = static_cast<Type>(m.type);
+  return type == Type::kInt8Super || type == Type::kInt4Super ? kSuperGroups : 1;
+}
+// Scales (float16) of a panel, with the pairs of int4 super, which are as large as one scale each.
+inline int64_t scale_stride_of(const Matrix& m) {
+  const int64_t scales = ceil_div(groups_of(m), weight_span(m));
+  return (scales + (packing_of(m) == Packing::kInt4Super ? groups_of(m) : 0)) * kLanes;
+}
 
 // The input rows of a product. Which member is used depends on the type of the matrix.
 struct Inputs {
@@ -42,13 +59,14 @@ inline Inputs allocate_inputs(Arena& arena, const Matrix& m, int64_t rows) {
   QuantizedInputs& q = inputs.quantized;
   q.value_stride = width + 64;
   q.group_stride = groups_of(m) + 1;
+  q.span = input_span(m);
   q.values = arena.allocate<int8_t>(padded_rows * q.value_stride);
   q.scales = arena.allocate<float>(padded_rows * q.group_stride);
   q.sums = arena.allocate<int32_t>(padded_rows * q.group_stride);
   return inputs;
 }
 
-// Stores columns begin .. end - 1 of an input row; `begin` is a multiple of 32 and x points to column `begin`.
+// Stores columns begin .. end - 1 of an input row; `begin` is a multiple of 256 and x points to column `begin`.
 inline void store_inputs(const Inputs& inputs, const Matrix& m, int64_t row, int64_t begin, int64_t end,
                          const float* x) {
   if (!is_integer(m)) {
@@ -56,28 +74,56 @@ inline void store_inputs(const Inputs& inputs, const Matrix& m, int64_t row, int
     return;
   }
   const QuantizedInputs& q = inputs.quantized;
-  for (int64_t k = begin; k < end; k += kGroup) {
-    const int64_t g = k / kGroup, n = std::min(kGroup, end - k);
-    const float* group = x + (k - begin);
-    float padded[kGroup] = {};
-    if (n < kGroup) {
-      std::memcpy(padded, group, static_cast<size_t>(n) * sizeof(float));
-      group = padded;
+  const int64_t step = q.span * kGroup;
+  for (int64_t k = begin; k < end; k += step) {
+    const int64_t n = std::min(step, end - k), groups = ceil_div(n, kGroup);
+    const float* values = x + (k - begin);
+    float padded[kSuper];
+    if (n < groups * kGroup) {
+      std::memset(padded, 0, sizeof padded);
+      std::memcpy(padded, values, static_cast<size_t>(n) * sizeof(float));
+      values = padded;
     }
-    quantize_group(group, q.values + row * q.value_stride + k, q.scales + row * q.group_stride + g,
-                   q.sums + row * q.group_stride + g);
+    const QuantizedInputs to = q.from(row, k / kGroup);
+    quantize_groups(values, groups, to.values, to.scales, to.sums);
   }
 }
 
-// Expands int4 weights into the layout of int8. The integers are the same, and so are the bits of the result.
-inline void expand_int4(const uint8_t* packed, int64_t bytes, uint8_t* out) {
-  for (int64_t at = 0; at < bytes; at += kInt4GroupBytes, out += kInt8GroupBytes)
-    for (int q = 0; q < 4; q++)
-      for (int i = 0; i < 64; i++) {
-        const uint8_t both = packed[at + q * 64 + i];
-        out[q * 64 + i] = static_cast<uint8_t>((both & 15) - 8);
-        out[(q + 4) * 64 + i] = static_cast<uint8_t>((both >> 4) - 8);
-      }
+// Expands a group's int4 weights into the layout of int8. The integers are the same, and so are the bits of the result.
+inline void expand_int4_group(const uint8_t* packed, uint8_t* out) {
+  for (int q = 0; q < 4; q++)
+    for (int i = 0; i < 64; i++) {
+      const uint8_t both = packed[q * 64 + i];
+      out[q * 64 + i] = static_cast<uint8_t>((both & 15) - 8);
+      out[(q + 4) * 64 + i] = static_cast<uint8_t>((both >> 4) - 8);
+    }
+}
+
+// As expand_int4_group, with the group's pairs of scale and offset.
+inline void expand_super_group(const uint8_t* packed, const int8_t* pairs, uint8_t* out) {
+  int16_t scales[64], offsets[64];  // of the four bytes of each output
+  for (int i = 0; i < 64; i++) {
+    scales[i] = pairs[i / 4 * 2];
+    offsets[i] = static_cast<int16_t>(pairs[i / 4 * 2 + 1] - 8 * scales[i]);
+  }
+  for (int q = 0; q < 4; q++)
+    for (int i = 0; i < 64; i++) {
+      const uint8_t both = packed[q * 64 + i];
+      out[q * 64 + i] = static_cast<uint8_t>((both & 15) * scales[i] + offsets[i]);
+      out[(q + 4) * 64 + i] = static_cast<uint8_t>((both >> 4) * scales[i] + offsets[i]);
+    }
+}
+
+// Expands the groups first .. first + count - 1 of a panel of int4 weights.
+inline void expand_panel(Packing packing, const IntPanels& panel, int64_t first, int64_t count, uint8_t* out) {
+  for (int64_t g = first; g < first + count; g++, out += kInt8GroupBytes) {
+    const uint8_t* packed = panel.data + g * kInt4GroupBytes;
+    if (packing == Packing::kInt4Super) {
+      expand_super_group(packed, panel.pairs + g * kPairBytes, out);
+    } else {
+      expand_int4_group(packed, out);
+    }
+  }
 }
 
 // Multiplies many rows by int8 panels, with AMX where it exists.
@@ -90,12 +136,12 @@ inline void int8_many_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, 
     int64_t p = 0;
     for (; p + 2 <= w.count; p += 2) tile_pair(count, part, w.from(p), c.from(r, p * kLanes), overwrite);
     for (int64_t i = 0; p < w.count && i < count; i += kIntRows)
-      int_rows<false>(std::min<int64_t>(kIntRows, count - i), part.from(i, 0), w.from(p), c.from(r + i, p * kLanes),
+      int_rows<Packing::kInt8>(std::min<int64_t>(kIntRows, count - i), part.from(i, 0), w.from(p), c.from(r + i, p * kLanes),
                       overwrite);
   }
 #else
   for (int64_t r = 0; r < rows; r += kIntRows)
-    int_rows<false>(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite);
+    int_rows<Packing::kInt8>(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite);
 #endif
 }
 
@@ -106,26 +152,31 @@ constexpr int64_t kFewRows = 12;
 constexpr int64_t kFewRows = 2 * kIntRows;
 #endif
 
+inline void few_rows(Packing packing, int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c) {
+  const auto multiply = packing == Packing::kInt8   ? int_rows<Packing::kInt8>
+                        : packing == Packing::kInt4 ? int_rows<Packing::kInt4>
+                                                    : int_rows<Packing::kInt4Super>;
+  for (int64_t r = 0; r < rows; r += kIntRows)
+    multiply(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), true);
+}
+
 // c [rows, w.count * 16] = x [rows, K] times the panels w of an int4 or int8 matrix.
-inline void int_product(int64_t rows, const QuantizedInputs& x, bool int4, IntPanels w, FloatRows c, uint8_t* scratch) {
-  if (rows <= kFewRows || (!int4 && rows < kRowBlock)) {
-    const auto multiply = int4 ? int_rows<true> : int_rows<false>;
-    for (int64_t r = 0; r < rows; r += kIntRows)
-      multiply(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), true);
-    return;
-  }
+inline void int_product(int64_t rows, const QuantizedInputs& x, Packing packing, IntPanels w, FloatRows c,
+                        uint8_t* scratch) {
+  const bool int8 = packing == Packing::kInt8;
+  if (rows <= kFewRows || (int8 && rows < kRowBlock)) return few_rows(packing, rows, x, w, c);
   for (int64_t g = 0; g < w.groups; g += kExpandedGroups) {
     IntPanels block = w;
     block.groups = std::min(kExpandedGroups, w.groups - g);
-    block.scales += g * kLanes;
-    if (int4) {
+    block.scales += g / w.span * kLanes;
+    block.pairs = nullptr;
+    if (int8) {
+      block.data += g * kInt8GroupBytes;
+    } else {
       block.data = scratch;
       block.stride = block.groups * kInt8GroupBytes;
       for (int64_t p = 0; p < w.count; p++)
-        expand_int4(w.data + p * w.stride + g * kInt4GroupBytes, block.groups * kInt4GroupBytes,
-                    scratch + p * block.stride);
-    } else {
-      block.data += g * kInt8GroupBytes;
+        expand_panel(packing, w.from(p), g, block.groups, scratch + p * block.stride);
     }
     int8_many_rows(rows, x.from(0, g), block, c, g == 0);
   }
@@ -141,10 +192,13 @@ inline IntPanels int_panels_at(const uint8_t* base, const Matrix& m, int64_t fir
   IntPanels w;
   w.groups = groups_of(m);
   w.count = count;
-  w.stride = w.groups * (is_int4(m) ? kInt4GroupBytes : kInt8GroupBytes);
-  w.scale_stride = w.groups * kLanes;
+  w.span = weight_span(m);
+  w.stride = w.groups * group_bytes_of(packing_of(m));
+  w.scale_stride = scale_stride_of(m);
   w.data = base + m.data + first * w.stride;
   w.scales = reinterpret_cast<const Half*>(base + m.scales) + first * w.scale_stride;
+  const bool has_pairs = packing_of(m) == Packing::kInt4Super;
+  w.pairs = has_pairs ? reinterpret_cast<const int8_t*>(w.scales + supers_of(m) * kLanes) : nullptr;
   return w;
 }
 
@@ -170,7 +224,7 @@ void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t
                       reinterpret_cast<float*>(scratch));
         break;
       default:
-        int_product(rows, inputs.quantized, is_int4(m), int_panels_at(base, m, first, count), out, scratch);
+        int_product(rows, inputs.quantized, packing_of(m), int_panels_at(base, m, first, count), out, scratch);
     }
     const int64_t end = std::min(m.rows, (first + count) * kLanes);
     for (int64_t r = 0; r < rows; r++) finish(r, first * kLanes, end);

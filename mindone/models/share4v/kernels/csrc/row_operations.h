@@ -5,6 +5,7 @@
 
 #include "format.h"
 #include "lanes.h"
+#include "memory.h"
 
 namespace share4v {
 namespace SHARE4V_ISA {
@@ -66,6 +67,39 @@ inline void rotate(float* x, const float* cos, const float* sin, int64_t size) {
 inline void scale_row(float* x, float factor, int64_t size) {
   for (int64_t i = 0; i < size; i += kLanes)
     store_part(x + i, mul(load_part(x + i, size - i), set1(factor)), size - i);
+}
+
+// Multiplies blocks of `size` values, a power of two, by the orthonormal Hadamard matrix, in place (the fast
+// Walsh-Hadamard transform).
+inline void hadamard(float* x, int64_t count, int64_t size) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+  for (float* block = x; block < x + count; block += size) {
+    for (int64_t width = 1; width < size; width *= 2)
+      for (int64_t first = 0; first < size; first += 2 * width)
+        for (int64_t i = first; i < first + width; i++) {
+          const float a = block[i], b = block[i + width];
+          block[i] = a + b;
+          block[i + width] = a - b;
+        }
+    for (int64_t i = 0; i < size; i++) block[i] *= scale;
+  }
+}
+
+// y = x times the rotation that format.h describes.
+inline void rotate_row(const float* rotation, int64_t size, const float* x, float* y) {
+  const int64_t part = size & -size, parts = size / part;
+  for (int64_t i = 0; i < size; i++) y[i] = x[i] * rotation[i];
+  hadamard(y, size, part);
+  if (parts == 1) return;
+  const float* mix = rotation + size;
+  float* before = reinterpret_cast<float*>(thread_scratch(size * static_cast<int64_t>(sizeof(float))));
+  std::memcpy(before, y, static_cast<size_t>(size) * sizeof(float));
+  for (int64_t to = 0; to < parts; to++)
+    for (int64_t i = 0; i < part; i++) {
+      float total = 0.0f;
+      for (int64_t from = 0; from < parts; from++) total += before[from * part + i] * mix[from * parts + to];
+      y[to * part + i] = total;
+    }
 }
 
 // y = a + b

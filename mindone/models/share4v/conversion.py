@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,26 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, read_json
-from ..configuration_formats import format_of
-from ..display import printable
-from ..kernels.blocks import Shapes
-from ..kernels.library import library
-from ..load_options import CheckpointOptions
-from ..quantization import PRECISIONS, QUANTIZED
-from .atomic import STAGING, staged
-from .formats import StoredTensor
-from .layout import Checkpoint
-from .loading import cast, check_weights, weight_entries
-from .packed import write_packed
-from .saving import byte_count, write_shards
-from .weights import MM_PROJECTOR, all_plans, expected_shapes
+from .calibration import text_ids
+from .checkpoint.atomic import STAGING, staged
+from .checkpoint.formats import StoredTensor
+from .checkpoint.layout import Checkpoint
+from .checkpoint.loading import cast, check_weights, weight_entries
+from .checkpoint.packed import finite_reader, pack, packer, reader_of, write_packed, write_vectors
+from .checkpoint.saving import byte_count, write_shards
+from .checkpoint.weights import MM_PROJECTOR, all_plans, expected_shapes
+from .configuration import CONFIG_NAME, PREPROCESSOR_NAME, read_json
+from .configuration_formats import format_of
+from .display import printable
+from .kernels.blocks import BlockPlan, Shapes
+from .kernels.library import library
+from .kernels.packing import BlockWriter
+from .language.weights import LANGUAGE_MODEL
+from .load_options import CheckpointOptions
+from .quantization import CONVERTED_LAYOUTS, LOADED_LAYOUTS, PRECISIONS, QUANTIZED
+from .rounding.finished_layers import FinishedLayers, fingerprint
+from .rounding.gptq_layers import LayerRounder
+from .rounding.rotation import RotatedWeights, Rotation
 
 logger = logging.getLogger(__name__)
 TOKENIZER_NAME = "tokenizer.model"
@@ -53,6 +59,7 @@ def convert(
     local_files_only: bool = False,
     max_shard_size: str | int = "5GB",
     progress: bool | None = None,
+    fast: bool = False,
 ) -> Path:
     """Write a checkpoint of any published format in this project's format: one directory with everything.
 
@@ -65,15 +72,20 @@ def convert(
             which is replaced.
         vision_tower, cache_dir, local_files_only: as described at `CheckpointOptions`.
         dtype: "float32", "float16" or "bfloat16"; None keeps the stored dtypes, except that bfloat16 becomes float32.
-            "int8" or "int4" packs the weights for the CPU kernels into one file, which is used without a copy.
+            "int8" or "int4" packs the weights for the CPU kernels into one file, which is used without a copy. For int4
+            the language model is rotated (QuaRot) and its layers are rounded by GPTQ, which calibrates on a text that
+            the package ships and takes hours for a 7B on two cores; it resumes after a kill.
         max_shard_size: as in `save_weights`.
         progress: show a progress bar on standard error; None shows it if that is a terminal.
+        fast: for int4, skip rotation and GPTQ, and round as loading a float checkpoint as int4 does: minutes instead of
+            hours, and more loss of quality.
 
     Returns:
         `out`.
 
     Raises:
         FileExistsError: `out` contains something else.
+        FileNotFoundError: int4 needs the checkpoint's tokenizer, which is missing.
         CheckpointError: the source is damaged, incomplete or does not fit its config.
         KernelsMissingError: the dtype needs the CPU kernels, and they were not built.
         HubError, FileNotFoundError, ValueError: as in `Checkpoint.open`.
@@ -87,8 +99,12 @@ def convert(
     if dtype is not None and dtype not in PRECISIONS:
         raise ValueError(f"dtype {dtype!r} is not supported: use one of {', '.join(PRECISIONS)}, or leave it out")
     quantization = dtype if dtype in QUANTIZED else None
+    if fast and dtype != "int4":
+        raise ValueError(f"fast is for dtype 'int4' only, got dtype {dtype!r}: leave fast out")
     if quantization is not None:
         library()  # raises if there are no kernels, before anything is read
+    layouts = LOADED_LAYOUTS if fast else CONVERTED_LAYOUTS
+    layout = None if quantization is None else layouts[quantization]
     limit = byte_count(max_shard_size)
     _check_target(out)
     options = CheckpointOptions(vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only)
@@ -97,19 +113,75 @@ def convert(
     _check_tokenizer(checkpoint)
     entries = weight_entries(checkpoint)
     check_weights(entries, _expected(checkpoint, entries), checkpoint)
+    calibration = text_ids(checkpoint) if layout == "rotated" and quantization == "int4" else []
+    finished = _finished_layers(checkpoint, entries, calibration, out)
     with staged(out) as staging:
         hidden = not (sys.stderr.isatty() if progress is None else progress)
         with tqdm(total=len(entries), unit="tensor", desc=printable(str(out), keep=""), disable=hidden) as bar:
             if quantization is not None:
-                write_packed(all_plans(checkpoint.config, quantization), entries, staging, bar)
+                config = replace(checkpoint.config, quantization=quantization, quantization_layout=layout)
+                plans = all_plans(config, quantization)
+                write_packed(plans, entries, staging, _packer(checkpoint, plans, entries, calibration, finished), bar)
             else:
                 write_shards(_converted(entries, dtype, bar), staging, limit)
         written = None if quantization else dtype or _written_dtype(entries)
         # The result contains its vision tower, so its config must not name another place.
-        changes: dict[str, Any] = {"vision_tower": None, "torch_dtype": written, "quantization": quantization}
+        changes: dict[str, Any] = {
+            "vision_tower": None,
+            "torch_dtype": written,
+            "quantization": quantization,
+            "quantization_layout": layout,
+        }
         replace(checkpoint.config, **changes).save_pretrained(staging)
         _copy_companions(checkpoint, staging)
+    finished.remove()
     return out
+
+
+def _packer(
+    checkpoint: Checkpoint,
+    plans: Sequence[BlockPlan],
+    entries: Mapping[str, StoredTensor],
+    calibration: list[np.ndarray],
+    finished: FinishedLayers,
+) -> Callable[[BlockPlan], np.ndarray]:
+    """Return what packs the blocks: the language model's layers with GPTQ if there are ids to calibrate on."""
+    text, read = checkpoint.config.text_config, reader_of(entries)
+    if not calibration:
+        return packer(plans, text, read)
+    weights = RotatedWeights(finite_reader(read), text, Rotation.random(text.hidden_size))
+    table = read(f"{LANGUAGE_MODEL}embed_tokens.weight")
+    rounder = LayerRounder(
+        text, weights.layer, weights.rotation, [np.asarray(table[ids], np.float32) for ids in calibration]
+    )
+
+    def packed(plan: BlockPlan) -> np.ndarray:
+        if not plan.name.startswith(f"{LANGUAGE_MODEL}layers."):
+            return pack(plan, weights.reader(plan))
+        layer, done = plan.spec.cache_layer, finished.count
+        if layer < done:
+            if layer == done - 1:
+                rounder.hidden = finished.sequences(map(len, calibration))
+            return finished.block(layer)
+        writer = BlockWriter(plan.spec)
+        write_vectors(writer, plan, weights.layer)
+        block = rounder.block(plan, writer)
+        finished.add(layer, block, rounder.hidden)
+        return block
+
+    return packed
+
+
+def _finished_layers(
+    checkpoint: Checkpoint, entries: Mapping[str, StoredTensor], calibration: Sequence[np.ndarray], out: Path
+) -> FinishedLayers:
+    """Return where a conversion with GPTQ stores its finished layers, inside `out`.
+
+    The name depends on the source and the calibration data, so that only the same conversion resumes from it.
+    """
+    files = sorted({tensor.file for tensor in entries.values()})
+    stated = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return FinishedLayers(out / f"{STAGING}int4-{fingerprint(checkpoint.config.to_dict(), stated, *calibration)}")
 
 
 def _check_source(checkpoint: Checkpoint, out: Path) -> None:

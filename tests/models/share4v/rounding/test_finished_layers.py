@@ -1,0 +1,73 @@
+"""A conversion with GPTQ that is killed resumes, and its result has the same bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindone.models.share4v import calibration, convert
+from mindone.models.share4v.rounding.finished_layers import FinishedLayers, fingerprint
+
+TOKENS = 600  # few, since the result does not have to be good
+KILLED = f"""
+import os, signal, sys
+from mindone.models.share4v import calibration, convert
+calibration.TOKENS = {TOKENS}
+from mindone.models.share4v.rounding.finished_layers import FinishedLayers
+add = FinishedLayers.add
+def add_and_die(self, layer, block, sequences):
+    add(self, layer, block, sequences)
+    if layer == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+FinishedLayers.add = add_and_die
+convert("sharegpt4v-tiny", sys.argv[1], dtype="int4")
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "TOKENS", TOKENS)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    convert("sharegpt4v-tiny", whole, dtype="int4")
+    assert sorted(path.name for path in whole.iterdir() if path.name.startswith(".")) == []
+    done = subprocess.run([sys.executable, "-c", KILLED, str(killed)], capture_output=True, timeout=300)
+    assert done.returncode == -9, done.stderr
+    assert not (killed / "model.safetensors").exists()
+    rounded = []
+    add = FinishedLayers.add
+
+    def counted(self: FinishedLayers, layer: int, block: np.ndarray, sequences: list[np.ndarray]) -> None:
+        rounded.append(layer)
+        add(self, layer, block, sequences)
+
+    monkeypatch.setattr(FinishedLayers, "add", counted)
+    convert("sharegpt4v-tiny", killed, dtype="int4")
+    assert rounded[0] == 2  # the first two layers were not rounded again
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not list(killed.glob(".writing-int4-*"))
+
+
+def test_layers_come_back_and_count_once_complete(tmp_path: Path) -> None:
+    finished = FinishedLayers(tmp_path / "work")
+    assert finished.count == 0
+    sequences = [np.full((length, 4), length, np.float32) for length in (3, 5)]
+    for layer in range(2):
+        finished.add(layer, np.full(7, layer, np.uint8), [sequence + layer for sequence in sequences])
+    again = FinishedLayers(tmp_path / "work")
+    assert again.count == 2
+    assert np.array_equal(again.block(0), np.zeros(7, np.uint8))
+    assert [one.shape for one in again.sequences((3, 5))] == [(3, 4), (5, 4)]
+    assert np.array_equal(again.sequences((3, 5))[1], sequences[1] + 1)
+    (tmp_path / "work" / "block-00002").write_bytes(b"killed before the sequences were stored")
+    assert again.count == 2
+    again.remove()
+    assert FinishedLayers(tmp_path / "work").count == 0
+
+
+def test_another_source_or_text_has_another_fingerprint() -> None:
+    ids = np.arange(5)
+    assert fingerprint({"a": 1}, ids) == fingerprint({"a": 1}, np.arange(5))
+    assert len({fingerprint({"a": 1}, ids), fingerprint({"a": 2}, ids), fingerprint({"a": 1}, ids + 1)}) == 3
