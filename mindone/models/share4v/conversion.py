@@ -64,8 +64,8 @@ def convert(
     """Write a checkpoint of any published format in this project's format: one directory with everything.
 
     No model is built, and at most one shard is in memory. The weights are checked against the config first, and `out`
-    contains no checkpoint until it is complete. A source without a tokenizer is converted, with a logged warning, except
-    to int4 with GPTQ.
+    contains no checkpoint until it is complete. A source without a tokenizer is converted, with a logged warning; int4
+    needs it, unless `fast` is set.
 
     Args:
         source: a directory, the name of a preset, or owner/name on a hub.
