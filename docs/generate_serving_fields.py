@@ -20,7 +20,7 @@ START = """# Fields of requests
 
 Every field that a request to [the server](serving.md) may have. *Works*: it does what is said. *Ignored*: it asks for
 nothing that could change an answer. *Refused*: status 400 with an error that names the field, except for the values in
-brackets, which ask for nothing. A field that is not listed is refused, too. `null` is the same as leaving a field out.
+brackets, which change nothing. A field that is not listed is refused, too. `null` is the same as leaving a field out.
 """
 
 

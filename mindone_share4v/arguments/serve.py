@@ -28,7 +28,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     _add_limit_arguments(parser)
     log = parser.add_argument_group("log")
     log.add_argument("--no-access-log", action="store_true", help="do not log requests")
-    log.add_argument("--log-content", action="store_true", help="add prompts and answers to the access log")
+    log.add_argument(
+        "--log-content", action="store_true", help="add prompts (without their images) and answers to the access log"
+    )
 
 
 def _add_network_arguments(parser: ArgumentParser) -> None:
@@ -59,7 +61,7 @@ def _add_network_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="accept this name in the Host header, too; needed behind a proxy if there is no key. Can be repeated",
+        help="without a key, accept this name in the Host header, too, as behind a proxy; can be repeated",
     )
     group.add_argument(
         "--allow-url-hosts",
@@ -84,7 +86,12 @@ def _add_limit_arguments(parser: ArgumentParser) -> None:
         ("--max-batch", int, 8, "answers that are generated together"),
         ("--max-queue", int, 32, "answers that may wait beyond those; more get status 429"),
         ("--max-queue-seconds", float, 20.0, "time that a request may wait before it gets status 429"),
-        ("--max-request-seconds", float, 600.0, "time that a request may take in all"),
+        (
+            "--max-request-seconds",
+            float,
+            600.0,
+            "time that a request may take, from its headers to the end of its answer",
+        ),
         ("--max-drain-seconds", float, 30.0, "time that running requests may take after SIGTERM"),
         ("--max-body-mb", int, 64, "size of a request in MiB"),
         ("--max-images", int, 8, "images in one request"),

@@ -7,11 +7,16 @@ checkpoint in the original layout. The name `sharegpt4v-7b` also leads to that c
 from __future__ import annotations
 
 import json
+import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.pages.document import PAGES, ROOT, RUNNABLE, SHOWN, Block, blocks_of, name_of
@@ -44,15 +49,20 @@ def run_page(page: str, folder: Path, originals: Path, environment: dict[str, st
     for original in originals.iterdir():
         (folder / original.name).symlink_to(original)
     blocks = [asdict(block) for block in BLOCKS[page] if block.is_run or block.title]
-    return subprocess.run(
-        [shutil.which("python", path=environment["PATH"]) or "", str(RUN_PAGE), page],
-        input=json.dumps(blocks),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        timeout=TIMEOUT,
-    )
+    command = [shutil.which("python", path=environment["PATH"]) or "", str(RUN_PAGE), page]
+    return run_in_group(command, json.dumps(blocks), cwd=folder, env=environment)
+
+
+def run_in_group(command: list[str], text: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command; programs that it has left in the background, such as a server, end with it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, start_new_session=True, **options) as process:
+        try:
+            output, errors = process.communicate(text, TIMEOUT)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @pytest.mark.parametrize("page", runnable_pages())
@@ -112,6 +122,16 @@ def test_a_failing_block_is_reported(language: str, text: str, message: str, tmp
     options = {"input": json.dumps([asdict(block)]), "capture_output": True, "text": True, "cwd": tmp_path}
     done = subprocess.run(command, **options)
     assert done.returncode == 1 and message in done.stderr and "page.md, line 7" in done.stderr
+
+
+def test_a_program_in_the_background_ends_with_its_page(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "open")
+    reader = os.open(tmp_path / "open", os.O_RDONLY | os.O_NONBLOCK)
+    block = Block("bash", "exec 3> open\nsleep 600 < /dev/null > /dev/null 2>&1 &\nfalse\n", 1)
+    done = run_in_group([sys.executable, str(RUN_PAGE), "page.md"], json.dumps([asdict(block)]), cwd=tmp_path)
+    assert done.returncode == 1 and "status 1" in done.stderr
+    assert select.select([reader], [], [], 60)[0], "the program still runs"  # the end of the file: nobody can write
+    os.close(reader)
 
 
 def test_a_console_block_compares_the_output(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import socket
+import sys
 import threading
-from contextlib import suppress
+from concurrent.futures import Future
 from typing import Any
 
 import httpx
@@ -16,35 +19,78 @@ import pytest
 from mindone_share4v.cli import main
 
 
-def test_it_serves_until_sigterm(capfd: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    seen: dict[str, Any] = {"statuses": []}
+class Errors(io.StringIO):
+    """Standard error, which another thread can wait for."""
 
-    def use() -> None:
-        pause = threading.Event()
-        try:
-            while seen["statuses"][-1:] != [200]:
-                with suppress(httpx.ConnectError):
-                    seen["statuses"].append(httpx.get(f"{url}/health", trust_env=False).status_code)
-                pause.wait(0.05)
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._has_ended = False
+
+    def write(self, text: str) -> int:
+        with self._changed:
+            self._changed.notify_all()
+            return super().write(text)
+
+    def end(self) -> None:
+        """Nothing more is written: let `wait_for` fail at once."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def wait_for(self, pattern: str) -> str:
+        """Wait until `pattern` was written, and return its group."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_ended or re.search(pattern, self.getvalue()), timeout=300)
+            found = re.search(pattern, self.getvalue())
+        assert found, self.getvalue()
+        return found[1]
+
+
+def use(errors: Errors) -> dict[str, Any]:
+    """Use the server as a client, and end it with SIGTERM."""
+    try:
+        url = errors.wait_for(r"listening on (\S+); loading sharegpt4v-tiny")
+        with httpx.Client(base_url=url, trust_env=False, timeout=300) as client:
+            early = client.get("/health").status_code
+            errors.wait_for(rf"ready: sharegpt4v-tiny at ({url}/v1) \(OpenAI\)")
+            ready = client.get("/health").status_code
             body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
-            seen["answer"] = httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False, timeout=60).json()
-        finally:
+            answer = client.post("/v1/chat/completions", json=body).json()
+        return {"early": early, "ready": ready, "answer": answer}
+    finally:
+        if not errors._has_ended:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    thread = threading.Thread(target=use)
-    before = signal.getsignal(signal.SIGTERM)
-    thread.start()
-    assert main(["serve", "--port", str(port), "--max-batch", "2"]) == 0
-    thread.join()
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert set(seen["statuses"]) <= {503, 200} and seen["answer"]["usage"]["completion_tokens"] == 3
-    captured = capfd.readouterr()
-    assert f"listening on {url}; loading sharegpt4v-tiny" in captured.err and f"{url}/v1 (OpenAI)" in captured.err
-    assert captured.err.endswith("share4v: ended\n")
-    records = [json.loads(line) for line in captured.out.splitlines()]
+
+def test_it_serves_until_sigterm(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("SIGTERM came when the server did not handle it")
+
+    before = signal.signal(signal.SIGTERM, fail)  # if the client fails early, the test must end, but not the process
+    errors, done = Errors(), Future[dict[str, Any]]()
+
+    def run() -> None:
+        try:
+            done.set_result(use(errors))
+        except BaseException as error:
+            done.set_exception(error)
+
+    monkeypatch.setattr(sys, "stderr", errors)
+    try:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        status = main(["serve", "--port", "0", "--max-batch", "2"])
+        errors.end()
+        seen = done.result(timeout=300)
+        assert status == 0 and signal.getsignal(signal.SIGTERM) is fail
+    finally:
+        errors.end()
+        signal.signal(signal.SIGTERM, before)
+    assert seen["early"] in (503, 200) and seen["ready"] == 200
+    assert seen["answer"]["usage"]["completion_tokens"] == 3
+    assert errors.getvalue().endswith("share4v: ended\n")
+    records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert records[-1]["path"] == "/v1/chat/completions" and records[-1]["completion_tokens"] == 3
 
 
@@ -70,6 +116,8 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
         (["--image-cache-mb", "0"], "--image-cache-mb must be 1 or more"),
         (["--api-key", "two words"], "--api-key must be one or more visible ASCII characters"),
         (["--cors-origin", "*"], "--cors-origin"),
+        (["--api-key", "one", "--allowed-host", "captions.example"], "--allowed-host has no effect with a key"),
+        (["--allowed-host", "captions.example:80"], "--allowed-host must be names without a port"),
         (["--model", "no-such-model", "--port", "0"], "no-such-model"),
     ],
 )
@@ -80,8 +128,6 @@ def test_errors_in_the_command(flags: list[str], message: str, capsys: pytest.Ca
 
 
 def test_a_missing_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     for name in [one for one in sys.modules if one.startswith("mindone.pipelines.image_to_text.serve.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("mindone.pipelines.image_to_text.serve.server", raising=False)

@@ -1,8 +1,8 @@
-"""Text in which special tokens mean nothing: what strangers write is marked, so that it stays text in a prompt.
+"""Escapes special tokens in the text of a user, so that they stay plain text in a prompt.
 
-A prompt is one string, because sentencepiece must see the template's words and a user's together. So a mark goes into
-every special token that a user's text contains, which hides it from everything that looks for tokens, and the tokenizer
-removes the marks from the text between tokens.
+A prompt is one string, because sentencepiece must see the template's words and a user's together. Therefore an escape
+character is put into every special token that a user's text contains, which hides it from everything that looks for
+tokens, and the tokenizer removes the escape characters from the text between tokens.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_MARK = "\ufdd0"  # a noncharacter, which Unicode reserves for such use inside a program; in a text it is doubled
-_MARKS = re.compile(f"{_MARK}({_MARK}?)")
+_ESCAPE = "\ufdd0"  # a noncharacter, which Unicode reserves for such use inside a program; in a text it is doubled
+_ESCAPES = re.compile(f"{_ESCAPE}({_ESCAPE}?)")
 
 
 def protect(text: str, tokens: Iterable[str]) -> str:
@@ -29,9 +29,9 @@ def protect(text: str, tokens: Iterable[str]) -> str:
     """
     starts = "|".join(re.escape(token) for token in tokens)
     # A look-ahead, so that tokens that overlap are found as well.
-    return re.sub(f"(?s)(?=(?:{starts}))(.)", rf"\1{_MARK}", text.replace(_MARK, _MARK * 2))
+    return re.sub(f"(?s)(?=(?:{starts}))(.)", rf"\1{_ESCAPE}", text.replace(_ESCAPE, _ESCAPE * 2))
 
 
 def unprotect(text: str) -> str:
     """Return the text that `protect` was given."""
-    return _MARKS.sub(r"\1", text)
+    return _ESCAPES.sub(r"\1", text)

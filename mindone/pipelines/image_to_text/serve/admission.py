@@ -15,7 +15,7 @@ _WEIGHT = 0.2  # of the newest request in the average duration
 class Admission:
     """Counts the sequences that are queued or running; used by the event loop's thread only.
 
-    A request takes its places before its body is read, so that the number of bodies in memory is bounded, too.
+    A request reserves capacity before its body is read, so that the number of bodies in memory is bounded, too.
 
     Args:
         max_batch: sequences that run together.
@@ -45,18 +45,18 @@ class Admission:
         return (self.waiting / self._max_batch) * (self._mean_seconds or 0.0)
 
     @contextmanager
-    def places(self) -> Iterator[Places]:
-        """Take a place for a request; all its places are given back at the end of the `with` block.
+    def reserve(self) -> Iterator[Reservation]:
+        """Reserve capacity for one answer to a request; it is released at the end of the `with` block.
 
         Raises:
             ApiError: 503 while the server is ending, 429 if the queue is full or too slow.
         """
-        places = Places(self)
-        places.take(1)
+        reservation = Reservation(self)
+        reservation.extend(1)
         try:
-            yield places
+            yield reservation
         finally:
-            places.release()
+            reservation.release()
 
     async def wait_idle(self) -> None:
         """Wait until no request is left."""
@@ -65,7 +65,7 @@ class Admission:
             await self._idle.wait()
 
     def released(self, count: int) -> None:
-        """Take back `count` places."""
+        """Count `count` answers as ended."""
         self.active -= count
         if not self.active:
             self._idle.set()
@@ -86,8 +86,8 @@ class Admission:
         limit = self._max_batch + self._queue
         if self.active + count > limit:
             if count > limit:
-                raise ApiError(400, f"the request asks for {count} answers, but the server has {limit} places")
-            raise self._busy(f"the queue is full ({self.active} of {limit} places are taken)")
+                raise ApiError(400, f"the request asks for {count} answers, but the server has capacity for {limit}")
+            raise self._busy(f"the queue is full ({self.active} of {limit} answers are queued or running)")
         if self.expected_wait > self._queue_seconds:
             raise self._busy(f"a request would wait about {self.expected_wait:.0f} s for its turn")
 
@@ -96,15 +96,15 @@ class Admission:
         return ApiError(429, f"{reason}: try again in {seconds} s", code="queue_full", retry_after=seconds)
 
 
-class Places:
-    """The places of one request."""
+class Reservation:
+    """The capacity that one request has reserved, in answers."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._count = 0
 
-    def take(self, count: int) -> None:
-        """Have `count` places in all.
+    def extend(self, count: int) -> None:
+        """Reserve capacity for `count` answers altogether.
 
         Raises:
             ApiError: as `Admission.check`.
@@ -116,6 +116,6 @@ class Places:
             self._count = count
 
     def release(self) -> None:
-        """Give all places back."""
+        """Release the capacity."""
         self._admission.released(self._count)
         self._count = 0

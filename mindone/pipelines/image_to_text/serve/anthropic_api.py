@@ -58,7 +58,7 @@ def message_fields(limits: Limits, counts_only: bool = False) -> Fields:
         Field("metadata", "ignored", "requests are not distinguished by their users", Anything()),
         Field("service_tier", "ignored", "there is one tier"),
         Field("speed", "ignored", "there is one speed"),
-        Field("inference_geo", "ignored", "the server is where it is"),
+        Field("inference_geo", "ignored", "requests are processed on this server"),
         Field("container", "refused", "the server runs no code"),
         Field("mcp_servers", "refused", _NO_TOOLS, neutral=([],)),
         Field("context_management", "refused", "shorten the conversation yourself"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,10 @@ class Turn:
     text: str
     images: list[tuple[str, str]] = field(default_factory=list)
 
+    def for_log(self) -> dict[str, Any]:
+        """Return what a log shows of it: role, text and the number of images."""
+        return {"role": self.role, "text": self.text, "images": len(self.images)}
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -49,12 +53,14 @@ class Prompt:
         pixel_values: float32 [N, 3, S, S]; None without images.
         tokens: number of tokens, image patches included.
         image_tokens: how many of them are image patches.
+        turns: what a log shows of its messages; empty if it is not a chat.
     """
 
     input_ids: np.ndarray
     pixel_values: np.ndarray | None
     tokens: int
     image_tokens: int
+    turns: tuple[dict[str, Any], ...] = ()
 
 
 def joined(turns: Sequence[Turn]) -> list[Turn]:
@@ -80,6 +86,7 @@ class PromptBuilder:
     Attributes:
         stop_strings: of the template.
         context_length: of the model, in tokens.
+        vocabulary: number of token ids.
     """
 
     def __init__(self, pipeline: Pipeline, reader: ImageReader, limits: Limits) -> None:
@@ -90,7 +97,7 @@ class PromptBuilder:
         config = pipeline.model.config
         self.stop_strings = pipeline.template().stop_strings
         self.context_length: int = config.text_config.context_length
-        self._vocabulary: int = config.text_config.vocab_size
+        self.vocabulary: int = config.text_config.vocab_size
         self._patches: int = config.num_image_tokens
 
     def chat(self, turns: Sequence[Turn], param: str = "messages") -> Prompt:
@@ -113,7 +120,8 @@ class PromptBuilder:
             raise not_an_image(sources[0][1] if len(sources) == 1 else f"an image of {param}") from error
         except ValueError as error:
             raise invalid(f"{param}: {error}", param) from error
-        return self._prompt(inputs["input_ids"], inputs.get("pixel_values"), param)
+        prompt = self._prompt(inputs["input_ids"], inputs.get("pixel_values"), param)
+        return replace(prompt, turns=tuple(turn.for_log() for turn in turns))
 
     def text(self, text: str, param: str = "prompt") -> Prompt:
         """Return the prompt that consists of this text, without a template; special tokens in it are plain text."""
@@ -164,8 +172,8 @@ class PromptBuilder:
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         for token_id in ids:
-            if not 0 <= token_id < self._vocabulary:
-                raise invalid(f"{param} has the id {token_id}, expected 0 to {self._vocabulary - 1}", param)
+            if not 0 <= token_id < self.vocabulary:
+                raise invalid(f"{param} has the id {token_id}, expected 0 to {self.vocabulary - 1}", param)
 
     def _check_length(self, characters: int, param: str) -> None:
         limit = self.context_length

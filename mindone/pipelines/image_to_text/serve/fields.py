@@ -24,11 +24,11 @@ class Field:
 
     Attributes:
         name: its key in the JSON object.
-        effect: "works"; "ignored", because it asks for nothing that changes an answer; or "refused", with an error that
+        effect: "works"; "ignored", because it cannot change an answer; or "refused", with an error that
             names it.
         note: what it does, or why it is refused and what to do instead.
         kind: what it accepts.
-        neutral: values with which a refused field asks for nothing, so that they are accepted.
+        neutral: values of a refused field that change nothing, so that they are accepted.
         is_required: whether it must be given.
     """
 

@@ -44,7 +44,7 @@ class Generation:
     Args:
         engine: of the model.
         prompts: with their settings, one for each answer.
-        limits: time in the queue, and in all.
+        limits: time in the queue, and of the whole request.
         wants_pieces: report every piece of text, for a stream.
         began: `time.perf_counter()` when the request began.
 
@@ -189,21 +189,31 @@ class Generation:
             self._fail(ApiError(429, message, code="queue_timeout", retry_after=max(1, round(seconds))))
 
     def _time_out(self) -> None:
-        message = f"the request took longer than the limit of {self._limits.request_seconds:g} s: ask for fewer tokens"
-        self._fail(ApiError(504, message, code="request_timeout"))
+        self._fail(request_timeout(self._limits))
 
     def _fail(self, error: ApiError) -> None:
         self._error = self._error or error
         self._has_events.set()
 
 
+def request_timeout(limits: Limits) -> ApiError:
+    """Return the answer to a request that takes too long."""
+    message = f"the request took longer than the limit of {limits.request_seconds:g} s: ask for fewer tokens"
+    return ApiError(504, message, code="request_timeout")
+
+
 def _error_of(error: Exception) -> ApiError:
-    """Return the answer to a request whose generation raised `error`."""
+    """Return the answer to a request whose generation raised `error`.
+
+    What else a client can get wrong is checked before the engine gets a request, so other errors are not the client's.
+    """
+    from mindone.models.share4v.generation.constraints import GrammarError
+
     if isinstance(error, FloatingPointError):
         return ApiError(
             500, "the model computed values that are not finite numbers for this request", code="not_finite"
         )
-    if isinstance(error, ValueError):
-        return ApiError(400, str(error))
+    if isinstance(error, GrammarError):  # only the answer shows that a schema takes too much work
+        return ApiError(400, str(error), code="invalid_schema")
     _log.error("a request failed", exc_info=error)
     return ApiError(500, "an error in the server ended this request; its log says more", code="internal_error")

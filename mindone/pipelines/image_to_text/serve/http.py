@@ -100,6 +100,18 @@ async def unless_left(work: Awaitable[Result], left: asyncio.Task[None]) -> Resu
             await asyncio.wait({task}, timeout=0.05)
 
 
+def timed(send: Send, seconds: float) -> Send:
+    """Return `send` with a limit of time for each message, after which it raises ClientLeftError."""
+
+    async def send_in_time(message: Message) -> None:
+        try:
+            await asyncio.wait_for(send(message), seconds)
+        except asyncio.TimeoutError:
+            raise ClientLeftError from None
+
+    return send_in_time
+
+
 async def send_json(send: Send, status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
     """Send a complete answer, with its length."""
     data = dumps(body)
@@ -109,22 +121,24 @@ async def send_json(send: Send, status: int, body: Mapping[str, Any], headers: M
 
 
 async def send_stream(
-    send: Send, pieces: AsyncIterator[bytes], media_type: str, headers: Mapping[str, str], write_seconds: float
+    send: Send, pieces: AsyncIterator[bytes], media_type: str, headers: Mapping[str, str], seconds: float
 ) -> None:
     """Send an answer piece by piece.
 
     Raises:
-        ClientLeftError: the client did not accept a piece in time.
+        ClientLeftError: the client did not accept all pieces within `seconds`.
     """
-    await send(_start(200, {"Content-Type": media_type, "Cache-Control": "no-store", **headers}))
-    async for piece in pieces:
-        try:
-            await asyncio.wait_for(
-                send({"type": "http.response.body", "body": piece, "more_body": True}), write_seconds
-            )
-        except asyncio.TimeoutError:
-            raise ClientLeftError from None
-    await send({"type": "http.response.body", "body": b""})
+
+    async def send_all() -> None:
+        await send(_start(200, {"Content-Type": media_type, "Cache-Control": "no-store", **headers}))
+        async for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    try:
+        await asyncio.wait_for(send_all(), seconds)
+    except asyncio.TimeoutError:
+        raise ClientLeftError from None
 
 
 def _start(status: int, headers: Mapping[str, str]) -> Message:

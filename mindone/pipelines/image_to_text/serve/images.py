@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mindone.models.share4v.processing.image_loading import ImageLoadError, data_uri_bytes
 
 from .errors import ApiError, invalid
 from .options import Limits
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 # Pillow's names of the formats that are accepted; the content decides, whatever the client calls it.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
 _ACCEPTED = "a JPEG, PNG, WebP, GIF or BMP file"
+_URL = ("http://", "https://")
 _EXAMPLE = 'expected "data:image/png;base64,..." or the base64 alone'
 
 
@@ -41,10 +45,9 @@ class ImageReader:
         Raises:
             ApiError: (400) the source is none of these, or the image is damaged, too large or of another format.
         """
-        head = source[:8].lower()
-        if head.startswith("data:"):
+        if source[:5].lower() == "data:":
             data = self._from_data_uri(source, param)
-        elif head.startswith(("http://", "https://")):
+        elif is_url(source):
             if self._downloader is None:
                 raise invalid(
                     f"{param} is a URL, but this server downloads no images: send the image itself, as a data URI, or "
@@ -59,10 +62,13 @@ class ImageReader:
         return data
 
     def _from_data_uri(self, source: str, param: str) -> bytes:
-        head, comma, body = source.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
+        end = source.find(",")
+        if end < 0 or not source[:end].lower().endswith(";base64"):
             raise invalid(f"{param} is a data URI without base64: {_EXAMPLE}", param, "invalid_image")
-        return _decode_base64(body, param)
+        try:
+            return data_uri_bytes(source, param)
+        except ImageLoadError as error:
+            raise invalid(f"{param} is not valid base64: {_EXAMPLE}", param, "invalid_image") from error
 
     def _check(self, data: bytes, param: str) -> None:
         """Check the format and the size that the header states, before anything is decoded."""
@@ -86,6 +92,26 @@ class ImageReader:
         if limit is not None:
             message = f"{param} has {width} x {height} pixels, more than the limit of {limit}: make the image smaller"
             raise invalid(message, param, "image_too_large")
+
+
+def is_url(source: str) -> bool:
+    """Return whether the source of an image is a URL that would be downloaded."""
+    return source[:8].lower().startswith(_URL)
+
+
+def names_url(value: Any) -> bool:
+    """Return whether a string in a JSON value is a URL, so that reading its images may wait for another server."""
+    remaining = [value]
+    while remaining:
+        one = remaining.pop()
+        if isinstance(one, str):
+            if is_url(one):
+                return True
+        elif isinstance(one, Mapping):
+            remaining.extend(one.values())
+        elif isinstance(one, (list, tuple)):
+            remaining.extend(one)
+    return False
 
 
 def not_an_image(param: str) -> ApiError:

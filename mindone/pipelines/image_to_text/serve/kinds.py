@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .errors import invalid
+from .errors import ApiError, invalid
+
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxlist, _repr.maxdict = 2, 4, 4  # so that a value of many megabytes is shown at once
 
 
 class Kind(Protocol):
@@ -26,7 +29,7 @@ class Kind(Protocol):
 
 def _shown(value: Any) -> str:
     """Return a value for a message, shortened."""
-    text = repr(value)
+    text = repr(value[:61]) if isinstance(value, str) else _repr.repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
@@ -131,7 +134,13 @@ class ListOf:
         if not isinstance(value, list) or len(value) > self.maximum:
             found = f"a list of {len(value)}" if isinstance(value, list) else _shown(value)
             raise invalid(f"{param} must be a list of at most {self.maximum} values, got {found}", param)
-        return tuple(self.item.check(one, f"{param}[{index}]") for index, one in enumerate(value))
+        checked = []
+        for index, one in enumerate(value):
+            try:
+                checked.append(self.item.check(one, param))
+            except ApiError:  # only an error needs the name of a value; a million names would take seconds
+                checked.append(self.item.check(one, f"{param}[{index}]"))
+        return tuple(checked)
 
     def schema(self) -> dict[str, Any]:
         array = {"type": "array", "items": self.item.schema(), "maxItems": self.maximum}
@@ -184,9 +193,9 @@ class Structure:
     def check(self, value: Any, param: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise invalid(f"{param} must be an object, got {_shown(value)}", param)
-        unknown = [key for key in value if self.keys is not None and key not in self.keys]
-        if unknown:
-            name = f"{param}.{unknown[0]}"[:80]
+        unknown = next((key for key in value if self.keys is not None and key not in self.keys), None)
+        if unknown is not None:
+            name = f"{param}.{unknown}"[:80]
             raise invalid(f"{name} is not supported: {param} may have {', '.join(self.keys or ())}", name)
         return value
 
@@ -205,8 +214,3 @@ class Anything:
 
     def schema(self) -> dict[str, Any]:
         return {}
-
-
-def is_finite(value: Any) -> bool:
-    """Return whether a JSON number is finite; Python's parser accepts NaN and Infinity, which JSON does not have."""
-    return not isinstance(value, float) or math.isfinite(value)

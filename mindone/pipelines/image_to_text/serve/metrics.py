@@ -31,7 +31,7 @@ class Metrics:
         self._registry.register(self)
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts")
         self._new_tokens = self._counter("generation_tokens", "Generated tokens")
-        self._success = self._counter("request_success", "Answers that ended well", "finished_reason")
+        self._success = self._counter("request_success", "Answers that ended without an error", "finished_reason")
         self._failures = Counter(
             "share4v:http_responses", "Responses by status", ("model_name", "status"), registry=self._registry
         )
@@ -63,7 +63,7 @@ class Metrics:
         return iter(())
 
     def completed(self, completion: Completion[Any], submitted: float, reason: str) -> None:
-        """Count an answer that ended well."""
+        """Count an answer that ended without an error."""
         new_tokens = len(completion.token_ids)
         self._prompt_tokens.labels(self._model).inc(completion.prompt_tokens)
         self._new_tokens.labels(self._model).inc(new_tokens)

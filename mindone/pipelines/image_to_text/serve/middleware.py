@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,12 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .anthropic_api import anthropic_error
 from .errors import ApiError, openai_error
-from .http import ClientLeftError, header, send_json
+from .http import ClientLeftError, header, send_json, timed
 from .metrics import Metrics
 from .ollama_api import ollama_error
-from .options import ServerOptions
+from .options import ServerOptions, is_address
 
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 _SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class Guard:
         self._metrics = metrics
         self._log = log
         self._keys = [_digest(key.encode()) for key in options.api_keys]
-        self._checks_host = options.is_loopback and not options.api_keys
+        own = (*_OWN_NAMES, socket.gethostname(), options.host, *options.allowed_hosts)
+        self._hosts = {name.lower().rstrip(".") for name in own}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -58,11 +60,26 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        response = _Response(send)
+        response = _Response(timed(send, self._options.limits.write_seconds))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = uuid4().hex
         scope["app"] = self  # so that the router raises its errors
         began = time.perf_counter()
+        try:
+            await self._respond(scope, receive, response)
+        except ClientLeftError:
+            state["client_left"] = True
+        finally:
+            if response.status is not None:
+                self._metrics.responded(response.status)
+            self._write_log(scope, response, state, time.perf_counter() - began)
+
+    async def _respond(self, scope: Scope, receive: Receive, response: _Response) -> None:
+        """Send the answer, or the error that the request gets.
+
+        Raises:
+            ClientLeftError: the client left, or does not accept what is sent.
+        """
         try:
             self._check(scope)
             await self._app(scope, receive, response.send)
@@ -71,16 +88,12 @@ class Guard:
         except HTTPException as error:  # of the router
             await self._send_error(scope, response, _routing_error(error, scope))
         except ClientLeftError:
-            state["client_left"] = True
+            raise
         except Exception:
-            _log.exception("request %s failed", state["request_id"])
+            _log.exception("request %s failed", scope["state"]["request_id"])
             if response.status is None:
                 failure = ApiError(500, "an error in the server; its log says more", code="internal_error")
                 await self._send_error(scope, response, failure)
-        finally:
-            if response.status is not None:
-                self._metrics.responded(response.status)
-            self._write_log(scope, response, state, time.perf_counter() - began)
 
     def _check(self, scope: Scope) -> None:
         """Check host, origin and key.
@@ -88,7 +101,7 @@ class Guard:
         Raises:
             ApiError: 401 or 403.
         """
-        if self._checks_host:
+        if not self._keys:
             self._check_host(scope)
         origin = header(scope, b"origin")
         if origin is not None and not self._keys and not self._is_own(scope, origin):
@@ -97,12 +110,16 @@ class Guard:
             self._check_key(scope)
 
     def _check_host(self, scope: Scope) -> None:
-        """A web page whose name leads to 127.0.0.1 (DNS rebinding) sends its own name."""
+        """Refuse the names of others: a web page whose name leads to this server (DNS rebinding) sends its own name.
+
+        An IP address cannot be rebound, so every address is accepted: behind a NAT the server does not know its own.
+        """
         host = (header(scope, b"host") or "").rpartition("@")[2]
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        known = (*_LOOPBACK_NAMES, self._options.host, *self._options.allowed_hosts)
-        if name.lower() not in known:
-            raise ApiError(403, "the Host header names another host: use localhost, or start with --allowed-host NAME")
+        if name.lower().rstrip(".") not in self._hosts and not is_address(name):
+            raise ApiError(
+                403, "the Host header names another host: use its address, or start with --allowed-host NAME"
+            )
 
     def _is_own(self, scope: Scope, origin: str) -> bool:
         own = header(scope, b"host")

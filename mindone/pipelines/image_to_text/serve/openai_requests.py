@@ -115,7 +115,7 @@ def chat_fields(limits: Limits) -> Fields:
             Field(
                 "messages", "works", "roles system (developer), user, assistant; text and images", Items(1000), (), True
             ),
-            Field("max_completion_tokens", "works", "the newer name of max_tokens, before which it goes", Integer(1)),
+            Field("max_completion_tokens", "works", "the newer name of max_tokens, and preferred to it", Integer(1)),
             *_sampling_fields(limits),
             Field("logprobs", "works", "report the log-probability of each token", Boolean()),
             Field("top_logprobs", "works", "and of this many of the most probable tokens", Integer(0, 20)),
@@ -272,9 +272,7 @@ def read_messages(messages: list[Any]) -> list[Turn]:
 def _turn(message: Any, where: str) -> Turn:
     if not isinstance(message, dict):
         raise invalid(f'{where} must be an object with "role" and "content"', where)
-    role = message.get("role")
-    if role not in _ROLES or not isinstance(role, str):
-        raise invalid(f"{where}.role must be one of {', '.join(_ROLES)}, got {role!r:.40}", f"{where}.role")
+    role = Choice(tuple(_ROLES)).check(message.get("role"), f"{where}.role")
     for name in ("tool_calls", "function_call", "audio"):
         if message.get(name):
             raise invalid(f"{where}.{name} is not supported: leave it out", f"{where}.{name}", "unsupported_parameter")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -47,6 +48,8 @@ class Writer:
     id: str = field(default_factory=lambda: uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
     _last_pieces: dict[int, GenerationPiece] = field(default_factory=dict)
+    _offsets: dict[int, int] = field(default_factory=dict)  # choice -> characters of the tokens so far
+    _named_prompts: set[int] = field(default_factory=set)  # choices whose prompt_token_ids a stream has sent
 
     def complete(self) -> dict[str, Any]:
         """Return the body of a complete answer."""
@@ -56,8 +59,8 @@ class Writer:
         body["usage"] = self.usage()
         slowest = max(range(len(completions)), key=lambda number: completions[number].ended or 0.0)
         body["timings"] = timings(self.generation, slowest)
-        if self.request.return_token_ids:
-            body["prompt_token_ids"] = self.generation.prompts[0].input_ids[0].tolist()
+        if self.request.return_token_ids and self.is_chat:
+            body["prompt_token_ids"] = self._prompt_ids(0)
         return body
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -111,9 +114,11 @@ class Writer:
             choice["message"] = {"role": "assistant", "content": completion.text, "refusal": None}
         else:
             choice["text"] = completion.text
-        choice["logprobs"] = self._logprobs(completion.logprobs) if self.request.logprobs else None
+        choice["logprobs"] = self._logprobs(number, completion.logprobs) if self.request.logprobs else None
         if self.request.return_token_ids:
             choice["token_ids"] = list(completion.token_ids)
+            if not self.is_chat:  # a request for completions may have several prompts
+                choice["prompt_token_ids"] = self._prompt_ids(number)
         return choice
 
     def _event(self, number: int, value: Any) -> list[bytes]:
@@ -153,11 +158,14 @@ class Writer:
             choice["delta"] = {"role": "assistant", "content": ""}
         else:
             choice["delta"] = {"content": text} if text else {}
-        choice["logprobs"] = self._logprobs((piece.logprobs,)) if piece is not None and piece.logprobs else None
+        choice["logprobs"] = self._logprobs(number, (piece.logprobs,)) if piece is not None and piece.logprobs else None
         reason = piece.finish_reason if piece is not None else None
         choice["finish_reason"] = FINISH_REASONS[reason] if reason else None
         if self.request.return_token_ids and piece is not None:
             choice["token_ids"] = [] if piece.token_id is None else [piece.token_id]
+        if self.request.return_token_ids and number not in self._named_prompts:  # in the first chunk of each answer
+            self._named_prompts.add(number)
+            (body if self.is_chat else choice)["prompt_token_ids"] = self._prompt_ids(number)
         body["choices"] = [choice]
         if self.request.include_usage:
             body["usage"] = None
@@ -165,14 +173,17 @@ class Writer:
             body["timings"] = timings(self.generation, number)
         return self._data(body)
 
+    def _prompt_ids(self, number: int) -> list[int]:
+        return list(map(int, self.generation.prompts[number].input_ids[0]))
+
     def _data(self, body: Mapping[str, Any]) -> bytes:
         return b"data: " + dumps(body) + b"\n\n"
 
-    def _logprobs(self, tokens: tuple[TokenLogprobs, ...]) -> dict[str, Any]:
+    def _logprobs(self, number: int, tokens: tuple[TokenLogprobs, ...]) -> dict[str, Any]:
         if self.is_chat:
             return {"content": [self._token(one) for one in tokens], "refusal": None}
         texts = [token_text(self.tokenizer, one.token_id) for one in tokens]
-        offsets = [sum(map(len, texts[:index])) for index in range(len(texts))]
+        *offsets, self._offsets[number] = accumulate(map(len, texts), initial=self._offsets.get(number, 0))
         return {
             "tokens": texts,
             "token_logprobs": [one.logprob for one in tokens],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 # The flags of `share4v serve` for limits, which errors name.
 _FLAGS = {
     "body_bytes": "--max-body-mb",
@@ -35,9 +37,9 @@ class Limits:
         logit_bias: number of tokens in logit_bias.
         queue: requests that wait for a slot, beyond those that are running.
         queue_seconds: how long a request may wait for a slot. Clients of captioning tools give up after 30 s.
-        request_seconds: how long a request may take from its first byte to its last.
+        request_seconds: how long a request may take, from its headers to the end of its answer.
         body_seconds: how long a client may take to send its body.
-        write_seconds: how long a client may take to accept a piece of a stream.
+        write_seconds: how long a client may take to accept an answer, or a piece of a stream.
         drain_seconds: how long running requests may take after SIGTERM.
         ping_seconds: after this time without an event, a stream gets a comment, so that clients do not time out.
         url_bytes: size of an image that is downloaded.
@@ -87,8 +89,8 @@ class ServerOptions:
         max_batch: sequences that are decoded together.
         api_keys: keys of which every request except /health must have one; empty for none.
         without_key: allow other machines to connect without a key.
-        allowed_hosts: names in the Host header that are accepted, besides those of `host`. On loopback without a key,
-            other names are refused, so that a web page cannot reach the server through a name of its own.
+        allowed_hosts: names in the Host header that are accepted besides addresses, `host` and the machine's name.
+            Without a key other names are refused, so that a web page cannot reach the server through a name of its own.
         allow_url_hosts: hosts from which images may be downloaded: a name, "*.example.org" for its subdomains, or "*"
             for all. Empty: images are accepted as data only.
         cors_origins: origins of web pages that may use the server, such as "https://example.org".
@@ -96,7 +98,7 @@ class ServerOptions:
         limits: what clients may ask for.
 
     Raises:
-        ValueError: a value is outside its range, or other machines could connect without a key.
+        ValueError: a value is outside its range or has no effect, or other machines could connect without a key.
     """
 
     model_name: str
@@ -123,6 +125,16 @@ class ServerOptions:
                 f"host {self.host} makes the server reachable from other machines, but no key is set: set api_key "
                 "(--api-key), or without_key (--without-key) if anyone who can connect may use it"
             )
+        self._check_names()
+
+    def _check_names(self) -> None:
+        if self.allowed_hosts and self.api_keys:
+            raise ValueError(
+                "allowed_hosts (--allowed-host) has no effect with a key, which every request needs: leave it out"
+            )
+        for name in self.allowed_hosts:
+            if not _HOST.fullmatch(name):
+                raise ValueError(f"allowed_hosts (--allowed-host) must be names without a port or a path, got {name!r}")
         for origin in self.cors_origins:
             if origin == "*" and not self.api_keys:
                 raise ValueError(
@@ -132,9 +144,13 @@ class ServerOptions:
     @property
     def is_loopback(self) -> bool:
         """Whether only programs on this machine can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return self.host == "localhost" or (is_address(self.host) and ip_address(self.host).is_loopback)
+
+
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address rather than a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -13,10 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from .api_description import description, description_page
 from .errors import invalid
-from .fields import Fields
-from .generation_route import GenerationRoute
-from .http import read_body
-from .json_text import dumps, loads
+from .generation_route import GenerationRoute, in_time
+from .http import read_body, unless_left, watched
+from .json_text import dumps
 from .metrics import CONTENT_TYPE
 from .ollama_api import SHOW
 from .openai_requests import read_messages
@@ -126,28 +126,12 @@ class Handlers:
 
     async def tokenize(self, request: Request) -> Response:
         """Token ids of a text or a chat, as vLLM returns them."""
-        builder = self._service.check_ready()
-        values = await self._values(request, TOKENIZE)
-        if ("prompt" in values) == ("messages" in values):
-            raise invalid("give either prompt or messages", "prompt")
-        if "messages" in values:
-            prompt = await self._service.in_thread(builder.chat, read_messages(values["messages"]))
-        else:
-            prompt = await self._service.in_thread(builder.text, values["prompt"])
-        ids = prompt.input_ids[0].tolist()
-        if "prompt" in values and not values.get("add_special_tokens", True):
-            ids = ids[1:]
-        removed = prompt.input_ids.shape[1] - len(ids)
-        body = {"count": prompt.tokens - removed, "max_model_len": builder.context_length, "tokens": ids}
-        if values.get("return_token_strs"):
-            body["token_strs"] = builder.token_texts(ids)
-        return _json(body)
+        return await self._answer(request, TOKENIZE.read, self._tokenize)
 
     async def detokenize(self, request: Request) -> Response:
         """The text of token ids."""
         builder = self._service.check_ready()
-        values = await self._values(request, DETOKENIZE)
-        return _json({"prompt": await self._service.in_thread(builder.decode, values["tokens"])})
+        return await self._answer(request, DETOKENIZE.read, lambda values: {"prompt": builder.decode(values["tokens"])})
 
     async def count_tokens(self, request: Request) -> Response:
         """Anthropic's count of a prompt's tokens."""
@@ -155,11 +139,26 @@ class Handlers:
         messages = self._service.messages
         if messages is None:
             raise RuntimeError("the model is not loaded")
-        body = await self._body(request)
-        values = messages.count_values(body)
-        self._service.check_model(values)
-        prompt = await self._service.in_thread(messages.prompt, values)
-        return _json({"input_tokens": prompt.tokens})
+        return await self._answer(
+            request, messages.count_values, lambda values: {"input_tokens": messages.prompt(values).tokens}
+        )
+
+    def _tokenize(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        builder = self._service.check_ready()
+        if ("prompt" in values) == ("messages" in values):
+            raise invalid("give either prompt or messages", "prompt")
+        if "messages" in values:
+            prompt = builder.chat(read_messages(values["messages"]))
+        else:
+            prompt = builder.text(values["prompt"])
+        ids = prompt.input_ids[0].tolist()
+        if "prompt" in values and not values.get("add_special_tokens", True):
+            ids = ids[1:]
+        removed = prompt.input_ids.shape[1] - len(ids)
+        body = {"count": prompt.tokens - removed, "max_model_len": builder.context_length, "tokens": ids}
+        if values.get("return_token_strs"):
+            body["token_strs"] = builder.token_texts(ids)
+        return body
 
     async def tags(self, request: Request) -> Response:
         """Ollama's list of models."""
@@ -168,37 +167,46 @@ class Handlers:
         return _json({"models": [{**tag, "details": self._details()}]})
 
     async def version(self, request: Request) -> Response:
-        """A version of Ollama's API; clients ask for it to see whether a server is there."""
+        """A version of Ollama's API; clients ask for it to see whether a server answers."""
         return _json({"version": "0.6.0"})
 
     async def show(self, request: Request) -> Response:
         """Ollama's description of a model."""
-        builder = self._service.check_ready()
-        values = await self._values(request, SHOW)
+        return await self._answer(request, SHOW.read, self._show)
+
+    def _show(self, values: Mapping[str, Any]) -> dict[str, Any]:
         if "name" in values:
             self._service.check_model({"model": values["name"]})
-        info = {"general.architecture": "share4v", "share4v.context_length": builder.context_length}
-        return _json(
-            {
-                "modelfile": "",
-                "parameters": "",
-                "template": "",
-                "details": self._details(),
-                "model_info": info,
-                "capabilities": ["completion", "vision"],
-                "modified_at": self._modified,
-            }
-        )
+        length = self._service.check_ready().context_length
+        return {
+            "modelfile": "",
+            "parameters": "",
+            "template": "",
+            "details": self._details(),
+            "model_info": {"general.architecture": "share4v", "share4v.context_length": length},
+            "capabilities": ["completion", "vision"],
+            "modified_at": self._modified,
+        }
 
-    async def _values(self, request: Request, fields: Fields) -> dict[str, Any]:
-        values = fields.read(await self._body(request))
-        self._service.check_model(values)
-        return values
+    async def _answer(
+        self,
+        request: Request,
+        check: Callable[[Mapping[str, Any]], dict[str, Any]],
+        compute: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> Response:
+        """Answer a POST: check its fields and compute the answer in threads.
 
-    async def _body(self, request: Request) -> dict[str, Any]:
-        with self._service.admission.places():  # bounds how many bodies are in memory
-            data = await read_body(request.scope, request.receive, self._service.options.limits)
-            return await self._service.in_thread(loads, data)
+        It counts as a request until it has been answered, which bounds how many bodies are in memory.
+        """
+        self._service.check_ready()
+        began, limits = time.perf_counter(), self._service.options.limits
+        with self._service.admission.reserve():
+            body = await read_body(request.scope, request.receive, limits)
+            async with watched(request.receive) as left:
+                work = self._service.compute(body, check, lambda values: dumps(compute(values)))
+                del body
+                data = await in_time(unless_left(work, left), limits, began)
+        return Response(data, media_type="application/json")
 
     def _model(self) -> dict[str, Any]:
         builder = self._service.check_ready()

@@ -12,9 +12,10 @@ from .admission import Admission
 from .anthropic_api import MessagesReader, MessageWriter
 from .chat import PromptBuilder
 from .endpoint import Endpoint
-from .errors import ApiError
+from .errors import ApiError, invalid
 from .generation import FINISH_REASONS, Generation
-from .images import ImageReader
+from .images import ImageReader, names_url
+from .json_text import loads
 from .metrics import Metrics
 from .model_thread import ModelThread
 from .ollama_api import OllamaReader, OllamaWriter
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.base import Pipeline
 
 Result = TypeVar("Result")
-MAX_PREPARING = 4  # requests whose images are decoded at the same time
+# Threads of a kind; a download may wait for another server, and must not keep the others from being read or prepared.
+_READING = 2
+_PREPARING = 4
+_DOWNLOADING = 4
+Values = dict[str, Any]
 _PREFIX = "vllm:prefix_cache"
 
 
@@ -67,7 +72,9 @@ class Service:
         self.builder: PromptBuilder | None = None
         self.messages: MessagesReader | None = None
         self._endpoints: dict[str, Endpoint] = {}
-        self._pool = ThreadPoolExecutor(MAX_PREPARING, thread_name_prefix="share4v-prepare")
+        self._readers = ThreadPoolExecutor(_READING, thread_name_prefix="share4v-read")
+        self._preparers = ThreadPoolExecutor(_PREPARING, thread_name_prefix="share4v-prepare")
+        self._downloaders = ThreadPoolExecutor(_DOWNLOADING, thread_name_prefix="share4v-download")
         self.created = int(time.time())
 
     def endpoint(self, name: str) -> Endpoint:
@@ -104,19 +111,51 @@ class Service:
             message = f"the model {name[:100]!r} does not exist here: use {known!r}, or leave model out"
             raise ApiError(404, message, "model", "model_not_found")
 
-    async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a function that takes time; few run at once, the others wait."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+    async def compute(
+        self, body: bytes, check: Callable[[Values], Values], function: Callable[[Values], Result]
+    ) -> Result:
+        """Read a body and return what `function` makes of its fields, as `read` and `prepare` do."""
+        values, has_urls = await self.read(body, check)
+        del body  # while `function` waits for a thread, there is one copy of the request in memory
+        return await self.prepare(function, values, has_urls)
+
+    async def read(self, body: bytes, check: Callable[[Values], Values]) -> tuple[Values, bool]:
+        """Return the fields of a body, and whether it names images by URL; few are read at once, the others wait.
+
+        Args:
+            body: JSON.
+            check: returns the fields, or raises ApiError.
+
+        Raises:
+            ApiError: (400) the body is no JSON, or `check` raised; (404) it names another model.
+        """
+
+        def fields() -> tuple[Values, bool]:
+            values = check(loads(body))
+            self.check_model(values)
+            return values, self._downloader is not None and names_url(values)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, fields)
+
+    async def prepare(self, function: Callable[[Values], Result], values: Values, has_urls: bool) -> Result:
+        """Return what `function` makes of these fields in a thread; few run at once, the others wait."""
+        pool = self._downloaders if has_urls else self._preparers
+        return await asyncio.get_running_loop().run_in_executor(pool, function, values)
 
     def generate(self, job: Any, began: float) -> Generation:
         """Submit a request's prompts to the engine.
 
         Raises:
-            ApiError: 503 if the engine is closed.
+            ApiError: 503 if the engine is closed, 400 if logit_bias has an id that the vocabulary does not have.
         """
         engine = self.model.engine
-        if engine is None:
+        if engine is None or self.builder is None:
             raise ApiError(503, "the model is being loaded", code="loading", retry_after=5)
+        for _, settings in job.prompts:
+            try:
+                settings.check_vocabulary(self.builder.vocabulary)
+            except ValueError as error:
+                raise invalid(str(error), "logit_bias") from error
         return Generation(engine, job.prompts, self.options.limits, job.stream, began)
 
     def count(self, generation: Generation) -> None:
@@ -135,7 +174,8 @@ class Service:
 
     def close(self, timeout: float) -> bool:
         """Cancel what is running and end the model's thread; return whether it ended in time."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._readers, self._preparers, self._downloaders):
+            pool.shutdown(wait=False, cancel_futures=True)
         return self.model.close(timeout)
 
     # In the model's thread
@@ -197,7 +237,7 @@ class Service:
                 True,
             ),
             "vllm:mm_cache_hits": ("Images whose features were cached", image_hits, True),
-            "share4v:places_taken": (
+            "share4v:answers_admitted": (
                 "Answers that are queued, running or being prepared",
                 self.admission.active,
                 False,

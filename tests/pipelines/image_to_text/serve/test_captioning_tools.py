@@ -115,7 +115,7 @@ def test_7_what_is_broken_is_400_and_what_is_full_is_429(live: Live, small: Live
     for image in ("data:image/png;base64,AAAA", "data:image/png;base64,", "data:image/png;base64,*", "nothing"):
         assert live.post(PATH, chat("What?", image)).status_code == 400
     assert live.post(PATH, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}).status_code == 400
-    with small.service.admission.places():
+    with small.service.admission.reserve():
         full = small.post(PATH, chat("What?", scene))
     assert full.status_code == 429 and int(full.headers["retry-after"]) >= 1
     assert full.json()["error"]["code"] == "queue_full"

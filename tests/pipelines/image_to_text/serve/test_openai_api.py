@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,32 @@ def test_completions_continue_a_text_without_a_template(client: openai.OpenAI, t
     assert [choice.index for choice in pair.choices] == [0, 1]
     stream = client.completions.create(model=MODEL, prompt=prompt, max_tokens=12, stream=True)
     assert "".join(chunk.choices[0].text for chunk in stream) == wanted
+
+
+def test_offsets_of_a_stream_are_those_of_the_whole_answer(live: Live) -> None:
+    body = {"prompt": "USER: What is this? ASSISTANT:", "max_tokens": 6, "logprobs": 0}
+    whole = live.post("/v1/completions", body).json()["choices"][0]["logprobs"]
+    lengths = [len(token) for token in whole["tokens"]]
+    assert whole["text_offset"] == [sum(lengths[:index]) for index in range(6)]
+    choices = [one for chunk in chunks_of(live, body) for one in chunk["choices"]]
+    assert [one for choice in choices if choice["logprobs"] for one in choice["logprobs"]["text_offset"]] == (
+        whole["text_offset"]
+    )
+
+
+def test_token_ids_of_every_prompt(live: Live) -> None:
+    body = {"prompt": ["Hello", "What is this?"], "max_tokens": 2, "return_token_ids": True}
+    wanted = [live.post("/tokenize", {"prompt": prompt}).json()["tokens"] for prompt in body["prompt"]]
+    whole = live.post("/v1/completions", body).json()
+    assert [choice["prompt_token_ids"] for choice in whole["choices"]] == wanted and "prompt_token_ids" not in whole
+    choices = [one for chunk in chunks_of(live, body) for one in chunk["choices"]]
+    named = {one["index"]: one["prompt_token_ids"] for one in choices if "prompt_token_ids" in one}
+    assert [named[0], named[1]] == wanted and sum("prompt_token_ids" in one for one in choices) == 2
+
+
+def chunks_of(live: Live, body: dict[str, Any]) -> list[dict[str, Any]]:
+    text = live.post("/v1/completions", {**body, "stream": True}).text
+    return [json.loads(line[len("data: ") :]) for line in text.split("\n\n") if line.startswith("data: {")]
 
 
 def test_a_conversation_of_several_turns(client: openai.OpenAI, tiny: Any, scene: str) -> None:

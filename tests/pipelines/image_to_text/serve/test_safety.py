@@ -286,6 +286,26 @@ def test_fields_that_are_dangerous_elsewhere(live: Live, name: str) -> None:
     assert field in message(found) and found.json()["error"]["param"] == field
 
 
+def test_a_log_with_content_has_no_images(tiny: Any) -> None:
+    image = picture(9, 9)
+    message = {
+        "role": "user",
+        "content": [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": image}],
+    }
+    bodies = {
+        "/v1/chat/completions": {"messages": [message]},
+        "/api/chat": {"messages": [{"role": "user", "content": "What?", "images": [image]}], "stream": False},
+        "/v1/completions": {"prompt": "What?"},
+    }
+    with serving(tiny, max_batch=1, log_content=True) as running:
+        for path, body in bodies.items():
+            limit = {"options": {"num_predict": 2}} if path.startswith("/api") else {"max_tokens": 2}
+            assert running.post(path, {**body, **limit}).status_code == 200
+        assert image not in str(running.log)
+        chats = [record["request"]["prompts"] for record in running.log]
+    assert chats == [[[{"role": "user", "text": "What?", "images": 1}]]] * 2 + [["What?"]]
+
+
 def test_a_log_has_no_content_and_no_key(guarded: Live) -> None:
     before = len(guarded.log)
     guarded.post("/v1/chat/completions?token=hidden", chat("very secret words", max_tokens=2), headers=key())

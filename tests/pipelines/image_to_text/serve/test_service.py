@@ -1,0 +1,174 @@
+"""How requests are read and prepared in threads: what one of them waits for must not stop the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from mindone.pipelines.image_to_text.serve.errors import ApiError
+from mindone.pipelines.image_to_text.serve.generation import _error_of
+from mindone.pipelines.image_to_text.serve.http import ClientLeftError
+from mindone.pipelines.image_to_text.serve.kinds import Integer, ListOf, Number
+from mindone.pipelines.image_to_text.serve.ollama_api import _turn as ollama_turn
+from mindone.pipelines.image_to_text.serve.openai_requests import read_messages
+from mindone.pipelines.image_to_text.serve.options import Limits, ServerOptions
+from mindone.pipelines.image_to_text.serve.routes import Handlers
+from mindone.pipelines.image_to_text.serve.service import Service
+
+
+class Blocking:
+    """A builder of prompts that does not return before it is released."""
+
+    def __init__(self) -> None:
+        self.started, self.released = threading.Semaphore(0), threading.Event()
+
+    def text(self, text: str) -> Any:
+        self.started.release()
+        assert self.released.wait(60)
+        raise ApiError(400, "no prompt")
+
+
+def service(builder: Any, **limits: Any) -> Service:
+    """A service that believes its model is loaded."""
+    options = ServerOptions(model_name="m", max_batch=1, allow_url_hosts=("*",), limits=Limits(**limits))
+    made = Service(options, lambda: None)  # type: ignore[arg-type, return-value]
+    made.model.status, made.builder = "ready", builder
+    return made
+
+
+def request(left: asyncio.Event) -> Request:
+    body = json.dumps({"prompt": "Hello"}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop(0)
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    return Request({"type": "http", "method": "POST", "headers": [], "path": "/tokenize"}, receive)
+
+
+def test_a_request_without_generation_counts_until_it_is_answered_and_ends_with_its_client() -> None:
+    builder = Blocking()
+    made = service(builder, queue=0)
+
+    async def run() -> None:
+        left = asyncio.Event()
+        answering = asyncio.create_task(Handlers(made).tokenize(request(left)))
+        assert await asyncio.to_thread(builder.started.acquire, timeout=60)
+        assert made.admission.active == 1
+        with pytest.raises(ApiError, match="queue is full"):  # so that its images are not in memory, too
+            await Handlers(made).tokenize(request(left))
+        left.set()
+        with pytest.raises(ClientLeftError):
+            await asyncio.wait_for(answering, 60)
+        assert made.admission.active == 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        builder.released.set()
+
+
+def test_the_time_of_a_preparation_is_bounded() -> None:
+    builder = Blocking()
+    made = service(builder, request_seconds=0.05)
+
+    async def run() -> None:
+        with pytest.raises(ApiError, match="took longer than the limit") as found:
+            await asyncio.wait_for(Handlers(made).tokenize(request(asyncio.Event())), 60)
+        assert found.value.status == 504 and made.admission.active == 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        builder.released.set()
+
+
+def test_downloads_do_not_stop_other_requests() -> None:
+    made = service(None)
+    ends = threading.Event()
+
+    async def run() -> None:
+        downloads = []
+        for _ in range(20):
+            values, has_urls = await made.read(
+                b'{"messages": [{"content": [{"image": "HTTPS://slow.example"}]}]}', dict
+            )
+            downloads.append(asyncio.create_task(made.prepare(lambda values: ends.wait(60), values, has_urls)))
+        answer = made.compute(b'{"prompt": "See http://slow.example"}', dict, lambda values: values["prompt"])
+        assert await asyncio.wait_for(answer, 60) == "See http://slow.example"
+        assert not any(one.done() for one in downloads)
+        ends.set()
+        assert all(await asyncio.gather(*downloads))
+
+    try:
+        asyncio.run(run())
+    finally:
+        ends.set()
+
+
+def test_which_errors_of_the_engine_are_the_clients(caplog: pytest.LogCaptureFixture) -> None:
+    from mindone.models.share4v.generation.constraints import GrammarError
+
+    grammar = _error_of(GrammarError("the grammar cannot be followed any further"))
+    assert (grammar.status, grammar.code) == (400, "invalid_schema") and not caplog.records
+    other = _error_of(ValueError("operands could not be broadcast together"))
+    assert other.status == 500 and "broadcast" not in other.message and "broadcast" in caplog.text
+
+
+WRONG = ([], {}, [[]], {"a": 1}, 1, 1.5, True, None, "x", "")
+
+
+@pytest.mark.parametrize("read", [read_messages, lambda messages: [ollama_turn(one, "m") for one in messages]])
+def test_values_of_every_kind_in_every_position_are_errors_of_the_client(read: Any) -> None:
+    def variants(value: Any) -> Any:
+        yield from WRONG
+        pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, inner in pairs:
+            for other in variants(inner):
+                changed = value.copy()
+                changed[key] = other
+                yield changed
+
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "b", "detail": "low"}}]
+    for content in (parts, "text"):
+        message = {"role": "user", "content": content, "images": ["b"], "tool_calls": None}
+        for variant in variants(message):
+            try:
+                read([variant])
+            except ApiError as error:
+                assert error.status == 400
+
+
+def test_a_list_is_checked_without_a_name_for_each_of_its_values() -> None:
+    formatted = []
+
+    class Name(str):
+        def __format__(self, spec: str) -> str:
+            formatted.append(spec)
+            return str(self)
+
+    kind = ListOf(Integer(0), 1000)
+    assert kind.check(list(range(1000)), Name("tokens")) == tuple(range(1000)) and not formatted
+    with pytest.raises(ApiError, match=r"^tokens\[999\] must be an integer"):
+        kind.check([*range(999), -1], Name("tokens"))
+
+
+def test_a_large_value_is_not_written_out_to_be_shown() -> None:
+    written = []
+
+    class Loud:
+        def __repr__(self) -> str:
+            written.append(1)
+            return "loud"
+
+    with pytest.raises(ApiError, match=r"temperature must be a number from 0 to 2, got \[\[loud, "):
+        Number(0, 2).check([[Loud() for _ in range(1000)]] * 1000, "temperature")
+    assert len(written) < 50
