@@ -31,7 +31,7 @@ class Site(BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path == "/slow":
             self.send_response(200)
-            self.send_header("Content-Length", "1000")
+            self.send_header("Content-Length", "5000")  # more than the limit, which is reached after 50 s
             self.end_headers()
             while not self.server.ends.wait(0.05):  # type: ignore[attr-defined]
                 self.wfile.write(b"x")
