@@ -400,7 +400,7 @@ def test_a_directory_without_a_config_is_not_reported_as_missing(
 ) -> None:
     (tmp_path / "runs" / "exp1").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(HubError, match=r"directory runs/exp1: has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"directory runs/exp1 exists, but has no config\.json: it is empty"):
         resolve("runs/exp1", cache_dir=tmp_path / "cache", local_files_only=True)
 
 
