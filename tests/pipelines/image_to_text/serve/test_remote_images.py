@@ -12,13 +12,13 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from helpers.programs import find_program, run_program
 
 from mindone.pipelines.image_to_text.serve.errors import ApiError
 from mindone.pipelines.image_to_text.serve.options import Limits
 from mindone.pipelines.image_to_text.serve.remote_images import ImageDownloader, Target, is_public
 
 BODY = b"picture" * 100
-CERTIFICATE = Path(__file__).with_name("certificate.pem")
 
 
 class Site(BaseHTTPRequestHandler):
@@ -68,12 +68,26 @@ def port() -> Iterator[int]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new key and its self-signed certificate for pictures.example, in one file."""
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    subject = ("-subj", "/CN=pictures.example", "-addext", "subjectAltName=DNS:pictures.example")
+    openssl = find_program(("openssl",), "openssl")
+    run_program(openssl, "req", "-x509", *key, *subject, "-days", "2", "-keyout", f"{path}.key", "-out", path)
+    path.write_text(
+        path.read_text(encoding="ascii") + Path(f"{path}.key").read_text(encoding="ascii"), encoding="ascii"
+    )
+    return path
+
+
 @pytest.fixture
-def tls_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def tls_port(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The site over TLS, whose certificate the downloader trusts."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
+    context.load_cert_chain(certificate)
     with site(context) as found:
         yield found
 
