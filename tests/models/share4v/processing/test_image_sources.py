@@ -59,7 +59,9 @@ def test_a_file_is_read_from_its_current_position_and_named_in_errors(tmp_path: 
         load_image(io.StringIO("text"))
 
 
-@pytest.mark.parametrize("wrong", [5, 2.5, True, object(), {"role": "user"}, {1, 2}], ids=lambda wrong: type(wrong).__name__)
+@pytest.mark.parametrize(
+    "wrong", [5, 2.5, True, object(), {"role": "user"}, {1, 2}], ids=lambda wrong: type(wrong).__name__
+)
 def test_what_is_not_an_image_is_refused_by_name(wrong: Any) -> None:
     processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
     with pytest.raises(ImageLoadError, match=f"a {type(wrong).__name__} .*expected a path, a URL|is not an image"):
