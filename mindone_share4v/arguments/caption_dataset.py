@@ -17,7 +17,7 @@ DESCRIPTION = (
 EPILOG = """examples:
   share4v caption-dataset photos --model sharegpt4v-7b --dtype int4
   share4v caption-dataset photos --out captions.jsonl --style detailed --begin-with "A photograph of"
-  share4v caption-dataset photos --limit 20 --dry-run
+  share4v caption-dataset photos --out new.jsonl --limit 20 --dry-run
   share4v caption-dataset 'shards/{0000..0127}.tar' --out captioned --format webdataset --engine ray --actors 8
   share4v caption-dataset clips --frames 4 --out annotations.csv --format open-sora-csv
 
