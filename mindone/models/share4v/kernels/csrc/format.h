@@ -7,7 +7,8 @@ namespace share4v {
 
 constexpr int64_t kLanes = 16;  // float32 values in one vector, and output features in one panel
 constexpr int64_t kGroup = 32;  // input features of one group; see Matrix for what they share
-constexpr int64_t kSuperGroups = 8;                   // groups of one super-block
+constexpr int64_t kSuperShift = 3;
+constexpr int64_t kSuperGroups = 1 << kSuperShift;    // groups of one super-block
 constexpr int64_t kSuper = kSuperGroups * kGroup;     // input features of one super-block
 constexpr int64_t kHeaderBytes = 1024;
 

@@ -18,6 +18,8 @@ namespace share4v {
 namespace SHARE4V_ISA {
 
 #define SHARE4V_UNROLL _Pragma("GCC unroll 32")
+// Of functions whose arguments are arrays of registers, which a call would store in memory.
+#define SHARE4V_INLINE inline __attribute__((always_inline))
 
 struct Half {
   uint16_t bits;

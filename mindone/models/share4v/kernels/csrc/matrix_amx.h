@@ -70,7 +70,7 @@ inline void tile_pair(int64_t rows, const QuantizedInputs& x, IntPanels w, Float
       _tile_stored(2, sums[2], 64);
       _tile_stored(3, sums[3], 64);
     }
-    const Half* scales = w.scales + begin / w.span * kLanes;
+    const Half* scales = w.scales + (begin >> w.shift) * kLanes;
     const Lanes a = load(scales), b = load(scales + w.scale_stride);
     const QuantizedInputs first = x.from(0, begin), second = x.from(kTileRows, begin);
     const bool is_first_sum = overwrite && begin == 0;

@@ -14,15 +14,15 @@ namespace SHARE4V_ISA {
 // Input rows, quantized to int8. With K columns and G groups:
 struct QuantizedInputs {
   int8_t* values;  // [rows][K]
-  float* scales;   // [rows][G / span]
+  float* scales;   // [rows][G >> shift]
   int32_t* sums;   // [rows][G] sums of the values in a group, which undo the offset of weights stored as unsigned
   int64_t value_stride;  // from row to row of values
   int64_t group_stride;  // from row to row of scales and of sums
-  int64_t span;          // groups that share a scale: 1 or 8
+  int64_t shift;          // 2^shift groups share a scale: 1 or 8; a division would cost as much as a group
 
   QuantizedInputs from(int64_t row, int64_t group) const {
-    return {values + row * value_stride + group * kGroup, scales + row * group_stride + group / span,
-            sums + row * group_stride + group, value_stride, group_stride, span};
+    return {values + row * value_stride + group * kGroup, scales + row * group_stride + (group >> shift),
+            sums + row * group_stride + group, value_stride, group_stride, shift};
   }
 };
 
@@ -34,13 +34,13 @@ struct IntPanels {
   int64_t scale_stride;  // scales from panel to panel
   int64_t count;
   int64_t groups;
-  int64_t span;        // groups that share a scale: 1 or 8
+  int64_t shift;        // 2^shift groups share a scale: 1 or 8; a division would cost as much as a group
   const int8_t* pairs; // of int4 super: scale and offset of each group's rows, [G][16][2]; nullptr for other types
 
   IntPanels from(int64_t panel) const {
     const int8_t* from_pairs = pairs ? pairs + panel * scale_stride * static_cast<int64_t>(sizeof(Half)) : nullptr;
     return {data + panel * stride, stride, scales + panel * scale_stride, scale_stride,
-            count - panel,         groups, span,                          from_pairs};
+            count - panel,         groups, shift,                         from_pairs};
   }
 };
 
@@ -76,11 +76,11 @@ enum class Packing { kInt8, kInt4, kInt4Super };
 constexpr int64_t group_bytes_of(Packing packing) { return packing == Packing::kInt8 ? 512 : 256; }
 
 // The first group after the span that begins at group `begin`.
-inline int64_t span_end(const QuantizedInputs& x, const IntPanels& w, int64_t begin) {
-  return std::min(w.groups, begin + std::min(x.span, w.span));
+SHARE4V_INLINE int64_t span_end(const QuantizedInputs& x, const IntPanels& w, int64_t begin) {
+  return std::min(w.groups, begin + (int64_t{1} << std::min(x.shift, w.shift)));
 }
 
-inline int32_t sum_of(const QuantizedInputs& x, int64_t row, int64_t begin, int64_t end) {
+SHARE4V_INLINE int32_t sum_of(const QuantizedInputs& x, int64_t row, int64_t begin, int64_t end) {
   int32_t total = 0;
   for (int64_t g = begin; g < end; g++) total += x.sums[row * x.group_stride + g];
   return total;
@@ -112,7 +112,7 @@ constexpr int int_panels() {
 // Adds the products of R rows with a group's int4 weights of P panels, unsigned, to sums. `at` and `inputs` point to the
 // group.
 template <int R, int P>
-inline void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+SHARE4V_INLINE void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
                            __m512i (&sums)[R][P]) {
   const __m512i low = _mm512_set1_epi8(15);
   SHARE4V_UNROLL
@@ -137,7 +137,7 @@ inline void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inpu
 
 // As add_int4_group, for int8 weights, which are flipped to unsigned by adding 128.
 template <int R, int P>
-inline void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+SHARE4V_INLINE void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
                            __m512i (&sums)[R][P]) {
   const __m512i flip = _mm512_set1_epi8(-128);
   SHARE4V_UNROLL
@@ -156,7 +156,7 @@ inline void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inpu
 
 // Adds scale times product, and the offsets, of group g of an int4 super-block to sums.
 template <int R, int P>
-inline void add_super_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, __m512i (&sums)[R][P]) {
+SHARE4V_INLINE void add_super_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, __m512i (&sums)[R][P]) {
   __m512i products[R][P];
   SHARE4V_UNROLL
   for (int r = 0; r < R; r++) {
@@ -216,10 +216,10 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
     }
     Lanes factor[P];
     SHARE4V_UNROLL
-    for (int p = 0; p < P; p++) factor[p] = load(w.scales + p * w.scale_stride + begin / w.span * kLanes);
+    for (int p = 0; p < P; p++) factor[p] = load(w.scales + p * w.scale_stride + (begin >> w.shift) * kLanes);
     SHARE4V_UNROLL
     for (int r = 0; r < R; r++) {
-      const Lanes scale = set1(x.scales[r * x.group_stride + begin / x.span]);
+      const Lanes scale = set1(x.scales[r * x.group_stride + (begin >> x.shift)]);
       SHARE4V_UNROLL
       for (int p = 0; p < P; p++)
         totals[r][p] = fma(Lanes{_mm512_cvtepi32_ps(sums[r][p])}, mul(factor[p], scale), totals[r][p]);
@@ -249,24 +249,27 @@ inline __m256i quad_at(const int8_t* p) {
 
 inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-// Sets sums to the 16-bit sums of products of R rows with half a panel of P panels of a group's int4 weights, unsigned.
-// A sum of 8 products, each at most 2 * 15 * 127, fits into 16 bits.
-template <int R, int P>
-inline void multiply_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
-                                __m256i (&sums)[R][P]) {
+// Sets sums to the 16-bit sums of products of R rows with the halves kFirst .. kEnd - 1 of P panels of a group's int4
+// weights, unsigned. A sum of 8 products, each at most 2 * 15 * 127, fits into 16 bits.
+template <int R, int P, int kFirst, int kEnd>
+SHARE4V_INLINE void multiply_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                                        __m256i (&sums)[2][R][P]) {
   const __m256i low = _mm256_set1_epi8(15);
   SHARE4V_UNROLL
   for (int q = 0; q < 4; q++) {
     SHARE4V_UNROLL
     for (int p = 0; p < P; p++) {
-      const __m256i both = load_256(at + p * stride + q * 64);
-      const __m256i first = _mm256_and_si256(both, low), second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
       SHARE4V_UNROLL
-      for (int r = 0; r < R; r++) {
-        const int8_t* row = inputs + r * value_stride + q * 4;
-        const __m256i products = _mm256_add_epi16(_mm256_maddubs_epi16(first, quad_at(row)),
-                                                  _mm256_maddubs_epi16(second, quad_at(row + 16)));
-        sums[r][p] = q ? _mm256_add_epi16(sums[r][p], products) : products;
+      for (int h = kFirst; h < kEnd; h++) {
+        const __m256i both = load_256(at + p * stride + q * 64 + h * 32);
+        const __m256i first = _mm256_and_si256(both, low), second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+        SHARE4V_UNROLL
+        for (int r = 0; r < R; r++) {
+          const int8_t* row = inputs + r * value_stride + q * 4;
+          const __m256i products = _mm256_add_epi16(_mm256_maddubs_epi16(first, quad_at(row)),
+                                                    _mm256_maddubs_epi16(second, quad_at(row + 16)));
+          sums[h][r][p] = q ? _mm256_add_epi16(sums[h][r][p], products) : products;
+        }
       }
     }
   }
@@ -274,7 +277,7 @@ inline void multiply_int4_group(const uint8_t* at, int64_t stride, const int8_t*
 
 // Adds the products of R rows with both halves of P panels of a group's int8 weights to sums.
 template <int R, int P>
-inline void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+SHARE4V_INLINE void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
                            __m256i (&sums)[2][R][P]) {
   const __m256i ones = _mm256_set1_epi16(1);
   SHARE4V_UNROLL
@@ -295,38 +298,42 @@ inline void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inpu
   }
 }
 
-// Adds the products of group g of int4 weights with half h of P panels, 8 outputs each, to 32-bit sums.
-template <Packing kPacking, int R, int P>
-inline void add_int4_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, int h, __m256i (&sums)[R][P]) {
-  __m256i products[R][P];
-  multiply_int4_group<R, P>(w.data + g * kInt4GroupBytes + h * 32, w.stride, x.values + g * kGroup, x.value_stride,
-                            products);
+// Adds the products of group g of int4 weights with the halves kFirst .. kEnd - 1 of P panels to 32-bit sums.
+template <Packing kPacking, int R, int P, int kFirst, int kEnd>
+SHARE4V_INLINE void add_int4_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, __m256i (&sums)[2][R][P]) {
+  __m256i products[2][R][P];
+  multiply_int4_group<R, P, kFirst, kEnd>(w.data + g * kInt4GroupBytes, w.stride, x.values + g * kGroup,
+                                          x.value_stride, products);
   SHARE4V_UNROLL
   for (int p = 0; p < P; p++) {
-    __m256i pairs = _mm256_setzero_si256(), scales = _mm256_set1_epi16(1);
-    if constexpr (kPacking == Packing::kInt4Super) {
-      const int8_t* from = w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes + h * 16;
-      pairs = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-      // Both 16-bit halves of a lane are its scale.
-      scales = _mm256_or_si256(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(pairs, 16));
-    }
     SHARE4V_UNROLL
-    for (int r = 0; r < R; r++) {
-      const int32_t total = x.sums[r * x.group_stride + g];
-      __m256i sum = _mm256_madd_epi16(products[r][p], scales);
+    for (int h = kFirst; h < kEnd; h++) {
+      __m256i pairs = _mm256_setzero_si256(), scales = _mm256_set1_epi16(1);
       if constexpr (kPacking == Packing::kInt4Super) {
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi32(offset_factors(total))));
-      } else {
-        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(-8 * total));
+        const int8_t* from =
+            w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes + h * 16;
+        pairs = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+        // Both 16-bit halves of a lane are its scale.
+        scales = _mm256_or_si256(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(pairs, 16));
       }
-      sums[r][p] = _mm256_add_epi32(sums[r][p], sum);
+      SHARE4V_UNROLL
+      for (int r = 0; r < R; r++) {
+        const int32_t total = x.sums[r * x.group_stride + g];
+        __m256i sum = _mm256_madd_epi16(products[h][r][p], scales);
+        if constexpr (kPacking == Packing::kInt4Super) {
+          sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi32(offset_factors(total))));
+          sums[h][r][p] = _mm256_add_epi32(sums[h][r][p], sum);
+        } else {  // a group is a span
+          sums[h][r][p] = _mm256_add_epi32(sum, _mm256_set1_epi32(-8 * total));
+        }
+      }
     }
   }
 }
 
 // Multiplies R rows by the first P panels: c[r][p] = sum over g of x[r][g] * w[p][g]. With `overwrite` false the sums
-// continue from the values in c. The two halves of a panel of int4 are summed one after the other: together they would
-// need more registers than there are.
+// continue from the values in c. For several rows, the two halves of panels of int4 super are summed one after the other:
+// together they would need more registers than there are.
 template <Packing kPacking, int R, int P>
 inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
   Lanes totals[R][P];
@@ -349,18 +356,21 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
     if constexpr (kPacking == Packing::kInt8) {
       for (int64_t g = begin; g < end; g++)
         add_int8_group<R, P>(w.data + g * kInt8GroupBytes, w.stride, x.values + g * kGroup, x.value_stride, sums);
+    } else if constexpr (kPacking == Packing::kInt4) {
+      add_int4_group<kPacking, R, P, 0, 2>(x, w, begin, sums);
+    } else if constexpr (R == 1) {
+      for (int64_t g = begin; g < end; g++) add_int4_group<kPacking, R, P, 0, 2>(x, w, g, sums);
     } else {
-      SHARE4V_UNROLL
-      for (int h = 0; h < 2; h++)
-        for (int64_t g = begin; g < end; g++) add_int4_group<kPacking, R, P>(x, w, g, h, sums[h]);
+      for (int64_t g = begin; g < end; g++) add_int4_group<kPacking, R, P, 0, 1>(x, w, g, sums);
+      for (int64_t g = begin; g < end; g++) add_int4_group<kPacking, R, P, 1, 2>(x, w, g, sums);
     }
     SHARE4V_UNROLL
     for (int p = 0; p < P; p++) {
-      const Lanes factor = load(w.scales + p * w.scale_stride + begin / w.span * kLanes);
+      const Lanes factor = load(w.scales + p * w.scale_stride + (begin >> w.shift) * kLanes);
       SHARE4V_UNROLL
       for (int r = 0; r < R; r++) {
         const Lanes value = {_mm256_cvtepi32_ps(sums[0][r][p]), _mm256_cvtepi32_ps(sums[1][r][p])};
-        const Lanes scale = set1(x.scales[r * x.group_stride + begin / x.span]);
+        const Lanes scale = set1(x.scales[r * x.group_stride + (begin >> x.shift)]);
         totals[r][p] = fma(value, mul(factor, scale), totals[r][p]);
       }
     }
@@ -415,7 +425,7 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
       for (int64_t g = begin; g < end; g++) total += group_product<kPacking>(x, w, g, n);
       values.f[n] = static_cast<float>(total);
     }
-    totals = fma(values, mul(load(w.scales + begin / w.span * kLanes), set1(x.scales[begin / x.span])), totals);
+    totals = fma(values, mul(load(w.scales + (begin >> w.shift) * kLanes), set1(x.scales[begin >> x.shift])), totals);
   }
   store(c.data, totals);
 }

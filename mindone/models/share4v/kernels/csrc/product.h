@@ -25,12 +25,13 @@ inline Packing packing_of(const Matrix& m) {
 inline int64_t panels_of(const Matrix& m) { return ceil_div(m.rows, kLanes); }
 inline int64_t groups_of(const Matrix& m) { return ceil_div(m.columns, kGroup); }
 inline int64_t supers_of(const Matrix& m) { return ceil_div(m.columns, kSuper); }
-// Groups of inputs, or of weights, that share a scale.
-inline int64_t input_span(const Matrix& m) { return m.input_group ? kSuperGroups : 1; }
-inline int64_t weight_span(const Matrix& m) {
+// The logarithms of how many groups of inputs, or of weights, share a scale: 0 or 3.
+inline int64_t input_shift(const Matrix& m) { return m.input_group ? kSuperShift : 0; }
+inline int64_t weight_shift(const Matrix& m) {
   const Type type = static_cast<Type>(m.type);
-  return type == Type::kInt8Super || type == Type::kInt4Super ? kSuperGroups : 1;
+  return type == Type::kInt8Super || type == Type::kInt4Super ? kSuperShift : 0;
 }
+inline int64_t weight_span(const Matrix& m) { return int64_t{1} << weight_shift(m); }
 // Scales (float16) of a panel, with the pairs of int4 super, which are as large as one scale each.
 inline int64_t scale_stride_of(const Matrix& m) {
   const int64_t scales = ceil_div(groups_of(m), weight_span(m));
@@ -59,7 +60,7 @@ inline Inputs allocate_inputs(Arena& arena, const Matrix& m, int64_t rows) {
   QuantizedInputs& q = inputs.quantized;
   q.value_stride = width + 64;
   q.group_stride = groups_of(m) + 1;
-  q.span = input_span(m);
+  q.shift = input_shift(m);
   q.values = arena.allocate<int8_t>(padded_rows * q.value_stride);
   q.scales = arena.allocate<float>(padded_rows * q.group_stride);
   q.sums = arena.allocate<int32_t>(padded_rows * q.group_stride);
@@ -74,7 +75,7 @@ inline void store_inputs(const Inputs& inputs, const Matrix& m, int64_t row, int
     return;
   }
   const QuantizedInputs& q = inputs.quantized;
-  const int64_t step = q.span * kGroup;
+  const int64_t step = kGroup << q.shift;
   for (int64_t k = begin; k < end; k += step) {
     const int64_t n = std::min(step, end - k), groups = ceil_div(n, kGroup);
     const float* values = x + (k - begin);
@@ -168,7 +169,7 @@ inline void int_product(int64_t rows, const QuantizedInputs& x, Packing packing,
   for (int64_t g = 0; g < w.groups; g += kExpandedGroups) {
     IntPanels block = w;
     block.groups = std::min(kExpandedGroups, w.groups - g);
-    block.scales += g / w.span * kLanes;
+    block.scales += (g >> w.shift) * kLanes;
     block.pairs = nullptr;
     if (int8) {
       block.data += g * kInt8GroupBytes;
@@ -192,7 +193,7 @@ inline IntPanels int_panels_at(const uint8_t* base, const Matrix& m, int64_t fir
   IntPanels w;
   w.groups = groups_of(m);
   w.count = count;
-  w.span = weight_span(m);
+  w.shift = weight_shift(m);
   w.stride = w.groups * group_bytes_of(packing_of(m));
   w.scale_stride = scale_stride_of(m);
   w.data = base + m.data + first * w.stride;
