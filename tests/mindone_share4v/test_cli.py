@@ -391,7 +391,7 @@ def test_interruption_while_mindspore_is_imported(
 def test_an_interrupted_conversion_leaves_no_files(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mindone.models.share4v.checkpoint import conversion
+    from mindone.models.share4v import conversion
 
     def interrupted(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
