@@ -175,6 +175,24 @@ class SampleLister:
         """Return whether a member can be a caption or the metadata of a sample."""
         return member.suffix in (*self._captions, ".json") and 0 <= member.size <= MAX_CAPTION_BYTES
 
+    def all_items(self, index: SampleIndex, damage: str | None) -> Iterator[Item]:
+        """Yield the images and videos of all samples; one more Item fails if the archive is damaged or has none.
+
+        Args:
+            index: what was found in the archive.
+            damage: why the archive could not be read to its end, or None.
+        """
+        count = 0
+        for sample in index.samples():
+            for item in self.items(sample):
+                yield item
+                count += 1
+        reason = "the archive has no images, such as 000123.jpg"
+        if damage is not None:
+            reason = f"the archive is damaged after {count} images: {damage}"
+        if damage is not None or not count:
+            yield self._builder.build_failure(f"{self._stem}~end", self._location.name, reason)
+
     def items(self, sample: Sample) -> Iterator[Item]:
         """Yield the images and videos of a sample."""
         listed = [member for member in sample.members if self._is_listed(member.name)]

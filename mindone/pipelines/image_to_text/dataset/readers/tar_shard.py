@@ -59,30 +59,20 @@ def tar_shard(location: Location, options: ReaderOptions, builder: ItemBuilder) 
     reason. A compressed archive is read in order; each process that reads it decompresses it from its start.
     """
     stem = safe_key(location.prefix + os.path.basename(location.path)[: -len(suffix_of(location.path))])
-    count = 0
-    damage: Exception | None = None
+    lister = SampleLister(
+        location, stem, options, builder, lambda member: archive.read(member.locator["offset"], member.size)
+    )
+    damage: str | None = None
     with SampleIndex() as index:
         try:
             archive = open_archive(location.path)
-            lister = SampleLister(
-                location, stem, options, builder, lambda member: archive.read(member.locator["offset"], member.size)
-            )
             for member in _members(archive, lister):
                 index.add(member)
         except TempTableError:
             raise
         except DAMAGE as error:
-            damage = error
-        for sample in index.samples():
-            for item in lister.items(sample):
-                yield item
-                count += 1
-    if damage is not None:
-        yield builder.build_failure(
-            f"{stem}~end", location.name, f"the archive is damaged after {count} images: {damage}"
-        )
-    elif not count:
-        yield builder.build_failure(f"{stem}~end", location.name, "the archive has no images, such as 000123.jpg")
+            damage = str(error)
+        yield from lister.all_items(index, damage)
 
 
 def _members(archive: Archive, lister: SampleLister) -> Iterator[Member]:

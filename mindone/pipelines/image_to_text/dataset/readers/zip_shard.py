@@ -25,30 +25,21 @@ def zip_shard(location: Location, options: ReaderOptions, builder: ItemBuilder) 
     If the archive is damaged, what its directory lists before the damage is listed, and one more Item fails.
     """
     stem = safe_key(location.prefix + os.path.basename(location.path)[: -len(suffix_of(location.path))])
-    count = 0
-    damage: Exception | None = None
+    lister = SampleLister(
+        location, stem, options, builder, lambda member: b"".join(read_entry(archive, **_entry_of(member)))
+    )
+    damage: str | None = None
     with SampleIndex() as index:
         try:
             archive = PlainArchive(location.path)
-            lister = SampleLister(
-                location, stem, options, builder, lambda member: b"".join(read_entry(archive, **_entry_of(member)))
-            )
             for entry in entries(archive, archive.size):
                 if not entry.name.endswith("/") and lister.takes(entry.name, entry.is_link):
                     index.add(_member(entry))
         except TempTableError:
             raise
         except DAMAGE as error:
-            damage = error
-        for sample in index.samples():
-            for item in lister.items(sample):
-                yield item
-                count += 1
-    if damage is not None:
-        reason = f"the archive is damaged after {count} images: {getattr(damage, 'strerror', None) or damage}"
-        yield builder.build_failure(f"{stem}~end", location.name, reason)
-    elif not count:
-        yield builder.build_failure(f"{stem}~end", location.name, "the archive has no images, such as 000123.jpg")
+            damage = str(getattr(error, "strerror", None) or error)
+        yield from lister.all_items(index, damage)
 
 
 def _member(entry: ZipEntry) -> Member:
