@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.echo_executor import EchoExecutor
+from helpers.jobs import tree
 
 from mindone.pipelines.image_to_text import caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
@@ -38,10 +39,6 @@ def run(*arguments: str) -> int:
 
 def captions(path: str) -> list[str]:
     return [json.loads(line)["caption"] for line in Path(path).read_text(encoding="utf-8").splitlines()]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # Braces and variables
