@@ -22,6 +22,7 @@ _EXPORTS = {
     "PromptPlan": "dataset.prompts.plan",
     "ReaderOptions": "dataset.readers",
     "Record": "dataset.state.records",
+    "SkippedGroup": "dataset.state.skipped",
     "TextRules": "dataset.rules.text_rules",
     "WriterOptions": "dataset.writers",
     "caption_dataset": "dataset.api",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .dataset.readers import InputError, ReaderOptions
     from .dataset.rules.text_rules import TextRules
     from .dataset.state.records import InputPreview, JobError, JobPreview, JobSummary, Record
+    from .dataset.state.skipped import SkippedGroup
     from .dataset.writers import WriterOptions
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "PromptPlan",
     "ReaderOptions",
     "Record",
+    "SkippedGroup",
     "TextRules",
     "WriterOptions",
     "caption_dataset",

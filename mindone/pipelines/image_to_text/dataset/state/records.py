@@ -11,10 +11,10 @@ from decimal import Decimal
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Union
 
+from .skipped import SkippedGroup
+
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-
-    from .skipped import SkippedGroup
 
 Frame = Union[bytes, "PILImage"]
 ON_DISK = ("file", "video")  # locator kinds of inputs that are separate files
