@@ -43,6 +43,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     ),
     SERVE: (
         (("errors",), ("options",), ("model_thread",), ("metrics",)),
+        (("page",),),
         (("kinds",), ("json_text",), ("admission",), ("remote_images",), ("sampling",)),
         (("fields",), ("images",), ("http",), ("structured_output",)),
         (("tokens",),),

@@ -65,6 +65,7 @@ _SUMMARIES: dict[str, tuple[str, str, str | None]] = {
     "/health": ("200 if the model is ready, else 503", _JSON, None),
     "/metrics": ("Metrics for Prometheus", "text/plain", None),
     "/openapi.json": ("This description", _JSON, None),
+    "/": ("The page for people", "text/html", None),
     "/docs": ("This description as a page", "text/html", None),
 }
 

@@ -22,6 +22,8 @@ from .ollama_api import ollama_error
 from .options import ServerOptions, is_address
 
 _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+# The page has nothing of this server's users in it; it is where people enter their key.
+PATHS_WITHOUT_KEY = ("/health", "/")
 _SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ class Guard:
         origin = header(scope, b"origin")
         if origin is not None and not self._keys and not self._is_own(scope, origin):
             raise ApiError(403, "web pages of other origins may not use this server: start it with --cors-origin")
-        if self._keys and scope["path"] != "/health":
+        if self._keys and scope["path"] not in PATHS_WITHOUT_KEY:
             self._check_key(scope)
 
     def _check_host(self, scope: Scope) -> None:

@@ -20,6 +20,7 @@ from .json_text import dumps
 from .metrics import CONTENT_TYPE
 from .ollama_api import SHOW
 from .openai_requests import read_messages
+from .page import chat_page
 from .service import Service
 from .tokens import DETOKENIZE, TOKENIZE
 
@@ -39,6 +40,7 @@ def routes(service: Service) -> list[BaseRoute]:
     """Return all routes."""
     handlers = Handlers(service)
     gets: dict[str, Handler] = {
+        "/": handlers.page,
         "/health": handlers.health,
         "/v1/models": handlers.models,
         "/models": handlers.models,
@@ -89,6 +91,7 @@ class Handlers:
         self._service = service
         self._name = service.options.model_name
         self._description = description(service.options.limits)
+        self._page = chat_page(service.options)
         self._modified = datetime.fromtimestamp(service.created, timezone.utc).isoformat()
 
     async def health(self, request: Request) -> Response:
@@ -123,6 +126,10 @@ class Handlers:
         )
         headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
         return HTMLResponse(description_page(self._description), headers=headers)
+
+    async def page(self, request: Request) -> Response:
+        """The web page for people."""
+        return HTMLResponse(self._page.content, headers=dict(self._page.headers))
 
     async def tokenize(self, request: Request) -> Response:
         """Token ids of a text or a chat, as vLLM returns them."""

@@ -55,7 +55,6 @@ PATHS = (
     "/docs",
     "/api/tags",
     "/api/version",
-    "/",
     "/nothing",
     "/invocations",
 )
@@ -74,8 +73,9 @@ def test_every_post_needs_a_key(guarded: Live, path: str) -> None:
     assert guarded.post(path, {}, headers=key()).status_code == 400
 
 
-def test_health_needs_no_key_and_all_keys_work(guarded: Live) -> None:
-    assert guarded.get("/health").status_code == 200
+def test_health_and_the_page_need_no_key_and_all_keys_work(guarded: Live) -> None:
+    assert guarded.get("/health").status_code == 200 and guarded.get("/").status_code == 200
+    assert not any(name in guarded.get("/").text for name in KEYS)
     for name in KEYS:
         assert guarded.get("/v1/models", headers=key(name)).status_code == 200
         assert guarded.get("/v1/models", headers={"x-api-key": name}).status_code == 200

@@ -1,0 +1,224 @@
+"""The page at /, in a headless Chromium against a live server; and what holds for it without a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.browser import Tab, chromium
+from helpers.paths import ROOT
+from helpers.serving import SCENE, Live, serving
+
+STATIC = ROOT / "mindone" / "pipelines" / "image_to_text" / "serve" / "static"
+DESCRIBE, BACKGROUND = "Describe this image", "What is in the background?"
+
+
+def test_it_is_one_file_that_loads_nothing(live: Live) -> None:
+    response = live.get("/")
+    text, policy = response.text, response.headers["content-security-policy"]
+    assert response.headers["content-type"] == "text/html; charset=utf-8" and "{{" not in text
+    attributes: list[tuple[str, str | None]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, found: attributes.extend(found)  # type: ignore[method-assign]
+    parser.feed(text)
+    assert {value for name, value in attributes if name in ("src", "href")} == {"#main", "data:,"}
+    assert not {name for name, _ in attributes if name.startswith("on") or name == "style"}
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    for tag in ("script", "style"):
+        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|https?://", text)
+
+
+def test_every_text_exists_in_both_languages() -> None:
+    texts = {
+        key: (english, chinese)
+        for key, english, chinese in re.findall(
+            r'^  "([\w-]+)": \["(.+)", "(.+)"\],$', (STATIC / "texts.js").read_text(), re.MULTILINE
+        )
+    }
+    sources = "".join(path.read_text() for path in sorted(STATIC.iterdir()) if path.name != "texts.js")
+    used = set(re.findall(r'data-(?:text|label|placeholder)="([\w-]+)"|\bt\("([\w-]+)"', sources))
+    names = {one or other for one, other in used}
+    assert len(texts) > 80 and not names - texts.keys()
+    assert not {key for key in texts if f'"{key}"' not in sources}, "texts that nothing shows"
+    for english, chinese in texts.values():
+        assert set(re.findall(r"\{\d\}", english)) == set(re.findall(r"\{\d\}", chinese))
+
+
+@pytest.fixture
+def ask_pipeline(ask: Callable[..., str]) -> Callable[..., str]:
+    """What the pipeline answers with the page's settings."""
+    return lambda question: ask(question, max_new_tokens=384)
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def browser(downloads: Path) -> Iterator[Tab]:
+    with chromium(downloads) as driver:
+        yield Tab(driver)
+
+
+@pytest.fixture
+def tab(browser: Tab, live: Live) -> Iterator[Tab]:
+    """The page without any history; whatever a test does, no error may reach the console."""
+    browser.resize(1280, 800)
+    browser.open(f"{live.url}/")
+    clear = "indexedDB.deleteDatabase('share4v'); localStorage.clear(); sessionStorage.clear()"
+    browser.driver.execute_script(clear)
+    browser.open(f"{live.url}/")
+    browser.errors()
+    yield browser
+    assert browser.errors() == []
+
+
+def answers(tab: Tab) -> list[str]:
+    """The answers that are complete."""
+    return [one.text for one in tab.all(".message.assistant:has(.tools) .body")]
+
+
+def send(tab: Tab, question: str, image: Path | None = None) -> str:
+    count = len(answers(tab))
+    if image is not None:
+        tab.keys("#files", str(image))
+        tab.wait(lambda: tab.all("#attached img"))
+    tab.keys("#question", f"{question}\n")
+    tab.wait(lambda: len(answers(tab)) == count + 1)
+    return answers(tab)[-1]
+
+
+def downloaded(tab: Tab, downloads: Path, name: str) -> Path:
+    return Path(tab.wait(lambda: [path for path in downloads.glob(name) if path.stat().st_size])[0])
+
+
+def test_a_chat(tab: Tab, live: Live, downloads: Path, ask_pipeline: Callable[..., str]) -> None:
+    expected = ask_pipeline(DESCRIBE)
+    assert send(tab, DESCRIBE, SCENE) == expected
+    assert re.search(r"\d+ tokens · [\d.]+/s · first after [\d.]+ s", tab.text(".message.assistant .info"))
+    follow_up = send(tab, BACKGROUND)
+    # Retry adds a version; editing the first question starts a branch, and the other branch remains.
+    tab.all(".message.assistant button")[-1].click()
+    tab.wait(lambda: "2 of 2" in tab.text(".message.assistant:last-child"))
+    assert answers(tab) == [expected, follow_up]
+    tab.all(".message.user button")[1].click()
+    assert tab.driver.switch_to.active_element.get_property("value") == DESCRIBE
+    tab.driver.switch_to.active_element.send_keys("!\n")
+    tab.wait(lambda: answers(tab) == [ask_pipeline(f"{DESCRIBE}!")])
+    tab.click(".message.user [aria-label='Previous version']")
+    tab.wait(lambda: answers(tab) == [expected, follow_up])
+    # The history outlives the page, and its export restores it in another browser.
+    tab.open(f"{live.url}/")
+    assert answers(tab) == [expected, follow_up] and tab.all(".message.user img")
+    tab.click("#export")
+    exported = downloaded(tab, downloads, "share4v-history.json")
+    tab.click("[aria-label^='Delete the chat']")
+    tab.wait(lambda: not tab.all(".message"))
+    tab.keys("#import", str(exported))
+    tab.wait(lambda: tab.all("#chats li")).pop().find_element("css selector", ".open").click()
+    tab.wait(lambda: answers(tab) == [expected, follow_up])
+    tab.wait(lambda: tab.driver.execute_script("return document.querySelector('.message img').naturalWidth") > 0)
+    (downloads / "bad.json").write_text(json.dumps({"format": "share4v history 1", "chats": [{}], "images": {}}))
+    tab.keys("#import", str(downloads / "bad.json"))
+    tab.wait(lambda: "not an exported history" in tab.text("#alert"))
+
+
+def test_stop_frees_the_slot(tab: Tab, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine: Any = live.service.model.engine
+    gate, step = threading.Event(), engine.step
+    cancelled = live.metric("share4v:requests_cancelled_total")
+    monkeypatch.setattr(engine, "step", lambda: (gate.wait(60), step())[1])
+    try:
+        tab.keys("#question", "Hello\n")
+        tab.wait(lambda: "waiting" in tab.text("#status"))
+        tab.click("#stop")
+        tab.wait(lambda: tab.text(".message.assistant .info") == "Stopped")
+    finally:
+        gate.set()
+    tab.wait(lambda: live.metric("share4v:requests_cancelled_total") == cancelled + 1)
+    tab.wait(lambda: live.metric("vllm:num_requests_running") == 0)
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_images_are_dropped_and_pasted(tab: Tab, event: str) -> None:
+    tab.drop(SCENE, event)
+    tab.wait(lambda: len(tab.all("#attached img")) == 1)
+    assert "1 files were left out" in tab.text("#alert")
+    tab.click("#attached button")
+    assert not tab.all("#attached img")
+
+
+def test_many_images(tab: Tab, downloads: Path, tmp_path: Path, ask_pipeline: Callable[..., str]) -> None:
+    folder = tmp_path / "scenes"
+    for name in ("a.png", "b/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(SCENE.read_bytes())
+    (folder / "notes.txt").write_text("not an image")
+    tab.click("#view-grid")
+    tab.keys("#grid-folder", str(folder))
+    tab.wait(lambda: len(tab.all(".card")) == 2)
+    tab.click("#caption-all")
+    captions = tab.wait(lambda: [one.get_property("value") for one in tab.all(".card textarea")])
+    tab.wait(lambda: "2 captions" in tab.text("#grid-status"))
+    captions = [one.get_property("value") for one in tab.all(".card textarea")]
+    assert captions == [ask_pipeline(DESCRIBE)] * 2
+    tab.keys(".card textarea", " Edited: 猫.\t")
+    tab.click("#save-txt")
+    with zipfile.ZipFile(downloaded(tab, downloads, "captions.zip")) as archive:
+        assert archive.testzip() is None
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert set(texts) == {"scenes/a.txt", "scenes/b/a.txt"}
+    assert sorted(texts.values(), key=len) == [f"{captions[0]}\n", f"{captions[0]} Edited: 猫.\n"]
+    tab.click("#save-jsonl")
+    lines = downloaded(tab, downloads, "captions.jsonl").read_text().splitlines()
+    assert [set(json.loads(line)) for line in lines] == [{"source", "caption", "prompts"}] * 2
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_it_is_legible_and_named(tab: Tab, width: int, dark: bool) -> None:
+    send(tab, DESCRIBE, SCENE)
+    tab.resize(width, 844, dark)
+    for view in ("#view-chat", "#view-grid"):
+        tab.click(view)
+        assert tab.faults() == []
+
+
+def test_chinese(tab: Tab) -> None:
+    tab.click("#open-settings")
+    tab.keys("#set-language", "中文")
+    tab.keys("#set-language", "\ue00c")  # Escape
+    assert tab.driver.execute_script("return document.documentElement.lang") == "zh"
+    assert (tab.text("#send"), tab.text("#new-chat")) == ("发送", "新对话")
+    assert tab.driver.switch_to.active_element.get_attribute("id") == "open-settings"
+
+
+def test_the_key_is_entered_in_the_page(browser: Tab, tiny: Any) -> None:
+    with serving(tiny, api_keys=("first-key",)) as guarded:
+        assert guarded.get("/v1/models").status_code == 401
+        browser.open(f"{guarded.url}/")
+        browser.wait(lambda: browser.text("#server") == "API key needed")
+        browser.keys("#question", "Hello\n")
+        browser.wait(lambda: "asks for an API key" in browser.text(".message.assistant .problem"))
+        browser.click("#open-settings")
+        browser.keys("#set-key", "first-key\n")
+        browser.wait(lambda: browser.text("#server") == "sharegpt4v-tiny")
+        assert browser.driver.execute_script("return [Object.values(localStorage).join().includes('first-key')]") == [
+            False
+        ]
+        send(browser, "Hello")
+    browser.keys("#question", "Hello\n")
+    browser.wait(lambda: "cannot be reached" in browser.text(".message.assistant:last-child"))
