@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -83,6 +84,11 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def syntax(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node but those under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
@@ -93,13 +99,14 @@ def run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
         yield from run_time_nodes(node)
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Full names of the modules that a file imports, inside functions too."""
     package = name_of(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
     found = set()
-    for node in run_time_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in run_time_nodes(syntax(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -204,7 +211,7 @@ def test_only_the_command_line_prints_and_parses_arguments(path: Path) -> None:
     if any(folder in path.parents for folder in COMMAND_LINE):
         return
     assert "argparse" not in imports(path)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(syntax(path)):
         is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         assert not is_print, f"{path.name}:{node.lineno} prints"
 
@@ -220,14 +227,14 @@ WRITES |= {"os.write", "stdout.write", "stderr.write", "sys.__stdout__.write", "
 
 @pytest.mark.parametrize("path", sources("mindone_share4v"), ids=name_of)
 def test_the_command_line_prints_through_one_filter(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(syntax(path)) if isinstance(node, ast.Call)]
     found = {ast.unparse(call.func) for call in calls} & WRITES
     assert found <= PRINTING.get(name_of(path), set())
 
 
 @pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_user_errors_are_no_assertions(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = syntax(path)
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []
 
 
@@ -256,7 +263,7 @@ def test_files_of_a_data_set_are_opened_in_one_place(path: Path) -> None:
     inside = path.relative_to(ROOT / DATASET.replace(".", "/")).as_posix()
     if inside in ("state/regular_files.py", *OPENERS):
         return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(syntax(path)):
         if not isinstance(node, ast.Call):
             continue
         function, keywords = ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
@@ -276,12 +283,12 @@ def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 500
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(syntax(path)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert lines_of(node) <= 60, f"{node.name} has {lines_of(node)} lines"
 
 
 @pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_every_module_says_what_it_is_for(path: Path) -> None:
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    docstring = ast.get_docstring(syntax(path))
     assert docstring and docstring.splitlines()[0].endswith((".", "!"))
