@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from helpers.warm_processes import warm_python
 
 ASCEND = ROOT / "examples" / "sharegpt_4v" / "ascend"
 PORTABLE = ["linear", "embedding", "layer_norm", "gelu", "cache_write", "rms_norm", "rotary"]
@@ -19,7 +19,7 @@ PORTABLE = ["linear", "embedding", "layer_norm", "gelu", "cache_write", "rms_nor
 def run(
     script: Path, *arguments: str | Path, status: int = 0, cwd: Path, **environment: str
 ) -> list[dict[str, object]]:
-    command = [sys.executable, str(script), *map(str, arguments)]
+    command = [warm_python(), str(script), *map(str, arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, timeout=300
     )

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.earlier_port import LLAMA_CKPT, TINY, TOWER_CKPT, write_configs, write_port
 from helpers.paths import EXAMPLES
+from helpers.warm_processes import warm_python
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.checkpoint import CheckpointError
@@ -36,7 +36,7 @@ def caption() -> str:
 
 
 def run(script: str, *arguments: str | Path, cwd: Path = EXAMPLES) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, script, *map(str, arguments)]
+    command = [warm_python(), script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=TIMEOUT)
     assert "Traceback" not in done.stderr
     return done

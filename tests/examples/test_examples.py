@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.paths import EXAMPLES
+from helpers.warm_processes import warm_python
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 
@@ -44,14 +44,14 @@ def test_scripts_are_short_and_import_only_public_names(name: str) -> None:
 
 def test_run_and_convert(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
     target = tmp_path / "converted"
-    out = run(sys.executable, EXAMPLES / "convert_weights.py", "--source", checkpoint, "--target", target, cwd=tmp_path)
+    out = run(warm_python(), EXAMPLES / "convert_weights.py", "--source", checkpoint, "--target", target, cwd=tmp_path)
     assert out.strip() == str(target)
     model, processor = Share4V.from_pretrained(target), Share4VProcessor.from_pretrained(target)
     inputs = processor(images=pictures[:2], text="Why?", conversation="share4v_v1")
     expected = processor.batch_decode(model.generate(**inputs, max_new_tokens=8))[0]
     flags = ["--query", "Why?", "--conv-mode", "share4v_v1", "--max_new_tokens", "8"]
     out = run(
-        sys.executable,
+        warm_python(),
         EXAMPLES / "run_share4v.py",
         *("--model-path", target, "--image-file", *pictures[:2], *flags),
         cwd=tmp_path,
@@ -62,7 +62,7 @@ def test_run_and_convert(checkpoint: Path, pictures: list[str], tmp_path: Path) 
 def test_the_shell_script(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
     script = EXAMPLES / "run.sh"
     assert os.access(script, os.X_OK)
-    environment = {"MODEL": str(checkpoint), "PYTHON": sys.executable}
+    environment = {"MODEL": str(checkpoint), "PYTHON": warm_python()}
     assert run(script, pictures[0], "What is this?", cwd=tmp_path, **environment).strip()
     done = subprocess.run([str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=TIMEOUT)
     assert done.returncode != 0 and "usage" in done.stderr

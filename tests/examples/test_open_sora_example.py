@@ -16,6 +16,7 @@ from captions import parse_caption
 from helpers.open_sora import plan_captions, read_plan, read_table
 from helpers.paths import EXAMPLES
 from helpers.videos import numbered, write_sound, write_video
+from helpers.warm_processes import warm_python
 from PIL import Image
 from scenes import Scene, render, sample_scene, scene_rng
 
@@ -116,7 +117,7 @@ def test_failed_files_are_reported_and_the_others_are_captioned(data: Path, tmp_
     write_sound(folder / "sound.mp4")
     scene(4)[1].save(folder / "picture.png")
     (folder / "notes.txt").write_text("left alone")
-    environment = {"VIDEO_FOLDER": str(folder), "OUTPUT": str(out), "PYTHON": sys.executable}
+    environment = {"VIDEO_FOLDER": str(folder), "OUTPUT": str(out), "PYTHON": warm_python()}
     script = EXAMPLE / "scripts" / "run.sh"
     assert os.access(script, os.X_OK)
     done = subprocess.run(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from captions import parse_caption
 from helpers.paths import EXAMPLES
+from helpers.warm_processes import warm_python
 from PIL import Image
 from scenes import render, sample_scene, scene_rng
 
@@ -67,7 +67,7 @@ def test_the_package_stays_small() -> None:
 
 def test_the_evaluation_script_prints_one_json_object() -> None:
     script = EXAMPLES / "tiny" / "evaluate.py"
-    command = [sys.executable, script, "--seed", "5", "--count", "4", "--show", "1"]
+    command = [warm_python(), script, "--seed", "5", "--count", "4", "--show", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     report = json.loads(done.stdout)
     assert report["count"] == 4 and report["seed"] == 5

@@ -5,12 +5,15 @@ With that folder at the front of PATH, whatever runs them gets a process forked 
 arguments, working directory, environment and standard streams. Signals and the exit status are passed on, and a command
 that is killed takes its process with it.
 
+`warm_python()` is such a `python`, of a server that every process which calls it has.
+
 What is decided at import (such as OMP_NUM_THREADS) is that of the server's environment. Nothing of MindSpore but its
 import happens in the server, and no thread runs Python code there, so that forking is safe.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import runpy
@@ -20,6 +23,8 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +60,16 @@ class WarmProcesses:
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait()
+
+
+@cache
+def warm_python() -> str:
+    """The path of a `python` of this process's own server, which runs until this process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="warm-")
+    processes = WarmProcesses(Path(folder.name), dict(os.environ))
+    atexit.register(folder.cleanup)
+    atexit.register(processes.close)
+    return str(processes.python)
 
 
 def serve(address: str) -> None:
@@ -118,6 +133,7 @@ def become(task: dict[str, Any], streams: list[int]) -> None:
     sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
     kind, target, *rest = task["command"]
     sys.argv = [target if kind == "script" else f"-{kind}", *rest]
+    sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     sys.path.insert(0, str(Path(target).resolve().parent) if kind == "script" else "")
     if kind == "script":
         runpy.run_path(target, run_name="__main__")

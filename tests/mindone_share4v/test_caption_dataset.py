@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from helpers.pictures import encoded, scene
+from helpers.warm_processes import warm_python
 
 from mindone_share4v.cli import main
 
@@ -184,7 +184,7 @@ def test_usage_errors_are_reported_without_a_traceback(
 
 def test_a_usage_error_of_the_installed_command(photos: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mindone_share4v", "caption-dataset", "photos", "--num-beams", "3"],
+        [warm_python(), "-m", "mindone_share4v", "caption-dataset", "photos", "--num-beams", "3"],
         capture_output=True,
         text=True,
         cwd=photos.parent,

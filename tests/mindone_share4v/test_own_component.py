@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from helpers.warm_processes import warm_python
 
 from mindone.models.share4v import VISION_TOWERS, Share4V, Share4VProcessor
 from mindone.pipelines import pipeline
@@ -40,7 +40,7 @@ def test_the_tower_of_the_tutorial_runs_from_the_command_line(tmp_path: Path, mo
     wanted = captioner(SCENE, max_new_tokens=8)[0]["generated_text"]
 
     command = [
-        str(Path(sys.executable).parent / "share4v"),
+        *(warm_python(), "-m", "mindone_share4v"),
         "caption",
         SCENE,
         "--model",

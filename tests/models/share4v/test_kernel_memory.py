@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.warm_processes import warm_python
 
 from mindone.models.share4v import ProjectorConfig, Share4VConfig, TextConfig, VisionConfig
 from mindone.models.share4v.checkpoint import save_weights
@@ -56,7 +56,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def growth(what: str, directory: Path) -> int:
     """Return by how many bytes a process grows at most, while it does `what`."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(what=what), str(directory)], capture_output=True, text=True, timeout=300
+        [warm_python(), "-c", PROGRAM.format(what=what), str(directory)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)

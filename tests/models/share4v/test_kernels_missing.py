@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.paths import SCENE
+from helpers.warm_processes import warm_python
 
 from mindone.models.share4v import Share4V
 from mindone.models.share4v.kernels.library import library
@@ -38,7 +38,7 @@ print(library().instruction_set)
 
 def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [warm_python(), "-c", program],
         capture_output=True,
         text=True,
         timeout=DEADLINE,

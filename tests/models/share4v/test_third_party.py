@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.warm_processes import warm_python
 from safetensors.numpy import load_file
 
 from mindone.models.share4v import Share4V
@@ -104,8 +105,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: str, path: Path | None = None) -> None:
     """Run Python in another process, in which `path` is searched for packages too."""
-    environment = {**os.environ, **({} if path is None else {"PYTHONPATH": str(path)})}
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    python, more = (sys.executable, {}) if path is None else (warm_python(), {"PYTHONPATH": str(path)})
+    done = subprocess.run([python, *arguments], env={**os.environ, **more}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
+from helpers.warm_processes import warm_python
 
 PICTURES = 700
 PROGRAM = """
@@ -48,7 +48,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(dtype: str, call: str,
     """MindSpore 2.10's concat outside graphs leaks 0.7 KB per call: 2 to 4 KB per picture, 2 to 3 MB in this test."""
     program = PROGRAM.format(dtype=dtype, call=call, pictures=PICTURES, together=together)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=dict(os.environ)
+        [warm_python(), "-c", program], capture_output=True, text=True, timeout=300, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) < 2**20

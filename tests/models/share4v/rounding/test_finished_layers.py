@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.warm_processes import warm_python
 
 from mindone.models.share4v import calibration, convert
 from mindone.models.share4v.rounding.finished_layers import FinishedLayers, fingerprint
@@ -33,7 +33,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: py
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     convert("sharegpt4v-tiny", whole, dtype="int4")
     assert sorted(path.name for path in whole.iterdir() if path.name.startswith(".")) == []
-    done = subprocess.run([sys.executable, "-c", KILLED, str(killed)], capture_output=True, timeout=300)
+    done = subprocess.run([warm_python(), "-c", KILLED, str(killed)], capture_output=True, timeout=300)
     assert done.returncode == -9, done.stderr
     assert not (killed / "model.safetensors").exists()
     rounded = []

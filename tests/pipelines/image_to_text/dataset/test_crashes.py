@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 from helpers.pictures import write_folder
+from helpers.warm_processes import warm_python
 
 COUNT, DUPLICATES, KILLS = 220, 20, 12
 
 
 def command(folder: Path, out: Path, *extra: str) -> list[str]:
-    return [sys.executable, "-m", "mindone_share4v", "caption-dataset", str(folder), "--out", str(out), *extra]
+    return ["-m", "mindone_share4v", "caption-dataset", str(folder), "--out", str(out), *extra]
 
 
 def environment() -> dict[str, str]:
@@ -26,11 +27,16 @@ def environment() -> dict[str, str]:
 
 
 def finished(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=600, check=False)
+    return subprocess.run(
+        [warm_python(), *arguments], capture_output=True, text=True, env=environment(), timeout=600, check=False
+    )
 
 
 def started(arguments: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    """Start a new Python: what is killed is killed while it imports, too."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+    )
 
 
 def wait_for_work(process: subprocess.Popen[bytes], out: Path) -> None:
@@ -135,14 +141,13 @@ def test_a_job_stopped_by_a_full_disk_resumes(undisturbed: tuple[Path, Path]) ->
     place, whole = undisturbed
     out = place / "full.jsonl"
     limited = [
-        sys.executable,
         "-c",
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "sys.argv = sys.argv[1:];"
         "from mindone.pipelines.image_to_text.dataset import api;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000));"
         "from mindone_share4v.cli import main; sys.exit(main(sys.argv[1:]))",
-        *command(place / "photos", out)[2:],
+        *command(place / "photos", out)[1:],
     ]
     stopped = finished(limited)
     assert stopped.returncode == 3 and "stopped: " in stopped.stderr and "Traceback" not in stopped.stderr

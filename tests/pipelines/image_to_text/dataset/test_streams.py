@@ -16,7 +16,7 @@ import pytest
 from helpers.jobs import png, write_tar
 from helpers.paths import ROOT, TESTS
 
-from mindone.pipelines.image_to_text.dataset.readers import archives, json_table, list_inputs
+from mindone.pipelines.image_to_text.dataset.readers import archives, json_rows, list_inputs, text_encoding
 from mindone.pipelines.image_to_text.dataset.state import atomic_files
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import Listing, write_listing
@@ -69,8 +69,9 @@ def peak(work: Callable[[], object]) -> int:
 @pytest.fixture(autouse=True)
 def _small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shrink buffers below the size of the smaller input; otherwise both inputs would need the same memory."""
-    for module in (atomic_files, json_table, archives):
+    for module in (atomic_files, text_encoding, archives):
         monkeypatch.setattr(module, "_CHUNK", 4096)
+    monkeypatch.setattr(json_rows, "CHUNK", 4096)
     monkeypatch.setattr(atomic_files, "GROUP_BYTES", 2**14)
     monkeypatch.setattr(archives, "WINDOW_BYTES", 2**14)
     monkeypatch.setattr(sidecars, "_GROUP", 32)

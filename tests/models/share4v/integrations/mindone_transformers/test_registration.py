@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import transformers
+from helpers.warm_processes import warm_python
 
 from mindone.models.share4v import Share4VConfig, register_auto_classes
 from mindone.models.share4v.hub import resolve
@@ -46,7 +46,7 @@ def run_in_process(code: str, **environment: str) -> str:
     """Run code in a separate process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "OMP_"))}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**own, **environment}
+        [warm_python(), "-c", code], capture_output=True, text=True, check=False, env={**own, **environment}
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]

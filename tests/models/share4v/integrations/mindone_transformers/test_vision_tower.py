@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from helpers.backends import CELLS
 from helpers.llava import IMAGE, SHAPES, Reference, padded
 from helpers.paths import SCENE
 from helpers.published_formats import write_original
+from helpers.warm_processes import warm_python
 from mindspore import Tensor
 from PIL import Image
 
@@ -122,7 +122,7 @@ def test_float16_weights_are_computed_in_float16(pair_of: Callable[..., Pair], t
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([warm_python(), "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.pictures import write_folder
+from helpers.warm_processes import warm_python
 
 from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
@@ -109,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(folder: Path) -> list[dict[str, object]]:
     out = folder.with_name("local.jsonl")
-    done = subprocess.run([sys.executable, *command(folder, out)], capture_output=True, text=True, env=environment())
+    done = subprocess.run([warm_python(), *command(folder, out)], capture_output=True, text=True, env=environment())
     assert done.returncode == 1, done.stderr
     records = stable(out)
     assert len(records) == COUNT + DUPLICATES + BROKEN
@@ -186,7 +187,7 @@ def test_when_the_leader_dies_the_others_stop_and_the_job_can_be_resumed(
         first.send_signal(signal.SIGKILL)
     _, said = second.communicate(timeout=TIMEOUT)
     assert second.returncode == 3 and "run the job again to resume it" in said and "Traceback" not in said
-    done = subprocess.run([sys.executable, *command(folder, out)], capture_output=True, text=True, env=environment())
+    done = subprocess.run([warm_python(), *command(folder, out)], capture_output=True, text=True, env=environment())
     assert done.returncode == 1, done.stderr
     assert stable(out) == local
     assert not queue.exists()
@@ -205,5 +206,5 @@ def test_the_current_rank() -> None:
 
 def test_the_engine_msrun_is_rejected_outside_msrun(folder: Path, tmp_path: Path) -> None:
     arguments = [*command(folder, tmp_path / "out.jsonl"), "--engine", "msrun"]
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment())
+    done = subprocess.run([warm_python(), *arguments], capture_output=True, text=True, env=environment())
     assert done.returncode == 2 and "msrun started" in done.stderr and "Traceback" not in done.stderr

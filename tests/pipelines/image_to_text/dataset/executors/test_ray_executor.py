@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from helpers.pictures import write_folder
+from helpers.warm_processes import warm_python
 
 TIMEOUT = 600.0  # seconds after which a hanging job fails the test
 SCRIPT = """
@@ -42,7 +43,8 @@ print(caption_dataset(folder, settings=CaptioningSettings(batch_size=4), options
 
 def start(folder: Path, out: Path, engine: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    arguments = [sys.executable, "-c", SCRIPT, str(folder), str(out), engine, str(out.parent)]
+    python = warm_python() if engine == "local" else sys.executable
+    arguments = [python, "-c", SCRIPT, str(folder), str(out), engine, str(out.parent)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
