@@ -1,7 +1,7 @@
 """A model may be called from any thread, with the results of a single thread; a forked child gets a clear error.
 
 Before, four threads ended in a segmentation fault or in errors of MindSpore's compiler, which left a folder `rank_0` in
-the current directory, and a forked child waited forever.
+the current directory, and a forked child waited forever. Then one lock made all models of a process take turns.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor, ops
 
-from mindone.models.share4v import Share4V, Share4VProcessor
+from mindone.models.share4v import AutoConfig, Share4V, Share4VProcessor
 from mindone.models.share4v.concurrency import FairLock, ForkError
 from mindone.models.share4v.generation.decoding import GenerationSettings
 from mindone.models.share4v.generation.engine import Engine, Request
+from mindone.models.share4v.nn.graph import Graph
 
 TOKENS = {"max_new_tokens": 6, "min_new_tokens": 6}
 
@@ -74,6 +78,67 @@ def test_four_threads_on_cold_models(
         ]
     )
     assert answers == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_models_of_mindspores_operators_take_turns(
+    prompts: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each compiles its graphs while the other one compiles or runs its own, and a model on the kernels runs too."""
+    config = AutoConfig.from_pretrained("sharegpt4v-tiny")
+    one_layer = {part: replace(getattr(config, part), num_hidden_layers=1) for part in ("text_config", "vision_config")}
+    Share4V(replace(config, select_layer=-1, **one_layer)).save_pretrained(tmp_path / "checkpoint")
+    cells = {"language_backend": "mindspore", "vision_backend": "mindspore"}
+    models = [Share4V.from_pretrained(tmp_path / "checkpoint", **cells) for _ in range(2)]
+    models.append(Share4V.from_pretrained(tmp_path / "checkpoint"))
+    pixels = np.linspace(-1, 1, 3 * config.vision_config.image_size**2, dtype=np.float32)
+    pixels = pixels.reshape(1, 3, *[config.vision_config.image_size] * 2)
+    monkeypatch.chdir(tmp_path)
+
+    def answers(model: Share4V) -> tuple[list[list[list[int]]], bytes]:
+        features = model.encode_images(pixels).asnumpy().tobytes()
+        return [model.generate(ids, **TOKENS) for ids in prompts], features
+
+    first, second, third = in_threads([lambda model=model: answers(model) for model in models])  # type: ignore[misc]
+    assert first == second == answers(models[0])
+    assert third == answers(models[2])
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_separate_models_compute_at_the_same_time(
+    model: Share4V, prompts: list[np.ndarray], expected: list[list[list[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model stands still within a step while another one, in another thread, gives all of its answers."""
+    other, decode = load(), model.language_model.run_decode
+    is_inside, may_continue = threading.Event(), threading.Event()
+
+    def stand_still(*arguments: np.ndarray) -> np.ndarray:
+        is_inside.set()
+        assert may_continue.wait(120)
+        return decode(*arguments)
+
+    monkeypatch.setattr(model.language_model, "run_decode", stand_still)
+    pixels = np.zeros((1, 3, *[model.config.vision_config.image_size] * 2), np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(model.generate, prompts[0], **TOKENS)
+        assert is_inside.wait(120)
+        others = pool.submit(lambda: (other.encode_images(pixels), [other.generate(ids, **TOKENS) for ids in prompts]))
+        try:
+            assert others.result(60)[1] == expected
+            assert not answer.done()
+        finally:
+            may_continue.set()
+        assert answer.result(120) == expected[0]
+
+
+def test_a_compilation_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(Graph):
+        def construct(self, x: Tensor) -> Tensor:
+            return ops.matmul(x, ops.ones((3, 5), ms.float32))
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((RuntimeError, ValueError), match="shape"):
+        Wrong().compile_and_run(Tensor(np.ones((2, 2), np.float32)))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,10 +1,14 @@
 """Threads and processes: what may use a model, and when.
 
-MindSpore compiles and runs one graph at a time: in 2.7 and 2.10, two threads that compile at once give errors or a
-segmentation fault, and two that run graphs at once, even of different models, wait for each other forever. So there is
-one lock for the process, `MINDSPORE`. It is held for one step of a generation, never while the caller does something
-else with what a stream has yielded; preparing inputs (images, tokens) needs no lock. The models of one process take
-turns, step by step. That loses little, because each kernel uses all CPUs.
+Each model has a lock, which a thread holds for one step of a generation, never while the caller does something else
+with what a stream has yielded; preparing inputs (images, tokens) needs no lock. Models on the CPU kernels compute at
+the same time: the kernels do not hold Python's global lock, and such a model runs no graph of MindSpore.
+
+MindSpore itself compiles and runs one graph at a time. In 2.7 and 2.10, two threads that compile at once give errors or
+a segmentation fault, and two that run graphs at once, even graphs of different models that were compiled before, wait
+for each other forever: one waits for Python's global lock, and the other one holds it and waits for the first. So there
+is one more lock for the process, `MINDSPORE`, held by whoever uses MindSpore's runtime: models with components made of
+MindSpore's operators take turns, step by step. It is always taken after a model's lock, never before.
 
 A process made by `os.fork` has a copy of the memory, but of the threads only the one that called it. MindSpore and
 OpenMP would wait forever for the others, so models refuse to run there.
@@ -40,12 +44,16 @@ class _Process:
 def claim_process() -> None:
     """Note that this process uses models; called when one is built.
 
+    MindSpore writes a file about each graph that it fails to compile, by default to a folder `rank_0` in the current
+    directory. Nothing is to be left there, and below /dev/null nothing can be, unless MS_OM_PATH names a folder.
+
     Raises:
         ForkError: this process was forked from one that does.
     """
     if _Process.id is None:
         _Process.id = os.getpid()
     check_process()
+    os.environ.setdefault("MS_OM_PATH", os.devnull)
 
 
 def is_forked() -> bool:
@@ -123,5 +131,5 @@ class FairLock:
             turn.release()
 
 
-# Held by the thread that uses MindSpore.
+# Held by the thread that uses MindSpore's runtime.
 MINDSPORE = FairLock()

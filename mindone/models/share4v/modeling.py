@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .backends import cell_dtype, choose_components, make_projector, open_checkpoint
-from .concurrency import MINDSPORE, check_process, claim_process
+from .concurrency import MINDSPORE, FairLock, check_process, claim_process
 from .configuration import Share4VConfig
 from .generation.arguments import GenerationConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
@@ -83,6 +83,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
     ) -> None:
         super().__init__()
         claim_process()
+        self._lock = FairLock()
         self.config = config
         dtype = dtype_name(dtype) or "float32"
         self.dtype = dtype
@@ -157,11 +158,12 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Give the model to this thread; others that call a model wait, since MindSpore runs one graph at a time.
+        """Give the model to this thread; others that call it wait.
 
         The model's own methods do this for as long as they compute; `generate` and `stream` let others go on after
         each token. Use it around several calls that no other thread may come between, such as `reset_caches` after
-        weights were replaced.
+        weights were replaced. Models that are on the CPU kernels compute at the same time. Of the others, which use
+        MindSpore's operators, one computes at a time.
 
         Raises:
             ForkError: this process was forked from the one that loaded the model.
@@ -174,10 +176,15 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
             ...     model.reset_caches()
         """
         check_process()
-        with MINDSPORE:
+        with self._lock, self._runtime():
             for file in self._mapped_files:
                 file.check()
             yield
+
+    def _runtime(self) -> AbstractContextManager[object]:
+        """Return the lock of MindSpore's runtime if a component uses it while the model computes."""
+        components = self.vision_tower, self.mm_projector, self.language_model
+        return nullcontext() if all(map(runs_on_kernels, components)) else MINDSPORE
 
     def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None:
         """Write config.json and safetensors that `from_pretrained` reads; no checkpoint is visible until it is whole.
@@ -282,7 +289,8 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         with self.exclusive():
             features = self._features.of(pixels, digests)
             if features is None:
-                return ops.zeros((0, self.config.num_image_tokens, self.config.text_config.hidden_size))
+                shape = 0, self.config.num_image_tokens, self.config.text_config.hidden_size
+                return Tensor(np.zeros(shape, np.float32))
             return features
 
     def construct(
@@ -324,7 +332,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
                 "model(...) runs in PyNative mode alone: call mindspore.set_context(mode=mindspore.PYNATIVE_MODE); "
                 "generate and stream run in GRAPH_MODE too"
             )
-        with self.exclusive():
+        with self.exclusive(), MINDSPORE:  # `construct` uses operators, whatever the components are
             output: Share4VOutput = super().__call__(*args, **kwargs)
             return output
 
@@ -388,7 +396,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
             check_context(int(plan.lengths.max()), context_length)
         if not np.isfinite(as_numpy(embeds)).all():
             raise ValueError("inputs_embeds are not all finite numbers")
-        table = embedding_table(embeds.astype(self.language_model.activations), None)
+        table = stack_rows([embeds.astype(self.language_model.activations)])
         ids = np.full(plan.index.shape, -1)  # unknown
         return Prompts(table, plan.index, ids, plan.lengths, [[] for _ in plan.lengths])
 

@@ -1,7 +1,7 @@
 """Base class of the components that run on the CPU kernels; their weights are packed blocks, not MindSpore Parameters.
 
-MindSpore copies a Parameter when it is created and again when a graph is compiled. Blocks are inputs of the graph and
-are never copied: the kernels read them from memory or from a mapped file.
+MindSpore copies a Parameter when it is created and again when a graph is compiled. Blocks are never copied: the kernels
+read them from memory or from a mapped file.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor
 
 from .blocks import BlockPlan
 
-# Batch sizes in which images are encoded; each compiles one graph. Batches pay off for small towers, whose graphs take
-# longer to launch than to run.
+# Batch sizes in which images are encoded. Batches pay off for small towers.
 IMAGE_BATCH_SIZES = (8, 1)
 
 
@@ -55,13 +53,11 @@ class KernelComponent(WeightHolder):
     def __init__(self, plans: tuple[BlockPlan, ...], plain: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(plans, plain)
         self.names = tuple([plan.name for plan in plans])
-        self._tensors: dict[str, Tensor] = {}
         self._arrays: dict[str, np.ndarray] = {}
 
     def put(self, name: str, array: np.ndarray) -> None:
         """Store a block (uint8) or a plain weight (float32) without copying it."""
-        self._arrays[name] = array  # in some versions of MindSpore the tensor does not keep the array alive
-        self._tensors[name] = Tensor.from_numpy(array)
+        self._arrays[name] = array
 
     def array(self, name: str) -> np.ndarray:
         """Return the block or weight of this name.
@@ -73,15 +69,9 @@ class KernelComponent(WeightHolder):
             raise RuntimeError(f"the weights of {name} were not loaded: create the model with Share4V.from_pretrained")
         return self._arrays[name]
 
-    def tensors(self, *names: str) -> tuple[Tensor, ...]:
-        """Return the blocks or weights of these names as tensors, the inputs of a graph.
-
-        Raises:
-            RuntimeError: the weights were not loaded.
-        """
-        for name in names:
-            self.array(name)
-        return tuple([self._tensors[name] for name in names])
+    def arrays(self, *names: str) -> list[np.ndarray]:
+        """Return the blocks or weights of these names; errors are those of `array`."""
+        return [self.array(name) for name in names]
 
 
 def runs_on_kernels(component: Any) -> bool:

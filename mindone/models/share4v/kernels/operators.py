@@ -1,38 +1,52 @@
-"""The kernels as MindSpore custom operators, for use in graphs; in PyNative mode each call costs milliseconds."""
+"""The kernels that a model consists of: a transformer layer, a linear layer, an embedding table.
+
+They are called without MindSpore, and without Python's global lock. MindSpore could run them as custom operators in its
+graphs, but it runs one graph at a time in a process, so models would have to take turns; and a graph is compiled.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
-import mindspore as ms
-from mindspore import ops
-
-from .library import LIBRARY
+from .library import library
 
 
-def layer_operator() -> Any:
-    """Return the operator of a transformer layer: (x [R, H], block, cache, rows, cos [R, D], sin [R, D]) -> [R, H].
+def layer(
+    x: np.ndarray, block: np.ndarray, cache: np.ndarray, rows: np.ndarray, cos: np.ndarray, sin: np.ndarray
+) -> np.ndarray:
+    """Compute a transformer layer: x float32 [R, H] -> [R, H].
 
-    A row of `rows`, int32 [R, 4], is (sequence, slot, begin, end): its key and value are written to `slot` of the
-    sequence's cache, and it attends to the slots begin .. end - 1. Rows with slot -1 are not computed; their results
-    are undefined. The cache is updated in place.
+    Args:
+        x: the hidden states of R tokens.
+        block: uint8, the layer's weights.
+        cache: uint8, `CacheMemory.memory`, which is updated in place.
+        rows: int32 [R, 4]; a row is (sequence, slot, begin, end): its key and value are written to `slot` of the
+            sequence's cache, and it attends to the slots begin .. end - 1. Rows with slot -1 are not computed; their
+            results are undefined.
+        cos, sin: float32 [R, D]; ignored if the block has no rotary embedding.
+
+    Raises:
+        KernelError: the arguments do not fit each other.
     """
-    return _operator("share4v_layer", lambda x, block, cache, rows, cos, sin: x)
+    return library().call("share4v_layer", [x, block, cache, rows, cos, sin], np.empty_like(x))
 
 
-def linear_operator(outputs: int) -> Any:
-    """Return the operator of a linear layer: (x [R, K], index int32 [M], block) -> [M, outputs].
+def linear(x: np.ndarray, index: np.ndarray, block: np.ndarray, outputs: int) -> np.ndarray:
+    """Compute a linear layer: x float32 [R, K], index int32 [M] -> [M, outputs].
 
     Output row i is computed from x[index[i]]: norm, product, bias and activation, as the block specifies. A negative
     index gives zeros.
+
+    Raises:
+        KernelError: the arguments do not fit each other.
     """
-    return _operator("share4v_linear", lambda x, index, block: [index[0], outputs])
+    return library().call("share4v_linear", [x, index, block], np.empty((len(index), outputs), np.float32))
 
 
-def embedding_operator(size: int) -> Any:
-    """Return the operator of an embedding table: (ids int32 [R], block) -> [R, size]."""
-    return _operator("share4v_embedding", lambda ids, block: [ids[0], size])
+def embedding(ids: np.ndarray, block: np.ndarray, size: int) -> np.ndarray:
+    """Look up ids int32 [R] in an embedding table: [R, size].
 
-
-def _operator(function: str, shape: Any) -> Any:
-    return ops.Custom(f"{LIBRARY}:{function}", shape, lambda *dtypes: ms.float32, func_type="aot")
+    Raises:
+        KernelError: an id is outside the table, or the arguments do not fit each other.
+    """
+    return library().call("share4v_embedding", [ids, block], np.empty((len(ids), size), np.float32))

@@ -1,4 +1,4 @@
-"""LLaMA on the CPU kernels: one operator per layer, weights read in place, finished sequences skipped.
+"""LLaMA on the CPU kernels: one call per layer, weights read in place, finished sequences skipped.
 
 Shapes are named as in llama.py.
 """
@@ -7,49 +7,17 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from ..configuration import Share4VConfig
 from ..kernels.cache_memory import KV_CACHE_DTYPES, CacheMemory
 from ..kernels.component import KernelComponent
-from ..kernels.library import library
-from ..kernels.operators import embedding_operator, layer_operator, linear_operator
-from ..nn.graph import Graph
+from ..kernels.operators import embedding, layer, linear
 from ..quantization import precision_of
 from .rope_tables import rope_tables
 from .weights import language_plans
 
 PREFILL_ROWS = 512  # tokens of one prefill step, over all sequences; the kernels process 256 at a time
-
-
-class PrefillGraph(Graph):
-    """All layers, then the final norm and the output layer for selected rows."""
-
-    def __init__(self, hidden: int, vocabulary: int) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.layer = layer_operator()
-        self.head = linear_operator(vocabulary)
-
-    def construct(self, x, index, rows, cos, sin, cache, head, *layers):  # type: ignore[no-untyped-def]
-        """x [B, C, H] or [R, H] -> logits [M, V] of its rows `index` [M]; zeros where the index is -1."""
-        x = x.reshape(-1, self.hidden)  # [R, H]
-        for block in layers:
-            x = self.layer(x, block, cache, rows, cos, sin)
-        return self.head(x, index, head)
-
-
-class DecodeGraph(Graph):
-    """One token per sequence, from id to logits."""
-
-    def __init__(self, hidden: int, vocabulary: int) -> None:
-        super().__init__()
-        self.embedding = embedding_operator(hidden)
-        self.embedded = PrefillGraph(hidden, vocabulary)
-
-    def construct(self, ids, index, rows, cos, sin, cache, table, head, *layers):  # type: ignore[no-untyped-def]
-        """ids [B] -> logits [B, V] of the rows `index` [B]; zeros where the index is -1."""
-        return self.embedded(self.embedding(ids, table), index, rows, cos, sin, cache, head, *layers)
 
 
 class KernelLlamaForCausalLM(KernelComponent):
@@ -75,52 +43,50 @@ class KernelLlamaForCausalLM(KernelComponent):
             raise ValueError(
                 f"kv_cache_dtype {kv_cache_dtype!r}: expected one of {', '.join(KV_CACHE_DTYPES)}, or None"
             )
-        self._prefill = PrefillGraph(self.config.hidden_size, self.config.vocab_size)
-        self._decode = DecodeGraph(self.config.hidden_size, self.config.vocab_size)
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [B, T] -> embeddings [B, T, H]."""
         flat = np.ascontiguousarray(ids.asnumpy(), np.int32).reshape(-1)
-        out = np.empty((flat.size, self.config.hidden_size), np.float32)
-        library().call("share4v_embedding", [flat, self.array(self.names[0])], out)
-        return Tensor(out.reshape(*ids.shape, -1))
+        return Tensor(self._embed(flat).reshape(*ids.shape, -1))
+
+    def _embed(self, ids: np.ndarray) -> np.ndarray:
+        """ids int32 [R] -> embeddings [R, H]."""
+        return embedding(ids, self.array(self.names[0]), self.config.hidden_size)
 
     def __call__(self, inputs_embeds: Tensor, lengths: np.ndarray | None = None) -> Tensor:
         """inputs_embeds [B, T, H] of sequences of `lengths` [B] tokens, from position 0 -> float32 logits [B, T, V]."""
         batch, width = inputs_embeds.shape[:2]
         totals = np.full(batch, width) if lengths is None else lengths
-        # The capacity of all other caches: another one would compile new graphs for every length.
-        cached = self.new_cached(batch, max(width, self.config.context_length))
-        step, logits = cached.chunk, []
+        cached = self.new_cached(batch, width)
+        embeds, step, logits = inputs_embeds.asnumpy(), cached.chunk, []
         for first in range(0, width, step):
             positions = np.broadcast_to(np.arange(first, first + step), (batch, step))
             is_token = positions < totals[:, None]  # [B, C]
-            columns = np.minimum(positions[0], width - 1).astype(np.int32)
-            chunk = ops.gather(inputs_embeds, Tensor(columns), 1)  # [B, C, H]
+            chunk = embeds[:, np.minimum(positions[0], width - 1)]  # [B, C, H]
             index = np.where(is_token, np.arange(batch * step).reshape(batch, step), -1)
             rows = cached.logits(chunk, np.where(is_token, positions, -1), totals, index.reshape(-1))  # [B * C, V]
             logits.append(rows.reshape(batch, step, -1)[:, : width - first])
-        return ops.concat(logits, 1)
+        return Tensor(np.concatenate(logits, 1))
 
     def run_prefill(
-        self, x: Tensor, index: np.ndarray, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor
-    ) -> Tensor:
-        """x [B, C, H] -> logits [M, V] of the rows `index` [M] of [B * C]; zeros where the index is -1."""
-        _, *layers, head = self.tensors(*self.names)
-        return self._prefill.compile_and_run(x, Tensor(index), Tensor(rows), cos, sin, memory, head, *layers)
+        self, x: np.ndarray, index: np.ndarray, rows: np.ndarray, cos: np.ndarray, sin: np.ndarray, memory: np.ndarray
+    ) -> np.ndarray:
+        """x [R, H] -> logits [M, V] of the rows `index` [M]; zeros where the index is -1."""
+        _, *layers, head = self.arrays(*self.names)
+        for block in layers:
+            x = layer(x, block, memory, rows, cos, sin)
+        return linear(x, index, head, self.config.vocab_size)
 
     def run_decode(
-        self, ids: np.ndarray, index: np.ndarray, rows: np.ndarray, cos: Tensor, sin: Tensor, memory: Tensor
-    ) -> Tensor:
+        self, ids: np.ndarray, index: np.ndarray, rows: np.ndarray, cos: np.ndarray, sin: np.ndarray, memory: np.ndarray
+    ) -> np.ndarray:
         """ids [B] -> logits [B, V]; zeros where index [B] is -1."""
-        table, *layers, head = self.tensors(*self.names)
-        inputs = Tensor(ids), Tensor(index), Tensor(rows), cos, sin
-        return self._decode.compile_and_run(*inputs, memory, table, head, *layers)
+        return self.run_prefill(self._embed(ids), index, rows, cos, sin, memory)
 
     def new_cached(self, batch_size: int, capacity: int) -> KernelCachedLlama:
         """Return this model with a cache for `batch_size` sequences of up to `capacity` tokens.
 
-        Weights and compiled graphs are shared.
+        Weights are shared.
         """
         return KernelCachedLlama(self, batch_size, capacity)
 
@@ -144,10 +110,9 @@ class KernelCachedLlama:
         self.cache = CacheMemory(
             text.num_hidden_layers, batch_size, text.kv_heads, text.head_size, capacity, llama.kv_cache_dtype
         )
-        self._memory = Tensor.from_numpy(self.cache.memory)
         self.used = 0
 
-    def _rows_and_tables(self, positions: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
+    def _rows_and_tables(self, positions: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the kernel's rows, int32 [B * C, 4], cos and sin [B * C, D] for positions [B, C].
 
         A row is (sequence, slot, 0, slot + 1): slots are positions, and -1 marks padding, which is not computed.
@@ -159,12 +124,15 @@ class KernelCachedLlama:
         rows[:, 1] = positions.reshape(-1)
         rows[:, 3] = rows[:, 1] + 1
         self.used = max(self.used, int(positions.max()) + 1)
-        return rows, Tensor(cos.reshape(-1, size)), Tensor(sin.reshape(-1, size))
+        return rows, cos.reshape(-1, size), sin.reshape(-1, size)
 
-    def logits(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, index: np.ndarray) -> Tensor:
+    def logits(
+        self, inputs_embeds: np.ndarray, positions: np.ndarray, totals: np.ndarray, index: np.ndarray
+    ) -> np.ndarray:
         """inputs_embeds [B, C, H] at positions [B, C] -> logits [M, V] of rows `index` [M] of [B * C]; -1: zeros."""
         rows, cos, sin = self._rows_and_tables(positions, totals)
-        return self.llama.run_prefill(inputs_embeds, index.astype(np.int32), rows, cos, sin, self._memory)
+        x = np.ascontiguousarray(inputs_embeds, np.float32).reshape(-1, self.config.hidden_size)
+        return self.llama.run_prefill(x, index.astype(np.int32), rows, cos, sin, self.cache.memory)
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:
         """Process one chunk of each prompt; arguments and result as for `llama.CachedLlama.prefill`.
@@ -174,13 +142,14 @@ class KernelCachedLlama:
         sequences = np.arange(len(positions))
         ends_here = positions[sequences, last] == totals - 1
         index = np.where(ends_here, sequences * positions.shape[1] + last, -1)
-        return self.logits(inputs_embeds, positions, totals, index)
+        return Tensor(self.logits(inputs_embeds.asnumpy(), positions, totals, index))
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
         """Process one token of each sequence: ids and positions int [B] (-1: finished) -> float32 logits [B, V]."""
         rows, cos, sin = self._rows_and_tables(positions[:, None], np.maximum(positions, 0) + 1)
         index = np.where(positions >= 0, np.arange(len(positions)), -1).astype(np.int32)
-        return self.llama.run_decode(ids.astype(np.int32), index, rows, cos, sin, self._memory)
+        step = self.llama.run_decode(ids.astype(np.int32), index, rows, cos, sin, self.cache.memory)
+        return Tensor(step)
 
     def copy_sequences(self, source: KernelCachedLlama, indices: np.ndarray) -> None:
         """Copy sequence `indices[i]` of `source` (of equal capacity; may be this cache) to every sequence i."""

@@ -1,4 +1,4 @@
-"""The projector on the CPU kernels: one operator per linear layer, which includes the GELU after it."""
+"""The projector on the CPU kernels: one call per linear layer, which includes the GELU after it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,8 @@ from mindspore import Tensor
 
 from ..configuration import Share4VConfig
 from ..kernels.component import KernelComponent
-from ..kernels.operators import linear_operator
-from ..nn.graph import Graph
+from ..kernels.operators import linear
 from .weights import projector_plans
-
-
-class KernelProjectorGraph(Graph):
-    """The linear layers in sequence."""
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.linear = linear_operator(outputs)
-
-    def construct(self, x, index, *layers):  # type: ignore[no-untyped-def]
-        """x [B, N, D] -> [B, N, H]."""
-        batch, count, size = x.shape
-        x = x.reshape(-1, size)
-        for block in layers:
-            x = self.linear(x, index, block)
-        return x.reshape(batch, count, -1)
 
 
 class KernelProjector(KernelComponent):
@@ -47,12 +30,16 @@ class KernelProjector(KernelComponent):
                 "expected linear, mlp{N}x_gelu or identity"
             )
         super().__init__(plans, {})
-        self._graph = KernelProjectorGraph(config.text_config.hidden_size)
+        self._outputs = config.text_config.hidden_size
 
     def __call__(self, features: Tensor) -> Tensor:
         """features [B, N, D] -> embeddings [B, N, H]."""
         if not self.names:  # identity
             return features
-        index = Tensor(np.arange(features.shape[0] * features.shape[1], dtype=np.int32))
-        embeddings: Tensor = self._graph.compile_and_run(features, index, *self.tensors(*self.names))
-        return embeddings
+        x = features.asnumpy()
+        batch, count, size = x.shape
+        x = np.ascontiguousarray(x, np.float32).reshape(-1, size)  # [B * N, D]
+        index = np.arange(len(x), dtype=np.int32)
+        for block in self.arrays(*self.names):
+            x = linear(x, index, block, self._outputs)
+        return Tensor(x.reshape(batch, count, -1))
