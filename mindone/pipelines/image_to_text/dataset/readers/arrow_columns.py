@@ -139,6 +139,12 @@ def _is_text(pa: Any, kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
+def is_text_dictionary(kind: pa.DataType) -> bool:
+    """Return whether a column is a dictionary of texts."""
+    pa = import_pyarrow()
+    return bool(pa.types.is_dictionary(kind)) and _is_text(pa, kind)
+
+
 def _has_bytes(pa: Any, kind: pa.DataType) -> bool:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..state.records import Item
 from ..state.regular_files import check_input
-from .arrow_columns import LISTED_ROWS, check_array, choose_columns, import_pyarrow, python_rows
+from .arrow_columns import LISTED_ROWS, check_array, choose_columns, import_pyarrow, is_text_dictionary, python_rows
 from .base import Location, ReaderOptions
 from .item_builder import ItemBuilder
 
@@ -21,6 +22,8 @@ BATCH_ROWS = 8  # images decoded at a time
 # Values of a column that stay in memory for threads that ask late.
 WINDOW_BYTES = 64 * 2**20
 WINDOW_ROWS = 1024
+# The name under which pyarrow stores the Arrow schema in a file's metadata, as Thrift writes it: a field and a length.
+_SCHEMA_KEY = b"\x18\x0cARROW:schema"
 
 
 def parquet_table(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
@@ -37,7 +40,7 @@ def parquet_table(location: Location, options: ReaderOptions, builder: ItemBuild
             table, names = choose_columns(file.schema_arrow, location, options, builder)
             make_item = table.item if table.image in names else table.stored_item
             for group in range(file.num_row_groups):
-                for row_in_group, row in enumerate(_rows(file, group, names)):
+                for row_in_group, row in enumerate(_rows(file, location.path, group, names)):
                     if isinstance(row, str):
                         yield table.unreadable_item(number, row)
                         number += 1
@@ -121,10 +124,39 @@ def _open_parquet(path: str) -> parquet.ParquetFile:
     return parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)  # reads pages, not whole column chunks
 
 
-def _rows(file: parquet.ParquetFile, group: int, names: list[str]) -> Iterator[dict[str, Any] | str]:
+def _open_without_dictionaries(file: parquet.ParquetFile, path: str) -> parquet.ParquetFile:
+    """Open a Parquet file again, without the Arrow schema in it, so that texts are read as such, not as dictionaries.
+
+    Arrow checks a whole dictionary when it reads a column as one, so one text that is not UTF-8 would fail the rest of
+    the file, not only its rows.
+    """
+    import pyarrow.parquet as parquet
+
+    footer = io.BytesIO()
+    file.metadata.write_metadata_file(footer)
+    renamed = footer.getvalue().replace(_SCHEMA_KEY, _SCHEMA_KEY.swapcase())
+    metadata = parquet.read_metadata(io.BytesIO(renamed))
+    return parquet.ParquetFile(path, metadata=metadata, buffer_size=2**20, pre_buffer=False)
+
+
+def _rows(file: parquet.ParquetFile, path: str, group: int, names: list[str]) -> Iterator[dict[str, Any] | str]:
     if not names:
         yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
         return
+    dictionaries = [name for name in names if is_text_dictionary(file.schema_arrow.field(name).type)]
+    others = [name for name in names if name not in dictionaries]
+    if not dictionaries:
+        yield from _batch_rows(file, group, names)
+        return
+    with _open_without_dictionaries(file, path) as plain:
+        parts = [_batch_rows(plain, group, dictionaries)] + ([_batch_rows(file, group, others)] if others else [])
+        for found in zip(*parts, strict=True):
+            faults = [part for part in found if isinstance(part, str)]
+            values = {name: value for part in found if isinstance(part, dict) for name, value in part.items()}
+            yield faults[0] if faults else {name: values[name] for name in names}
+
+
+def _batch_rows(file: parquet.ParquetFile, group: int, names: list[str]) -> Iterator[dict[str, Any] | str]:
     for batch in file.iter_batches(LISTED_ROWS, row_groups=[group], columns=names):
         yield from python_rows(batch)
 
