@@ -15,7 +15,7 @@ from ..state.paths import PROGRESS, STATE_SUFFIX
 from ..state.regular_files import open_own
 from ..state.skipped import SkippedFiles
 from .base import ReaderOptions, is_media
-from .formats import CONTAINERS, HUGGING_FACE_FILES, TABLES, is_huggingface, kind_of_file
+from .formats import CONTAINERS, HUGGING_FACE_FILES, METADATA_FILES, TABLES, is_huggingface, kind_of_file
 from .patterns import matches
 from .unlisted import begins_like_an_image, differs_in_case, names_a_suffix, why_never, why_not_media
 
@@ -42,6 +42,7 @@ class DirectoryScan:
         entries: the names to list and the directories to enter, sorted, as bytes to save memory; those of directories
             end with DIRECTORY.
         caption_files: folded name -> name of each caption file.
+        metadata: the names of tables that may describe the images, which are METADATA_FILES.
         is_huggingface: whether `datasets` wrote the directory.
     """
 
@@ -50,6 +51,7 @@ class DirectoryScan:
         self._options, self._include = options, include
         self.entries: list[bytes] = []
         self.caption_files: dict[str, str] = {}
+        self.metadata: list[str] = []
         self._doubles: dict[str, list[str]] = {}  # folded name -> names of caption files, if there are several
         self._companions: dict[str, str] = {}
         self._others: list[tuple[str, str]] = []  # reason and name of what is skipped
@@ -75,6 +77,14 @@ class DirectoryScan:
     def is_requested(self, name: str) -> bool:
         """Return whether a pattern names the extension of a file, so that it is listed whatever it is."""
         return any(names_a_suffix(pattern) and matches(self.inside + name, pattern) for pattern in self._include)
+
+    def set_used_metadata(self, used: str | None) -> None:
+        """Tell which of `metadata` was read, if any: it is not listed, and the others are, or are skipped."""
+        if used is not None:
+            self.entries = [entry for entry in self.entries if entry != os.fsencode(used)]
+        for name in self.metadata:
+            if name != used and kind_of_file(name) not in CONTAINERS:
+                self._skip("table", name)
 
     def note_skipped(self, skipped: SkippedFiles, shown: str, repeated: Collection[str], reads_captions: bool) -> None:
         """Count what was skipped.
@@ -133,10 +143,15 @@ class DirectoryScan:
             self._skip(reason, name)
             return
         kind = _entry_kind(entry)
+        is_metadata = kind == "file" and name in METADATA_FILES and not self.is_requested(name)
+        if is_metadata:
+            self.metadata.append(name)
         if kind == "directory":
             self.entries.append(os.fsencode(name) + DIRECTORY)
         elif kind == "file" and self._is_wanted(name, inside):
             self.entries.append(os.fsencode(name))
+        elif is_metadata:
+            return
         elif kind == "file" and self._include:
             if differs_in_case(inside, self._include):
                 self._others.append(("case", name))
@@ -177,6 +192,12 @@ class DirectoryScan:
         """Remove archives and tables that captioning jobs wrote: those of this job silently, since they are its own."""
         others = _names_of_outputs(self.path) if STATE_SUFFIX in states else set()
         own = [pattern for folder, pattern in self._options.own_outputs if folder == self.path]
+        for name in list(self.metadata):
+            is_own = any(fnmatchcase(name, pattern) for pattern in own)
+            if is_own or name in others or name + STATE_SUFFIX in states:
+                self.metadata.remove(name)
+                if not is_own and kind_of_file(name) not in CONTAINERS:
+                    self._skip("output", name)
         kept = []
         for entry in self.entries:
             name = os.fsdecode(entry)

@@ -11,7 +11,8 @@ from ..state.keys import fold, key_pair, safe_key, without_suffix
 from ..state.records import Item
 from .base import Location, ReaderOptions, SkippedTableError, file_locator
 from .directory_scan import DIRECTORY, DirectoryScan, media_names
-from .formats import kind_of_file, list_location
+from .folder_metadata import read_metadata
+from .formats import METADATA_FILES, kind_of_file, list_location
 from .item_builder import ItemBuilder
 
 MAX_LINKS = 100  # that are followed to the same directory
@@ -35,14 +36,21 @@ class _Directory:
 
 def single_file(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
     """Yield one image or video."""
+    directory = os.path.dirname(location.path)
+    if builder.is_new_directory(directory):
+        names = [name for name in METADATA_FILES if os.path.isfile(os.path.join(directory, name))]
+        read_metadata(directory, names, os.path.dirname(location.name), options, builder)
     if builder.is_new_file(location.path):
         key, full_key = key_pair(location.prefix + os.path.basename(location.path))
+        described = builder.file_columns.get(location.path)
         yield builder.build(
             key,
             location.name,
             file_locator(location.path, options),
             full_key=full_key,
-            directory=os.path.dirname(location.path),
+            columns=described.columns,
+            directory=directory,
+            described_as=described.caption,
         )
 
 
@@ -109,6 +117,8 @@ def _entries(
         inner = Location("huggingface", directory.path, shown.rstrip(os.sep), above, downloads=False, paths=False)
         yield from _contents(inner, options, builder)
         return
+    if scan.metadata and builder.is_new_directory(directory.path):
+        scan.set_used_metadata(read_metadata(directory.path, scan.metadata, shown, options, builder))
     repeated = _repeated_names(scan.entries)
     first_only, seen = options.same_name == "first", set[str]()
     scan.note_skipped(builder.skipped, shown, () if first_only else repeated, options.caption_root is None)
@@ -125,13 +135,16 @@ def _entries(
                 continue
             if builder.is_new_file(path):
                 key, full_key = key_pair(location.prefix + directory.inside + name)
+                described = builder.file_columns.get(path)
                 yield builder.build(
                     full_key if stem in repeated and not first_only else key,
                     shown_path,
                     file_locator(path, options),
                     full_key=full_key,
+                    columns=described.columns,
                     directory=directory.path,
                     caption_files=caption_files,
+                    described_as=described.caption,
                 )
         else:
             inner = Location(kind, path, shown_path, location.prefix + directory.inside)

@@ -55,6 +55,8 @@ SUFFIXES = {
 CONTAINERS = ("tar", "zip", "parquet", "arrow")
 # Kinds of tables: one beside an archive or a folder of the same name only describes it.
 TABLES = ("list", "json", "jsonl", "csv", "tsv", "parquet", "arrow")
+# Tables that describe images in their directory and in those below it, as for `datasets`' imagefolder.
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 HUGGING_FACE_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 

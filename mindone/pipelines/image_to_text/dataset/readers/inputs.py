@@ -12,7 +12,7 @@ from ..state.keys import fold, safe_key, without_suffix
 from ..state.records import Item
 from ..state.skipped import SkippedFiles
 from .base import InputError, Location, ReaderOptions, is_media
-from .formats import KINDS, kind_of, list_location
+from .formats import KINDS, METADATA_FILES, kind_of, list_location
 from .item_builder import ItemBuilder
 from .patterns import expand_braces, split_pattern
 from .text_encoding import check_encoding
@@ -70,14 +70,18 @@ def _items(locations: Iterator[Location], options: ReaderOptions, skipped: Skipp
 
 
 def _without_captions(paths: list[str], options: ReaderOptions, skipped: SkippedFiles | None) -> list[str]:
-    """Return the inputs without the caption files of others: a shell's `photos/*` names 1.txt beside 1.jpg too."""
+    """Return the inputs without the caption files and metadata of others: a shell's `photos/*` names 1.txt beside 1.jpg
+    too. Metadata is read when its images are listed."""
     if options.kind is not None:
         return paths
     media = {name for path in paths if is_media(path) for name in (path, without_suffix(path))}
+    directories = {os.path.dirname(path) for path in paths if is_media(path)}
     companions = (*options.caption_suffixes, ".json")
     inputs = []
     for path in paths:
-        if not (path.endswith(companions) and without_suffix(path) in media):
+        directory, name = os.path.split(path)
+        is_metadata = name in METADATA_FILES and directory in directories
+        if not is_metadata and not (path.endswith(companions) and without_suffix(path) in media):
             inputs.append(path)
         elif skipped is not None:
             skipped.note("beside", path)

@@ -18,6 +18,7 @@ from ..state.keys import KeyRegistry, fold, path_keys, safe_key, url_keys, witho
 from ..state.records import Item
 from ..state.skipped import SkippedFiles
 from .base import ReaderOptions, file_locator
+from .file_columns import FileColumns
 from .text_encoding import not_utf8
 
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # Python's stand-in for a byte that is not text
@@ -30,6 +31,9 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
         options: where existing captions are, and which frames of a video to take.
         skipped: counts what the readers skip.
 
+    Attributes:
+        file_columns: what metadata files say about images; their readers fill it.
+
     Raises:
         OSError: the keys cannot be stored, for example because the disk is full; every method raises it too.
     """
@@ -37,15 +41,21 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
     def __init__(self, options: ReaderOptions, skipped: SkippedFiles | None = None) -> None:
         self._options = options
         self.skipped = SkippedFiles() if skipped is None else skipped
+        self.file_columns = FileColumns()
         self._registry = KeyRegistry()
         self._number = 0
 
     def __exit__(self, *exception: object) -> None:
         self._registry.close()
+        self.file_columns.close()
 
     def is_new_file(self, path: str) -> bool:
         """Return whether this is the first call for `path`; a file that two folders share is listed once."""
         return self._registry.claim_name(path)
+
+    def is_new_directory(self, path: str) -> bool:
+        """Return whether this is the first call for a directory, whose metadata is then read."""
+        return self._registry.claim_name(f"{path}\0")
 
     def build(
         self,
@@ -58,6 +68,7 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
         caption: str | None = None,
         directory: str | None = None,
         caption_files: Mapping[str, str] | None = None,
+        described_as: str | None = None,
     ) -> Item:
         """Return the next Item.
 
@@ -71,6 +82,7 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
             directory: directory of the input's file, if it is a file of its own; caption files are beside it.
             caption_files: the caption files in the directory where its caption would be, if they are known, by folded
                 name; it saves looking for each.
+            described_as: existing caption in a metadata file, which counts if there is no caption file.
         """
         key = self._registry.claim(key, full_key or key, directory)
         caption = (caption or "").strip() or None
@@ -79,6 +91,7 @@ class ItemBuilder(AbstractContextManager["ItemBuilder"]):
                 caption, file_name = self._read_caption(key, directory, caption_files)
                 if file_name is not None:
                     locator = {**locator, "caption_file": file_name}
+                caption = caption or (described_as or "").strip() or None
         except (OSError, ValueError) as error:  # a caption that cannot be read must not be overwritten
             reason = getattr(error, "strerror", None) or error
             locator = {"kind": "failure", "error": f"its existing caption cannot be read: {reason}"}

@@ -1,4 +1,5 @@
-"""JSON files with one object: paths and captions, as in kohya's meta_cap.json; an array inside; or a single row."""
+"""JSON files with one object: paths and captions, as in kohya's meta_cap.json; an array inside, as COCO's images with
+their annotations; or a single row."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ EXPECTED = (
 )
 _MAX_EARLY_ENTRIES = 1000  # entries to search for one that tells the format
 _CAPTION = "caption"
+_IMAGES, _ANNOTATIONS, _IMAGE_ID = "images", "annotations", "image_id"  # of COCO's files
 
 
 def object_rows(
@@ -41,16 +43,14 @@ def object_rows(
     finder = _ImageFinder(options.image_root or os.path.dirname(location.path))
     early: list[tuple[Element, str, Any]] = []
     mapping: _Mapping | None = None
+    arrays = _Arrays(options)
     for number, element in enumerate(found):
         name, value, reason = _entry(element)
         if mapping is not None:
             yield mapping.item(number, name, value, reason)
             continue
-        if isinstance(value, list):
-            inner = _array(element)
-            if _has_images(inner, options):
-                yield from rows(location, options, builder, inner, encoding)
-                return
+        if isinstance(value, list) and arrays.add(name, value, element):
+            continue
         early.append((element, name, value))
         if reason is None and isinstance(value, (str, Mapping)) and finder.find(name) is not None:
             mapping = _Mapping(location, options, builder, finder)
@@ -58,6 +58,10 @@ def object_rows(
             early.clear()
         elif len(early) == _MAX_EARLY_ENTRIES:
             break
+    images = arrays.images()
+    if mapping is None and images is not None:
+        yield from rows(location, options, builder, images, encoding, arrays.with_captions)
+        return
     if mapping is not None or not early:
         return
     row = {name: value for _, name, value in early}
@@ -65,6 +69,47 @@ def object_rows(
         yield Table.with_columns(location, options, builder, columns_of(row, options)).item(0, row, {})
         return
     raise InputError(f"{location.name}: {EXPECTED}; it has {shown(list(row))}")
+
+
+class _Arrays:
+    """The arrays of an object: images, and the captions of COCO's annotations, which name their image by its id.
+
+    Args:
+        options: how the file is listed.
+    """
+
+    def __init__(self, options: ReaderOptions) -> None:
+        self._options = options
+        self._found: dict[str, list[Element]] = {}  # the arrays with images, by the names of their entries
+        self._captions: dict[str, list[str]] = {}  # id of an image -> its captions
+
+    def add(self, name: str, values: list[Any], element: Element) -> bool:
+        """Store an array if it has images or captions; return whether it has."""
+        captions = [
+            one
+            for one in values
+            if isinstance(one, dict) and isinstance(one.get(_CAPTION), str) and one.get(_IMAGE_ID) is not None
+        ]
+        if name == _ANNOTATIONS and captions:
+            for one in captions:
+                self._captions.setdefault(str(one[_IMAGE_ID]), []).append(one[_CAPTION])
+            return True
+        inner = _array(element)
+        if not _has_images(inner, self._options):
+            return False
+        self._found[name] = inner
+        return True
+
+    def images(self) -> list[Element] | None:
+        """Return the array with the images: COCO's `licenses` has URLs too, and comes before `images`."""
+        return self._found.get(_IMAGES) or next(iter(self._found.values()), None)
+
+    def with_captions(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row of an image with its annotations' captions: the first as `caption`, all as `captions`."""
+        if not self._captions or row.get(_CAPTION):
+            return row
+        captions = self._captions.get(str(row.get("id")), [])
+        return {**row, _CAPTION: next(iter(captions), None), "captions": captions}
 
 
 class _Mapping:

@@ -88,13 +88,19 @@ def rows(
     builder: ItemBuilder,
     found: Iterable[Element],
     encoding: str,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Iterator[Item]:
-    """Yield the Items of elements; the first element with an image column determines the columns."""
+    """Yield the Items of elements; the first element with an image column determines the columns.
+
+    `complete` adds to a row what another part of the file says about it.
+    """
     table: Table | None = None
     problem: InputError | None = None
     early: list[Callable[[Table], Item]] = []  # elements before that one
     for number, element in enumerate(found):
         row, reason = parse(element)
+        if complete is not None and reason is None:
+            row = complete(row)
         if table is None and reason is None:
             try:
                 table = Table.with_columns(location, options, builder, columns_of(row, options))

@@ -42,6 +42,10 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "nested": ("archives or tables inside archives", "unpack the archive to caption their images"),
     "table": ("tables beside images", "to caption what they list, pass them as inputs"),
+    "metadata_row": (
+        "rows of metadata files beside images that name no image, or one that another row names",
+        "",
+    ),
     "described": ("tables that describe an archive or a folder of the same name", ""),
     "no_images": (
         "tables in which no column contains images",
@@ -70,7 +74,7 @@ REASONS: dict[str, tuple[str, str]] = {
         "LoRA trainers read only 1.txt: rename the images, or add same_name (--same-name) first to caption one of them",
     ),
     "beside": (
-        "inputs with the name of an image among the inputs, which were taken for its caption or metadata",
+        "inputs that were taken for captions or metadata of images among the inputs",
         "to read one as a list or table of images, pass it alone",
     ),
     "hidden": ("hidden files or folders", ""),

@@ -1,0 +1,92 @@
+"""Metadata of images in a folder, as `datasets` reads it with load_dataset("imagefolder"): captions and other columns.
+
+A file `metadata.jsonl`, `metadata.csv` or `metadata.parquet` has a row for each image, whose `file_name` is relative to
+the file. Rows of a deeper directory come before those of the directories above it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ..state.records import Item
+from .base import InputError, Location, ReaderOptions, SkippedTableError
+from .column_names import shown, value
+from .file_columns import Description
+from .formats import kind_of_file, list_location
+from .item_builder import ItemBuilder
+
+_NAME_COLUMNS = ("file_name", "image_file_name")
+_CAPTION_COLUMNS = ("text", "caption")
+_MAX_COLUMNS = 1000  # names that are kept for a message
+
+
+def read_metadata(
+    directory: str, names: Sequence[str], shown_directory: str, options: ReaderOptions, builder: ItemBuilder
+) -> str | None:
+    """Read the metadata of a directory into `builder.file_columns`; return the name of the file that was used.
+
+    Only one file of a directory is used. Rows that name no file, or one that an earlier row names, are counted as
+    skipped.
+
+    Args:
+        directory: absolute path.
+        names: the names among METADATA_FILES that exist in it.
+        shown_directory: the directory as the caller wrote it.
+        options, builder: of the listing.
+
+    Raises:
+        InputError: options.caption_column is not a column of the metadata.
+    """
+    for name in sorted(names):
+        path, shown_path = os.path.join(directory, name), os.path.join(shown_directory, name)
+        if _is_read(Location(kind_of_file(name) or "", path, shown_path), options, builder):
+            return name
+    return None
+
+
+def _is_read(location: Location, options: ReaderOptions, builder: ItemBuilder) -> bool:
+    """Read one file, and return whether it has a column of file names."""
+    for column in _NAME_COLUMNS:
+        # Captions are chosen from the columns, and caption files are looked for when the images are listed.
+        reading = replace(
+            options, image_column=column, caption_column=None, key_column=None, image_root=None, caption_suffixes=()
+        )
+        reading = replace(reading, caption_root=None, kind=None)
+        place = replace(location, downloads=False)
+        try:
+            with ItemBuilder(reading) as rows:
+                _store(location, options, builder, list_location(place, reading, rows))
+            return True
+        except (SkippedTableError, ImportError):
+            return False
+        except InputError as error:
+            if isinstance(error, _NoCaptionColumn):
+                raise
+    return False
+
+
+class _NoCaptionColumn(InputError):
+    """The caption column that the caller named is not in the metadata."""
+
+
+def _store(location: Location, options: ReaderOptions, builder: ItemBuilder, rows: Iterator[Item]) -> None:
+    names: dict[str, None] = {}
+    for item in rows:
+        path = item.path
+        if path is None or not os.path.lexists(path):
+            builder.skipped.note("metadata_row", f"{location.name}: {item.source}")
+            continue
+        if options.caption_column is None:
+            texts = [item.columns.get(one) for one in _CAPTION_COLUMNS]
+        else:
+            texts = [value(item.columns, options.caption_column)]
+            if len(names) < _MAX_COLUMNS:
+                names.update(dict.fromkeys(item.columns))
+        caption = next((text for text in texts if isinstance(text, str) and text.strip()), None)
+        if not builder.file_columns.add(path, location.path, Description(item.columns, caption)):
+            builder.skipped.note("metadata_row", f"{location.name}: {item.source}")
+    wanted = options.caption_column
+    if names and wanted is not None and wanted.partition(".")[0] not in names and wanted not in names:
+        raise _NoCaptionColumn(f"{location.name} has no column {wanted!r} (caption_column); it has {shown(names)}")
