@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from hashlib import sha256
@@ -11,7 +12,9 @@ import pytest
 from helpers.pictures import encoded, scene
 from helpers.warm_processes import warm_python
 
+from mindone.pipelines import pipeline
 from mindone_share4v.cli import main
+from mindone_share4v.printing import one_line
 
 
 @pytest.fixture
@@ -192,3 +195,30 @@ def test_a_usage_error_of_the_installed_command(photos: Path) -> None:
     )
     assert done.returncode in (1, 2, 3) and "beams" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_complete_prompt_gives_every_command_the_answer_of_the_pipeline(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The prompt of every LLaVA example: no command puts it into the template again."""
+    prompt = "USER: <image>\nDescribe this image\nASSISTANT:"
+    images = sorted(map(str, photos.iterdir()))[:2]
+    captioner = pipeline("image-to-text")
+    texts = [one_line(answer[0]["generated_text"]) for answer in captioner(images, prompt=prompt, max_new_tokens=40)]
+    settings = ["--prompt", prompt, "--max-new-tokens", "40"]
+    assert main(["caption", *images, *settings]) == 0
+    assert [line.partition("\t")[2] for line in capsys.readouterr().out.splitlines()] == texts
+    out, prompts = tmp_path / "out.jsonl", tmp_path / "prompts.txt"
+    assert main(["caption-dataset", *images, "--out", str(out), *settings]) == 0
+    assert captions(out) == texts
+    prompts.write_text(prompt.replace("\n", "\\n"))
+    out = tmp_path / "from_file.jsonl"
+    command = ["caption-dataset", *images, "--out", str(out), "--prompt-file", str(prompts), "--max-new-tokens", "40"]
+    assert main(command) == 0
+    assert captions(out) == texts
+    capsys.readouterr()
+    line = prompt.replace("\n", " ")
+    answer = one_line(captioner(images[0], prompt=line, max_new_tokens=40)[0]["generated_text"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{line}\n"))
+    assert main(["chat", images[0], "--max-new-tokens", "40"]) == 0
+    assert one_line(capsys.readouterr().out) == answer
