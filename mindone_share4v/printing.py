@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import PurePath
 from typing import Any
 
 from .status import STATUS
@@ -65,11 +66,18 @@ class _LogFormatter(logging.Formatter):
 
 @contextmanager
 def filtered_messages() -> Iterator[None]:
-    """Inside the `with` block, Python's warnings and log messages, which may quote a file, are filtered as well."""
+    """Inside the `with` block, Python's warnings and log messages, which may quote a file, are filtered as well.
+
+    Warnings of Pillow, about damaged metadata or unusual palettes, become notes of one line.
+    """
     format_warning, handler = warnings.formatwarning, logging.lastResort  # the latter prints if nothing is configured
     formatter = handler.formatter if handler else None
 
     def filtered_warning(*arguments: Any, **keywords: Any) -> str:
+        message, _, path = arguments[:3]
+        if PurePath(path).parent.name == "PIL":
+            STATUS.clear()
+            return f"share4v: note on an image, from Pillow: {one_line(redacted(str(message)))}\n"
         return printable(redacted(format_warning(*arguments, **keywords)))
 
     warnings.formatwarning = filtered_warning

@@ -28,5 +28,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     images.add_argument("images", nargs="+", metavar="IMAGE", help="path, URL or data URI of an image")
     add_pixels_argument(images)
     add_json_argument(images)
+    images.add_argument(
+        "--no-history",
+        action="store_true",
+        help="do not read or write the questions of earlier chats, which the arrow keys recall on a terminal; they are "
+        "in chat_history in SHARE4V_HOME (by default ~/.cache/share4v)",
+    )
     add_model_arguments(parser)
     add_generation_arguments(parser)

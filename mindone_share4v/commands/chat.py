@@ -6,7 +6,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..printing import one_line, print_error, print_json, print_text
@@ -69,15 +69,13 @@ class _Chat:
         if self.interactive:
             names = ", ".join(map(image_name, self.arguments.images))
             print_error(f"ask a question about {names}; /help lists the commands, /quit leaves")
-        try:
-            for line in questions(self.interactive):
+        with suppress(QuitChat), closing(questions(self.interactive, not self.arguments.no_history)) as lines:
+            for line in lines:
                 # In a pipe, a line such as "/etc is what?" is a question.
                 is_asked = not is_command(line) and not (self.interactive and line.startswith("/"))
                 succeeded = self._answer(line, {}) if is_asked else run_command(self.conversation, line)
                 if not succeeded and not (self.interactive and not is_asked):
                     status = SOME_FAILED
-        except QuitChat:
-            pass
         return status
 
     def _answer(self, question: str, changes: dict[str, Any]) -> bool:

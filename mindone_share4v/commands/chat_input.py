@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext, suppress
 
 from ..printing import write_error
 from ..signals import signal_handler
+from .chat_history import history
 
 PROMPT, NEXT_LINE = "> ", "... "
 _BLOCK = '"""'  # starts and ends a question of several lines
 
 
-def questions(interactive: bool) -> Iterator[str]:
+def questions(interactive: bool, keeps_history: bool = False) -> Generator[str, None, None]:
     """Yield the questions and chat commands, without surrounding white space; blank lines are left out.
 
     Args:
         interactive: whether a person types them: then a line that ends in a backslash continues on the next one,
             lines between two triple quotes are one question, and Ctrl-C discards what was typed.
+        keeps_history: whether a person can recall the lines of earlier chats, and of this one in later chats.
 
     Raises:
         KeyboardInterrupt: Ctrl-C on an empty line.
     """
     lines = _typed_questions() if interactive else iter(sys.stdin)
-    yield from (line.strip() for line in lines if line.strip())
+    with history() if interactive and keeps_history else nullcontext():
+        yield from (line.strip() for line in lines if line.strip())
 
 
 def _typed_questions() -> Iterator[str]:

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.chat import ChatSession
 from mindone_share4v.cli import main
 from mindone_share4v.commands import chat as chat_command
-from mindone_share4v.commands import chat_input
+from mindone_share4v.commands import chat_history, chat_input
 
 
 class Echo:
@@ -57,6 +58,7 @@ def chat(monkeypatch: pytest.MonkeyPatch, *lines: str, as_json: bool = False, **
     """Run a chat that reads these lines from a pipe."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
     arguments = SimpleNamespace(images=["first.png"], json=as_json, max_new_tokens=5, max_image_pixels=None)
+    arguments.no_history = True
     return chat_command._Chat(Echo(), arguments, settings).run()  # type: ignore[arg-type]
 
 
@@ -199,8 +201,64 @@ def test_a_full_context_drops_the_oldest_turns(
         assert answerer.answer([chat], [pictures[:1]], settings)[0].text == record["answer"]
 
 
-def test_a_chat_on_a_terminal(photo: Path) -> None:
+def test_history_is_kept_for_later_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readline = pytest.importorskip("readline", exc_type=ImportError)
+    monkeypatch.setenv("SHARE4V_HOME", str(tmp_path / "home"))
+    stored = tmp_path / "home" / "chat_history"
+
+    def typing(*lines: str, **options: Any) -> list[str]:
+        """Type these lines; return what the arrow keys recalled before."""
+        typed, before = iter(lines), []
+
+        def typed_line(prompt: str) -> str:
+            if not before:
+                before.extend(map(readline.get_history_item, range(1, readline.get_current_history_length() + 1)))
+            if (line := next(typed, None)) is None:
+                raise EOFError
+            readline.add_history(line)
+            return line
+
+        monkeypatch.setattr("builtins.input", typed_line)
+        assert list(chat_input.questions(interactive=True, **options)) == list(lines)
+        return before
+
+    typing("of another program")
+    typing("Who?", "Caf\u00e9?", keeps_history=True)
+    assert stored.read_text(encoding="utf-8") == "Who?\nCaf\u00e9?\n"
+    assert stored.stat().st_mode & 0o777 == 0o600
+    stored.chmod(0o644)
+    assert typing("Why?", keeps_history=True) == ["Who?", "Caf\u00e9?"]
+    assert stored.read_text(encoding="utf-8") == "Who?\nCaf\u00e9?\nWhy?\n" and stored.stat().st_mode & 0o777 == 0o600
+    before = stored.read_bytes()
+    typing("secret")
+    assert stored.read_bytes() == before
+    with closing(chat_input.questions(interactive=True, keeps_history=True)) as lines:
+        monkeypatch.setattr("builtins.input", lambda prompt: readline.add_history("last") or "last")
+        next(lines)
+    assert stored.read_bytes() == before + b"last\n"
+    monkeypatch.setattr(chat_history, "MAX_LINES", 2)
+    assert typing("x", keeps_history=True) == ["Why?", "last"] and stored.read_bytes() == b"last\nx\n"
+
+
+def test_a_history_that_cannot_be_used_does_not_stop_a_chat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda prompt: "Why?")
+    (tmp_path / "chat_history").mkdir()
+    for home in (tmp_path, "/dev/null/nowhere"):
+        monkeypatch.setenv("SHARE4V_HOME", str(home))
+        with closing(chat_input.questions(interactive=True, keeps_history=True)) as lines:
+            assert next(lines) == "Why?"
+        assert "questions of earlier chats cannot be read" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "readline", None)
+    with closing(chat_input.questions(interactive=True, keeps_history=True)) as lines:
+        assert next(lines) == "Why?"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_chat_on_a_terminal(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that a person types: half a line and Ctrl-C, several lines, arrow up, and the chat's commands."""
+    monkeypatch.setenv("SHARE4V_HOME", str(tmp_path / "home"))
     (photo.parent / "other.png").write_bytes(encoded(scene(5)))
     terminal = Terminal(["chat", "my photo.png", "--max-new-tokens", "8"], photo.parent)
     terminal.read_until(lambda text: "share4v: starting MindSpore" in text)
@@ -231,5 +289,6 @@ def test_a_chat_on_a_terminal(photo: Path) -> None:
     terminal.type("/quit\n")
     assert terminal.finish() == 0, terminal.text
     assert "Traceback" not in terminal.text
+    assert (tmp_path / "home" / "chat_history").read_text().endswith("\n/sav chat.txt\n/save chat.txt\n/quit\n")
     saved = (photo.parent / "chat.txt").read_text()
     assert saved.startswith("Images: other.png\n\n> Describe this image\n\nIn the ")

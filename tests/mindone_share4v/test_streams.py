@@ -6,14 +6,18 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
 from helpers.pictures import encoded, scene
+from PIL import Image
 
+from mindone.models.share4v import load_image
 from mindone_share4v.cli import main
+from mindone_share4v.printing import filtered_messages
 
 SHARE4V = f"{sys.executable} -m mindone_share4v"
 COMMANDS = ["--help", "--version", "caption-dataset --list-styles"]
@@ -140,3 +144,19 @@ def test_a_user_without_a_home_directory(model: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(FileNotFoundError, match="this user has no home directory: set HOME"):
         Checkpoint.open(model)
     assert Checkpoint.open("sharegpt4v-tiny").format == "own"  # needs no home
+
+
+def test_warnings_of_pillow_are_notes_of_one_line(tmp_path: Path) -> None:
+    """Corrupt EXIF of a photo that reads well otherwise; other warnings stay Python's."""
+    orientation, offset = b"\x01\x12\0\x03\0\0\0\x01\0\x01\0\0", b"\x87\x69\0\x04\0\0\0\x01\x7f\xff\xff\xff"
+    corrupt = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + orientation + offset  # and no end of the directory
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(path, exif=corrupt)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_image(path)
+        warnings.warn("of a library", stacklevel=1)
+    with filtered_messages():
+        note, other = (warnings.formatwarning(one.message, one.category, one.filename, one.lineno) for one in caught)
+    assert note.startswith("share4v: note on an image, from Pillow: Corrupt EXIF data.") and note.count("\n") == 1
+    assert "UserWarning: of a library" in other
