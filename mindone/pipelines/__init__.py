@@ -42,6 +42,7 @@ def pipeline(
     generate_kwargs: Mapping[str, Any] | None = None,
     timeout: float | None = None,
     return_full_text: bool | None = None,
+    max_image_pixels: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[LoadArguments],
 ) -> ImageToTextPipeline: ...
@@ -59,6 +60,7 @@ def pipeline(
     generate_kwargs: Mapping[str, Any] | None = None,
     timeout: float | None = None,
     return_full_text: bool | None = None,
+    max_image_pixels: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[LoadArguments],
 ) -> ImageTextToTextPipeline: ...
@@ -76,6 +78,7 @@ def pipeline(
     generate_kwargs: Mapping[str, Any] | None = None,
     timeout: float | None = None,
     return_full_text: bool | None = None,
+    max_image_pixels: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[LoadArguments],
 ) -> ImageToTextPipeline | ImageTextToTextPipeline:
@@ -88,7 +91,8 @@ def pipeline(
         processor: a processor, or the name or directory of its checkpoint; by default the processor of the checkpoint
             that `model` names. Required if `model` is already loaded.
         conversation: name of the conversation template, by default the processor's.
-        batch_size, max_new_tokens, generate_kwargs, timeout, return_full_text: defaults of the pipeline's calls.
+        batch_size, max_new_tokens, generate_kwargs, timeout, return_full_text, max_image_pixels: defaults of the
+            pipeline's calls.
         model_kwargs: more options, in a dict.
         options: the fields of `mindone.models.share4v.load_options.LoadOptions`; only if `model` is a name or a
             directory. Other arguments of Hugging Face's pipeline() are accepted or refused as
@@ -113,7 +117,7 @@ def pipeline(
 
     pipeline_class = TASKS.resolve(task)
     load = LoadOptions(**_load_arguments(options, model_kwargs))
-    defaults = CallDefaults(batch_size, max_new_tokens, generate_kwargs, timeout, return_full_text)
+    defaults = CallDefaults(batch_size, max_new_tokens, generate_kwargs, timeout, return_full_text, max_image_pixels)
     if conversation is not None:
         get_template(conversation)  # raises before anything is downloaded
     source = DEFAULT_MODEL if model is None else model

@@ -117,7 +117,6 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("use_cache", GENERATING, _one_of(True), note="keys and values are always cached"),
     Argument("pad_token_id", GENERATING, _any),
     Argument("bos_token_id", GENERATING, _any),
-    Argument("eos_token_id", GENERATING, instead=_STOPPING),
     Argument("tokenizer", (GENERATE, CALL), _any),
     Argument("generation_config", GENERATING, instead="pass its fields as arguments, or set model.generation_config"),
     Argument("stopping_criteria", GENERATING, instead=_STOPPING),

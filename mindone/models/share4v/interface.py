@@ -10,6 +10,7 @@ import mindspore as ms
 
 from .hugging_face import check_device
 from .load_options import dtype_name
+from .quantization import PRECISIONS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +27,8 @@ class ModelInterface:
     if TYPE_CHECKING:
 
         def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None: ...
+
+        def _cast(self, dtype: str) -> None: ...
 
         def set_train(self, mode: bool = True) -> Any: ...
 
@@ -52,30 +55,51 @@ class ModelInterface:
         return self
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
-        """Return the model itself, if it is on this device and its weights have this type.
+        """Convert the weights to another floating-point type, in place, and return the model.
+
+        Loading with dtype= is faster and takes less memory. Caches (`KVCache`) and optimizers that were made before
+        belong to the old weights: make them again.
+
+        Args:
+            device: the one that MindSpore uses, or None.
+            dtype: "float32", "float16" or, on an Ascend, "bfloat16"; types of MindSpore, NumPy and PyTorch mean their
+                names.
 
         Raises:
-            ValueError: it is not, or they have another; the message says how to load it so.
+            ValueError: the device is another one, the weights are integers, or the device does not compute in `dtype`.
+            CheckpointError: a weight is too large for `dtype`; the model is unchanged.
+
+        Example:
+            >>> from mindone.models.share4v import Share4V
+            >>> Share4V.from_pretrained("sharegpt4v-tiny").to("float16").dtype
+            'float16'
         """
         # `to(torch.float16)` gives the type first.
-        if dtype is None and dtype_name(device) in ("float16", "bfloat16", "float32"):
+        if dtype is None and dtype_name(device) in PRECISIONS:
             device, dtype = None, device
         check_device(device)
         wanted = dtype_name(dtype)
-        if wanted not in (None, self.dtype):
+        if wanted in (None, self.dtype):
+            return self
+        if "int" in f"{wanted} {self.dtype}":
             raise ValueError(
-                f"the weights are {self.dtype}, and their type is chosen when they are read: load the model with "
-                f"from_pretrained(..., dtype={wanted!r})"
+                f"weights of {self.dtype} are not converted to {wanted}, because integers are made when weights are "
+                f"read: load the original checkpoint with from_pretrained(..., dtype={wanted!r})"
             )
+        self._cast(wanted)
         return self
 
     def half(self) -> Self:
-        """Return the model itself, if its weights are float16.
-
-        Raises:
-            ValueError: they are not; the message says how to load them as float16.
-        """
+        """Convert the weights to float16; see `to`."""
         return self.to(dtype="float16")
+
+    def bfloat16(self) -> Self:
+        """Convert the weights to bfloat16, on an Ascend; see `to`."""
+        return self.to(dtype="bfloat16")
+
+    def float(self) -> Self:
+        """Convert the weights to float32; see `to`."""
+        return self.to(dtype="float32")
 
     def push_to_hub(
         self,

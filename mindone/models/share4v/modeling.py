@@ -85,25 +85,50 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         claim_process()
         self._lock = FairLock()
         self.config = config
-        dtype = dtype_name(dtype) or "float32"
-        self.dtype = dtype
         self.generation_config = GenerationConfig()
         self._mapped_files: frozenset[FileVersion] = frozenset()  # what packed weights are views of
-        chosen = choose_components(dtype, language_backend, vision_backend, kv_cache_dtype)
-        packed_tower = runs_on_kernels(chosen.vision_tower)
-        self.vision_tower = chosen.vision_tower(config, dtype if packed_tower else cell_dtype(dtype))
-        self.mm_projector = make_projector(config, dtype, packed_tower)
-        if runs_on_kernels(chosen.language_model):
-            self.language_model = chosen.language_model(config, dtype, kv_cache_dtype)
-        else:
-            self.language_model = chosen.language_model(config, dtype)
         self._directory: Path | None = None
         self._tokenizer: Tokenizer | None = None
         self._grammars = None
+        self._choices = language_backend, vision_backend, kv_cache_dtype
+        self._build(dtype_name(dtype) or "float32")
+
+    def _build(self, dtype: str) -> None:
+        """Make the components, without weights, and the caches for them."""
+        chosen = choose_components(dtype, *self._choices)
+        self.dtype = dtype
+        packed_tower = runs_on_kernels(chosen.vision_tower)
+        self.vision_tower = chosen.vision_tower(self.config, dtype if packed_tower else cell_dtype(dtype))
+        self.mm_projector = make_projector(self.config, dtype, packed_tower)
+        if runs_on_kernels(chosen.language_model):
+            self.language_model = chosen.language_model(self.config, dtype, self._choices[-1])
+        else:
+            self.language_model = chosen.language_model(self.config, dtype)
         self._features = ImageFeatures(self.vision_tower, self.mm_projector)
         self._caches: WeakSet[KVCache] = WeakSet()
         self._pool = CachePool(self._make_cache)
         self.reset_caches()
+
+    def _cast(self, dtype: str) -> None:
+        from .checkpoint.casting import check_range, entries_in_memory, fill_from
+        from .checkpoint.weights import expected_shapes
+
+        choose_components(dtype, *self._choices)  # raises before anything changes
+        with self.exclusive(), ms.nn.utils.no_init_parameters():
+            before, is_training = self._named_parameters(), self.training
+            entries = entries_in_memory(before, self.packed_components(), expected_shapes(self.config)[0])
+            check_range(entries, dtype)
+            cache_bytes = self._features.max_bytes
+            self._build(dtype)
+            self._features.max_bytes = cache_bytes
+            fill_from(self._named_parameters(), self.packed_components(), entries, self.config.text_config)
+            self._mapped_files = frozenset()
+            self.set_train(is_training)
+            for name, parameter in self._named_parameters().items():
+                parameter.requires_grad = before[name].requires_grad
+
+    def _named_parameters(self) -> dict[str, ms.Parameter]:
+        return {parameter.name or key: parameter for key, parameter in self.parameters_dict().items()}
 
     @classmethod
     @explicit_options(LoadOptions)

@@ -46,6 +46,7 @@ class ImageTextToTextPipeline(Pipeline):
         return_full_text: bool | None = None,
         conversation: str | None = None,
         timeout: float | None = None,
+        max_image_pixels: int | None = None,
         streamer: Streamer | None = None,
         **settings: Unpack[CallArguments],
     ) -> list[Record] | list[list[Record]] | Iterator[list[Record]]:
@@ -66,7 +67,7 @@ class ImageTextToTextPipeline(Pipeline):
             return_full_text: True, the default, returns the question, a space and the answer, or the chat with the
                 answer as a new message; False returns the answer only.
             conversation: name of the chat template; by default the pipeline's.
-            timeout, streamer, settings: as in "image-to-text".
+            timeout, max_image_pixels, streamer, settings: as in "image-to-text".
 
         Returns:
             `[{"input_text": ..., "generated_text": ...}]` for one text or chat; one such record for each text of a list
@@ -84,7 +85,8 @@ class ImageTextToTextPipeline(Pipeline):
         requests, shape = read_requests(images, text)
         seconds = self.timeout(timeout)
         requests = ((one, [downloaded(image, seconds) for image in own]) for one, own in requests)
-        answers = self.answer_all(requests, self.batch_size(batch_size), chosen, conversation, streamer)
+        size = self.batch_size(batch_size)
+        answers = self.answer_all(requests, size, chosen, conversation, streamer, max_image_pixels)
         full = self.defaults.return_full_text if return_full_text is None else return_full_text
         shown = _answer_only if full is False else _with_answer
         groups = (

@@ -89,6 +89,10 @@ class Pipeline:
         """Return the timeout of a call's downloads, in seconds."""
         return self.defaults.timeout if given is None else given
 
+    def max_image_pixels(self, given: int | None) -> int | None:
+        """Return the maximum number of pixels of a call's images; None is that of `load_image`."""
+        return self.defaults.max_image_pixels if given is None else given
+
     def template(self, conversation: str | None = None) -> Template:
         """Return the chat template of this name; by default the pipeline's own."""
         return get_template(self.conversation if conversation is None else conversation)
@@ -100,6 +104,7 @@ class Pipeline:
         settings: Mapping[str, Any],
         conversation: str | None = None,
         streamer: Streamer | None = None,
+        max_image_pixels: int | None = None,
     ) -> Iterator[tuple[Text, list[Answer]]]:
         """Yield the text of each request and its answers: one, or num_return_sequences of them.
 
@@ -108,7 +113,7 @@ class Pipeline:
         Args:
             requests: texts with their images.
             batch_size: number of texts that are answered together.
-            settings, conversation, streamer: as for `answer`, whose errors apply too.
+            settings, conversation, streamer, max_image_pixels: as for `answer`, whose errors apply too.
 
         Raises:
             ValueError: batch_size is not a positive integer; raised by the call, before the first request is read.
@@ -118,7 +123,7 @@ class Pipeline:
         def answers() -> Iterator[tuple[Text, list[Answer]]]:
             for group in groups:
                 texts, images = zip(*group, strict=True)
-                found = self.answer(texts, images, settings, conversation, streamer)
+                found = self.answer(texts, images, settings, conversation, streamer, max_image_pixels)
                 yield from zip(texts, group_answers(found, len(texts)), strict=True)
 
         return answers()
@@ -130,6 +135,7 @@ class Pipeline:
         settings: Mapping[str, Any],
         conversation: str | None = None,
         streamer: Streamer | None = None,
+        max_image_pixels: int | None = None,
     ) -> list[Answer]:
         """Answer a batch of texts; each gets the same answer as in a batch of its own.
 
@@ -141,6 +147,7 @@ class Pipeline:
             settings: arguments of `generate`, as `check_settings` returns them.
             conversation: name of the chat template; by default the pipeline's.
             streamer: as in `Share4V.generate`; for one text.
+            max_image_pixels: as in `load_image`; by default the pipeline's.
 
         Raises:
             ImageLoadError: an image cannot be loaded; the message names it.
@@ -150,7 +157,8 @@ class Pipeline:
         start = time.perf_counter()
         settings = {**self.model.generation_config.to_diff_dict(), **settings}
         template = self.template(conversation)
-        inputs = self.processor(images=images, text=texts, conversation=template.name)
+        pixels = self.max_image_pixels(max_image_pixels)
+        inputs = self.processor(images, texts, template.name, max_image_pixels=pixels)
         if settings.get("num_beams", 1) > 1:
             if streamer is not None:
                 raise ValueError("beam search cannot be streamed: leave streamer out, or set num_beams=1")
@@ -196,7 +204,8 @@ class Pipeline:
         if settings.get("num_return_sequences", 1) > 1:
             raise ValueError("one answer is streamed at a time: leave num_return_sequences out")
         template = self.template(conversation)
-        inputs = self.processor(images=[list(images)], text=[text], conversation=template.name)
+        pixels = self.max_image_pixels(None)
+        inputs = self.processor([list(images)], [text], template.name, max_image_pixels=pixels)
         return self._pieces(inputs, settings, template)
 
     def _pieces(self, inputs: Inputs, settings: Mapping[str, Any], template: Template) -> Iterator[GenerationPiece]:

@@ -48,6 +48,7 @@ class ImageToTextPipeline(Pipeline):
         generate_kwargs: Mapping[str, Any] | None = None,
         conversation: str | None = None,
         timeout: float | None = None,
+        max_image_pixels: int | None = None,
         streamer: Streamer | None = None,
         **settings: Unpack[CallArguments],
     ) -> Records: ...
@@ -62,6 +63,7 @@ class ImageToTextPipeline(Pipeline):
         generate_kwargs: Mapping[str, Any] | None = None,
         conversation: str | None = None,
         timeout: float | None = None,
+        max_image_pixels: int | None = None,
         streamer: Streamer | None = None,
         **settings: Unpack[CallArguments],
     ) -> list[Records]: ...
@@ -76,6 +78,7 @@ class ImageToTextPipeline(Pipeline):
         generate_kwargs: Mapping[str, Any] | None = None,
         conversation: str | None = None,
         timeout: float | None = None,
+        max_image_pixels: int | None = None,
         streamer: Streamer | None = None,
         **settings: Unpack[CallArguments],
     ) -> Iterator[Records]: ...
@@ -90,6 +93,7 @@ class ImageToTextPipeline(Pipeline):
         generate_kwargs: Mapping[str, Any] | None = None,
         conversation: str | None = None,
         timeout: float | None = None,
+        max_image_pixels: int | None = None,
         streamer: Streamer | None = None,
         **settings: Unpack[CallArguments],
     ) -> Records | list[Records] | Iterator[Records]:
@@ -109,6 +113,7 @@ class ImageToTextPipeline(Pipeline):
             generate_kwargs: further settings, under their names in `Share4V.generate`.
             conversation: name of the chat template; by default the pipeline's.
             timeout: of the download of an image from a URL, in seconds.
+            max_image_pixels: maximum number of pixels of an image file, as in `load_image`.
             streamer: receives the ids of the caption while it is generated, as in `Share4V.generate`; for one image.
             settings: settings of `Share4V.generate` without generate_kwargs around them.
 
@@ -134,7 +139,8 @@ class ImageToTextPipeline(Pipeline):
             for index, image in enumerate(images):
                 _check_input(image, "inputs is" if is_one else f"image {index} is")
         requests = (_request(image, question, self.timeout(timeout)) for image in iterate(images))
-        answers = self.answer_all(requests, self.batch_size(batch_size), chosen, conversation, streamer)
+        size = self.batch_size(batch_size)
+        answers = self.answer_all(requests, size, chosen, conversation, streamer, max_image_pixels)
         records = ([self._record(answer) for answer in found] for _, found in answers)
         if is_one:
             return next(records)

@@ -9,6 +9,7 @@ from typing import Any
 from mindone.models.share4v.generation.arguments import ALIASES, SETTING_NAMES
 from mindone.models.share4v.generation.decoding import GenerationSettings
 from mindone.models.share4v.hugging_face import CALL, find, split_arguments
+from mindone.models.share4v.processing.image_limits import max_pixels
 from mindone.models.share4v.suggestions import unknown
 
 
@@ -21,6 +22,7 @@ class CallDefaults:
         max_new_tokens, generate_kwargs: settings of `generate`.
         timeout: of a download, in seconds; None has the limits of `image_loading`.
         return_full_text: of "image-text-to-text".
+        max_image_pixels: maximum number of pixels of an image file, as in `load_image`.
     """
 
     batch_size: int | None = None
@@ -28,9 +30,11 @@ class CallDefaults:
     generate_kwargs: Mapping[str, Any] | None = None
     timeout: float | None = None
     return_full_text: bool | None = None
+    max_image_pixels: int | None = None
 
     def __post_init__(self) -> None:
         check_settings(self.max_new_tokens, self.generate_kwargs)
+        max_pixels(self.max_image_pixels)  # raises
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise ValueError(f"batch_size must be an integer of at least 1, got {self.batch_size!r}")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from safetensors import safe_open
 from transformers import TextIteratorStreamer, TextStreamer
 
 from mindone.models.share4v import AutoConfig, AutoModel, AutoProcessor, Share4V, Share4VProcessor, Tokenizer
+from mindone.models.share4v.checkpoint import CheckpointError
 from mindone.models.share4v.generation.arguments import SETTING_NAMES, GenerationConfig
 from mindone.models.share4v.hub import RepoOptions, resolve
 from mindone.models.share4v.hugging_face import ARGUMENTS, GENERATE, _say_once, check_arguments, split_arguments
 from mindone.models.share4v.load_options import LoadOptions, dtype_name, option_names
+from mindone.models.share4v.processing.image_loading import ImageLoadError
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
 
@@ -156,10 +159,46 @@ def test_the_model_has_the_methods_that_users_call(model: Share4V) -> None:
         names = list(file.keys())
         sizes = [int(np.prod(file.get_slice(name).get_shape())) for name in names]
     assert model.num_parameters() == sum(sizes)
-    with pytest.raises(ValueError, match=r"load the model with from_pretrained\(..., dtype='float16'\)"):
-        model.half()
     with pytest.raises(ValueError, match="device 'cuda' is not the one in use"):
         model.to("cuda")
+
+
+@pytest.mark.parametrize("backend", ["kernels", "mindspore"])
+def test_a_model_is_converted_in_place(processor: Share4VProcessor, scene: Image.Image, backend: str) -> None:
+    """Its answers and weights are those of the checkpoint that is loaded in that type."""
+    load = partial(Share4V.from_pretrained, TINY, language_backend=backend, vision_backend=backend)
+    model, half = load(), load(dtype="float16")
+    inputs = processor(images=scene, text="Describe this image")
+
+    def logits(one: Share4V) -> np.ndarray:
+        return np.asarray(one(**inputs).logits.asnumpy())
+
+    single, wanted = logits(model), logits(half)
+    assert model.half() is model and model.dtype == "float16"
+    np.testing.assert_array_equal(logits(model), wanted)
+    assert model.generate(**inputs, max_new_tokens=8) == half.generate(**inputs, max_new_tokens=8)
+    types = {name: str(one.dtype) for name, one in model.parameters_and_names()}
+    assert types == {name: str(one.dtype) for name, one in half.parameters_and_names()}
+    assert ("Float16" in types.values()) == (backend == "mindspore")
+    np.testing.assert_array_equal(logits(model.float()), single)  # the checkpoint's weights are float16
+    assert model.dtype == "float32" and load().to(np.float32).to("cpu").dtype == "float32"
+
+
+def test_what_is_not_converted() -> None:
+    model = Share4V.from_pretrained(TINY, dtype="int8")
+    for wanted in ("float16", "int4"):
+        with pytest.raises(ValueError, match=rf"weights of int8 are not .* from_pretrained\(..., dtype='{wanted}'\)"):
+            model.to(wanted)
+    assert model.to("int8") is model
+    model = Share4V.from_pretrained(TINY, vision_backend="mindspore")
+    with pytest.raises(ValueError, match="'bfloat16' is not supported on a CPU"):
+        model.bfloat16()
+    parameter = next(iter(model.vision_tower.get_parameters()))
+    matrix = next(one for one in model.vision_tower.get_parameters() if one.ndim > 1)
+    matrix[0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"values up to 1e\+06, too large for float16"):
+        model.half()
+    assert model.dtype == "float32" and next(iter(model.vision_tower.get_parameters())) is parameter
 
 
 def test_the_generation_config_is_used(model: Share4V, processor: Share4VProcessor, scene: Image.Image) -> None:
@@ -318,6 +357,48 @@ def test_arguments_at_construction_are_defaults_of_calls(scene: Image.Image, not
         pipeline("image-to-text", TINY, dtype="int8", model_kwargs={"dtype": "int8"})
     with pytest.raises(TypeError, match="Did you mean 'batch_size'"):
         pipeline("image-to-text", TINY, batchsize=1)
+
+
+def test_further_ids_that_end_an_answer(model: Share4V, processor: Share4VProcessor, scene: Image.Image) -> None:
+    inputs = processor(images=scene, text="Describe this image")
+    ids = model.generate(**inputs, max_new_tokens=12)[0]
+    end = ids[5]
+    wanted = ids[: ids.index(end)]
+    for given in (end, [end], (end, 639), np.array([end])):
+        answer = model.generate(**inputs, max_new_tokens=12, eos_token_id=given)
+        assert answer == [wanted] and answer.finish_reasons == ["eos"]
+    assert model.generate(**inputs, max_new_tokens=12, eos_token_id=end, num_beams=2) is not None
+    own = model.generate(**inputs, max_new_tokens=300, eos_token_id=model.config.text_config.vocab_size - 1)
+    assert own == model.generate(**inputs, max_new_tokens=300) and own.finish_reasons == ["eos"]
+    captioner = pipeline("image-to-text", model, processor, generate_kwargs={"eos_token_id": end})
+    assert captioner(scene, max_new_tokens=12)[0]["generated_text"] == processor.decode(wanted)
+    assert "".join(piece.text for piece in model.stream(**inputs, max_new_tokens=12, eos_token_id=[end])).strip() == (
+        processor.decode(wanted)
+    )
+    for wrong, message in ((-1, "must be a token id or a list"), ("</s>", "must be a token id"), (10**9, "vocabulary")):
+        with pytest.raises(ValueError, match=f"eos_token_id .*{message}"):
+            model.generate(**inputs, eos_token_id=wrong)
+
+
+def test_the_limit_of_pixels_is_an_argument_wherever_images_are_given(
+    processor: Share4VProcessor, model: Share4V, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "a.png")
+    Image.new("RGB", (20, 10)).save(path)
+    calls: list[Callable[..., Any]] = [processor.image_processor, processor]
+    for task in ("image-to-text", "image-text-to-text"):
+        made = pipeline(task, model, processor, max_new_tokens=1)
+        calls.append(partial(made, [path], "Why?") if task == "image-text-to-text" else made)
+        strict = pipeline(task, model, processor, max_image_pixels=199)
+        with pytest.raises(ImageLoadError, match="more than the limit of 199"):
+            strict([path], text=["Why?"]) if task == "image-text-to-text" else strict(path)
+    for call in calls:
+        given = () if isinstance(call, partial) else (path,)
+        with pytest.raises(ImageLoadError, match=r"20 x 10 pixels are more than the limit of 100; .* to 200$"):
+            call(*given, max_image_pixels=100)
+        assert call(*given, max_image_pixels=200) is not None
+    with pytest.raises(ValueError, match="max_image_pixels must be an integer of at least 1, got 0"):
+        pipeline("image-to-text", max_image_pixels=0)
 
 
 def test_num_workers_has_no_effect_and_says_so(

@@ -171,9 +171,7 @@ def load_weights(
     for component in packed:
         expected |= expected_of(component, shapes, quantized)
     check_weights(entries, expected, checkpoint)
-    for name, parameter in parameters.items():
-        _fill(parameter, name, entries[name], dtype)
-        entries[name].release()
+    fill_parameters(parameters, entries, dtype)
     mapped: frozenset[FileVersion] = frozenset()
     matrices = (matrix for part in packed for plan in part.plans for matrix in plan.spec.matrices)
     if not quantized and any(matrix.dtype == "int4-256" for matrix in matrices):
@@ -181,6 +179,15 @@ def load_weights(
     for component in packed:
         mapped |= fill(component, entries, quantized, checkpoint.config.text_config)
     return mapped
+
+
+def fill_parameters(
+    parameters: Mapping[str, Parameter], entries: Mapping[str, StoredTensor], dtype: str | None = None
+) -> None:
+    """Fill parameters from checked entries of the same names; `dtype` as in `load_weights`, whose errors apply."""
+    for name, parameter in parameters.items():
+        _fill(parameter, name, entries[name], dtype)
+        entries[name].release()
 
 
 def _fill(parameter: Parameter, name: str, tensor: StoredTensor, dtype: str | None) -> None:

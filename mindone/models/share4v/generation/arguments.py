@@ -32,6 +32,7 @@ class SamplingArguments(TypedDict, total=False):
     num_return_sequences: int | None
     logprobs: int | None
     stop: str | Sequence[str] | None
+    eos_token_id: int | Sequence[int] | None
     schema: Schema | None
     regex: str | None
     seed: int | None

@@ -40,7 +40,8 @@ class GenerationSettings:
         sampling: how a token is chosen.
         num_beams: beam width; 1 turns beam search off.
         length_penalty: beam scores are divided by length to this power.
-        eos_token_ids: ids that end an answer.
+        eos_token_id: an id, or several, that end an answer in addition to the model's own.
+        eos_token_ids: the model's own ids that end an answer, and those of eos_token_id.
         stop: strings that end an answer.
         num_return_sequences: answers to each prompt: with sampling, other draws from the same distribution; with beam
             search, the best beams.
@@ -59,6 +60,7 @@ class GenerationSettings:
     sampling: Sampling = field(default_factory=Sampling)
     num_beams: int = 1
     length_penalty: float = 1.0
+    eos_token_id: int | Sequence[int] | None = None
     eos_token_ids: tuple[int, ...] = (2,)
     stop: tuple[str, ...] = ()
     num_return_sequences: int = 1
@@ -80,6 +82,9 @@ class GenerationSettings:
             )
         if self.num_beams > 1 and not self.sampling.is_greedy:
             raise ValueError("num_beams and do_sample cannot be combined: set num_beams=1 or do_sample=False")
+        extra = end_ids(self.eos_token_id)
+        object.__setattr__(self, "eos_token_id", extra or None)
+        object.__setattr__(self, "eos_token_ids", tuple(dict.fromkeys((*self.eos_token_ids, *extra))))
         object.__setattr__(self, "stop", stop_strings(self.stop))
         if self.num_beams > 1 and self.stop:
             raise ValueError("num_beams and stop strings cannot be combined: set num_beams=1 or omit stop")
@@ -129,6 +134,9 @@ class GenerationSettings:
             ValueError: an id is outside the vocabulary of `size` tokens.
         """
         self.sampling.check_vocabulary(size)
+        for token_id in end_ids(self.eos_token_id):
+            if token_id >= size:
+                raise ValueError(f"eos_token_id has the id {token_id}, but the vocabulary has {size} tokens")
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], eos_token_ids: tuple[int, ...] = (2,)) -> GenerationSettings:
@@ -153,6 +161,21 @@ class GenerationSettings:
         sampling = Sampling(**{name: own.pop(name) for name in Sampling.__dataclass_fields__ if name in own})
         stop = stop_strings(own.pop("stop", None))
         return cls(sampling=sampling, eos_token_ids=eos_token_ids, stop=stop, **own)
+
+
+def end_ids(eos_token_id: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Return the argument `eos_token_id` of `generate` as a tuple.
+
+    Raises:
+        ValueError: it is neither a token id nor a sequence of them.
+    """
+    if eos_token_id is None:
+        return ()
+    ids = [eos_token_id] if isinstance(eos_token_id, (int, np.integer)) else list(eos_token_id)
+    for one in ids:
+        if not isinstance(one, (int, np.integer)) or isinstance(one, bool) or one < 0:
+            raise ValueError(f"eos_token_id must be a token id or a list of them, got {eos_token_id!r}")
+    return tuple(map(int, ids))
 
 
 def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:

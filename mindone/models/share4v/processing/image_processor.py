@@ -89,13 +89,17 @@ class ImageProcessor:
         red, green, blue = (int(value * 255) for value in self.image_mean)
         return red, green, blue
 
-    def __call__(self, image: ImageSource) -> np.ndarray:
+    def __call__(self, image: ImageSource, max_image_pixels: int | None = None) -> np.ndarray:
         """Turn one image (anything that `load_image` accepts) into pixel_values [3, S, S], float32, S = crop_size.
+
+        Args:
+            image: of any size.
+            max_image_pixels: as in `load_image`.
 
         Raises:
             ImageLoadError: the image cannot be loaded, or is so elongated that resizing it would take too much memory.
         """
-        pixels = np.asarray(load_image(image))  # [H, W, 3] uint8
+        pixels = np.asarray(load_image(image, max_image_pixels))  # [H, W, 3] uint8
         height, width = pixels.shape[:2]
         edge_y, edge_x = (max(height, width),) * 2 if self.image_aspect_ratio == "pad" else (height, width)
         target_y, target_x = self._resized_shape(edge_y, edge_x)

@@ -100,6 +100,7 @@ class Share4VProcessor:
         conversation: str | None = None,
         special_tokens: bool = True,
         return_tensors: str | None = None,
+        max_image_pixels: int | None = None,
         **arguments: Any,
     ) -> Inputs:
         """Prepare the model's inputs for one prompt or a batch of prompts.
@@ -115,6 +116,7 @@ class Share4VProcessor:
                 for each of its images. A question that is a complete prompt of the template already, such as "USER:
                 <image>\\nWhat is this? ASSISTANT:", is not put into it again; see `Template.complete`.
             return_tensors: "np" or None for NumPy arrays, "ms" for MindSpore's tensors, "pt" for PyTorch's.
+            max_image_pixels: maximum number of pixels of an image file, as in `load_image`.
             arguments: arguments of transformers' processors, such as padding=True; see `hugging_face.ARGUMENTS`.
             conversation: name of the chat template; by default the processor's.
             special_tokens: whether texts may contain `<image>` and the tokenizer's special tokens, such as `</s>`. With
@@ -125,7 +127,8 @@ class Share4VProcessor:
             ValueError: the number of images differs from the number of `<image>`, the number of entries of `images`
                 from the number of texts, the template is unknown, or a message is malformed.
         """
-        check_arguments(PROCESSOR, arguments, ("images", "text", "conversation", "special_tokens", "return_tensors"))
+        known = ("images", "text", "conversation", "special_tokens", "return_tensors", "max_image_pixels")
+        check_arguments(PROCESSOR, arguments, known)
         check_tensor_type(return_tensors)
         template = self._template(conversation)
         texts, image_lists = _pair(text, images)
@@ -145,7 +148,8 @@ class Share4VProcessor:
             batch_images += own
         inputs = self._padded(prompts)
         if batch_images:
-            inputs["pixel_values"] = np.stack([self.image_processor(image) for image in batch_images])  # [N, 3, S, S]
+            pixels = [self.image_processor(image, max_image_pixels) for image in batch_images]
+            inputs["pixel_values"] = np.stack(pixels)  # [N, 3, S, S]
         return inputs.as_tensors(return_tensors)
 
     def apply_chat_template(

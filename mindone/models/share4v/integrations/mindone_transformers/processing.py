@@ -40,6 +40,7 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
         conversation: str | None = None,
         return_tensors: str | None = None,
         padding: bool | str = True,
+        max_image_pixels: int | None = None,
     ) -> Any:
         """Prepare the model's inputs; see `mindone.models.share4v.Share4VProcessor`.
 
@@ -47,11 +48,13 @@ class Share4VProcessor(processor.Share4VProcessor, ProcessorMixin):
             images, text, conversation: as there.
             return_tensors: "ms" for MindSpore tensors, "np" or None for arrays.
             padding: ignored; a batch is always padded on the left.
+            max_image_pixels: as there.
 
         Returns:
             BatchFeature with input_ids, attention_mask and, if there are images, pixel_values.
         """
-        return BatchFeature(super().__call__(images, text, conversation), tensor_type=return_tensors)
+        inputs = super().__call__(images, text, conversation, max_image_pixels=max_image_pixels)
+        return BatchFeature(inputs, tensor_type=return_tensors)
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:  # type: ignore[override]
         """Turn ids into text like `mindone.models.share4v.Share4VProcessor.decode`, but skip image placeholders."""
