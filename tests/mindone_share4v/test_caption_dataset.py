@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..state.keys import fold, key_pair, safe_key, without_suffix
@@ -41,17 +41,37 @@ def single_file(location: Location, options: ReaderOptions, builder: ItemBuilder
         names = [name for name in METADATA_FILES if os.path.isfile(os.path.join(directory, name))]
         read_metadata(directory, names, os.path.dirname(location.name), options, builder)
     if builder.is_new_file(location.path):
-        key, full_key = key_pair(location.prefix + os.path.basename(location.path))
-        described = builder.file_columns.get(location.path)
-        yield builder.build(
-            key,
-            location.name,
-            file_locator(location.path, options),
-            full_key=full_key,
-            columns=described.columns,
-            directory=directory,
-            described_as=described.caption,
-        )
+        keys = key_pair(location.prefix + os.path.basename(location.path))
+        yield _file_item(location.path, location.name, keys, options, builder)
+
+
+def _file_item(
+    path: str,
+    shown_path: str,
+    keys: tuple[str, str],
+    options: ReaderOptions,
+    builder: ItemBuilder,
+    caption_files: Mapping[str, str] | None = None,
+) -> Item:
+    """Return the Item of an image or video, with what metadata says about it.
+
+    Args:
+        path, shown_path: its absolute path, and its path as the caller wrote it.
+        keys: without and with the extension.
+        options, builder: of the listing.
+        caption_files: as in `ItemBuilder.build`.
+    """
+    described = builder.file_columns.get(path)
+    return builder.build(
+        keys[0],
+        shown_path,
+        file_locator(path, options),
+        full_key=keys[1],
+        columns=described.columns,
+        directory=os.path.dirname(path),
+        caption_files=caption_files,
+        described_as=described.caption,
+    )
 
 
 def shards(location: Location, options: ReaderOptions, builder: ItemBuilder) -> Iterator[Item]:
@@ -135,17 +155,8 @@ def _entries(
                 continue
             if builder.is_new_file(path):
                 key, full_key = key_pair(location.prefix + directory.inside + name)
-                described = builder.file_columns.get(path)
-                yield builder.build(
-                    full_key if stem in repeated and not first_only else key,
-                    shown_path,
-                    file_locator(path, options),
-                    full_key=full_key,
-                    columns=described.columns,
-                    directory=directory.path,
-                    caption_files=caption_files,
-                    described_as=described.caption,
-                )
+                own_key = full_key if stem in repeated and not first_only else key
+                yield _file_item(path, shown_path, (own_key, full_key), options, builder, caption_files)
         else:
             inner = Location(kind, path, shown_path, location.prefix + directory.inside)
             if not scan.is_requested(name):

@@ -1,5 +1,7 @@
-"""JSON files with one object: paths and captions, as in kohya's meta_cap.json; an array inside, as COCO's images with
-their annotations; or a single row."""
+"""JSON files with one object.
+
+It has paths and captions, as kohya's meta_cap.json; or an array, as COCO's images with annotations; or it is one row.
+"""
 
 from __future__ import annotations
 
