@@ -43,7 +43,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("api",),),
     ),
     SERVE: (
-        (("errors",), ("options",), ("model_thread",), ("metrics",)),
+        (("errors",), ("options",), ("model_thread",), ("metrics",), ("grammar_trial",)),
         (("page",),),
         (("kinds",), ("json_text",), ("admission",), ("remote_images",), ("sampling",)),
         (("fields",), ("images",), ("http",), ("structured_output",)),
@@ -252,8 +252,15 @@ def test_numbers_from_files_are_checked_in_one_place(path: Path) -> None:
         assert "checked_layout(" in text
 
 
-# Opened by name elsewhere: a prompt file that the user named, a lock, and files of the user's own home or directory.
-OPENERS = ("prompts/plan.py", "executors/work_queue.py", "state/atomic_files.py", "state/signature.py")
+# Opened by name elsewhere: a prompt file or a schema that the user named,
+# a lock, and files of the user's own home or directory.
+OPENERS = (
+    "prompts/plan.py",
+    "prompts/schema_file.py",
+    "executors/work_queue.py",
+    "state/atomic_files.py",
+    "state/signature.py",
+)
 OPENING = ("open", "read_bytes", "read_text", "write_bytes", "write_text", "touch")
 
 

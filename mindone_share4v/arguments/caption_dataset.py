@@ -239,6 +239,12 @@ def _add_text_arguments(parser: ArgumentParser) -> None:
         help="make every caption start with TEXT, which may contain the variables of --prompt",
     )
     group.add_argument(
+        "--schema",
+        metavar="FILE",
+        help="make every caption JSON that matches the JSON schema in FILE, however long it may be; needs the extra "
+        "structured",
+    )
+    group.add_argument(
         "--forbid",
         action="append",
         default=[],
@@ -259,6 +265,11 @@ def _add_text_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="maximum number of attempts for a caption that is repetitive or breaks a rule (default: %(default)s)",
     )
+    _add_rule_arguments(group)
+
+
+def _add_rule_arguments(group: _ArgumentGroup) -> None:
+    """Add the rules that change a caption, or limit its length."""
     group.add_argument(
         "--strip-openings",
         action="store_true",

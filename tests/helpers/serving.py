@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from helpers.paths import ROOT
 from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
@@ -61,6 +63,42 @@ class Live:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0] == name)
 
 
+class Steps:
+    """Lets the model make steps one at a time."""
+
+    def __init__(self, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = live.service.model.engine
+        assert engine is not None
+        self.engine = engine
+        self._allowed = threading.Semaphore(0)
+        self._made = threading.Semaphore(0)
+        self.is_free = False
+        step = engine.step
+
+        def controlled() -> Any:
+            if not self.is_free:
+                self._allowed.acquire(timeout=60)
+            done = step()
+            self._made.release()
+            return done
+
+        monkeypatch.setattr(engine, "step", controlled)
+
+    def make(self) -> None:
+        """Make one step and wait for its end."""
+        self._allowed.release()
+        assert self._made.acquire(timeout=60)
+
+    def allow(self, count: int) -> None:
+        """Let it make so many steps, and do not wait for them."""
+        self._allowed.release(count)
+
+    def run(self) -> None:
+        """Let it make all further steps."""
+        self.is_free = True
+        self._allowed.release()
+
+
 @contextmanager
 def serving(loaded: ImageTextToTextPipeline, **options: Any) -> Iterator[Live]:
     """Run a server inside the `with` block.
@@ -91,6 +129,14 @@ def serving(loaded: ImageTextToTextPipeline, **options: Any) -> Iterator[Live]:
             run.loop.call_soon_threadsafe(run.stop)
     thread.join(timeout=60)
     assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for something that another thread does at once; fails after a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
+        time.sleep(0.05)  # each look takes time from the thread that is waited for
 
 
 def data_uri(path: Path, kind: str = "image/png") -> str:

@@ -1,6 +1,8 @@
 """Structured output: a JSON schema or a regular expression decides at each step which tokens may come next.
 
-llguidance compiles the grammar and computes the tokens; its package is imported on use.
+llguidance compiles the grammar and computes the tokens; its package is imported on use. A text also ends in time: at
+each step a sequence of tokens is known that completes it (`closing`), and a token after which it would not fit into the
+remaining length is replaced by the first one of that sequence.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from threading import Lock
 from typing import Any
@@ -17,9 +20,14 @@ import numpy as np
 
 from ..processing.plain_text import protect
 from ..processing.tokenizer import Tokenizer
+from .closing import EndingFinder
 
 MAX_GRAMMAR_BYTES = 2**15  # of a schema as JSON, or of a regular expression; a larger one could take seconds to compile
 _LEXER_FUEL = 2_000_000  # llguidance's own limit of work, double what its schemas of this size need
+# Limits of the search for endings, which asks llguidance for the allowed tokens: 30 us each, up to a few ms.
+_MAX_SHORTEST = 4096  # tokens of a grammar's shortest text
+_SEARCH_SECONDS = 5.0  # for it, once for each grammar
+_MASKS, _MASKS_PER_TOKEN = 128, 4  # during generation: so many, and so many for each token that may still come
 _CACHED_GRAMMARS = 128  # more than a server's queue has by default, so that the engine never compiles
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # The template ends with "ASSISTANT:", so an answer usually begins with a space, which the decoder removes.
@@ -35,21 +43,31 @@ class GrammarError(ValueError):
 
 
 class Constraint:
-    """Which tokens may come next in one sequence.
+    """Which tokens may come next in one sequence, and which ones end it.
 
     Args:
-        matcher: llguidance's, at the start of the grammar; used by this object only.
-        known: number of tokens that llguidance knows; those of a padded vocabulary are never allowed.
-        vocabulary_size: number of logits.
-        eos_token_ids: of the model.
+        grammar: what the text must match.
+        finder: finds endings.
+        vocabulary_size: number of logits; tokens of a padded vocabulary are never allowed.
+        eos_token_ids: of the model; the first one ends a text.
+
+    Attributes:
+        ending: ids that complete the text so far.
+        is_cut: whether a token was replaced, because the text would not have been complete in time.
     """
 
-    def __init__(self, matcher: Any, known: int, vocabulary_size: int, eos_token_ids: Sequence[int]) -> None:
-        self._matcher = matcher
+    def __init__(
+        self, grammar: Grammar, finder: EndingFinder, vocabulary_size: int, eos_token_ids: Sequence[int]
+    ) -> None:
+        self._matcher = grammar.matcher.deep_copy()
+        self._finder = finder
+        self._grammar = grammar
         self._eos = list(eos_token_ids)
-        self._mask = np.zeros((1, -(-known // 32)), np.int32)
-        self._known, self._size = min(known, vocabulary_size), vocabulary_size
+        self._mask = np.zeros((1, -(-finder.size // 32)), np.int32)
+        self._known, self._size = min(finder.size, vocabulary_size), vocabulary_size
         self._consumed = 0
+        self.ending = grammar.shortest
+        self.is_cut = False
 
     def allowed(self, new_ids: Sequence[int]) -> np.ndarray:
         """Return bool [V]: the tokens that may follow.
@@ -78,9 +96,65 @@ class Constraint:
             allowed[self._eos] = True
         return allowed
 
+    def take(self, token_id: int | None, capacity: int) -> int:
+        """Return the next token: `token_id`, or one that ends the text if it would not be complete in time otherwise.
+
+        Args:
+            token_id: an allowed one; None if none is left to choose.
+            capacity: number of tokens that may still come, this one included; the ending must fit into it.
+        """
+        if token_id in self._eos:
+            return int(token_id)  # type: ignore[arg-type]
+        if token_id is not None and self._matcher.consume_token(int(token_id)):
+            ending = self._ending_after(int(token_id), capacity - 1)
+            if ending is not None:
+                self.ending = ending
+                self._consumed += 1
+                return int(token_id)
+            self._matcher.rollback(1)
+        self.is_cut = self.is_cut or token_id is not None
+        if not self.ending:
+            return self._eos[0]
+        token_id, self.ending = self.ending[0], self.ending[1:]
+        self._matcher.consume_token(token_id)
+        self._consumed += 1
+        return token_id
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether only the end-of-text token can follow."""
+        return bool(self._matcher.is_stopped() and not self._matcher.is_error())
+
+    def _ending_after(self, token_id: int, capacity: int) -> tuple[int, ...] | None:
+        """Return an ending of the text with its new token, of at most `capacity` tokens; None if none was found."""
+        if self.ending[:1] == (token_id,):
+            return self.ending[1:]
+        known = [*self.ending, self._grammar.end_token_id]
+        if len(self.ending) <= capacity and self._matcher.validate_tokens(known) == len(known):
+            return self.ending
+        masks = _MASKS + _MASKS_PER_TOKEN * capacity
+        return self._finder.find(self._matcher, self._grammar.is_json, capacity, masks)
+
     def _check(self) -> None:
         if self._matcher.is_error():
             raise GrammarError(f"the grammar cannot be followed any further: {_first_line(self._matcher.get_error())}")
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A compiled schema or regular expression.
+
+    Attributes:
+        matcher: llguidance's, at its start.
+        is_json: whether texts are JSON.
+        shortest: ids of the shortest text that was found.
+        end_token_id: the end-of-text token that `matcher` knows.
+    """
+
+    matcher: Any
+    is_json: bool
+    shortest: tuple[int, ...]
+    end_token_id: int
 
 
 class GrammarCompiler:
@@ -107,7 +181,8 @@ class GrammarCompiler:
         self._eos = tuple(eos_token_ids)
         self._lock = Lock()
         self._vocabulary: Any = None
-        self._matchers: OrderedDict[str, Any] = OrderedDict()
+        self._finder: EndingFinder | None = None
+        self._grammars: OrderedDict[str, Grammar] = OrderedDict()
 
     def constraint(self, schema: Schema | None, regex: str | None) -> Constraint | None:
         """Return the constraint of a new sequence; None if neither a schema nor a regular expression is given.
@@ -116,29 +191,55 @@ class GrammarCompiler:
             GrammarError: it is invalid, too large or not supported.
             ImportError: llguidance is not installed.
         """
-        grammar = grammar_of(schema, regex)
-        if grammar is None:
+        text = grammar_of(schema, regex)
+        if text is None:
             return None
         with self._lock:
-            matcher = self._matchers.get(grammar)
-            if self._vocabulary is None:
-                self._vocabulary = _vocabulary(self._tokenizer)
-        if matcher is None:
-            matcher = self._compile(grammar)  # takes up to seconds, without the lock
+            grammar = self._grammars.get(text)
+            if self._finder is None:
+                self._vocabulary, tokens = _vocabulary(self._tokenizer)
+                self._finder = EndingFinder(tokens, self._vocabulary)
+            finder = self._finder
+        if grammar is None:
+            grammar = self._compile(text, schema is not None, finder)  # takes up to seconds, without the lock
         with self._lock:
-            self._matchers[grammar] = matcher
-            self._matchers.move_to_end(grammar)
-            while len(self._matchers) > _CACHED_GRAMMARS:
-                self._matchers.popitem(last=False)
-            return Constraint(matcher.deep_copy(), len(self._tokenizer), self._size, self._eos)
+            self._grammars[text] = grammar
+            self._grammars.move_to_end(text)
+            while len(self._grammars) > _CACHED_GRAMMARS:
+                self._grammars.popitem(last=False)
+            return Constraint(grammar, finder, self._size, self._eos)
 
-    def _compile(self, grammar: str) -> Any:
+    def has(self, text: str) -> bool:
+        """Return whether a grammar (`grammar_of`) is compiled."""
+        with self._lock:
+            return text in self._grammars
+
+    def _compile(self, text: str, is_json: bool, finder: EndingFinder) -> Grammar:
         llguidance = _llguidance()
         limits = llguidance.LLParserLimits(initial_lexer_fuel=_LEXER_FUEL)
-        matcher = llguidance.LLMatcher(self._vocabulary, grammar, limits=limits, log_level=0)
+        matcher = llguidance.LLMatcher(self._vocabulary, text, limits=limits, log_level=0)
+        shortest = None if matcher.is_error() else finder.find(matcher, is_json, _MAX_SHORTEST, 10**6, _SEARCH_SECONDS)
         if matcher.is_error():
             raise GrammarError(_first_line(matcher.get_error()))
-        return matcher
+        if shortest is None:
+            raise GrammarError(
+                f"no text of at most {_MAX_SHORTEST} tokens that matches it was found: allow shorter ones"
+            )
+        return Grammar(matcher, is_json, shortest, self._tokenizer.eos_token_id)
+
+
+def check_grammar(schema: Schema) -> None:
+    """Check a schema without a tokenizer; what depends on it is only known to `GrammarCompiler`.
+
+    Raises:
+        GrammarError: it is invalid, too large or not supported.
+        ImportError: llguidance is not installed.
+    """
+    llguidance = _llguidance()
+    limits = llguidance.LLParserLimits(initial_lexer_fuel=_LEXER_FUEL)
+    is_error, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar_of(schema, None), limits=limits)
+    if is_error:
+        raise GrammarError(f"schema: {_first_line(messages[0])}")
 
 
 def grammar_of(schema: Schema | None, regex: str | None) -> str | None:
@@ -153,6 +254,7 @@ def grammar_of(schema: Schema | None, regex: str | None) -> str | None:
         if not isinstance(schema, (Mapping, bool)):
             raise GrammarError(f"a schema must be an object, got {schema!r:.60}")
         try:
+            _check_counts(schema)
             spaced = {**schema, "x-guidance": _SPACING} if isinstance(schema, Mapping) else schema
             text = json.dumps(spaced, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -170,10 +272,28 @@ def grammar_of(schema: Schema | None, regex: str | None) -> str | None:
     return grammar
 
 
-def _vocabulary(tokenizer: Tokenizer) -> Any:
-    """Return llguidance's form of the vocabulary."""
+def _check_counts(schema: Any) -> None:
+    """Refuse the keywords that llguidance accepts and an answer could still break: keys may occur twice in an object.
+
+    Raises:
+        GrammarError: an object may have any keys, and must have two or more.
+    """
+    if isinstance(schema, Mapping):
+        is_closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
+        least = schema.get("minProperties")
+        if isinstance(least, (int, float)) and least > 1 and not is_closed:
+            raise GrammarError("minProperties above 1 needs additionalProperties: false, and no patternProperties")
+    for value in schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ():
+        _check_counts(value)
+
+
+def _vocabulary(tokenizer: Tokenizer) -> tuple[Any, list[bytes]]:
+    """Return llguidance's form of the vocabulary, and the bytes of each token, none for special ones."""
     llguidance = _llguidance()
-    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(tokenizer)))
+    vocabulary = _Vocabulary(tokenizer)
+    special = set(vocabulary.special_token_ids)
+    tokens = [b"" if token_id in special else data for token_id, data in enumerate(vocabulary.tokens)]
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(vocabulary)), tokens
 
 
 def _llguidance() -> Any:

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..configuration import TextConfig
 from ..suggestions import unknown
-from .constraints import Constraint, Schema
+from .constraints import Constraint, GrammarError, Schema
 from .kv_cache import KVCache
 from .prefill import Prompts, prefill, require_finite
-from .sampling import Sampler, Sampling, TokenLogprobs
+from .sampling import NoTokenLeftError, Sampler, Sampling, TokenLogprobs
 
 MAX_NEW_TOKENS = 256  # the default; the model was trained on captions of this length
 # Setting -> its minimum.
@@ -47,8 +47,9 @@ class GenerationSettings:
             search, the best beams.
         logprobs: report the log-probability of each chosen token, and this many of the most probable tokens with
             theirs (`TokenLogprobs`); None reports nothing.
-        schema: JSON schema that the answer must match, as far as it gets before max_new_tokens; needs llguidance.
-        regex: regular expression that the answer must match, in the same way.
+        schema: JSON schema that the answer matches; needs llguidance. An answer that would not be complete within
+            max_new_tokens is completed in a short way, with the finish reason "length". Stop strings can still cut it.
+        regex: regular expression that the answer matches, in the same way.
         sequence: number of this answer among the num_return_sequences of its prompt; see `for_sequence`.
 
     Raises:
@@ -218,6 +219,9 @@ class RunningSequence:
         is_stopped: called with each new id; True ends the sequence with reason "stop".
         forbidden: called with the new ids so far; returns the ids that must not come next.
         constraint: says which tokens may come next.
+
+    Raises:
+        GrammarError: no text that matches the constraint fits into the maximum length.
     """
 
     def __init__(
@@ -239,6 +243,11 @@ class RunningSequence:
         self._is_stopped = is_stopped
         self._forbidden = forbidden
         self._constraint = constraint
+        if constraint is not None and len(constraint.ending) > self._capacity:
+            raise GrammarError(
+                f"an answer that matches needs {len(constraint.ending)} tokens, but only {max(self._capacity, 0)} are "
+                "allowed: increase max_new_tokens, or shorten the prompt if the model's context is full"
+            )
 
     @property
     def position(self) -> int:
@@ -248,17 +257,39 @@ class RunningSequence:
     def advance(self, logits: np.ndarray) -> tuple[int | None, str | None]:
         """Choose the next token from logits [V]; return (token id, finish reason) as in `NewToken`."""
         settings = self.settings
-        allowed = None if self._constraint is None else self._constraint.allowed(self.token_ids)
-        is_complete = allowed is not None and allowed.sum() == allowed[list(settings.eos_token_ids)].sum()
-        is_short = len(self.token_ids) < settings.min_new_tokens and not is_complete
-        forbidden = (*(settings.eos_token_ids if is_short else ()), *self._forbidden(self.token_ids))
-        token_id = self._sampler.choose(logits, self._prompt, self.token_ids, forbidden, allowed)
+        token_id = self._choose(logits)
         if token_id in settings.eos_token_ids:
-            return None, "eos"
+            return None, "eos" if self._constraint is None or not self._constraint.is_cut else self._limit
         self.token_ids.append(token_id)
         if settings.logprobs is not None:
             self.logprobs.append(TokenLogprobs.of(logits, token_id, settings.logprobs))
         return token_id, self._finish_reason(token_id)
+
+    def _choose(self, logits: np.ndarray) -> int:
+        """Choose the next token; with a constraint, one that can still be followed by an end of the text."""
+        settings, constraint = self.settings, self._constraint
+        allowed = None if constraint is None else constraint.allowed(self.token_ids)
+        is_complete = allowed is not None and allowed.sum() == allowed[list(settings.eos_token_ids)].sum()
+        is_short = len(self.token_ids) < settings.min_new_tokens and not is_complete
+        forbidden = (*(settings.eos_token_ids if is_short else ()), *self._forbidden(self.token_ids))
+        try:
+            token_id = self._sampler.choose(logits, self._prompt, self.token_ids, forbidden, allowed)
+        except NoTokenLeftError:
+            if constraint is None:
+                raise
+            return constraint.take(None, self._capacity)
+        return token_id if constraint is None else constraint.take(token_id, self._capacity)
+
+    @property
+    def _capacity(self) -> int:
+        """Number of tokens that may still come."""
+        longest = min(self.settings.max_new_tokens, self.context_length - self.prompt_tokens)
+        return longest - len(self.token_ids)
+
+    @property
+    def _limit(self) -> str:
+        """The finish reason of a text that reaches its maximum length."""
+        return "length" if self.settings.max_new_tokens <= self.context_length - self.prompt_tokens else "context"
 
     def logprobs_of(self, token_id: int | None) -> TokenLogprobs | None:
         """Return the log-probabilities of the token that `advance` returned last, if there are any."""
@@ -267,9 +298,10 @@ class RunningSequence:
     def _finish_reason(self, token_id: int) -> str | None:
         if self._is_stopped(token_id):
             return "stop"
-        if len(self.token_ids) >= self.settings.max_new_tokens:
-            return "length"
-        return "context" if self.position + 1 >= self.context_length else None
+        if self._capacity > 0:
+            return None
+        is_complete = self._constraint is not None and self._constraint.is_complete and not self._constraint.is_cut
+        return "eos" if is_complete else self._limit
 
 
 def generate_tokens(

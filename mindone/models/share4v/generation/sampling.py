@@ -143,6 +143,10 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+class NoTokenLeftError(ValueError):
+    """Every token is forbidden."""
+
+
 @dataclass(frozen=True)
 class TokenLogprobs:
     """The log-probability that the model gave to a chosen token, and its most probable tokens.
@@ -204,7 +208,7 @@ class Sampler:
             allowed: bool [V], the tokens that may be chosen; None for all.
 
         Raises:
-            ValueError: no token is left to choose.
+            NoTokenLeftError: no token is left to choose.
         """
         scores = process(logits, prompt, new_ids, self.sampling)
         if banned:
@@ -214,7 +218,7 @@ class Sampler:
             scores = np.where(allowed, scores, -np.inf)
         best = int(scores.argmax())
         if scores[best] == -np.inf:
-            raise ValueError(
+            raise NoTokenLeftError(
                 "every token of the vocabulary is forbidden: increase no_repeat_ngram_size, or forbid fewer words"
             )
         if self.sampling.is_greedy:

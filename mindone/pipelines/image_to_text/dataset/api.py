@@ -71,9 +71,9 @@ def caption_dataset(
       conversation, cache_dir, local_files_only, revision, token, subfolder.
     - `plan` (PromptPlan): style, prompt, prompt_file, captions, every_prompt. By default the style "default".
     - `settings` (CaptioningSettings, and in it TextRules): max_new_tokens, min_new_tokens, temperature, top_p, top_k,
-      min_p, repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size, stop, begin_with, attempts,
-      seed, batch_size, workers, max_image_pixels; strip_openings, strip, max_sentences, max_words, min_words,
-      require, forbid.
+      min_p, repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size, stop, schema (or the path of
+      its file), begin_with, attempts, seed, batch_size, workers, max_image_pixels; strip_openings, strip,
+      max_sentences, max_words, min_words, require, forbid.
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, overwrite, engine,

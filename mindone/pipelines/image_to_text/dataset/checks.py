@@ -79,8 +79,17 @@ def needs_start(state: Path, restart: bool) -> bool:
 
 def _check_generation(job: DatasetOptions) -> None:
     """Check the settings of `generate` for every style of the plan."""
+    from mindone.models.share4v.generation.constraints import check_grammar
+
     from ..settings import check_settings  # imports MindSpore
 
+    if job.settings.schema is not None:
+        if job.options.existing in ("append", "prepend"):
+            raise ValueError(
+                f"schema and existing={job.options.existing!r} cannot be combined: JSON with another text is no JSON; "
+                "use skip or overwrite"
+            )
+        check_grammar(job.settings.schema)
     for prompt in job.plan.prompts:
         generation, _ = job.settings.of_style(prompt.style)
         check_settings(None, generation)

@@ -17,6 +17,7 @@ from mindone.models.share4v.suggestions import unknown
 
 from .options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice
 from .prompts.plan import PromptPlan
+from .prompts.schema_file import read_schema_file
 from .readers import ReaderOptions
 from .rules.text_rules import TextRules
 from .writers import WriterOptions
@@ -67,6 +68,7 @@ class CaptioningKeywords(TypedDict, total=False):
     frequency_penalty: float | None
     no_repeat_ngram_size: int | None
     stop: _Texts
+    schema: Mapping[str, Any] | str | Path | None
     begin_with: str
     attempts: int
     seed: int
@@ -187,7 +189,7 @@ def build_options(
     Raises:
         TypeError: a keyword is unknown; the message has the closest name.
         ValueError: a keyword and the options object that sets the same are both given, or a value is out of range.
-        OSError: a prompt file cannot be read.
+        OSError: a prompt file or the file of a schema cannot be read.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.keywords import build_options
@@ -196,6 +198,8 @@ def build_options(
     """
     objects = {"choice": choice, "plan": plan, "settings": settings, "readers": readers, "options": options}
     values = {name: _plain(name, value) for name, value in keywords.items() if value is not None}
+    if isinstance(values.get("schema"), str):
+        values["schema"] = read_schema_file(values["schema"])
     _check_keywords([*keywords], [name for name, given in objects.items() if given is not None], [*values])
     rules = TextRules(**_fields(values, RuleKeywords))
     writers = WriterOptions(**_fields(values, WriterKeywords))

@@ -6,7 +6,10 @@ folders that use them.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from .rules.text_rules import TextRules
 from .state.existing_captions import MODES
 from .writers import WriterOptions
 
+_RULE_ARGUMENTS = {"openings": "strip"}  # field of TextRules -> argument of caption_dataset
 # Settings of `generate` that are part of a job's description only if they are given.
 _OPTIONAL = ("min_p", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size")
 
@@ -65,6 +69,8 @@ class CaptioningSettings:
         repetition_penalty: above 1, discourages repetition.
         min_p, presence_penalty, frequency_penalty, no_repeat_ngram_size: as in `generate`.
         stop: strings that end a caption.
+        schema: JSON schema that every caption matches, also one that would be longer than max_new_tokens: it is then
+            completed in a short way, and its finish reason is "length" or "context". Needs llguidance.
         rules: rules for the text, in addition to those of its style.
         begin_with: text that every caption begins with; may contain variables, as prompts may.
         attempts: maximum number of attempts for a caption that breaks a rule.
@@ -74,7 +80,7 @@ class CaptioningSettings:
         max_image_pixels: maximum number of pixels of an image; by default what Pillow opens, 178,956,970.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: a value is out of range, or a setting would change or cut a caption that matches the schema.
     """
 
     max_new_tokens: int | None = None
@@ -88,6 +94,7 @@ class CaptioningSettings:
     frequency_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
     stop: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
     rules: TextRules = field(default_factory=TextRules)
     begin_with: str = ""
     attempts: int = 3
@@ -103,6 +110,13 @@ class CaptioningSettings:
         variables_of(self.begin_with, "begin_with")
         if not 1 <= self.attempts <= len(RETRIES):
             raise ValueError(f"attempts must be 1 to {len(RETRIES)}, got {self.attempts}")
+        if self.schema is not None:
+            changes = [name for name in ("stop", "begin_with") if getattr(self, name)]
+            changes += [_RULE_ARGUMENTS.get(name, name) for name in self.rules.changing]
+            if changes:
+                raise ValueError(
+                    f"schema and {changes[0]} cannot be combined: {changes[0]} would change the JSON; leave it out"
+                )
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -116,9 +130,19 @@ class CaptioningSettings:
             "top_k": self.top_k,
             **{name: getattr(self, name) for name in _OPTIONAL},
             "stop": self.stop,
+            "schema": self.schema,
             "do_sample": self.temperature > 0,
         }
         return {name: value for name, value in arguments.items() if value is not None}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What records store of `generation`: all but the schema, of which they have a digest."""
+        generation = self.generation
+        schema = generation.pop("schema", None)
+        if schema is None:
+            return generation
+        return {**generation, "schema_sha256": sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()}
 
     def of_style(self, style: str | None) -> tuple[dict[str, Any], TextRules]:
         """Return the keyword arguments of `generate` and the rules for captions of a style, or of None.
@@ -134,6 +158,11 @@ class CaptioningSettings:
             rules = chosen.rules.combine(self.rules)
         except ValueError as error:
             raise ValueError(f"the style {style!r} cannot be combined with these settings: {error}") from error
+        if self.schema is not None and rules.changing:
+            raise ValueError(
+                f"schema and the style {style!r} cannot be combined: the style changes captions, which would then not "
+                "match; ask with a prompt, or choose another style"
+            )
         if self.min_new_tokens > generation["max_new_tokens"]:
             raise ValueError(
                 f"min_new_tokens is {self.min_new_tokens}, but the style {style!r} ends a caption after "

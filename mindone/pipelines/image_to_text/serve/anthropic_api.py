@@ -84,13 +84,9 @@ class MessagesReader:
         """Return the request with these values; takes time, since images are decoded."""
         stops = values.get("stop_sequences", ())
         renamed = {**values, "max_new_tokens": values["max_tokens"]} if "max_tokens" in values else dict(values)
-        settings = generation_settings(
-            renamed,
-            self._limits,
-            self._builder.context_length,
-            (*stops, *self._builder.stop_strings),
-            shape=self._builder.compiled(anthropic_shape(values.get("output_config")), "output_config"),
-        )
+        shape = anthropic_shape(values.get("output_config"))
+        own = () if shape else self._builder.stop_strings
+        settings = generation_settings(renamed, self._limits, self._builder.context_length, (*stops, *own), shape=shape)
         return MessagesRequest([(self.prompt(values), settings)], values.get("stream", False), stops)
 
     def prompt(self, values: Mapping[str, Any]) -> Prompt:

@@ -15,7 +15,6 @@ from mindone.models.share4v.processing.plain_text import protect
 from .errors import ApiError, invalid
 from .images import ImageReader, not_an_image
 from .options import Limits
-from .structured_output import Shape, compiled
 from .tokens import token_text
 
 if TYPE_CHECKING:
@@ -142,10 +141,6 @@ class PromptBuilder:
         if self._processor.image_token_id in ids:
             raise invalid(f"{param} has the id {self._processor.image_token_id}, which stands for an image", param)
         return self._prompt(np.array([ids], np.int64), None, param)
-
-    def compiled(self, shape: Shape, param: str) -> Shape:
-        """Compile a schema or regular expression, if there is one, and return it; errors as for `compiled`."""
-        return compiled(self._pipeline, shape, param) if shape else shape
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids.

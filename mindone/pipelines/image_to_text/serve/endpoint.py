@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .chat import Prompt
 from .generation import Generation
+from .structured_output import Shape
 
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.decoding import GenerationSettings
@@ -42,6 +43,7 @@ class Endpoint:
     Attributes:
         values: checks the body and returns its fields; must be quick.
         answers: returns how many answers the fields ask for; must be quick.
+        shape: returns what structured output the fields ask for, if any, and the name of the field.
         build: returns the request; runs in a thread, because it decodes images.
         writer: formats the answers.
         stream_type: media type of a stream.
@@ -49,6 +51,7 @@ class Endpoint:
 
     values: Callable[[Mapping[str, Any]], dict[str, Any]]
     answers: Callable[[Mapping[str, Any]], int]
+    shape: Callable[[Mapping[str, Any]], tuple[Shape, str]]
     build: Callable[[Mapping[str, Any]], Any]
     writer: Callable[[Any, Generation], AnswerWriter]
     stream_type: str = "text/event-stream"

@@ -83,6 +83,7 @@ class GenerationRoute:
         del body
         state["client_request_id"] = values.get("request_id")
         reservation.extend(endpoint.answers(values))
+        await service.compile(*await service.prepare(endpoint.shape, values, False))
         job = await service.prepare(endpoint.build, values, has_urls)
         if service.options.log_content:
             settings = {name: value for name, value in values.items() if name not in _CONTENT}

@@ -159,8 +159,8 @@ class OllamaReader:
             options["max_new_tokens"] = length if length > 0 else self._builder.context_length
         if "repeat_penalty" in options:
             options["repetition_penalty"] = options.pop("repeat_penalty")
-        stop = (*options.pop("stop", ()), *self._builder.stop_strings)
-        shape = self._builder.compiled(ollama_shape(values.get("format")), "format")
+        shape = ollama_shape(values.get("format"))
+        stop = (*options.pop("stop", ()), *(() if shape else self._builder.stop_strings))
         settings = generation_settings(options, self._limits, self._builder.context_length, stop, shape=shape)
         return OllamaRequest([(self._builder.chat(turns), settings)], values.get("stream", True))
 

@@ -224,8 +224,8 @@ class OpenAIReader:
         if "min_tokens" in values:
             renamed["min_new_tokens"] = values["min_tokens"]
         count = values.get("n", 1)
-        stops = (*values.get("stop", ()), *stop)
-        shape = self._builder.compiled(openai_shape(values), "response_format")
+        shape = openai_shape(values)
+        stops = (*values.get("stop", ()), *(() if shape else stop))  # the template's would cut a text of the schema
         if shape and values.get("ignore_eos"):
             raise invalid("ignore_eos cannot be combined with structured output: leave one of them out", "ignore_eos")
         settings = generation_settings(

@@ -41,6 +41,7 @@ class Limits:
         body_seconds: how long a client may take to send its body.
         write_seconds: how long a client may take to accept an answer, or a piece of a stream.
         drain_seconds: how long running requests may take after SIGTERM.
+        schema_seconds: how long a schema or regular expression may take to compile.
         ping_seconds: after this time without an event, a stream gets a comment, so that clients do not time out.
         url_bytes: size of an image that is downloaded.
         url_seconds: duration of a download.
@@ -62,6 +63,7 @@ class Limits:
     body_seconds: float = 60.0
     write_seconds: float = 30.0
     drain_seconds: float = 30.0
+    schema_seconds: float = 5.0
     ping_seconds: float = 5.0
     url_bytes: int = 10 * 2**20
     url_seconds: float = 10.0

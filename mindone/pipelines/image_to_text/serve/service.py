@@ -23,6 +23,7 @@ from .openai_requests import OpenAIReader
 from .openai_responses import Writer
 from .options import ServerOptions
 from .remote_images import ImageDownloader
+from .structured_output import Shape, anthropic_shape, compile_shape, ollama_shape, openai_shape
 
 if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.base import Pipeline
@@ -32,7 +33,9 @@ Result = TypeVar("Result")
 _READING = 2
 _PREPARING = 4
 _DOWNLOADING = 4
+_COMPILING = 2  # schemas, which can take as long as the limit allows
 Values = dict[str, Any]
+_SCHEMA_TURNS = 3  # a request waits for the compilation of its schema this many times the limit of one
 _PREFIX = "vllm:prefix_cache"
 
 
@@ -74,6 +77,7 @@ class Service:
         self._endpoints: dict[str, Endpoint] = {}
         self._readers = ThreadPoolExecutor(_READING, thread_name_prefix="share4v-read")
         self._preparers = ThreadPoolExecutor(_PREPARING, thread_name_prefix="share4v-prepare")
+        self._compilers = ThreadPoolExecutor(_COMPILING, thread_name_prefix="share4v-compile")
         self._downloaders = ThreadPoolExecutor(_DOWNLOADING, thread_name_prefix="share4v-download")
         self.created = int(time.time())
 
@@ -137,6 +141,24 @@ class Service:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, fields)
 
+    async def compile(self, shape: Shape, param: str) -> None:
+        """Compile a schema or regular expression, if there is one, in threads that nothing else waits for.
+
+        Raises:
+            ApiError: (400) it is invalid, not supported, or takes too long; (429) others took too long.
+        """
+        pipeline, seconds = self.model.pipeline, self.options.limits.schema_seconds
+        if not shape or pipeline is None:
+            return
+        work = asyncio.get_running_loop().run_in_executor(
+            self._compilers, compile_shape, pipeline, shape, param, seconds
+        )
+        try:
+            await asyncio.wait_for(work, _SCHEMA_TURNS * seconds)
+        except asyncio.TimeoutError:
+            message = f"{param} waited for the schemas of other requests: try again later"
+            raise ApiError(429, message, param, "queue_timeout", round(seconds) + 1) from None
+
     async def prepare(self, function: Callable[[Values], Result], values: Values, has_urls: bool) -> Result:
         """Return what `function` makes of these fields in a thread; few run at once, the others wait."""
         pool = self._downloaders if has_urls else self._preparers
@@ -174,7 +196,7 @@ class Service:
 
     def close(self, timeout: float) -> bool:
         """Cancel what is running and end the model's thread; return whether it ended in time."""
-        for pool in (self._readers, self._preparers, self._downloaders):
+        for pool in (self._readers, self._preparers, self._downloaders, self._compilers):
             pool.shutdown(wait=False, cancel_futures=True)
         return self.model.close(timeout)
 
@@ -206,11 +228,15 @@ class Service:
 
         lines = "application/x-ndjson"
         self._endpoints = {
-            "chat": Endpoint(openai.chat_values, openai.answers, openai.chat, openai_writer(True)),
-            "completions": Endpoint(openai.completion_values, openai.answers, openai.completion, openai_writer(False)),
-            "messages": Endpoint(messages.values, _one, messages.message, message_writer),
-            "ollama_chat": Endpoint(ollama.chat_values, _one, ollama.chat, ollama_writer(True), lines),
-            "ollama_generate": Endpoint(ollama.generate_values, _one, ollama.generate, ollama_writer(False), lines),
+            "chat": Endpoint(openai.chat_values, openai.answers, _openai_shape, openai.chat, openai_writer(True)),
+            "completions": Endpoint(
+                openai.completion_values, openai.answers, _openai_shape, openai.completion, openai_writer(False)
+            ),
+            "messages": Endpoint(messages.values, _one, _anthropic_shape, messages.message, message_writer),
+            "ollama_chat": Endpoint(ollama.chat_values, _one, _ollama_shape, ollama.chat, ollama_writer(True), lines),
+            "ollama_generate": Endpoint(
+                ollama.generate_values, _one, _ollama_shape, ollama.generate, ollama_writer(False), lines
+            ),
         }
         self.messages = messages
         self.builder = builder
@@ -247,3 +273,15 @@ class Service:
 
 def _one(values: Mapping[str, Any]) -> int:
     return 1
+
+
+def _openai_shape(values: Mapping[str, Any]) -> tuple[Shape, str]:
+    return openai_shape(values), "response_format"
+
+
+def _anthropic_shape(values: Mapping[str, Any]) -> tuple[Shape, str]:
+    return anthropic_shape(values.get("output_config")), "output_config"
+
+
+def _ollama_shape(values: Mapping[str, Any]) -> tuple[Shape, str]:
+    return ollama_shape(values.get("format")), "format"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import invalid
+from .grammar_trial import refusal
 from .kinds import Choice, Structure
 
 if TYPE_CHECKING:
@@ -47,22 +48,31 @@ def anthropic_shape(given: Any) -> Shape:
     return {"schema": Structure().check(form.get("schema"), "output_config.format.schema")}
 
 
-def compiled(pipeline: Pipeline, shape: Shape, param: str) -> Shape:
-    """Compile what is asked for, so that the engine finds it compiled, and return it; takes up to seconds.
+def compile_shape(pipeline: Pipeline, shape: Shape, param: str, seconds: float) -> None:
+    """Compile what is asked for, so that the engine finds it compiled.
+
+    Args:
+        pipeline: with the model's compiler.
+        shape: what is asked for.
+        param: the field that asks for it.
+        seconds: after which the compilation is given up.
 
     Raises:
-        ApiError: (400) it is invalid, too large or not supported, or llguidance is not installed.
+        ApiError: (400) it is invalid, too large or not supported, it takes too long, or llguidance is not installed.
     """
-    from mindone.models.share4v.generation.constraints import GrammarError
+    from mindone.models.share4v.generation.constraints import GrammarError, grammar_of
 
+    compiler = pipeline.model.grammars
     try:
-        pipeline.model.grammars.constraint(shape.get("schema"), shape.get("regex"))
+        text = grammar_of(shape.get("schema"), shape.get("regex"))
+        if text is not None and not compiler.has(text) and (reason := refusal(text, seconds)):
+            raise GrammarError(reason)
+        compiler.constraint(shape.get("schema"), shape.get("regex"))
     except GrammarError as error:
         raise invalid(f"{param}: {error}", param, "invalid_schema") from error
     except ImportError as error:
         message = f"{param} needs llguidance, which this server does not have: leave it out"
         raise invalid(message, param, "unsupported_parameter") from error
-    return shape
 
 
 def _response_format(values: Mapping[str, Any]) -> Shape:

@@ -6,12 +6,15 @@ import json
 import re
 from typing import Any
 
+import hypothesis
+import jsonschema
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 from mindone.models.share4v.generation.constraints import GrammarCompiler, GrammarError
-from mindone.models.share4v.generation.decoding import GenerationSettings
+from mindone.models.share4v.generation.decoding import GenerationSettings, RunningSequence
 from mindone.models.share4v.generation.engine import Engine, Request
 from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.pipelines import pipeline
@@ -90,6 +93,102 @@ def test_several_answers_and_pipelines(model: Share4V, processor: Share4VProcess
     check(answerer(text="What?", generate_kwargs={"schema": SCHEMA}, return_full_text=False)[0]["generated_text"])
 
 
+NAMES = st.sampled_from(["a", "b c", "\u00e9t\u00e9", 'q"', "long name"])
+LEAVES = st.one_of(
+    st.sampled_from([{"type": "null"}, {"type": "boolean"}, {"type": "number"}, {"const": {"x": [1, "y"]}}]),
+    st.builds(
+        lambda low, more: {"type": "integer", "minimum": low, "maximum": low + more},
+        st.integers(-50, 50),
+        st.integers(0, 99),
+    ),
+    st.builds(
+        lambda low, more: {"type": "string", "minLength": low, "maxLength": low + more},
+        st.integers(0, 9),
+        st.integers(0, 20),
+    ),
+    st.sampled_from(["^[a-z]{3,9}$", "^(ab|cd)*e$", "^[0-9]{2}-[A-F]+$", "^\u65e5\u672c.?$"]).map(
+        lambda one: {"type": "string", "pattern": one}
+    ),
+    st.sampled_from(["date", "time", "uuid", "ipv4"]).map(lambda one: {"type": "string", "format": one}),
+    st.lists(st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text(max_size=4)), min_size=1, max_size=4).map(
+        lambda ones: {"enum": ones}
+    ),
+)
+
+
+def objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def build(properties: dict[str, Any], required: list[str], more: Any) -> dict[str, Any]:
+        names = [name for name in properties if name in required]
+        return {"type": "object", "properties": properties, "required": names, "additionalProperties": more}
+
+    return st.builds(
+        build, st.dictionaries(NAMES, inner, max_size=3), st.lists(NAMES), st.one_of(st.just(False), inner)
+    )
+
+
+def arrays(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def build(items: Any, low: int, more: int | None) -> dict[str, Any]:
+        limits = {"minItems": low} if more is None else {"minItems": low, "maxItems": low + more}
+        return {"type": "array", "items": items, **limits}
+
+    return st.builds(build, inner, st.integers(0, 2), st.one_of(st.none(), st.integers(0, 2)))
+
+
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        objects(inner), arrays(inner), st.lists(inner, min_size=1, max_size=3).map(lambda ones: {"anyOf": ones})
+    ),
+    max_leaves=6,
+)
+
+
+@hypothesis.settings(max_examples=50, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(schema=SCHEMAS, spare=st.integers(0, 30), seed=st.integers(0, 2**32), greedy=st.booleans())
+def test_every_text_validates_however_short_it_must_be(
+    model: Share4V, schema: Any, spare: int, seed: int, greedy: bool
+) -> None:
+    """With logits at random, which would seldom end a text, and from no token more than the schema needs."""
+    constraint = model.grammars.constraint(schema, None)
+    assert constraint is not None
+    tokenizer, random = model.tokenizer, np.random.default_rng(seed)
+    limit = len(constraint.ending) + spare
+    settings = GenerationSettings.from_arguments({"max_new_tokens": limit, "do_sample": not greedy, "seed": seed})
+    sequence = RunningSequence(np.zeros(1, np.int64), settings, 4096, constraint=constraint)
+    reason = None
+    while reason is None:
+        _, reason = sequence.advance(random.normal(0, 5, 640).astype(np.float32))
+    assert len(sequence.token_ids) <= limit and reason in ("eos", "length")
+    assert reason == "length" or not constraint.is_cut
+    jsonschema.validate(
+        json.loads(tokenizer.decode(sequence.token_ids)),
+        schema,
+        format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
+    )
+
+
+def test_a_cut_answer_is_complete_and_says_so(model: Share4V, processor: Share4VProcessor) -> None:
+    inputs = processor(text=["What is this?", "Where?"])
+    schema = {"type": "array", "items": {"type": "string"}, "minItems": 2}
+    for settings in ({}, {"do_sample": True, "temperature": 3.0, "seed": 5}):
+        generated = model.generate(**inputs, schema=schema, max_new_tokens=12, **settings)
+        for ids in generated:
+            jsonschema.validate(json.loads(processor.decode(ids)), schema)
+        assert "length" in generated.finish_reasons
+    with pytest.raises(GrammarError, match=r"needs [0-9]+ tokens, but only 2 are allowed: increase max_new_tokens"):
+        model.generate(**inputs, schema=schema, max_new_tokens=2)
+
+
+def test_a_forbidden_token_gives_way_to_the_schema(model: Share4V, processor: Share4VProcessor) -> None:
+    everything = range(model.config.text_config.vocab_size)
+    engine: Engine[int] = Engine(model, 1)
+    settings = GenerationSettings.from_arguments({"schema": SCHEMA})
+    engine.submit(Request(1, processor(text="What?")["input_ids"], settings, forbidden=lambda ids: everything))
+    while len(engine):
+        for completion in engine.step():
+            check(completion.text)
+
+
 def test_a_minimum_length_gives_way_to_the_end_of_the_grammar(model: Share4V, processor: Share4VProcessor) -> None:
     ids = model.generate(**processor(text="What?"), regex="yes", min_new_tokens=50, max_new_tokens=60)[0]
     assert processor.decode(ids) == "yes"
@@ -106,6 +205,7 @@ def test_a_minimum_length_gives_way_to_the_end_of_the_grammar(model: Share4V, pr
         ({"regex": "(a|b"}, "unclosed group|regex parse error"),
         ({"regex": ""}, "at least one character"),
         ({"schema": {}, "regex": "a"}, "not both"),
+        ({"schema": {"type": "object", "minProperties": 2}}, "minProperties above 1 needs additionalProperties: false"),
     ],
 )
 def test_bad_grammars(compiler: GrammarCompiler, grammar: dict[str, Any], message: str) -> None:
@@ -124,7 +224,7 @@ def test_contradicting_settings(model: Share4V, processor: Share4VProcessor) -> 
 def test_grammars_are_compiled_once(compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
     compile_grammar = compiler._compile
-    monkeypatch.setattr(compiler, "_compile", lambda grammar: compiled.append(grammar) or compile_grammar(grammar))
+    monkeypatch.setattr(compiler, "_compile", lambda text, *more: compiled.append(text) or compile_grammar(text, *more))
     first, second = (compiler.constraint(SCHEMA, None) for _ in range(2))
     assert len(compiled) == 1 and first is not second
     assert first is not None and second is not None

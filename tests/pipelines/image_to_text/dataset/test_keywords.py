@@ -113,7 +113,10 @@ VALUES: dict[str, Any] = {
 
 def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("2 | Where?")
-    assert set(VALUES) == set(KEYWORDS) - {"prompt_file"}
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    assert set(VALUES) == set(KEYWORDS) - {"prompt_file", "schema"}
+    for schema in ({"type": "object"}, tmp_path / "schema.json", str(tmp_path / "schema.json")):
+        assert build_options({"schema": schema}).settings == CaptioningSettings(schema={"type": "object"})
     assert build_options({**VALUES, "prompt_file": tmp_path / "prompts.txt"}) == DatasetOptions(
         choice=ModelChoice(
             model="models/7b",
@@ -250,6 +253,13 @@ def test_keywords_go_with_objects_that_set_other_things() -> None:
         ({"style": "detaild"}, "Did you mean 'detailed'"),
         ({"format": "jsnl", "out": "x"}, "unknown format 'jsnl'.*Did you mean 'jsonl'"),
         ({"engine": "spark"}, "unknown engine 'spark'"),
+        ({"schema": {}, "stop": "###"}, "schema and stop cannot be combined: stop would change the JSON; leave it out"),
+        ({"schema": {}, "begin_with": "A"}, "schema and begin_with cannot be combined"),
+        ({"schema": {}, "strip": "A"}, "schema and strip cannot be combined"),
+        ({"schema": {}, "style": "tags"}, "schema and the style 'tags' cannot be combined: the style changes captions"),
+        ({"schema": {}, "existing": "append"}, "schema and existing='append' cannot be combined"),
+        ({"schema": {"type": "objec"}}, "schema: .*Invalid type: objec"),
+        ({"schema": __file__}, r"schema \(--schema\) must be a JSON file, but .*test_keywords.py is not"),
         ({"shard_size": 0}, "shard_size must be an integer of at least 1, got 0"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.serving import Live, chat, serving
+from helpers.serving import Live, Steps, chat, serving, wait_until
 
 from mindone.pipelines.image_to_text.serve import server
 from mindone.pipelines.image_to_text.serve.options import Limits, ServerOptions
@@ -25,37 +25,6 @@ def own(tiny: Any) -> Iterator[Live]:
         yield running
 
 
-class Steps:
-    """Lets the model make steps one at a time."""
-
-    def __init__(self, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-        engine = live.service.model.engine
-        assert engine is not None
-        self.engine = engine
-        self._allowed = threading.Semaphore(0)
-        self._made = threading.Semaphore(0)
-        self.is_free = False
-        step = engine.step
-
-        def controlled() -> Any:
-            if not self.is_free:
-                self._allowed.acquire(timeout=60)
-            done = step()
-            self._made.release()
-            return done
-
-        monkeypatch.setattr(engine, "step", controlled)
-
-    def make(self) -> None:
-        """Make one step and wait for its end."""
-        self._allowed.release()
-        assert self._made.acquire(timeout=60)
-
-    def run(self) -> None:
-        self.is_free = True
-        self._allowed.release()
-
-
 def raw(live: Live, body: dict[str, Any]) -> socket.socket:
     """A connection on which a request was sent."""
     host, _, port = live.url.removeprefix("http://").partition(":")
@@ -66,16 +35,6 @@ def raw(live: Live, body: dict[str, Any]) -> socket.socket:
     )
     connection.sendall(data)
     return connection
-
-
-def wait_until(condition: Any) -> None:
-    """Wait for something that another thread does at once; fails after a minute."""
-    done = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        done.wait(0.01)
-    raise AssertionError("the condition did not become true")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ollama
 import openai
 import pytest
-from helpers.serving import MODEL, Live, chat
+from helpers.serving import MODEL, Live, chat, serving
+
+from mindone.pipelines.image_to_text.serve.options import Limits
 
 PATH = "/v1/chat/completions"
 SCHEMA = {
@@ -54,11 +57,23 @@ def test_answers_match_a_schema(client: openai.OpenAI, scene: str, settings: dic
     check("".join(piece.choices[0].delta.content or "" for piece in pieces))
 
 
-def test_an_answer_that_is_cut_says_so(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(**chat("What?", response_format=form(SCHEMA), max_tokens=4))
+def test_an_answer_that_is_cut_is_complete_and_says_so(client: openai.OpenAI, live: Live) -> None:
+    """Also if it may not be longer than the shortest answer, whose length the error says if it does not fit."""
+    with pytest.raises(openai.BadRequestError, match=r"needs ([0-9]+) tokens, but only 4 are allowed") as caught:
+        client.chat.completions.create(**chat("What?", response_format=form(SCHEMA), max_tokens=4))
+    assert caught.value.code == "invalid_schema"
+    shortest = int(str(caught.value).split("needs ")[1].split()[0])
+    for settings in ({}, {"temperature": 2.0, "seed": 3}):
+        answer = client.chat.completions.create(
+            **chat("What?", response_format=form(SCHEMA), max_tokens=shortest, **settings)
+        )
+        check(answer.choices[0].message.content or "")
+    comma = live.post("/tokenize", {"prompt": "a,", "add_special_tokens": False}).json()["tokens"][-1]
+    words = {"type": "array", "items": {"enum": ["a word", "another word"]}, "minItems": 2}
+    fields = {"response_format": form(words), "max_tokens": 40, "logit_bias": {str(comma): 100}}
+    answer = client.chat.completions.create(**chat("What?", **fields))
     assert answer.choices[0].finish_reason == "length"
-    with pytest.raises(json.JSONDecodeError):
-        json.loads(answer.choices[0].message.content or "")
+    assert len(json.loads(answer.choices[0].message.content or "")) > 2
 
 
 def test_other_ways_to_ask(live: Live) -> None:
@@ -89,6 +104,23 @@ def test_ollamas_format(live: Live) -> None:
     client = ollama.Client(host=live.url, trust_env=False)
     check(client.generate(MODEL, "What?", format=SCHEMA).response or "")
     check(client.chat(MODEL, [{"role": "user", "content": "What?"}], format=SCHEMA).message.content or "")
+
+
+SLOW = {"allOf": [{"type": "string", "pattern": f".*a.{{{number}}}b.*"} for number in range(5, 25)]}
+
+
+def test_schemas_that_take_hours_to_compile_block_nobody(tiny: Any) -> None:
+    """llguidance cannot be interrupted: the compilation runs in a process that is killed."""
+    with serving(tiny, limits=Limits(schema_seconds=1.5)) as running, ThreadPoolExecutor(6) as pool:
+        slow = [pool.submit(running.post, PATH, chat("What?", response_format=form(SLOW))) for _ in range(4)]
+        free = [running.post(PATH, chat("What?", max_tokens=1)).status_code for _ in range(3)]
+        good = pool.submit(running.post, PATH, chat("What?", response_format=form({"type": "null"})))
+        assert free == [200] * 3 and not all(one.done() for one in slow)
+        for one in slow:
+            error = one.result().json()["error"]
+            assert one.result().status_code == 400 and error["code"] == "invalid_schema", error
+            assert error["message"].startswith("response_format: it takes more than 1.5 s to compile")
+        assert good.result().json()["choices"][0]["message"]["content"] == "null"
 
 
 DEEP: Any = {"type": "string"}

@@ -46,7 +46,9 @@ class Captioner:
         cache: captions of earlier runs; the same picture and question get the same caption without the model.
 
     Raises:
-        ValueError: the model's vocabulary cannot write a forbidden word or the forced beginning.
+        ValueError: the model's vocabulary cannot write a forbidden word or the forced beginning, or the schema is
+            invalid.
+        ImportError: there is a schema, and llguidance is not installed.
     """
 
     def __init__(
@@ -59,9 +61,22 @@ class Captioner:
         # With variables, each task has its own beginning.
         beginning = "" if has_variables(settings.begin_with) else settings.begin_with
         self.beginning = forced_ids(pipeline.processor, beginning, pipeline.template().name)
-        self.stops = (*stop_strings(settings.generation.get("stop")), *pipeline.template().stop_strings)
+        own = () if settings.schema is not None else pipeline.template().stop_strings  # one in the JSON would cut it
+        self.stops = (*stop_strings(settings.generation.get("stop")), *own)
+        if settings.schema is not None:
+            self._check_schema(settings)
         self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
         self.forbidden_by(settings.rules)
+
+    def _check_schema(self, settings: CaptioningSettings) -> None:
+        """Compile the schema before the first record, and compare its shortest caption with the maximum length."""
+        constraint = self.pipeline.model.grammars.constraint(settings.schema, None)
+        longest = settings.max_new_tokens
+        if constraint is not None and longest is not None and len(constraint.ending) > longest:
+            raise ValueError(
+                f"a caption that matches the schema needs {len(constraint.ending)} tokens, but max_new_tokens is "
+                f"{longest}: increase it"
+            )
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         """Yield a record for every task, in the order in which they are completed.
@@ -96,7 +111,7 @@ class Captioner:
             model=self.model_name,
             dtype=self.pipeline.model.dtype,
             prompts=prepared.task.prompts,
-            settings=self.settings.generation,
+            settings=self.settings.recorded,
             sha256=prepared.sha256,
             width=prepared.width,
             height=prepared.height,

@@ -65,6 +65,16 @@ class TextRules:
         if both:
             raise ValueError(f"{both[0]!r} is both required and forbidden: remove it from one list")
 
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """Names of the rules in use that change a caption.
+
+        Example:
+            >>> TextRules(max_sentences=1, min_words=3).changing
+            ('max_sentences',)
+        """
+        return tuple(field.name for field in fields(self)[:5] if getattr(self, field.name))
+
     def combine(self, other: TextRules) -> TextRules:
         """Return these rules combined with others: lists are joined, and non-default values of `other` replace these.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from helpers.pictures import encoded, scene, write_folder
@@ -24,6 +26,7 @@ from mindone.pipelines.image_to_text.dataset.readers import list_inputs
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
 from mindone.pipelines.image_to_text.dataset.state.tasks import Task
+from mindone_share4v.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,46 @@ def test_every_caption_equals_the_answer_of_the_pipeline(tiny: ImageToTextPipeli
             assert record.captions == (answer.text,)
             assert record.tokens == (len(answer.token_ids),) and record.finish_reasons == (answer.finish_reason,)
             assert (record.width, record.height) == (64, 64) and len(record.sha256 or "") == 64
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"caption": {"type": "string"}, "circles": {"type": "integer", "minimum": 0}},
+    "required": ["caption", "circles"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_captions_match_a_schema_in_any_batch_and_if_they_are_cut(
+    tiny: ImageToTextPipeline, folder: Path, temperature: float
+) -> None:
+    tasks = tasks_of(list_inputs([str(folder)]), tiny.template().question)
+    tasks = [task for task in tasks if "scene" in task.item.source][:6]
+    settings = {"schema": SCHEMA, "max_new_tokens": 40, "temperature": temperature}
+    records = captioned(tiny, tasks, **settings)
+    good = [record for record in records.values() if record.error is None]
+    for record in good:
+        jsonschema.validate(json.loads(record.captions[0]), SCHEMA)
+        assert record.tokens[0] <= 40 and "schema" not in record.settings and record.settings["schema_sha256"]
+    assert "length" in {record.finish_reasons[0] for record in good}
+    alone = captioned(tiny, tasks, **settings, batch_size=1)
+    assert {number: one.captions for number, one in alone.items()} == {n: one.captions for n, one in records.items()}
+    with pytest.raises(
+        ValueError, match=r"a caption that matches the schema needs [0-9]+ tokens, but max_new_tokens is 5"
+    ):
+        Captioner(tiny, "tiny", CaptioningSettings(schema=SCHEMA, max_new_tokens=5))
+
+
+def test_a_job_with_a_schema(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    out = tmp_path / "captions.jsonl"
+    command = ["caption-dataset", str(folder / "part0" / "scene0000.png"), "--out", str(out), "--max-new-tokens", "40"]
+    assert main([*command, "--schema", str(tmp_path / "schema.json")]) == 0
+    record = json.loads(out.read_text())
+    jsonschema.validate(json.loads(record["caption"]), SCHEMA)
+    (tmp_path / "schema.json").write_text('{"type": "array"}')
+    assert main([*command, "--schema", str(tmp_path / "schema.json")]) == 3  # the job has results with other settings
 
 
 def test_equal_pictures_are_captioned_once(tiny: ImageToTextPipeline, tmp_path: Path) -> None:
