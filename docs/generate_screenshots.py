@@ -19,6 +19,10 @@ from helpers.browser import Tab, chromium  # noqa: E402
 from helpers.serving import MODEL, SCENE, serving  # noqa: E402
 
 from mindone.pipelines import pipeline  # noqa: E402
+from mindone.pipelines.image_to_text import caption_dataset  # noqa: E402
+from mindone.pipelines.image_to_text.base import Pipeline  # noqa: E402
+from mindone.pipelines.image_to_text.serve.options import ServerOptions  # noqa: E402
+from mindone.pipelines.image_to_text.serve.review_routes import Review  # noqa: E402
 
 ASSETS = ROOT / "docs" / "assets"
 WIDTH, HEIGHT = 1100, 700
@@ -60,16 +64,36 @@ def show_page(tab: Tab, url: str, folder: Path) -> None:
     save(tab, "page_captions")
 
 
+def show_review(tab: Tab, server_options: ServerOptions, folder: Path, loaded: Pipeline) -> None:
+    """Show the review of a small job."""
+    inputs = folder / "scenes"
+    inputs.mkdir()
+    scenes(inputs, 8)
+    caption_dataset(inputs, out=str(folder / "captions.jsonl"), model=MODEL)
+    review = Review(folder / "captions.jsonl", server_options, has_model=True)
+    with serving(loaded, own_routes=review.routes()) as server:
+        tab.open(f"{server.url}/")
+        tab.wait(lambda: len(tab.all(".card img:not([hidden])")) == 8)
+        tab.one("#card-0").send_keys("a")
+        tab.wait(lambda: tab.all(".badge.accepted"))
+        tab.one("#card-1").send_keys("r")
+        tab.wait(lambda: tab.all(".badge.rejected"))
+        save(tab, "page_review")
+    review.close()
+
+
 def main() -> None:
     """Take all screenshots."""
+    loaded = pipeline("image-text-to-text", model=MODEL)
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(pipeline("image-text-to-text", model=MODEL)) as server,
+        serving(loaded) as server,
         chromium(Path(folder)) as driver,
     ):
         tab = Tab(driver)
         tab.resize(WIDTH, HEIGHT)
         show_page(tab, server.url, Path(folder))
+        show_review(tab, ServerOptions(model_name=MODEL), Path(folder), loaded)
 
 
 if __name__ == "__main__":

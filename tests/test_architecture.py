@@ -39,7 +39,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("inference",),),
         (("executors",),),
         (("job",), ("checks",), ("preview",)),
-        (("adoption",),),
+        (("adoption",), ("review",)),
         (("api",),),
     ),
     SERVE: (
@@ -52,7 +52,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("generation",),),
         (("endpoint",), ("openai_requests",), ("anthropic_api",), ("ollama_api",)),
         (("openai_responses",), ("api_description",), ("middleware",)),
-        (("service",),),
+        (("service",), ("review_routes",)),
         (("generation_route",),),
         (("routes",),),
         (("app",),),

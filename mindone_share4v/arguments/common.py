@@ -7,14 +7,15 @@ from argparse import ArgumentParser, _ArgumentGroup
 MODELS = "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, a directory, or owner/name on the Hugging Face hub"
 
 
-def add_model_arguments(parser: ArgumentParser) -> None:
-    """Add the group `model`: which checkpoint to load, and how."""
+def add_model_arguments(parser: ArgumentParser, is_optional: bool = False) -> None:
+    """Add the group `model`: which checkpoint to load, and how; if it is optional, none is loaded by default."""
     group = parser.add_argument_group("model")
+    default = "none" if is_optional else "%(default)s, which is part of the package and only knows drawn scenes"
     group.add_argument(
         "--model",
         metavar="NAME",
-        default="sharegpt4v-tiny",
-        help=f"{MODELS} (default: %(default)s, which is part of the package and only knows drawn scenes)",
+        default=None if is_optional else "sharegpt4v-tiny",
+        help=f"{MODELS} (default: {default})",
     )
     add_vision_tower_argument(group)
     group.add_argument(

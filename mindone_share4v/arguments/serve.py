@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _ArgumentGroup
 
 from .common import add_model_arguments
 
@@ -24,7 +24,27 @@ exit status: 0 ended by a signal, 1 the model failed, 2 usage error, the port is
 def add_arguments(parser: ArgumentParser) -> None:
     """Add every argument of the command."""
     add_model_arguments(parser)
-    _add_network_arguments(parser)
+    group = add_network_arguments(parser)
+    group.add_argument(
+        "--served-name",
+        metavar="NAME",
+        help="name of the model in requests (default: the last part of --model)",
+    )
+    group.add_argument(
+        "--allow-url-hosts",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="download images that a request names by URL from this host, *.DOMAIN for its subdomains, or * for every "
+        "public host; can be repeated (default: nothing is downloaded)",
+    )
+    group.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let web pages of this origin, such as https://example.org, use the server; can be repeated",
+    )
     _add_limit_arguments(parser)
     log = parser.add_argument_group("log")
     log.add_argument("--no-access-log", action="store_true", help="do not log requests")
@@ -33,18 +53,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _add_network_arguments(parser: ArgumentParser) -> None:
+def add_network_arguments(parser: ArgumentParser) -> _ArgumentGroup:
+    """Add the group `network and access` with what every server has, and return it."""
     group = parser.add_argument_group("network and access")
     group.add_argument(
         "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default: %(default)s)"
     )
     group.add_argument(
         "--port", type=int, metavar="N", default=8000, help="port; 0 takes a free one (default: %(default)s)"
-    )
-    group.add_argument(
-        "--served-name",
-        metavar="NAME",
-        help="name of the model in requests (default: the last part of --model)",
     )
     group.add_argument(
         "--api-key",
@@ -63,21 +79,7 @@ def _add_network_arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="without a key, accept this name in the Host header, too, as behind a proxy; can be repeated",
     )
-    group.add_argument(
-        "--allow-url-hosts",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="download images that a request names by URL from this host, *.DOMAIN for its subdomains, or * for every "
-        "public host; can be repeated (default: nothing is downloaded)",
-    )
-    group.add_argument(
-        "--cors-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="let web pages of this origin, such as https://example.org, use the server; can be repeated",
-    )
+    return group
 
 
 def _add_limit_arguments(parser: ArgumentParser) -> None:

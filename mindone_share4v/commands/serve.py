@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -46,34 +47,52 @@ def run(arguments: Namespace) -> int:
     if not (options.is_loopback or options.api_keys):
         print_error("warning: anyone who can connect may use this server, since --without-key is set")
 
-    def load() -> Pipeline:
-        from mindone.pipelines import pipeline
-
-        return pipeline("image-text-to-text", **model_options(arguments))
-
     def report_ready() -> None:
         print_error(f"ready: {options.model_name} at {address}/v1 (OpenAI), {address} (Anthropic, Ollama)")
 
     log = None if arguments.no_access_log else print_json
     try:
-        ended = server.run(options, load, listener, arguments.image_cache_mb * MEBIBYTE, report_ready, log)
+        ended = server.run(options, loader(arguments), listener, arguments.image_cache_mb * MEBIBYTE, report_ready, log)
     except server.ModelFailedError as error:
         if isinstance(error.__cause__, (ValueError, OSError)):
             status = usage_error(arguments, error.__cause__)
         else:
             print_error(f"error: the model failed: {error}")
             status = SOME_FAILED
-        return _exit(status, is_idle=True)
+        return leave(status, is_idle=True)
     print_error("ended")
-    return _exit(DONE, ended)
+    return leave(DONE, ended)
 
 
-def _exit(status: int, is_idle: bool) -> int:
+def loader(arguments: Namespace) -> Callable[[], Pipeline]:
+    """Return the function that loads the model of the command line."""
+
+    def load() -> Pipeline:
+        from mindone.pipelines import pipeline
+
+        return pipeline("image-text-to-text", **model_options(arguments))
+
+    return load
+
+
+def leave(status: int, is_idle: bool) -> int:
     """Return the status; if the model's thread is still in MindSpore, end the process, which would wait for it."""
     if not is_idle:
         sys.stdout.flush()
         os._exit(status)
     return status
+
+
+def network_options(arguments: Namespace) -> dict[str, Any]:
+    """Return the options of ServerOptions that every server has."""
+    keys = [*arguments.api_key, *filter(None, os.environ.get(KEY_VARIABLE, "").split(","))]
+    return {
+        "host": arguments.host,
+        "port": arguments.port,
+        "api_keys": tuple(keys),
+        "without_key": arguments.without_key,
+        "allowed_hosts": tuple(arguments.allowed_host),
+    }
 
 
 def server_options(arguments: Namespace) -> ServerOptions:
@@ -84,7 +103,6 @@ def server_options(arguments: Namespace) -> ServerOptions:
     """
     from mindone.pipelines.image_to_text.serve.options import Limits, ServerOptions
 
-    keys = [*arguments.api_key, *filter(None, os.environ.get(KEY_VARIABLE, "").split(","))]
     values: dict[str, Any] = {
         "queue": arguments.max_queue,
         "queue_seconds": arguments.max_queue_seconds,
@@ -98,12 +116,8 @@ def server_options(arguments: Namespace) -> ServerOptions:
     }
     return ServerOptions(
         model_name=arguments.served_name or PurePath(arguments.model).name or arguments.model,
-        host=arguments.host,
-        port=arguments.port,
         max_batch=arguments.max_batch,
-        api_keys=tuple(keys),
-        without_key=arguments.without_key,
-        allowed_hosts=tuple(arguments.allowed_host),
+        **network_options(arguments),
         allow_url_hosts=tuple(arguments.allow_url_hosts),
         cors_origins=tuple(arguments.cors_origin),
         log_content=arguments.log_content,

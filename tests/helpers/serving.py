@@ -6,7 +6,7 @@ import asyncio
 import base64
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.routing import BaseRoute
 
 from helpers.paths import ROOT
 from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
@@ -41,7 +42,7 @@ class Live:
 
     url: str
     service: Service
-    pipeline: ImageTextToTextPipeline
+    pipeline: ImageTextToTextPipeline | None
     loop: asyncio.AbstractEventLoop
     stop: Callable[[], None]
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -100,18 +101,22 @@ class Steps:
 
 
 @contextmanager
-def serving(loaded: ImageTextToTextPipeline, **options: Any) -> Iterator[Live]:
+def serving(
+    loaded: ImageTextToTextPipeline | None, own_routes: Sequence[BaseRoute] = (), **options: Any
+) -> Iterator[Live]:
     """Run a server inside the `with` block.
 
     Args:
-        loaded: its pipeline.
+        loaded: its pipeline, or None for a server without a model.
+        own_routes: further routes.
         options: of ServerOptions.
     """
     chosen = ServerOptions(**{"model_name": MODEL, "port": 0, **options})
     listener = server.bind(chosen)
     ready: Future[None] = Future()
     log: list[dict[str, Any]] = []
-    run = server.Run(chosen, lambda: loaded, 2**28, lambda: ready.set_result(None), log.append)
+    load = None if loaded is None else lambda: loaded
+    run = server.Run(chosen, load, 2**28, lambda: ready.set_result(None), log.append, own_routes)
 
     def serve() -> None:
         try:

@@ -26,11 +26,12 @@ from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_captio
 from .state.job_description import SettingsChangedError, changed_settings
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
-from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, SKIPPED, SPEED_LOG, WRITTEN
+from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, REVIEWS, SKIPPED, SPEED_LOG, WRITTEN
 from .state.previous_run import PreviousRecords
-from .state.records import Item, JobError, JobSummary, Record
+from .state.records import Item, JobError, JobRunningError, JobSummary, Record
 from .state.regular_files import open_own, own_exists, pin_directory, remove_own
 from .state.resume import count_done, finish_interrupted_start
+from .state.reviews import Reviews
 from .state.signature import (
     check_files,
     has_state,
@@ -99,7 +100,7 @@ class JobState(AbstractContextManager["JobState"]):
         try:
             lock.acquire(timeout=1)  # msrun's other ranks test the lock, and may hold it for a moment
         except Timeout:
-            raise JobError(
+            raise JobRunningError(
                 f"another process is working on this job ({self.directory}): wait until it has finished, or use "
                 "another state directory (state, --state)"
             ) from None
@@ -139,6 +140,10 @@ class JobState(AbstractContextManager["JobState"]):
         """Store the job's settings."""
         with atomic_write(self.path(JOB)) as file:
             file.write(json.dumps(description, indent=2, sort_keys=True).encode())
+
+    def description(self) -> dict[str, Any]:
+        """Return the stored settings; empty if there are none."""
+        return self._stored_description()
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
         """Return whether the stored settings are equal to these."""
@@ -220,7 +225,8 @@ class CaptionJob:
                         counts["tokens"] += sum(record.tokens)
                     self._append(journal, record)
                 self._flush(journal)
-            failed = write_failed(journal, self.state.path(FAILED), count_breaking)
+            with closing(Reviews(self.state.path(REVIEWS))) as reviews:
+                failed = write_failed(journal, self.state.path(FAILED), count_breaking, reviews.apply)
         for writer in self.writers:
             writer.finish()
         for name in (PREVIOUS, RESTARTED, WRITTEN):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mindone.models.share4v.generation.engine import Engine
     from mindone.pipelines.image_to_text.base import Pipeline
 
-Status = Literal["loading", "ready", "failed", "closed"]
+Status = Literal["absent", "loading", "ready", "failed", "closed"]
 _MAX_FAILURES = 3  # consecutive errors of whole batches after which the model is given up
 _log = logging.getLogger(__name__)
 
@@ -20,21 +20,22 @@ class ModelThread:
     """Loads the model and runs its engine until it is closed.
 
     Args:
-        load: returns the pipeline; called in the thread.
+        load: returns the pipeline; called in the thread. None: there is no model, and the thread does not start.
         max_batch: sequences that are decoded together.
         on_loaded: called in the thread when the model is loaded and its graphs are compiled.
         on_ready: called in the thread once the status is "ready".
         on_failure: called in the thread with the error that ends it.
 
     Attributes:
-        status: "loading", "ready", "failed" (loading failed, or batch after batch) or "closed".
+        status: "absent" (there is no model), "loading", "ready", "failed" (loading failed, or batch after batch) or
+            "closed".
         pipeline: None until the model is loaded.
         engine: None until the model is loaded; another object after an error that concerned a whole batch.
     """
 
     def __init__(
         self,
-        load: Callable[[], Pipeline],
+        load: Callable[[], Pipeline] | None,
         max_batch: int,
         on_loaded: Callable[[], None] = lambda: None,
         on_ready: Callable[[], None] = lambda: None,
@@ -46,16 +47,19 @@ class ModelThread:
         self._on_ready = on_ready
         self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name="share4v-model", daemon=True)
-        self.status: Status = "loading"
+        self.status: Status = "absent" if load is None else "loading"
         self.pipeline: Pipeline | None = None
         self.engine: Engine[object] | None = None
 
     def start(self) -> None:
         """Start to load the model."""
-        self._thread.start()
+        if self._load is not None:
+            self._thread.start()
 
     def close(self, timeout: float) -> bool:
         """Cancel all requests and end the thread; return whether it ended within `timeout` seconds."""
+        if self.status == "absent":
+            return True
         self.status = "closed"
         if self.engine is not None:
             self.engine.close(cancel=True)
@@ -64,6 +68,8 @@ class ModelThread:
 
     def _run(self) -> None:
         try:
+            if self._load is None:
+                raise RuntimeError("there is no model")
             self.pipeline = self._load()
             self.engine = self._new_engine()
             if self.status == "closed":

@@ -13,6 +13,7 @@ from ..dataset.prompts.styles import STYLES
 from .options import ServerOptions
 
 CHAT_SCRIPTS = ("texts", "common", "chat", "grid", "settings", "start")
+REVIEW_SCRIPTS = ("texts", "common", "settings", "review", "review_start")
 
 
 class Page(NamedTuple):
@@ -39,6 +40,11 @@ def chat_page(options: ServerOptions) -> Page:
     return make_page("page.html", CHAT_SCRIPTS, page_data(options))
 
 
+def review_page(options: ServerOptions, has_model: bool) -> Page:
+    """Return the page of `share4v review`; with a model it generates captions again."""
+    return make_page("review.html", REVIEW_SCRIPTS, page_data(options, has_model))
+
+
 def page_data(options: ServerOptions, has_model: bool = True) -> dict[str, Any]:
     """Return what a page needs to know of its server; anyone who can connect can read it, also without a key."""
     styles = [
@@ -58,7 +64,7 @@ def make_page(template: str, scripts: Sequence[str], data: Mapping[str, Any]) ->
     """Return a document from its parts.
 
     Args:
-        template: file in `static/`, with the places {{style}}, {{data}} and {{script}}.
+        template: file in `static/`, with the places {{style}}, {{data}}, {{script}} and {{shared}} (for all pages).
         scripts: names of files in `static/`, which share one scope.
         data: JSON values for the script.
     """
@@ -67,7 +73,8 @@ def make_page(template: str, scripts: Sequence[str], data: Mapping[str, Any]) ->
     style = _read("page.css")
     encoded = json.dumps(data).replace("<", "\\u003c")  # so that no text ends the element
     document = _read(template)
-    for name, text in (("style", style), ("data", encoded), ("script", script)):
+    shared = _read("shared.html")
+    for name, text in (("shared", shared), ("style", style), ("data", encoded), ("script", script)):
         document = document.replace(f"{{{{{name}}}}}", text)
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' data: blob:; "

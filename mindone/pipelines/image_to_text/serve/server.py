@@ -6,11 +6,12 @@ import asyncio
 import errno
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from starlette.routing import BaseRoute
 
 from .app import make_app
 from .options import ServerOptions
@@ -60,26 +61,28 @@ def address_of(listener: socket.socket) -> str:
 
 def run(
     options: ServerOptions,
-    load: Callable[[], Pipeline],
+    load: Callable[[], Pipeline] | None,
     listener: socket.socket,
     image_cache_bytes: int,
     on_ready: Callable[[], None],
     log: Callable[[dict[str, Any]], None] | None,
+    own_routes: Sequence[BaseRoute] = (),
 ) -> bool:
     """Serve until SIGTERM or SIGINT; then finish the running requests, and return whether the model's thread ended.
 
     Args:
         options: of the server.
-        load: returns the pipeline; called in a thread of its own.
+        load: returns the pipeline; called in a thread of its own. None: there is no model, and nothing is generated.
         listener: what `bind` returned.
         image_cache_bytes: maximum size of the cached image features.
-        on_ready: called when the model is loaded.
+        on_ready: called when the model is loaded, or at once if there is none.
         log: called with a record for each request; None logs nothing.
+        own_routes: further routes, which come before those of the service.
 
     Raises:
         ModelFailedError: the model could not be loaded, or failed repeatedly.
     """
-    return asyncio.run(Run(options, load, image_cache_bytes, on_ready, log).serve(listener))
+    return asyncio.run(Run(options, load, image_cache_bytes, on_ready, log, own_routes).serve(listener))
 
 
 class _Server(uvicorn.Server):
@@ -103,17 +106,18 @@ class Run:
     def __init__(
         self,
         options: ServerOptions,
-        load: Callable[[], Pipeline],
+        load: Callable[[], Pipeline] | None,
         image_cache_bytes: int,
         on_ready: Callable[[], None],
         log: Callable[[dict[str, Any]], None] | None,
+        own_routes: Sequence[BaseRoute] = (),
     ) -> None:
         self._options = options
         self._on_ready = on_ready
         self._failure: Exception | None = None
         self.service = Service(options, load, image_cache_bytes, self._report_ready, self._report_failure)
         config = uvicorn.Config(
-            make_app(self.service, log),
+            make_app(self.service, log, own_routes),
             http="h11",
             ws="none",
             loop="asyncio",
@@ -137,6 +141,8 @@ class Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(RuntimeError, ValueError):  # not in the main thread: a test, which calls `stop` itself
                 self.loop.add_signal_handler(number, self.stop)
+        if self.service.model.status == "absent":
+            self._on_ready()
         self.service.model.start()
         await self._server.serve(sockets=[listener])
         has_ended = await self.loop.run_in_executor(None, self.service.close, _END_SECONDS)

@@ -44,7 +44,7 @@ class Service:
 
     Args:
         options: of the server.
-        load: returns the pipeline; called in the model's thread.
+        load: returns the pipeline; called in the model's thread. None: there is no model.
         image_cache_bytes: maximum size of the cached image features.
         on_ready: called in the model's thread when requests can be answered.
         on_failure: called in the model's thread with the error that ends it.
@@ -60,7 +60,7 @@ class Service:
     def __init__(
         self,
         options: ServerOptions,
-        load: Callable[[], Pipeline],
+        load: Callable[[], Pipeline] | None,
         image_cache_bytes: int = 2**28,
         on_ready: Callable[[], None] = lambda: None,
         on_failure: Callable[[Exception], None] = lambda error: None,
@@ -98,6 +98,8 @@ class Service:
         """
         if self.admission.is_draining:
             raise ApiError(503, "the server is shutting down", code="draining", retry_after=5)
+        if self.model.status == "absent":
+            raise ApiError(503, "this server has no model: start it with a model (--model)", code="no_model")
         if self.model.status == "loading":
             raise ApiError(503, "the model is being loaded: try again in a few seconds", code="loading", retry_after=5)
         if self.model.status != "ready" or self.builder is None:

@@ -166,7 +166,12 @@ def check_match(item: Item, record: Record, path: Path) -> Item:
     return item
 
 
-def write_failed(journal: Journal, path: Path, on_record: Callable[[Record], None] = lambda record: None) -> int:
+def write_failed(
+    journal: Journal,
+    path: Path,
+    on_record: Callable[[Record], None] = lambda record: None,
+    reviewed: Callable[[Record], Record] = lambda record: record,
+) -> int:
     """Write the failed records of a journal as JSON lines, and return their number.
 
     A line has number, key, source and error, and sha256, width, height and columns as far as they are known.
@@ -175,6 +180,7 @@ def write_failed(journal: Journal, path: Path, on_record: Callable[[Record], Non
         journal: the complete journal of a job.
         path: file to write.
         on_record: called with every record, so that the journal is read only once.
+        reviewed: returns a record as people reviewed it.
 
     Raises:
         JournalError: the journal is damaged.
@@ -182,7 +188,7 @@ def write_failed(journal: Journal, path: Path, on_record: Callable[[Record], Non
     """
     count = 0
     with atomic_write(path) as file:
-        for record in journal.records():
+        for record in map(reviewed, journal.records()):
             on_record(record)
             if record.error is not None:
                 file.write((dumps(failure_row(record)) + "\n").encode())

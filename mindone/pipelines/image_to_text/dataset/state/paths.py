@@ -12,6 +12,7 @@ LIMIT = "limit.json"  # the number of inputs that were listed, if the job has a 
 RESTARTED = "restarted"  # exists while a restarted job is unfinished: the same command then resumes it
 WRITTEN = "written.jsonl"  # caption files of the run before a restart, so that they do not count as existing captions
 FAILED = "failed.jsonl"
+REVIEWS = "reviews.jsonl"  # what people decided about captions; no run of the job writes or deletes it
 SPEED_LOG = "speed.jsonl"
 QUEUE = "queue"  # directory of the tasks that msrun's ranks share
 TASKS = "tasks.jsonl"  # the tasks of Ray's actors
@@ -20,5 +21,5 @@ PROGRESS = "output-*.json"  # what an output has on disk; with the name of its f
 # Patterns of what a job keeps in its state directory; a directory with none of these is a new job's.
 STATE_FILES = (
     *(f"{name}*" for name in (JOB, SKIPPED, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN, LIMIT)),
-    *("inputs.*", CAPTION_CACHES, RESTARTED, QUEUE),
+    *("inputs.*", CAPTION_CACHES, RESTARTED, QUEUE, f"{REVIEWS}*"),
 )

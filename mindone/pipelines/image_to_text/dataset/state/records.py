@@ -112,6 +112,10 @@ class JobError(RuntimeError):
     """A job cannot start or resume; the message says what to do."""
 
 
+class JobRunningError(JobError):
+    """Another process is working on the job."""
+
+
 @dataclass(frozen=True)
 class JobSummary:
     """Result of a job, or of one process of a distributed job.

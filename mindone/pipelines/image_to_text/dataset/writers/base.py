@@ -12,6 +12,7 @@ from mindone.models.share4v.display import shell_name
 from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
+from ..state.reviews import Reviews
 from .formats import WriterRow, output_path
 
 # What a writer has on disk, as JSON values; "records" is the number of the next record that it needs.
@@ -52,7 +53,10 @@ class Target:
         listing: the job's inputs.
         journal: path of the job's journal.
         progress: what the writer had on disk when the job was interrupted; None to start from the first record.
-        stale: what it had on disk before the job was restarted from the beginning, if it was.
+        stale: what it had on disk before the job was restarted from the beginning, if it was, or before captions were
+            reviewed.
+        reviews: what people decided about the captions.
+        reviewed: bytes of the reviews that are in what the writer had on disk.
     """
 
     row: WriterRow
@@ -62,6 +66,8 @@ class Target:
     journal: Path
     progress: Progress | None = None
     stale: Progress | None = None
+    reviews: Reviews
+    reviewed: int = 0
 
     @property
     def is_file(self) -> bool:
@@ -85,8 +91,14 @@ class Target:
         return path if self.is_file else path / self.row.file_name
 
     def pairs(self) -> Iterator[tuple[Item, Record]]:
-        """Yield all inputs with their records; errors as in `read_pairs`."""
-        return read_pairs(self.journal, self.listing)
+        """Yield all inputs with their reviewed records; errors as in `read_pairs`."""
+        for item, record in read_pairs(self.journal, self.listing):
+            yield item, self.reviews.apply(record)
+
+    def is_changed(self, record: Record) -> bool:
+        """Return whether a record was reviewed after the writer wrote what it has on disk."""
+        offset = self.reviews.offset(record)
+        return offset is not None and offset >= self.reviewed
 
 
 class Writer(Protocol):

@@ -10,9 +10,10 @@ from pathlib import Path
 from ..state.atomic_files import atomic_write, count_lines
 from ..state.journal import check_match, read_pairs
 from ..state.listing import Listing
-from ..state.paths import INPUTS, JOURNAL
+from ..state.paths import INPUTS, JOURNAL, REVIEWS
 from ..state.records import Item, Record
 from ..state.regular_files import open_own, own_exists
+from ..state.reviews import Reviews
 from .base import Progress, Target, Writer, WriterOptions
 from .formats import WriterRow, writer_row
 
@@ -39,7 +40,8 @@ def open_writer(name: str, out: str | None, options: WriterOptions, state: Path)
 class FollowingWriter:
     """Passes each record with its input to a Writer, once and in order, and stores the writer's Progress.
 
-    After an interruption, records that the writer has not on disk are read from the journal.
+    After an interruption, records that the writer has not on disk are read from the journal. The writer gets records as
+    people reviewed them; captions that were reviewed after they were written are written again.
 
     Args:
         row: the format's row in WRITERS.
@@ -51,22 +53,35 @@ class FollowingWriter:
         self._journal, self._listing = state / JOURNAL, Listing(state / INPUTS)
         self._progress_path = state / f"output-{row.name}.json"
         self._out = None if out is None else str(Path(out).absolute())
+        self._row, self._path, self._options = row, out, options
+        self._reviews = Reviews(state / REVIEWS)
+        self._open()
+
+    def _open(self) -> None:
+        """Open the writer, which starts behind what is on disk, or from the first record if that is out of date."""
         stored = self._read_progress()
         # Progress beyond the end of the journal is from before the job was restarted from the beginning.
         is_valid = stored is not None and stored["seen"] <= self._journal_length()
+        reviewed = int((stored or {}).get("reviews", 0))
+        if reviewed != self._reviews.end and not self._row.writes_sidecars:
+            is_valid = False
         target = Target(
-            row=row,
-            out=out,
-            options=options,
+            row=self._row,
+            out=self._path,
+            options=self._options,
             listing=self._listing,
             journal=self._journal,
             progress=stored if is_valid else None,
             stale=None if is_valid else stored,
+            reviews=self._reviews,
+            reviewed=reviewed,
         )
-        self._writer = _writer_class(row)(target)
+        self._writer = _writer_class(self._row)(target)
         self._next = self._writer.start
         self._items: Iterator[Item] | None = None
         self._stored: Progress | None = stored if is_valid else None
+        # An output that is rewritten has all reviews so far; of files beside images, not all may have been checked yet.
+        self._reviewed = reviewed if self._row.writes_sidecars else self._reviews.end
         if not is_valid:
             self._store(self._writer.flush())  # from here on, the files at `out` are known to be this job's
 
@@ -87,14 +102,22 @@ class FollowingWriter:
 
     def finish(self) -> None:
         """Complete the output: all records are in the journal."""
+        self._finish()
+        while self._reviews.refresh():  # people reviewed captions while the job ran
+            self._open()
+            self._finish()
+
+    def _finish(self) -> None:
         self._catch_up(self._journal_length())
-        self._store(self._writer.finish())
+        progress = self._writer.finish()
+        self._reviewed = self._reviews.end
+        self._store(progress)
 
     def _catch_up(self, end: int) -> None:
         if self._next < end:
             self._items = None
             for item, record in read_pairs(self._journal, self._listing, self._next, end):
-                self._writer.write(item, record)
+                self._writer.write(item, self._reviews.apply(record))
                 self._next += 1
                 if self._next % _FLUSH_INTERVAL == 0:
                     self.flush()
@@ -102,7 +125,8 @@ class FollowingWriter:
     def _write_next(self, record: Record) -> None:
         if self._items is None:
             self._items = self._listing.items(self._next)
-        self._writer.write(check_match(next(self._items), record, self._journal), record)
+        item = check_match(next(self._items), record, self._journal)
+        self._writer.write(item, self._reviews.apply(record))
         self._next += 1
 
     def _journal_length(self) -> int:
@@ -117,6 +141,8 @@ class FollowingWriter:
 
     def _store(self, progress: Progress) -> None:
         full = {**progress, "seen": self._next, "out": self._out}
+        if self._reviewed:
+            full["reviews"] = self._reviewed
         if full != self._stored:
             with atomic_write(self._progress_path) as file:
                 file.write(json.dumps(full).encode())

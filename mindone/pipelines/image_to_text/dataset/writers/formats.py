@@ -27,6 +27,11 @@ class WriterRow(NamedTuple):
     writer: str
     is_default: bool = True  # for an `out` with the suffix; otherwise only `format` chooses it
 
+    @property
+    def writes_sidecars(self) -> bool:
+        """Whether the output is one file per input, each of which can be written again by itself."""
+        return not self.suffix and not self.pattern
+
 
 _ROWS = (
     WriterRow("txt", "", "", "", "sidecars:SidecarWriter"),

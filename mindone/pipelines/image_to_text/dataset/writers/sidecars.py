@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from ..state.atomic_files import PARTIAL_SUFFIX, lines_from, sync_directory
-from ..state.existing_captions import KEPT_EXISTING
+from ..state.existing_captions import KEPT_EXISTING, MAX_CAPTION_BYTES
 from ..state.keys import fold
 from ..state.records import Item, Record
-from ..state.regular_files import create_own, open_own, rename_own
+from ..state.regular_files import create_own, open_own, own_exists, remove_own, rename_own
 from .base import Progress, Target, note_left_out
 from .rows import caption_text
 
@@ -38,6 +39,7 @@ class SidecarWriter:
             _check_all_are_files(target)
         self.start = 0
         self.left_out: list[str] = []
+        self._target = target
         self._durable = int((target.progress or {}).get("durable", 0))  # records below it had their files on disk
         self._next = 0
         # Unique per job: jobs on overlapping folders may write sidecars of the same images.
@@ -48,14 +50,18 @@ class SidecarWriter:
     def write(self, item: Item, record: Record) -> None:
         """Write a record's captions to a temporary file; failures and kept existing captions write nothing."""
         self._next = record.number + 1
+        is_changed = self._target.is_changed(record)
         if record.error is not None or not record.captions:
+            if is_changed:
+                self._remove_rejected(item, record)
             return
         path = self.path_of(item)
         if path is None:
             note_left_out(self.left_out, item, "it is not a separate file, so there is no path beside it")
             return
         exists = os.path.lexists(path)
-        if exists and (record.number < self._durable or record.stands or KEPT_EXISTING in record.notes):
+        is_written = record.number < self._durable or record.stands or KEPT_EXISTING in record.notes
+        if exists and is_written and not is_changed:
             return
         partial = self._partial(path)
         if self._root is not None:
@@ -72,6 +78,26 @@ class SidecarWriter:
         self._waiting[partial] = path, item
         if len(self._waiting) >= _GROUP:
             self._rename_all()
+
+    def _remove_rejected(self, item: Item, record: Record) -> None:
+        """Delete the caption file of a rejected caption, unless it has a text that neither job nor review has written.
+
+        Without a record of its own a text may be a person's, who edited the file.
+        """
+        path = self.path_of(item)
+        if path is None or not own_exists(path):
+            return
+        if KEPT_EXISTING in record.notes:
+            note_left_out(self.left_out, item, "its caption was rejected, but the file existed before the job: kept")
+            return
+        with open_own(path) as file:
+            found = file.read(MAX_CAPTION_BYTES)
+        known = (texts for review in self._target.reviews.history(record) for texts in review.texts() if texts)
+        if any(found == caption_text(replace(record, captions=texts)) for texts in known):
+            remove_own(path)
+            self._changed_directories.add(path.parent)
+        else:
+            note_left_out(self.left_out, item, "its caption was rejected, but its caption file has another text: kept")
 
     def flush(self) -> Progress:
         """Rename the waiting files to their final names."""

@@ -89,6 +89,7 @@ class Problem extends Error {
 
 function inPlainWords(status, detail, retryAfter) {
   if (status === 401) return t("error-401");
+  if (status === 409) return t("error-409");
   if (status === 413) return t("error-413");
   if (status === 429) return t("error-429", retryAfter || 5);
   if (status === 503) return t("error-503", detail);

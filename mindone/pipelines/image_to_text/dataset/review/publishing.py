@@ -1,0 +1,40 @@
+"""Publishing: the job's own writers bring the outputs up to date with the reviews."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from ..job import JobState
+from ..state.journal import Journal, write_failed
+from ..state.paths import FAILED, JOURNAL, REVIEWS
+from ..state.records import JobError
+from ..state.resume import is_complete
+from ..state.reviews import Reviews
+from ..writers import WriterOptions, open_writer
+
+
+def publish(state: Path) -> bool:
+    """Write the reviewed captions to all outputs of a finished job, and return whether the job is finished.
+
+    The outputs of a job that is not finished follow when it is run to its end.
+
+    Args:
+        state: the job's state directory.
+
+    Raises:
+        JobError: the job is running: it publishes the reviews itself when it ends; or its state is not signed.
+        ValueError: an output cannot be written.
+        OSError: as ValueError; what is on disk remains valid.
+    """
+    with JobState(state) as entered:
+        if not is_complete(state):
+            return False
+        description = entered.description()
+        if not description:
+            raise JobError(f"{state} has no job.json: run the job again")
+        for name in description["formats"]:
+            open_writer(name, description["out"], WriterOptions(**description["sinks"]), state).finish()
+        with Journal(state / JOURNAL) as journal, closing(Reviews(state / REVIEWS)) as reviews:
+            write_failed(journal, state / FAILED, reviewed=reviews.apply)
+    return True

@@ -1,0 +1,263 @@
+"""ReviewSession: one reviewer's work on a job; not for several threads at once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..readers import Reader
+from ..report.report import find_state
+from ..state.atomic_files import count_lines
+from ..state.listing import Listing
+from ..state.paths import INPUTS, JOURNAL, REVIEWS
+from ..state.records import Item, JobError, Picture, Record
+from ..state.regular_files import own_exists, pin_directory
+from ..state.reviews import Review, ReviewLog, Verdict
+from ..state.signature import is_listing_signed, require_signature
+from .index import Filter, ReviewIndex
+
+_MAX_CAPTION = 100_000  # characters
+_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "BMP": "image/bmp"}
+
+
+class ConflictError(ValueError):
+    """A caption changed since it was shown; the message says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a person wants to become of a record.
+
+    Attributes:
+        number: of the record.
+        verdict: a value of `reviews.VERDICTS`.
+        captions: the new captions; None for those that the record has.
+        shown: the captions that the person saw; a change of others is refused. None does not check.
+    """
+
+    number: int
+    verdict: Verdict
+    captions: tuple[str, ...] | None = None
+    shown: tuple[str, ...] | None = None
+
+
+class ReviewSession:
+    """Reviews the captions of a job, which may be running; only one session at a time can be open for a job.
+
+    Args:
+        out: output of the job, its state directory, or the folder that it captioned.
+
+    Attributes:
+        state: the job's state directory.
+        changed: number of reviews that were made in this session.
+
+    Raises:
+        ReportError: there is no such job.
+        JobError: this user did not run it here, or another session is open.
+        ReviewError: the reviews are damaged.
+        OSError: a file cannot be read or written.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.review.session import Change, ReviewSession
+        >>> with ReviewSession("captions.jsonl") as session:  # doctest: +SKIP
+        ...     session.change([Change(number=0, verdict="edited", captions=("A cat.",))])
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.state = find_state(out).absolute()
+        require_signature(self.state)
+        self._check_listing()
+        self.changed = 0
+        with ExitStack() as stack:
+            stack.enter_context(pin_directory(self.state))
+            try:
+                self._log = stack.enter_context(closing(ReviewLog(self.state / REVIEWS)))
+            except BlockingIOError:
+                raise JobError(
+                    f"another `share4v review` is open for this job ({self.state}): use that one, or end it"
+                ) from None
+            self._index = ReviewIndex(self.state / JOURNAL, self._log.reviews)
+            self._index.refresh()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> ReviewSession:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stack.close()
+
+    def find(self, wanted: Filter, start: int = 0, count: int | None = None) -> tuple[list[int], list[dict[str, Any]]]:
+        """Return the numbers of all records that a filter lets through, and `count` of them from `start` on as rows."""
+        self._index.refresh()
+        numbers = self._index.find(wanted)
+        return numbers, [self.row(number) for number in numbers[start : None if count is None else start + count]]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return a record as JSON values: number, key, source, captions, error, notes, verdict and size."""
+        record = self._index.record(number)
+        review = self._log.reviews.get(record)
+        applied = record if review is None else review.apply(record)
+        is_rejected = review is not None and review.rejects(record)
+        verdict = "none" if review is None or (review.verdict == "rejected" and not is_rejected) else review.verdict
+        captions = review.captions if review is not None and is_rejected else applied.captions
+        return {
+            "number": number,
+            "key": record.key,
+            "source": record.source,
+            "captions": list(captions),
+            "error": None if is_rejected else applied.error,
+            "notes": list(record.notes),
+            "verdict": verdict,
+            "width": record.width,
+            "height": record.height,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """Return counts: records, inputs, one for each verdict, failed, and whether there is something to undo."""
+        self._index.refresh()
+        inputs = count_lines(self.state / INPUTS) if own_exists(self.state / INPUTS) else 0
+        counts = {"records": len(self._index), "inputs": inputs, **self._index.counts()}
+        return {**counts, "can_undo": bool(self._log.reviews.groups)}
+
+    def change(self, changes: Sequence[Change]) -> list[dict[str, Any]]:
+        """Make changes as one action, which `undo` takes back, and return the changed rows; they are on disk then.
+
+        Raises:
+            IndexError: there is no such record.
+            ConflictError: a caption is not the one that was shown; nothing was changed.
+            ValueError: a caption is empty or too long, or there is nothing to accept.
+            OSError: nothing was changed.
+        """
+        self._index.refresh()
+        prepared = [(self._index.record(change.number), change.verdict, self._captions(change)) for change in changes]
+        return self._add(prepared, [change.number for change in changes])
+
+    def replace(self, numbers: Sequence[int], find: str, replacement: str) -> list[dict[str, Any]]:
+        """Replace a text in the captions of records as one action, and return the rows that changed; errors as above.
+
+        Raises:
+            ValueError: the text to find is empty, or a caption would be.
+        """
+        if not find:
+            raise ValueError("the text to find is empty")
+        rows = [row for row in map(self.row, numbers) if any(find in caption for caption in row["captions"])]
+        changes = [
+            Change(
+                number=row["number"],
+                verdict="edited",
+                captions=tuple(caption.replace(find, replacement) for caption in row["captions"]),
+            )
+            for row in rows
+        ]
+        return self.change(changes) if changes else []
+
+    def undo(self) -> list[dict[str, Any]]:
+        """Take back the last action that was not taken back, and return the rows that changed."""
+        self._index.refresh()
+        reviews = self._log.reviews
+        if not reviews.groups:
+            return []
+        group = reviews.groups[-1]
+        prepared: list[tuple[Record, Verdict, Sequence[str]]] = []
+        for review in reviews.of_group(group):
+            record = self._record_of(review)
+            if record is None:  # the job no longer has the input, whose review remains
+                continue
+            before = None if review.previous is None else reviews.at(review.previous)
+            prepared.append((record, "none", ()) if before is None else (record, before.verdict, before.captions))
+        if not prepared:
+            reviews.groups.pop()
+            return []
+        return self._add(prepared, [record.number for record, _, _ in prepared], undoes=group)
+
+    def _record_of(self, review: Review) -> Record | None:
+        """Return the record of a review's input, which may have another number since the inputs were listed again."""
+        for number in (review.number, *range(len(self._index))):
+            if number < len(self._index):
+                record = self._index.record(number)
+                if (record.key, record.source) == (review.key, review.source):
+                    return record
+        return None
+
+    def image(self, number: int, side: int | None = None) -> tuple[bytes, str]:
+        """Return an input's image and its media type.
+
+        Args:
+            number: of the record.
+            side: pixels of the longer side, at most; None for the input's own bytes.
+
+        Raises:
+            IndexError: there is no such input.
+            ValueError, OSError: it can no longer be read.
+        """
+        return _encoded(self._picture(number), side)
+
+    def _picture(self, number: int) -> Picture:
+        item: Item | None = next(Listing(self.state / INPUTS).items(number), None) if number >= 0 else None
+        if item is None:
+            raise IndexError(f"there is no input {number}")
+        return self._reader.read(item)
+
+    def _check_listing(self) -> None:
+        """Check that a job of this user wrote the listing, whose locators can name any file."""
+        digest = hashlib.sha256()
+        count_lines(self.state / INPUTS, digest)
+        if not is_listing_signed(self.state, digest.digest()):
+            raise JobError(
+                f"{self.state / INPUTS} was not written by a job of yours: run the job again, or with --adopt"
+            )
+        self._reader = Reader(downloads=False)
+
+    def _captions(self, change: Change) -> tuple[str, ...]:
+        shown = tuple(self.row(change.number)["captions"])
+        if change.shown is not None and change.shown != shown:
+            raise ConflictError("the caption has changed since it was shown: load it again")
+        captions = shown if change.captions is None else tuple(caption.strip() for caption in change.captions)
+        if change.verdict in ("accepted", "edited", "regenerated"):
+            if not captions or not all(captions):
+                raise ValueError("a caption must not be empty: reject it instead")
+            if any(len(caption) > _MAX_CAPTION for caption in captions):
+                raise ValueError(f"a caption can have at most {_MAX_CAPTION:,} characters")
+        return captions
+
+    def _add(
+        self,
+        prepared: Sequence[tuple[Record, Verdict, Sequence[str]]],
+        numbers: Sequence[int],
+        undoes: int | None = None,
+    ) -> list[dict[str, Any]]:
+        self._log.add(prepared, undoes)
+        self.changed += len(numbers)
+        for number in numbers:
+            self._index.update(number)
+        return [self.row(number) for number in numbers]
+
+
+def _encoded(picture: Picture, side: int | None) -> tuple[bytes, str]:
+    from PIL import Image
+
+    from mindone.models.share4v.processing.image_loading import load_image
+
+    frame = picture.frames[0]
+    if side is None and isinstance(frame, bytes):
+        with Image.open(io.BytesIO(frame)) as opened:
+            kind = _FORMATS.get(opened.format or "")
+        if kind is not None:
+            return frame, kind
+    image = load_image(frame)
+    data = io.BytesIO()
+    if side is None:
+        image.save(data, "PNG")
+        return data.getvalue(), "image/png"
+    image.thumbnail((side, side))
+    image.save(data, "WEBP", quality=80)
+    return data.getvalue(), "image/webp"

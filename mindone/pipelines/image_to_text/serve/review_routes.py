@@ -1,0 +1,236 @@
+"""The routes of `share4v review`: records, images and changes of a job, over one ReviewSession."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ..dataset.review.index import SORTS, Filter
+from ..dataset.review.publishing import publish
+from ..dataset.review.session import Change, ConflictError, ReviewSession
+from ..dataset.state.records import JobError, JobRunningError
+from ..dataset.state.reviews import VERDICTS
+from .errors import ApiError, invalid
+from .fields import Field, Fields
+from .http import read_body
+from .json_text import dumps, loads
+from .kinds import Boolean, Choice, Integer, Items, ListOf, Text
+from .options import ServerOptions
+from .page import review_page
+
+Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
+_MAX_RECORDS = 1_000_000  # in one action
+_MAX_ROWS = 200
+_PAUSE_SECONDS = 3.0  # without an edit, after which the outputs are written
+_RUNNING_SECONDS = 10.0  # after which a running job is asked again
+_SIDE = 640  # pixels of an image on the page
+_CAPTIONS = ListOf(Text(1_000_000), 1000)
+FIND = Fields(
+    [
+        Field("verdicts", "works", "only records with these verdicts", ListOf(Choice(VERDICTS), 10)),
+        Field("failed", "works", "only records without captions", Boolean()),
+        Field("breaks_rules", "works", "only captions that break a rule of the job", Boolean()),
+        Field("duplicates", "works", "only captions that several inputs have", Boolean()),
+        Field("min_words", "works", "least number of words", Integer(0)),
+        Field("max_words", "works", "largest number of words", Integer(0)),
+        Field("search", "works", "text in the captions or the source", Text(1000)),
+        Field("sort", "works", "order of the records", Choice(SORTS)),
+        Field("start", "works", "first row to return", Integer(0)),
+        Field("count", "works", "number of rows to return", Integer(0, _MAX_ROWS)),
+    ]
+)
+CHANGES = Fields([Field("changes", "works", "what to change", Items(_MAX_RECORDS), (), True)])
+CHANGE = Fields(
+    [
+        Field("number", "works", "of the record", Integer(0), (), True),
+        Field("verdict", "works", "what a person decided", Choice(VERDICTS[1:]), (), True),
+        Field("captions", "works", "the new captions", _CAPTIONS),
+        Field("shown", "works", "the captions that the person saw", _CAPTIONS),
+    ]
+)
+REPLACE = Fields(
+    [
+        Field("numbers", "works", "of the records", ListOf(Integer(0), _MAX_RECORDS), (), True),
+        Field("find", "works", "text to find", Text(100_000, 1), (), True),
+        Field("replacement", "works", "text in its place", Text(100_000), (), True),
+    ]
+)
+NOTHING = Fields([])
+
+
+class Review:
+    """A session behind routes. All work on it runs in one thread, so that its actions come one after another.
+
+    Args:
+        out: output of the job, its state directory, or the folder that it captioned.
+        options: of the server.
+        has_model: whether the server has a model that generates captions again.
+
+    Attributes:
+        state: the job's state directory.
+
+    Raises:
+        ReportError, JobError, ReviewError, OSError: as ReviewSession.
+    """
+
+    def __init__(self, out: str | Path, options: ServerOptions, has_model: bool) -> None:
+        self._limits = options.limits
+        self._page = review_page(options, has_model)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="share4v-review")
+        self._images = ThreadPoolExecutor(2, thread_name_prefix="share4v-images")
+        self._session: ReviewSession = self._worker.submit(ReviewSession, out).result()
+        self.state = self._session.state
+        self._published = -1  # changes that the outputs have; an earlier session may have left some
+        self._problem: str | None = None  # why they lack the others
+        self._is_running = False  # whether the job was when the outputs were last tried
+        self._timer: asyncio.TimerHandle | None = None
+        self._publishing: asyncio.Task[None] | None = None
+
+    def routes(self) -> list[BaseRoute]:
+        """Return all routes."""
+        return [
+            Route("/", self.page, methods=["GET"]),
+            Route("/review/status", self.status, methods=["GET"]),
+            Route("/review/image/{number:int}", self.image, methods=["GET"]),
+            Route("/review/find", self.find, methods=["POST"]),
+            Route("/review/changes", self.change, methods=["POST"]),
+            Route("/review/replace", self.replace, methods=["POST"]),
+            Route("/review/undo", self.undo, methods=["POST"]),
+        ]
+
+    def close(self) -> str | None:
+        """Publish what is not published and close the session; return why the outputs are not up to date, if so."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._images.shutdown(cancel_futures=True)
+        self._worker.submit(self._publish).result()
+        self._worker.submit(self._session.close).result()
+        self._worker.shutdown()
+        return self._problem
+
+    async def page(self, request: Request) -> Response:
+        """The web page."""
+        return HTMLResponse(self._page.content, headers=dict(self._page.headers))
+
+    async def status(self, request: Request) -> Response:
+        """Counts, and whether the outputs have all reviews."""
+
+        def read() -> dict[str, Any]:
+            pending = self._session.changed - max(self._published, 0)
+            return {**self._session.status(), "unpublished": pending, "problem": self._problem}
+
+        return _json(await self._run(read))
+
+    async def image(self, request: Request) -> Response:
+        """An input's image; small, or with `?full=1` as it is."""
+        number, is_full = request.path_params["number"], request.query_params.get("full") == "1"
+        work = asyncio.get_running_loop().run_in_executor(
+            self._images, self._session.image, number, None if is_full else _SIDE
+        )
+        try:
+            data, kind = await work
+        except (ValueError, OSError, IndexError, MemoryError) as error:
+            raise ApiError(404, "the image can no longer be read") from error
+        return Response(data, media_type=kind, headers={"Cache-Control": "private, max-age=60"})
+
+    async def find(self, request: Request) -> Response:
+        """Numbers of the records that a filter lets through, and some of them as rows."""
+        values = await self._values(request, FIND)
+        start, count = values.pop("start", 0), values.pop("count", 50)
+
+        def read() -> dict[str, Any]:
+            numbers, rows = self._session.find(Filter(**values), start, count)
+            return {"numbers": numbers, "rows": rows}
+
+        return _json(await self._run(read))
+
+    async def change(self, request: Request) -> Response:
+        """Make changes as one action."""
+        values = await self._values(request, CHANGES)
+        changes = []
+        for index, one in enumerate(values["changes"]):
+            if not isinstance(one, dict):
+                raise invalid(f"changes[{index}] must be an object", "changes")
+            changes.append(Change(**CHANGE.read(one, f"changes[{index}].")))
+        return await self._changed(lambda: self._session.change(changes))
+
+    async def replace(self, request: Request) -> Response:
+        """Replace a text in captions as one action."""
+        values = await self._values(request, REPLACE)
+        return await self._changed(
+            lambda: self._session.replace(values["numbers"], values["find"], values["replacement"])
+        )
+
+    async def undo(self, request: Request) -> Response:
+        """Take back the last action."""
+        await self._values(request, NOTHING)
+        return await self._changed(self._session.undo)
+
+    async def _values(self, request: Request, fields: Fields) -> dict[str, Any]:
+        return fields.read(loads(await read_body(request.scope, request.receive, self._limits)))
+
+    async def _changed(self, action: Callable[[], list[dict[str, Any]]]) -> Response:
+        rows = await self._run(action)
+        self._schedule(asyncio.get_running_loop(), _PAUSE_SECONDS)
+        return _json({"count": len(rows), "rows": rows[:_MAX_ROWS]})
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        """Publish after some time without another change; again later, if the job is running."""
+
+        async def run() -> None:
+            await loop.run_in_executor(self._worker, self._publish)
+            if self._is_running:
+                self._schedule(loop, _RUNNING_SECONDS)
+
+        def start() -> None:
+            self._publishing = asyncio.ensure_future(run())  # kept, so that the task is not collected
+
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, start)
+
+    async def _run(self, action: Callable[[], Result]) -> Result:
+        """Run an action on the session.
+
+        Raises:
+            ApiError: it was refused.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, action)
+        except ConflictError as error:
+            raise ApiError(409, str(error), code="conflict") from error
+        except IndexError as error:
+            raise ApiError(404, str(error)) from error
+        except ValueError as error:
+            raise invalid(str(error)) from error
+
+    def _publish(self) -> None:
+        """Write the outputs, in the session's thread; what prevents it is shown on the page."""
+        if self._published == self._session.changed:
+            return
+        self._is_running = False
+        try:
+            is_done = publish(self.state)
+        except JobRunningError:
+            self._is_running = True
+            self._problem = "the job is running; it writes the outputs with your changes when it ends"
+        except (ValueError, OSError, ImportError, JobError) as error:
+            _log.exception("the outputs were not written")
+            self._problem = f"the outputs were not written: {error}"
+        else:
+            self._problem = None if is_done else "the job is not finished: run it again to write the outputs"
+            if is_done:
+                self._published = self._session.changed
+
+
+def _json(body: Mapping[str, Any]) -> Response:
+    return Response(dumps(body), media_type="application/json")

@@ -1,0 +1,294 @@
+"""What people decide about captions reaches every output, survives crashes, and no later run overwrites it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.echo_executor import EchoExecutor
+from helpers.jobs import png, tree
+
+from mindone.pipelines.image_to_text import caption_dataset
+from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
+from mindone.pipelines.image_to_text.dataset.review.index import Filter
+from mindone.pipelines.image_to_text.dataset.review.publishing import publish
+from mindone.pipelines.image_to_text.dataset.review.session import Change, ConflictError, ReviewSession
+from mindone.pipelines.image_to_text.dataset.state.records import JobError
+from mindone.pipelines.image_to_text.dataset.state.reviews import ReviewError, Reviews
+
+FORMATS = ("jsonl", "parquet", "txt", "webdataset")
+CAPTION = "A picture of {stem}"
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes(png(number))
+    return folder
+
+
+def run(photos: Path, **options: Any) -> Any:
+    return caption_dataset(
+        photos, **{"out": str(photos.parent / "out"), "format": FORMATS, "prompt": CAPTION, **options}
+    )
+
+
+def captions(photos: Path) -> dict[str, dict[str, str | None]]:
+    """The caption of every input in every output: format -> key -> caption."""
+    import pyarrow.parquet
+
+    out = photos.parent / "out"
+    rows = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+    table = pyarrow.parquet.read_table(sorted(out.glob("part-*.parquet"))).to_pylist()
+    shards: dict[str, str | None] = {}
+    for shard in sorted(out.glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                if member.name.endswith(".txt"):
+                    shards[str(int(Path(member.name).stem))] = archive.extractfile(member).read().decode().strip()  # type: ignore[union-attr]
+    return {
+        "jsonl": {row["key"]: row["caption"] for row in rows},
+        "parquet": {row["key"]: row["caption"] for row in table},
+        "txt": {path.stem: path.read_text().strip() for path in out.glob("*.txt")},
+        "webdataset": shards,
+    }
+
+
+def edit(number: int, text: str) -> Change:
+    return Change(number=number, verdict="edited", captions=(text,))
+
+
+def check(photos: Path, **changed: str | None) -> None:
+    """Every output has the changed captions, and those of the job for all other inputs."""
+    expected = {str(number): changed.get(f"n{number}", f"A picture of {number}") for number in range(6)}
+    present = {key: caption for key, caption in expected.items() if caption is not None}
+    found = captions(photos)
+    assert found["jsonl"] == found["parquet"] == expected
+    assert found["txt"] == found["webdataset"] == present
+
+
+def test_reviews_reach_every_output_and_undo_restores_its_bytes(photos: Path) -> None:
+    run(photos)
+    out = photos.parent / "out"
+    before = {name: data for name, data in tree(out).items() if not name.startswith(".share4v")}
+    with ReviewSession(out) as session:
+        session.change([edit(0, "A dog."), Change(number=1, verdict="accepted"), Change(number=2, verdict="rejected")])
+        assert publish(session.state)
+        check(photos, n0="A dog.", n2=None)
+        rows = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+        assert rows[0]["notes"] == ["edited in review"] and rows[1]["notes"] == ["accepted in review"]
+        assert rows[2]["error"] == "rejected in review" and not rows[2]["captions"]
+        assert [json.loads(line)["key"] for line in (session.state / "failed.jsonl").read_text().splitlines()] == ["2"]
+        session.change([edit(0, "A cat.")])
+        session.change([Change(number=0, verdict="rejected")])  # the caption on disk is an older one: deleted, too
+        publish(session.state)
+        check(photos, n0=None, n2=None)
+        assert [row["verdict"] for row in session.undo()] == ["edited"]
+        publish(session.state)
+        check(photos, n0="A cat.", n2=None)
+        assert len(session.undo()) == 1 and len(session.undo()) == 3 and session.undo() == []
+        publish(session.state)
+    check(photos)
+    assert {name: data for name, data in tree(out).items() if not name.startswith(".share4v")} == before
+
+
+def test_a_later_run_never_overwrites_what_people_wrote(photos: Path) -> None:
+    run(photos)
+    with ReviewSession(photos.parent / "out") as session:
+        session.change([edit(0, "A dog.")])
+        session.change([Change(number=1, verdict="accepted"), Change(number=2, verdict="rejected")])
+    run(photos)  # the same job again publishes what no session has
+    check(photos, n0="A dog.", n2=None)
+    (photos / "6.png").write_bytes(png(6))
+    run(photos)  # a pass for a new input
+    found = captions(photos)
+    assert all(
+        found[name]["0"] == "A dog." and len(found[name]) == 7 - (name in ("txt", "webdataset")) for name in FORMATS
+    )
+    # Another prompt: what people wrote or accepted stays, and what they rejected gets its new caption.
+    for existing in ("skip", "overwrite", "append"):
+        run(photos, restart=True, existing=existing, prompt=f"Again {existing} {{stem}}")
+        found = captions(photos)
+        for name in FORMATS:
+            assert found[name]["0"] == "A dog." and found[name]["1"] == "A picture of 1", (name, existing)
+            assert found[name]["2"] == f"Again {existing} 2" if existing != "append" else found[name]["2"]
+    with ReviewSession(photos.parent / "out") as session:
+        assert session.row(2)["verdict"] == "none" and session.row(0)["verdict"] == "edited"
+        session.undo()
+        assert session.undo()[0]["captions"] != ["A dog."]
+
+
+def test_a_caption_file_that_people_edited_stays(photos: Path) -> None:
+    run(photos, format="txt")
+    out = photos.parent / "out"
+    (out / "3.txt").write_text("By hand.")
+    (out / "4.txt").write_text("By hand, too.")
+    with ReviewSession(out) as session:
+        session.change([edit(0, "A dog."), Change(number=4, verdict="rejected")])
+        publish(session.state)
+    assert (out / "0.txt").read_text() == "A dog.\n"
+    assert ((out / "3.txt").read_text(), (out / "4.txt").read_text()) == ("By hand.", "By hand, too.")
+    assert "has another text" in str(run(photos, format="txt").left_out) or (out / "4.txt").exists()
+
+
+def test_a_running_job_and_a_reviewer_lose_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reviewer edits captions that the job has written; the job, which goes on, writes the outputs."""
+    reached, go_on = threading.Event(), threading.Event()
+    original = EchoExecutor.run
+
+    def pausing(self: EchoExecutor, tasks: Any) -> Iterator[Any]:
+        for number, record in enumerate(original(self, tasks)):
+            if number == 4:
+                reached.set()
+                assert go_on.wait(60)
+            yield record
+
+    monkeypatch.setattr(EchoExecutor, "run", pausing)
+    monkeypatch.setattr("mindone.pipelines.image_to_text.dataset.job.GROUP_RECORDS", 1)
+    failed: list[BaseException] = []
+
+    def job() -> None:
+        try:
+            run(photos)
+        except BaseException as error:
+            failed.append(error)
+            reached.set()
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    try:
+        assert reached.wait(60) and not failed
+        with ReviewSession(photos.parent / "out") as session:
+            assert 1 <= session.status()["records"] < 6 == session.status()["inputs"]
+            session.change([edit(0, "A dog.")])
+            with pytest.raises(JobError, match="another process is working on this job"):
+                publish(session.state)
+            go_on.set()
+            thread.join(60)
+            assert not failed
+            assert session.status()["records"] == 6
+            check(photos, n0="A dog.")  # the job itself has published it
+            session.change([edit(5, "The last one.")])
+            publish(session.state)
+    finally:
+        go_on.set()
+        thread.join(60)
+    check(photos, n0="A dog.", n5="The last one.")
+
+
+KILLED = """
+import os, sys
+from mindone.pipelines.image_to_text.dataset.review.session import Change, ReviewSession
+session = ReviewSession(sys.argv[1])
+for number in range(1000):
+    session.change([Change(number=number % 6, verdict="edited", captions=(f"Edit {number}.",))])
+    os.write(1, b"%d\\n" % number)
+"""
+
+
+def test_confirmed_edits_survive_kill_9(photos: Path) -> None:
+    """A process is killed in the middle of its edits, and a torn line is added as a power failure would leave it."""
+    run(photos)
+    out = photos.parent / "out"
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.dup2(writing, 1)
+            sys.argv = ["", str(out)]
+            exec(KILLED, {})
+        finally:
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading) as confirmed:
+        while int(confirmed.readline()) < 20:
+            pass
+        os.kill(child, signal.SIGKILL)
+        last = max([20, *(int(line) for line in confirmed.read().splitlines() if line)])
+    os.waitpid(child, 0)
+    path = out / ".share4v" / "reviews.jsonl"
+    whole = path.read_bytes()
+    for torn in (b'{"key":"0","sou', b"\0" * 40, "é".encode()[:1]):
+        with path.open("ab") as file:
+            file.write(torn)
+        Reviews(path).close()  # a job that reads it meanwhile ignores the line
+        with ReviewSession(out) as session:
+            assert session.status()["edited"] == 6
+            assert f"Edit {last}." in [session.row(number)["captions"][0] for number in range(6)] or (
+                f"Edit {last + 1}." in [session.row(number)["captions"][0] for number in range(6)]
+            )
+        assert path.read_bytes() == whole[: whole.rindex(b"\n") + 1]
+        whole = path.read_bytes()
+    run(photos)
+    assert all(caption and caption.startswith("Edit ") for caption in captions(photos)["jsonl"].values())
+    path.write_bytes(b"{}\n" + whole)
+    with pytest.raises(ReviewError, match=r"byte 0: .*edited or damaged"):
+        ReviewSession(out)
+
+
+def test_one_session_at_a_time_and_only_for_own_jobs(photos: Path) -> None:
+    run(photos)
+    out = photos.parent / "out"
+    with ReviewSession(out) as session:
+        session.change([Change(number=0, verdict="edited", captions=("A dog.",), shown=("A picture of 0",))])
+        with pytest.raises(ConflictError, match="has changed since it was shown"):
+            session.change([Change(number=0, verdict="rejected", shown=("A picture of 0",)), edit(1, "x")])
+        for wrong, text in (((" ",), "must not be empty"), (("a" * 200_000,), "at most 100,000")):
+            with pytest.raises(ValueError, match=text):
+                session.change([Change(number=1, verdict="edited", captions=wrong)])
+        with pytest.raises(IndexError):
+            session.change([edit(6, "none")])
+        assert session.row(1)["verdict"] == "none"
+        child = os.fork()  # locks are between processes
+        if not child:
+            status = 1
+            try:
+                ReviewSession(out)
+            except JobError as error:
+                status = 0 if "another `share4v review` is open" in str(error) else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    (out / ".share4v" / "signature.json").unlink()
+    with pytest.raises(JobError, match="signature is missing"):
+        ReviewSession(out)
+
+
+def test_filters(photos: Path) -> None:
+    (photos / "fail.png").write_bytes(png(99))
+    run(photos, prompt="A picture with note: rule and {stem} of them", format="jsonl")
+    with ReviewSession(photos.parent / "out") as session:
+
+        def found(**wanted: Any) -> list[str]:
+            return [session.row(number)["key"] for number in session.find(Filter(**wanted))[0]]
+
+        assert found(failed=True) == ["fail"] and len(found()) == 7
+        assert found(breaks_rules=True) == list("012345")
+        session.change([edit(0, "Two words"), edit(1, "two  words"), edit(2, "One")])
+        assert found(duplicates=True) == ["0", "1"] and found(max_words=1) == ["2", "fail"]
+        assert found(breaks_rules=True) == list("345")
+        assert found(verdicts=("edited",), search="TWO") == ["0", "1"]
+        assert found(sort="longest")[-1] == "fail" and found(sort="shortest", min_words=1)[:3] == ["2", "0", "1"]
+        session.change([Change(number=3, verdict="rejected"), edit(6, "By hand")])
+        assert found(failed=True) == [] and found(verdicts=("rejected",)) == ["3"]
+        assert len(session.replace([0, 1, 2, 4], "words", "texts")) == 2 and found(search="texts") == ["0", "1"]
+        assert len(session.undo()) == 2 and found(search="texts") == []
+        numbers, rows = session.find(Filter(), start=2, count=3)
+        assert len(numbers) == 7 and [row["number"] for row in rows] == [2, 3, 4]
+        data, kind = session.image(0)
+        assert (data, kind) == (png(0), "image/png") and session.image(0, 4)[1] == "image/webp"

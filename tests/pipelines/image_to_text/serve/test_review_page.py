@@ -1,0 +1,138 @@
+"""`share4v review` in a headless Chromium: everything by the keyboard, on a job whose captions come from a test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.browser import Tab, chromium
+from helpers.serving import SCENE, Live, serving
+
+from mindone.pipelines.image_to_text import caption_dataset
+from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
+from mindone.pipelines.image_to_text.serve.options import ServerOptions
+from mindone.pipelines.image_to_text.serve.review_routes import Review
+
+ESCAPE, CONTROL, ENTER, NULL = "\ue00c", "\ue009", "\ue007", "\ue000"
+KEY = "review-key"
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The output of a finished job of 30 inputs, more than the page shows at once."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number:02}.png").write_bytes(SCENE.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+        caption_dataset(folder, out=str(tmp_path / "captions.jsonl"), prompt="Picture {stem} here")
+    return tmp_path / "captions.jsonl"
+
+
+@pytest.fixture
+def reviewing(job: Path, tiny: Any) -> Iterator[Live]:
+    review = Review(job, ServerOptions(model_name="m"), has_model=True)
+    with serving(tiny, own_routes=review.routes(), api_keys=(KEY,)) as running:
+        yield running
+    assert review.close() is None
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with chromium(tmp_path_factory.mktemp("downloads")) as driver:
+        yield Tab(driver)
+
+
+def caption_of(job: Path, number: int) -> str | None:
+    return json.loads(job.read_text().splitlines()[number])["caption"]  # type: ignore[no-any-return]
+
+
+def test_a_review_by_keyboard(browser: Tab, reviewing: Live, job: Path, ask: Callable[..., str]) -> None:
+    live = reviewing
+    browser.resize(1280, 900)
+    browser.driver.get(f"{live.url}/")
+    browser.driver.execute_script("sessionStorage.setItem('share4v.key', arguments[0])", KEY)
+    browser.open(f"{live.url}/")
+    browser.errors()  # of the first request, which had no key
+
+    def press(*keys: str) -> None:
+        browser.driver.switch_to.active_element.send_keys(*keys)
+
+    def badges() -> list[str]:
+        return [str(one.get_property("textContent")) for one in browser.all(".badge")]
+
+    def focused() -> str:
+        return str(browser.driver.execute_script("return document.activeElement.closest('.card')?.id || ''"))
+
+    browser.wait(lambda: len(browser.all(".card img:not([hidden])")) == 24)
+    browser.one("#card-0").send_keys("a")  # accept, and go on
+    browser.wait(lambda: badges()[0] == "Accepted" and focused() == "card-1")
+    press("r")
+    browser.wait(lambda: badges()[1] == "Rejected" and focused() == "card-2")
+    press("e")
+    press(" and 猫", CONTROL, ENTER, NULL)
+    browser.wait(lambda: badges()[2] == "Edited" and focused() == "card-2")
+    press("j")
+    press("e")
+    press("not kept", ESCAPE)
+    assert focused() == "card-3" and badges()[3] == "Unreviewed"
+    browser.wait(lambda: "3 of 30 reviewed" in browser.text("#counts"))
+    # A selection beyond the page: replace in all that a search finds, and undo it at once.
+    press("/")
+    press("Picture 2")
+    browser.wait(lambda: len(browser.all(".card")) == 10)
+    browser.click("#select-all")
+    browser.click("#open-replace")
+    browser.keys("#find", "here")
+    browser.keys("#replacement", f"there{ENTER}")
+    browser.wait(lambda: badges() == ["Edited"] * 10)
+    browser.one("#card-20").send_keys("u")
+    browser.wait(lambda: badges() == ["Unreviewed"] * 10)
+    # The outputs follow by themselves.
+    browser.wait(lambda: browser.driver.execute_script("return document.body.dataset.unpublished") == "0")
+    assert caption_of(job, 0) == "Picture 00 here" and caption_of(job, 1) is None
+    assert caption_of(job, 2) == "Picture 02 here and 猫" and caption_of(job, 20) == "Picture 20 here"
+    # Generate one again, with another prompt.
+    browser.click("#select-none")
+    browser.one("#card-21").send_keys("g")
+    browser.one("#again-prompt").clear()
+    browser.keys("#again-prompt", "Describe this image")
+    browser.click("#again-form .primary")
+    browser.wait(lambda: badges()[1] == "Regenerated")
+    expected = ask("Describe this image", max_new_tokens=384).strip()
+    assert browser.one("#card-21 textarea").get_property("value") == expected
+    for width in (1280, 390):
+        for dark in (False, True):
+            browser.resize(width, 844, dark)
+            assert browser.faults() == []
+    assert browser.errors() == []
+
+
+def test_routes_check_what_they_get(job: Path, tiny: Any) -> None:
+    review = Review(job, ServerOptions(model_name="m"), has_model=False)
+    with serving(None, own_routes=review.routes()) as running:
+        assert running.post("/v1/chat/completions", {"messages": []}).json()["error"]["code"] == "no_model"
+        assert running.get("/review/image/99").status_code == 404
+        assert running.get("/review/image/0?full=1").content == SCENE.read_bytes()
+        change = {"number": 0, "verdict": "edited", "captions": ["New."], "shown": ["Another."]}
+        for body, status, text in (
+            ({"changes": [change]}, 409, "has changed since"),
+            ({"changes": [{**change, "number": 99}]}, 404, "no record 99"),
+            ({"changes": [{**change, "shown": None, "captions": [" "]}]}, 400, "must not be empty"),
+            ({"changes": [{**change, "verdict": "none"}]}, 400, "changes[0].verdict must be one of"),
+            ({"changes": [{**change, "path": "/etc"}]}, 400, "changes[0].path"),
+            ({"changes": [3]}, 400, "must be an object"),
+        ):
+            refused = running.post("/review/changes", body)
+            assert refused.status_code == status and text in refused.json()["error"]["message"]
+        assert running.post("/review/undo", {}, headers={"Origin": "https://evil.example"}).status_code == 403
+        assert running.post("/review/undo", {}).json() == {"count": 0, "rows": []}
+        found = running.post("/review/find", {"search": "picture 07", "count": 5}).json()
+        assert found["numbers"] == [7] and found["rows"][0]["verdict"] == "none"
+        running.post("/review/changes", {"changes": [{"number": 7, "verdict": "edited", "captions": ["Seven."]}]})
+    assert review.close() is None  # the end of the server publishes what the pause has not
+    assert caption_of(job, 7) == "Seven."
