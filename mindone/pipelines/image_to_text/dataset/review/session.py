@@ -22,7 +22,13 @@ from ..state.signature import is_listing_signed, require_signature
 from .index import Filter, ReviewIndex
 
 _MAX_CAPTION = 100_000  # characters
-_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "BMP": "image/bmp"}
+# Starts of the files that browsers and the server know; others are sent as PNG.
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+)
 
 
 class ConflictError(ValueError):
@@ -243,14 +249,13 @@ class ReviewSession:
 
 
 def _encoded(picture: Picture, side: int | None) -> tuple[bytes, str]:
-    from PIL import Image
-
     from mindone.models.share4v.processing.image_loading import load_image
 
     frame = picture.frames[0]
     if side is None and isinstance(frame, bytes):
-        with Image.open(io.BytesIO(frame)) as opened:
-            kind = _FORMATS.get(opened.format or "")
+        kind = next((kind for start, kind in _SIGNATURES if frame.startswith(start)), None)
+        if frame[:4] == b"RIFF" and frame[8:12] == b"WEBP":
+            kind = "image/webp"
         if kind is not None:
             return frame, kind
     image = load_image(frame)
