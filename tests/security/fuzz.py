@@ -125,6 +125,22 @@ def _tar_seeds() -> list[bytes]:
     return [buffer.getvalue()]
 
 
+def _zip_seeds() -> list[bytes]:
+    """Members with and without compression, one in a directory, and one that is encrypted by its flags."""
+    seeds = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            archive.writestr("0.png", _image_seeds()[0])
+            archive.writestr("0.txt", b"a caption")
+            archive.writestr("folder/\u00e9.jpg", b"no image")
+        seeds.append(buffer.getvalue())
+    encrypted = bytearray(seeds[0])
+    encrypted[6] |= 1
+    encrypted[seeds[0].index(b"PK\x01\x02") + 8] |= 1
+    return [*seeds, bytes(encrypted)]
+
+
 def _csv_seeds() -> list[bytes]:
     return [b'image,caption\na.png,one\n"b, c.png","two\nlines"\n', b"path\tlabel\nx.jpg\t1\n"]
 
@@ -199,6 +215,7 @@ TARGETS = {
     "tokenizer": Target(_read_tokenizer, ".model", lambda: [(TINY / "tokenizer.model").read_bytes()]),
     "image": Target(_read_image, ".png", _image_seeds),
     "tar": Target(_read_data_set, ".tar", _tar_seeds),
+    "zip": Target(_read_data_set, ".zip", _zip_seeds),
     "csv": Target(_read_data_set, ".csv", _csv_seeds),
     "jsonl": Target(_read_data_set, ".jsonl", _jsonl_seeds),
     "arrow": Target(_read_data_set, ".arrow", _arrow_seeds),

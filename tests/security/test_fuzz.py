@@ -20,6 +20,7 @@ TARGETS = (
     "tokenizer",
     "image",
     "tar",
+    "zip",
     "csv",
     "jsonl",
     "arrow",

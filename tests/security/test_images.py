@@ -203,6 +203,20 @@ def test_conversion_in_strips_gives_the_same_pixels(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(np.asarray(load_image(image)), expected)
 
 
+def test_a_jpeg_2000_file_has_a_lower_limit_because_decoding_it_cannot_be_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(file, "JPEG2000")
+    monkeypatch.setattr(image_limits, "MAX_JPEG_2000_PIXELS", 40 * 30 - 1)
+    with pytest.raises(ImageLoadError, match="40 x 30 pixels are more than the limit of 1,199.*max_image_pixels"):
+        load_image(file.getvalue())
+    assert load_image(file.getvalue(), max_image_pixels=1200).size == (40, 30)
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(file, "WEBP")
+    assert load_image(file.getvalue()).size == (40, 30)
+
+
 def test_an_icon_that_contains_a_larger_picture_than_it_states() -> None:
     inner = encoded(Image.new("RGB", (300, 300)), "PNG")
     icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22) + inner

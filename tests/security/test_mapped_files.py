@@ -1,7 +1,7 @@
 """Packed weights are mapped, not copied: a file that is changed meanwhile is noticed before its memory is used.
 
 Before, truncating the file ended the process with SIGBUS, and writing into it silently changed the answers. In the
-vision tower's part no logit changed, because the features of the images just seen come from a cache.
+vision tower's part no logit changed: `test_what_a_change_in_the_vision_tower_does_without_the_check` shows why.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pytest
 
 from mindone.models.share4v import Share4V, Share4VProcessor
 from mindone.models.share4v.checkpoint.formats import find_weights, stored_tensors
-from mindone.models.share4v.checkpoint.formats.mapped_file import FileChangedError, mapped_versions
-from mindone.models.share4v.checkpoint.formats.tensor import map_file
+from mindone.models.share4v.checkpoint.formats.mapped_file import FileChangedError, FileVersion, mapped_versions
+from mindone.models.share4v.checkpoint.formats.tensor import StoredTensor, map_file
 
 PROMPT = np.array([[1, 5, 7, 9]])
 
@@ -38,12 +38,16 @@ def weights(packed: Path, tmp_path: Path) -> Path:
 
 
 def write_into(path: Path, part: str) -> None:
-    """Overwrite 64 bytes of a packed block whose name contains `part`, in place."""
+    """Overwrite 64 bytes of the first packed block whose name contains `part`, in place."""
     (tensor,) = [one for one in stored_tensors(find_weights(path.parent)) if part in one.name][:1]
-    offset = int(tensor.read().ctypes.data - map_file_address(tensor.mapped)) + 2048
+    overwrite(path, tensor, 2048, 64)
+
+
+def overwrite(path: Path, tensor: StoredTensor, start: int, size: int) -> None:
+    """Overwrite bytes of a stored tensor, in place."""
     with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(bytes(64))
+        file.seek(int(tensor.read().ctypes.data - map_file_address(tensor.mapped)) + start)
+        file.write(bytes(size))
 
 
 def map_file_address(mapped: np.ndarray) -> int:
@@ -88,6 +92,36 @@ def test_a_changed_file_is_reported_at_the_next_call(
         with pytest.raises(FileChangedError, match=message) as raised:
             call()
         assert str(weights) in str(raised.value) and "load the model again" in str(raised.value)
+
+
+def test_a_change_in_any_tensor_is_reported_at_the_next_call(weights: Path) -> None:
+    """Embedding, layers, head, patches, projector, and what is stored beside the blocks: one byte of each, in turn."""
+    model, tensors = Share4V.from_pretrained(weights.parent), stored_tensors(find_weights(weights.parent))
+    names = [tensor.name for tensor in tensors]
+    packed = [name for part in model.packed_components() for name in (*part.names, *part.plain)]
+    assert len(packed) > 10 and all(any(name in stored for stored in names) for name in packed), names
+    for number, tensor in enumerate(tensors):
+        os.utime(weights, (number, number))  # a time that differs from that of the change below
+        model._mapped_files = frozenset({FileVersion.of(weights, weights.stat())})
+        model.generate(PROMPT, max_new_tokens=1)  # nothing is wrong before the change
+        overwrite(weights, tensor, tensor.read().nbytes - 1, 1)
+        with pytest.raises(FileChangedError, match="was written to"):
+            model.generate(PROMPT, max_new_tokens=1)
+
+
+def test_what_a_change_in_the_vision_tower_does_without_the_check(weights: Path) -> None:
+    """The features of an image that was just seen come from a cache; those of any other image change."""
+    model = Share4V.from_pretrained(weights.parent)
+    size = model.config.vision_config.image_size
+    seen, other = np.linspace(-1, 1, 2 * 3 * size * size, dtype=np.float32).reshape(2, 1, 3, size, size)
+    before = model.encode_images(seen).asnumpy()
+    other_before = Share4V.from_pretrained(weights.parent).encode_images(other).asnumpy()
+    write_into(weights, "vision")
+    model._mapped_files = frozenset()  # as before there was a check
+    np.testing.assert_array_equal(model.encode_images(seen).asnumpy(), before)
+    assert np.abs(model.encode_images(other).asnumpy() - other_before).max() > 0
+    model.forget_values()
+    assert np.abs(model.encode_images(seen).asnumpy() - before).max() > 0
 
 
 def test_a_file_that_changes_during_an_answer_ends_it(weights: Path) -> None:

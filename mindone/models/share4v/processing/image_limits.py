@@ -16,6 +16,9 @@ MAX_CPU_SECONDS = 10.0
 _USUAL_PIXELS = 2**26
 # A progressive JPEG visits every pixel once for each scan. Usual files have about 10 scans; hostile ones thousands.
 MAX_SCANNED_PIXELS = 2**31
+# A JPEG 2000 file is decoded in one call of a C library, which cannot be interrupted, and five times as slowly as other
+# such formats: 0.6 us of CPU time for a pixel of noise, about 20 s in all.
+MAX_JPEG_2000_PIXELS = 2**25
 MAX_TIFF_PARTS = 2**19  # strips or tiles, for each of which Pillow makes a Python object
 # How often the bytes of a file may be read, on average: some formats read them twice, none four times.
 _MAX_READS = 4
@@ -49,6 +52,20 @@ def max_pixels(given: int | None = None) -> int | None:
             raise ValueError(f"max_image_pixels must be an integer of at least 1, got {given!r}")
         return given
     return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+def pixels_of_format(name: str | None, limit: int | None) -> int | None:
+    """Return the maximum number of pixels of an image of a format, Pillow's name of it, given that of all formats.
+
+    JPEG 2000 has a lower one, unless the caller chose a limit.
+
+    Example:
+        >>> from mindone.models.share4v.processing.image_limits import max_pixels, pixels_of_format
+        >>> pixels_of_format("JPEG2000", max_pixels()), pixels_of_format("JPEG2000", 40_000_000)
+        (33554432, 40000000)
+    """
+    is_lower = name == "JPEG2000" and limit is not None and limit == max_pixels()
+    return min(limit, MAX_JPEG_2000_PIXELS) if is_lower and limit is not None else limit
 
 
 class LimitedFile:

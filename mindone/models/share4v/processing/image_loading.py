@@ -17,7 +17,7 @@ from ..display import redacted
 from .color_modes import to_rgb, upright
 from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES  # the readers of folders import it from here
 from .image_formats import OPENED_FORMATS, RejectedError, UnknownFormatError, header_size, open_image
-from .image_limits import LimitedFile, LimitError, check_tiff, max_pixels
+from .image_limits import LimitedFile, LimitError, check_tiff, max_pixels, pixels_of_format
 from .image_sources import EXPECTED_IMAGE, plain_source
 from .pixel_loading import is_unsupported, load_pixels
 
@@ -244,7 +244,7 @@ def _decode(file: BinaryIO, name: str, limit: int | None) -> PILImage:
     except Exception as error:  # with a broken header, Pillow's plug-ins raise almost any exception
         raise ImageLoadError(_damaged(name, error)) from error
     with image:
-        _check_pixels(image.size, limit, name)
+        _check_pixels(image.size, pixels_of_format(image.format, limit), name)
         limited.allow_time(image.width * image.height)
         if image.format in ("JPEG", "MPO"):
             limited.count_scans(image.width * image.height)

@@ -6,6 +6,7 @@ Every node must see the state directory and the inputs under the same paths, as 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +17,29 @@ from ..state.paths import TASKS
 from ..state.records import Record, record_from_line, to_line
 from ..state.tasks import Block, Task, read_tasks, write_tasks
 
-try:
-    import ray
-except ImportError as error:
-    raise ImportError(
-        "the engine 'ray' needs Ray Data, which is not installed: pip install 'mindone-share4v[ray]'"
-    ) from error
+# Ray reads this when it is imported: 0 makes the servers of a local cluster listen on the loopback interface only, as
+# they do on Windows and macOS, whose firewalls would ask the user otherwise.
+LISTEN_ELSEWHERE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def import_ray() -> Any:
+    """Import Ray; a local cluster that is started then is out of reach for other machines.
+
+    That cannot be had if the program imported Ray before.
+
+    Raises:
+        ImportError: it is not installed; the message tells how to install it.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault(LISTEN_ELSEWHERE, "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError(
+            "the engine 'ray' needs Ray Data, which is not installed: pip install 'mindone-share4v[ray]'"
+        ) from error
+    return ray
 
 
 class CaptionActor:
@@ -55,9 +73,12 @@ class RayExecutor:
     ) -> None:
         self._choice, self._settings, self._options = choice, settings, options
         self._tasks = state.resolve() / TASKS
+        ray = import_ray()
         if not ray.is_initialized():
+            # Without an address Ray would join any cluster that a file in /tmp names, whoever wrote it.
+            address = os.environ.get("RAY_ADDRESS") or "local"
             # MindSpore sets OMP_NUM_THREADS=1 in what children inherit; Ray sets it to each actor's own CPUs.
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+            ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         """Yield records in the order of the tasks.
@@ -68,6 +89,7 @@ class RayExecutor:
         blocks = [asdict(block) for block in write_tasks(self._tasks, tasks, self._options.block)]
         if not blocks:
             return
+        ray = import_ray()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False

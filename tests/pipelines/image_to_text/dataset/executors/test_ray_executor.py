@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -53,7 +54,23 @@ def stable(path: Path) -> list[dict[str, object]]:
     return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
 
 
-def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+def listening_addresses(pid: int) -> set[str]:
+    """Return the addresses, in hexadecimal, at which a process and its descendants accept TCP connections."""
+    processes, sockets = [pid], set()
+    for process in processes:
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            processes += map(int, (thread / "children").read_text().split())
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(str(descriptor.readlink()))
+    lines = [
+        line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()[1:]
+    ]
+    is_listening = "0A"
+    return {line[1].partition(":")[0] for line in lines if line[3] == is_listening and f"socket:[{line[9]}]" in sockets}
+
+
+def test_a_killed_worker_is_replaced_and_no_other_machine_can_connect(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", 160, broken=True, duplicates=4)
     local = start(tmp_path / "photos", tmp_path / "local.jsonl", "local")
     output, _ = local.communicate(timeout=TIMEOUT)
@@ -63,6 +80,9 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         while not (waiting := list(tmp_path.glob("waiting-*"))):
             assert job.poll() is None, job.communicate()
             time.sleep(0.02)
+        addresses = listening_addresses(job.pid)
+        assert addresses  # 127.0.0.1 in network order, also as an IPv6 address
+        assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
         os.kill(int(waiting[0].name.removeprefix("waiting-")), signal.SIGKILL)
         (tmp_path / "killed").touch()
         output, _ = job.communicate(timeout=TIMEOUT)
