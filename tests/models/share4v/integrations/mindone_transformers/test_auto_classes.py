@@ -161,8 +161,10 @@ def test_complete_prompt_is_not_changed(zoo: Any, directory: str, scenes: list[s
     assert prompt == processor.prompt(QUESTIONS[0], 1)
     for text in (prompt, str(prompt), f"{prompt} "[:-1]):
         assert processor(images=scenes[0], text=text)["input_ids"].tolist() == expected["input_ids"].tolist()
-    short = processor(images=scenes[0], text="USER: <image>\nWhat is this? ASSISTANT:")["input_ids"]
-    assert short.shape[1] < expected["input_ids"].shape[1]
+    bare, system = "USER: <image>\nWhat is this? ASSISTANT:", prompt.partition("USER:")[0]
+    assert len(system) > 40  # it is put in front of a complete prompt that lacks it
+    ids = [processor(images=scenes[0], text=text)["input_ids"].tolist() for text in (bare, system + bare)]
+    assert ids[0] == ids[1]
     with pytest.raises(ValueError, match="has 0 <image> but 1 images"):
         processor(images=scenes[0], text="USER: What is this? ASSISTANT:")
 
