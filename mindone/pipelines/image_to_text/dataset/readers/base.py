@@ -56,8 +56,8 @@ class ReaderOptions:
         frame_mode: how frames are chosen and arranged: "middle", "even" or "grid".
         ignored: absolute paths, such as the output's, to ignore when the kind of a folder is determined.
         encoding: encoding of tables and lists; by default UTF-8, or UTF-16 or UTF-32 if their first bytes say so.
-        same_name: what to do with images of a folder that have the same name in different formats, 1.jpg and 1.png:
-            "extension" captions all of them, in 1.jpg.txt and 1.png.txt; "first" only the first, in 1.txt.
+        same_name: what to do with images of a folder or an archive that have the same name in different formats, 1.jpg
+            and 1.png: "extension" captions all of them, in 1.jpg.txt and 1.png.txt; "first" only the first, in 1.txt.
         own_outputs: directories and name patterns of the files that the job writes, which are no inputs.
         separate_files: list only separate files of a folder that has some, since the captions are written beside them.
     """

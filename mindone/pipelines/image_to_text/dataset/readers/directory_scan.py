@@ -222,8 +222,10 @@ class DirectoryScan:
             for name, entry in zip(names, self.entries, strict=True)
             if entry.endswith(DIRECTORY) or kind_of_file(name) in ("tar", "zip")
         }
+        with_stats = described | {fold(_stem(name)) for name, table in zip(names, is_table, strict=True) if table}
         for folded, name in list(self._companions.items()):
-            if fold(_stem(name).removesuffix(_STATS)) in described:
+            stem = fold(_stem(name))
+            if stem in described or (stem.endswith(_STATS) and stem.removesuffix(_STATS) in with_stats):
                 del self._companions[folded]
                 self._others.append(("described", name))
         kept = []

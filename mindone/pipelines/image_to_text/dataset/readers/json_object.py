@@ -26,6 +26,7 @@ EXPECTED = (
 )
 _MAX_EARLY_ENTRIES = 1000  # entries to search for one that tells the format
 _CAPTION = "caption"
+_KOHYA = frozenset((_CAPTION, "tags"))  # keys of an image in kohya's metadata
 _IMAGES, _ANNOTATIONS, _IMAGE_ID = "images", "annotations", "image_id"  # of COCO's files
 
 
@@ -70,6 +71,11 @@ def object_rows(
     if has_image_column(columns_of(row, options), options):
         yield Table.with_columns(location, options, builder, columns_of(row, options)).item(0, row, {})
         return
+    if all(isinstance(value, Mapping) and _KOHYA.intersection(value) for value in row.values()):
+        raise InputError(
+            f"{location.name} names images without their folder, such as {next(iter(row))!r:.80}, and there are none "
+            f"in {finder.base}: pass their folder as image_root (--image-root)"
+        )
     raise InputError(f"{location.name}: {EXPECTED}; it has {shown(list(row))}")
 
 
@@ -136,10 +142,13 @@ class _ImageFinder:
 
     Args:
         base: directory of relative names.
+
+    Attributes:
+        base: its absolute path.
     """
 
     def __init__(self, base: str) -> None:
-        self._base, self._directory = os.path.abspath(base), ""
+        self.base, self._directory = os.path.abspath(base), ""
         self._names: dict[str, str] = {}  # in the last directory: name without extension -> name
 
     def find(self, name: str) -> str | None:
@@ -147,7 +156,7 @@ class _ImageFinder:
         if is_media(name):
             return name
         folder, stem = os.path.split(name)
-        directory = os.path.join(self._base, folder)
+        directory = os.path.join(self.base, folder)
         if directory != self._directory:
             self._directory = directory
             try:

@@ -210,7 +210,17 @@ class SampleLister:
             ]
             yield from self._items(key, members, [member for member in listed if _key(member.name) == key])
 
+    def _first_of_each_name(self, listed: list[Member]) -> list[Member]:
+        """Return the images of a sample without those that have an earlier one's name in another format."""
+        first: dict[str, Member] = {}
+        for member in listed:
+            if first.setdefault(fold(without_suffix(member.name)), member) is not member:
+                self._skip("same_name", member.name)
+        return list(first.values())
+
     def _items(self, key: str, members: list[Member], listed: list[Member]) -> Iterator[Item]:
+        if self._options.same_name == "first":
+            listed = self._first_of_each_name(listed)
         stem_counts = Counter(fold(without_suffix(member.name)) for member in listed)
         texts = {fold(member.name): member for member in members if self.is_text(member)}
         columns = self._columns(key, listed, texts)

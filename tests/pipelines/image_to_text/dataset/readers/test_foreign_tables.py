@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import unicodedata
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +269,66 @@ def test_images_with_the_same_name_in_two_formats(tmp_path: Path) -> None:
 def test_the_suffix_of_a_shard_of_lists_is_no_table(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", [("1.png", png(1))])
     assert [item.key for item in listed("s.tar", encoding="utf-16")] == ["s/1"]
+
+
+# ---- files that the programs themselves wrote (helpers/foreign_files)
+
+FOREIGN = Path(__file__).parents[4] / "helpers" / "foreign_files"
+
+
+def test_metadata_that_kohyas_scripts_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path = tmp_path / "kohya"
+    tmp_path.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("1.png", "caf\u00e9.png", "\u732b 2.png", "sub/3.PNG")):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    for name in ("meta_cap_dd.json", "meta_full.json"):
+        shutil.copy(FOREIGN / "kohya" / name, tmp_path)
+    captions = ['A cat, "sitting".', "Un caf\u00e9.", "\u732b\u3002"]
+    items = listed("meta_full.json")
+    assert [item.caption for item in items] == [*captions[:2], "Three.", captions[2]]
+    assert [read(item) for item in items] == [png(0), png(1), png(3), png(2)]
+    with pytest.raises(InputError, match=rf"such as '1', and there are none in {tmp_path}: pass .* \(--image-root\)"):
+        listed("meta_cap_dd.json")
+    items = listed("meta_cap_dd.json", image_root="train")
+    assert [item.caption for item in items] == captions and [read(item) for item in items] == [png(0), png(1), png(2)]
+    assert items[2].columns["tags"] == "cat, 1girl"
+
+
+def test_folders_that_img2dataset_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection is opened; the parquet format keeps a row for the URL that could not be downloaded."""
+    monkeypatch.chdir(FOREIGN / "img2dataset")
+
+    def listing(name: str) -> tuple[dict[str | None, bool], dict[str, tuple[str, ...]]]:
+        skipped = SkippedFiles()
+        items = list(list_inputs([name], ReaderOptions(), skipped))
+        found = {item.caption: isinstance(read(item), bytes) for item in items}
+        return found, {one.reason: one.names for one in skipped.groups()}
+
+    captions = {"A dark, flat image": True, "Caf\u00e9 \u732b": True, None: True}
+    described = ("webdataset/00000.parquet", "webdataset/00000_stats.json")
+    assert listing("webdataset") == (captions, {"described": described})
+    assert listing("parquet") == ({**captions, "Missing": False}, {"described": ("parquet/00000_stats.json",)})
+
+
+def test_the_first_of_several_formats_in_an_archive(tmp_path: Path) -> None:
+    """As in a folder; rows of a table are all captioned."""
+    members = [(name, png(len(name))) for name in ("1.jpg", "1.png", "1.webp", "2.png")] + [("1.txt", b"Mine.")]
+    write_tar(tmp_path / "s.tar", members)
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    for name in ("s.tar", "s.zip"):
+        skipped = SkippedFiles()
+        items = list(list_inputs([name], ReaderOptions(same_name="first"), skipped))
+        assert [(item.key, item.caption, read(item)) for item in items] == [
+            ("s/1", "Mine.", png(5)),
+            ("s/2", None, png(5)),
+        ]
+        [group] = skipped.groups()
+        assert (group.reason, group.names) == ("same_name", (f"{name}::1.png", f"{name}::1.webp"))
+        assert [item.key for item in listed(name)] == ["s/1.jpg", "s/1.png", "s/1.webp", "s/2"]
+    (tmp_path / "t.csv").write_text("image\n3.png\n3.jpg\n")
+    assert [item.key for item in listed("t.csv", same_name="first")] == ["3", "3.jpg"]
