@@ -19,6 +19,25 @@ _REWORDED = tuple(
         (r"the following arguments are required: (.*)", r"{0} is missing"),
     )
 )
+# Options that other captioners and Hugging Face's scripts have -> what to do here.
+_OTHERS = {
+    "--recursive": "subfolders are always captioned too; --exclude leaves some out",
+    "--caption-extension": "choose with --format txt or --format caption",
+    "--caption-extention": "choose with --format txt or --format caption",
+    "--image-dir": "give the folder without an option",
+    "--input": "give the inputs without an option",
+    "--input-dir": "give the folder without an option",
+    "--train-data-dir": "give the folder without an option",
+    "--output-dir": "use --out",
+    "--device": "the model runs on MindSpore's device",
+    "--gpu": "the model runs on MindSpore's device",
+    "--load-in-4bit": "use --dtype int4",
+    "--load-in-8bit": "use --dtype int8",
+    "--mixed-precision": "use --dtype",
+    "--precision": "use --dtype",
+    "--max-length": "use --max-new-tokens, which does not count the prompt",
+    "--beam-search": "use --num-beams",
+}
 _MISSING = "the following arguments are required"
 
 
@@ -39,7 +58,10 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def _unknown_option(self, name: str) -> str:
-        return f"unknown option {name}{_hint(name, self._option_string_actions, '{}')}"
+        usual = name.replace("_", "-")
+        if usual in _OTHERS and usual not in self._option_string_actions:
+            return f"unknown option {name}: {_OTHERS[usual]}"
+        return f"unknown option {name}{_hint(usual, self._option_string_actions, '{}')}"
 
     def _mistyped(self) -> str | None:
         """Return the message about the first option that does not exist, or None."""

@@ -66,8 +66,8 @@ def _add_input_arguments(parser: ArgumentParser) -> None:
         "--same-name",
         choices=("extension", "first"),
         default="extension",
-        help="images 1.jpg and 1.png of a folder or an archive: caption both, in 1.jpg.txt and 1.png.txt, or only the first, "
-        "in 1.txt, which is what LoRA trainers read (default: %(default)s)",
+        help="images 1.jpg and 1.png of a folder or an archive: caption both, in 1.jpg.txt and 1.png.txt, or only the "
+        "first, in 1.txt, which is what LoRA trainers read (default: %(default)s)",
     )
     group.add_argument(
         "--frames",

@@ -77,6 +77,8 @@ def _question(arguments: Namespace) -> tuple[str | None, TextRules]:
     from mindone.pipelines.image_to_text.dataset.prompts.styles import get_style
     from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        raise ValueError("--prompt is empty: write what to ask of the picture, or leave it out for the usual question")
     if arguments.style is None:
         return arguments.prompt, TextRules()
     if arguments.prompt is not None:

@@ -206,3 +206,28 @@ def test_an_interruption_says_how_to_resume(
         assert run("photos") == 130
     assert capsys.readouterr().err == "share4v: interrupted; the same command resumes the job\n"
     assert run("photos") == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "advice"),
+    [
+        ("--recursive", "subfolders are always captioned too"),
+        ("--caption_extension=.txt", "choose with --format txt"),
+        ("--image_dir", "give the folder without an option"),
+        ("--output_dir", "use --out."),
+        ("--load-in-4bit", "use --dtype int4"),
+        ("--device", "the model runs on MindSpore's device"),
+        ("--max_new_tokens", "Did you mean --max-new-tokens?"),
+    ],
+)
+def test_options_of_other_captioners(argument: str, advice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["caption-dataset", "photos", argument, "x"])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and advice in error and error.count("\n") == 1
+
+
+def test_an_empty_prompt_is_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--prompt "$UNSET"` in a script."""
+    assert main(["caption", "photos/1.png", "--prompt", " "]) == 2
+    assert "--prompt is empty" in capsys.readouterr().err

@@ -26,7 +26,9 @@ class ModelInterface:
 
     if TYPE_CHECKING:
 
-        def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None: ...
+        def save_pretrained(
+            self, directory: str | Path, max_shard_size: int | str = "5GB", safe_serialization: bool = True
+        ) -> None: ...
 
         def _cast(self, dtype: str) -> None: ...
 
@@ -53,6 +55,19 @@ class ModelInterface:
         """Turn training mode off, as loading does, and return the model."""
         self.set_train(False)
         return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Turn training mode on or off, and return the model."""
+        self.set_train(mode)
+        return self
+
+    def cpu(self) -> Self:
+        """Return the model, if MindSpore runs on the CPU; see `to`."""
+        return self.to("cpu")
+
+    def cuda(self) -> Self:
+        """Refuse, because MindSpore runs on a CPU or an Ascend; the message says how to choose; see `to`."""
+        return self.to("cuda")
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
         """Convert the weights to another floating-point type, in place, and return the model.

@@ -105,17 +105,22 @@ class LoadArguments(CheckpointArguments, total=False):
     kv_cache_dtype: str | None
 
 
+_SHORT_NAMES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+
+
 def dtype_name(dtype: object) -> str | None:
     """Return the name of a type of MindSpore, NumPy or PyTorch, such as "float16"; None and "auto" become None.
 
     Example:
         >>> from mindone.models.share4v.load_options import dtype_name
         >>> import numpy as np
-        >>> dtype_name(np.float16), dtype_name("torch.bfloat16"), dtype_name("auto")
-        ('float16', 'bfloat16', None)
+        >>> dtype_name(np.float16), dtype_name("torch.bfloat16"), dtype_name("fp16"), dtype_name("auto")
+        ('float16', 'bfloat16', 'float16', None)
     """
     if dtype is None or dtype == "auto":
         return None
+    if isinstance(dtype, str) and dtype in _SHORT_NAMES:
+        return _SHORT_NAMES[dtype]
     if isinstance(dtype, type):  # a scalar type of NumPy
         return dtype.__name__
     name = str(dtype).rpartition(".")[2]

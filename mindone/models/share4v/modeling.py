@@ -211,11 +211,18 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         components = self.vision_tower, self.mm_projector, self.language_model
         return nullcontext() if all(map(runs_on_kernels, components)) else MINDSPORE
 
-    def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None:
+    def save_pretrained(
+        self, directory: str | Path, max_shard_size: int | str = "5GB", safe_serialization: bool = True
+    ) -> None:
         """Write config.json and safetensors that `from_pretrained` reads; no checkpoint is visible until it is whole.
 
         The processor has a `save_pretrained` of its own.
+
+        Raises:
+            ValueError: safe_serialization is False.
         """
+        if not safe_serialization:
+            raise ValueError("weights can be written as safetensors only: set safe_serialization=True")
         from .checkpoint.atomic import staged
         from .checkpoint.packed import stored_weights, write_arrays
         from .checkpoint.saving import byte_count, parameter_array, write_shards

@@ -86,7 +86,7 @@ class ImageToTextPipeline(Pipeline):
     @explicit_settings(CallArguments)
     def __call__(
         self,
-        inputs: ImageSource | Iterable[ImageSource],
+        inputs: ImageSource | Iterable[ImageSource] | None = None,  # None is refused, after other names were explained
         prompt: str | None = None,
         batch_size: int | None = None,
         max_new_tokens: int | None = None,

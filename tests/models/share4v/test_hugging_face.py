@@ -91,7 +91,9 @@ def test_unknown_and_unsupported_arguments_say_what_to_use() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [ms.float16, np.float16, np.dtype("float16"), torch.float16, "float16", "torch.float16"], ids=str
+    "dtype",
+    [ms.float16, np.float16, np.dtype("float16"), torch.float16, "float16", "torch.float16", "fp16", "half"],
+    ids=str,
 )
 def test_types_of_every_library_mean_their_names(dtype: Any) -> None:
     assert dtype_name(dtype) == "float16"
@@ -378,6 +380,36 @@ def test_further_ids_that_end_an_answer(model: Share4V, processor: Share4VProces
     for wrong, message in ((-1, "must be a token id or a list"), ("</s>", "must be a token id"), (10**9, "vocabulary")):
         with pytest.raises(ValueError, match=f"eos_token_id .*{message}"):
             model.generate(**inputs, eos_token_id=wrong)
+
+
+def test_lines_of_older_examples(
+    model: Share4V, processor: Share4VProcessor, scene: Image.Image, tmp_path: Path
+) -> None:
+    """The text first, types as arguments of `to`, names of other pipelines' arguments, and torch's methods."""
+    prompt = "USER: <image>\nDescribe this image\nASSISTANT:"
+    wanted = processor(images=scene, text=prompt)
+    for inputs in (processor(prompt, scene), processor([prompt], [scene])):
+        assert inputs.input_ids.tolist() == wanted.input_ids.tolist()
+        np.testing.assert_array_equal(inputs.pixel_values, wanted.pixel_values)
+    assert wanted.to("cpu", torch.float16).to(torch.float16) is wanted
+    assert processor.batch_decode([[5]], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert model.cpu() is model and model.train() is model and model.training and not model.eval().training
+    with pytest.raises(ValueError, match="device 'cuda' is not the one in use"):
+        model.cuda()
+    model.save_pretrained(tmp_path / "saved", safe_serialization=True)
+    with pytest.raises(ValueError, match="safetensors only"):
+        model.save_pretrained(tmp_path / "other", safe_serialization=False)
+    captioner = pipeline("image-to-text", model, processor)
+    refused: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+        (captioner, {"images": scene}, "pass the image, or a list of images, as the first argument"),
+        (partial(captioner, scene), {"text": "Why?"}, "pass prompt="),
+        (partial(captioner, scene), {"question": "Why?"}, "pass prompt= to 'image-to-text'"),
+        (model.generate, {"inputs": [[1]]}, "pass input_ids="),
+        (model.generate, {"images": [scene]}, "pass pixel_values="),
+    ]
+    for call, arguments, advice in refused:
+        with pytest.raises(ValueError, match=advice):
+            call(**arguments)
 
 
 def test_the_limit_of_pixels_is_an_argument_wherever_images_are_given(

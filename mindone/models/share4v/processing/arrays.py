@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..hugging_face import check_device
+from ..load_options import dtype_name
+from ..quantization import PRECISIONS
 from ..suggestions import unknown
 
 if TYPE_CHECKING:
@@ -37,11 +39,13 @@ class NamedArrays(dict[str, Any]):
         return type(self)({name: _tensor(name, values, kind) for name, values in self.items()})
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
-        """Return the inputs themselves: the model copies them to its device, and pixels are float32.
+        """Return the inputs themselves: the model copies them to its device, and pixels stay float32.
 
         Raises:
             ValueError: the device is not the one that MindSpore uses.
         """
+        if dtype is None and dtype_name(device) in PRECISIONS:  # `.to(torch.float16)` gives the type first
+            return self
         check_device(device)
         return self
 

@@ -145,7 +145,10 @@ def _from_path(path: str | bytes, name: str, limit: int | None) -> PILImage:
         if not file_path.exists():
             raise ImageNotFoundError(f"{name}: there is no such file (looked in {Path.cwd()}); check the path")
         if file_path.is_dir():
-            raise ImageLoadError(f"{name} is a directory; give the path of an image file in it")
+            raise ImageLoadError(
+                f"{name}: it is a directory; give the path of an image in it, or caption the whole directory with "
+                "caption_dataset (share4v caption-dataset)"
+            )
         if not file_path.is_file():
             raise ImageLoadError(f"{name} is not a regular file; give the path of an image file")
         with file_path.open("rb") as file:

@@ -238,8 +238,19 @@ class Share4VProcessor:
         known = len(self.tokenizer)
         return self.tokenizer.decode((item for item in ids if item < known), skip_special_tokens).strip()
 
-    def batch_decode(self, ids: Iterable[Iterable[int]], skip_special_tokens: bool = True) -> list[str]:
-        """Turn the ids of several answers into their texts; see `decode`."""
+    def batch_decode(
+        self,
+        ids: Iterable[Iterable[int]],
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:
+        """Turn the ids of several answers into their texts; see `decode`. Spaces are never cleaned up.
+
+        Raises:
+            ValueError: in addition, clean_up_tokenization_spaces is True.
+        """
+        if clean_up_tokenization_spaces:
+            raise ValueError("clean_up_tokenization_spaces=True would change the answers: leave it out")
         return [self.decode(answer, skip_special_tokens) for answer in ids]
 
     @classmethod
@@ -390,8 +401,21 @@ def _images_in_order(index: int, messages: Sequence[Message], given: list[ImageS
     return [next(remaining) if image is None else image for image in parts]
 
 
+def _is_image_or_images(given: Any) -> bool:
+    """Return whether a value can only be images: no text is meant."""
+    many = given if _is_list(given) else [given]
+    return bool(len(many)) and all(not isinstance(one, (str, Mapping)) and is_image(one) for one in many)
+
+
+def _is_text_or_texts(given: Any) -> bool:
+    many = given if _is_list(given) else [given]
+    return bool(len(many)) and all(isinstance(one, str) or is_conversation(one) for one in many)
+
+
 def _pair(text: Any, images: Any) -> tuple[list[Any], list[list[ImageSource]]]:
     """Return the texts of the batch, and for each text the list of the images given separately."""
+    if _is_image_or_images(text) and _is_text_or_texts(images):  # processor(prompt, image), as in older examples
+        text, images = images, text
     if text is None and images is None:
         raise ValueError("neither text nor images were given: give a question, an image, or both")
     batch = image_batch(images)

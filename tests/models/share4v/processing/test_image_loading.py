@@ -253,7 +253,7 @@ def test_errors_name_the_source_and_the_next_step(tmp_path: Path, server: str) -
     long_uri = "data:image/png;base64," + "A" * 5000 + "?"
     cases = [
         (str(tmp_path / "absent.png"), r"absent\.png: there is no such file"),
-        (tmp_path, "is a directory"),
+        (tmp_path, "it is a directory; give the path of an image in it, or caption the whole directory"),
         ("", "empty string"),
         ("a\0b", "no such file"),
         ("x" * 5000, "cannot be read"),

@@ -187,9 +187,7 @@ class Share4VForConditionalGeneration(nn.Cell):
         Raises:
             ValueError: safe_serialization is False.
         """
-        if not safe_serialization:
-            raise ValueError("weights can be written as safetensors only: set safe_serialization=True")
-        self.share4v.save_pretrained(directory, max_shard_size)
+        self.share4v.save_pretrained(directory, max_shard_size, safe_serialization)
 
 
 def merged_settings(generation_config: GenerationConfig | None, settings: Mapping[str, Any]) -> dict[str, Any]:
