@@ -209,7 +209,7 @@ def test_a_jpeg_2000_file_has_a_lower_limit_because_decoding_it_cannot_be_interr
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(file, "JPEG2000")
     monkeypatch.setattr(image_limits, "MAX_JPEG_2000_PIXELS", 40 * 30 - 1)
-    with pytest.raises(ImageLoadError, match="40 x 30 pixels are more than the limit of 1,199.*max_image_pixels"):
+    with pytest.raises(ImageLoadError, match=r"40 x 30 pixels are more than the limit of 1,199.*max_image_pixels"):
         load_image(file.getvalue())
     assert load_image(file.getvalue(), max_image_pixels=1200).size == (40, 30)
     file = io.BytesIO()
