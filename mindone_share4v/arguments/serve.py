@@ -7,6 +7,7 @@ from argparse import ArgumentParser, _ArgumentGroup
 from .common import add_model_arguments
 
 HELP = "answer requests over HTTP"
+STATUS = "starting the server"
 USAGE = ""
 DESCRIPTION = (
     "Serve a model over HTTP with the APIs of OpenAI, Anthropic and Ollama, so that their clients and captioning tools "

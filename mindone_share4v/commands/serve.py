@@ -50,7 +50,7 @@ def run(arguments: Namespace) -> int:
     def report_ready() -> None:
         print_error(f"ready: {options.model_name} at {address}/v1 (OpenAI), {address} (Anthropic, Ollama)")
 
-    log = None if arguments.no_access_log else print_json
+    log = None if arguments.no_access_log else AccessLog().write
     try:
         ended = server.run(options, loader(arguments), listener, arguments.image_cache_mb * MEBIBYTE, report_ready, log)
     except server.ModelFailedError as error:
@@ -73,6 +73,23 @@ def loader(arguments: Namespace) -> Callable[[], Pipeline]:
         return pipeline("image-text-to-text", **model_options(arguments))
 
     return load
+
+
+class AccessLog:
+    """The access log on standard output. If that cannot be written, such as on a full disk, requests matter more."""
+
+    def __init__(self) -> None:
+        self._is_broken = False
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write a record; say once that it is lost, if it is, and go on with the next one that can be written."""
+        try:
+            print_json(record)
+            self._is_broken = False
+        except OSError as error:
+            if not self._is_broken:
+                print_error(f"warning: the access log cannot be written ({error.strerror}): requests are not logged")
+            self._is_broken = True
 
 
 def leave(status: int, is_idle: bool) -> int:

@@ -11,12 +11,15 @@ import socket
 import sys
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from mindone_share4v.cli import main
+from mindone_share4v.commands.serve import AccessLog
 
 
 class Errors(io.StringIO):
@@ -92,6 +95,22 @@ def test_it_serves_until_sigterm(capfd: pytest.CaptureFixture[str], monkeypatch:
     assert errors.getvalue().endswith("share4v: ended\n")
     records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert records[-1]["path"] == "/v1/chat/completions" and records[-1]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize(("path", "mode"), [("/dev/full", "w"), ("/dev/null", "r")])
+def test_an_access_log_that_cannot_be_written_is_one_warning(
+    path: str, mode: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk, and with a standard output that was closed: requests are answered all the same."""
+    log = AccessLog()
+    with suppress(OSError), Path(path).open(mode) as broken:  # closing it may fail, too
+        monkeypatch.setattr(sys, "stdout", broken)
+        for number in range(3):
+            log.write({"number": number})
+    monkeypatch.undo()
+    assert capsys.readouterr().err.count("share4v: warning: the access log cannot be written (") == 1
+    log.write({"number": 3})
+    assert json.loads(capsys.readouterr().out) == {"number": 3}
 
 
 def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
+import httpx
 import pytest
 from helpers.serving import Live, chat, serving
 
@@ -21,7 +24,7 @@ CLIENTS, REQUESTS = 32, 6
 
 @pytest.fixture(scope="module")
 def busy(tiny: Any) -> Iterator[Live]:
-    with serving(tiny, max_batch=4, limits=Limits(queue=CLIENTS, queue_seconds=60.0)) as running:
+    with serving(tiny, max_batch=4, limits=Limits(queue=CLIENTS, queue_seconds=60.0, body_bytes=2**20)) as running:
         yield running
 
 
@@ -39,7 +42,7 @@ def client(live: Live, scene: str, seed: int) -> Counter[str]:
     """Make some requests; return what came of them."""
     chance, seen = random.Random(seed), Counter[str]()
     for _ in range(REQUESTS):
-        kind = chance.choice(("whole", "stream", "bad", "broken", "leaves", "leaves early"))
+        kind = chance.choice(("whole", "stream", "bad", "broken", "leaves", "leaves early", "huge", "slow"))
         fields = {"max_tokens": chance.randint(1, 12), "temperature": 1, "seed": seed}
         body = chat("What is this?", chance.choice((scene, None)), **fields)
         if kind == "whole":
@@ -56,6 +59,14 @@ def client(live: Live, scene: str, seed: int) -> Counter[str]:
             assert live.post(PATH, {**body, "temperature": -1}).status_code == 400
         elif kind == "broken":
             assert live.post(PATH, chat("What?", "data:image/png;base64,AAAA")).status_code == 400
+        elif kind == "huge":
+            with suppress(httpx.TransportError):  # the server may close the connection before the body is sent
+                assert live.post(PATH, {**body, "user": "x" * 2**21}).status_code == 413
+        elif kind == "slow":
+            with live.client() as slow, slow.stream("POST", PATH, json={**body, "stream": True}) as found:
+                for _ in found.iter_raw(20):
+                    time.sleep(0.005)
+            seen["answers"] += 1
         else:
             leave(live, {**body, "stream": True, "max_tokens": 300, "ignore_eos": True}, 1 if kind == "leaves" else 0)
             seen["left"] += 1
