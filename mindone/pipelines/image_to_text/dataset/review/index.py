@@ -6,7 +6,7 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,7 +121,9 @@ class ReviewIndex:
 
     def find(self, wanted: Filter) -> list[int]:
         """Return the numbers of the records that a filter lets through, sorted."""
-        numbers = list(self._matching(wanted))
+        text = wanted.search.casefold()
+        matching = self._matching(wanted)
+        numbers = list(self._with_text(matching, text) if text and len(self) else matching)
         if wanted.sort != "number":
             numbers.sort(key=lambda number: self._words[number], reverse=wanted.sort == "longest")
         return numbers
@@ -129,7 +131,6 @@ class ReviewIndex:
     def _matching(self, wanted: Filter) -> Iterator[int]:
         codes = {VERDICTS.index(verdict) for verdict in wanted.verdicts}
         copies = Counter(self._digests) if wanted.duplicates else None
-        text = wanted.search.casefold()
         low, high = wanted.min_words, wanted.max_words
         for number, flags in enumerate(self._flags):
             if codes and self._verdicts[number] not in codes:
@@ -140,13 +141,16 @@ class ReviewIndex:
                 continue
             if copies is not None and not (self._digests[number] and copies[self._digests[number]] > 1):
                 continue
-            if text and not self._has_text(number, text):
-                continue
             yield number
 
-    def _has_text(self, number: int, text: str) -> bool:
-        record = self._reviews.apply(self.record(number))
-        return any(text in one.casefold() for one in (*record.captions, record.source))
+    def _with_text(self, numbers: Iterable[int], text: str) -> Iterator[int]:
+        """Yield the records with a text in their captions or source; they are read in the order of the file."""
+        with open_own(self._journal) as file:
+            for number in numbers:
+                file.seek(self._offsets[number])
+                record = self._reviews.apply(record_from_line(file.readline()))
+                if any(text in one.casefold() for one in (*record.captions, record.source)):
+                    yield number
 
     def _set(self, number: int, record: Record) -> None:
         review = self._reviews.get(record)

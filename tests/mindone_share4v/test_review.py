@@ -1,0 +1,74 @@
+"""`share4v review`: it serves a job until SIGTERM, publishes what was reviewed, and says what is wrong before that."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from helpers.jobs import png
+
+from mindone.pipelines.image_to_text import caption_dataset
+from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
+from mindone_share4v.cli import main
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+    (tmp_path / "photo.png").write_bytes(png(1))
+    caption_dataset(tmp_path / "photo.png", out=str(tmp_path / "captions.jsonl"), prompt="A picture")
+    return tmp_path / "captions.jsonl"
+
+
+def test_it_serves_until_sigterm(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr("mindone_share4v.commands.review.print_error", messages.put)
+    seen: dict[str, Any] = {}
+
+    def review() -> None:
+        try:
+            found = re.search(r"reviewing .*captions\.jsonl\.share4v at (\S+)$", messages.get(timeout=60))
+            seen["ready"] = messages.get(timeout=60)
+            assert found
+            with httpx.Client(base_url=found[1], trust_env=False, timeout=60) as client:
+                seen["page"] = client.get("/").status_code
+                changes = [{"number": 0, "verdict": "edited", "captions": ["By hand"]}]
+                seen["count"] = client.post("/review/changes", json={"changes": changes}).json()["count"]
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # if the server has ended early, the test must go on
+    client = threading.Thread(target=review)
+    client.start()
+    try:
+        assert main(["review", str(job), "--port", "0"]) == 0
+    finally:
+        client.join(60)
+        signal.signal(signal.SIGTERM, before)
+    assert seen == {"ready": "ready", "page": 200, "count": 1} and messages.get_nowait() == "ended"
+    assert json.loads(job.read_text())["captions"] == ["By hand"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no journal.jsonl in nothing"),
+        (["captions.jsonl", "--host", "0.0.0.0"], "no key is set: set --api-key"),
+        (["captions.jsonl", "--port", "70000"], "--port must be from 0 to 65535"),
+    ],
+    ids=["no job", "no key", "port"],
+)
+def test_mistakes(
+    job: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(job.parent)
+    assert main(["review", *arguments]) == 2
+    assert message in capsys.readouterr().err
