@@ -137,7 +137,9 @@ def odd_cells() -> dict[str, Any]:
         "large text": pa.array([b"a", b"\xff\xfe", b"b", b"c"], pa.large_binary()).view(pa.large_string()),
         "texts": pa.ListArray.from_arrays([0, 1, 2, 3, 4], bad_text),
         "text in a struct": pa.StructArray.from_arrays([bad_text], ["a"]),
-        "dictionary": pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3]), bad_text),
+        "dictionary": (encoded := pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3]), bad_text)),
+        "dictionary in lists": pa.ListArray.from_arrays([0, 1, 2, 3, 4], encoded),
+        "dictionary in a struct": pa.StructArray.from_arrays([encoded], ["a"]),
         **{f"timestamp {unit}": integers.view(pa.timestamp(unit)) for unit in ("s", "ms", "us")},
         "timestamp with time zone": integers.view(pa.timestamp("us", "Europe/Paris")),
         "duration s": integers.view(pa.duration("s")),
@@ -167,6 +169,18 @@ def test_an_odd_cell_fails_its_row(tmp_path: Path, good: Path, name: str, suffix
     found = outcomes(path, good)
     assert [found[0], *found[2:]] == ["ok"] * ROWS, found
     assert found[1] == "ok" or found[1].startswith("the column 'odd' has a value that cannot be read")
+
+
+def test_a_dictionary_in_every_row_group_of_a_parquet_file(tmp_path: Path, good: Path) -> None:
+    """Several row groups, columns of the same name, and one called like the metadata that is left out."""
+    from pyarrow import parquet
+
+    texts = pa.array([b"\xff" if number in (2, 9) else b"text" for number in range(12)]).view(pa.string())
+    images, encoded = pa.array(IMAGES[:1] * 12), texts.dictionary_encode()
+    table = pa.Table.from_arrays([images, encoded, encoded, encoded], ["image", "a", "a", "ARROW:schema"])
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=8)
+    found = outcomes(tmp_path / "t.parquet", good)
+    assert [number for number, outcome in enumerate(found) if outcome != "ok"] == [2, 9] and len(found) == 13
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "+99:99", "\0", "../../etc/passwd", ""])

@@ -188,7 +188,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         The model's own methods do this for as long as they compute; `generate` and `stream` let others go on after
         each token. Use it around several calls that no other thread may come between, such as `reset_caches` after
         weights were replaced. Models that are on the CPU kernels compute at the same time. Of the others, which use
-        MindSpore's operators, one computes at a time. Threads that take several models must take them in the same order.
+        MindSpore's operators, one computes at a time. Threads that take several models must do so in the same order.
 
         Raises:
             ForkError: this process was forked from the one that loaded the model.

@@ -77,11 +77,37 @@ def check_array(array: pa.Array) -> None:
         if len(used) and not 0 <= used.min() <= used.max() < len(array.dictionary):
             raise pa.ArrowInvalid("an index leads out of the dictionary")
         return
+    if _contains_dictionary(pa, array.type):
+        _check_parts(pa, array)
+        return
     plain = _plain_type(pa, array.type)
     if plain != array.type:
         with suppress(pa.ArrowNotImplementedError):
             array = array.view(plain)
     array.validate(full=True)
+
+
+def _contains_dictionary(pa: Any, kind: pa.DataType) -> bool:
+    """Return whether a list or struct contains a dictionary at any depth."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_struct(kind):
+        children = [kind.field(index).type for index in range(kind.num_fields)]
+        return any(pa.types.is_dictionary(child) or _contains_dictionary(pa, child) for child in children)
+    return False
+
+
+def _check_parts(pa: Any, array: pa.Array) -> None:
+    """Check a list or struct without its values, then its values, as `check_array` does."""
+    if pa.types.is_struct(array.type):
+        parts = [array.field(index) for index in range(array.type.num_fields)]
+    else:
+        make_list = pa.large_list if pa.types.is_large_list(array.type) else pa.list_
+        parts = [array.values]
+        buffers, hollow = array.buffers()[:2], [pa.nulls(len(array.values))]
+        pa.Array.from_buffers(make_list(pa.null()), len(array), buffers, offset=array.offset, children=hollow).validate(
+            full=True
+        )
+    for part in parts:
+        check_array(part)
 
 
 def _plain_type(pa: Any, kind: pa.DataType) -> pa.DataType:
@@ -139,10 +165,20 @@ def _is_text(pa: Any, kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
-def is_text_dictionary(kind: pa.DataType) -> bool:
-    """Return whether a column is a dictionary of texts."""
+def has_text_dictionary(kind: pa.DataType) -> bool:
+    """Return whether a column has texts in a dictionary, at any depth, and nothing that Parquet has no type for."""
     pa = import_pyarrow()
-    return bool(pa.types.is_dictionary(kind)) and _is_text(pa, kind)
+    if pa.types.is_dictionary(kind):
+        return _is_text(pa, kind)
+    return _contains_dictionary(pa, kind) and _is_parquet_type(pa, kind)
+
+
+def _is_parquet_type(pa: Any, kind: pa.DataType) -> bool:
+    """Return whether a Parquet file without the Arrow schema gives the same values; durations, say, become numbers."""
+    if pa.types.is_nested(kind):
+        return all(_is_parquet_type(pa, kind.field(index).type) for index in range(kind.num_fields))
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return is_number or _is_text(pa, kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _has_bytes(pa: Any, kind: pa.DataType) -> bool:

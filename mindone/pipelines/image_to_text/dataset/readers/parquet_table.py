@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..state.records import Item
 from ..state.regular_files import check_input
-from .arrow_columns import LISTED_ROWS, check_array, choose_columns, import_pyarrow, is_text_dictionary, python_rows
+from .arrow_columns import LISTED_ROWS, check_array, choose_columns, has_text_dictionary, import_pyarrow, python_rows
 from .base import Location, ReaderOptions
 from .item_builder import ItemBuilder
 
@@ -134,8 +134,8 @@ def _open_without_dictionaries(file: parquet.ParquetFile, path: str) -> parquet.
 
     footer = io.BytesIO()
     file.metadata.write_metadata_file(footer)
-    renamed = footer.getvalue().replace(_SCHEMA_KEY, _SCHEMA_KEY.swapcase())
-    metadata = parquet.read_metadata(io.BytesIO(renamed))
+    columns, key, schema = footer.getvalue().rpartition(_SCHEMA_KEY)  # the last one: a column may have this name
+    metadata = parquet.read_metadata(io.BytesIO(columns + key.swapcase() + schema))
     return parquet.ParquetFile(path, metadata=metadata, buffer_size=2**20, pre_buffer=False)
 
 
@@ -143,8 +143,8 @@ def _rows(file: parquet.ParquetFile, path: str, group: int, names: list[str]) ->
     if not names:
         yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
         return
-    dictionaries = [name for name in names if is_text_dictionary(file.schema_arrow.field(name).type)]
-    others = [name for name in names if name not in dictionaries]
+    encoded = {field.name for field in file.schema_arrow if has_text_dictionary(field.type)}
+    dictionaries, others = [name for name in names if name in encoded], [name for name in names if name not in encoded]
     if not dictionaries:
         yield from _batch_rows(file, group, names)
         return
