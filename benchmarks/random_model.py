@@ -12,7 +12,7 @@ from shapes import SHAPES
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
 from mindone.models.share4v.kernels.blocks import BlockPlan
 from mindone.models.share4v.kernels.library import library
-from mindone.models.share4v.kernels.packing import BlockWriter
+from mindone.models.share4v.kernels.packing import GROUP, LANES, BlockWriter, MatrixSpec
 
 PIECE = 1 << 24  # bytes; generated once per matrix and repeated, since random numbers are slow
 
@@ -33,14 +33,25 @@ def random_block(plan: BlockPlan, generator: np.random.Generator) -> np.ndarray:
             values = (generator.standard_normal(PIECE // 4, np.float32) * 0.02).astype(matrix.dtype).view(np.uint8)
         else:
             values = generator.integers(0, 256, PIECE, np.uint8)
-            if matrix.dtype == "int8":
+            if matrix.dtype.startswith("int8"):
                 values[values == 128] = 0  # int8 weights are -127 to 127
-            scales.view(np.float16)[:] = {"int8": 0.0003, "int4": 0.004}[matrix.dtype]
+            _fill_scales(matrix, scales)
         for start in range(0, data.size, values.size):
             data[start : start + values.size] = values[: data.size - start]
     for number, norm in enumerate(plan.spec.norms):
         writer.vector("norms", number, "weight", np.ones(norm.size, np.float32))
     return writer.block
+
+
+def _fill_scales(matrix: MatrixSpec, scales: np.ndarray) -> None:
+    """Write scales, uint8, with which random integers have a standard deviation of about 0.02."""
+    if matrix.dtype != "int4-256":
+        scales.view(np.float16)[:] = {"int8": 0.0003, "int8-256": 0.0003, "int4": 0.004}[matrix.dtype]
+        return
+    panels = scales.reshape(-1, matrix.scale_bytes)  # of each: a float16 per super-block and row, then pairs
+    pairs = -(-matrix.columns // GROUP) * LANES * 2
+    panels[:, :-pairs] = np.frombuffer(np.float16(0.0005).tobytes() * ((matrix.scale_bytes - pairs) // 2), np.uint8)
+    panels[:, -pairs:] = np.tile(np.array([8, 0], np.uint8), pairs // 2)  # scale and offset of a group
 
 
 def random_model(shape: str, dtype: str, kv_cache_dtype: str | None = None) -> Share4V:
