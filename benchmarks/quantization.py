@@ -176,8 +176,13 @@ def measure(model: Model, variant: Variant, reference: np.ndarray | None) -> tup
     return quality, found
 
 
-def load_model(tokens: int = TOKENS, calibration: int | None = None) -> Model:
+def load_model(tokens: int = TOKENS, calibration: int | None = None, layers: int | None = None) -> Model:
     """Return SmolLM2 off its grid, the first `tokens` tokens of the text to predict, and the calibration text.
+
+    Args:
+        tokens: length of the text.
+        calibration: use only so many tokens of the calibration text.
+        layers: use only so many of the model's layers, to save time: a worse model, but with trained weights.
 
     Raises:
         FileNotFoundError: the package is not installed.
@@ -190,6 +195,8 @@ def load_model(tokens: int = TOKENS, calibration: int | None = None) -> Model:
         tokenizer.encode(path.read_text(encoding="utf-8")).ids, np.int32
     )
     config, weights = smollm2.off_grid(*smollm2.load(file))
+    if layers is not None:
+        config = replace(config, text_config=replace(config.text_config, num_hidden_layers=layers))
     return Model(config, weights, encode(TEXT)[: tokens + 1], encode(CALIBRATION)[:calibration])
 
 

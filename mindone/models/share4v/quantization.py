@@ -58,8 +58,8 @@ PRECISIONS = {
 }
 # How a checkpoint's integers are laid out -> their types; config.json names the layout.
 #   groups     what `share4v convert` wrote before layouts had names
-#   weighted   what loading a float checkpoint as int4 makes
-#   rotated    what `share4v convert --dtype int4` writes
+#   weighted   int4: what loading a float checkpoint makes
+#   rotated    int8; int4: what `share4v convert` writes, since rotated int4 needs GPTQ
 LAYOUTS: dict[str, dict[str, Precision]] = {
     "int8": {
         "groups": Precision("int8", "int8", "float16", "int8", "float16", "int8", "float16"),
@@ -73,8 +73,8 @@ LAYOUTS: dict[str, dict[str, Precision]] = {
 }
 OLDEST_LAYOUT = "groups"
 # The layout that loading a float checkpoint makes, and the one that conversion writes.
-LOADED_LAYOUTS = {"int8": "groups", "int4": "weighted"}
-CONVERTED_LAYOUTS = {"int8": "groups", "int4": "rotated"}
+LOADED_LAYOUTS = {"int8": "rotated", "int4": "weighted"}
+CONVERTED_LAYOUTS = {"int8": "rotated", "int4": "rotated"}
 PRECISIONS |= {dtype: LAYOUTS[dtype][layout] for dtype, layout in LOADED_LAYOUTS.items()}
 
 

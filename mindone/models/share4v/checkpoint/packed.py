@@ -61,7 +61,7 @@ def packer(
         read: returns a weight of the checkpoint by its name.
     """
     if any(plan.spec.is_rotated for plan in plans):
-        weights = RotatedWeights(finite_reader(read), config, Rotation.random(config.hidden_size))
+        weights = RotatedWeights(_finite_vectors(read), config, Rotation.random(config.hidden_size))
         return lambda plan: pack(plan, weights.reader(plan))
     if any(matrix.dtype == "int4-256" for plan in plans for matrix in plan.spec.matrices):
         importance = Importance(config, read)
@@ -101,6 +101,16 @@ def fill(
 def finite_reader(read: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
     """Return a function that reads a weight as float32; it raises CheckpointError if a value is not finite."""
     return lambda name: finite_vector(read(name), name)
+
+
+def _finite_vectors(read: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
+    """Return a function that reads as `finite_reader` does, but leaves the values of matrices to packing to check."""
+
+    def checked(name: str) -> np.ndarray:
+        weight = read(name)
+        return finite_vector(weight, name) if weight.ndim == 1 else weight
+
+    return checked
 
 
 def reader_of(entries: Mapping[str, StoredTensor]) -> Callable[[str], np.ndarray]:
@@ -200,6 +210,7 @@ def pack(
             except OverflowError as error:
                 names = ", ".join(part.weight for part in parts)
                 raise CheckpointError(f"{names}: {error}; use dtype (--dtype) float32, or check the file") from error
+            del weight  # before the next one is read
     return writer.block
 
 

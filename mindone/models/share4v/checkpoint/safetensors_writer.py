@@ -54,6 +54,7 @@ def write_aligned(sizes: Iterable[tuple[str, tuple[int, ...], str]], arrays: Ite
         file.write(text)
         for array in arrays:
             np.ascontiguousarray(array).tofile(file)
+            del array  # before the next one is made
 
 
 def ordered(pairs: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:

@@ -21,6 +21,7 @@ from ..language.weights import LANGUAGE_MODEL, LM_HEAD, down_hadamard
 Reader = Callable[[str], np.ndarray]
 
 SEED = 20260  # any fixed number: the same checkpoint gives the same bits
+PIECE = 1 << 17  # values of a weight that are transformed at once, so that only the result is as large as the weight
 
 
 def power_of_two(size: int) -> int:
@@ -34,6 +35,23 @@ def hadamard_rows(x: np.ndarray, size: int) -> np.ndarray:
         return x
     table = np.ones(size + 1, np.float32)  # no signs, and nothing to mix
     return library().rotate_rows(table, np.ascontiguousarray(x, np.float32).reshape(-1, size)).reshape(x.shape)
+
+
+def _row_pieces(weight: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return `change` of rows [R, K] of a weight of any float type, some at a time, as float32 [N, K]."""
+    changed, step = np.empty(weight.shape, np.float32), max(1, PIECE // weight.shape[1])
+    for first in range(0, len(weight), step):
+        changed[first : first + step] = change(np.asarray(weight[first : first + step], np.float32))
+    return changed
+
+
+def _change_columns(weight: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Apply `change` to the columns of a weight float32 [N, K], given as rows [C, N], in place; return the weight."""
+    step = max(1, PIECE // weight.shape[0])
+    for first in range(0, weight.shape[1], step):
+        columns = slice(first, first + step)
+        weight[:, columns] = change(weight[:, columns].T).T
+    return weight
 
 
 @dataclass(frozen=True)
@@ -67,8 +85,8 @@ class Rotation:
         return library().rotate_rows(self.table, np.ascontiguousarray(x, np.float32))
 
     def outputs(self, weight: np.ndarray) -> np.ndarray:
-        """Return R^T times weight [H, K], float32: a matrix whose outputs are rotated."""
-        return np.ascontiguousarray(self.rows(weight.T).T)
+        """Multiply R^T by weight float32 [H, K], in place, and return it: a matrix whose outputs are rotated."""
+        return _change_columns(weight, self.rows)
 
 
 class RotatedWeights:
@@ -101,21 +119,23 @@ class RotatedWeights:
             return np.ones(self.config.hidden_size, np.float32)
         base = layer.rsplit(".", 1)[0]
         if part in ("o_proj", "down_proj"):
-            weight = self._wide(name)
             if kind == "bias":
-                return self.rotation.rows(weight[None])[0]
+                return self.rotation.rows(self._row(name))[0]
             size = power_of_two(self.config.head_size) if part == "o_proj" else down_hadamard(self.config)
-            return self.rotation.outputs(hadamard_rows(weight, size))
+            return self.rotation.outputs(_row_pieces(self.read(name), lambda rows: hadamard_rows(rows, size)))
         norm = "input" if part in ("q_proj", "k_proj", "v_proj") else "post_attention"
-        weight = self._wide(name) if kind == "bias" else self._inputs(name, f"{base}.{norm}_layernorm.weight")
-        if part != "v_proj":
-            return weight
-        # Values are outputs, so that the transform is along the rows of each head.
-        turned = hadamard_rows(np.ascontiguousarray(weight.T), power_of_two(self.config.head_size))
-        return np.ascontiguousarray(turned.T)
+        turned = self._row(name) if kind == "bias" else self._inputs(name, f"{base}.{norm}_layernorm.weight")
+        if part == "v_proj":  # values are outputs, so that the transform is along the rows of each head
+            size = power_of_two(self.config.head_size)
+            if kind == "bias":
+                turned = hadamard_rows(turned, size)
+            else:
+                turned = _change_columns(turned, lambda columns: hadamard_rows(columns, size))
+        return turned[0] if kind == "bias" else turned
 
     def _inputs(self, name: str, norm: str) -> np.ndarray:
-        return self.rotation.rows(self._wide(name) * self._wide(norm))
+        scales = self._row(norm)  # read first: reading a weight may release the memory of the one before it
+        return _row_pieces(self.read(name), lambda rows: self.rotation.rows(rows * scales))
 
-    def _wide(self, name: str) -> np.ndarray:
-        return np.asarray(self.read(name), np.float32)
+    def _row(self, name: str) -> np.ndarray:
+        return np.asarray(self.read(name), np.float32)[None]

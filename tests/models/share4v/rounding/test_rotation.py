@@ -76,7 +76,7 @@ def test_rotations_are_orthogonal_and_repeatable(size: int) -> None:
     assert np.allclose(matrix @ matrix.T, np.eye(size), atol=2e-6)
     assert np.array_equal(Rotation.random(size).table, Rotation.random(size).table)
     weight = np.random.default_rng(0).standard_normal((size, 5)).astype(np.float32)
-    assert np.allclose(Rotation.random(size).outputs(weight), matrix.T @ weight, atol=1e-5)
+    assert np.allclose(Rotation.random(size).outputs(weight.copy()), matrix.T @ weight, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [2, 16, 256])
@@ -93,3 +93,15 @@ def test_a_rotation_spreads_an_outlier() -> None:
     x[0, 1234] = 50
     turned = Rotation.random(4096).rows(x)
     assert np.abs(turned).max() < 2 < 50
+
+
+@pytest.mark.parametrize(("hidden", "inner"), [(4096, 11008), (5120, 13824)], ids=["7b", "13b"])
+def test_the_widths_of_the_published_models(hidden: int, inner: int) -> None:
+    """Products of rows are kept, and the transform before the down projections takes blocks of 256."""
+    text = TextConfig(32, hidden, inner, 1, hidden // 128, hidden // 128)
+    assert down_hadamard(text) == 256
+    rng = np.random.default_rng(0)
+    for width, turn in ((hidden, Rotation.random(hidden).rows), (inner, lambda x: hadamard_rows(x, 256))):
+        x = rng.standard_normal((4, width)).astype(np.float32)
+        assert np.allclose(turn(x) @ turn(x).T, x @ x.T, atol=1e-5 * width)
+        assert np.abs(turn(x) - x).max() > 0.1
