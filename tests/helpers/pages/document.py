@@ -24,7 +24,7 @@ PAGES = sorted(
 PYTHON, SHELL, SESSION = "python", "bash", "console"
 RUNNABLE = (PYTHON, SHELL, SESSION)
 # Blocks that are only shown: the contents of a file, or the output of a program.
-SHOWN = ("text", "toml", "json", "csv", "yaml")
+SHOWN = ("text", "toml", "json", "csv", "yaml", "nginx")
 
 FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)$")
 TITLE = re.compile(r'title="([^"]+)"')
