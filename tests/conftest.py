@@ -12,11 +12,11 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers.paths import TESTS
 
-# OpenMP reads these when it is loaded. Threads that wait sleep instead of spinning, which leaves the CPU to others.
+# OpenMP and NumPy's BLAS read these when they are loaded, so before anything imports NumPy. Threads that wait sleep
+# instead of spinning, which leaves the CPU to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each worker; tests of threads set their number themselves
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -113,6 +113,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a Share4V with random weights and its processor, as `save_pretrained` writes them."""
     import mindspore as ms
+    import numpy as np
 
     from mindone.models.share4v import (
         ProjectorConfig,
@@ -142,6 +143,7 @@ def checkpoint(vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Paths of five small pictures of noise."""
+    import numpy as np
     from PIL import Image
 
     directory = tmp_path_factory.mktemp("pictures")
