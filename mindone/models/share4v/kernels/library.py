@@ -136,45 +136,30 @@ class Library:
         return 0
 
     def round_super_block(
-        self,
-        weight: np.ndarray,
-        importance: np.ndarray,
-        feedback: np.ndarray | None = None,
-        target: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        self, weight: np.ndarray, importance: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Round weight float32 [R, K], at most 256 columns, to one int4 super-block per row.
 
         Args:
             importance: float32 [K], positive: how much the squared error of each column matters.
-            feedback: float32 [K, K]; row k holds by how much column k makes up for the errors of the columns before it.
-            target: float32 [R, K], the weights plus the feedback of earlier super-blocks; by default the weights.
 
         Returns:
-            codes uint8 [R, K], pairs int8 [R, ceil(K / 32), 2], scales float16 [R], and errors float32 [R, K], the
-            weights minus their rounded values; see packing.RoundedRows.
+            codes uint8 [R, K], pairs int8 [R, ceil(K / 32), 2], and scales float16 [R]; see packing.RoundedRows.
 
         Raises:
             KernelError: a shape or dtype is wrong.
         """
         rows, columns = weight.shape
-        target = weight if target is None else target
-        arrays = [weight, target, importance] + ([] if feedback is None else [feedback])
-        shapes = [importance.shape == (columns,), feedback is None or feedback.shape == (columns, columns)]
-        shapes.append(target.shape == weight.shape)
-        _check_floats("round_super_block", arrays, shapes)
-        codes, errors = np.empty((rows, columns), np.uint8), np.empty((rows, columns), np.float32)
-        pairs, scales = np.empty((rows, -(-columns // 32), 2), np.int8), np.empty(rows, np.float16)
+        _check_floats("round_super_block", [weight, importance], [importance.shape == (columns,)])
+        codes, pairs = np.empty((rows, columns), np.uint8), np.empty((rows, -(-columns // 32), 2), np.int8)
+        scales = np.empty(rows, np.float16)
         status = self._library.share4v_round(
             ctypes.c_int64(rows),
             ctypes.c_int64(columns),
-            _pointer(weight),
-            _pointer(target),
-            _pointer(importance),
-            None if feedback is None else _pointer(feedback),
-            *[_pointer(array) for array in (codes, pairs, scales, errors)],
+            *[_pointer(array) for array in (weight, importance, codes, pairs, scales)],
         )
-        _check("round_super_block", status, arrays)
-        return codes, pairs, scales, errors
+        _check("round_super_block", status, [weight, importance])
+        return codes, pairs, scales
 
     def rotate_rows(self, rotation: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Multiply rows x float32 [R, H] by a rotation, float32 [H + m * m]; csrc/format.h (Block) describes it.

@@ -40,13 +40,10 @@ struct RoundCall {
   int64_t rows;
   int64_t columns;
   const float* weights;     // [rows][columns]
-  const float* targets;     // [rows][columns] the weights plus the feedback of earlier super-blocks
   const float* importance;  // [columns], positive
-  const float* feedback;    // [columns][columns], or nullptr
   uint8_t* codes;           // [rows][columns] q
   int8_t* pairs;            // [rows][groups][2] s and z
   uint16_t* scales;         // [rows] d, as the bits of a float16
-  float* errors;            // [rows][columns]
 };
 
 struct Kernels {

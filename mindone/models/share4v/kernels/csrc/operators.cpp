@@ -254,10 +254,10 @@ int share4v_pack(uint8_t* data, int64_t bytes, int number, int64_t first, int64_
   return is_bad ? kNotFinite : kOk;
 }
 // Rounds weights [rows, columns] of one super-block; the arguments are RoundCall's.
-int share4v_round(int64_t rows, int64_t columns, const float* weights, const float* targets, const float* importance,
-                  const float* feedback, uint8_t* codes, int8_t* pairs, uint16_t* scales, float* errors) {
+int share4v_round(int64_t rows, int64_t columns, const float* weights, const float* importance, uint8_t* codes,
+                  int8_t* pairs, uint16_t* scales) {
   if (rows < 0 || columns < 1 || columns > kSuper) return kWrongShape;
-  selected()->round({rows, columns, weights, targets, importance, feedback, codes, pairs, scales, errors});
+  selected()->round({rows, columns, weights, importance, codes, pairs, scales});
   return kOk;
 }
 // Unpacks matrix `number` of a block of `bytes` bytes; `size` is the number of values of `out`.

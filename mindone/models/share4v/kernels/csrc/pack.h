@@ -132,12 +132,12 @@ inline void pack_super_panel(const float* rows, int64_t columns, const float* im
   std::memset(data, 0, static_cast<size_t>(groups * kInt4GroupBytes));
   for (int64_t sb = 0; sb < supers; sb++) {
     const int64_t first = sb * kSuper, n = std::min(kSuper, columns - first);
-    float weights[kSuper * kLanes], errors[kSuper * kLanes];
+    float weights[kSuper * kLanes];
     uint8_t codes[kSuper * kLanes];
     for (int64_t r = 0; r < kLanes; r++)
       for (int64_t k = 0; k < n; k++) weights[k * kLanes + r] = rows[r * columns + first + k];
-    round_super_block({weights, weights, importance ? importance + first : equal, nullptr, n, codes,
-                       pairs + sb * kSuperGroups * kPairBytes, scales + sb * kLanes, errors});
+    round_super_block({weights, importance ? importance + first : equal, n, codes,
+                       pairs + sb * kSuperGroups * kPairBytes, scales + sb * kLanes});
     for (int64_t g = 0; g * kGroup < n; g++)
       for (int64_t r = 0; r < kLanes; r++) {
         uint8_t row[kGroup];

@@ -17,14 +17,11 @@ constexpr int kRefinements = 2;
 // One super-block of a panel: the lanes are 16 rows. n is the number of columns.
 struct SuperBlock {
   const float* weights;     // [n][16]
-  const float* targets;     // [n][16] what is rounded: the weights, plus the feedback of earlier super-blocks
   const float* importance;  // [n], positive
-  const float* feedback;    // [n][n] or nullptr: by how much column k makes up for the error of each column before it
   int64_t n;
   uint8_t* codes;  // [n][16] q
   int8_t* pairs;   // [groups][16][2] s and z
   Half* scales;    // [16] d
-  float* errors;   // [n][16] weight minus its rounded value
 };
 
 // The codes nearest to w = a * (q - 8) + b.
@@ -114,15 +111,14 @@ inline void fit_integers(const float* w, const float* importance, int64_t n, Lan
   *z_out = best_z;
 }
 
-// Rounds one super-block: scales of its groups first, then its weights in order, each with the feedback of the errors
-// before it (LDLQ, Chee et al. 2023, which equals GPTQ, Frantar et al. 2022).
+// Rounds one super-block: scales of its groups first, then each weight to the nearest code.
 inline void round_super_block(const SuperBlock& block) {
   const int64_t groups = ceil_div(block.n, kGroup);
   Lanes a[kSuperGroups], b[kSuperGroups];
   Lanes largest = zero();  // the smallest d with which all integers fit
   for (int64_t g = 0; g < groups; g++) {
     const int64_t first = g * kGroup, n = std::min(kGroup, block.n - first);
-    fit_group(block.targets + first * kLanes, block.importance + first, n, &a[g], &b[g]);
+    fit_group(block.weights + first * kLanes, block.importance + first, n, &a[g], &b[g]);
     const Lanes extreme = max(fnma(a[g], set1(kLowCode), mul(b[g], set1(-1.0f))), fma(a[g], set1(kHighCode), b[g]));
     largest = max(largest, max(mul(a[g], set1(1.0f / kMaxScale)), mul(extreme, set1(1.0f / kMaxInteger))));
   }
@@ -131,7 +127,7 @@ inline void round_super_block(const SuperBlock& block) {
   for (int64_t g = 0; g < groups; g++) {
     const int64_t first = g * kGroup, n = std::min(kGroup, block.n - first);
     Lanes s, z;
-    fit_integers(block.targets + first * kLanes, block.importance + first, n, d, a[g], b[g], &s, &z);
+    fit_integers(block.weights + first * kLanes, block.importance + first, n, d, a[g], b[g], &s, &z);
     int8_t s_bytes[kLanes], z_bytes[kLanes];
     store_int8(s_bytes, s);
     store_int8(z_bytes, z);
@@ -143,17 +139,9 @@ inline void round_super_block(const SuperBlock& block) {
     b[g] = mul(z, d);
   }
   for (int64_t k = 0; k < block.n; k++) {
-    const Lanes w = load(block.weights + k * kLanes), scale = a[k / kGroup], offset = b[k / kGroup];
-    Lanes target = load(block.targets + k * kLanes);
-    if (block.feedback) {
-      const float* column = block.feedback + k * block.n;
-      for (int64_t j = 0; j < k; j++) target = fma(load(block.errors + j * kLanes), set1(column[j]), target);
-    }
-    const Lanes q = nearest_code(target, inverse_of(scale), offset);
     int8_t codes[kLanes];
-    store_int8(codes, q);
+    store_int8(codes, nearest_code(load(block.weights + k * kLanes), inverse_of(a[k / kGroup]), b[k / kGroup]));
     for (int64_t n = 0; n < kLanes; n++) block.codes[k * kLanes + n] = static_cast<uint8_t>(codes[n] + 8);
-    store(block.errors + k * kLanes, sub(fnma(scale, q, w), offset));
   }
 }
 
@@ -163,25 +151,19 @@ void run_round(const RoundCall& call) {
 #pragma omp parallel for num_threads(thread_count()) schedule(dynamic, 1)
   for (int64_t p = 0; p < panels; p++) {
     const int64_t count = std::min(kLanes, call.rows - p * kLanes);
-    float weights[kSuper * kLanes] = {}, targets[kSuper * kLanes] = {}, errors[kSuper * kLanes];
+    float weights[kSuper * kLanes] = {};
     uint8_t codes[kSuper * kLanes];
     int8_t pairs[kSuperGroups * kLanes * 2];
     Half scales[kLanes];
     for (int64_t r = 0; r < count; r++)
-      for (int64_t k = 0; k < n; k++) {
-        weights[k * kLanes + r] = call.weights[(p * kLanes + r) * n + k];
-        targets[k * kLanes + r] = call.targets[(p * kLanes + r) * n + k];
-      }
-    round_super_block({weights, targets, call.importance, call.feedback, n, codes, pairs, scales, errors});
+      for (int64_t k = 0; k < n; k++) weights[k * kLanes + r] = call.weights[(p * kLanes + r) * n + k];
+    round_super_block({weights, call.importance, n, codes, pairs, scales});
     for (int64_t r = 0; r < count; r++) {
       const int64_t row = p * kLanes + r;
       call.scales[row] = scales[r].bits;
       for (int64_t g = 0; g < groups; g++)
         for (int64_t i = 0; i < 2; i++) call.pairs[(row * groups + g) * 2 + i] = pairs[(g * kLanes + r) * 2 + i];
-      for (int64_t k = 0; k < n; k++) {
-        call.codes[row * n + k] = codes[k * kLanes + r];
-        call.errors[row * n + k] = errors[k * kLanes + r];
-      }
+      for (int64_t k = 0; k < n; k++) call.codes[row * n + k] = codes[k * kLanes + r];
     }
   }
 }
