@@ -12,6 +12,8 @@ from helpers.paths import ROOT
 from helpers.warm_processes import warm_python
 
 from mindone.models.share4v import VISION_TOWERS, Share4V, Share4VProcessor
+from mindone.models.share4v.display import printable
+from mindone.models.share4v.training.initialization import initialize
 from mindone.pipelines import pipeline
 
 SCENE = str(ROOT / "examples" / "sharegpt_4v" / "scene.png")
@@ -34,6 +36,7 @@ def test_the_tower_of_the_tutorial_runs_from_the_command_line(tmp_path: Path, mo
 
     source = Share4V.from_pretrained("sharegpt4v-tiny", language_backend="mindspore")
     model = Share4V(source.config, vision_backend="patches")
+    initialize(model, seed=0)
     model.save_pretrained(tmp_path / "with-patches")
     Share4VProcessor.from_pretrained("sharegpt4v-tiny").save_pretrained(tmp_path / "with-patches")
     captioner = pipeline("image-to-text", tmp_path / "with-patches", vision_backend="patches")
@@ -55,4 +58,4 @@ def test_the_tower_of_the_tutorial_runs_from_the_command_line(tmp_path: Path, mo
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == " ".join(wanted.split())
+    assert done.stdout.strip() == printable(" ".join(wanted.split())) != ""
