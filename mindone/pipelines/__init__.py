@@ -32,7 +32,7 @@ TASKS.register("image-text-to-text", "mindone.pipelines.image_to_text.answering:
 
 @overload
 def pipeline(
-    task: Literal["image-to-text"],
+    task: Literal["image-to-text"] = "image-to-text",
     model: str | Path | Share4V | None = None,
     processor: str | Path | Share4VProcessor | None = None,
     conversation: str | None = None,
@@ -68,7 +68,7 @@ def pipeline(
 
 @explicit_options(LoadOptions)
 def pipeline(
-    task: str,
+    task: str = "image-to-text",
     model: str | Path | Share4V | None = None,
     processor: str | Path | Share4VProcessor | None = None,
     conversation: str | None = None,
@@ -85,7 +85,7 @@ def pipeline(
     """Make a pipeline with the arguments and results of Hugging Face's pipeline for the same task.
 
     Args:
-        task: "image-to-text" (captions) or "image-text-to-text" (questions and conversations about images).
+        task: "image-to-text" (captions; the default) or "image-text-to-text" (questions and conversations about images).
         model: "sharegpt4v-tiny" (the default, which comes with the package), "sharegpt4v-7b", "sharegpt4v-13b", a
             directory, owner/name on a hub, or a model that is already loaded.
         processor: a processor, or the name or directory of its checkpoint; by default the processor of the checkpoint

@@ -71,6 +71,13 @@ def test_result_shapes_and_captions(captioner: ImageToTextPipeline, pictures: li
     assert captioner([], max_new_tokens=TOKENS) == []
 
 
+def test_a_model_without_a_task_captions(
+    model: Share4V, processor: Share4VProcessor, pictures: list[str], captions: list[str]
+) -> None:
+    made = pipeline(model=model, processor=processor)  # Hugging Face finds the task by the model
+    assert made(pictures[0], max_new_tokens=TOKENS) == [{"generated_text": captions[0]}]
+
+
 def test_all_image_source_types(captioner: ImageToTextPipeline, pictures: list[str], captions: list[str]) -> None:
     data = Path(pictures[0]).read_bytes()
     with Image.open(pictures[0]) as image:
