@@ -85,7 +85,8 @@ def pipeline(
     """Make a pipeline with the arguments and results of Hugging Face's pipeline for the same task.
 
     Args:
-        task: "image-to-text" (captions; the default) or "image-text-to-text" (questions and conversations about images).
+        task: "image-to-text" (captions, the default) or "image-text-to-text" (questions and conversations about
+            images).
         model: "sharegpt4v-tiny" (the default, which comes with the package), "sharegpt4v-7b", "sharegpt4v-13b", a
             directory, owner/name on a hub, or a model that is already loaded.
         processor: a processor, or the name or directory of its checkpoint; by default the processor of the checkpoint
