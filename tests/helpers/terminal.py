@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 SHARE4V = [sys.executable, "-m", "mindone_share4v"]
-DEADLINE = 120.0  # seconds; only stops tests that hang
+DEADLINE = 600.0  # seconds; only stops tests that hang
 
 
 class Terminal:

@@ -12,6 +12,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from mindone.models.share4v import ProjectorConfig, Share4VConfig, TextConfig, VisionConfig
 from mindone.models.share4v.configuration import RopeScaling
+from mindone.models.share4v.language.weights import language_plans
 
 # The fields of Lin-Chen/ShareGPT4V-7B's config.json.
 ORIGINAL_7B: dict[str, Any] = {
@@ -245,3 +246,18 @@ def test_an_end_that_no_vocabulary_has_ends_nothing() -> None:
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         original().select_layer = -1
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_config_without_a_layout_has_the_oldest(dtype: str) -> None:
+    config = dataclasses.replace(Share4VConfig(), quantization=dtype)
+    assert config.stored_layout == "groups"
+    matrices = [matrix for plan in language_plans(config, dtype)[1:-1] for matrix in plan.spec.matrices]
+    assert {(matrix.dtype, matrix.input_group, matrix.hadamard) for matrix in matrices} == {(dtype, 32, 0)}
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"quantization_layout 'woven' is not supported for quantization 'int4'"):
+        dataclasses.replace(Share4VConfig(), quantization="int4", quantization_layout="woven")
+    with pytest.raises(ValueError, match=r"quantization_layout 'rotated' is not supported for quantization None"):
+        dataclasses.replace(Share4VConfig(), quantization_layout="rotated")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers.kernels import run_linear
 
-from mindone.models.share4v import Share4VConfig
 from mindone.models.share4v.kernels.library import Library
 from mindone.models.share4v.kernels.packing import BlockSpec, MatrixSpec, NormSpec, check_block
-from mindone.models.share4v.language.weights import language_plans
 
 # dtype -> a block [3, 40] with a norm and a bias, and the bits of its outputs for two rows, on AVX2.
 WRITTEN = {
@@ -49,18 +46,3 @@ def test_a_block_of_0_2_0_computes_what_it_did(kernels: Library, kind: str, dtyp
         assert np.allclose(y, expected, rtol=1e-5)
     else:
         assert np.array_equal(y, expected)
-
-
-@pytest.mark.parametrize("dtype", WRITTEN)
-def test_a_config_without_a_layout_has_the_oldest(dtype: str) -> None:
-    config = replace(Share4VConfig(), quantization=dtype)
-    assert config.stored_layout == "groups"
-    matrices = [matrix for plan in language_plans(config, dtype)[1:-1] for matrix in plan.spec.matrices]
-    assert {(matrix.dtype, matrix.input_group, matrix.hadamard) for matrix in matrices} == {(dtype, 32, 0)}
-
-
-def test_an_unknown_layout_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"quantization_layout 'woven' is not supported for quantization 'int4'"):
-        replace(Share4VConfig(), quantization="int4", quantization_layout="woven")
-    with pytest.raises(ValueError, match=r"quantization_layout 'rotated' is not supported for quantization None"):
-        replace(Share4VConfig(), quantization_layout="rotated")
