@@ -43,9 +43,13 @@ def test_int4_on_loading_is_far_better_than_the_oldest_layout() -> None:
     assert weighted.bits < 4.65
 
 
-def test_gptq_is_better_than_rounding_by_importance() -> None:
-    """On the first layers only: GPTQ on all of them takes minutes."""
+def test_gptq_on_real_weights() -> None:
+    """On the first layers only, with little calibration: benchmarks/quantization.py compares GPTQ on all of them.
+
+    Here the KL divergence varies by a tenth with the number of threads of NumPy's BLAS, too much to compare GPTQ with
+    rounding by importance; test_gptq.py does that by the error of the outputs.
+    """
     layers = 4
     converted = quality(Variant("int4", "rotated", is_gptq=True), layers)
-    assert converted.kl < 0.9 * quality(Variant("int4", "weighted"), layers).kl
+    assert converted.kl < 0.5 * quality(Variant("int4", "groups"), layers).kl
     assert converted.bits < 4.65
