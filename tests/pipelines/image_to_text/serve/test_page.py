@@ -134,6 +134,16 @@ def test_a_chat(tab: Tab, live: Live, downloads: Path, ask_pipeline: Callable[..
     (downloads / "bad.json").write_text(json.dumps({"format": "share4v history 1", "chats": [{}], "images": {}}))
     tab.keys("#import", str(downloads / "bad.json"))
     tab.wait(lambda: "not an exported history" in tab.text("#alert"))
+    # An imported tree with a loop, parents that do not exist and half an index is repaired.
+    history = json.loads(exported.read_text())
+    history["chats"][0]["title"] = "Looped"
+    for name, node in history["chats"][0]["nodes"].items():
+        node.update(parent="gone", selected=node["selected"] + 0.5, children=[*node["children"], name, "root"])
+    (downloads / "looped.json").write_text(json.dumps(history))
+    tab.keys("#import", str(downloads / "looped.json"))
+    tab.wait(lambda: tab.text("#chats .open") == "Looped")
+    tab.open(f"{live.url}/")
+    assert answers(tab) == [expected, follow_up]
 
 
 def test_stop_frees_the_slot(tab: Tab, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +162,54 @@ def test_stop_frees_the_slot(tab: Tab, live: Live, monkeypatch: pytest.MonkeyPat
     tab.wait(lambda: live.metric("vllm:num_requests_running") == 0)
 
 
+def test_what_is_deleted_stays_deleted(tab: Tab, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine: Any = live.service.model.engine
+    gate, step = threading.Event(), engine.step
+    monkeypatch.setattr(engine, "step", lambda: (gate.wait(60), step())[1])
+    try:
+        tab.keys("#question", "Hello\n")
+        tab.wait(lambda: "waiting" in tab.text("#status"))
+        tab.click("[aria-label^='Delete the chat']")
+        tab.wait(lambda: tab.all("#send:not([hidden])") and not tab.all(".message"))
+        tab.click("#view-grid")
+        tab.keys("#grid-files", str(SCENE))
+        tab.click("#caption-all:not([disabled])")
+        tab.wait(lambda: tab.text(".card .info"))
+        tab.click(".card [aria-label^='Remove']")
+        tab.wait(lambda: not tab.all(".card"))
+    finally:
+        gate.set()
+    tab.wait(lambda: tab.all("#caption-all:not([hidden])"))
+    tab.open(f"{live.url}/")
+    assert not tab.all(".card") and not tab.all("#chats li")
+
+
+ENTER_TWICE = """
+for (let time = 0; time < 2; time++) {
+  arguments[0].dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true }));
+}
+"""
+
+
+def test_full_storage_and_enter_twice(tab: Tab) -> None:
+    full = "IDBObjectStore.prototype.put = () => { throw new DOMException('', 'QuotaExceededError'); }"
+    tab.driver.execute_script(full)
+    tab.keys("#files", str(SCENE))
+    tab.wait(lambda: tab.all("#attached img"))
+    tab.keys("#question", "Hello")
+    tab.driver.execute_script(ENTER_TWICE, tab.one("#question"))
+    tab.wait(lambda: len(answers(tab)) == 1)
+    assert len(tab.all(".message.user")) == 1 and tab.all(".message.user img")
+    assert "could not store" in tab.text("#alert")
+    tab.all(".message.user button")[1].click()
+    tab.driver.execute_script(ENTER_TWICE, tab.driver.switch_to.active_element)
+    tab.wait(lambda: len(answers(tab)) == 1)
+    assert "2 of 2" in tab.text(".message.user")
+    tab.click("#view-grid")
+    tab.keys("#grid-files", f"{SCENE}\n{SCENE}")
+    tab.wait(lambda: len(tab.all(".card")) == 2)
+
+
 @pytest.mark.parametrize("event", ["drop", "paste"])
 def test_images_are_dropped_and_pasted(tab: Tab, event: str) -> None:
     tab.drop(SCENE, event)
@@ -163,28 +221,35 @@ def test_images_are_dropped_and_pasted(tab: Tab, event: str) -> None:
 
 def test_many_images(tab: Tab, downloads: Path, tmp_path: Path, ask_pipeline: Callable[..., str]) -> None:
     folder = tmp_path / "scenes"
-    for name in ("a.png", "b/a.png"):
+    for name in ("a.png", "b/a.png", "cat.jpg", "cat.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(SCENE.read_bytes())
     (folder / "notes.txt").write_text("not an image")
     tab.click("#view-grid")
     tab.keys("#grid-folder", str(folder))
-    tab.wait(lambda: len(tab.all(".card")) == 2)
+    tab.wait(lambda: len(tab.all(".card")) == 4)
     tab.click("#caption-all")
     captions = tab.wait(lambda: [one.get_property("value") for one in tab.all(".card textarea")])
-    tab.wait(lambda: "2 captions" in tab.text("#grid-status"))
+    tab.wait(lambda: "4 captions" in tab.text("#grid-status"))
     captions = [one.get_property("value") for one in tab.all(".card textarea")]
-    assert captions == [ask_pipeline(DESCRIBE)] * 2
+    assert captions == [ask_pipeline(DESCRIBE)] * 4
     tab.keys(".card textarea", " Edited: 猫.\t")
     tab.click("#save-txt")
     with zipfile.ZipFile(downloaded(tab, downloads, "captions.zip")) as archive:
         assert archive.testzip() is None
         texts = {name: archive.read(name).decode() for name in archive.namelist()}
-    assert set(texts) == {"scenes/a.txt", "scenes/b/a.txt"}
-    assert sorted(texts.values(), key=len) == [f"{captions[0]}\n", f"{captions[0]} Edited: 猫.\n"]
+    assert set(texts) == {f"scenes/{name}.txt" for name in ("a", "b/a", "cat.jpg", "cat.png")}
+    assert sorted(texts.values(), key=len) == [*[f"{captions[0]}\n"] * 3, f"{captions[0]} Edited: 猫.\n"]
     tab.click("#save-jsonl")
     lines = downloaded(tab, downloads, "captions.jsonl").read_text().splitlines()
-    assert [set(json.loads(line)) for line in lines] == [{"source", "caption", "prompts"}] * 2
+    assert [set(json.loads(line)) for line in lines] == [{"source", "caption", "prompts"}] * 4
+    # Where the browser writes into a folder, a full disk is shown.
+    full = """Object.defineProperty(navigator, "webdriver", { value: false });
+        const getDirectoryHandle = async () => { throw new Error("the disk is full"); };
+        window.showDirectoryPicker = async () => ({ getDirectoryHandle });"""
+    tab.driver.execute_script(full)
+    tab.click("#save-txt")
+    tab.wait(lambda: "could not be saved: the disk is full" in tab.text("#alert"))
 
 
 @pytest.mark.parametrize("width", [1280, 390])

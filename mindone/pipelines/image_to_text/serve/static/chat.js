@@ -6,6 +6,7 @@ let attached = []; // images of the next question: { name, blob }
 let running = null; // { node, controller } while an answer is generated
 let styleOfQuestion = null;
 const objectUrls = new Map(); // image id -> URL
+const deleted = new Set(); // ids of chats; an answer that ends later must not store its chat again
 
 function newChat() {
   return {
@@ -33,10 +34,14 @@ function branch(end = null) {
   return found;
 }
 
+async function keepChat(one) {
+  if (!deleted.has(one.id)) await store.put("chats", one);
+}
+
 async function saveChat() {
   chat.updated = Date.now();
   chat.title ||= (branch()[0]?.text || "").slice(0, 60);
-  await store.put("chats", chat);
+  await keepChat(chat);
   await showChats();
 }
 
@@ -85,7 +90,7 @@ async function answer(questionNode) {
   showComposer();
   if (chat === own) await renderMessages();
   own.updated = Date.now();
-  await store.put("chats", own);
+  await keepChat(own);
 }
 
 function styleTokens() {
@@ -172,7 +177,7 @@ function editMessage(node) {
   if (running) return;
   const element = $(`message-${node.id}`);
   const area = make("textarea", { value: node.text, rows: 3, "aria-label": t("question") });
-  const send = async () => { if (area.value.trim()) await ask(area.value.trim(), node.images, chat.nodes[node.parent]); };
+  const send = async () => { if (!running && area.value.trim()) await ask(area.value.trim(), node.images, chat.nodes[node.parent]); };
   const cancel = async () => { await renderMessages(); $(`message-${node.id}`).querySelector("button")?.focus(); };
   area.addEventListener("keydown", (event) => {
     if (event.key === "Escape") cancel();
@@ -213,17 +218,13 @@ function renderAttached() {
 async function submitQuestion() {
   const text = $("question").value.trim();
   if (running || (!text && !attached.length)) return;
-  const images = [];
-  for (const { name, blob } of attached) {
-    const id = newId();
-    await store.put("images", { id, name, blob });
-    images.push(id);
-  }
+  const images = attached.map(({ name, blob }) => ({ id: newId(), name, blob }));
+  for (const image of images) store.put("images", image); // not awaited: a second Enter must find `running`
   attached = [];
   renderAttached();
   $("question").value = "";
   const nodes = branch();
-  await ask(text || DATA.styles[0].prompt, images, nodes.at(-1) || chat.nodes[ROOT]);
+  await ask(text || DATA.styles[0].prompt, images.map((image) => image.id), nodes.at(-1) || chat.nodes[ROOT]);
 }
 
 // The history
@@ -252,6 +253,7 @@ async function openChat(id) {
 }
 
 async function deleteChat(one) {
+  deleted.add(one.id);
   for (const node of Object.values(one.nodes)) for (const id of node.images) await store.remove("images", id);
   await store.remove("chats", one.id);
   if (one.id === chat.id) await openChat(null);
@@ -283,7 +285,10 @@ async function importChats(file) {
       const blob = new Blob([Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0))], { type });
       await store.put("images", { id, name: String(name), blob });
     }
-    for (const one of chats) await store.put("chats", one);
+    for (const one of chats) {
+      deleted.delete(one.id);
+      await store.put("chats", one);
+    }
     announce(t("import-done", chats.length));
   } catch {
     showAlert(t("import-bad"));
@@ -291,16 +296,23 @@ async function importChats(file) {
   await showChats();
 }
 
+/** Build the tree anew from its root, each message once: a loop of messages would never end. */
 function checkedChat(one) {
+  if (!Object.hasOwn(one.nodes, ROOT)) throw new Error();
   const nodes = {};
-  for (const [id, node] of Object.entries(one.nodes)) {
-    const children = node.children.filter((child) => Object.hasOwn(one.nodes, child));
-    const selected = Math.min(Math.max(0, Number(node.selected) || 0), Math.max(0, children.length - 1));
+  const seen = new Set([ROOT]);
+  for (const waiting = [{ old: ROOT, id: ROOT, parent: null }]; waiting.length;) {
+    const { old, id, parent } = waiting.pop();
+    const node = one.nodes[old];
+    const isNew = (child) => Object.hasOwn(one.nodes, child) && !seen.has(child) && seen.add(child);
+    const found = node.children.map(String).filter(isNew).map((child) => ({ old: child, id: newId(), parent: id }));
+    waiting.push(...found);
+    const children = found.map((child) => child.id);
+    const selected = Math.trunc(Math.min(Math.max(0, Number(node.selected) || 0), Math.max(0, children.length - 1)));
     const texts = Object.fromEntries(["text", "info", "problem"].map((name) => [name, String(node[name] ?? "")]));
     const role = id === ROOT ? ROOT : node.role === "user" ? "user" : "assistant";
-    nodes[id] = { id, parent: node.parent, role, children, selected, images: node.images.map(String), ...texts };
+    nodes[id] = { id, parent, role, children, selected, images: node.images.map(String), ...texts };
   }
-  if (!nodes[ROOT]) throw new Error();
   return { id: String(one.id), title: String(one.title), updated: Number(one.updated) || 0, nodes };
 }
 
@@ -319,6 +331,7 @@ function startChats() {
   $("import").addEventListener("change", async (event) => { await importChats(event.target.files[0]); event.target.value = ""; });
   $("delete-all").addEventListener("click", async () => {
     if (!confirm(t("delete-all-sure"))) return;
+    for (const one of [chat, ...(await store.all("chats"))]) deleted.add(one.id);
     await store.clear("chats");
     await store.clear("images");
     await openChat(null);

@@ -360,7 +360,7 @@ async function saveTexts(files, archive) {
   return true;
 }
 
-// Storage: chats, images and the grid, in IndexedDB; in memory if the browser forbids it
+// Storage: chats, images and the grid, in IndexedDB; in memory if the browser forbids it, or has no room
 
 const STORES = ["chats", "images", "cards"];
 const memory = Object.fromEntries(STORES.map((name) => [name, new Map()]));
@@ -387,11 +387,33 @@ function inStore(name, mode, action) {
 }
 
 const store = {
-  put: (name, value) => (database ? inStore(name, "readwrite", (one) => one.put(value)) : memory[name].set(value.id, value)),
-  get: (name, id) => (database ? inStore(name, "readonly", (one) => one.get(id)) : memory[name].get(id)),
-  all: (name) => (database ? inStore(name, "readonly", (one) => one.getAll()) : [...memory[name].values()]),
-  remove: (name, id) => (database ? inStore(name, "readwrite", (one) => one.delete(id)) : memory[name].delete(id)),
-  clear: (name) => (database ? inStore(name, "readwrite", (one) => one.clear()) : memory[name].clear()),
+  async put(name, value) {
+    try {
+      if (database) {
+        await inStore(name, "readwrite", (one) => one.put(value));
+        memory[name].delete(value.id);
+        return;
+      }
+    } catch { showAlert(t("not-stored")); }
+    memory[name].set(value.id, value);
+  },
+  // What is in memory is newer. It is looked up last: a `put` that was under way may have just failed.
+  async get(name, id) {
+    const found = database ? await inStore(name, "readonly", (one) => one.get(id)) : undefined;
+    return memory[name].get(id) ?? found;
+  },
+  async all(name) {
+    const found = database ? await inStore(name, "readonly", (one) => one.getAll()) : [];
+    return [...new Map([...found.map((one) => [one.id, one]), ...memory[name]]).values()];
+  },
+  async remove(name, id) {
+    memory[name].delete(id);
+    if (database) await inStore(name, "readwrite", (one) => one.delete(id));
+  },
+  async clear(name) {
+    memory[name].clear();
+    if (database) await inStore(name, "readwrite", (one) => one.clear());
+  },
 };
 
 /** Run `job` on all items, a few at a time; errors are the job's own. */

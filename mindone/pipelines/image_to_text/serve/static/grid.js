@@ -8,13 +8,18 @@ function stored({ id, name, blob, caption, prompt, order }) {
   return { id, name, blob, caption, prompt, order };
 }
 
+/** Store a card, unless it was removed meanwhile. */
+async function keepCard(card) {
+  if (cards.includes(card)) await store.put("cards", stored(card));
+}
+
 async function addCards(images) {
   const known = new Set(cards.map((card) => card.name));
   for (const { name, blob } of images) {
     const card = { id: newId(), name: uniqueName(name, known), blob, caption: "", prompt: "", order: cards.length };
     cards.push(card);
-    await store.put("cards", stored(card));
     $("cards").append(cardElement(card));
+    await keepCard(card);
   }
   showGrid();
 }
@@ -33,7 +38,7 @@ function cardElement(card) {
   card.status = make("span", { className: "info" });
   card.area = make("textarea", {
     value: card.caption, "aria-label": t("caption-of", card.name),
-    change: () => { card.caption = card.area.value.trim(); store.put("cards", stored(card)); showGrid(); },
+    change: () => { card.caption = card.area.value.trim(); keepCard(card); showGrid(); },
   });
   card.element = make(
     "li", { className: "card" },
@@ -113,7 +118,7 @@ async function captionOne(card, prompt) {
   Object.assign(card, { caption: result.text.trim(), prompt });
   card.area.value = card.caption;
   card.status.textContent = speedText(result.timings, result.finishReason);
-  await store.put("cards", stored(card));
+  await keepCard(card);
   return result;
 }
 
@@ -123,9 +128,24 @@ function captioned() {
   return found;
 }
 
+/** Return the .txt names of cards, no two alike: cat.txt, but cat.jpg.txt and cat.png.txt if there are both. */
+function textNames(chosen) {
+  const stem = (card) => card.name.replace(/\.[^./]*$/, "");
+  const counts = new Map(), known = new Set();
+  const key = (card) => stem(card).toLowerCase(); // many file systems do not distinguish case
+  for (const card of cards) counts.set(key(card), (counts.get(key(card)) || 0) + 1);
+  return chosen.map((card) => uniqueName(`${counts.get(key(card)) > 1 ? card.name : stem(card)}.txt`, known));
+}
+
 async function saveCardTexts() {
-  const files = captioned().map((card) => [card.name.replace(/\.[^./]*$/, "") + ".txt", `${card.caption}\n`]);
-  if (files.length && (await saveTexts(files, "captions.zip"))) announce(t("saved", files.length));
+  const found = captioned();
+  const names = textNames(found);
+  const files = found.map((card, index) => [names[index], `${card.caption}\n`]);
+  try {
+    if (files.length && (await saveTexts(files, "captions.zip"))) announce(t("saved", files.length));
+  } catch (error) {
+    showAlert(t("save-failed", error.message));
+  }
 }
 
 function saveCardLines() {
@@ -144,10 +164,10 @@ async function startGrid() {
   $("grid-clear").addEventListener("click", async () => {
     if (!confirm(t("clear-sure"))) return;
     captioning?.abort();
-    await store.clear("cards");
     cards = [];
     $("cards").replaceChildren();
     showGrid();
+    await store.clear("cards");
   });
   cards = (await store.all("cards")).sort((one, other) => one.order - other.order);
   renderCards();
