@@ -219,7 +219,7 @@ class Review:
             return
         self._is_running = False
         try:
-            is_done = publish(self.state)
+            left_out = publish(self.state)
         except JobRunningError:
             self._is_running = True
             self._problem = "the job is running; it writes the outputs with your changes when it ends"
@@ -227,8 +227,11 @@ class Review:
             _log.exception("the outputs were not written")
             self._problem = f"the outputs were not written: {error}"
         else:
-            self._problem = None if is_done else "the job is not finished: run it again to write the outputs"
-            if is_done:
+            if left_out is None:
+                self._problem = "the job is not finished: run it again to write the outputs"
+            else:
+                more = f" ({len(left_out) - 1} more)" if len(left_out) > 1 else ""
+                self._problem = f"not in the outputs: {left_out[0]}{more}" if left_out else None
                 self._published = self._session.changed
 
 

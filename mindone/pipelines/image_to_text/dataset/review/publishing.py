@@ -14,10 +14,10 @@ from ..state.reviews import Reviews
 from ..writers import WriterOptions, open_writer
 
 
-def publish(state: Path) -> bool:
-    """Write the reviewed captions to all outputs of a finished job, and return whether the job is finished.
+def publish(state: Path) -> list[str] | None:
+    """Write the reviewed captions to all outputs of a finished job, and return what was left out, and why.
 
-    The outputs of a job that is not finished follow when it is run to its end.
+    The outputs of a job that is not finished follow when it is run to its end; None is returned then.
 
     Args:
         state: the job's state directory.
@@ -29,12 +29,15 @@ def publish(state: Path) -> bool:
     """
     with JobState(state) as entered:
         if not is_complete(state):
-            return False
+            return None
         description = entered.description()
         if not description:
             raise JobError(f"{state} has no job.json: run the job again")
+        left_out = []
         for name in description["formats"]:
-            open_writer(name, description["out"], WriterOptions(**description["sinks"]), state).finish()
+            writer = open_writer(name, description["out"], WriterOptions(**description["sinks"]), state)
+            writer.finish()
+            left_out += writer.left_out
         with Journal(state / JOURNAL) as journal, closing(Reviews(state / REVIEWS)) as reviews:
             write_failed(journal, state / FAILED, reviewed=reviews.apply)
-    return True
+    return left_out

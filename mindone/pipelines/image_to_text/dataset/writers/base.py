@@ -100,6 +100,11 @@ class Target:
         offset = self.reviews.offset(record)
         return offset is not None and offset >= self.reviewed
 
+    def is_decided(self, record: Record) -> bool:
+        """Return whether the record's captions are those of a review, whatever the job generated."""
+        review = self.reviews.get(record)
+        return review is not None and review.verdict in ("regenerated", "accepted", "edited")
+
 
 class Writer(Protocol):
     """Writes one output format; constructed with a Target.

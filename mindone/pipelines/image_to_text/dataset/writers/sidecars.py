@@ -9,10 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..state.atomic_files import PARTIAL_SUFFIX, lines_from, sync_directory
-from ..state.existing_captions import KEPT_EXISTING, MAX_CAPTION_BYTES
+from ..state.existing_captions import KEPT_EXISTING, MAX_CAPTION_BYTES, decode_caption
 from ..state.keys import fold
 from ..state.records import Item, Record
-from ..state.regular_files import create_own, open_own, own_exists, remove_own, rename_own
+from ..state.regular_files import NotRegularFileError, create_own, open_own, own_exists, remove_own, rename_own
 from .base import Progress, Target, note_left_out
 from .rows import caption_text
 
@@ -63,6 +63,13 @@ class SidecarWriter:
         is_written = record.number < self._durable or record.stands or KEPT_EXISTING in record.notes
         if exists and is_written and not is_changed:
             return
+        if exists and (is_changed or self._target.is_decided(record)):
+            found = _read(path)
+            if found == caption_text(record):
+                return
+            if not self._is_known(found, record):
+                note_left_out(self.left_out, item, f"{path.name} has another text than the job and reviews gave it: kept")
+                return
         partial = self._partial(path)
         if self._root is not None:
             self._make_directories(path.parent)
@@ -90,14 +97,22 @@ class SidecarWriter:
         if KEPT_EXISTING in record.notes:
             note_left_out(self.left_out, item, "its caption was rejected, but the file existed before the job: kept")
             return
-        with open_own(path) as file:
-            found = file.read(MAX_CAPTION_BYTES)
-        known = (texts for review in self._target.reviews.history(record) for texts in review.texts() if texts)
-        if any(found == caption_text(replace(record, captions=texts)) for texts in known):
+        if self._is_known(_read(path), record):
             remove_own(path)
             self._changed_directories.add(path.parent)
         else:
             note_left_out(self.left_out, item, "its caption was rejected, but its caption file has another text: kept")
+
+    def _is_known(self, found: bytes | None, record: Record) -> bool:
+        """Return whether the job or a review gave a caption file its text; any other text is a person's.
+
+        A caption that existed before the job may have had any whitespace around it, and a byte order mark.
+        """
+        if found is None:
+            return False
+        known = (texts for review in self._target.reviews.history(record) for texts in review.texts() if texts)
+        written = [caption_text(replace(record, captions=texts)) for texts in (record.captions, *known) if texts]
+        return decode_caption(found) in map(decode_caption, written)
 
     def flush(self) -> Progress:
         """Rename the waiting files to their final names."""
@@ -158,6 +173,16 @@ class CaptionSidecarWriter(SidecarWriter):
     """Sidecars with the suffix .caption."""
 
     suffix = ".caption"
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the content of a caption file; None if it is a link, no regular file, or larger than a caption."""
+    try:
+        with open_own(path) as file:
+            data = file.read(MAX_CAPTION_BYTES + 1)
+    except (NotRegularFileError, IsADirectoryError):
+        return None
+    return data if len(data) <= MAX_CAPTION_BYTES else None
 
 
 def _digest(text: str) -> str:

@@ -88,7 +88,7 @@ def test_reviews_reach_every_output_and_undo_restores_its_bytes(photos: Path) ->
     before = {name: data for name, data in tree(out).items() if not name.startswith(".share4v")}
     with ReviewSession(out) as session:
         session.change([edit(0, "A dog."), Change(number=1, verdict="accepted"), Change(number=2, verdict="rejected")])
-        assert publish(session.state)
+        assert publish(session.state) == []
         check(photos, n0="A dog.", n2=None)
         rows = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
         assert rows[0]["notes"] == ["edited in review"] and rows[1]["notes"] == ["accepted in review"]
@@ -144,6 +144,28 @@ def test_a_caption_file_that_people_edited_stays(photos: Path) -> None:
     assert (out / "0.txt").read_text() == "A dog.\n"
     assert ((out / "3.txt").read_text(), (out / "4.txt").read_text()) == ("By hand.", "By hand, too.")
     assert "has another text" in str(run(photos, format="txt").left_out) or (out / "4.txt").exists()
+
+
+def test_no_decision_overwrites_a_caption_file_that_people_edited(photos: Path) -> None:
+    """Neither an accepted caption, an edit or its undoing, nor a caption that was kept because it existed."""
+    (photos / "5.txt").write_text("Theirs")  # without a line end
+    run(photos, format="txt", out=None)
+    with ReviewSession(photos) as session:
+        session.change([edit(2, "A cat."), edit(3, "A dog."), edit(5, "Ours.")])
+        assert publish(session.state) == []
+        assert (photos / "5.txt").read_text() == "Ours.\n"
+        for number in (0, 1, 2):
+            (photos / f"{number}.txt").write_text(f"By hand {number}")
+        (photos / "3.txt").write_text("\ufeffA dog.  ", "utf-8")  # an editor's way to write the same text
+        session.undo()
+        session.change([Change(number=0, verdict="accepted"), edit(1, "Another."), Change(number=5, verdict="accepted")])
+        left_out = publish(session.state)
+    assert [(photos / f"{number}.txt").read_text() for number in (0, 1, 2)] == [f"By hand {n}" for n in (0, 1, 2)]
+    assert left_out is not None and len(left_out) == 3 and all("has another text" in one for one in left_out)
+    assert (photos / "3.txt").read_text() == "A picture of 3\n" and (photos / "5.txt").read_text().strip() == "Theirs"
+    for existing in ("skip", "overwrite"):  # a decision that counts in later runs does not either
+        summary = run(photos, format="txt", out=None, restart=True, existing=existing, prompt=f"{existing} {{stem}}")
+        assert (photos / "0.txt").read_text() == "By hand 0" and "0.png" in str(summary.left_out)
 
 
 def test_a_running_job_and_a_reviewer_lose_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
