@@ -157,6 +157,7 @@ def _run(
         return replace(preview_job(listed, job, directory), skipped=skipped.groups())
     with entered as state:
         listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
+        state.sign_description(description)
         remove_queues(state.directory)
         on_skipped(read_skipped(state.path(SKIPPED)))
         on_start(count_done(directory), len(listing))

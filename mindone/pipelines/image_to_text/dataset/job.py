@@ -35,11 +35,13 @@ from .state.reviews import Reviews
 from .state.signature import (
     check_files,
     has_state,
+    is_job_signed,
     is_listing_signed,
     is_signed,
     not_signed,
     require_signature,
     sign_directory,
+    sign_job,
 )
 from .state.skipped import read_skipped
 from .state.speed_log import SpeedLog
@@ -137,13 +139,29 @@ class JobState(AbstractContextManager["JobState"]):
         return self.directory / name
 
     def describe(self, description: Mapping[str, Any]) -> None:
-        """Store the job's settings."""
+        """Store the job's settings; `sign_description` signs them."""
         with atomic_write(self.path(JOB)) as file:
             file.write(json.dumps(description, indent=2, sort_keys=True).encode())
 
-    def description(self) -> dict[str, Any]:
-        """Return the stored settings; empty if there are none."""
-        return self._stored_description()
+    def sign_description(self, description: Mapping[str, Any]) -> None:
+        """Sign settings, those of this call, so that `signed_description` returns them later if they are stored."""
+        digest = _digest_of(description)
+        if not is_job_signed(self.directory, digest):
+            sign_job(self.directory, digest)
+
+    def signed_description(self) -> dict[str, Any]:
+        """Return the stored settings.
+
+        Raises:
+            JobError: there are none, or no job of this user stored them.
+        """
+        stored = self._stored_description()
+        if not stored or not is_job_signed(self.directory, _digest_of(stored)):
+            raise JobError(
+                f"{self.path(JOB)} is missing, was changed, or is from an older version, and it names the files to "
+                "write: run the same caption-dataset command again"
+            )
+        return stored
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
         """Return whether the stored settings are equal to these."""
@@ -165,6 +183,10 @@ class JobState(AbstractContextManager["JobState"]):
         if records or self.path(PREVIOUS).exists():
             changes = changed_settings(stored, self._description)
             raise SettingsChangedError(self.directory, records, changes, self._description.get("existing", "skip"))
+
+
+def _digest_of(description: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).digest()
 
 
 class CaptionJob:
@@ -251,7 +273,7 @@ class CaptionJob:
         waiting: dict[int, Record] = {}  # finished before the record of an earlier input
         for item, settled in self._inputs(start):
             if settled is not None:
-                yield settled, False
+                yield replace(settled, place=item.place), False
                 continue
             while item.number not in waiting:
                 record = next(made, None)
@@ -289,7 +311,7 @@ class CaptionJob:
     def _merged(self, item: Item, record: Record) -> Record:
         """Return a record with the input's existing caption merged into the new ones."""
         captions = (merge_captions(self.existing, item.caption, caption) for caption in record.captions)
-        return replace(record, captions=tuple(captions))
+        return replace(record, captions=tuple(captions), place=item.place)
 
     def _append(self, journal: Journal, record: Record) -> None:
         journal.append(record)

@@ -8,7 +8,6 @@ from pathlib import Path
 from ..job import JobState
 from ..state.journal import Journal, write_failed
 from ..state.paths import FAILED, JOURNAL, REVIEWS
-from ..state.records import JobError
 from ..state.resume import is_complete
 from ..state.reviews import Reviews
 from ..writers import WriterOptions, open_writer
@@ -23,16 +22,14 @@ def publish(state: Path) -> list[str] | None:
         state: the job's state directory.
 
     Raises:
-        JobError: the job is running: it publishes the reviews itself when it ends; or its state is not signed.
+        JobError: the job is running: it publishes the reviews itself when it ends; or its state or job.json is not signed.
         ValueError: an output cannot be written.
         OSError: as ValueError; what is on disk remains valid.
     """
     with JobState(state) as entered:
         if not is_complete(state):
             return None
-        description = entered.description()
-        if not description:
-            raise JobError(f"{state} has no job.json: run the job again")
+        description = entered.signed_description()
         left_out = []
         for name in description["formats"]:
             writer = open_writer(name, description["out"], WriterOptions(**description["sinks"]), state)

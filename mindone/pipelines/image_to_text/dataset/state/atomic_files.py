@@ -139,6 +139,11 @@ class AppendOnlyFile:
         self._pending.clear()
         self._pending_bytes = 0
 
+    def discard(self) -> None:
+        """Forget the pieces that are not on disk yet."""
+        self._pending.clear()
+        self._pending_bytes = 0
+
     def tail(self, length: int) -> bytes:
         """Return the last `length` bytes on disk."""
         self._file.seek(max(0, self.size - length))

@@ -50,6 +50,17 @@ class Item:
         """Absolute path of the input's file; None if the input is inside a table or an archive."""
         return self.locator["path"] if self.locator.get("kind") in ON_DISK else None
 
+    @property
+    def place(self) -> str:
+        """The source with an absolute path, however the caller wrote it; with the key if other rows may have the file."""
+        path = self.locator.get("path")
+        if not isinstance(path, str):
+            return self.source
+        _, mark, member = self.source.partition("::")
+        if self.columns:
+            return f"{path}{mark}{member}::{self.key}"
+        return path if self.locator.get("kind") in ON_DISK else path + mark + member
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -86,6 +97,7 @@ class Record:
         width, height: size of the image in pixels, as displayed.
         columns: columns of the item, and those that reading it added.
         stands: whether an earlier pass over the job's inputs made this record.
+        place: as in its Item; empty in a record of an older version.
     """
 
     number: int
@@ -106,6 +118,7 @@ class Record:
     height: int | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     stands: bool = False
+    place: str = ""
 
 
 class JobError(RuntimeError):

@@ -1,17 +1,20 @@
 """reviews.jsonl: what people decided about captions. It outlives every run of the job, and no run writes it.
 
 A line is a review of one input; the last one of an input counts. Every edit is on disk before it is confirmed, and a
-crash damages at most the last line, which readers ignore and the next writer removes. Reviews belong to the input's key
-and source, so they still hold after the inputs were listed again.
+crash damages at most the last action, which readers ignore and the next writer removes. Reviews belong to an input by its
+absolute path and key, so they still hold after the inputs were listed again, also if their paths are written another
+way; see `_names`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 from .atomic_files import AppendOnlyFile
 from .existing_captions import KEPT_EXISTING
@@ -22,6 +25,7 @@ from .temp_table import TempTable
 Verdict = Literal["none", "regenerated", "accepted", "edited", "rejected"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 REJECTED = "rejected in review"  # error of a record whose caption a person rejected
+_MARKED_BYTES = 4096
 _NOTES = {"regenerated": "regenerated in review", "accepted": "accepted in review", "edited": "edited in review"}
 
 
@@ -34,7 +38,7 @@ class Review:
     """What a person decided about an input.
 
     Attributes:
-        key, source: of the input.
+        key, source, place: of the input.
         verdict: "edited", "accepted" or "regenerated" (the captions count, whatever a later run generates), "rejected"
             (these captions do not count; others that a later run generates do), or "none" (an earlier one was undone).
         captions: the texts that it is about.
@@ -57,6 +61,7 @@ class Review:
     number: int
     undoes: int | None = None
     previous: int | None = None
+    place: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -114,14 +119,23 @@ class Reviews:
             for line in file:
                 if not line.endswith(b"\n"):  # being written, or torn by a crash
                     break
-                self._note(self._parsed(line, self.end), self.end)
+                try:
+                    review = self._parsed(line, self.end)
+                except ReviewError:
+                    if self._is_last_action(file):
+                        break
+                    raise
+                self._note(review, self.end)
                 self.end += len(line)
         return self.end > before
 
     def offset(self, record: Record) -> int | None:
         """Return the offset of the last review of a record's input, or None."""
-        row = self._offsets.get(_table_key(record.key, record.source))
-        return None if row is None else int(row[0])
+        for name in _names(record.key, record.source, record.place):
+            row = self._offsets.get(name)
+            if row is not None:
+                return int(row[0])
+        return None
 
     def get(self, record: Record) -> Review | None:
         """Return the last review of a record's input, or None."""
@@ -161,18 +175,41 @@ class Reviews:
                     yield review
                 offset += len(line)
 
+    def mark(self, end: int) -> str | None:
+        """Return a digest of what is before a byte of the file; None if less was read.
+
+        A number of bytes alone would not tell that lines were removed and others added.
+        """
+        if not 0 < end <= self.end:
+            return None
+        with open_own(self._path) as file:
+            file.seek(max(0, end - _MARKED_BYTES))
+            return hashlib.blake2b(file.read(min(end, _MARKED_BYTES)), digest_size=8).hexdigest()
+
     def close(self) -> None:
         """Delete the temporary table."""
         self._offsets.close()
 
     def _note(self, review: Review, offset: int) -> None:
-        self._offsets.put(_table_key(review.key, review.source), offset)
+        for name in _names(review.key, review.source, review.place):
+            self._offsets.put(name, offset)
         if review.undoes is not None:
             if review.undoes in self.groups:
                 self.groups.remove(review.undoes)
         elif not self.groups or self.groups[-1] != review.group:
             self.groups.append(review.group)
         self.last_group = max(self.last_group, review.group)
+
+    def _is_last_action(self, rest: BinaryIO) -> bool:
+        """Return whether what follows a damaged line is of one action: the last one, which a power failure cut short.
+
+        Its lines may reach the disk in any order, and it was not confirmed.
+        """
+        groups = set()
+        for line in rest:
+            with suppress(ValueError, TypeError, RecursionError):
+                groups.add(review_from_line(line).group)
+        return len(groups) <= 1 and groups <= {self.last_group, self.last_group + 1}
 
     def _parsed(self, line: bytes, offset: int) -> Review:
         try:
@@ -233,12 +270,16 @@ class ReviewLog:
                 number=record.number,
                 undoes=undoes,
                 previous=self.reviews.offset(record),
+                place=record.place,
             )
             for record, verdict, captions in changes
         )
-        for review in added:
-            self._file.append((dumps(vars(review)) + "\n").encode())
-        self._file.flush()
+        try:  # one piece, so that an action is on disk as a whole or not at all
+            self._file.append("".join(dumps(vars(review)) + "\n" for review in added).encode())
+            self._file.flush()
+        except OSError:
+            self._file.discard()  # the person was told that nothing was added: no later action may add it
+            raise
         self.reviews.refresh()
         return added
 
@@ -261,5 +302,14 @@ def review_from_line(line: bytes) -> Review:
     return Review(**{**known, **{name: tuple(known.get(name, ())) for name in ("captions", "generated")}})
 
 
-def _table_key(key: str, source: str) -> bytes:
-    return f"{key}\0{source}".encode("utf-8", "surrogatepass")
+def _names(key: str, source: str, place: str) -> list[bytes]:
+    """Return the names under which an input's review is found, the most exact one first.
+
+    A moved job has the sources of before at other places. A file's key changes if another file, whose name differs in
+    the extension, is added beside it: the place alone counts then. The place of a table's row has the key, because
+    several rows may have the same image; URLs are shown without what may be secret, so they need the key.
+    """
+    names = [f"{key}\0{place or source}", f"{key}\0{source}"]
+    if place and "://" not in place:
+        names.append(f"\0{place}")
+    return [name.encode("utf-8", "surrogatepass") for name in dict.fromkeys(names)]

@@ -4,8 +4,8 @@ A state directory decides which files are read and where captions are written, a
 too: in a folder of images that was downloaded, unpacked or copied. Its contents are therefore used only if
 signature.json has the HMAC of the directory (path and owner) and of the listing of the inputs, under a random key that
 only this user can read. Signed is what leads to files: the listing, with the locators of millions of inputs, by one
-digest that is computed while the file is written or counted anyway. The journal has only texts; job.json must equal the
-settings of the call; the progress of the outputs has names, which the writers check.
+digest that is computed while the file is written or counted anyway; and job.json, which names the outputs that a review
+publishes. The journal has only texts; the progress of the outputs has names, which the writers check.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ def is_listing_signed(directory: Path, digest: bytes) -> bool:
     return isinstance(listings, list) and any(_is_valid(one, directory, "listing", digest) for one in listings)
 
 
+def is_job_signed(directory: Path, digest: bytes) -> bool:
+    """Return whether this user's job wrote the settings with this SHA-256."""
+    return _is_valid(_stored(directory).get("job"), directory, "job", digest)
+
+
 def sign_directory(directory: Path) -> None:
     """Sign a new state directory.
 
@@ -74,7 +79,15 @@ def sign_listing(directory: Path, digest: bytes) -> None:
     """
     kept = _stored(directory).get("listings") if is_signed(directory) else None
     kept = [one for one in kept if isinstance(one, str)] if isinstance(kept, list) else []
-    _store(directory, [_signature(_own_key(), directory, "listing", digest), *kept[: _KEPT_LISTINGS - 1]])
+    listings = [_signature(_own_key(), directory, "listing", digest), *kept[: _KEPT_LISTINGS - 1]]
+    _store(directory, listings, _stored(directory).get("job"))
+
+
+def sign_job(directory: Path, digest: bytes) -> None:
+    """Sign a job's settings by their SHA-256, in a signed directory; errors as in `sign_directory`."""
+    listings = _stored(directory).get("listings")
+    kept = [one for one in listings if isinstance(one, str)] if isinstance(listings, list) else []
+    _store(directory, kept, _signature(_own_key(), directory, "job", digest))
 
 
 def sign_queue(directory: Path, name: str) -> str:
@@ -134,10 +147,11 @@ def not_signed(directory: Path) -> str:
     )
 
 
-def _store(directory: Path, listings: list[str]) -> None:
+def _store(directory: Path, listings: list[str], job: object = None) -> None:
     own = _signature(_own_key(), directory, "directory", b"")
     with atomic_write(directory / SIGNATURE) as file:
-        file.write(json.dumps({"version": 1, "directory": own, "listings": listings}, indent=1).encode())
+        stored = {"version": 1, "directory": own, "listings": listings, **({"job": job} if job else {})}
+        file.write(json.dumps(stored, indent=1).encode())
 
 
 def _stored(directory: Path) -> dict[str, object]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ..state.atomic_files import atomic_write, count_lines
 from ..state.journal import check_match, read_pairs
@@ -63,7 +64,10 @@ class FollowingWriter:
         # Progress beyond the end of the journal is from before the job was restarted from the beginning.
         is_valid = stored is not None and stored["seen"] <= self._journal_length()
         reviewed = int((stored or {}).get("reviews", 0))
-        if reviewed != self._reviews.end and not self._row.writes_sidecars:
+        is_cut = reviewed > 0 and (stored or {}).get("reviews_mark") != self._reviews.mark(reviewed)
+        if is_cut:  # somebody removed reviews, and later ones may be at the bytes of earlier ones
+            reviewed = 0
+        if (is_cut or reviewed != self._reviews.end) and not self._row.writes_sidecars:
             is_valid = False
         target = Target(
             row=self._row,
@@ -140,9 +144,9 @@ class FollowingWriter:
         return progress if progress.get("out") == self._out else None  # otherwise it describes files at another path
 
     def _store(self, progress: Progress) -> None:
-        full = {**progress, "seen": self._next, "out": self._out}
+        full: dict[str, Any] = {**progress, "seen": self._next, "out": self._out}
         if self._reviewed:
-            full["reviews"] = self._reviewed
+            full.update(reviews=self._reviewed, reviews_mark=self._reviews.mark(self._reviewed))
         if full != self._stored:
             with atomic_write(self._progress_path) as file:
                 file.write(json.dumps(full).encode())

@@ -146,6 +146,38 @@ def test_a_caption_file_that_people_edited_stays(photos: Path) -> None:
     assert "has another text" in str(run(photos, format="txt").left_out) or (out / "4.txt").exists()
 
 
+def test_reviews_belong_to_the_input_however_it_is_written(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos.parent)
+    run(Path("photos"), out="out", format="jsonl")
+
+    def found() -> dict[str, str]:
+        rows = map(json.loads, Path("out/captions.jsonl").read_text().splitlines())
+        return {Path(row["source"]).name: row["caption"] for row in rows}
+
+    with ReviewSession("out") as session:
+        session.change([edit(0, "A dog."), edit(5, "A cat.")])
+    (photos / "6.png").write_bytes(png(6))
+    run(photos, out="out", format="jsonl")  # the same folder, by its absolute path
+    assert found()["0.png"] == "A dog." and found()["5.png"] == "A cat." and len(found()) == 7
+    (photos / "0.jpg").write_bytes(png(7))  # comes before 0.png, whose key changes
+    run(photos, out="out", format="jsonl", restart=True)
+    assert found()["0.png"] == "A dog." and found()["0.jpg"] == "A picture of 0"
+    with ReviewSession("out") as session:
+        session.change([edit(0, "Another file."), edit(1, "The first file.")])
+        assert [session.row(number)["captions"] for number in (0, 1)] == [["Another file."], ["The first file."]]
+        session.undo()
+        assert [session.row(number)["captions"] for number in (0, 1)] == [["A picture of 0"], ["A dog."]]
+
+
+def test_rows_with_the_same_image_have_reviews_of_their_own(photos: Path) -> None:
+    table = photos.parent / "table.csv"
+    table.write_text("file_name,question\nphotos/0.png,What?\nphotos/0.png,Why?\n")
+    caption_dataset(table, out=str(photos.parent / "out"), format="jsonl", prompt="{question}")
+    with ReviewSession(photos.parent / "out") as session:
+        session.change([edit(0, "A dog.")])
+        assert [session.row(number)["captions"] for number in (0, 1)] == [["A dog."], ["Why?"]]
+
+
 def test_no_decision_overwrites_a_caption_file_that_people_edited(photos: Path) -> None:
     """Neither an accepted caption, an edit or its undoing, nor a caption that was kept because it existed."""
     (photos / "5.txt").write_text("Theirs")  # without a line end
@@ -289,6 +321,97 @@ def test_one_session_at_a_time_and_only_for_own_jobs(photos: Path) -> None:
     (out / ".share4v" / "signature.json").unlink()
     with pytest.raises(JobError, match="signature is missing"):
         ReviewSession(out)
+
+
+def test_reviews_after_a_cut_of_the_file_reach_the_outputs(photos: Path) -> None:
+    """Lines were removed, as the message about damage advises; later reviews are at the bytes of earlier ones."""
+    run(photos, format=("jsonl", "txt"))
+    out = photos.parent / "out"
+    path = out / ".share4v" / "reviews.jsonl"
+
+    def found(number: int) -> set[str]:
+        rows = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+        return {rows[number]["caption"], (out / f"{number}.txt").read_text().strip()}
+
+    with ReviewSession(out) as session:
+        session.change([edit(0, "A dog.")])
+        session.change([edit(1, "A cat.")])
+        publish(session.state)
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    run(photos, format=("jsonl", "txt"))
+    path.unlink()
+    for number, text in ((2, "A cow."), (3, "A long caption. " * 100)):  # shorter than before, and longer
+        with ReviewSession(out) as session:
+            session.change([edit(number, text)])
+            publish(session.state)
+        assert found(number) == {text.strip()}
+
+
+def test_an_action_that_does_not_fit_on_the_disk_is_not_added_later(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(photos, format="jsonl")
+    path = photos.parent / "out" / ".share4v" / "reviews.jsonl"
+    monkeypatch.setattr("mindone.pipelines.image_to_text.dataset.state.atomic_files.GROUP_BYTES", 300)
+    with ReviewSession(photos.parent / "out") as session:
+        session.change([edit(0, "A dog.")])
+        before, calls = path.read_bytes(), []
+
+        def full(descriptor: int) -> None:
+            calls.append(descriptor)
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                session.change([edit(1, "A cat."), edit(2, "A cow."), edit(3, "A hen.")])
+        assert path.read_bytes() == before and len(calls) == 1
+        session.change([edit(4, "A pig.")])
+        assert session.status()["edited"] == 2
+    assert [json.loads(line)["captions"] for line in path.read_text().splitlines()] == [["A dog."], ["A pig."]]
+
+
+def test_a_power_failure_may_damage_any_line_of_the_last_action(photos: Path) -> None:
+    run(photos, format="jsonl")
+    path = photos.parent / "out" / ".share4v" / "reviews.jsonl"
+    with ReviewSession(photos.parent / "out") as session:
+        session.change([edit(0, "A dog.")])
+        confirmed = path.read_bytes()
+        session.change([edit(1, "A cat."), edit(2, "A cow."), edit(3, "A hen.")])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\0" * (len(lines[1]) - 1) + b"\n" + b"".join(lines[2:]))
+    run(photos, format="jsonl")  # the job ignores it
+    with ReviewSession(photos.parent / "out") as session:
+        assert session.status()["edited"] == 1 and path.read_bytes() == confirmed
+        session.change([edit(1, "A cat.")])
+        session.change([edit(2, "A cow.")])
+    path.write_bytes(b"\0\n" + path.read_bytes())
+    with pytest.raises(ReviewError, match="byte 0"):
+        ReviewSession(photos.parent / "out")
+
+
+def test_only_outputs_that_the_job_itself_named_are_written(photos: Path) -> None:
+    """job.json names them; somebody who changed it must not make a review overwrite other files."""
+    run(photos, format="jsonl")
+    job, victim = photos.parent / "out" / ".share4v" / "job.json", photos.parent / "diary.jsonl"
+    victim.write_text("Dear diary")
+    settings = json.loads(job.read_text())
+    without = {name: value for name, value in settings.items() if name != "sinks"}
+    with ReviewSession(photos.parent / "out") as session:
+        session.change([edit(0, "A dog.")])
+        for changed in ({**settings, "out": str(victim)}, without, {}, []):
+            job.write_text(json.dumps(changed))
+            with pytest.raises(JobError, match=r"job\.json is missing, was changed, .* run the same caption-dataset"):
+                publish(session.state)
+        job.write_text(json.dumps(settings))  # in another order
+        assert publish(session.state) == []
+    assert victim.read_text() == "Dear diary"
+    signature = job.with_name("signature.json")  # of an older version
+    signature.write_text(json.dumps({k: v for k, v in json.loads(signature.read_text()).items() if k != "job"}))
+    with pytest.raises(JobError, match="older version"):
+        publish(job.parent)
+    run(photos, format="jsonl")
+    assert publish(job.parent) == []
 
 
 def test_filters(photos: Path) -> None:
