@@ -48,7 +48,8 @@ FIND = Fields(
         Field("count", "works", "number of rows to return", Integer(0, _MAX_ROWS)),
     ]
 )
-CHANGES = Fields([Field("changes", "works", "what to change", Items(_MAX_RECORDS), (), True)])
+_LISTING = Field("listing", "works", "the `listing` of the rows that were shown", Text(100), (), True)
+CHANGES = Fields([Field("changes", "works", "what to change", Items(_MAX_RECORDS), (), True), _LISTING])
 CHANGE = Fields(
     [
         Field("number", "works", "of the record", Integer(0), (), True),
@@ -60,6 +61,7 @@ CHANGE = Fields(
 REPLACE = Fields(
     [
         Field("numbers", "works", "of the records", ListOf(Integer(0), _MAX_RECORDS), (), True),
+        _LISTING,
         Field("find", "works", "text to find", Text(100_000, 1), (), True),
         Field("replacement", "works", "text in its place", Text(100_000), (), True),
     ]
@@ -134,7 +136,7 @@ class Review:
         """An input's image; small, or with `?full=1` as it is."""
         number, is_full = request.path_params["number"], request.query_params.get("full") == "1"
         work = asyncio.get_running_loop().run_in_executor(
-            self._images, self._session.image, number, None if is_full else _SIDE
+            self._images, self._session.image, number, None if is_full else _SIDE, request.query_params.get("key")
         )
         try:
             data, kind = await work
@@ -149,7 +151,7 @@ class Review:
 
         def read() -> dict[str, Any]:
             numbers, rows = self._session.find(Filter(**values), start, count)
-            return {"numbers": numbers, "rows": rows}
+            return {"numbers": numbers, "rows": rows, "listing": self._session.listing}
 
         return _json(await self._run(read))
 
@@ -161,14 +163,12 @@ class Review:
             if not isinstance(one, dict):
                 raise invalid(f"changes[{index}] must be an object", "changes")
             changes.append(Change(**CHANGE.read(one, f"changes[{index}].")))
-        return await self._changed(lambda: self._session.change(changes))
+        return await self._changed(lambda: self._session.change(changes, values["listing"]))
 
     async def replace(self, request: Request) -> Response:
         """Replace a text in captions as one action."""
         values = await self._values(request, REPLACE)
-        return await self._changed(
-            lambda: self._session.replace(values["numbers"], values["find"], values["replacement"])
-        )
+        return await self._changed(lambda: self._session.replace(**values))
 
     async def undo(self, request: Request) -> Response:
         """Take back the last action."""
@@ -212,6 +212,9 @@ class Review:
             raise ApiError(404, str(error)) from error
         except ValueError as error:
             raise invalid(str(error)) from error
+        except OSError as error:
+            _log.exception("the action failed")
+            raise ApiError(500, f"nothing was changed: {error.strerror or error}") from error
 
     def _publish(self) -> None:
         """Write the outputs, in the session's thread; what prevents it is shown on the page."""

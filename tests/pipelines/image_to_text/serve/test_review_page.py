@@ -118,6 +118,7 @@ def test_routes_check_what_they_get(job: Path, tiny: Any) -> None:
         assert running.post("/v1/chat/completions", {"messages": []}).json()["error"]["code"] == "no_model"
         assert running.get("/review/image/99").status_code == 404
         assert running.get("/review/image/0?full=1").content == SCENE.read_bytes()
+        listing = {"listing": running.post("/review/find", {}).json()["listing"]}
         change = {"number": 0, "verdict": "edited", "captions": ["New."], "shown": ["Another."]}
         for body, status, text in (
             ({"changes": [change]}, 409, "has changed since"),
@@ -126,13 +127,17 @@ def test_routes_check_what_they_get(job: Path, tiny: Any) -> None:
             ({"changes": [{**change, "verdict": "none"}]}, 400, "changes[0].verdict must be one of"),
             ({"changes": [{**change, "path": "/etc"}]}, 400, "changes[0].path"),
             ({"changes": [3]}, 400, "must be an object"),
+            ({"changes": [change], "listing": "earlier"}, 409, "listed its inputs again"),
         ):
-            refused = running.post("/review/changes", body)
+            refused = running.post("/review/changes", {**listing, **body})
             assert refused.status_code == status and text in refused.json()["error"]["message"]
         assert running.post("/review/undo", {}, headers={"Origin": "https://evil.example"}).status_code == 403
         assert running.post("/review/undo", {}).json() == {"count": 0, "rows": []}
         found = running.post("/review/find", {"search": "picture 07", "count": 5}).json()
         assert found["numbers"] == [7] and found["rows"][0]["verdict"] == "none"
-        running.post("/review/changes", {"changes": [{"number": 7, "verdict": "edited", "captions": ["Seven."]}]})
+        assert running.get("/review/image/0?key=01").status_code == 404
+        assert "listing" in running.post("/review/changes", {"changes": [change]}).json()["error"]["message"]
+        seven = {"number": 7, "verdict": "edited", "captions": ["Seven."]}
+        assert running.post("/review/changes", {"changes": [seven], **listing}).json()["count"] == 1
     assert review.close() is None  # the end of the server publishes what the pause has not
     assert caption_of(job, 7) == "Seven."

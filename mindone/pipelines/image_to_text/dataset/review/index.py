@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -60,6 +61,9 @@ class ReviewIndex:
     Args:
         journal: path of the job's journal.
         reviews: of the job.
+
+    Attributes:
+        listing: a text that changes when the inputs may have other numbers.
     """
 
     def __init__(self, journal: Path, reviews: Reviews) -> None:
@@ -170,6 +174,7 @@ class ReviewIndex:
         self._digests[number] = _digest(words) if any(words) else 0
 
     def _clear(self) -> None:
+        self.listing = secrets.token_hex(8)
         self._end = 0
         self._offsets, self._words, self._digests = array("Q"), array("L"), array("Q")
         self._flags, self._verdicts = array("B"), array("B")

@@ -22,7 +22,8 @@ def publish(state: Path) -> list[str] | None:
         state: the job's state directory.
 
     Raises:
-        JobError: the job is running: it publishes the reviews itself when it ends; or its state or job.json is not signed.
+        JobError: the job is running: it publishes the reviews itself when it ends; or its state or job.json is
+            not signed.
         ValueError: an output cannot be written.
         OSError: as ValueError; what is on disk remains valid.
     """
@@ -33,8 +34,9 @@ def publish(state: Path) -> list[str] | None:
         left_out = []
         for name in description["formats"]:
             writer = open_writer(name, description["out"], WriterOptions(**description["sinks"]), state)
-            writer.finish()
-            left_out += writer.left_out
+            if not writer.is_current:  # a caption file that a person deleted is not restored without need
+                writer.finish()
+                left_out += writer.left_out
         with Journal(state / JOURNAL) as journal, closing(Reviews(state / REVIEWS)) as reviews:
             write_failed(journal, state / FAILED, reviewed=reviews.apply)
     return left_out

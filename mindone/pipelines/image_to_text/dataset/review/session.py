@@ -101,6 +101,11 @@ class ReviewSession:
         """Close the files."""
         self._stack.close()
 
+    @property
+    def listing(self) -> str:
+        """Identifies the job's list of inputs; the numbers of records are only valid with it."""
+        return self._index.listing
+
     def find(self, wanted: Filter, start: int = 0, count: int | None = None) -> tuple[list[int], list[dict[str, Any]]]:
         """Return the numbers of all records that a filter lets through, and `count` of them from `start` on as rows."""
         self._index.refresh()
@@ -108,7 +113,7 @@ class ReviewSession:
         return numbers, [self.row(number) for number in numbers[start : None if count is None else start + count]]
 
     def row(self, number: int) -> dict[str, Any]:
-        """Return a record as JSON values: number, key, source, captions, error, notes, verdict and size."""
+        """Return a record as JSON values: number, listing, key, source, captions, error, notes, verdict and size."""
         record = self._index.record(number)
         review = self._log.reviews.get(record)
         applied = record if review is None else review.apply(record)
@@ -117,6 +122,7 @@ class ReviewSession:
         captions = review.captions if review is not None and is_rejected else applied.captions
         return {
             "number": number,
+            "listing": self._index.listing,
             "key": record.key,
             "source": record.source,
             "captions": list(captions),
@@ -134,20 +140,27 @@ class ReviewSession:
         counts = {"records": len(self._index), "inputs": inputs, **self._index.counts()}
         return {**counts, "can_undo": bool(self._log.reviews.groups)}
 
-    def change(self, changes: Sequence[Change]) -> list[dict[str, Any]]:
+    def change(self, changes: Sequence[Change], listing: str | None = None) -> list[dict[str, Any]]:
         """Make changes as one action, which `undo` takes back, and return the changed rows; they are on disk then.
+
+        Args:
+            changes: what to change.
+            listing: of the rows that were shown; None does not check that the numbers still mean the same inputs.
 
         Raises:
             IndexError: there is no such record.
-            ConflictError: a caption is not the one that was shown; nothing was changed.
+            ConflictError: a caption is not the one that was shown, or the inputs were listed again; nothing was
+                changed.
             ValueError: a caption is empty or too long, or there is nothing to accept.
             OSError: nothing was changed.
         """
-        self._index.refresh()
+        self._check_is_listed(listing)
         prepared = [(self._index.record(change.number), change.verdict, self._captions(change)) for change in changes]
         return self._add(prepared, [change.number for change in changes])
 
-    def replace(self, numbers: Sequence[int], find: str, replacement: str) -> list[dict[str, Any]]:
+    def replace(
+        self, numbers: Sequence[int], find: str, replacement: str, listing: str | None = None
+    ) -> list[dict[str, Any]]:
         """Replace a text in the captions of records as one action, and return the rows that changed; errors as above.
 
         Raises:
@@ -155,6 +168,7 @@ class ReviewSession:
         """
         if not find:
             raise ValueError("the text to find is empty")
+        self._check_is_listed(listing)
         rows = [row for row in map(self.row, numbers) if any(find in caption for caption in row["captions"])]
         changes = [
             Change(
@@ -164,7 +178,7 @@ class ReviewSession:
             )
             for row in rows
         ]
-        return self.change(changes) if changes else []
+        return self.change(changes, listing) if changes else []
 
     def undo(self) -> list[dict[str, Any]]:
         """Take back the last action that was not taken back, and return the rows that changed."""
@@ -194,23 +208,32 @@ class ReviewSession:
                     return record
         return None
 
-    def image(self, number: int, side: int | None = None) -> tuple[bytes, str]:
+    def image(self, number: int, side: int | None = None, key: str | None = None) -> tuple[bytes, str]:
         """Return an input's image and its media type.
 
         Args:
             number: of the record.
             side: pixels of the longer side, at most; None for the input's own bytes.
+            key: of the input that is meant; None does not check it.
 
         Raises:
             IndexError: there is no such input.
             ValueError, OSError: it can no longer be read.
         """
-        return _encoded(self._picture(number), side)
+        return _encoded(self._picture(number, key), side)
 
-    def _picture(self, number: int) -> Picture:
+    def _check_is_listed(self, listing: str | None) -> None:
+        """Read what the job has written, and check that the inputs were not listed again meanwhile."""
+        self._index.refresh()
+        if listing is not None and listing != self._index.listing:
+            raise ConflictError("the job has listed its inputs again since this was shown: load it again")
+
+    def _picture(self, number: int, key: str | None) -> Picture:
         item: Item | None = next(Listing(self.state / INPUTS).items(number), None) if number >= 0 else None
         if item is None:
             raise IndexError(f"there is no input {number}")
+        if key is not None and item.key.encode("utf-8", "replace") != key.encode("utf-8", "replace"):  # as in responses
+            raise IndexError(f"input {number} is no longer {key}")
         return self._reader.read(item)
 
     def _check_listing(self) -> None:

@@ -52,7 +52,7 @@ class Item:
 
     @property
     def place(self) -> str:
-        """The source with an absolute path, however the caller wrote it; with the key if other rows may have the file."""
+        """The source with an absolute path, however it was written; with the key if other rows may have the file."""
         path = self.locator.get("path")
         if not isinstance(path, str):
             return self.source

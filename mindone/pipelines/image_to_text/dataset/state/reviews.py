@@ -1,9 +1,9 @@
 """reviews.jsonl: what people decided about captions. It outlives every run of the job, and no run writes it.
 
 A line is a review of one input; the last one of an input counts. Every edit is on disk before it is confirmed, and a
-crash damages at most the last action, which readers ignore and the next writer removes. Reviews belong to an input by its
-absolute path and key, so they still hold after the inputs were listed again, also if their paths are written another
-way; see `_names`.
+crash damages at most the last action, which readers ignore and the next writer removes. Reviews belong to an input by
+its absolute path and key, so they still hold after the inputs were listed again, also if their paths are written
+another way; see `_names`.
 """
 
 from __future__ import annotations

@@ -48,6 +48,9 @@ class FollowingWriter:
         row: the format's row in WRITERS.
         out, options: as in `open_writer`.
         state: the job's state directory; the progress is stored there.
+
+    Attributes:
+        is_current: whether what was on disk when this was opened was complete and had all reviews.
     """
 
     def __init__(self, row: WriterRow, out: str | None, options: WriterOptions, state: Path) -> None:
@@ -69,6 +72,7 @@ class FollowingWriter:
             reviewed = 0
         if (is_cut or reviewed != self._reviews.end) and not self._row.writes_sidecars:
             is_valid = False
+        self.is_current = is_valid and reviewed == self._reviews.end and bool((stored or {}).get("closed"))
         target = Target(
             row=self._row,
             out=self._path,
@@ -115,7 +119,7 @@ class FollowingWriter:
         self._catch_up(self._journal_length())
         progress = self._writer.finish()
         self._reviewed = self._reviews.end
-        self._store(progress)
+        self._store({**progress, "closed": True})
 
     def _catch_up(self, end: int) -> None:
         if self._next < end:

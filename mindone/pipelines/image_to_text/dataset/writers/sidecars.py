@@ -68,7 +68,9 @@ class SidecarWriter:
             if found == caption_text(record):
                 return
             if not self._is_known(found, record):
-                note_left_out(self.left_out, item, f"{path.name} has another text than the job and reviews gave it: kept")
+                note_left_out(
+                    self.left_out, item, f"{path.name} has another text than the job and reviews gave it: kept"
+                )
                 return
         partial = self._partial(path)
         if self._root is not None:

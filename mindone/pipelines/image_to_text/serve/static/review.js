@@ -5,6 +5,7 @@ const WORDS_OF_VERDICT = { none: "unreviewed", regenerated: "regenerated", accep
 const DONE = { accepted: "accepted-done", rejected: "rejected-done" };
 let found = []; // numbers of all records that the filter lets through
 let first = 0; // index in `found` of the first card
+let listing = ""; // the job's list of inputs, which says what the numbers mean
 let rows = new Map(); // record number -> row, of the cards
 let current = null; // number of the record that has the focus
 const selected = new Set();
@@ -29,6 +30,8 @@ async function search(start = 0, focus = null) {
   try {
     const answer = await (await post("/review/find", { ...filters(), start, count: PAGE })).json();
     if (mine !== lookup) return;
+    if (listing !== answer.listing) { selected.clear(); forgetPictures(() => true); }
+    listing = answer.listing;
     found = answer.numbers;
     first = start;
     rows = new Map(answer.rows.map((row) => [row.number, row]));
@@ -83,13 +86,22 @@ function cardElement(row) {
 
 const pictures = new Map(); // record number -> URL of its image
 
+function forgetPictures(which) {
+  for (const [one, url] of pictures) if (which(one)) { URL.revokeObjectURL(url); pictures.delete(one); }
+}
+
 async function loadImages() {
-  for (const [one, url] of pictures) if (!rows.has(one)) { URL.revokeObjectURL(url); pictures.delete(one); }
+  forgetPictures((one) => !rows.has(one));
   await pool([...rows.keys()], 4, async (one) => {
     const picture = document.querySelector(`#card-${one} .picture`);
     if (!picture) return;
     try {
-      if (!pictures.has(one)) pictures.set(one, URL.createObjectURL(await (await request(`/review/image/${one}`)).blob()));
+      if (!pictures.has(one)) {
+        const mine = listing, key = encodeURIComponent(rows.get(one).key);
+        const blob = await (await request(`/review/image/${one}?key=${key}&listing=${mine}`)).blob();
+        if (mine !== listing) return;
+        pictures.set(one, URL.createObjectURL(blob));
+      }
       const image = picture.querySelector("img");
       Object.assign(image, { src: pictures.get(one), alt: rows.get(one)?.source || "", hidden: false });
     } catch (error) { picture.textContent = t("no-image"); }
@@ -163,7 +175,7 @@ async function decide(verdict) {
   const numbers = targets();
   const changes = numbers.map((one) => ({ number: one, verdict, ...(rows.has(one) ? { shown: rows.get(one).captions } : {}) }));
   const wasSelection = selected.size > 0;
-  const done = await act("/review/changes", { changes }, DONE[verdict]);
+  const done = await act("/review/changes", { changes, listing }, DONE[verdict]);
   if (!done) return;
   selected.clear();
   showSelection();
@@ -176,7 +188,7 @@ async function decide(verdict) {
 async function saveEdit(row, areas) {
   const captions = areas.map((area) => area.value.trim());
   if (captions.join("\n") === row.captions.join("\n")) return;
-  await act("/review/changes", { changes: [{ number: row.number, verdict: "edited", captions, shown: row.captions }] }, "edited-done");
+  await act("/review/changes", { changes: [{ number: row.number, verdict: "edited", captions, shown: row.captions }], listing: row.listing }, "edited-done");
 }
 
 async function undo() {
@@ -185,7 +197,7 @@ async function undo() {
 }
 
 async function replaceText() {
-  const done = await act("/review/replace", { numbers: targets(), find: $("find").value, replacement: $("replacement").value }, "edited-done");
+  const done = await act("/review/replace", { numbers: targets(), listing, find: $("find").value, replacement: $("replacement").value }, "edited-done");
   if (done) $("selection").textContent = t("edited-done", number(done.count));
 }
 
@@ -193,7 +205,7 @@ async function replaceText() {
 async function generateAgain(prompt, maxTokens) {
   if (generating) return;
   generating = new AbortController();
-  const numbers = targets();
+  const numbers = targets(), mine = listing;
   let done = 0, failed = 0;
   const report = () => {
     $("again-progress").value = done / numbers.length;
@@ -204,9 +216,9 @@ async function generateAgain(prompt, maxTokens) {
   await pool(numbers, DATA.max_batch, async (one) => {
     if (generating.signal.aborted) return;
     try {
-      const blob = await (await request(`/review/image/${one}?full=1`)).blob();
+      const blob = await (await request(`/review/image/${one}?full=1&listing=${mine}`)).blob();
       const result = await complete([await question(prompt, [blob])], { signal: generating.signal, maxTokens });
-      await act("/review/changes", { changes: [{ number: one, verdict: "regenerated", captions: [result.text] }] }, "edited-done");
+      await act("/review/changes", { changes: [{ number: one, verdict: "regenerated", captions: [result.text] }], listing: mine }, "edited-done");
       done += 1;
     } catch (error) {
       if (error.name !== "AbortError") { failed += 1; showAlert(error.message); }

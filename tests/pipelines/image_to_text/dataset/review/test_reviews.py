@@ -190,7 +190,9 @@ def test_no_decision_overwrites_a_caption_file_that_people_edited(photos: Path) 
             (photos / f"{number}.txt").write_text(f"By hand {number}")
         (photos / "3.txt").write_text("\ufeffA dog.  ", "utf-8")  # an editor's way to write the same text
         session.undo()
-        session.change([Change(number=0, verdict="accepted"), edit(1, "Another."), Change(number=5, verdict="accepted")])
+        session.change(
+            [Change(number=0, verdict="accepted"), edit(1, "Another."), Change(number=5, verdict="accepted")]
+        )
         left_out = publish(session.state)
     assert [(photos / f"{number}.txt").read_text() for number in (0, 1, 2)] == [f"By hand {n}" for n in (0, 1, 2)]
     assert left_out is not None and len(left_out) == 3 and all("has another text" in one for one in left_out)
@@ -323,6 +325,31 @@ def test_one_session_at_a_time_and_only_for_own_jobs(photos: Path) -> None:
         ReviewSession(out)
 
 
+def test_a_change_of_what_was_listed_before_is_refused(photos: Path) -> None:
+    """The job ran again with a new first input while its captions were shown, so the numbers mean other inputs."""
+    (photos / "3.png").rename(photos / "3 fail.png")
+    run(photos, format="jsonl")
+    with ReviewSession(photos.parent / "out") as session:
+        shown = session.row(3)
+        assert shown["key"] == "3 fail" and shown["captions"] == [] and shown["listing"] == session.listing
+        (photos / "0 fail.png").write_bytes(png(9))
+        with (session.state / "journal.jsonl").open():  # so that the new journal is another file for sure
+            run(photos, format="jsonl")
+        change = Change(number=3, verdict="edited", captions=("Of input 3.",), shown=())
+        for act in (
+            lambda: session.change([change], shown["listing"]),
+            lambda: session.replace([3], "picture", "photo", shown["listing"]),
+        ):
+            with pytest.raises(ConflictError, match="listed its inputs again"):
+                act()
+        with pytest.raises(IndexError, match="no longer 3 fail"):
+            session.image(3, key="3 fail")
+        session.find(Filter())
+        assert session.status()["edited"] == 0 and session.listing != shown["listing"]
+        assert session.image(4, key="3 fail")[0] == png(3)
+        session.change([edit(4, "Of input 3.")], session.listing)
+
+
 def test_reviews_after_a_cut_of_the_file_reach_the_outputs(photos: Path) -> None:
     """Lines were removed, as the message about damage advises; later reviews are at the bytes of earlier ones."""
     run(photos, format=("jsonl", "txt"))
@@ -345,6 +372,24 @@ def test_reviews_after_a_cut_of_the_file_reach_the_outputs(photos: Path) -> None
             session.change([edit(number, text)])
             publish(session.state)
         assert found(number) == {text.strip()}
+
+
+def test_looking_alone_writes_nothing(photos: Path) -> None:
+    """A caption file that was deleted on purpose stays deleted, until there is something to publish or the job runs."""
+    run(photos, format="txt")
+    out = photos.parent / "out"
+    (out / "3.txt").unlink()
+    before = tree(out)
+    assert publish(out / ".share4v") == [] and not (out / "3.txt").exists()
+    assert {name: data for name, data in tree(out).items() if "lock" not in name} == {
+        name: data for name, data in before.items() if "lock" not in name
+    }
+    with ReviewSession(out) as session:
+        session.change([edit(0, "A dog.")])
+        publish(session.state)
+        (out / "3.txt").unlink(missing_ok=True)
+        publish(session.state)
+    assert (out / "0.txt").read_text() == "A dog.\n" and not (out / "3.txt").exists()
 
 
 def test_an_action_that_does_not_fit_on_the_disk_is_not_added_later(
