@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ..state.records import Item
@@ -48,13 +49,9 @@ def read_metadata(
 
 def _is_read(location: Location, options: ReaderOptions, builder: ItemBuilder) -> bool:
     """Read one file, and return whether it has a column of file names."""
+    place = replace(location, downloads=False)
     for column in _NAME_COLUMNS:
-        # Captions are chosen from the columns, and caption files are looked for when the images are listed.
-        reading = replace(
-            options, image_column=column, caption_column=None, key_column=None, image_root=None, caption_suffixes=()
-        )
-        reading = replace(reading, caption_root=None, kind=None)
-        place = replace(location, downloads=False)
+        reading = _reading(options, column)
         try:
             with ItemBuilder(reading) as rows:
                 _store(location, options, builder, list_location(place, reading, rows))
@@ -65,6 +62,22 @@ def _is_read(location: Location, options: ReaderOptions, builder: ItemBuilder) -
             if isinstance(error, _NoCaptionColumn):
                 raise
     return False
+
+
+def has_file_names(location: Location, options: ReaderOptions) -> bool:
+    """Return whether a table describes files, by its columns and first row; not one that has the images itself."""
+    for column in _NAME_COLUMNS:
+        reading = _reading(options, column)
+        with suppress(SkippedTableError, ImportError, InputError), ItemBuilder(reading) as rows:
+            next(list_location(replace(location, downloads=False), reading, rows), None)
+            return True
+    return False
+
+
+def _reading(options: ReaderOptions, column: str) -> ReaderOptions:
+    # Captions are chosen from the columns, and caption files are looked for when the images are listed.
+    reading = replace(options, image_column=column, caption_column=None, key_column=None, image_root=None)
+    return replace(reading, caption_suffixes=(), caption_root=None, kind=None)
 
 
 class _NoCaptionColumn(InputError):

@@ -12,6 +12,7 @@ from ..state.keys import fold, safe_key, without_suffix
 from ..state.records import Item
 from ..state.skipped import SkippedFiles
 from .base import InputError, Location, ReaderOptions, is_media
+from .folder_metadata import has_file_names
 from .formats import KINDS, METADATA_FILES, kind_of, list_location
 from .item_builder import ItemBuilder
 from .patterns import expand_braces, split_pattern
@@ -80,7 +81,8 @@ def _without_captions(paths: list[str], options: ReaderOptions, skipped: Skipped
     inputs = []
     for path in paths:
         directory, name = os.path.split(path)
-        is_metadata = name in METADATA_FILES and directory in directories
+        is_metadata = name in METADATA_FILES and directory in directories and os.path.lexists(path)
+        is_metadata = is_metadata and has_file_names(_location(path, options), options)
         if not is_metadata and not (path.endswith(companions) and without_suffix(path) in media):
             inputs.append(path)
         elif skipped is not None:

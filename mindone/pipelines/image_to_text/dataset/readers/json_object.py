@@ -28,12 +28,13 @@ _MAX_EARLY_ENTRIES = 1000  # entries to search for one that tells the format
 _CAPTION = "caption"
 _KOHYA = frozenset((_CAPTION, "tags"))  # keys of an image in kohya's metadata
 _IMAGES, _ANNOTATIONS, _IMAGE_ID = "images", "annotations", "image_id"  # of COCO's files
+_LICENSES = "licenses"  # of COCO's files, with URLs of no images
 
 
 def object_rows(
     location: Location, options: ReaderOptions, builder: ItemBuilder, found: Iterable[Element], encoding: str
 ) -> Iterator[Item]:
-    """Yield the Items of an object.
+    """Yield the Items of an object; its arrays with images that are not listed are counted as skipped.
 
     Args:
         location, options, builder: as for every reader.
@@ -62,6 +63,8 @@ def object_rows(
         elif len(early) == _MAX_EARLY_ENTRIES:
             break
     images = arrays.images()
+    for name in arrays.unlisted(is_mapping=mapping is not None):
+        builder.skipped.note("array", f"{location.name}: {name}")
     if mapping is None and images is not None:
         yield from rows(location, options, builder, images, encoding, arrays.with_captions)
         return
@@ -112,12 +115,19 @@ class _Arrays:
         """Return the array with the images: COCO's `licenses` has URLs too, and comes before `images`."""
         return self._found.get(_IMAGES) or next(iter(self._found.values()), None)
 
+    def unlisted(self, is_mapping: bool) -> list[str]:
+        """Return the names of the arrays with images that are not listed: all of a mapping, else all but one."""
+        listed = None if is_mapping else self.images()
+        return [name for name, array in self._found.items() if array is not listed and name != _LICENSES]
+
     def with_captions(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row of an image with its annotations' captions: the first as `caption`, all as `captions`."""
+        """Return a row of an image with its annotations' captions: the first as `caption`, all as `captions`, or as
+        `annotation_captions` if the row has such a column."""
         if not self._captions or row.get(_CAPTION):
             return row
         captions = self._captions.get(str(row.get("id")), [])
-        return {**row, _CAPTION: next(iter(captions), None), "captions": captions}
+        name = "annotation_captions" if "captions" in row else "captions"
+        return {**row, _CAPTION: next(iter(captions), None), name: captions}
 
 
 class _Mapping:

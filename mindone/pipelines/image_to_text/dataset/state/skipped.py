@@ -46,6 +46,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "rows of metadata files beside images that name no image, or one that another row names",
         "",
     ),
+    "array": (
+        "arrays of images in JSON files, of which one is listed",
+        "to caption their images too, store each array in a file of its own",
+    ),
     "described": ("tables that describe an archive or a folder of the same name", ""),
     "no_images": (
         "tables in which no column contains images",

@@ -102,6 +102,17 @@ def test_images_named_one_by_one_have_their_metadata_too(folder: Path) -> None:
     found, skipped = listing("in/1.png", "in/metadata.jsonl")
     assert list(found) == ["1"] and skipped["beside"] == ("in/metadata.jsonl",)
     assert list(listing("in/metadata.jsonl")[0]) == ["1", "b/2", "b/c/3"]
+    # A table with that name whose rows are images themselves describes no other file.
+    (folder / "metadata.jsonl").unlink()
+    for name, row in (
+        ("metadata.parquet", {"image": {"bytes": png(9), "path": None}}),
+        ("metadata.csv", {"url": "https://localhost/a.png"}),
+    ):
+        write(folder / name, [row])
+        found, skipped = listing("in/1.png", f"in/{name}")
+        assert len(found) == 2 and "beside" not in skipped, name
+    with pytest.raises(InputError, match="there is no such file"):
+        listing("in/b/2.png", "in/b/metadata.csv")
 
 
 def test_the_output_of_a_job_is_no_metadata(folder: Path) -> None:
@@ -139,3 +150,20 @@ def test_captions_of_cocos_annotations(folder: Path) -> None:
     del coco["annotations"]
     (folder / "captions.json").write_text(json.dumps(coco))
     assert listing("in/captions.json")[0]["1"][0] is None
+
+
+def test_an_object_with_several_arrays_names_those_that_are_not_listed(folder: Path) -> None:
+    """No array with images disappears without a word, and no column of the user's is replaced."""
+    rows = {name: [{"file_name": name, "captions": ["Mine."], "id": 1}] for name in ("1.png", "b/2.png")}
+    path = folder / "all.json"
+    path.write_text(json.dumps({"train": rows["1.png"], "val": rows["b/2.png"]}))
+    found, skipped = listing("in/all.json")
+    assert list(found) == ["1"] and skipped == {"array": ("in/all.json: val",)}
+    path.write_text(json.dumps({"images": rows["1.png"], "b/2.png": "A caption."}))
+    found, skipped = listing("in/all.json")
+    assert list(found) == ["b/2"] and skipped == {"array": ("in/all.json: images",)}
+    annotations = [{"image_id": 1, "caption": "One."}]
+    path.write_text(json.dumps({"images": rows["1.png"], "annotations": annotations, "licenses": [{"url": "http://x"}]}))
+    found, skipped = listing("in/all.json")
+    assert found["1"] == ("One.", {"captions": ["Mine."], "annotation_captions": ["One."], "id": 1, "caption": "One."})
+    assert skipped == {}
