@@ -28,7 +28,7 @@ STATUS = {
     5: "a row, an index or an id is out of range",
 }
 NOT_FINITE = 6
-INTERFACE = 3  # of the functions that are called here; as in csrc/operators.cpp
+INTERFACE = 4  # of the functions that are called here; as in csrc/operators.cpp
 
 
 class KernelError(RuntimeError):

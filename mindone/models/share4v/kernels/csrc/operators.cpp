@@ -204,7 +204,7 @@ int share4v_embedding(int count, void** params, int* ndims, int64_t** shapes, co
 }
 
 // The version of this interface, which library.py compares: increase it when a signature changes.
-int share4v_interface() { return 3; }
+int share4v_interface() { return 4; }
 
 // Returns the name of the number-th instruction set that the library was built for and this CPU supports, fastest
 // first; nullptr beyond the last.
