@@ -35,6 +35,10 @@ _START = 'start: " "? answer\n'
 # Between values only one space, so that a text cannot consist of white space without end.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
+_DATA = ("const", "enum", "default", "examples")  # keywords whose values are data, not schemas
+# Keywords whose values are schemas by name; a name may be that of a keyword.
+_BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+
 Schema = Mapping[str, Any] | bool
 
 
@@ -257,12 +261,18 @@ def grammar_of(schema: Schema | None, regex: str | None) -> str | None:
             _check_counts(schema)
             spaced = {**schema, "x-guidance": _SPACING} if isinstance(schema, Mapping) else schema
             text = json.dumps(spaced, allow_nan=False)
+        except GrammarError:
+            raise
         except (TypeError, ValueError, RecursionError) as error:
             raise GrammarError(f"the schema is no JSON: {error}") from error
         grammar = f"{_START}answer: %json {text}"
     elif regex is not None:
         if not isinstance(regex, str) or not regex:
             raise GrammarError(f"a regex must be a string of at least one character, got {regex!r:.60}")
+        try:
+            regex.encode()
+        except UnicodeEncodeError as error:
+            raise GrammarError(f"a regex must be Unicode text, got half of a surrogate pair: {error}") from error
         text = regex
         grammar = str(_llguidance().LLMatcher.grammar_from_regex(f" ?(?:{regex})"))
     else:
@@ -283,8 +293,14 @@ def _check_counts(schema: Any) -> None:
         least = schema.get("minProperties")
         if isinstance(least, (int, float)) and least > 1 and not is_closed:
             raise GrammarError("minProperties above 1 needs additionalProperties: false, and no patternProperties")
-    for value in schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ():
-        _check_counts(value)
+        for key, value in schema.items():
+            if key in _BY_NAME and isinstance(value, Mapping):
+                _check_counts(list(value.values()))
+            elif key not in _DATA:
+                _check_counts(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _check_counts(value)
 
 
 def _vocabulary(tokenizer: Tokenizer) -> tuple[Any, list[bytes]]:

@@ -40,7 +40,7 @@ class GenerationSettings:
         sampling: how a token is chosen.
         num_beams: beam width; 1 turns beam search off.
         length_penalty: beam scores are divided by length to this power.
-        eos_token_id: an id, or several, that end an answer in addition to the model's own.
+        eos_token_id: an id, or several, that end an answer in addition to the model's own; not with a schema or regex.
         eos_token_ids: the model's own ids that end an answer, and those of eos_token_id.
         stop: strings that end an answer.
         num_return_sequences: answers to each prompt: with sampling, other draws from the same distribution; with beam
@@ -84,6 +84,11 @@ class GenerationSettings:
         if self.num_beams > 1 and not self.sampling.is_greedy:
             raise ValueError("num_beams and do_sample cannot be combined: set num_beams=1 or do_sample=False")
         extra = end_ids(self.eos_token_id)
+        if (self.schema is not None or self.regex is not None) and not set(extra) <= set(self.eos_token_ids):
+            raise ValueError(
+                f"eos_token_id ({self.eos_token_id!r}) and a schema or regex cannot be combined, because an answer "
+                f"that it ends would not match: omit eos_token_id, or give the model's own ({list(self.eos_token_ids)})"
+            )
         object.__setattr__(self, "eos_token_id", extra or None)
         object.__setattr__(self, "eos_token_ids", tuple(dict.fromkeys((*self.eos_token_ids, *extra))))
         object.__setattr__(self, "stop", stop_strings(self.stop))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mindone.models.share4v import Share4V, Share4VProcessor
-from mindone.models.share4v.generation.constraints import GrammarCompiler, GrammarError
+from mindone.models.share4v.generation.constraints import GrammarCompiler, GrammarError, grammar_of
 from mindone.models.share4v.generation.decoding import GenerationSettings, RunningSequence
 from mindone.models.share4v.generation.engine import Engine, Request
 from mindone.models.share4v.processing.tokenizer import Tokenizer
@@ -204,6 +204,8 @@ def test_a_minimum_length_gives_way_to_the_end_of_the_grammar(model: Share4V, pr
         ({"schema": "json"}, "must be an object"),
         ({"regex": "(a|b"}, "unclosed group|regex parse error"),
         ({"regex": ""}, "at least one character"),
+        ({"regex": "a\ud800"}, "half of a surrogate pair"),
+        ({"schema": {"properties": {"const": {"minProperties": 2}}}}, "^minProperties above 1"),
         ({"schema": {}, "regex": "a"}, "not both"),
         ({"schema": {"type": "object", "minProperties": 2}}, "minProperties above 1 needs additionalProperties: false"),
     ],
@@ -211,6 +213,19 @@ def test_a_minimum_length_gives_way_to_the_end_of_the_grammar(model: Share4V, pr
 def test_bad_grammars(compiler: GrammarCompiler, grammar: dict[str, Any], message: str) -> None:
     with pytest.raises(GrammarError, match=message):
         compiler.constraint(grammar.get("schema"), grammar.get("regex"))
+
+
+@pytest.mark.parametrize("keyword", ["const", "default", "enum", "examples"])
+def test_data_in_a_schema_is_no_schema(keyword: str) -> None:
+    data = {"minProperties": 2}
+    value = [data] if keyword in ("enum", "examples") else data
+    assert grammar_of({"properties": {"a": {keyword: value}}}, None) is not None
+
+
+def test_an_answer_with_a_schema_ends_with_the_models_own_tokens_alone() -> None:
+    with pytest.raises(ValueError, match=r"eos_token_id .* and a schema or regex cannot be combined"):
+        GenerationSettings.from_arguments({"schema": SCHEMA, "eos_token_id": [2, 29892]})
+    assert GenerationSettings.from_arguments({"schema": SCHEMA, "eos_token_id": 2}).eos_token_ids == (2,)
 
 
 def test_contradicting_settings(model: Share4V, processor: Share4VProcessor) -> None:
