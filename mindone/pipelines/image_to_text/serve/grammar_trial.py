@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 MEMORY_BYTES = 4 * 2**30  # address space of the process
 _PROGRAM = """
-import resource, sys
-seconds, memory = int(sys.argv[1]), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+import sys
+sys.path[:] = sys.argv[3:]
+import resource
+def limit(kind, value):
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+    return value
+limit(resource.RLIMIT_CPU, int(sys.argv[1]))
+memory = limit(resource.RLIMIT_AS, int(sys.argv[2]))
 from llguidance import LLMatcher
+print(memory, flush=True)
 LLMatcher.validate_grammar(sys.stdin.read())
 """
 
@@ -26,14 +34,23 @@ def refusal(text: str, seconds: float) -> str | None:
     Args:
         text: in llguidance's format (`constraints.grammar_of`).
         seconds: for the start of the process and the compilation.
+
+    Raises:
+        ImportError: llguidance is not installed.
+        RuntimeError: the process ended before it compiled anything.
     """
-    command = [sys.executable, "-I", "-c", _PROGRAM, str(int(seconds) + 1), str(MEMORY_BYTES)]
+    import_module("llguidance")
+    # The process imports what this one does, whatever made its sys.path.
+    command = [sys.executable, "-I", "-c", _PROGRAM, str(int(seconds) + 1), str(MEMORY_BYTES), *sys.path]
     try:
         done = subprocess.run(
             command, input=text.encode("utf-8", "surrogatepass"), timeout=seconds, capture_output=True, check=False
         )
     except subprocess.TimeoutExpired:
         return f"it takes more than {seconds:g} s to compile: make it simpler, with fewer patterns in an allOf"
-    if done.returncode != 0:
-        return f"it takes more than {MEMORY_BYTES // 2**30} GiB of memory to compile: make it simpler"
-    return None
+    if done.returncode == 0:
+        return None
+    if not done.stdout:  # it prints its limit of memory before it compiles
+        reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        raise RuntimeError(f"a trial compilation of a grammar could not start: {reason[0]}")
+    return f"it takes more than {int(done.stdout) / 2**30:.3g} GiB of memory to compile: make it simpler"
