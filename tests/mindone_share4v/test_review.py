@@ -40,8 +40,9 @@ def test_it_serves_until_sigterm(job: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert found
             with httpx.Client(base_url=found[1], trust_env=False, timeout=60) as client:
                 seen["page"] = client.get("/").status_code
-                changes = [{"number": 0, "verdict": "edited", "captions": ["By hand"]}]
-                seen["count"] = client.post("/review/changes", json={"changes": changes}).json()["count"]
+                listing = client.post("/review/find", json={}).json()["listing"]
+                body = {"changes": [{"number": 0, "verdict": "edited", "captions": ["By hand"]}], "listing": listing}
+                seen["count"] = client.post("/review/changes", json=body).json()["count"]
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
