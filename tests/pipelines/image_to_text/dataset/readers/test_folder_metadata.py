@@ -163,7 +163,9 @@ def test_an_object_with_several_arrays_names_those_that_are_not_listed(folder: P
     found, skipped = listing("in/all.json")
     assert list(found) == ["b/2"] and skipped == {"array": ("in/all.json: images",)}
     annotations = [{"image_id": 1, "caption": "One."}]
-    path.write_text(json.dumps({"images": rows["1.png"], "annotations": annotations, "licenses": [{"url": "http://x"}]}))
+    path.write_text(
+        json.dumps({"images": rows["1.png"], "annotations": annotations, "licenses": [{"url": "http://x"}]})
+    )
     found, skipped = listing("in/all.json")
     assert found["1"] == ("One.", {"captions": ["Mine."], "annotation_captions": ["One."], "id": 1, "caption": "One."})
     assert skipped == {}
