@@ -104,6 +104,18 @@ def test_two_models_of_mindspores_operators_take_turns(
     assert third == answers(models[2])
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
+    def call_the_second_within_the_first() -> None:
+        with models[0].exclusive():
+            other.start()
+            other.join(0.2)  # it waits for its turn, and holds nothing that this thread needs
+            models[1].reset_caches()
+
+    other = threading.Thread(target=models[1].reset_caches, daemon=True)
+    nested = threading.Thread(target=call_the_second_within_the_first, daemon=True)
+    nested.start()
+    nested.join(60)
+    assert not nested.is_alive()
+
 
 def test_separate_models_compute_at_the_same_time(
     model: Share4V, prompts: list[np.ndarray], expected: list[list[list[int]]], monkeypatch: pytest.MonkeyPatch

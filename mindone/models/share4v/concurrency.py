@@ -8,7 +8,8 @@ MindSpore itself compiles and runs one graph at a time. In 2.7 and 2.10, two thr
 a segmentation fault, and two that run graphs at once, even graphs of different models that were compiled before, wait
 for each other forever: one waits for Python's global lock, and the other one holds it and waits for the first. So there
 is one more lock for the process, `MINDSPORE`, held by whoever uses MindSpore's runtime: models with components made of
-MindSpore's operators take turns, step by step. It is always taken after a model's lock, never before.
+MindSpore's operators take turns, step by step. Such a model takes it before its own lock, so that a thread which waits
+for its turn holds no model that the thread before it may need.
 
 A process made by `os.fork` has a copy of the memory, but of the threads only the one that called it. MindSpore and
 OpenMP would wait forever for the others, so models refuse to run there.

@@ -201,7 +201,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
             ...     model.reset_caches()
         """
         check_process()
-        with self._lock, self._runtime():
+        with self._runtime(), self._lock:
             for file in self._mapped_files:
                 file.check()
             yield
@@ -428,7 +428,8 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
             check_context(int(plan.lengths.max()), context_length)
         if not np.isfinite(as_numpy(embeds)).all():
             raise ValueError("inputs_embeds are not all finite numbers")
-        table = stack_rows([embeds.astype(self.language_model.activations)])
+        with MINDSPORE:  # `astype` is an operator of MindSpore's
+            table = stack_rows([embeds.astype(self.language_model.activations)])
         ids = np.full(plan.index.shape, -1)  # unknown
         return Prompts(table, plan.index, ids, plan.lengths, [[] for _ in plan.lengths])
 
