@@ -23,7 +23,6 @@ class Terminal:
             os.chdir(cwd)
             os.execv(SHARE4V[0], [*SHARE4V, *argv])
         self.chunks: list[str] = []
-        self.pressed = 0.0
 
     @property
     def text(self) -> str:
@@ -42,6 +41,22 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self.descriptor, text.encode())
+
+    def interrupt_until(self, wanted: str, seconds: float) -> None:
+        """Press Ctrl-C until the text appears: again after some seconds, as a person would.
+
+        Python misses a Ctrl-C just before it waits for the next key.
+        """
+        pressed = 0.0
+
+        def press(text: str) -> bool:
+            nonlocal pressed
+            if wanted not in text and pressed + seconds < time.monotonic():
+                pressed = time.monotonic()
+                self.type("\x03")
+            return wanted in text
+
+        self.read_until(press)
 
     def finish(self) -> int:
         self.read_until(lambda text: False, until_end=True)

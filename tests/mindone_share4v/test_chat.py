@@ -267,8 +267,7 @@ def test_a_chat_on_a_terminal(photo: Path, tmp_path: Path, monkeypatch: pytest.M
 
     terminal.type("half a questio")
     terminal.read_until(lambda text: text.endswith("> half a questio"))
-    terminal.type("\x03")
-    terminal.read_until(lambda text: "discarded; Ctrl-C on an empty line, Ctrl-D or /quit leave" in text)
+    terminal.interrupt_until("discarded; Ctrl-C on an empty line, Ctrl-D or /quit leave", seconds=10)
     terminal.read_until(lambda text: text.endswith("> "))
     terminal.type("Describe \\\n")
     terminal.read_until(lambda text: text.endswith("... "))

@@ -480,15 +480,7 @@ def test_interruption_at_the_prompt(checkpoint: Path, pictures: list[str], tmp_p
     terminal = Terminal(["chat", pictures[0], "--model", str(checkpoint)], tmp_path)
     before = termios.tcgetattr(terminal.descriptor)
     terminal.read_until(lambda text: "> " in text)
-
-    def press(text: str) -> bool:
-        # Python misses a Ctrl-C between printing the prompt and waiting for a line, so press it again like a person.
-        if "interrupted" not in text and terminal.pressed + 1 < time.monotonic():
-            terminal.pressed = time.monotonic()
-            terminal.type("\x03")
-        return "interrupted" in text
-
-    terminal.read_until(press)
+    terminal.interrupt_until("interrupted", seconds=1)
     assert termios.tcgetattr(terminal.descriptor) == before  # echo is on again
     assert terminal.finish() == 130
     assert "share4v: interrupted" in terminal.text and "Traceback" not in terminal.text
