@@ -1,4 +1,4 @@
-// The library's C interface: MindSpore's custom operators, and functions for packing, benchmarks and tests.
+// The library's C interface: operators, with the arguments of MindSpore's custom operators; packing, benchmarks, tests.
 #include <atomic>
 #include <chrono>
 #include <cstdint>

@@ -25,7 +25,7 @@ LISTEN_ELSEWHERE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 def import_ray() -> Any:
     """Import Ray; a local cluster that is started then is out of reach for other machines.
 
-    That cannot be had if the program imported Ray before.
+    This has no effect if the program imported Ray before.
 
     Raises:
         ImportError: it is not installed; the message tells how to install it.

@@ -153,7 +153,7 @@ def test_captions_of_cocos_annotations(folder: Path) -> None:
 
 
 def test_an_object_with_several_arrays_names_those_that_are_not_listed(folder: Path) -> None:
-    """No array with images disappears without a word, and no column of the user's is replaced."""
+    """Arrays with images that are not listed are named, and no column of the user's is replaced."""
     rows = {name: [{"file_name": name, "captions": ["Mine."], "id": 1}] for name in ("1.png", "b/2.png")}
     path = folder / "all.json"
     path.write_text(json.dumps({"train": rows["1.png"], "val": rows["b/2.png"]}))
