@@ -20,8 +20,8 @@ EPILOG = """examples:
   share4v review photos
   share4v review captions.jsonl --model sharegpt4v-7b --dtype int4
 
-exit status: 0 ended by a signal, 1 the model failed or the outputs could not be written, 2 usage error, no such job, or
-the port is in use"""
+exit status: 0 ended by a signal (if the job is not finished, it writes the outputs later), 1 the model failed, or an
+output could not be written or lacks a caption, 2 usage error, no such job, or the port is in use"""
 
 
 def add_arguments(parser: ArgumentParser) -> None:

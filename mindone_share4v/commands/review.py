@@ -54,6 +54,9 @@ def run(arguments: Namespace) -> int:
     finally:
         problem = review.close()
     if problem is not None:
-        print_error(f"warning: {one_line(problem)}; your changes are stored")
+        failed = failed or problem.is_failure
+        print_error(
+            f"{'error' if problem.is_failure else 'warning'}: {one_line(problem.text)}; your changes are stored"
+        )
     print_error("ended")
     return leave(SOME_FAILED if failed else DONE, has_ended)

@@ -28,7 +28,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "captions.jsonl"
 
 
-def test_it_serves_until_sigterm(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_it_serves_until_sigterm(job: Path, monkeypatch: pytest.MonkeyPatch, is_writable: bool) -> None:
+    """Its exit status says whether the outputs have the changes."""
     messages: queue.Queue[str] = queue.Queue()
     monkeypatch.setattr("mindone_share4v.commands.review.print_error", messages.put)
     seen: dict[str, Any] = {}
@@ -43,6 +45,8 @@ def test_it_serves_until_sigterm(job: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 listing = client.post("/review/find", json={}).json()["listing"]
                 body = {"changes": [{"number": 0, "verdict": "edited", "captions": ["By hand"]}], "listing": listing}
                 seen["count"] = client.post("/review/changes", json=body).json()["count"]
+                if not is_writable:
+                    job.with_name("captions.jsonl.partial").mkdir()
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -50,12 +54,17 @@ def test_it_serves_until_sigterm(job: Path, monkeypatch: pytest.MonkeyPatch) -> 
     client = threading.Thread(target=review)
     client.start()
     try:
-        assert main(["review", str(job), "--port", "0"]) == 0
+        assert main(["review", str(job), "--port", "0"]) == (0 if is_writable else 1)
     finally:
         client.join(60)
         signal.signal(signal.SIGTERM, before)
-    assert seen == {"ready": "ready", "page": 200, "count": 1} and messages.get_nowait() == "ended"
-    assert json.loads(job.read_text())["captions"] == ["By hand"]
+    assert seen == {"ready": "ready", "page": 200, "count": 1}
+    if is_writable:
+        assert json.loads(job.read_text())["captions"] == ["By hand"]
+    else:
+        problem = messages.get_nowait()
+        assert problem.startswith("error: the outputs were not written: ") and "your changes are stored" in problem
+    assert messages.get_nowait() == "ended"
 
 
 @pytest.mark.parametrize(

@@ -247,10 +247,7 @@ class CaptionJob:
                         counts["tokens"] += sum(record.tokens)
                     self._append(journal, record)
                 self._flush(journal)
-            with closing(Reviews(self.state.path(REVIEWS))) as reviews:
-                failed = write_failed(journal, self.state.path(FAILED), count_breaking, reviews.apply)
-        for writer in self.writers:
-            writer.finish()
+            failed = self._finish(journal, count_breaking)
         for name in (PREVIOUS, RESTARTED, WRITTEN):
             remove_own(self.state.path(name))
         return JobSummary(
@@ -265,6 +262,19 @@ class CaptionJob:
             left_out=tuple(reason for writer in self.writers for reason in writer.left_out),
             skipped=read_skipped(self.state.path(SKIPPED)),
         )
+
+    def _finish(self, journal: Journal, on_record: Callable[[Record], None]) -> int:
+        """Complete all outputs with the same reviews, and return the number of failed records."""
+        path = self.state.path(FAILED)
+        with closing(Reviews(self.state.path(REVIEWS))) as reviews:
+            failed = write_failed(journal, path, on_record, reviews.apply)
+            for writer in self.writers:
+                writer.finish()
+            while reviews.refresh():  # people reviewed captions meanwhile, perhaps after the first output was complete
+                failed = write_failed(journal, path, reviewed=reviews.apply)
+                for writer in self.writers:
+                    writer.finish()
+        return failed
 
     def _records(self, make_executor: Callable[[], Executor], start: int) -> Iterator[tuple[Record, bool]]:
         """Yield the records from number `start`, in input order, each with whether the executor made it."""

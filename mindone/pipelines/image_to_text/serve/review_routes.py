@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -49,7 +49,10 @@ FIND = Fields(
     ]
 )
 _LISTING = Field("listing", "works", "the `listing` of the rows that were shown", Text(100), (), True)
-CHANGES = Fields([Field("changes", "works", "what to change", Items(_MAX_RECORDS), (), True), _LISTING])
+_REVIEWER = Field(
+    "reviewer", "works", "any text that tells the reviewers apart, each of whom undoes their own actions", Text(100)
+)
+CHANGES = Fields([Field("changes", "works", "what to change", Items(_MAX_RECORDS), (), True), _LISTING, _REVIEWER])
 CHANGE = Fields(
     [
         Field("number", "works", "of the record", Integer(0), (), True),
@@ -64,9 +67,22 @@ REPLACE = Fields(
         _LISTING,
         Field("find", "works", "text to find", Text(100_000, 1), (), True),
         Field("replacement", "works", "text in its place", Text(100_000), (), True),
+        _REVIEWER,
     ]
 )
-NOTHING = Fields([])
+UNDO = Fields([_REVIEWER])
+
+
+class Problem(NamedTuple):
+    """Why the outputs lack reviews, which are stored in any case.
+
+    Attributes:
+        text: for people.
+        is_failure: whether somebody has to do something about it; False if the job itself will write the outputs.
+    """
+
+    text: str
+    is_failure: bool
 
 
 class Review:
@@ -92,7 +108,7 @@ class Review:
         self._session: ReviewSession = self._worker.submit(ReviewSession, out).result()
         self.state = self._session.state
         self._published = -1  # changes that the outputs have; an earlier session may have left some
-        self._problem: str | None = None  # why they lack the others
+        self._problem: Problem | None = None  # why they lack the others
         self._is_running = False  # whether the job was when the outputs were last tried
         self._timer: asyncio.TimerHandle | None = None
         self._publishing: asyncio.Task[None] | None = None
@@ -109,7 +125,7 @@ class Review:
             Route("/review/undo", self.undo, methods=["POST"]),
         ]
 
-    def close(self) -> str | None:
+    def close(self) -> Problem | None:
         """Publish what is not published and close the session; return why the outputs are not up to date, if so."""
         if self._timer is not None:
             self._timer.cancel()
@@ -128,7 +144,8 @@ class Review:
 
         def read() -> dict[str, Any]:
             pending = self._session.changed - max(self._published, 0)
-            return {**self._session.status(), "unpublished": pending, "problem": self._problem}
+            status = self._session.status(request.query_params.get("reviewer"))
+            return {**status, "unpublished": pending, "problem": self._problem and self._problem.text}
 
         return _json(await self._run(read))
 
@@ -163,7 +180,8 @@ class Review:
             if not isinstance(one, dict):
                 raise invalid(f"changes[{index}] must be an object", "changes")
             changes.append(Change(**CHANGE.read(one, f"changes[{index}].")))
-        return await self._changed(lambda: self._session.change(changes, values["listing"]))
+        reviewer = values.get("reviewer") or ""
+        return await self._changed(lambda: self._session.change(changes, values["listing"], reviewer))
 
     async def replace(self, request: Request) -> Response:
         """Replace a text in captions as one action."""
@@ -171,9 +189,9 @@ class Review:
         return await self._changed(lambda: self._session.replace(**values))
 
     async def undo(self, request: Request) -> Response:
-        """Take back the last action."""
-        await self._values(request, NOTHING)
-        return await self._changed(self._session.undo)
+        """Take back the last action of a reviewer, or of anybody if none is named."""
+        values = await self._values(request, UNDO)
+        return await self._changed(lambda: self._session.undo(**values))
 
     async def _values(self, request: Request, fields: Fields) -> dict[str, Any]:
         return fields.read(loads(await read_body(request.scope, request.receive, self._limits)))
@@ -225,16 +243,16 @@ class Review:
             left_out = publish(self.state)
         except JobRunningError:
             self._is_running = True
-            self._problem = "the job is running; it writes the outputs with your changes when it ends"
+            self._problem = Problem("the job is running; it writes the outputs with your changes when it ends", False)
         except (ValueError, OSError, ImportError, JobError) as error:
             _log.exception("the outputs were not written")
-            self._problem = f"the outputs were not written: {error}"
+            self._problem = Problem(f"the outputs were not written: {error}", True)
         else:
             if left_out is None:
-                self._problem = "the job is not finished: run it again to write the outputs"
+                self._problem = Problem("the job is not finished: run it again to write the outputs", False)
             else:
                 more = f" ({len(left_out) - 1} more)" if len(left_out) > 1 else ""
-                self._problem = f"not in the outputs: {left_out[0]}{more}" if left_out else None
+                self._problem = Problem(f"not in the outputs: {left_out[0]}{more}", True) if left_out else None
                 self._published = self._session.changed
 
 

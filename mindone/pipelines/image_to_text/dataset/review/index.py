@@ -7,17 +7,19 @@ import os
 import secrets
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..rules.retries import breaks_rules
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.records import Record, record_from_line
-from ..state.regular_files import open_own, own_exists
-from ..state.reviews import VERDICTS, Reviews
+from ..state.regular_files import open_own
+from ..state.reviews import VERDICTS, Review, Reviews, input_names
 
 _FAILED, _BREAKS_RULES = 1, 2
+_COMPARED_BYTES = 4096  # before the end of what was read of the journal
 SORTS = ("number", "shortest", "longest")
 
 
@@ -68,38 +70,61 @@ class ReviewIndex:
 
     def __init__(self, journal: Path, reviews: Reviews) -> None:
         self._journal, self._reviews = journal, reviews
-        self._identity: tuple[int, int] | None = None
+        # Stays open, so that no other file gets its inode number, and offsets are always of the file that was read.
+        self._file: BinaryIO | None = None
         self._clear()
 
     def __len__(self) -> int:
         return len(self._offsets)
 
+    def close(self) -> None:
+        """Close the journal."""
+        self._clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def refresh(self) -> None:
         """Read records that the job has written since the last time; a new pass of the job starts a new journal."""
-        if not own_exists(self._journal):
-            self._clear()
+        file = self._reopened()
+        if file is None:
             return
-        with open_own(self._journal) as file:
-            status = os.fstat(file.fileno())
-            identity = (status.st_dev, status.st_ino)
-            if identity != self._identity or status.st_size < self._end:
-                self._clear()
-                self._identity = identity
-            file.seek(self._end)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    record = record_from_line(line)
-                except (ValueError, TypeError):  # what a crash left at the end; the job cuts it off
-                    break
-                self._offsets.append(self._end)
-                self._words.append(0)
-                self._flags.append(0)
-                self._verdicts.append(0)
-                self._digests.append(0)
-                self._set(len(self._offsets) - 1, record)
-                self._end += len(line)
+        file.seek(self._end)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = record_from_line(line)
+            except (ValueError, TypeError):  # what a crash left at the end; the job cuts it off
+                break
+            self._offsets.append(self._end)
+            self._words.append(0)
+            self._flags.append(0)
+            self._verdicts.append(0)
+            self._digests.append(0)
+            self._set(len(self._offsets) - 1, record)
+            self._end += len(line)
+        self._last_bytes = self._before_end(file)
+
+    def _reopened(self) -> BinaryIO | None:
+        """Return the journal, at whose path may be another file by now; what was read of an earlier one is dropped."""
+        try:
+            current = open_own(self._journal)
+        except FileNotFoundError:
+            self.close()
+            return None
+        if self._file is not None:
+            is_same = os.path.sameopenfile(self._file.fileno(), current.fileno())
+            if is_same and self._before_end(current) == self._last_bytes:  # not cut or rewritten, either
+                current.close()
+                return self._file
+            self.close()
+        self._file = current
+        return current
+
+    def _before_end(self, file: BinaryIO) -> bytes:
+        file.seek(max(0, self._end - _COMPARED_BYTES))
+        return file.read(min(self._end, _COMPARED_BYTES))
 
     def record(self, number: int) -> Record:
         """Return a record as the job wrote it.
@@ -107,11 +132,33 @@ class ReviewIndex:
         Raises:
             IndexError: there is no such record.
         """
-        if not 0 <= number < len(self._offsets):
+        if self._file is None or not 0 <= number < len(self._offsets):
             raise IndexError(f"there is no record {number}: the job has {len(self._offsets)}")
-        with open_own(self._journal) as file:
-            file.seek(self._offsets[number])
-            return record_from_line(file.readline())
+        self._file.seek(self._offsets[number])
+        return record_from_line(self._file.readline())
+
+    def records_of(self, reviews: Sequence[Review]) -> list[Record | None]:
+        """Return the record of each review's input, which may have another number since the inputs were listed again.
+
+        The journal is read once at most, however many reviews there are.
+        """
+        found: list[Record | None] = []
+        for review in reviews:
+            record = self.record(review.number) if review.number < len(self) else None
+            found.append(record if record is not None and input_names(record)[0] == input_names(review)[0] else None)
+        wanted: dict[bytes, list[tuple[int, int]]] = {}  # name -> how exact it is, and index of the review
+        for index, review in enumerate(reviews):
+            if found[index] is None:
+                for rank, name in enumerate(input_names(review)):
+                    wanted.setdefault(name, []).append((rank, index))
+        ranks: dict[int, int] = {}
+        for number in range(len(self)) if wanted else ():
+            record = self.record(number)
+            for name in input_names(record):
+                for rank, index in wanted.get(name, ()):
+                    if rank < ranks.get(index, len(wanted)):
+                        found[index], ranks[index] = record, rank
+        return found
 
     def update(self, number: int) -> None:
         """Take over a new review of a record."""
@@ -149,12 +196,10 @@ class ReviewIndex:
 
     def _with_text(self, numbers: Iterable[int], text: str) -> Iterator[int]:
         """Yield the records with a text in their captions or source; they are read in the order of the file."""
-        with open_own(self._journal) as file:
-            for number in numbers:
-                file.seek(self._offsets[number])
-                record = self._reviews.apply(record_from_line(file.readline()))
-                if any(text in one.casefold() for one in (*record.captions, record.source)):
-                    yield number
+        for number in numbers:
+            record = self._reviews.apply(self.record(number))
+            if any(text in one.casefold() for one in (*record.captions, record.source)):
+                yield number
 
     def _set(self, number: int, record: Record) -> None:
         review = self._reviews.get(record)
@@ -175,9 +220,12 @@ class ReviewIndex:
 
     def _clear(self) -> None:
         self.listing = secrets.token_hex(8)
-        self._end = 0
-        self._offsets, self._words, self._digests = array("Q"), array("L"), array("Q")
-        self._flags, self._verdicts = array("B"), array("B")
+        self._end, self._last_bytes = 0, b""
+        self._offsets: array[int] = array("Q")
+        self._words: array[int] = array("L")
+        self._digests: array[int] = array("Q")
+        self._flags: array[int] = array("B")
+        self._verdicts: array[int] = array("B")
 
 
 def _digest(words: list[list[str]]) -> int:

@@ -15,9 +15,9 @@ from ..report.report import find_state
 from ..state.atomic_files import count_lines
 from ..state.listing import Listing
 from ..state.paths import INPUTS, JOURNAL, REVIEWS
-from ..state.records import Item, JobError, Picture, Record
+from ..state.records import Item, JobError, Picture, Record, printable
 from ..state.regular_files import own_exists, pin_directory
-from ..state.reviews import Review, ReviewLog, Verdict
+from ..state.reviews import Decision, ReviewLog, Verdict
 from ..state.signature import is_listing_signed, require_signature
 from .index import Filter, ReviewIndex
 
@@ -87,7 +87,7 @@ class ReviewSession:
                 raise JobError(
                     f"another `share4v review` is open for this job ({self.state}): use that one, or end it"
                 ) from None
-            self._index = ReviewIndex(self.state / JOURNAL, self._log.reviews)
+            self._index = stack.enter_context(closing(ReviewIndex(self.state / JOURNAL, self._log.reviews)))
             self._index.refresh()
             self._stack = stack.pop_all()
 
@@ -113,39 +113,30 @@ class ReviewSession:
         return numbers, [self.row(number) for number in numbers[start : None if count is None else start + count]]
 
     def row(self, number: int) -> dict[str, Any]:
-        """Return a record as JSON values: number, listing, key, source, captions, error, notes, verdict and size."""
-        record = self._index.record(number)
-        review = self._log.reviews.get(record)
-        applied = record if review is None else review.apply(record)
-        is_rejected = review is not None and review.rejects(record)
-        verdict = "none" if review is None or (review.verdict == "rejected" and not is_rejected) else review.verdict
-        captions = review.captions if review is not None and is_rejected else applied.captions
-        return {
-            "number": number,
-            "listing": self._index.listing,
-            "key": record.key,
-            "source": record.source,
-            "captions": list(captions),
-            "error": None if is_rejected else applied.error,
-            "notes": list(record.notes),
-            "verdict": verdict,
-            "width": record.width,
-            "height": record.height,
-        }
+        """Return a record as JSON values: number, listing, key, source, captions, error, notes, verdict and size.
 
-    def status(self) -> dict[str, Any]:
-        """Return counts: records, inputs, one for each verdict, failed, and whether there is something to undo."""
+        Its texts are `printable`: bytes of a caption file that are not UTF-8 are shown as escapes.
+        """
+        return self._row(self._index.record(number))
+
+    def status(self, reviewer: str | None = None) -> dict[str, Any]:
+        """Return counts: records, inputs, one for each verdict, failed, and whether there is something to undo.
+
+        Args:
+            reviewer: whose actions could be undone; None for anybody's.
+        """
         self._index.refresh()
         inputs = count_lines(self.state / INPUTS) if own_exists(self.state / INPUTS) else 0
         counts = {"records": len(self._index), "inputs": inputs, **self._index.counts()}
-        return {**counts, "can_undo": bool(self._log.reviews.groups)}
+        return {**counts, "can_undo": self._log.reviews.last_action(reviewer) is not None}
 
-    def change(self, changes: Sequence[Change], listing: str | None = None) -> list[dict[str, Any]]:
+    def change(self, changes: Sequence[Change], listing: str | None = None, reviewer: str = "") -> list[dict[str, Any]]:
         """Make changes as one action, which `undo` takes back, and return the changed rows; they are on disk then.
 
         Args:
             changes: what to change.
             listing: of the rows that were shown; None does not check that the numbers still mean the same inputs.
+            reviewer: who makes them: any text that tells the reviewers of a job apart.
 
         Raises:
             IndexError: there is no such record.
@@ -155,11 +146,14 @@ class ReviewSession:
             OSError: nothing was changed.
         """
         self._check_is_listed(listing)
-        prepared = [(self._index.record(change.number), change.verdict, self._captions(change)) for change in changes]
-        return self._add(prepared, [change.number for change in changes])
+        decisions = []
+        for change in changes:
+            record = self._index.record(change.number)
+            decisions.append(Decision(record, change.verdict, self._captions(change, record)))
+        return self._add(decisions, reviewer)
 
     def replace(
-        self, numbers: Sequence[int], find: str, replacement: str, listing: str | None = None
+        self, numbers: Sequence[int], find: str, replacement: str, listing: str | None = None, reviewer: str = ""
     ) -> list[dict[str, Any]]:
         """Replace a text in the captions of records as one action, and return the rows that changed; errors as above.
 
@@ -169,44 +163,52 @@ class ReviewSession:
         if not find:
             raise ValueError("the text to find is empty")
         self._check_is_listed(listing)
-        rows = [row for row in map(self.row, numbers) if any(find in caption for caption in row["captions"])]
-        changes = [
-            Change(
-                number=row["number"],
-                verdict="edited",
-                captions=tuple(caption.replace(find, replacement) for caption in row["captions"]),
-            )
-            for row in rows
-        ]
-        return self.change(changes, listing) if changes else []
+        changes = []
+        for number in numbers:
+            captions = self._captions_of(self._index.record(number))
+            if any(find in caption for caption in captions):
+                replaced = tuple(caption.replace(find, replacement) for caption in captions)
+                changes.append(Change(number=number, verdict="edited", captions=replaced))
+        return self.change(changes, listing, reviewer) if changes else []
 
-    def undo(self) -> list[dict[str, Any]]:
-        """Take back the last action that was not taken back, and return the rows that changed."""
+    def undo(self, reviewer: str | None = None) -> list[dict[str, Any]]:
+        """Take back the last action that was not taken back, and return the rows that changed.
+
+        Captions that somebody else has changed since stay as they are. So do the reviews of inputs that the job no
+        longer has.
+
+        Args:
+            reviewer: whose last action; None for anybody's.
+
+        Raises:
+            ConflictError: somebody else has changed all of them since; the next call undoes the action before it.
+            OSError: nothing was changed.
+        """
         self._index.refresh()
         reviews = self._log.reviews
-        if not reviews.groups:
+        action = reviews.last_action(reviewer)
+        if action is None:
             return []
-        group = reviews.groups[-1]
-        prepared: list[tuple[Record, Verdict, Sequence[str]]] = []
-        for review in reviews.of_group(group):
-            record = self._record_of(review)
-            if record is None:  # the job no longer has the input, whose review remains
+        undone = list(reviews.of_action(action))
+        decisions, is_changed = [], False
+        for review, record in zip(undone, self._index.records_of(undone), strict=True):
+            if record is None:
                 continue
-            before = None if review.previous is None else reviews.at(review.previous)
-            prepared.append((record, "none", ()) if before is None else (record, before.verdict, before.captions))
-        if not prepared:
-            reviews.groups.pop()
-            return []
-        return self._add(prepared, [record.number for record, _, _ in prepared], undoes=group)
-
-    def _record_of(self, review: Review) -> Record | None:
-        """Return the record of a review's input, which may have another number since the inputs were listed again."""
-        for number in (review.number, *range(len(self._index))):
-            if number < len(self._index):
-                record = self._index.record(number)
-                if (record.key, record.source) == (review.key, review.source):
-                    return record
-        return None
+            standing = reviews.standing(reviews.offset(record))
+            if standing is None or standing.group != action.group:
+                is_changed = True
+                continue
+            before = reviews.standing(review.previous)
+            if before is None:
+                decisions.append(Decision(record, "none", ()))
+            else:  # with the captions that it was about: a rejection of others must not become one of the record's
+                decisions.append(Decision(record, before.verdict, before.captions, before.generated))
+        if decisions:
+            return self._add(decisions, action.reviewer, undoes=action.group)
+        del reviews.actions[action.group]
+        if is_changed:
+            raise ConflictError("it cannot be undone: the captions have been changed by somebody else since")
+        return []
 
     def image(self, number: int, side: int | None = None, key: str | None = None) -> tuple[bytes, str]:
         """Return an input's image and its media type.
@@ -232,7 +234,7 @@ class ReviewSession:
         item: Item | None = next(Listing(self.state / INPUTS).items(number), None) if number >= 0 else None
         if item is None:
             raise IndexError(f"there is no input {number}")
-        if key is not None and item.key.encode("utf-8", "replace") != key.encode("utf-8", "replace"):  # as in responses
+        if key is not None and printable(item.key) != printable(key):
             raise IndexError(f"input {number} is no longer {key}")
         return self._reader.read(item)
 
@@ -246,11 +248,40 @@ class ReviewSession:
             )
         self._reader = Reader(downloads=False)
 
-    def _captions(self, change: Change) -> tuple[str, ...]:
-        shown = tuple(self.row(change.number)["captions"])
-        if change.shown is not None and change.shown != shown:
+    def _row(self, record: Record) -> dict[str, Any]:
+        review = self._log.reviews.get(record)
+        applied = record if review is None else review.apply(record)
+        is_rejected = review is not None and review.rejects(record)
+        is_stale = review is not None and review.verdict == "rejected" and not is_rejected
+        return {
+            "number": record.number,
+            "listing": self._index.listing,
+            "key": printable(record.key),
+            "source": printable(record.source),
+            "captions": [printable(caption) for caption in self._captions_of(record)],
+            "error": None if is_rejected or applied.error is None else printable(applied.error),
+            "notes": [printable(note) for note in record.notes],
+            "verdict": "none" if review is None or is_stale else review.verdict,
+            "width": record.width,
+            "height": record.height,
+        }
+
+    def _captions_of(self, record: Record) -> tuple[str, ...]:
+        """Return a record's captions as they were reviewed, also if they were rejected."""
+        review = self._log.reviews.get(record)
+        if review is None:
+            return record.captions
+        return review.captions if review.rejects(record) else review.apply(record).captions
+
+    def _captions(self, change: Change, record: Record) -> tuple[str, ...]:
+        present = self._captions_of(record)
+        shown = tuple(map(printable, present))
+        if change.shown is not None and tuple(map(printable, change.shown)) != shown:
             raise ConflictError("the caption has changed since it was shown: load it again")
-        captions = shown if change.captions is None else tuple(caption.strip() for caption in change.captions)
+        captions = present
+        if change.captions is not None:  # of several, those that were not edited keep bytes that cannot be shown
+            unchanged = dict(zip(shown, present, strict=True))
+            captions = tuple(unchanged.get(one, one) for one in (caption.strip() for caption in change.captions))
         if change.verdict in ("accepted", "edited", "regenerated"):
             if not captions or not all(captions):
                 raise ValueError("a caption must not be empty: reject it instead")
@@ -258,17 +289,12 @@ class ReviewSession:
                 raise ValueError(f"a caption can have at most {_MAX_CAPTION:,} characters")
         return captions
 
-    def _add(
-        self,
-        prepared: Sequence[tuple[Record, Verdict, Sequence[str]]],
-        numbers: Sequence[int],
-        undoes: int | None = None,
-    ) -> list[dict[str, Any]]:
-        self._log.add(prepared, undoes)
-        self.changed += len(numbers)
-        for number in numbers:
-            self._index.update(number)
-        return [self.row(number) for number in numbers]
+    def _add(self, decisions: Sequence[Decision], reviewer: str, undoes: int | None = None) -> list[dict[str, Any]]:
+        self._log.add(decisions, undoes, reviewer)
+        self.changed += len(decisions)
+        for decision in decisions:
+            self._index.update(decision.record.number)
+        return [self._row(decision.record) for decision in decisions]
 
 
 def _encoded(picture: Picture, side: int | None) -> tuple[bytes, str]:

@@ -3,7 +3,7 @@
 A line is a review of one input; the last one of an input counts. Every edit is on disk before it is confirmed, and a
 crash damages at most the last action, which readers ignore and the next writer removes. Reviews belong to an input by
 its absolute path and key, so they still hold after the inputs were listed again, also if their paths are written
-another way; see `_names`.
+another way; see `input_names`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 from .atomic_files import AppendOnlyFile
 from .existing_captions import KEPT_EXISTING
@@ -26,11 +26,20 @@ Verdict = Literal["none", "regenerated", "accepted", "edited", "rejected"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 REJECTED = "rejected in review"  # error of a record whose caption a person rejected
 _MARKED_BYTES = 4096
+_TEXTS, _NUMBERS, _OPTIONAL_NUMBERS = (
+    ("key", "source", "place", "reviewer"),
+    ("group", "number"),
+    ("undoes", "previous"),
+)  # types of the fields of a Review
 _NOTES = {"regenerated": "regenerated in review", "accepted": "accepted in review", "edited": "edited in review"}
 
 
 class ReviewError(ValueError):
     """The file of reviews is damaged in a way that no crash causes."""
+
+
+class _TornLineError(ValueError):
+    """A line is no JSON object, as a crash may leave the last ones."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,11 @@ class Review:
         number: of the input when it was reviewed.
         undoes: number of the action that it undoes, or None.
         previous: offset of the input's previous review in the file, or None.
+        place: of the input.
+        reviewer: who made it: a text that tells reviewers apart, or "".
 
     Raises:
-        ValueError: the verdict is unknown, or the captions are no texts.
+        ValueError: the verdict is unknown, or a value has the wrong type.
     """
 
     key: str
@@ -62,12 +73,21 @@ class Review:
     undoes: int | None = None
     previous: int | None = None
     place: str = ""
+    reviewer: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, got {self.verdict!r}")
-        if not all(isinstance(caption, str) for caption in (*self.captions, *self.generated)):
-            raise ValueError("captions must be texts")
+        for name in ("captions", "generated"):
+            if not all(isinstance(caption, str) for caption in getattr(self, name)):
+                raise ValueError(f"{name} must be texts, got {getattr(self, name)!r:.80}")
+        for name in _TEXTS:
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a text, got {getattr(self, name)!r:.80}")
+        for name in (*_NUMBERS, *_OPTIONAL_NUMBERS):
+            value = getattr(self, name)
+            if not (type(value) is int and value >= 0) and not (value is None and name in _OPTIONAL_NUMBERS):
+                raise ValueError(f"{name} must be a number from 0, got {value!r:.80}")
 
     def apply(self, record: Record) -> Record:
         """Return the record with this review's captions, or as a failure if they were rejected."""
@@ -87,25 +107,54 @@ class Review:
         return self.captions, self.generated
 
 
+class Decision(NamedTuple):
+    """A review that is to be added.
+
+    Attributes:
+        record: of the input.
+        verdict, captions: as in a Review.
+        generated: as in a Review; None for the captions of the record.
+    """
+
+    record: Record
+    verdict: Verdict
+    captions: Sequence[str]
+    generated: Sequence[str] | None = None
+
+
+class Action(NamedTuple):
+    """An action that can be undone.
+
+    Attributes:
+        group: its number.
+        offset: of its first review in the file.
+        reviewer: who made it.
+    """
+
+    group: int
+    offset: int
+    reviewer: str
+
+
 class Reviews:
-    """The reviews of a job, looked up by input; memory does not grow with their number.
+    """The reviews of a job, looked up by input; memory does not grow with their number, only with that of actions.
 
     Args:
         path: of the file; it need not exist.
 
     Attributes:
         end: bytes of the file that were read.
-        groups: actions that can be undone, oldest first.
+        actions: those that can be undone, by their number, oldest first.
 
     Raises:
-        ReviewError: a line that is not the last one is no review.
+        ReviewError: a line is no review, and no crash left it so.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offsets = TempTable("offset INTEGER")
         self.end = 0
-        self.groups: list[int] = []
+        self.actions: dict[int, Action] = {}
         self.last_group = 0
         self.refresh()
 
@@ -121,8 +170,8 @@ class Reviews:
                     break
                 try:
                     review = self._parsed(line, self.end)
-                except ReviewError:
-                    if self._is_last_action(file):
+                except ReviewError as error:
+                    if isinstance(error.__cause__, _TornLineError) and self._is_last_action(file):
                         break
                     raise
                 self._note(review, self.end)
@@ -131,7 +180,7 @@ class Reviews:
 
     def offset(self, record: Record) -> int | None:
         """Return the offset of the last review of a record's input, or None."""
-        for name in _names(record.key, record.source, record.place):
+        for name in input_names(record):
             row = self._offsets.get(name)
             if row is not None:
                 return int(row[0])
@@ -155,24 +204,35 @@ class Reviews:
 
     def history(self, record: Record) -> Iterator[Review]:
         """Yield the reviews of a record's input, the last one first."""
-        offset = self.offset(record)
-        while offset is not None:
-            review = self.at(offset)
-            yield review
-            offset = review.previous
+        yield from self._chain(self.offset(record))
 
-    def of_group(self, group: int) -> Iterator[Review]:
-        """Yield the reviews of an action."""
-        if not own_exists(self._path):
-            return
+    def standing(self, offset: int | None) -> Review | None:
+        """Return the review that holds after the one at an offset, which may undo others; None if there is none."""
+        chain = self._chain(offset)
+        for review in chain:
+            if review.undoes is None:
+                return review
+            # What was undone is the nearest review of that action; the state before it holds again.
+            next((undone for undone in chain if undone.group == review.undoes), None)
+        return None
+
+    def last_action(self, reviewer: str | None = None) -> Action | None:
+        """Return the last action of a reviewer that was not undone, or of anybody; None if there is none."""
+        actions = reversed(self.actions.values())
+        return next((one for one in actions if reviewer is None or one.reviewer == reviewer), None)
+
+    def of_action(self, action: Action) -> Iterator[Review]:
+        """Yield the reviews of an action, which are one behind the other in the file."""
         with open_own(self._path) as file:
-            offset = 0
+            offset = action.offset
+            file.seek(offset)
             for line in file:
                 if offset >= self.end:
                     return
                 review = self._parsed(line, offset)
-                if review.group == group:
-                    yield review
+                if review.group != action.group:
+                    return
+                yield review
                 offset += len(line)
 
     def mark(self, end: int) -> str | None:
@@ -190,14 +250,20 @@ class Reviews:
         """Delete the temporary table."""
         self._offsets.close()
 
+    def _chain(self, offset: int | None) -> Iterator[Review]:
+        """Yield a review and those of the same input before it."""
+        while offset is not None:
+            review = self.at(offset)
+            yield review
+            offset = review.previous
+
     def _note(self, review: Review, offset: int) -> None:
-        for name in _names(review.key, review.source, review.place):
+        for name in input_names(review):
             self._offsets.put(name, offset)
         if review.undoes is not None:
-            if review.undoes in self.groups:
-                self.groups.remove(review.undoes)
-        elif not self.groups or self.groups[-1] != review.group:
-            self.groups.append(review.group)
+            self.actions.pop(review.undoes, None)
+        else:
+            self.actions.setdefault(review.group, Action(review.group, offset, review.reviewer))
         self.last_group = max(self.last_group, review.group)
 
     def _is_last_action(self, rest: BinaryIO) -> bool:
@@ -207,14 +273,17 @@ class Reviews:
         """
         groups = set()
         for line in rest:
-            with suppress(ValueError, TypeError, RecursionError):
+            with suppress(ValueError):
                 groups.add(review_from_line(line).group)
         return len(groups) <= 1 and groups <= {self.last_group, self.last_group + 1}
 
     def _parsed(self, line: bytes, offset: int) -> Review:
         try:
-            return review_from_line(line)
-        except (ValueError, TypeError, RecursionError) as error:
+            review = review_from_line(line)
+            if review.previous is not None and review.previous >= offset:  # else following it might never end
+                raise ValueError(f"previous must be the offset of an earlier line, got {review.previous}")
+            return review
+        except ValueError as error:
             raise ReviewError(
                 f"{self._path}, byte {offset}: {error}; the file was edited or damaged: remove the lines from there to "
                 "its end, which loses the reviews in them"
@@ -246,14 +315,13 @@ class ReviewLog:
             self._file.close()
             raise
 
-    def add(
-        self, changes: Sequence[tuple[Record, Verdict, Sequence[str]]], undoes: int | None = None
-    ) -> tuple[Review, ...]:
+    def add(self, decisions: Sequence[Decision], undoes: int | None = None, reviewer: str = "") -> tuple[Review, ...]:
         """Add the reviews of one action; they are on disk when this returns.
 
         Args:
-            changes: records, each with the verdict and the captions that it is about.
+            decisions: one for each input.
             undoes: the action that this one undoes.
+            reviewer: who makes it.
 
         Raises:
             OSError: for example because the disk is full; nothing was added.
@@ -265,14 +333,15 @@ class ReviewLog:
                 source=record.source,
                 verdict=verdict,
                 captions=tuple(captions),
-                generated=record.captions,
+                generated=record.captions if generated is None else tuple(generated),
                 group=group,
                 number=record.number,
                 undoes=undoes,
                 previous=self.reviews.offset(record),
                 place=record.place,
+                reviewer=reviewer,
             )
-            for record, verdict, captions in changes
+            for record, verdict, captions, generated in decisions
         )
         try:  # one piece, so that an action is on disk as a whole or not at all
             self._file.append("".join(dumps(vars(review)) + "\n" for review in added).encode())
@@ -293,23 +362,33 @@ def review_from_line(line: bytes) -> Review:
     """Read a line of the file; unknown fields, which a newer version may add, are ignored.
 
     Raises:
-        ValueError, TypeError: it is no review.
+        ValueError: it is no review.
     """
-    values: Any = json.loads(line)
+    try:
+        values: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _TornLineError(str(error)) from error
     if not isinstance(values, dict):
-        raise ValueError(f"expected an object, got {line[:80]!r}")
+        raise _TornLineError(f"expected an object, got {line[:80]!r}")
     known = {name: values[name] for name in Review.__dataclass_fields__ if name in values}
-    return Review(**{**known, **{name: tuple(known.get(name, ())) for name in ("captions", "generated")}})
+    for name in ("captions", "generated"):
+        if not isinstance(known.setdefault(name, []), list):
+            raise ValueError(f"{name} must be a list, got {known[name]!r:.80}")
+        known[name] = tuple(known[name])
+    missing = [name for name in ("key", "source", "verdict", "group", "number") if name not in known]
+    if missing:
+        raise ValueError(f"a review has no {', '.join(missing)}")
+    return Review(**known)
 
 
-def _names(key: str, source: str, place: str) -> list[bytes]:
-    """Return the names under which an input's review is found, the most exact one first.
+def input_names(one: Record | Review) -> list[bytes]:
+    """Return the names under which the reviews of an input are found, the most exact one first.
 
     A moved job has the sources of before at other places. A file's key changes if another file, whose name differs in
     the extension, is added beside it: the place alone counts then. The place of a table's row has the key, because
     several rows may have the same image; URLs are shown without what may be secret, so they need the key.
     """
-    names = [f"{key}\0{place or source}", f"{key}\0{source}"]
-    if place and "://" not in place:
-        names.append(f"\0{place}")
+    names = [f"{one.key}\0{one.place or one.source}", f"{one.key}\0{one.source}"]
+    if one.place and "://" not in one.place:
+        names.append(f"\0{one.place}")
     return [name.encode("utf-8", "surrogatepass") for name in dict.fromkeys(names)]

@@ -87,6 +87,7 @@ class FollowingWriter:
         self._writer = _writer_class(self._row)(target)
         self._next = self._writer.start
         self._items: Iterator[Item] | None = None
+        self._is_finished = False
         self._stored: Progress | None = stored if is_valid else None
         # An output that is rewritten has all reviews so far; of files beside images, not all may have been checked yet.
         self._reviewed = reviewed if self._row.writes_sidecars else self._reviews.end
@@ -109,8 +110,9 @@ class FollowingWriter:
         self._store(self._writer.flush())
 
     def finish(self) -> None:
-        """Complete the output: all records are in the journal."""
-        self._finish()
+        """Complete the output: all records are in the journal. Repeated, it adds the reviews made since."""
+        if not self._is_finished:
+            self._finish()
         while self._reviews.refresh():  # people reviewed captions while the job ran
             self._open()
             self._finish()
@@ -120,6 +122,7 @@ class FollowingWriter:
         progress = self._writer.finish()
         self._reviewed = self._reviews.end
         self._store({**progress, "closed": True})
+        self._is_finished = True
 
     def _catch_up(self, end: int) -> None:
         if self._next < end:

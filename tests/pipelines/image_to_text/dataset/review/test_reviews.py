@@ -17,7 +17,6 @@ from helpers.echo_executor import EchoExecutor
 from helpers.jobs import png, tree
 
 from mindone.pipelines.image_to_text import caption_dataset
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone.pipelines.image_to_text.dataset.review.index import Filter
 from mindone.pipelines.image_to_text.dataset.review.publishing import publish
 from mindone.pipelines.image_to_text.dataset.review.session import Change, ConflictError, ReviewSession
@@ -26,20 +25,6 @@ from mindone.pipelines.image_to_text.dataset.state.reviews import ReviewError, R
 
 FORMATS = ("jsonl", "parquet", "txt", "webdataset")
 CAPTION = "A picture of {stem}"
-
-
-@pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.png").write_bytes(png(number))
-    return folder
 
 
 def run(photos: Path, **options: Any) -> Any:
