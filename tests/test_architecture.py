@@ -34,7 +34,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     DATASET: (
         (("state",),),
         (("readers",), ("rules",)),
-        (("prompts",), ("writers",), ("report",)),
+        (("prompts",), ("writers",), ("report", "audit")),
         (("options", "keywords"),),
         (("inference",),),
         (("executors",),),
@@ -65,7 +65,7 @@ WITHOUT_MINDSPORE = {
         *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
         *("concurrency", "display", "hub", "hugging_face", "checkpoint", "processing", "rounding"),
     ),
-    DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "options", "keywords"),
+    DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "audit", "options", "keywords"),
     SERVE: tuple(group[0] for layer in LAYERS[SERVE] for group in layer),  # /health answers while MindSpore is imported
 }
 COMMAND_LINE = (ROOT / "mindone_share4v",)

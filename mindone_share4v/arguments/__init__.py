@@ -6,7 +6,7 @@ What a command does is in the module of the same name in `mindone_share4v.comman
 modules and add a line to COMMANDS.
 """
 
-from . import caption, caption_dataset, chat, completion, convert, env, models, report, review, score, serve
+from . import audit, caption, caption_dataset, chat, completion, convert, env, models, report, review, score, serve
 
 __all__ = ["COMMANDS"]
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "chat": chat,
     "convert": convert,
     "report": report,
+    "audit": audit,
     "review": review,
     "score": score,
     "serve": serve,

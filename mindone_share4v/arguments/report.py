@@ -8,8 +8,9 @@ HELP = "show the results of caption-dataset as an HTML page"
 USAGE = "OUT"
 DESCRIPTION = (
     "Write one HTML page about a caption-dataset job, finished or still running: counts, failures by reason, caption "
-    "lengths, speed, the most frequent openings, repetitive captions, duplicate captions, and a sample of images with "
-    "their captions. The page is self-contained and loads nothing from the network."
+    "lengths, speed, the most frequent words, phrases and openings, repetitive captions, duplicate and near-duplicate "
+    "captions, and a sample of images with their captions. The page is self-contained and loads nothing from the "
+    "network."
 )
 EPILOG = """examples:
   share4v report photos
@@ -30,4 +31,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--html",
         metavar="FILE",
         help="page to write (default: report.html beside the job's journal)",
+    )
+    group.add_argument(
+        "--trigger",
+        metavar="WORD",
+        help="word or phrase that every caption should have; the page shows where it is not",
     )

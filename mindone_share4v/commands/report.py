@@ -14,7 +14,7 @@ def run(arguments: Namespace) -> int:
     from mindone.pipelines.image_to_text.dataset.report.report import write_report
 
     try:
-        path, summary = write_report(arguments.out, arguments.html)
+        path, summary = write_report(arguments.out, arguments.html, trigger=arguments.trigger)
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)
     captions = f"{summary.captions:,} captions, {summary.failed:,} failed, {summary.repetitive:,} repetitive"

@@ -57,7 +57,10 @@ def find_state(out: str | Path) -> Path:
 
 
 def write_report(
-    out: str | Path, html: str | Path | None = None, read: Callable[[Item], Picture] | None = None
+    out: str | Path,
+    html: str | Path | None = None,
+    read: Callable[[Item], Picture] | None = None,
+    trigger: str | None = None,
 ) -> tuple[Path, Summary]:
     """Write the report of a job, which may be running.
 
@@ -65,13 +68,14 @@ def write_report(
         out: output of the job, or its state directory.
         html: file to write; by default report.html in the state directory.
         read: reads an input for its thumbnail; by default as the job does.
+        trigger: word or phrase that every caption should have; the page shows where it is missing.
 
     Returns:
         The file, and the summary of the job.
 
     Raises:
         ReportError: there is no journal, or matplotlib or Jinja2 is not installed.
-        ValueError: the journal is damaged.
+        ValueError: the journal is damaged, or the trigger has no letters.
         OSError: the page cannot be written.
 
     Example:
@@ -80,7 +84,7 @@ def write_report(
     """
     check_installed()
     state = find_state(out)
-    summary = summarize(state)
+    summary = summarize(state, trigger)
     pictures = thumbnails(state, [example.number for example in summary.sample.values()], read)
     page = render(summary, pictures, str(out))
     path = state / REPORT_NAME if html is None else Path(html)
@@ -189,6 +193,7 @@ def render(summary: Summary, pictures: Mapping[int, str | None], name: str) -> s
         length_limit=_length_limit(summary),
         max_listed=MAX_LISTED,
         settings=list(_flatten(summary.settings)),
+        audit=summary.audit.to_json(_TABLE_ROWS),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -19,8 +19,9 @@ def stable_hash(text: str) -> int:
 class TopCounts:
     """Counts of texts, exact while there are few different texts.
 
-    With more than twice `capacity` different texts, the less frequent half is dropped (lossy counting, Manku and
-    Motwani 2002).
+    With more than twice `capacity` different texts, the less frequent half is dropped, and a text that returns is
+    known to have occurred at most as often as the most frequent of the dropped ones (lossy counting, Manku and Motwani
+    2002).
 
     Attributes:
         capacity: number of different texts that are kept.
@@ -31,26 +32,55 @@ class TopCounts:
         >>> top = TopCounts(2)
         >>> for word in "a b a c a b d e a".split():
         ...     top.add(word)
-        >>> top.most_common(1)
-        [('a', 4)]
+        >>> top.most_common(1), top.error("a")
+        ([('a', 4)], 0)
     """
 
     def __init__(self, capacity: int = 2000) -> None:
         self.capacity, self.max_error, self.total = capacity, 0, 0
         self._counts: dict[str, int] = {}
+        self._errors: dict[str, int] = {}  # of texts that were first counted, or counted again, after a drop
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def add(self, text: str) -> None:
         """Count one occurrence of a text."""
-        self.total += 1
-        self._counts[text] = self._counts.get(text, 0) + 1
-        if len(self._counts) > 2 * self.capacity:
-            frequent = heapq.nlargest(self.capacity, self._counts.items(), key=lambda entry: entry[1])
-            dropped = sum(self._counts.values()) - sum(count for _, count in frequent)
-            self.max_error += min(dropped, frequent[-1][1])
-            self._counts = dict(frequent)
+        self.add_all((text,))
+
+    def add_all(self, texts: Sequence[str]) -> None:
+        """Count one occurrence of each text."""
+        counts = self._counts
+        for text in texts:
+            if text in counts:
+                counts[text] += 1
+            else:
+                counts[text] = 1
+                if self.max_error:
+                    self._errors[text] = self.max_error
+        self.total += len(texts)
+        if len(counts) > 2 * self.capacity:
+            self._drop()
+
+    def count(self, text: str) -> int:
+        """Return the count of a text, which may be too low by up to `error`."""
+        return self._counts.get(text, 0)
+
+    def error(self, text: str) -> int:
+        """Return the maximum number by which the count of a text may be too low; 0 if it was never dropped."""
+        return self._errors.get(text, 0) if text in self._counts else self.max_error
+
+    def _drop(self) -> None:
+        counts, errors = self._counts, self._errors
+        limit = sorted(counts.values(), reverse=True)[self.capacity]
+        kept = {text: count for text, count in counts.items() if count > limit}
+        for text, count in counts.items():
+            if count == limit and len(kept) < self.capacity:
+                kept[text] = count
+        dropped = (count + errors.get(text, 0) for text, count in counts.items() if text not in kept)
+        self.max_error = max(self.max_error, max(dropped, default=0))
+        self._counts = kept
+        self._errors = {text: error for text, error in errors.items() if text in kept}
 
     def most_common(self, number: int | None = None) -> list[tuple[str, int]]:
         """Return texts and counts by descending count; equal counts are sorted by text."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..audit import CaptionAudit
 from ..rules.repetition import find_repetition
 from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
@@ -68,6 +69,7 @@ class Summary:
         started, ended: seconds since 1970, or None.
         settings: contents of job.json.
         skipped: what the inputs contain that the job does not caption.
+        audit: words, phrases and near-duplicates of the captions.
     """
 
     inputs: int | None = None
@@ -101,6 +103,7 @@ class Summary:
     ended: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[SkippedGroup, ...] = ()
+    audit: CaptionAudit = field(default_factory=CaptionAudit)
 
     def add(self, record: Record) -> None:
         """Count one record."""
@@ -129,6 +132,7 @@ class Summary:
 
     def _add_caption(self, record: Record, index: int, caption: str) -> None:
         self.captions += 1
+        self.audit.add(caption, record.source)
         count = count_words(caption)
         self.words[min(count, MAX_WORDS)] += 1
         self.empty += not count
@@ -180,16 +184,20 @@ class Summary:
         self.speed = merged
 
 
-def summarize(state: Path) -> Summary:
+def summarize(state: Path, trigger: str | None = None) -> Summary:
     """Summarize the state directory of a job: journal.jsonl, and inputs.jsonl, speed.jsonl and job.json if they exist.
 
     The job may be running: an incomplete last line is ignored.
 
+    Args:
+        state: the state directory.
+        trigger: word or phrase that every caption should have.
+
     Raises:
         FileNotFoundError: there is no journal.
-        ValueError: a line of the journal cannot be read; the message names it.
+        ValueError: a line of the journal cannot be read, and the message names it; or the trigger has no letters.
     """
-    summary = Summary()
+    summary = Summary(audit=CaptionAudit(trigger))
     if own_exists(state / INPUTS):
         summary.inputs = count_lines(state / INPUTS)
     if own_exists(state / JOB):
@@ -197,8 +205,10 @@ def summarize(state: Path) -> Summary:
             settings = json.loads(file.read())
         summary.settings = settings if isinstance(settings, dict) else {}
     summary.skipped = read_skipped(state / SKIPPED)
-    for record in read_records(state / JOURNAL):
-        summary.add(record)
+    with summary.audit as audit:
+        for record in read_records(state / JOURNAL):
+            summary.add(record)
+        _ = audit.near_duplicates  # while its temporary files exist
     summary.add_speed(read_speed_log(state / SPEED_LOG))
     return summary
 
