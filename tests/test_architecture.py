@@ -34,7 +34,8 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     DATASET: (
         (("state",),),
         (("readers",), ("rules",)),
-        (("prompts",), ("writers",), ("report", "audit")),
+        (("prompts",),),
+        (("writers",), ("report", "audit")),
         (("options", "keywords"),),
         (("inference",),),
         (("executors",),),

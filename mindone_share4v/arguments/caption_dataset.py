@@ -19,6 +19,7 @@ EPILOG = """examples:
   share4v caption-dataset photos --out captions.jsonl --style detailed --begin-with "A photograph of"
   share4v caption-dataset photos --out new.jsonl --limit 20 --dry-run
   share4v caption-dataset 'shards/{0000..0127}.tar' --out captioned --format webdataset --engine ray --actors 8
+  share4v caption-dataset photos --out train --format imagefolder --format txt --existing overwrite
   share4v caption-dataset clips --frames 4 --out annotations.csv --format open-sora-csv
 
 exit status: 0 success, 1 some inputs failed, 2 usage error, 3 stopped (run the same command again to resume), \
@@ -127,8 +128,9 @@ def _add_output_arguments(parser: ArgumentParser) -> None:
         "--format",
         action="append",
         metavar="NAME",
-        help="txt, caption, jsonl, parquet, webdataset, open-sora-csv or open-sora-plan-json; can be repeated "
-        "(default: follows from the suffix of --out: .jsonl and .parquet are files, a directory gets .txt files)",
+        help="txt, caption, jsonl, json, csv, parquet, webdataset, imagefolder, sd-scripts-json, open-sora-csv or "
+        "open-sora-plan-json; can be repeated (default: follows from the suffix of --out: .jsonl, .json, .csv and "
+        ".parquet are files, a directory gets .txt files)",
     )
     group.add_argument(
         "--existing",

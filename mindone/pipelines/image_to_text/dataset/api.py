@@ -223,7 +223,8 @@ def _readers_beside_output(readers: ReaderOptions, out: str | None, formats: Seq
     path = str(Path(out).absolute())
     writes_sidecars = not _SIDECAR_FORMATS.isdisjoint(formats)
     caption_root = path if readers.caption_root is None and writes_sidecars else readers.caption_root
-    own = [(path, pattern) for name in formats if name in WRITERS and (pattern := WRITERS[name].pattern)]
+    rows = [WRITERS[name] for name in formats if name in WRITERS]
+    own = [(path, pattern) for row in rows if (pattern := row.pattern or row.file_name)]
     return replace(
         readers,
         caption_root=caption_root,

@@ -79,7 +79,7 @@ def _description(row: WriterRow, out: str | None) -> str:
     """Return what a format writes, for people."""
     if out is None:
         return f"a .{row.name} file beside each image"
-    if not row.suffix and not row.pattern:
+    if row.writes_sidecars:
         return f"a .{row.name} file for each image in {out}"
     if row.suffix and Path(out).suffix.lower() == row.suffix and not Path(out).is_dir():
         return out

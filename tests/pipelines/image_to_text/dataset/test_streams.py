@@ -94,7 +94,7 @@ def test_memory_of_listing(tmp_path: Path, name: str) -> None:
     assert peaks[1] - peaks[0] < GROWTH, peaks
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("caption", "open-sora-plan-json")])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("caption", "json", "open-sora-plan-json")])
 def test_memory_of_writing(tmp_path: Path, name: str) -> None:
     """Parts have a fixed size, and missing records are streamed from the journal."""
     picture = tmp_path / "1.png"

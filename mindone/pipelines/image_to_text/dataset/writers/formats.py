@@ -26,19 +26,24 @@ class WriterRow(NamedTuple):
     pattern: str
     writer: str
     is_default: bool = True  # for an `out` with the suffix; otherwise only `format` chooses it
+    copies_images: bool = False  # into `out`, as separate files, which a later run would list if `out` is in an input
 
     @property
     def writes_sidecars(self) -> bool:
         """Whether the output is one file per input, each of which can be written again by itself."""
-        return not self.suffix and not self.pattern
+        return not self.suffix and not self.pattern and not self.file_name
 
 
 _ROWS = (
     WriterRow("txt", "", "", "", "sidecars:SidecarWriter"),
     WriterRow("caption", "", "", "", "sidecars:CaptionSidecarWriter"),
     WriterRow("jsonl", ".jsonl", "captions.jsonl", "", "jsonl:JsonlWriter"),
+    WriterRow("json", ".json", "captions.json", "", "jsonl:JsonWriter"),
+    WriterRow("csv", ".csv", "captions.csv", "", "csv_table:CsvWriter"),
     WriterRow("parquet", ".parquet", "", "part-*.parquet", "parquet:ParquetWriter"),
     WriterRow("webdataset", "", "", "*.tar", "webdataset:WebDatasetWriter"),
+    WriterRow("imagefolder", "", "metadata.jsonl", "", "image_folder:ImageFolderWriter", False, True),
+    WriterRow("sd-scripts-json", ".json", "meta_cap.json", "", "sd_scripts:SdScriptsWriter", False),
     WriterRow("open-sora-csv", ".csv", "open_sora.csv", "", "open_sora_files:OpenSoraWriter", False),
     WriterRow("open-sora-plan-json", ".json", "open_sora_plan.json", "", "open_sora_files:OpenSoraPlanWriter", False),
 )
@@ -72,7 +77,7 @@ def format_of(out: str | None) -> str:
     of_suffix = [row.name for row in _ROWS if row.suffix == suffix] or WRITERS
     raise ValueError(
         f"{out}: its suffix {suffix!r} belongs to no format; pass format (--format) as one of {', '.join(of_suffix)}, "
-        "or use a file name that ends in .jsonl or .parquet"
+        "or use a file name that ends in .jsonl, .json, .csv or .parquet"
     )
 
 
@@ -118,7 +123,7 @@ def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]
     """
     rows = [writer_row(name) for name in formats]
     for row in rows:
-        if out is None and (row.suffix or row.pattern):
+        if out is None and not row.writes_sidecars:
             raise ValueError(f"out (--out) must be a file or a directory for the format {row.name!r}")
         if row.name == "parquet":
             from ..readers.arrow_columns import import_pyarrow
@@ -130,7 +135,19 @@ def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]
         if file.is_file() and any(Path(path).exists() and file.samefile(path) for path in inputs):
             raise ValueError(f"{file} is both an input and the output: choose another path for the output")
     for row in rows:
+        if row.copies_images:
+            _check_outside(out, inputs, row.name)
         output_path(row, out)
+
+
+def _check_outside(out: str, inputs: Sequence[str], name: str) -> None:
+    for folder in (Path(path).absolute() for path in inputs):
+        if folder.is_dir() and folder in Path(out).absolute().parents:
+            raise ValueError(
+                f"{out} is in the input folder {folder}, and the format {name!r} copies images into it, which the next "
+                "run would caption too: choose an out (--out) elsewhere, or the input folder itself, where nothing is "
+                "copied"
+            )
 
 
 def find_existing_output(row: WriterRow, path: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..state.records import Record, printable
@@ -30,13 +31,17 @@ def output_row(record: Record, seconds: bool = False) -> dict[str, Any]:
     return {**row, "seconds": record.seconds} if seconds else row
 
 
+def joined(captions: Sequence[str]) -> str:
+    """Return captions as one text: a single caption unchanged, several captions on one line each."""
+    return captions[0] if len(captions) == 1 else "\n".join(" ".join(caption.split()) for caption in captions)
+
+
 def caption_text(record: Record) -> bytes:
-    """Return the content of a record's text file: a single caption unchanged, several captions on one line each.
+    """Return the content of a record's text file, as `joined`.
 
     Bytes of an existing caption that are not UTF-8 are written unchanged.
     """
-    captions = record.captions
-    text = captions[0] if len(captions) == 1 else "\n".join(" ".join(caption.split()) for caption in captions)
+    text = joined(record.captions)
     try:
         return f"{text}\n".encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a lone surrogate that came from JSON

@@ -6,7 +6,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import BinaryIO
 
 from ..readers.base import ItemError
@@ -17,13 +17,12 @@ from ..state.keys import fold
 from ..state.records import Item, Record, portable_dumps
 from ..state.regular_files import create_own
 from .base import Progress, Target, note_left_out
+from .media import image_suffix
 from .parts import Parts
 from .rows import caption_text, output_row
 
 SUFFIX, CAPTION = ".tar", ".txt"
 _TAR_RECORD = 20 * BLOCK  # tar files are padded to a multiple of it
-# First bytes of image files, to choose the suffix of images without a file name.
-_SIGNATURES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"RIFF", ".webp"))
 
 
 class WebDatasetWriter:
@@ -133,7 +132,7 @@ class WebDatasetWriter:
             note_left_out(self.left_out, item, "it was changed after it was captioned")
             return
         stem = f"{record.number:09d}"
-        yield stem + _extension(item, data), data
+        yield stem + image_suffix(item, data), data
         yield f"{stem}.json", portable_dumps(output_row(record, self._seconds)).encode()
         yield stem + CAPTION, caption_text(record)
 
@@ -181,9 +180,3 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
         for info in archive:
             if info.isreg():
                 yield info.name, data[info.offset : info.offset_data + -(-info.size // BLOCK) * BLOCK]
-
-
-def _extension(item: Item, data: bytes) -> str:
-    """Return the suffix for an image file: of its name, or by its first bytes."""
-    suffix = PurePath(item.path or item.locator.get("member", "")).suffix.lower()
-    return suffix or next((suffix for start, suffix in _SIGNATURES if data.startswith(start)), ".jpg")

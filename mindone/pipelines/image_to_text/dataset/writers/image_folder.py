@@ -1,0 +1,135 @@
+"""imagefolder: metadata.jsonl beside the images, as `datasets.load_dataset("imagefolder")` reads a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from ..readers.base import ItemError
+from ..readers.reader import Reader
+from ..state.atomic_files import partial_path, sync_directory
+from ..state.records import ON_DISK, Item, Record, portable_dumps
+from ..state.regular_files import create_own, open_own, rename_own
+from .appended import AppendedFileWriter
+from .base import Progress, Target, note_left_out
+from .media import image_suffix
+
+FILE_NAME, TEXT, TEXTS = "file_name", "text", "captions"  # the first is the loader's; trainers expect the second
+
+
+class ImageFolderWriter(AppendedFileWriter):
+    """Writes metadata.jsonl, and copies the images into the same folder unless they are there.
+
+    An object has the image's path relative to metadata.jsonl, the first caption as `text`, and all of them as
+    `captions`. The copies keep the folder tree of the inputs: their names are the keys, so that text files of the
+    format "txt" are beside them. Inputs that failed, and videos, have no row.
+
+    Raises:
+        ValueError: some of the inputs are in the folder and others are not: a copy would be an input of the next run.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._folder = target.path().absolute()
+        self._is_in_place = _is_in_place(target, self._folder)
+        self._reader = Reader()
+        self._waiting: list[Path] = []  # images that are complete but for their names
+        super().__init__(target)
+
+    def row(self, item: Item, record: Record) -> str | None:
+        """Return a record's object, after copying its image."""
+        if record.error is not None or not record.captions:
+            return None
+        problem = self._problem(item)
+        if problem:
+            note_left_out(self.left_out, item, problem)
+            return None
+        name = self._relative(item) if self._is_in_place else self._copied(item, record)
+        if name is None:
+            return None
+        return portable_dumps({FILE_NAME: name, TEXT: record.captions[0], TEXTS: list(record.captions)})
+
+    def _problem(self, item: Item) -> str | None:
+        """Return why the loader could not find or open an image under its name, or None."""
+        if item.locator.get("kind") == "video" or "video" in item.locator:
+            return "it is a video, which a folder of images cannot contain"
+        name = self._relative(item) if self._is_in_place else item.key
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return "its name is not valid UTF-8, so no JSON can contain it: rename the file"
+        return "datasets takes the \\ in its name for a /: rename the file" if "\\" in name else None
+
+    def _relative(self, item: Item) -> str:
+        return Path(item.path or "").relative_to(self._folder).as_posix()
+
+    def flush(self) -> Progress:
+        """Write images and then the rows that name them to disk."""
+        self._rename_images()
+        return super().flush()
+
+    def finish(self) -> Progress:
+        """Complete the folder."""
+        self._rename_images()
+        return super().finish()
+
+    def _copied(self, item: Item, record: Record) -> str | None:
+        """Copy an image, and return its path relative to the folder; None if that is not possible."""
+        try:
+            data = self._reader.data(item)
+        except ItemError as error:
+            note_left_out(self.left_out, item, f"it can no longer be read: {error}")
+            return None
+        if record.sha256 is not None and hashlib.sha256(data).hexdigest() != record.sha256:
+            note_left_out(self.left_out, item, "it was changed after it was captioned")
+            return None
+        name = item.key + image_suffix(item, data)
+        path = self._folder / name
+        if os.path.lexists(path):
+            if _content(path, len(data)) == data:
+                return name
+            note_left_out(self.left_out, item, f"{path} is another file: delete it, or choose another out (--out)")
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with create_own(partial_path(path)) as file:
+            file.write(data)
+        self._waiting.append(path)
+        return name
+
+    def _rename_images(self) -> None:
+        for path in self._waiting:
+            with open_own(partial_path(path), "rb+") as file:
+                os.fsync(file.fileno())
+        for path in self._waiting:
+            rename_own(partial_path(path), path)
+        for directory in {parent for path in self._waiting for parent in path.parents if self._holds(parent)}:
+            sync_directory(directory)
+        self._waiting.clear()
+
+    def _holds(self, directory: Path) -> bool:
+        return directory == self._folder or self._folder in directory.parents
+
+
+def _content(path: Path, size: int) -> bytes | None:
+    """Return the bytes of a file of this size; None of any other, and of what is no regular file."""
+    with suppress(OSError), open_own(path) as file:
+        if os.fstat(file.fileno()).st_size == size:
+            return file.read()
+    return None
+
+
+def _is_in_place(target: Target, folder: Path) -> bool:
+    """Return whether the inputs are files in the folder, so that nothing has to be copied."""
+    found: dict[bool, str] = {}
+    for item in target.listing.items():
+        if item.locator.get("kind") == "failure":
+            continue
+        is_inside = item.locator.get("kind") in ON_DISK and folder in Path(item.path or "").parents
+        found.setdefault(is_inside, item.source)
+        if len(found) == 2:
+            raise ValueError(
+                f"{found[True]} is in {folder}, and {found[False]} is not: copies of the others in that folder would "
+                "be inputs of the next run; choose another folder as out (--out)"
+            )
+    return found.get(True) is not None
