@@ -53,7 +53,7 @@ MISTAKES = [
     (["--out", "caps.txt"], "Pass a directory as --out"),
     (["--format", "txt", "--out", "caps.txt"], "Pass a directory as --out"),
     (["--out", "caps.csv"], "pass --format as one of open-sora-csv"),
-    (["--out", "caps.xml"], "its suffix ..xml. belongs to no format; pass --format as one of txt"),
+    (["--out", "caps.xml"], "caps.xml: its suffix '.xml' belongs to no format; pass --format as one of txt"),
     (["--format", "parquet", "--out", "caps.jsonl"], "expected .parquet"),
     (["--format", "jsonl"], "must be a file or a directory for the format 'jsonl'"),
     (["--out", "photos/0.png/deep/a.jsonl"], "is not a directory: choose another --"),

@@ -17,6 +17,7 @@ from .base import Progress, Target, note_left_out
 from .media import image_suffix
 
 FILE_NAME, TEXT, TEXTS = "file_name", "text", "captions"  # the first is the loader's; trainers expect the second
+_GROUP = 128  # images that are written under other names before all of them are renamed
 
 
 class ImageFolderWriter(AppendedFileWriter):
@@ -95,6 +96,8 @@ class ImageFolderWriter(AppendedFileWriter):
         with create_own(partial_path(path)) as file:
             file.write(data)
         self._waiting.append(path)
+        if len(self._waiting) >= _GROUP:
+            self._rename_images()
         return name
 
     def _rename_images(self) -> None:
