@@ -52,7 +52,6 @@ MISTAKES = [
     (["--top-p", "3", "--temperature", "1"], "--top-p must be"),
     (["--out", "caps.txt"], "Pass a directory as --out"),
     (["--format", "txt", "--out", "caps.txt"], "Pass a directory as --out"),
-    (["--out", "caps.csv"], "pass --format as one of open-sora-csv"),
     (["--out", "caps.xml"], "caps.xml: its suffix '.xml' belongs to no format; pass --format as one of txt"),
     (["--format", "parquet", "--out", "caps.jsonl"], "expected .parquet"),
     (["--format", "jsonl"], "must be a file or a directory for the format 'jsonl'"),
