@@ -238,7 +238,14 @@ def _add_text_arguments(parser: ArgumentParser) -> None:
         "--begin-with",
         default="",
         metavar="TEXT",
-        help="make every caption start with TEXT, which may contain the variables of --prompt",
+        help="force the model to start every caption with TEXT and to continue from there; may contain the variables "
+        "of --prompt. For a trigger word use --template, which the model does not see",
+    )
+    group.add_argument(
+        "--template",
+        metavar="TEXT",
+        help='write every caption as TEXT, such as "sks, {caption}", which may contain the variables of --prompt; the '
+        "model does not see it, and the same command with another TEXT rewrites the outputs without the model",
     )
     group.add_argument(
         "--schema",

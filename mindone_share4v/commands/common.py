@@ -45,6 +45,7 @@ _PLAIN_NAMES = (
     "restart",
     "seed",
     "temperature",
+    "template",
     "workers",
 )
 # Errors of the libraries name an argument and then its flag, as in "pass restart (--restart)".

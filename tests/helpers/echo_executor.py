@@ -13,7 +13,8 @@ from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 class EchoExecutor:
     """Answers every question with itself; an input whose name contains "fail" fails, and one with "stop" ends it.
 
-    What follows "note: " in a question becomes a note. A beginning of the input's own comes before the caption.
+    The answer ends before "silent" in a question, and what follows "note: " becomes a note. A beginning of the input's
+    own comes before the caption.
     """
 
     def __init__(
@@ -23,8 +24,9 @@ class EchoExecutor:
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         for task in tasks:
+            item = task.item
             blank = Record(
-                task.item.number, task.item.key, task.item.source, model=str(self.choice.model), dtype="int8"
+                item.number, item.key, item.source, model=str(self.choice.model), dtype="int8", columns=item.columns
             )
             if "stop" in task.item.source:
                 raise OSError("the machine was switched off")
@@ -36,7 +38,7 @@ class EchoExecutor:
                 yield Record(
                     **{
                         **vars(blank),
-                        "captions": tuple(begin + prompt for prompt in task.prompts),
+                        "captions": tuple(begin + prompt.partition("silent")[0] for prompt in task.prompts),
                         "notes": tuple(prompt.partition("note: ")[2] for prompt in task.prompts if "note: " in prompt),
                         "prompts": task.prompts,
                         "tokens": (3,) * count,

@@ -76,8 +76,9 @@ def _forget_outputs(directory: Path, out: str | None) -> None:
             stored = json.loads(file.read())
         names = stored.get("names") if isinstance(stored, dict) else None
         names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        templates = {"templates": stored["templates"]} if isinstance(stored, dict) and "templates" in stored else {}
         with atomic_write(path) as file:  # `seen` beyond the journal's end: what is on disk is from before a restart
-            file.write(json.dumps({"records": 0, "names": names, "seen": 2**62, "out": out}).encode())
+            file.write(json.dumps({"records": 0, "names": names, "seen": 2**62, "out": out, **templates}).encode())
 
 
 def _matched(old: Iterable[Item], new: Iterable[Item], directory: Path) -> Iterator[Item]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .adoption import adopt_state
-from .checks import check_job, check_start, needs_start
+from .checks import check_job, check_start, check_template_variables, needs_start
 from .executors.base import executor_class
 from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
@@ -35,7 +35,7 @@ from .state.resume import (
     start_over,
 )
 from .state.skipped import SkippedFiles, SkippedGroup, read_skipped, write_skipped
-from .writers import FILE_SUFFIXES, WRITERS, format_of, open_writer
+from .writers import FILE_SUFFIXES, WRITERS, format_of, open_writer, written_texts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -77,7 +77,7 @@ def caption_dataset(
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, overwrite, engine,
-      state, restart, retry_failed, adopt, limit, dry_run; shard_size, seconds; actors, cpus.
+      state, restart, retry_failed, adopt, limit, dry_run; shard_size, seconds, template; actors, cpus.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -138,6 +138,7 @@ def _run(
     if is_follower and rank is not None and not options.dry_run:
         return run_follower(choice=job.choice, settings=job.settings, state=directory, rank=rank)
     description = _description(paths, job)
+    check_template_variables(paths, job)
     if needs_start(directory, options.restart):
         check_start(paths, job, engine)
 
@@ -157,6 +158,7 @@ def _run(
         return replace(preview_job(listed, job, directory), skipped=skipped.groups())
     with entered as state:
         listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
+        state.update_description(description)
         state.sign_description(description)
         remove_queues(state.directory)
         on_skipped(read_skipped(state.path(SKIPPED)))
@@ -169,6 +171,7 @@ def _run(
             writers=[open_writer(name, options.out, options.writers, state.directory) for name in options.formats],
             on_record=on_record,
             begin_with=job.settings.begin_with,
+            template=options.writers.template,
         )
         return captioning.run(
             lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
@@ -211,7 +214,7 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
         },
         "out": None if options.out is None else str(Path(options.out).absolute()),
         "formats": list(options.formats),
-        "sinks": asdict(options.writers),
+        "sinks": options.writers.description,
         "existing": options.existing,
     }
 
@@ -273,7 +276,7 @@ def _listing(
     if not is_described or (options.restart and not own_exists(restarted)):
         if not is_described:
             delete_caption_caches(directory)  # captions of the same images with other settings
-        start_over(directory, limited(list_all, options.limit, None))
+        start_over(directory, limited(list_all, options.limit, None), written_texts(directory))
         store_limit(directory, options.limit)
         state.describe(description)
         if options.restart:
@@ -286,7 +289,8 @@ def _listing(
     has_started = own_exists(state.path(JOURNAL)) and (is_complete or not own_exists(state.path(PREVIOUS)))
     is_changed = options.retry_failed or (is_complete and inputs_changed(listing, list_again))
     if is_extended or (has_started and is_changed):
-        _check_none_missing(start_next_pass(directory, list_again, options.retry_failed and has_started))
+        retries = options.retry_failed and has_started
+        _check_none_missing(start_next_pass(directory, list_again, retries, written_texts(directory)))
         listing = Listing(state.path(INPUTS))
     store_limit(directory, options.limit)
     if not len(listing):

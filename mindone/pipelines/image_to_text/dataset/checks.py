@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from stat import S_ISREG
@@ -17,10 +18,10 @@ from mindone.models.share4v.load_options import LoadOptions
 from mindone.models.share4v.processing.chat_templates import get_template
 
 from .executors.base import executor_class
-from .prompts.variables import check_known
+from .prompts.caption_template import CAPTION, WHERE
+from .prompts.variables import BUILT_IN, check_known, variables_of
 from .readers import list_inputs
 from .state.paths import JOB, JOURNAL
-from .state.records import Item
 from .state.regular_files import open_own
 from .writers import check_outputs, find_existing_output, output_path, writer_row
 
@@ -62,7 +63,20 @@ def check_start(paths: Sequence[str], job: DatasetOptions, engine: str) -> None:
         As `check_job`.
     """
     _check_model(job.choice, engine)
-    _check_variables(job, list_inputs(paths, job.readers))
+    _check_inputs_have(partial(_check_known, job), job, paths)
+
+
+def check_template_variables(paths: Sequence[str], job: DatasetOptions) -> None:
+    """Refuse a template with a variable that none of the first inputs has; a resumed job may have a new template.
+
+    Raises:
+        ValueError: the message names the known variables.
+    """
+    template = job.options.writers.template
+    if template is not None and not variables_of(template, WHERE) <= {CAPTION, *BUILT_IN}:
+        _check_inputs_have(
+            lambda columns, later: check_known([template], {CAPTION, *columns}, later, WHERE), job, paths
+        )
 
 
 def needs_start(state: Path, restart: bool) -> bool:
@@ -110,21 +124,29 @@ def _check_model(choice: ModelChoice, engine: str) -> None:
     Checkpoint.open(choice.model, options, weights=Path(choice.model).is_dir())
 
 
-def _check_variables(job: DatasetOptions, items: Iterable[Item]) -> None:
-    """Refuse prompts and a forced beginning with a variable that none of the first inputs has."""
+def _check_inputs_have(
+    check: Callable[[Collection[str], bool], None], job: DatasetOptions, paths: Sequence[str]
+) -> None:
+    """Refuse texts with a variable that none of the first inputs has.
+
+    Args:
+        check: given the known columns, and whether later inputs may have others; raises a ValueError if a variable is
+            unknown.
+        job, paths: the settings and the inputs.
+    """
     columns: set[str] = set()
-    if _has_all(job, columns):
+    if _passes(check, columns):
         return
     own: set[frozenset[str]] = set()
     count = 0
-    for item in islice(items, _CHECKED_INPUTS):
+    for item in islice(list_inputs(paths, job.readers), _CHECKED_INPUTS):
         count += 1
         columns.update(item.columns)
         own.add(frozenset(item.columns))
-        if _has_all(job, columns):
+        if _passes(check, columns):
             return
     # Rows with different columns (JSON lines) are not all listed yet: a later one may have the variable.
-    _check_known(job, columns, allows_absent=count == _CHECKED_INPUTS and len(own) > 1)
+    check(columns, count == _CHECKED_INPUTS and len(own) > 1)
 
 
 def _check_known(job: DatasetOptions, columns: Collection[str], allows_absent: bool = False) -> None:
@@ -132,9 +154,9 @@ def _check_known(job: DatasetOptions, columns: Collection[str], allows_absent: b
     check_known([job.settings.begin_with], columns, allows_absent, "begin_with")
 
 
-def _has_all(job: DatasetOptions, columns: Collection[str]) -> bool:
+def _passes(check: Callable[[Collection[str], bool], None], columns: Collection[str]) -> bool:
     try:
-        _check_known(job, columns)
+        check(columns, False)
     except ValueError:
         return False
     return True

@@ -23,7 +23,7 @@ from .prompts.variables import fill, has_variables
 from .rules.retries import breaks_rules
 from .state.atomic_files import atomic_write, count_lines
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
-from .state.job_description import SettingsChangedError, changed_settings
+from .state.job_description import SettingsChangedError, changed_settings, same_results
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
 from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, REVIEWS, SKIPPED, SPEED_LOG, WRITTEN
@@ -46,10 +46,11 @@ from .state.signature import (
 from .state.skipped import read_skipped
 from .state.speed_log import SpeedLog
 from .state.tasks import Task
-from .writers import FollowingWriter
+from .writers import Finisher, FollowingWriter
 
 # The journal and then the outputs are flushed to disk at least this often.
 GROUP_SECONDS, GROUP_RECORDS = 1.0, 256
+EMPTY = "the model's answer is empty"  # error of a record
 
 
 class JobState(AbstractContextManager["JobState"]):
@@ -138,6 +139,11 @@ class JobState(AbstractContextManager["JobState"]):
         """Return the path of a file in the directory."""
         return self.directory / name
 
+    def update_description(self, description: Mapping[str, Any]) -> None:
+        """Store settings that a job may be resumed with, if they differ from the stored ones."""
+        if self._stored_description() != json.loads(json.dumps(description)):
+            self.describe(description)
+
     def describe(self, description: Mapping[str, Any]) -> None:
         """Store the job's settings; `sign_description` signs them."""
         with atomic_write(self.path(JOB)) as file:
@@ -164,8 +170,8 @@ class JobState(AbstractContextManager["JobState"]):
         return stored
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
-        """Return whether the stored settings are equal to these."""
-        return self._stored_description() == json.loads(json.dumps(description))
+        """Return whether the stored settings are equal to these, except for those that may change."""
+        return same_results(self._stored_description(), json.loads(json.dumps(description)))
 
     def _stored_description(self) -> dict[str, Any]:
         path = self.path(JOB)
@@ -177,7 +183,7 @@ class JobState(AbstractContextManager["JobState"]):
 
     def _check_description(self) -> None:
         stored = self._stored_description()
-        if not stored or self._description is None or stored == self._description:
+        if not stored or self._description is None or same_results(stored, self._description):
             return
         records = count_done(self.directory)
         if records or self.path(PREVIOUS).exists():
@@ -200,6 +206,7 @@ class CaptionJob:
         writers: the outputs.
         on_record: called with every finished record.
         begin_with: text that captions begin with; may contain variables.
+        template: template of the captions in outputs, or None.
     """
 
     def __init__(
@@ -212,7 +219,9 @@ class CaptionJob:
         writers: Sequence[FollowingWriter],
         on_record: Callable[[Record], None] = lambda record: None,
         begin_with: str = "",
+        template: str | None = None,
     ) -> None:
+        self.template = template
         self.state, self.listing, self.plan, self.existing = state, listing, plan, existing
         self.begin_with = begin_with
         self.writers, self.on_record = writers, on_record
@@ -267,11 +276,12 @@ class CaptionJob:
         """Complete all outputs with the same reviews, and return the number of failed records."""
         path = self.state.path(FAILED)
         with closing(Reviews(self.state.path(REVIEWS))) as reviews:
-            failed = write_failed(journal, path, on_record, reviews.apply)
+            finisher = Finisher(reviews, self.template)
+            failed = write_failed(journal, path, on_record, finisher.finish)
             for writer in self.writers:
                 writer.finish()
             while reviews.refresh():  # people reviewed captions meanwhile, perhaps after the first output was complete
-                failed = write_failed(journal, path, reviewed=reviews.apply)
+                failed = write_failed(journal, path, reviewed=finisher.finish)
                 for writer in self.writers:
                     writer.finish()
         return failed
@@ -319,7 +329,10 @@ class CaptionJob:
         return None
 
     def _merged(self, item: Item, record: Record) -> Record:
-        """Return a record with the input's existing caption merged into the new ones."""
+        """Return a record with the input's existing caption merged into the new ones; a failure if one is empty."""
+        beginning = fill(self.begin_with, item).strip()
+        if record.error is None and any(caption.strip() in ("", beginning) for caption in record.captions):
+            return replace(record, captions=(), error=EMPTY, place=item.place)
         captions = (merge_captions(self.existing, item.caption, caption) for caption in record.captions)
         return replace(record, captions=tuple(captions), place=item.place)
 

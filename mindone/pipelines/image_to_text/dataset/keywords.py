@@ -129,6 +129,7 @@ class WriterKeywords(TypedDict, total=False):
 
     shard_size: int
     seconds: bool
+    template: str | None
 
 
 class ExecutorKeywords(TypedDict, total=False):

@@ -18,7 +18,7 @@ from .state.previous_run import WrittenCaptions
 from .state.records import InputPreview, Item, JobPreview, JobSummary
 from .state.regular_files import own_exists
 from .state.temp_table import TempTable
-from .writers import WriterRow, writer_row
+from .writers import WriterRow, writer_row, written_texts
 
 MAX_SHOWN = 10  # inputs in a preview
 
@@ -36,7 +36,8 @@ def preview_job(list_inputs: Callable[[], Iterable[Item]], job: DatasetOptions, 
     with ExitStack() as stack:
         records, restore = stack.enter_context(closing(TempTable("error TEXT"))), _unchanged
         if own_exists(directory / INPUTS):
-            written = WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS), directory / WRITTEN)
+            texts = written_texts(directory)
+            written = WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS), directory / WRITTEN, texts)
             restore = stack.enter_context(closing(written)).restore
         if not job.options.restart:
             note_records(directory, records)

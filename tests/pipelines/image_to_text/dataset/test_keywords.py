@@ -106,6 +106,7 @@ VALUES: dict[str, Any] = {
         "adopt": None,
         "shard_size": 7,
         "seconds": True,
+        "template": "sks, {caption}",
     },
     **{"actors": 2, "cpus": 3, "encoding": "gbk", "same_name": "first", "limit": 50, "dry_run": True},
 }
@@ -181,7 +182,7 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             formats=("txt", "jsonl"),
             existing="append",
             overwrite=True,
-            writers=WriterOptions(shard_size=7, seconds=True),
+            writers=WriterOptions(shard_size=7, seconds=True, template="sks, {caption}"),
             engine="ray",
             executor=ExecutorOptions(actors=2, cpus=3),
             state="state",

@@ -1,4 +1,4 @@
-"""Variables in prompts and in forced beginnings: `{filename}`, `{directory}`, or a column of the input's table."""
+"""Variables in prompts, forced beginnings and templates: `{filename}`, `{directory}`, or a column of the table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from mindone.models.share4v.suggestions import unknown
@@ -72,14 +73,20 @@ def variables_of(text: str, where: str = "the prompt") -> frozenset[str]:
     return frozenset(names)
 
 
-def fill(text: str, item: Described) -> str:
+def fill(text: str, item: Described, texts: Mapping[str, str] = MappingProxyType({}), *, is_prompt: bool = True) -> str:
     """Replace the variables in a text by the input's values; `{name|default}` uses the default if there is no value.
+
+    Args:
+        text: the text.
+        item: the input.
+        texts: further variables; they replace columns of the same name.
+        is_prompt: whether the model reads the text, so that no value may contain its special tokens.
 
     Raises:
         VariableError: the input has no such value (the message names those that it has), or the value contains
             `<image>` or another of the model's special tokens.
     """
-    values = {**_built_in(item), **item.columns}
+    values = {**_built_in(item), **item.columns, **texts}
 
     def value(found: re.Match[str]) -> str:
         if found[1] is None:
@@ -91,7 +98,7 @@ def fill(text: str, item: Described) -> str:
                 raise VariableError(_unknown(name.strip(), values, name.strip() in values, f"record {item.key!r}"))
             content = default
         reserved = next((token for token in _RESERVED if token in content), None)
-        if reserved is not None:
+        if is_prompt and reserved is not None:
             raise VariableError(
                 f"record {item.key!r}: the value of {{{name.strip()}}} contains {reserved}, which the model does not "
                 "read as text"

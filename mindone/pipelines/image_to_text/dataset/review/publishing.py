@@ -10,7 +10,7 @@ from ..state.journal import Journal, write_failed
 from ..state.paths import FAILED, JOURNAL, REVIEWS
 from ..state.resume import is_complete
 from ..state.reviews import Reviews
-from ..writers import WriterOptions, open_writer
+from ..writers import Finisher, WriterOptions, open_writer
 
 
 def publish(state: Path) -> list[str] | None:
@@ -31,12 +31,13 @@ def publish(state: Path) -> list[str] | None:
         if not is_complete(state):
             return None
         description = entered.signed_description()
-        left_out = []
+        options, left_out = WriterOptions(**description["sinks"]), []
         for name in description["formats"]:
-            writer = open_writer(name, description["out"], WriterOptions(**description["sinks"]), state)
+            writer = open_writer(name, description["out"], options, state)
             if not writer.is_current:  # a caption file that a person deleted is not restored without need
                 writer.finish()
                 left_out += writer.left_out
         with Journal(state / JOURNAL) as journal, closing(Reviews(state / REVIEWS)) as reviews:
-            write_failed(journal, state / FAILED, reviewed=reviews.apply)
+            finisher = Finisher(reviews, options.template)
+            write_failed(journal, state / FAILED, reviewed=finisher.finish)
     return left_out

@@ -24,6 +24,7 @@ _ARGUMENTS: dict[str, str | None] = {
     "sources.frame_mode": "frame_grid",
     "sources.ignored": None,
 }
+_OF_OUTPUTS = ("sinks.template",)  # outputs are written again if these differ; the records remain valid
 _MAX_SHOWN = 3  # changed settings in a message
 _MAX_TEXT = 80  # characters of a value in a message
 
@@ -68,6 +69,17 @@ class SettingsChangedError(JobError):
         )
 
 
+def same_results(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether a job that has records with some settings can be resumed with others.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.state.job_description import same_results
+        >>> same_results({"sinks": {}}, {"sinks": {"template": "sks, {caption}"}})
+        True
+    """
+    return all(name in _OF_OUTPUTS for name, _, _ in _differences(before, now))
+
+
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[SettingChange, ...]:
     """Return the settings that differ between two descriptions, each argument once.
 
@@ -80,6 +92,8 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
     for name, old, new in _differences(before, now):
         argument = _ARGUMENTS.get(name, name.rpartition(".")[2])
         # Existing captions are looked for under `out`.
+        if name in _OF_OUTPUTS:
+            continue
         if argument is not None and not (argument == "caption_root" and "out" in changes):
             changes.setdefault(argument, SettingChange(argument, _as_text(old), _as_text(new)))
     return tuple(changes.values())

@@ -180,7 +180,7 @@ def write_failed(
         journal: the complete journal of a job.
         path: file to write.
         on_record: called with every record, so that the journal is read only once.
-        reviewed: returns a record as people reviewed it.
+        reviewed: returns a record as outputs have it.
 
     Raises:
         JournalError: the journal is damaged.

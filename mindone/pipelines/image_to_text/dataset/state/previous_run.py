@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -50,36 +51,49 @@ class PreviousRecords:
             self._file.close()
 
 
+# Returns the captions that a record's caption file may have: those of the record, in every template that the job used.
+WrittenTexts = Callable[[Record], Iterable[Sequence[str]]]
+
+
+def recorded_captions(record: Record) -> Iterable[Sequence[str]]:
+    """Return the captions of a record, as a caption file has them in a job without a template."""
+    return (record.captions,)
+
+
 class WrittenCaptions:
     """The caption files that the job itself wrote, and the captions that they replaced.
 
     Args:
         journal, listing: of the previous pass, which may be incomplete.
         earlier: what `note_written_captions` wrote, if it exists.
+        written: returns what a record's caption file may have.
     """
 
-    def __init__(self, journal: Path, listing: Listing, earlier: Path) -> None:
-        self._captions = TempTable("written BLOB", "original TEXT")
+    def __init__(
+        self, journal: Path, listing: Listing, earlier: Path, written: WrittenTexts = recorded_captions
+    ) -> None:
+        self._originals = TempTable("original TEXT")  # by key and digest of what was written
         for line in lines_from(earlier, 0) if own_exists(earlier) else ():
-            key, written, original = json.loads(line)
-            self._captions.put(_encode(key), bytes.fromhex(written), original)
-        for item, record in read_pairs(journal, listing) if own_exists(journal) else ():
-            if record.captions and KEPT_EXISTING not in record.notes:
-                self._captions.put(_encode(item.key), _digest("\n".join(record.captions)), item.caption)
+            key, digest, original = json.loads(line)
+            self._originals.put(_encode(key) + bytes.fromhex(digest), original)
+        for item, digest in _written(journal, listing, written):
+            self._originals.put(_encode(item.key) + digest, item.caption)
 
     def restore(self, item: Item) -> Item:
         """Return an input with the caption it had before the job; a caption that a user edited since stays."""
         if item.caption is None:
             return item
-        written, original = self._captions.get(_encode(item.key)) or (None, None)
-        return replace(item, caption=original) if written == _digest(item.caption) else item
+        found = self._originals.get(_encode(item.key) + _digest(item.caption))
+        return item if found is None else replace(item, caption=found[0])
 
     def close(self) -> None:
         """Delete the temporary file."""
-        self._captions.close()
+        self._originals.close()
 
 
-def note_written_captions(path: Path, journal: Path, listing: Listing) -> None:
+def note_written_captions(
+    path: Path, journal: Path, listing: Listing, written: WrittenTexts = recorded_captions
+) -> None:
     """Add to a file which caption files the job wrote, and the captions that they replaced.
 
     A restart deletes the journal. If it is interrupted before its first record and restarted again with other settings,
@@ -90,10 +104,16 @@ def note_written_captions(path: Path, journal: Path, listing: Listing) -> None:
     with atomic_write(path) as file:
         for line in lines_from(path, 0) if own_exists(path) else ():
             file.write(line)
-        for item, record in read_pairs(journal, listing):
-            if record.captions and KEPT_EXISTING not in record.notes:
-                written = _digest("\n".join(record.captions)).hex()
-                file.write((dumps([item.key, written, item.caption]) + "\n").encode())
+        for item, digest in _written(journal, listing, written):
+            file.write((dumps([item.key, digest.hex(), item.caption]) + "\n").encode())
+
+
+def _written(journal: Path, listing: Listing, written: WrittenTexts) -> Iterator[tuple[Item, bytes]]:
+    """Yield the inputs whose caption files the job wrote, with the digests of what the files may have."""
+    for item, record in read_pairs(journal, listing) if own_exists(journal) else ():
+        if record.captions and KEPT_EXISTING not in record.notes:
+            for captions in written(record):
+                yield item, _digest("\n".join(captions))
 
 
 def find_missing_inputs(journal: Path, before: Listing, now: Listing) -> list[Item]:

@@ -17,7 +17,13 @@ from .existing_captions import KEPT_EXISTING
 from .journal import Journal
 from .listing import Listing, write_listing
 from .paths import FAILED, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG, WRITTEN
-from .previous_run import WrittenCaptions, find_missing_inputs, note_written_captions
+from .previous_run import (
+    WrittenCaptions,
+    WrittenTexts,
+    find_missing_inputs,
+    note_written_captions,
+    recorded_captions,
+)
 from .records import Item, Record, record_from_line, to_line
 from .regular_files import own_exists, remove_own
 from .signature import sign_listing
@@ -42,23 +48,26 @@ def load_or_create_listing(directory: Path, list_inputs: ListInputs) -> Listing:
     return Listing(directory / INPUTS)
 
 
-def start_over(directory: Path, list_inputs: ListInputs) -> None:
+def start_over(directory: Path, list_inputs: ListInputs, written: WrittenTexts = recorded_captions) -> None:
     """Start a pass that keeps no records; captions that the job wrote beside images do not count as existing ones."""
     for name in (PREVIOUS, FAILED, SPEED_LOG):
         remove_own(directory / name)
     _repair_journal(directory)
     if own_exists(directory / INPUTS):
-        note_written_captions(directory / WRITTEN, directory / JOURNAL, Listing(directory / INPUTS))
-    _replace_listing(directory, list_inputs)
+        note_written_captions(directory / WRITTEN, directory / JOURNAL, Listing(directory / INPUTS), written)
+    _replace_listing(directory, list_inputs, written)
 
 
-def start_next_pass(directory: Path, list_inputs: ListInputs, retry_failed: bool) -> list[Item]:
+def start_next_pass(
+    directory: Path, list_inputs: ListInputs, retry_failed: bool, written: WrittenTexts = recorded_captions
+) -> list[Item]:
     """Start a pass that keeps the valid records, unless inputs that have captions are missing.
 
     Args:
         directory: state directory of the job.
         list_inputs: lists the inputs that exist now.
         retry_failed: whether to try failed inputs again.
+        written: returns what a record's caption file may have.
 
     Returns:
         The missing inputs; if there are any, nothing was changed.
@@ -69,7 +78,7 @@ def start_next_pass(directory: Path, list_inputs: ListInputs, retry_failed: bool
     missing = find_missing_inputs(directory / JOURNAL, Listing(directory / INPUTS), Listing(scratch))
     if not missing:
         _keep_valid_records(directory, retry_failed)
-        _replace_listing(directory, Listing(scratch).items)
+        _replace_listing(directory, Listing(scratch).items, written)
     remove_own(scratch)
     return missing
 
@@ -123,11 +132,12 @@ def _repair_journal(directory: Path) -> None:
         Journal(directory / JOURNAL).close()
 
 
-def _replace_listing(directory: Path, list_inputs: ListInputs) -> None:
+def _replace_listing(directory: Path, list_inputs: ListInputs, written: WrittenTexts) -> None:
     sign = partial(sign_listing, directory)
     if not own_exists(directory / INPUTS):
         write_listing(directory / INPUTS, list_inputs(), sign)
         return
-    with closing(WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS), directory / WRITTEN)) as written:
-        write_listing(directory / _NEXT, map(written.restore, list_inputs()), sign)
+    captions = WrittenCaptions(directory / JOURNAL, Listing(directory / INPUTS), directory / WRITTEN, written)
+    with closing(captions):
+        write_listing(directory / _NEXT, map(captions.restore, list_inputs()), sign)
     finish_interrupted_start(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import Progress, Target, Writer, WriterOptions
+from .finishing import Finisher, written_texts
 from .following import FollowingWriter, open_writer
 from .formats import (
     FILE_SUFFIXES,
@@ -18,6 +19,7 @@ from .formats import (
 __all__ = [
     "FILE_SUFFIXES",
     "WRITERS",
+    "Finisher",
     "FollowingWriter",
     "Progress",
     "Target",
@@ -30,4 +32,5 @@ __all__ = [
     "open_writer",
     "output_path",
     "writer_row",
+    "written_texts",
 ]

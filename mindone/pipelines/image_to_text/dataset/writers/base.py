@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from mindone.models.share4v.display import shell_name
 
+from ..prompts.caption_template import check_template
 from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
 from ..state.reviews import Reviews
+from .finishing import Finisher, OutputRecord, texts_on_disk
 from .formats import WriterRow, output_path
 
 # What a writer has on disk, as JSON values; "records" is the number of the next record that it needs.
@@ -28,18 +30,28 @@ class WriterOptions:
         shard_size: records per Parquet part; samples per WebDataset shard, unless it follows a shard of the input.
         seconds: record how long each input took, which differs from run to run.
         folder: root of the relative paths in Open-Sora's files; default: the innermost folder that holds all inputs.
+        template: what is written in place of every caption that the model wrote, such as "sks, {caption}"; may contain
+            variables, as prompts may. A job with another template writes its outputs again, without the model.
 
     Raises:
-        ValueError: shard_size is less than 1.
+        ValueError: shard_size is less than 1, or the template does not contain {caption}.
     """
 
     shard_size: int = 10_000
     seconds: bool = False
     folder: str | None = None
+    template: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.shard_size, int) or self.shard_size < 1:
             raise ValueError(f"shard_size must be an integer of at least 1, got {self.shard_size!r}")
+        if self.template is not None:
+            check_template(self.template)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The options as a job's description has them; those that were added later only if they are set."""
+        return {name: value for name, value in asdict(self).items() if name != "template" or value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +69,7 @@ class Target:
             reviewed.
         reviews: what people decided about the captions.
         reviewed: bytes of the reviews that are in what the writer had on disk.
+        templates: templates of the captions that it had on disk.
     """
 
     row: WriterRow
@@ -68,6 +81,7 @@ class Target:
     stale: Progress | None = None
     reviews: Reviews
     reviewed: int = 0
+    templates: tuple[str | None, ...] = ()
 
     @property
     def is_file(self) -> bool:
@@ -90,15 +104,32 @@ class Target:
         path = self.path()
         return path if self.is_file else path / self.row.file_name
 
-    def pairs(self) -> Iterator[tuple[Item, Record]]:
-        """Yield all inputs with their reviewed records; errors as in `read_pairs`."""
+    def pairs(self) -> Iterator[tuple[Item, OutputRecord]]:
+        """Yield all inputs with their records as outputs have them; errors as in `read_pairs`."""
+        finisher = self.finisher
         for item, record in read_pairs(self.journal, self.listing):
-            yield item, self.reviews.apply(record)
+            yield item, finisher.finish(record)
+
+    @property
+    def finisher(self) -> Finisher:
+        """Makes what outputs have from the journal's records."""
+        return Finisher(self.reviews, self.options.template)
 
     def is_changed(self, record: Record) -> bool:
         """Return whether a record was reviewed after the writer wrote what it has on disk."""
         offset = self.reviews.offset(record)
         return offset is not None and offset >= self.reviewed
+
+    @property
+    def has_new_template(self) -> bool:
+        """Whether captions on disk may have another template."""
+        return any(template != self.options.template for template in self.templates)
+
+    def known_texts(self, record: OutputRecord) -> Iterator[tuple[str, ...]]:
+        """Yield the captions that the job or a review gave an input; an output with others was edited by a person."""
+        reviewed = (texts for review in self.reviews.history(record) for texts in review.texts())
+        yield record.captions
+        yield from texts_on_disk(record, [record.recorded, *reviewed], [*self.templates, self.options.template])
 
     def is_decided(self, record: Record) -> bool:
         """Return whether the record's captions are those of a review, whatever the job generated."""
@@ -118,7 +149,7 @@ class Writer(Protocol):
     start: int
     left_out: list[str]
 
-    def write(self, item: Item, record: Record) -> None:
+    def write(self, item: Item, record: OutputRecord) -> None:
         """Write the next record; it need not be on disk before `flush`.
 
         Raises:

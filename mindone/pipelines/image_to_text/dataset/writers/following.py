@@ -42,7 +42,7 @@ class FollowingWriter:
     """Passes each record with its input to a Writer, once and in order, and stores the writer's Progress.
 
     After an interruption, records that the writer has not on disk are read from the journal. The writer gets records as
-    people reviewed them; captions that were reviewed after they were written are written again.
+    people reviewed them, in the job's template; captions whose review or template is newer are written again.
 
     Args:
         row: the format's row in WRITERS.
@@ -70,9 +70,14 @@ class FollowingWriter:
         is_cut = reviewed > 0 and (stored or {}).get("reviews_mark") != self._reviews.mark(reviewed)
         if is_cut:  # somebody removed reviews, and later ones may be at the bytes of earlier ones
             reviewed = 0
-        if (is_cut or reviewed != self._reviews.end) and not self._row.writes_sidecars:
+        template = self._options.template
+        templates = tuple((stored or {}).get("templates", (None,) if stored else ()))
+        is_written = reviewed == self._reviews.end and all(one == template for one in templates)
+        if (is_cut or not is_written) and not self._row.writes_sidecars:
             is_valid = False
-        self.is_current = is_valid and reviewed == self._reviews.end and bool((stored or {}).get("closed"))
+        self.is_current = is_valid and is_written and bool((stored or {}).get("closed"))
+        # Until every caption has the new template, files beside images may have either.
+        self._templates = tuple(dict.fromkeys((*templates, template))) if self._row.writes_sidecars else (template,)
         target = Target(
             row=self._row,
             out=self._path,
@@ -83,7 +88,9 @@ class FollowingWriter:
             stale=None if is_valid else stored,
             reviews=self._reviews,
             reviewed=reviewed,
+            templates=templates,
         )
+        self._finisher = target.finisher
         self._writer = _writer_class(self._row)(target)
         self._next = self._writer.start
         self._items: Iterator[Item] | None = None
@@ -91,7 +98,7 @@ class FollowingWriter:
         self._stored: Progress | None = stored if is_valid else None
         # An output that is rewritten has all reviews so far; of files beside images, not all may have been checked yet.
         self._reviewed = reviewed if self._row.writes_sidecars else self._reviews.end
-        if not is_valid:
+        if not is_valid or templates != self._templates:
             self._store(self._writer.flush())  # from here on, the files at `out` are known to be this job's
 
     @property
@@ -121,6 +128,7 @@ class FollowingWriter:
         self._catch_up(self._journal_length())
         progress = self._writer.finish()
         self._reviewed = self._reviews.end
+        self._templates = (self._options.template,)
         self._store({**progress, "closed": True})
         self._is_finished = True
 
@@ -128,7 +136,7 @@ class FollowingWriter:
         if self._next < end:
             self._items = None
             for item, record in read_pairs(self._journal, self._listing, self._next, end):
-                self._writer.write(item, self._reviews.apply(record))
+                self._writer.write(item, self._finisher.finish(record))
                 self._next += 1
                 if self._next % _FLUSH_INTERVAL == 0:
                     self.flush()
@@ -137,7 +145,7 @@ class FollowingWriter:
         if self._items is None:
             self._items = self._listing.items(self._next)
         item = check_match(next(self._items), record, self._journal)
-        self._writer.write(item, self._reviews.apply(record))
+        self._writer.write(item, self._finisher.finish(record))
         self._next += 1
 
     def _journal_length(self) -> int:
@@ -154,6 +162,8 @@ class FollowingWriter:
         full: dict[str, Any] = {**progress, "seen": self._next, "out": self._out}
         if self._reviewed:
             full.update(reviews=self._reviewed, reviews_mark=self._reviews.mark(self._reviewed))
+        if self._templates != (None,):
+            full["templates"] = list(self._templates)
         if full != self._stored:
             with atomic_write(self._progress_path) as file:
                 file.write(json.dumps(full).encode())

@@ -11,9 +11,10 @@ from pathlib import Path
 from ..state.atomic_files import PARTIAL_SUFFIX, lines_from, sync_directory
 from ..state.existing_captions import KEPT_EXISTING, MAX_CAPTION_BYTES, decode_caption
 from ..state.keys import fold
-from ..state.records import Item, Record
+from ..state.records import Item
 from ..state.regular_files import NotRegularFileError, create_own, open_own, own_exists, remove_own, rename_own
 from .base import Progress, Target, note_left_out
+from .finishing import OutputRecord
 from .rows import caption_text
 
 _GROUP = 512  # files that are written to temporary names before all of them are renamed
@@ -47,13 +48,15 @@ class SidecarWriter:
         self._waiting: dict[Path, tuple[Path, Item]] = {}  # temporary path -> final path
         self._changed_directories: set[Path] = set()
 
-    def write(self, item: Item, record: Record) -> None:
+    def write(self, item: Item, record: OutputRecord) -> None:
         """Write a record's captions to a temporary file; failures and kept existing captions write nothing."""
         self._next = record.number + 1
-        is_changed = self._target.is_changed(record)
+        is_reviewed = self._target.is_changed(record)
+        has_new_template = self._target.has_new_template and KEPT_EXISTING not in record.notes
+        is_changed = is_reviewed or has_new_template
         if record.error is not None or not record.captions:
-            if is_changed:
-                self._remove_rejected(item, record)
+            if is_reviewed or (has_new_template and record.recorded):
+                self._remove_captions(item, record)
             return
         path = self.path_of(item)
         if path is None:
@@ -88,33 +91,33 @@ class SidecarWriter:
         if len(self._waiting) >= _GROUP:
             self._rename_all()
 
-    def _remove_rejected(self, item: Item, record: Record) -> None:
-        """Delete the caption file of a rejected caption, unless it has a text that neither job nor review has written.
+    def _remove_captions(self, item: Item, record: OutputRecord) -> None:
+        """Delete the caption file of an input without captions, if its text is one that the job or a review gave it.
 
-        Without a record of its own a text may be a person's, who edited the file.
+        The captions were rejected, or cannot be put into the template. Any other text may be a person's, who edited
+        the file.
         """
         path = self.path_of(item)
         if path is None or not own_exists(path):
             return
         if KEPT_EXISTING in record.notes:
-            note_left_out(self.left_out, item, "its caption was rejected, but the file existed before the job: kept")
+            note_left_out(self.left_out, item, f"{record.error}, but its caption file existed before the job: kept")
             return
         if self._is_known(_read(path), record):
             remove_own(path)
             self._changed_directories.add(path.parent)
         else:
-            note_left_out(self.left_out, item, "its caption was rejected, but its caption file has another text: kept")
+            note_left_out(self.left_out, item, f"{record.error}, but its caption file has another text: kept")
 
-    def _is_known(self, found: bytes | None, record: Record) -> bool:
+    def _is_known(self, found: bytes | None, record: OutputRecord) -> bool:
         """Return whether the job or a review gave a caption file its text; any other text is a person's.
 
         A caption that existed before the job may have had any whitespace around it, and a byte order mark.
         """
         if found is None:
             return False
-        known = (texts for review in self._target.reviews.history(record) for texts in review.texts() if texts)
-        written = [caption_text(replace(record, captions=texts)) for texts in (record.captions, *known) if texts]
-        return decode_caption(found) in map(decode_caption, written)
+        known = (caption_text(replace(record, captions=texts)) for texts in self._target.known_texts(record) if texts)
+        return decode_caption(found) in map(decode_caption, known)
 
     def flush(self) -> Progress:
         """Rename the waiting files to their final names."""
