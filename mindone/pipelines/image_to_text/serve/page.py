@@ -13,7 +13,7 @@ from ..dataset.prompts.styles import STYLES
 from .options import ServerOptions
 
 CHAT_SCRIPTS = ("texts", "common", "chat", "grid", "settings", "start")
-REVIEW_SCRIPTS = ("texts", "common", "settings", "review", "review_start")
+REVIEW_SCRIPTS = ("texts", "common", "settings", "review", "review_cards", "review_actions", "review_start")
 
 
 class Page(NamedTuple):
@@ -37,12 +37,12 @@ def chat_page(options: ServerOptions) -> Page:
         >>> chat_page(ServerOptions(model_name="sharegpt4v-7b")).content[:15]
         b'<!doctype html>'
     """
-    return make_page("page.html", CHAT_SCRIPTS, page_data(options))
+    return make_page("share4v", "page.html", CHAT_SCRIPTS, page_data(options))
 
 
 def review_page(options: ServerOptions, has_model: bool) -> Page:
     """Return the page of `share4v review`; with a model it generates captions again."""
-    return make_page("review.html", REVIEW_SCRIPTS, page_data(options, has_model))
+    return make_page("share4v review", "review.html", REVIEW_SCRIPTS, page_data(options, has_model))
 
 
 def page_data(options: ServerOptions, has_model: bool = True) -> dict[str, Any]:
@@ -60,11 +60,12 @@ def page_data(options: ServerOptions, has_model: bool = True) -> dict[str, Any]:
     return {"styles": styles, "max_images": limits.images, "max_batch": options.max_batch, "has_model": has_model}
 
 
-def make_page(template: str, scripts: Sequence[str], data: Mapping[str, Any]) -> Page:
+def make_page(title: str, body: str, scripts: Sequence[str], data: Mapping[str, Any]) -> Page:
     """Return a document from its parts.
 
     Args:
-        template: file in `static/`, with the places {{style}}, {{data}}, {{script}} and {{shared}} (for all pages).
+        title: of the document.
+        body: file in `static/` with what `document.html`, the frame of all pages, has in its body.
         scripts: names of files in `static/`, which share one scope.
         data: JSON values for the script.
     """
@@ -72,9 +73,9 @@ def make_page(template: str, scripts: Sequence[str], data: Mapping[str, Any]) ->
     script = f'"use strict";\n(() => {{\n{joined}\n}})();'
     style = _read("page.css")
     encoded = json.dumps(data).replace("<", "\\u003c")  # so that no text ends the element
-    document = _read(template)
-    shared = _read("shared.html")
-    for name, text in (("shared", shared), ("style", style), ("data", encoded), ("script", script)):
+    document = _read("document.html")
+    parts = {"title": title, "body": _read(body).rstrip(), "style": style, "data": encoded, "script": script}
+    for name, text in parts.items():
         document = document.replace(f"{{{{{name}}}}}", text)
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' data: blob:; "

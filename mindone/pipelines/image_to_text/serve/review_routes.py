@@ -71,6 +71,7 @@ REPLACE = Fields(
     ]
 )
 UNDO = Fields([_REVIEWER])
+ROWS = Fields([Field("numbers", "works", "of the records", ListOf(Integer(0), _MAX_ROWS), (), True), _LISTING])
 
 
 class Problem(NamedTuple):
@@ -120,6 +121,7 @@ class Review:
             Route("/review/status", self.status, methods=["GET"]),
             Route("/review/image/{number:int}", self.image, methods=["GET"]),
             Route("/review/find", self.find, methods=["POST"]),
+            Route("/review/rows", self.rows, methods=["POST"]),
             Route("/review/changes", self.change, methods=["POST"]),
             Route("/review/replace", self.replace, methods=["POST"]),
             Route("/review/undo", self.undo, methods=["POST"]),
@@ -171,6 +173,11 @@ class Review:
             return {"numbers": numbers, "rows": rows, "listing": self._session.listing}
 
         return _json(await self._run(read))
+
+    async def rows(self, request: Request) -> Response:
+        """Some records as they are now."""
+        values = await self._values(request, ROWS)
+        return _json({"rows": await self._run(lambda: self._session.rows(values["numbers"], values["listing"]))})
 
     async def change(self, request: Request) -> Response:
         """Make changes as one action."""

@@ -112,6 +112,103 @@ def test_a_review_by_keyboard(browser: Tab, reviewing: Live, job: Path, ask: Cal
     assert browser.errors() == []
 
 
+# Holds the requests of captions until `release` is called.
+HOLD = """
+const send = window.fetch, gate = new Promise((resolve) => { window.release = resolve; });
+window.fetch = async (path, options) => {
+  if (path === "/v1/chat/completions") { window.held = (window.held || 0) + 1; await gate; }
+  return send(path, options);
+};
+"""
+
+
+def test_no_edit_is_lost(browser: Tab, reviewing: Live, job: Path) -> None:
+    """An edit stays in its box while the server is away, has another caption, or generates one; the person decides."""
+    live, key = reviewing, {"Authorization": f"Bearer {KEY}"}
+    browser.resize(1280, 900)
+    browser.driver.get(f"{live.url}/")
+    browser.driver.execute_script("sessionStorage.setItem('share4v.key', arguments[0])", KEY)
+    browser.open(f"{live.url}/")
+    browser.errors()
+
+    def text(card: int) -> str:
+        return str(browser.one(f"#card-{card} textarea").get_property("value"))
+
+    def badge(card: int) -> str:
+        return browser.text(f"#card-{card} .badge")
+
+    def write(card: int, words: str) -> None:
+        browser.one(f"#card-{card}").send_keys("e")
+        browser.driver.switch_to.active_element.send_keys(words, CONTROL, ENTER, NULL)
+
+    def change(card: int, words: str) -> None:
+        """As another reviewer."""
+        listing = live.post("/review/find", {}, headers=key).json()["listing"]
+        body = {"changes": [{"number": card, "verdict": "edited", "captions": [words]}], "listing": listing}
+        assert live.post("/review/changes", {**body, "reviewer": "another"}, headers=key).status_code == 200
+
+    # The connection is lost: the text stays, also when another page of cards is shown.
+    browser.driver.set_network_conditions(offline=True, latency=0, throughput=0)
+    write(0, " at night")
+    browser.wait(
+        lambda: badge(0) == "Unsaved" and "cannot be reached" in browser.text("#card-0 .problem:not([hidden])")
+    )
+    browser.driver.delete_network_conditions()
+    browser.one("#card-0").send_keys("]")
+    browser.wait(lambda: browser.all("#card-29"))
+    assert text(0) == "Picture 00 here at night" and badge(0) == "Unsaved"
+    browser.one("#card-0").send_keys("a")  # what is not stored cannot be accepted
+    browser.wait(lambda: "store or discard it first" in browser.text("#alert-text"))
+    browser.click("#card-0 .save")
+    browser.wait(lambda: badge(0) == "Edited" and not browser.all("#card-0 .unsaved:not([hidden])"))
+    browser.one("#card-0").send_keys("[")
+    # Somebody else has changed the caption: both texts are shown.
+    browser.wait(lambda: browser.all("#card-1"))
+    change(1, "Theirs")
+    write(1, " by day")
+    browser.wait(lambda: browser.text("#card-1 .stored") == "It is now: Theirs")
+    assert text(1) == "Picture 01 here by day" and badge(1) == "Unsaved"
+    assert browser.faults() == []
+    browser.click("#card-1 .discard")
+    browser.wait(lambda: (text(1), badge(1)) == ("Theirs", "Edited"))
+    change(2, "Theirs, too")
+    write(2, " by day")
+    browser.wait(lambda: browser.text("#card-2 .stored") == "It is now: Theirs, too")
+    browser.click("#card-2 .save")
+    browser.wait(lambda: (text(2), badge(2)) == ("Picture 02 here by day", "Edited"))
+    # Captions are generated again while the person types into one, and somebody else edits another.
+    browser.driver.execute_script(HOLD)
+    for card in (3, 4):
+        browser.one(f"#card-{card}").send_keys("x")
+    browser.one("#card-4").send_keys("g")
+    browser.click("#again-form .primary")
+    browser.wait(lambda: browser.all("#again-bar:not([hidden])"))
+    browser.one("#card-3").send_keys("e")
+    typing = browser.driver.switch_to.active_element
+    typing.send_keys(" half")
+    browser.wait(lambda: browser.driver.execute_script("return window.held === 2"))
+    change(4, "Theirs again")
+    browser.driver.execute_script("release()")
+    browser.wait(lambda: browser.all("#again-bar[hidden]"))
+    assert browser.driver.switch_to.active_element == typing
+    typing.send_keys(" typed")
+    assert text(3) == "Picture 03 here half typed" and badge(3) == "Unsaved"
+    assert browser.text("#card-3 .stored").startswith("It is now: ")
+    assert "1 of 2 captioned · 1 failed" in browser.text("#again-status")
+    browser.wait(lambda: (text(4), badge(4)) == ("Theirs again", "Edited"))
+    browser.driver.switch_to.active_element.send_keys(ESCAPE)
+    browser.wait(lambda: badge(3) == "Regenerated" and "half" not in text(3))
+    # Undo takes back what was done here, not what the other reviewer did.
+    for expected in (("none", 3), ("edited", 2)):
+        browser.one("#card-3").send_keys("u")
+        browser.wait(lambda expected=expected: row(live, expected[1])["verdict"] == expected[0])
+    assert [row(live, card)["captions"] for card in (1, 2, 4)] == [["Theirs"], ["Theirs, too"], ["Theirs again"]]
+
+
+def row(live: Live, number: int) -> Any:
+    return live.post("/review/find", {}, headers={"Authorization": f"Bearer {KEY}"}).json()["rows"][number]
+
+
 def test_routes_check_what_they_get(job: Path, tiny: Any) -> None:
     review = Review(job, ServerOptions(model_name="m"), has_model=False)
     with serving(None, own_routes=review.routes()) as running:

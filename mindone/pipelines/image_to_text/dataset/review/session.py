@@ -112,6 +112,11 @@ class ReviewSession:
         numbers = self._index.find(wanted)
         return numbers, [self.row(number) for number in numbers[start : None if count is None else start + count]]
 
+    def rows(self, numbers: Sequence[int], listing: str) -> list[dict[str, Any]]:
+        """Return records as they are now; errors as in `change`."""
+        self._check_is_listed(listing)
+        return [self.row(number) for number in numbers]
+
     def row(self, number: int) -> dict[str, Any]:
         """Return a record as JSON values: number, listing, key, source, captions, error, notes, verdict and size.
 

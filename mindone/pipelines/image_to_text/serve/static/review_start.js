@@ -45,12 +45,9 @@ async function turn(by) {
 }
 
 /** In a text: Ctrl+Enter stores it and leaves it, Escape gives the change up. */
-function keyInText(event, row, areas) {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $(`card-${row.number}`).focus(); }
-  if (event.key === "Escape") {
-    areas.forEach((area, index) => { area.value = row.captions[index] ?? ""; });
-    $(`card-${row.number}`).focus();
-  }
+function keyInText(event, card) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); card.element.focus(); }
+  if (event.key === "Escape") discardDraft(card);
 }
 
 function keyPressed(event) {
@@ -120,6 +117,7 @@ async function start() {
     generateAgain($("again-prompt").value, style?.max_new_tokens || null);
   });
   addEventListener("keydown", keyPressed);
+  addEventListener("beforeunload", (event) => { if (drafts.size) event.preventDefault(); });
   await renderAll();
   setInterval(showStatus, 3000);
   document.body.dataset.ready = "true";

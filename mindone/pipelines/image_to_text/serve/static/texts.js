@@ -155,5 +155,13 @@ const TEXTS = {
   "review-counts": ["{0} of {1} reviewed{2}", "已审阅 {0} / {1}{2}"],
   "review-running": [", {0} in all", "，共 {0}"],
   "review-problem": ["Your changes are stored. The outputs do not have them yet: {0}", "修改已保存，但尚未写入输出：{0}"],
+  "unsaved": ["Unsaved", "未保存"],
+  "unsaved-why": ["Your text is not stored: {0}", "您的文本尚未保存：{0}"],
+  "unsaved-stale": ["Your text is not stored: the caption has been changed meanwhile.", "您的文本尚未保存：该描述在此期间已被更改。"],
+  "unsaved-stored": ["It is now: {0}", "当前为：{0}"],
+  "unsaved-save": ["Store mine", "保存我的"],
+  "unsaved-discard": ["Discard mine", "放弃我的"],
+  "unsaved-first": ["A caption has a text that is not stored: store or discard it first.", "有描述的文本尚未保存：请先保存或放弃。"],
+  "unsaved-gone": ["The job no longer has {0}. Your text for it was: {1}", "任务中已没有 {0}。您为其输入的文本是：{1}"],
   "error-409": ["Somebody else has changed this caption. It was loaded again.", "该描述已被他人修改，现已重新加载。"],
 };

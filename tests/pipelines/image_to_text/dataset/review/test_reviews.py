@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,29 @@ def test_a_later_run_never_overwrites_what_people_wrote(photos: Path) -> None:
         assert session.row(2)["verdict"] == "none" and session.row(0)["verdict"] == "edited"
         session.undo()
         assert session.undo()[0]["captions"] != ["A dog."]
+
+
+def test_a_retry_keeps_reviews(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It captions what failed in the job, not what was rejected; a caption that somebody wrote stays in any case."""
+    failing, asked, original = {"1", "2"}, [], EchoExecutor.run
+
+    def sometimes(self: EchoExecutor, tasks: Any) -> Iterator[Any]:
+        for record in original(self, tasks):
+            asked.append(record.key)
+            yield replace(record, captions=(), error="out of memory") if record.key in failing else record
+
+    monkeypatch.setattr(EchoExecutor, "run", sometimes)
+    run(photos, format="jsonl")
+    out = photos.parent / "out"
+    with ReviewSession(out) as session:
+        session.change([edit(1, "By hand."), Change(number=3, verdict="rejected")])
+    failing.clear()
+    asked.clear()
+    run(photos, format="jsonl", retry_failed=True)
+    rows = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+    assert asked == ["1", "2"]
+    assert [row["caption"] for row in rows][1:4] == ["By hand.", "A picture of 2", None]
+    assert rows[3]["error"] == "rejected in review"
 
 
 def test_a_caption_file_that_people_edited_stays(photos: Path) -> None:
