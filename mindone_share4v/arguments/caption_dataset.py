@@ -20,6 +20,7 @@ EPILOG = """examples:
   share4v caption-dataset photos --out new.jsonl --limit 20 --dry-run
   share4v caption-dataset 'shards/{0000..0127}.tar' --out captioned --format webdataset --engine ray --actors 8
   share4v caption-dataset photos --out train --format imagefolder --format txt --existing overwrite
+  share4v caption-dataset photos --engine http --endpoint http://gpu1:8000/v1 --model NAME --api-key-env KEY
   share4v caption-dataset clips --frames 4 --out annotations.csv --format open-sora-csv
 
 exit status: 0 success, 1 some inputs failed, 2 usage error, 3 stopped (run the same command again to resume), \
@@ -331,9 +332,9 @@ def _add_execution_arguments(parser: ArgumentParser) -> None:
     add_pixels_argument(group)
     group.add_argument(
         "--engine",
-        choices=("local", "ray", "msrun"),
-        help="where to run: in this process, on a Ray cluster, or in the processes that msrun started (default: msrun "
-        "under msrun, otherwise local)",
+        choices=("local", "ray", "msrun", "http"),
+        help="where to run: in this process, on a Ray cluster, in the processes that msrun started, or on servers with "
+        "OpenAI's API (default: msrun under msrun, otherwise local)",
     )
     group.add_argument(
         "--actors",
@@ -342,3 +343,43 @@ def _add_execution_arguments(parser: ArgumentParser) -> None:
         help="with --engine ray: number of actors, each with its own model (default: 1)",
     )
     group.add_argument("--cpus", type=int, metavar="N", help="with --engine ray: CPUs per actor (default: 1)")
+    _add_endpoint_arguments(parser)
+
+
+def _add_endpoint_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("with --engine http")
+    group.add_argument(
+        "--endpoint",
+        action="append",
+        metavar="URL",
+        help="address of an OpenAI-compatible API, such as http://localhost:8000/v1; can be repeated; --model is then "
+        "the name that it knows the model by",
+    )
+    group.add_argument(
+        "--api-key-env",
+        metavar="VAR",
+        help="environment variable with the API key (default: no key is sent)",
+    )
+    group.add_argument(
+        "--max-in-flight",
+        type=int,
+        metavar="N",
+        help="maximum number of requests in flight at each endpoint; it starts at 4 and adapts (default: 64)",
+    )
+    group.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="scale images down to N pixels on the longer side; 0: never (default: 1024)",
+    )
+    group.add_argument(
+        "--request-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="give a request up after so long (default: 300)",
+    )
+    group.add_argument(
+        "--request-fields",
+        metavar="JSON",
+        help="""further fields of every request, such as '{"top_k": 20}' for vLLM""",
+    )

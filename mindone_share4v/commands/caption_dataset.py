@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.dataset.state.skipped import SkippedGroup
 
 STOPPED = 3  # exit status: the same command resumes the job
+_OF_ENDPOINTS = ("api_key_env", "max_in_flight", "image_size", "request_timeout", "request_fields")
 _SHOWN_FAILURES = 20  # failed.jsonl lists the others
 
 
@@ -125,6 +126,9 @@ def _job(arguments: Namespace) -> DatasetOptions:
     unused = [flag_of(name) for name in ("actors", "cpus") if getattr(arguments, name) is not None]
     if unused and arguments.engine != "ray":
         print_error(f"note: {' and '.join(unused)} have no effect without --engine ray")
+    unused = [flag_of(name) for name in _OF_ENDPOINTS if getattr(arguments, name) is not None]
+    if unused and arguments.engine != "http":
+        print_error(f"note: {' and '.join(unused)} have no effect without --engine http")
     return job
 
 

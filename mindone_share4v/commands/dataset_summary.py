@@ -33,6 +33,11 @@ def summary_lines(summary: JobSummary, inputs: Sequence[str], out: str | None, l
     )
     if summary.is_share:
         return
+    if summary.usage:
+        yield (
+            f"cost of all runs: {summary.usage['prompt_tokens']:,} prompt tokens and "
+            f"{summary.usage['completion_tokens']:,} completion tokens in {summary.usage['requests']:,} requests"
+        )
     yield from (group.line(with_advice=False) for group in summary.skipped)
     if summary.breaking_rules:
         yield (

@@ -77,7 +77,8 @@ def caption_dataset(
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, overwrite, engine,
-      state, restart, retry_failed, adopt, limit, dry_run; shard_size, seconds, template; actors, cpus.
+      state, restart, retry_failed, adopt, limit, dry_run; shard_size, seconds, template; actors, cpus; endpoint,
+      api_key_env, max_in_flight, image_size, request_timeout, request_fields.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -196,6 +197,10 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
     """
     settings, options = job.settings, job.options
     model = job.choice.description
+    if options.engine == "http":  # another implementation of the model; where it is does not matter
+        executor = options.executor
+        served = {"image_size": executor.image_size, "request_fields": dict(executor.request_fields)}
+        model = {"model": model["model"], "engine": "http", **served}
     return {
         "inputs": [str(Path(path).absolute()) for path in paths],
         "sources": {

@@ -47,7 +47,8 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
         ImportError: a package that an output or the executor needs is not installed.
         FileNotFoundError, HubError, CheckpointError: the model was not found.
     """
-    _check_generation(job)
+    _check_generation(job, engine)
+    _check_endpoints(job, engine)
     cache_root()  # has the key that signs the job's state; raises if this user has no home directory
     executor_class(engine)
     check_outputs(job.options.formats, job.options.out, paths)
@@ -91,7 +92,31 @@ def needs_start(state: Path, restart: bool) -> bool:
     return restart or (S_ISREG(status.st_mode) and not status.st_size)
 
 
-def _check_generation(job: DatasetOptions) -> None:
+def _check_endpoints(job: DatasetOptions, engine: str) -> None:
+    """Check what the engine 'http' needs, and that the settings need no other engine."""
+    executor = job.options.executor
+    if engine != "http":
+        if executor.endpoints:
+            raise ValueError(
+                f"endpoint (--endpoint) needs engine 'http' (--engine http), but the engine is {engine!r}: set it, or "
+                "leave endpoint out"
+            )
+        return
+    from .executors.http_executor import base_address, read_key
+    from .executors.http_requests import check_settings
+
+    if not executor.endpoints:
+        raise ValueError(
+            "engine 'http' (--engine http) needs the address of a server: set endpoint (--endpoint) to a URL such as "
+            "http://localhost:8000/v1"
+        )
+    for url in executor.endpoints:
+        base_address(url)
+    read_key(executor.api_key_env)
+    check_settings(job.choice, job.settings, executor.request_fields)
+
+
+def _check_generation(job: DatasetOptions, engine: str) -> None:
     """Check the settings of `generate` for every style of the plan."""
     from mindone.models.share4v.generation.constraints import check_grammar
 
@@ -103,13 +128,16 @@ def _check_generation(job: DatasetOptions) -> None:
                 f"schema and existing={job.options.existing!r} cannot be combined: JSON with another text is no JSON; "
                 "use skip or overwrite"
             )
-        check_grammar(job.settings.schema)
+        if engine != "http":  # an endpoint has its own compiler, and accepts what that does
+            check_grammar(job.settings.schema)
     for prompt in job.plan.prompts:
         generation, _ = job.settings.of_style(prompt.style)
         check_settings(None, generation)
 
 
 def _check_model(choice: ModelChoice, engine: str) -> None:
+    if engine == "http":
+        return
     if choice.conversation is not None:
         get_template(choice.conversation)
     if engine == "ray":  # the actors may have another device, and other files

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
@@ -240,7 +241,10 @@ class CaptionJob:
         """
         started, counts = time.perf_counter(), {"captioned": 0, "kept": 0, "tokens": 0, "breaking_rules": 0}
 
-        def count_breaking(record: Record) -> None:
+        usage: Counter[str] = Counter()
+
+        def count(record: Record) -> None:
+            usage.update(record.usage)
             is_made = record.error is None and KEPT_EXISTING not in record.notes
             counts["breaking_rules"] += is_made and breaks_rules(record.notes)
 
@@ -256,7 +260,7 @@ class CaptionJob:
                         counts["tokens"] += sum(record.tokens)
                     self._append(journal, record)
                 self._flush(journal)
-            failed = self._finish(journal, count_breaking)
+            failed = self._finish(journal, count)
         for name in (PREVIOUS, RESTARTED, WRITTEN):
             remove_own(self.state.path(name))
         return JobSummary(
@@ -270,6 +274,7 @@ class CaptionJob:
             state=str(self.state.directory),
             left_out=tuple(reason for writer in self.writers for reason in writer.left_out),
             skipped=read_skipped(self.state.path(SKIPPED)),
+            usage=dict(usage),
         )
 
     def _finish(self, journal: Journal, on_record: Callable[[Record], None]) -> int:

@@ -6,6 +6,7 @@ dataclasses. The few keywords that are named differently are in `_FIELDS`.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -133,10 +134,16 @@ class WriterKeywords(TypedDict, total=False):
 
 
 class ExecutorKeywords(TypedDict, total=False):
-    """Keywords for ExecutorOptions."""
+    """Keywords for ExecutorOptions; `endpoint` is `endpoints`, and `request_fields` may be JSON."""
 
     actors: int
     cpus: int
+    endpoint: _Texts
+    api_key_env: str | None
+    max_in_flight: int
+    image_size: int
+    request_timeout: float
+    request_fields: Mapping[str, Any] | str
 
 
 class DatasetKeywords(
@@ -172,8 +179,12 @@ _FIELDS = {
     "require": "required_words",
     "forbid": "forbidden_words",
     "format": "formats",
+    "endpoint": "endpoints",
 }
-_SEVERAL = ("style", "prompt", "prompt_file", "stop", "strip", "require", "forbid", "include", "exclude", "format")
+_SEVERAL = (
+    *("style", "prompt", "prompt_file", "stop", "strip", "require", "forbid", "include", "exclude", "format"),
+    "endpoint",
+)
 
 
 def build_options(
@@ -201,6 +212,8 @@ def build_options(
     values = {name: _plain(name, value) for name, value in keywords.items() if value is not None}
     if isinstance(values.get("schema"), str):
         values["schema"] = read_schema_file(values["schema"])
+    if isinstance(values.get("request_fields"), str):
+        values["request_fields"] = _json_object("request_fields", values["request_fields"])
     _check_keywords([*keywords], [name for name, given in objects.items() if given is not None], [*values])
     rules = TextRules(**_fields(values, RuleKeywords))
     writers = WriterOptions(**_fields(values, WriterKeywords))
@@ -235,7 +248,17 @@ def _plain(name: str, value: Any) -> Any:
     if name not in _SEVERAL:
         return value
     several = (value,) if isinstance(value, str) else tuple(map(os.fspath, value))
-    return tuple(dict.fromkeys(several)) if name == "format" else several
+    return tuple(dict.fromkeys(several)) if name in ("format", "endpoint") else several
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{name} must be a JSON object such as {{"top_k": 20}}, got {text!r}: {error}') from None
+    if not isinstance(found, dict):
+        raise ValueError(f'{name} must be a JSON object such as {{"top_k": 20}}, got {text!r}')
+    return found
 
 
 def _fields(values: Mapping[str, Any], keywords: type) -> dict[str, Any]:

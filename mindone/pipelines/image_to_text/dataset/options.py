@@ -173,23 +173,41 @@ class CaptioningSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorOptions:
-    """Resources of a Ray cluster; the other executors ignore them.
+    """Resources of the engines "ray" and "http"; the other engines ignore them.
 
     Attributes:
-        actors: number of actors, each with its own model.
-        cpus: CPUs per actor.
-        block: number of inputs that an actor processes at a time.
+        actors: Ray: number of actors, each with its own model.
+        cpus: Ray: CPUs per actor.
+        block: Ray: number of inputs that an actor processes at a time.
+        endpoints: HTTP: addresses of OpenAI-compatible APIs, such as "http://localhost:8000/v1".
+        api_key_env: HTTP: name of the environment variable with the API key; the key itself is never stored.
+        max_in_flight: HTTP: maximum number of requests in flight at each endpoint.
+        image_size: HTTP: images with a longer side are scaled down to so many pixels; 0 scales none.
+        request_timeout: HTTP: seconds after which a request without a complete answer is given up.
+        request_fields: HTTP: further fields of every request, such as {"top_k": 20} for vLLM.
 
     Raises:
-        ValueError: a value is not a positive integer.
+        ValueError: a value is out of range.
     """
 
     actors: int = 1
     cpus: int = 1
     block: int = 64
+    endpoints: tuple[str, ...] = ()
+    api_key_env: str | None = None
+    max_in_flight: int = 64
+    image_size: int = 1024
+    request_timeout: float = 300.0
+    request_fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        _check_positive_integers(self, "actors", "cpus", "block")
+        _check_positive_integers(self, "actors", "cpus", "block", "max_in_flight")
+        if not isinstance(self.image_size, int) or self.image_size < 0:
+            raise ValueError(f"image_size must be a number of pixels, or 0 to scale no image, got {self.image_size!r}")
+        if not self.request_timeout > 0:
+            raise ValueError(f"request_timeout must be a number of seconds above 0, got {self.request_timeout!r}")
+        if not isinstance(self.request_fields, Mapping):
+            raise ValueError(f"request_fields must be a JSON object, got {self.request_fields!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,9 +220,9 @@ class JobOptions:
         existing: what to do with existing captions: "skip" (keep them), "overwrite", "append" or "prepend".
         overwrite: replace an output file that exists and that this job did not write; by default that is an error.
         writers: how outputs are written.
-        engine: where to run: "local", "ray" or "msrun"; by default "msrun" in a process that msrun started, else
-            "local".
-        executor: resources of the engine "ray".
+        engine: where to run: "local", "ray", "msrun" or "http"; by default "msrun" in a process that msrun started,
+            else "local".
+        executor: resources of the engines "ray" and "http".
         state: the job's state directory; by default beside the output.
         restart: discard the progress of an earlier run, and start from the beginning.
         retry_failed: caption the inputs that failed again; all other records are kept.

@@ -109,6 +109,8 @@ VALUES: dict[str, Any] = {
         "template": "sks, {caption}",
     },
     **{"actors": 2, "cpus": 3, "encoding": "gbk", "same_name": "first", "limit": 50, "dry_run": True},
+    **{"endpoint": "http://a/v1", "api_key_env": "KEY", "max_in_flight": 5, "image_size": 640},
+    **{"request_timeout": 9.5, "request_fields": '{"top_k": 20}'},
 }
 
 
@@ -184,7 +186,16 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             overwrite=True,
             writers=WriterOptions(shard_size=7, seconds=True, template="sks, {caption}"),
             engine="ray",
-            executor=ExecutorOptions(actors=2, cpus=3),
+            executor=ExecutorOptions(
+                actors=2,
+                cpus=3,
+                endpoints=("http://a/v1",),
+                api_key_env="KEY",
+                max_in_flight=5,
+                image_size=640,
+                request_timeout=9.5,
+                request_fields={"top_k": 20},
+            ),
             state="state",
             restart=True,
             limit=50,

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..rules.retries import Caption, CaptionKey
 from ..state.paths import CAPTION_CACHES
 from ..state.regular_files import remove_link, remove_own
+from ..state.tasks import Task
 
 
 class CaptionCache:
@@ -75,12 +76,13 @@ class CaptionCache:
             return None
         if row is None:
             return None
-        text, tokens, finish_reason, notes = json.loads(row[0])
-        return Caption(text, tokens, finish_reason, tuple(notes))
+        text, tokens, finish_reason, notes, *source = json.loads(row[0])
+        return Caption(text, tokens, finish_reason, tuple(notes), *source)
 
     def put(self, key: CaptionKey, caption: Caption) -> None:
         """Store a caption."""
-        value = json.dumps([caption.text, caption.tokens, caption.finish_reason, caption.notes])
+        source = [caption.source] if caption.source else []
+        value = json.dumps([caption.text, caption.tokens, caption.finish_reason, caption.notes, *source])
         try:
             self._connection.execute("INSERT OR REPLACE INTO captions VALUES (?, ?, ?)", (*_columns(key), value))
         except sqlite3.DatabaseError:
@@ -89,6 +91,22 @@ class CaptionCache:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def caption_key(task: Task, sha256: str | None, index: int) -> CaptionKey:
+    """Return what determines a caption: the picture, the question, its style, and its number among equal questions.
+
+    A forced beginning belongs to it if it depends on the input; otherwise it is one of the job's settings.
+
+    Args:
+        task: the input and its prompts.
+        sha256: hexadecimal digest of the picture's bytes.
+        index: which of the prompts.
+    """
+    repeat = task.prompts[:index].count(task.prompts[index])
+    question = f"{repeat} {task.styles[index] or ''} {task.prompts[index]}"
+    own = "" if task.beginning is None else f"\0{task.beginning}"
+    return bytes.fromhex(sha256 or ""), question + own
 
 
 def cache_name(rank: int = 0) -> str:

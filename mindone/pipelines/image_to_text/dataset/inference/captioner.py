@@ -16,7 +16,7 @@ from ..prompts.variables import has_variables
 from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt
 from ..rules.text_rules import TextRules
 from ..state.records import Record
-from .caption_cache import CaptionCache
+from .caption_cache import CaptionCache, caption_key
 from .prefetch import Prefetcher, PreparedInput
 from .token_rules import ForbiddenWords, forced_ids
 
@@ -248,7 +248,7 @@ class CaptioningRun:
 
     def _request(self, prepared: PreparedInput, index: int) -> None:
         """Take a caption from the cache, wait for one that is being generated, or submit it."""
-        key, style = _caption_key(prepared, index), prepared.task.styles[index]
+        key, style = caption_key(prepared.task, prepared.sha256, index), prepared.task.styles[index]
         cached = self.captioner.cache.get(key)
         if cached is not None:
             self._deliver(prepared, index, cached)
@@ -319,15 +319,3 @@ class CaptioningRun:
             if not other.receivers:
                 del self.pending[other.key]
                 self.engine.cancel(other)
-
-
-def _caption_key(prepared: PreparedInput, index: int) -> CaptionKey:
-    """Return what determines a caption: the picture, the question, its style, and its number among equal questions.
-
-    A forced beginning belongs to it if it depends on the input; otherwise it is one of the job's settings.
-    """
-    task = prepared.task
-    repeat = task.prompts[:index].count(task.prompts[index])
-    question = f"{repeat} {task.styles[index] or ''} {task.prompts[index]}"
-    own = "" if task.beginning is None else f"\0{task.beginning}"
-    return bytes.fromhex(prepared.sha256 or ""), question + own

@@ -56,6 +56,7 @@ class Summary:
         captions: number of captions.
         empty: number of captions without words.
         generated_tokens: number of tokens of all captions.
+        usage: requests and tokens that the records cost at endpoints, as in Record.
         repetitive: number of captions with degenerate repetition.
         words, tokens: length -> number of captions.
         finish_reasons, notes, models, prompts, openings, reasons: counts; `reasons` are those of failures.
@@ -80,6 +81,7 @@ class Summary:
     captions: int = 0
     empty: int = 0
     generated_tokens: int = 0
+    usage: Counter[str] = field(default_factory=Counter)
     repetitive: int = 0
     words: Counter[int] = field(default_factory=Counter)
     tokens: Counter[int] = field(default_factory=Counter)
@@ -108,6 +110,7 @@ class Summary:
     def add(self, record: Record) -> None:
         """Count one record."""
         self.done += 1
+        self.usage.update(record.usage)
         if record.sha256:
             self.same_images.add(record.sha256, record.source)
         if record.error is not None:

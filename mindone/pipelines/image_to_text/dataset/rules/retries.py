@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
@@ -33,12 +33,15 @@ class Caption:
         tokens: number of generated tokens.
         finish_reason: "eos", "stop", "length" or "context".
         notes: remarks for the reader, such as "attempt 2 of 3 (empty)".
+        source: of a caption from an endpoint: its own name of the model, what the requests cost, and the key of the
+            input that they were sent for.
     """
 
     text: str
     tokens: int
     finish_reason: str
     notes: tuple[str, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -98,6 +98,8 @@ class Record:
         columns: columns of the item, and those that reading it added.
         stands: whether an earlier pass over the job's inputs made this record.
         place: as in its Item; empty in a record of an older version.
+        usage: what the captions cost at an endpoint, "requests", "prompt_tokens" and "completion_tokens", with those
+            of failed attempts; empty if this process made them, or if an equal image's were reused.
     """
 
     number: int
@@ -119,6 +121,7 @@ class Record:
     columns: Mapping[str, Any] = field(default_factory=dict)
     stands: bool = False
     place: str = ""
+    usage: Mapping[str, int] = field(default_factory=dict)
 
 
 class JobError(RuntimeError):
@@ -147,6 +150,7 @@ class JobSummary:
         state: the job's state directory, with failed.jsonl.
         skipped: what the inputs contain that was not captioned, by reason.
         preview: with `dry_run`, what the job would do; nothing was done then.
+        usage: what the job's captions cost at endpoints, as in Record, in this run and earlier ones.
     """
 
     inputs: int
@@ -161,6 +165,7 @@ class JobSummary:
     state: str = ""
     skipped: tuple[SkippedGroup, ...] = ()
     preview: JobPreview | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -210,6 +215,7 @@ class JobPreview:
 
 _ITEM_FIELDS = tuple(one.name for one in fields(Item))
 _RECORD_FIELDS = tuple(one.name for one in fields(Record))
+_OPTIONAL = ("usage",)  # left out of a line if they are empty
 _TUPLES = tuple(one.name for one in fields(Record) if str(one.type).startswith("tuple"))
 
 
@@ -280,7 +286,8 @@ def to_line(entry: Item | Record) -> str:
         True
     """
     names = _ITEM_FIELDS if isinstance(entry, Item) else _RECORD_FIELDS
-    return dumps({name: getattr(entry, name) for name in names}) + "\n"
+    values = {name: getattr(entry, name) for name in names}
+    return dumps({name: value for name, value in values.items() if value or name not in _OPTIONAL}) + "\n"
 
 
 def record_from_line(line: str | bytes) -> Record:

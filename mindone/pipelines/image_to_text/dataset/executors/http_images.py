@@ -1,0 +1,162 @@
+"""Images as an endpoint gets them: scaled down, upright, without metadata, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mindone.models.share4v.processing.image_formats import open_image
+from mindone.models.share4v.processing.image_limits import LimitedFile
+from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
+
+from ..readers import ItemError, read_item
+from ..state.records import Frame, Item
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+_JPEG_QUALITY = 95
+_LOSSLESS = frozenset(("PNG", "GIF", "BMP", "DIB", "TIFF", "PPM", "PCX", "TGA", "ICO"))
+_ORIENTATION_TAG = 0x0112
+_PNG_SIGNATURE_BYTES = 8
+
+
+@dataclass(frozen=True)
+class EncodedInput:
+    """An input that was read for an endpoint.
+
+    Attributes:
+        sha256: of the file's bytes, hexadecimal; None if they could not be read.
+        uris: data URI of the picture, or of each frame of a video.
+        width, height: of the picture in pixels, as it is shown, before it is scaled; None if it could not be decoded.
+        columns: what reading the input found out about it.
+        error: why it cannot be captioned, or None.
+    """
+
+    sha256: str | None = None
+    uris: tuple[str, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+def encode_item(item: Item, size: int, max_image_pixels: int | None = None) -> EncodedInput:
+    """Read and encode one input; a problem with it becomes its `error`.
+
+    Args:
+        item: the input.
+        size: maximum length of the longer side in pixels; 0 for no limit.
+        max_image_pixels: as in `load_image`.
+    """
+    try:
+        picture = read_item(item)
+    except (ItemError, OSError, ValueError) as error:
+        return EncodedInput(error=str(error) or type(error).__name__)
+    try:
+        encoded = [data_uri(frame, size, max_image_pixels) for frame in picture.frames]
+    except (ImageLoadError, ValueError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        return EncodedInput(picture.sha256, columns=dict(picture.columns), error=reason)
+    width, height = encoded[0][1]
+    return EncodedInput(picture.sha256, tuple(uri for uri, _ in encoded), width, height, columns=dict(picture.columns))
+
+
+def data_uri(frame: Frame, size: int, max_image_pixels: int | None = None) -> tuple[str, tuple[int, int]]:
+    """Return an image as a data URI, and its width and height before it was scaled.
+
+    JPEG and PNG files that are small enough, upright and opaque are sent with their own pixels, but without metadata,
+    which may tell where and when a photograph was taken. Others are converted: to PNG if that loses nothing, to JPEG if
+    they are scaled or were compressed with loss.
+
+    Raises:
+        ImageLoadError: the image cannot be decoded.
+    """
+    image = load_image(frame, max_image_pixels)
+    shown = image.size
+    is_scaled = bool(size) and max(shown) > size
+    name, data = _own_bytes(frame, image) if not is_scaled else ("", b"")
+    if not data:
+        if is_scaled:
+            image = _scaled(image, size)
+        lossless = not is_scaled and name in _LOSSLESS
+        data, name = _encode(image, lossless), "PNG" if lossless else "JPEG"
+    return f"data:image/{name.lower()};base64,{base64.b64encode(data).decode()}", shown
+
+
+def probe_uri() -> str:
+    """Return a grey image of 64 x 64 pixels, to ask an endpoint whether it takes images at all."""
+    from PIL import Image
+
+    data = _encode(Image.new("RGB", (64, 64), (128, 128, 128)), lossless=True)
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def _scaled(image: PILImage, size: int) -> PILImage:
+    from PIL import Image
+
+    ratio = size / max(image.size)
+    width, height = (max(1, round(length * ratio)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _encode(image: PILImage, lossless: bool) -> bytes:
+    file = io.BytesIO()
+    if lossless:
+        image.save(file, "PNG")
+    else:
+        image.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return file.getvalue()
+
+
+def _own_bytes(frame: Frame, image: PILImage) -> tuple[str, bytes]:
+    """Return the format of a file, and its bytes without metadata if other programs show it as `image`; else b""."""
+    if not isinstance(frame, bytes):
+        return "", b""
+    opened = open_image(LimitedFile(io.BytesIO(frame)))
+    name = opened.format or ""
+    if name not in ("JPEG", "PNG"):
+        return name, b""
+    is_plain = (
+        opened.mode in ("RGB", "L")
+        and opened.size == image.size
+        and "transparency" not in opened.info
+        and opened.getexif().get(_ORIENTATION_TAG, 1) == 1
+    )
+    if not is_plain:
+        return name, b""
+    return name, (_bare_jpeg if name == "JPEG" else _bare_png)(frame)
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    """Return a JPEG file without comments and application data, except JFIF's and Adobe's, which decoders need.
+
+    A file that is not laid out as expected gives b"".
+    """
+    kept, position = [data[:2]], 2
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0xDA:  # the scans follow, up to the end
+            return b"".join((*kept, data[position:]))
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
+            kept.append(data[position:end])
+        position = end
+    return b""
+
+
+def _bare_png(data: bytes) -> bytes:
+    """Return a PNG file with its critical chunks only: header, palette and pixels."""
+    kept, position = [data[:_PNG_SIGNATURE_BYTES]], _PNG_SIGNATURE_BYTES
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if not data[position + 4] & 0x20:
+            kept.append(data[position:end])
+        position = end
+    return b"".join(kept)
