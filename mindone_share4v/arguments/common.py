@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, _ArgumentGroup
+from argparse import Action, ArgumentError, ArgumentParser, Namespace, _ArgumentGroup
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 MODELS = "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, a directory, or owner/name on the Hugging Face hub"
 
@@ -18,6 +21,7 @@ def add_model_arguments(parser: ArgumentParser, is_optional: bool = False) -> No
         help=f"{MODELS} (default: {default})",
     )
     add_vision_tower_argument(group)
+    add_adapter_argument(group)
     group.add_argument(
         "--dtype",
         metavar="TYPE",
@@ -51,6 +55,42 @@ def add_vision_tower_argument(group: _ArgumentGroup) -> None:
         "--vision-tower",
         metavar="NAME",
         help="directory or name of the vision tower (default: the one in the checkpoint or named in its config.json)",
+    )
+
+
+class AdapterAction(Action):
+    """Collects DIR[:WEIGHT] as {DIR: WEIGHT}; a directory whose own name ends in :NUMBER is found as it is."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add one adapter."""
+        text = str(values)
+        directory, colon, number = text.rpartition(":")
+        try:
+            weight = float(number)
+        except ValueError:
+            colon = ""
+        if not colon or Path(text).is_dir():
+            directory, weight = text, 1.0
+        given = dict(getattr(namespace, self.dest) or {})
+        if directory in given:
+            raise ArgumentError(self, f"{directory} is given twice: give it once, with the sum of the weights")
+        setattr(namespace, self.dest, {**given, directory: weight})
+
+
+def add_adapter_argument(group: _ArgumentGroup) -> None:
+    """Add --adapter."""
+    group.add_argument(
+        "--adapter",
+        action=AdapterAction,
+        metavar="DIR[:WEIGHT]",
+        help="directory of a LoRA adapter, as PEFT or LLaVA writes it, to merge into the weights before they are "
+        "rounded; WEIGHT scales it (default: 1); can be repeated",
     )
 
 

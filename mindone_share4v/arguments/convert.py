@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from .common import MODELS, add_download_arguments, add_vision_tower_argument
+from .common import MODELS, add_adapter_argument, add_download_arguments, add_vision_tower_argument
 
 HELP = "write a checkpoint as one safetensors directory"
 STATUS = "starting MindSpore"
@@ -18,6 +18,7 @@ DESCRIPTION = (
 EPILOG = """examples:
   share4v convert ShareGPT4V-7B --vision-tower ShareGPT4V-7B_Pretrained_vit-large336-l12 --out sharegpt4v-7b-ms
   share4v convert Lin-Chen/ShareGPT4V-7B --out sharegpt4v-7b-int4 --dtype int4
+  share4v convert Lin-Chen/ShareGPT4V-7B --adapter my-lora --out merged
 
 exit status: 0 success, 2 the source or the output directory cannot be used, 130 interrupted"""
 
@@ -28,6 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument("source", metavar="SRC", help=f"checkpoint to convert: {MODELS}")
     group.add_argument("--out", metavar="DIR", required=True, help="directory to write, which must be new or empty")
     add_vision_tower_argument(group)
+    add_adapter_argument(group)
     group.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16", "int8", "int4"),

@@ -27,6 +27,7 @@ def run(arguments: Namespace) -> int:
                 cache_dir=arguments.cache_dir,
                 local_files_only=arguments.local_files_only,
                 fast=arguments.fast,
+                adapter=arguments.adapter,
             )
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)

@@ -60,6 +60,7 @@ def convert(
     max_shard_size: str | int = "5GB",
     progress: bool | None = None,
     fast: bool = False,
+    adapter: str | Path | Mapping[str, float] | None = None,
 ) -> Path:
     """Write a checkpoint of any published format in this project's format: one directory with everything.
 
@@ -80,6 +81,8 @@ def convert(
         progress: show a progress bar on standard error; None shows it if that is a terminal.
         fast: for int4, skip rotation and GPTQ, and round as loading a float checkpoint as int4 does: minutes instead of
             hours, and more loss of quality.
+        adapter: LoRA adapters to merge before the weights are rounded, as described at `CheckpointOptions`. A weight
+            that they change is written in its stored dtype if `dtype` is None, as every other one.
 
     Returns:
         `out`.
@@ -108,7 +111,9 @@ def convert(
     layout = None if quantization is None else layouts[quantization]
     limit = byte_count(max_shard_size)
     _check_target(out)
-    options = CheckpointOptions(vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only)
+    options = CheckpointOptions(
+        vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only, adapter=adapter
+    )
     checkpoint = Checkpoint.open(source, options)
     _check_source(checkpoint, out)
     _check_tokenizer(checkpoint)
@@ -180,8 +185,9 @@ def _finished_layers(
 
     The name depends on the source and the calibration data, so that only the same conversion resumes from it.
     """
-    files = sorted({tensor.file for tensor in entries.values()})
-    stated = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    merged = [(file, adapter.weight) for adapter in checkpoint.adapters for file in adapter.files]
+    files = [(file, 1.0) for file in sorted({tensor.file for tensor in entries.values()})] + merged
+    stated = [(str(file), weight, file.stat().st_size, file.stat().st_mtime_ns) for file, weight in files]
     return FinishedLayers(out / f"{STAGING}int4-{fingerprint(checkpoint.config.to_dict(), stated, *calibration)}")
 
 
@@ -238,8 +244,11 @@ def _converted(
     entries: Mapping[str, StoredTensor], dtype: str | None, bar: tqdm[Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
     for name in sorted(entries):
-        array = entries[name].read()
-        yield name, array if dtype is None else cast(array, dtype, name)
+        tensor = entries[name]
+        array = tensor.read()
+        # A merged weight is read as float32, also where float16 is stored.
+        target = dtype or ("float16" if tensor.dtype == "float16" else None)
+        yield name, array if target is None else cast(array, target, name)
         bar.update()
 
 

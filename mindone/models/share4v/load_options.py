@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from inspect import Parameter, signature
-from pathlib import Path
+from math import isfinite
+from pathlib import Path, PurePath
 from typing import Any, TypedDict, TypeVar
 
 from .hugging_face import split_arguments
@@ -31,6 +32,11 @@ class CheckpointOptions:
         revision: branch, tag or commit of a repository on the Hugging Face hub; by default its main branch.
         token: access token of the Hugging Face hub; by default HF_TOKEN or the one that `hf auth login` stored.
         subfolder: folder of the repository, or of the directory, that holds the checkpoint.
+        adapter: directory of a LoRA adapter as PEFT or LLaVA writes it, or {directory: weight} for several. Adapters
+            are merged into the weights as these are read, in float32 and before they are rounded to `dtype`.
+
+    Raises:
+        TypeError, ValueError: `adapter` is no directory and no mapping of directories to finite numbers.
 
     Example:
         >>> from mindone.models.share4v.load_options import CheckpointOptions
@@ -44,6 +50,10 @@ class CheckpointOptions:
     revision: str | None = None
     token: str | bool | None = field(default=None, repr=False)
     subfolder: str = ""
+    adapter: str | Path | Mapping[str, float] | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapter", adapter_weights(self.adapter) or None)
 
     @classmethod
     def pick(cls: type[Options], arguments: Mapping[str, Any]) -> Options:
@@ -79,6 +89,7 @@ class LoadOptions(CheckpointOptions):
     kv_cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         for name in ("language_backend", "vision_backend"):
             if getattr(self, name) in ("native", None):
@@ -94,6 +105,7 @@ class CheckpointArguments(TypedDict, total=False):
     revision: str | None
     token: str | bool | None
     subfolder: str
+    adapter: str | Path | Mapping[str, float] | None
 
 
 class LoadArguments(CheckpointArguments, total=False):
@@ -125,6 +137,31 @@ def dtype_name(dtype: object) -> str | None:
         return dtype.__name__
     name = str(dtype).rpartition(".")[2]
     return name if isinstance(dtype, str) else name.lower()
+
+
+def adapter_weights(adapter: object) -> dict[str, float]:
+    """Return adapters as {directory: weight}, whether one directory or such a mapping is given.
+
+    Raises:
+        TypeError, ValueError: it is neither, or a weight is no finite number.
+
+    Example:
+        >>> from mindone.models.share4v.load_options import adapter_weights
+        >>> adapter_weights("my-lora"), adapter_weights({"a": 1, "b": 0.5})
+        ({'my-lora': 1.0}, {'a': 1.0, 'b': 0.5})
+    """
+    given = {} if adapter is None else {adapter: 1.0} if isinstance(adapter, (str, PurePath)) else adapter
+    if not isinstance(given, Mapping) or not all(isinstance(path, (str, PurePath)) for path in given):
+        raise TypeError(
+            f"adapter is a {type(adapter).__name__}: give the directory of a LoRA adapter, or {{directory: weight}} "
+            "for several"
+        )
+    for path, weight in given.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not isfinite(weight):
+            raise ValueError(f"adapter {str(path)!r} has the weight {weight!r}: expected a finite number, such as 0.5")
+        if not str(path):
+            raise ValueError("adapter '' is empty: give the directory of a LoRA adapter")
+    return {str(path): float(weight) for path, weight in given.items()}
 
 
 # Hugging Face's names of options that are named differently here.

@@ -19,7 +19,8 @@ from ..configuration_formats import (
 from ..home import expand_home
 from ..hub import HubError, RepoOptions, is_checkpoint_name, resolve
 from ..hub.directories import adapter_advice, is_adapter
-from ..load_options import CheckpointOptions
+from ..load_options import CheckpointOptions, adapter_weights
+from .adapters import Adapter, adapted_config, check_adapters, completed_config, read_adapters
 from .errors import CheckpointError
 from .formats import find_weights, stored_tensors
 from .weights import VISION_MODEL, is_known, our_name
@@ -37,12 +38,14 @@ class Checkpoint:
             the tower is in `directory`, or if it was not found and was not needed.
         config: the content of the config files.
         format: "original", "llava" or "own".
+        adapters: LoRA adapters that are merged into the weights as they are read.
     """
 
     directory: Path
     vision_directory: Path | None
     config: Share4VConfig
     format: str
+    adapters: tuple[Adapter, ...] = ()
 
     @classmethod
     def open(
@@ -67,7 +70,8 @@ class Checkpoint:
         Raises:
             HubError: the checkpoint was not found; the message lists what was tried.
             FileNotFoundError: the directory has no config.json or no weights.
-            CheckpointError: the vision tower was not found, or the weights are incomplete.
+            CheckpointError: the vision tower was not found, the weights are incomplete, or an adapter is damaged or
+                does not fit the model; the message names its tensors.
             ValueError: config.json has an unknown format or contradicts itself.
 
         Example:
@@ -93,7 +97,8 @@ class Checkpoint:
 
 def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpoint:
     """Read the config of the checkpoint in `directory`, and find its vision tower."""
-    data = read_json(directory / CONFIG_NAME)
+    adapters = read_adapters(adapter_weights(options.adapter))
+    data = completed_config(read_json(directory / CONFIG_NAME), adapters, directory)
     checkpoint_format = format_of(data)
     if weights:
         _find_model_weights(directory)
@@ -122,7 +127,9 @@ def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpo
             f"names was not found:\n{search.report()}\nPass vision_tower (--vision-tower) with the tower's "
             "directory or name"
         ) from error
-    return Checkpoint(directory, vision_directory, config, checkpoint_format)
+    config = adapted_config(config, adapters)
+    check_adapters(adapters, config, directory)
+    return Checkpoint(directory, vision_directory, config, checkpoint_format, adapters)
 
 
 def _find_model_weights(directory: Path) -> None:

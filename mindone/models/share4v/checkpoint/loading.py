@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .adapters import merged_entries
 from .bfloat16 import dtype_name, from_bfloat16, to_bfloat16
 from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
@@ -32,7 +33,8 @@ def weight_entries(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     """Return every weight of a checkpoint by our name; the tensors are not read yet.
 
     `entry.read()` returns a tensor as an array in the stored dtype, except that bfloat16 becomes float32, which
-    represents it exactly. The array may be a read-only view of the file.
+    represents it exactly. The array may be a read-only view of the file. A weight that an adapter changes is merged as
+    it is read, into an array of float32.
 
     In this project's own format, a component that another package registered has names that no table knows; they are
     used as they are.
@@ -71,7 +73,7 @@ def weight_entries(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
         entries[name] = tensor
     if checkpoint.config.text_config.tie_word_embeddings:
         _drop_tied_head(entries)
-    return entries
+    return merged_entries(entries, checkpoint.adapters)
 
 
 def _drop_tied_head(entries: dict[str, StoredTensor]) -> None:

@@ -58,8 +58,8 @@ def adapter_advice(directory: Path) -> str:
         base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     of = f" for {base!r}" if isinstance(base, str) and base else ""
     return (
-        f"it holds a LoRA adapter{of}, not a complete model: merge it into that model with PEFT (merge_and_unload), "
-        "save the result, and give its directory"
+        f"it holds a LoRA adapter{of}, not a complete model: give that model, and this directory as its adapter "
+        "(--adapter)"
     )
 
 

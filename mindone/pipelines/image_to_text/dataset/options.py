@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mindone.models.share4v.load_options import LoadOptions
+from mindone.models.share4v.load_options import LoadOptions, adapter_weights
 from mindone.models.share4v.suggestions import unknown
 
 from .prompts.styles import get_style
@@ -54,7 +54,16 @@ class ModelChoice(LoadOptions):
         """
         ignored = ("cache_dir", "local_files_only", "token")
         values = {name: value for name, value in asdict(self).items() if name not in ignored}
-        return {name: value for name, value in values.items() if value or name not in ("revision", "subfolder")}
+        newer = ("revision", "subfolder", "adapter")
+        return {name: value for name, value in values.items() if value or name not in newer}
+
+    @property
+    def name(self) -> str:
+        """What records call the model: its name or directory, and those of its adapters with their weights."""
+        adapters = adapter_weights(self.adapter).items()
+        return " + ".join(
+            [str(self.model), *(path if weight == 1 else f"{path}:{weight:g}" for path, weight in adapters)]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

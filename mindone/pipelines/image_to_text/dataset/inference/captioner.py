@@ -145,7 +145,7 @@ def make_captioner(choice: ModelChoice, settings: CaptioningSettings, cache: Pat
     from mindone.pipelines import pipeline
 
     loaded = pipeline("image-to-text", **asdict(choice))
-    return Captioner(loaded, str(choice.model), settings, CaptionCache(cache))
+    return Captioner(loaded, choice.name, settings, CaptionCache(cache))
 
 
 @dataclass(eq=False)
