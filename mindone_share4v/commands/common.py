@@ -33,6 +33,7 @@ _GENERATION = (
 )
 # Names of one word that errors of the libraries start with.
 _PLAIN_NAMES = (
+    "adapter",
     "format",
     "out",
     "actors",

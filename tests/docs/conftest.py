@@ -11,9 +11,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers.adapters import write_adapter
 from helpers.pages.document import ROOT
 from helpers.pages.stand_in import write_mirror, write_original
 from helpers.warm_processes import WarmProcesses
+
+from mindone.models.share4v import Share4VConfig
 
 TINY = ROOT / "mindone" / "models" / "share4v" / "assets" / "sharegpt4v-tiny"
 
@@ -27,9 +30,10 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small model and its vision tower in the original layout."""
+    """A folder with a small model and its vision tower in the original layout, and a LoRA adapter for it."""
     folder = tmp_path_factory.mktemp("originals")
     write_original(TINY, folder)
+    write_adapter(folder / "my-lora", Share4VConfig.from_pretrained(TINY).text_config)
     return folder
 
 

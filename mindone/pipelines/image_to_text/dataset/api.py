@@ -68,7 +68,7 @@ def caption_dataset(
     replaces all keywords of its line below. Keywords that are None have their defaults.
 
     - `choice` (ModelChoice): model, vision_tower, dtype, kv_cache_dtype, language_backend, vision_backend,
-      conversation, cache_dir, local_files_only, revision, token, subfolder.
+      conversation, cache_dir, local_files_only, revision, token, subfolder, adapter.
     - `plan` (PromptPlan): style, prompt, prompt_file, captions, every_prompt. By default the style "default".
     - `settings` (CaptioningSettings, and in it TextRules): max_new_tokens, min_new_tokens, temperature, top_p, top_k,
       min_p, repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size, stop, schema (or the path of

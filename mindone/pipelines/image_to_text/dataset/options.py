@@ -54,16 +54,20 @@ class ModelChoice(LoadOptions):
         """
         ignored = ("cache_dir", "local_files_only", "token")
         values = {name: value for name, value in asdict(self).items() if name not in ignored}
+        values["adapter"] = self._adapters
         newer = ("revision", "subfolder", "adapter")
         return {name: value for name, value in values.items() if value or name not in newer}
 
     @property
     def name(self) -> str:
         """What records call the model: its name or directory, and those of its adapters with their weights."""
-        adapters = adapter_weights(self.adapter).items()
-        return " + ".join(
-            [str(self.model), *(path if weight == 1 else f"{path}:{weight:g}" for path, weight in adapters)]
-        )
+        return " + ".join([str(self.model), *self._adapters])
+
+    @property
+    def _adapters(self) -> list[str]:
+        """The adapters as the command line names them: DIR:WEIGHT, or DIR for the weight 1."""
+        given = adapter_weights(self.adapter).items()
+        return [path if weight == 1 else f"{path}:{weight}" for path, weight in given]
 
 
 @dataclass(frozen=True, kw_only=True)

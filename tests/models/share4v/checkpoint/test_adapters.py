@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.adapters import write_adapter
 from helpers.llava import SMALL, Reference
 from helpers.published_formats import write_llava, write_original
 from helpers.weights import read_weights
@@ -21,10 +23,11 @@ from transformers import LlamaForCausalLM
 
 from mindone.models.share4v import Share4V, convert
 from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError
+from mindone.models.share4v.checkpoint.adapter_config import RULES
+from mindone.models.share4v.checkpoint.adapter_patterns import NamePattern
 from mindone.models.share4v.checkpoint.weights import is_known, our_name
 from mindone.models.share4v.load_options import CheckpointOptions
 
-QUERIES = "model.language_model.layers.0.self_attn.q_proj"
 Weights = dict[str, np.ndarray]
 
 
@@ -151,7 +154,7 @@ def write_llava_lora(adapted: PeftModel, directory: Path, config: dict[str, Any]
     torch.save(load_file(path), path.with_name("adapter_model.bin"))
     path.unlink()
     others = {name: value for name, value in adapted.named_parameters() if "mm_projector" in name}
-    assert list(others)[0] == "base_model.model.model.mm_projector.0.weight"
+    assert next(iter(others)) == "base_model.model.model.mm_projector.0.weight"
     torch.save({name: value.detach() for name, value in others.items()}, directory / "non_lora_trainables.bin")
     (directory / "config.json").write_text(json.dumps(config))
 
@@ -212,3 +215,245 @@ def test_several_adapters_with_weights(reference: Reference, base: Path, tmp_pat
         for name, value in merged_by_peft(adapted).items():
             theirs[name] += weight * (value - before[name])
     assert_equal(merged_by_us(base, weights), {name: value.astype(np.float32) for name, value in theirs.items()})
+
+
+@pytest.fixture(scope="module")
+def lora(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("lora")
+    hf_names(reference, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def merged(base: Path, lora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(base, tmp_path_factory.mktemp("merged") / "float32", adapter=lora)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int4"])
+def test_a_type_is_rounded_after_the_merge(
+    reference: Reference, base: Path, lora: Path, merged: Path, dtype: str
+) -> None:
+    """Rounding the merged float32 checkpoint gives the same bits; rounding first would not."""
+    ids = [[5, 6, 7, 8]]
+    ours, same, other = (
+        Share4V.from_pretrained(directory, dtype=dtype, adapter=adapter)(input_ids=ids).logits.asnumpy()
+        for directory, adapter in ((base, lora), (merged, None), (base, None))
+    )
+    assert np.array_equal(ours, same) and not np.array_equal(ours, other)
+
+
+def test_a_converted_checkpoint_keeps_its_types(reference: Reference, lora: Path, tmp_path: Path) -> None:
+    half = write_llava(reference, tmp_path / "half", "float16")
+    ours = read_weights(Checkpoint.open(convert(half, tmp_path / "merged", adapter=lora)))
+    in_float = merged_by_us(half, lora)
+    assert {value.dtype.name for value in ours.values()} == {"float16"}
+    assert all(np.array_equal(value, in_float[name].astype(np.float16)) for name, value in ours.items())
+
+
+def test_cells_of_mindspore_have_it_too(base: Path, lora: Path, merged: Path) -> None:
+    ours, same = (
+        Share4V.from_pretrained(directory, adapter=adapter, language_backend="mindspore", vision_backend="mindspore")
+        for directory, adapter in ((base, lora), (merged, None))
+    )
+    names = ours.parameters_dict()
+    assert all(np.array_equal(names[name].asnumpy(), value.asnumpy()) for name, value in same.parameters_dict().items())
+
+
+def test_gptq_rounds_the_merged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conversion to rotated int4 also calibrates on the merged layers: the file is that of a merged checkpoint."""
+    monkeypatch.setattr("mindone.models.share4v.calibration.TOKENS", 600)
+    write_adapter(tmp_path / "lora", Checkpoint.open("sharegpt4v-tiny").config.text_config)
+    one = convert("sharegpt4v-tiny", tmp_path / "one", dtype="int4", adapter=tmp_path / "lora")
+    float32 = convert("sharegpt4v-tiny", tmp_path / "float32", dtype="float32", adapter={tmp_path / "lora": 1})
+    two = convert(float32, tmp_path / "two", dtype="int4")
+    same = [(directory / "model.safetensors").read_bytes() for directory in (one, two)]
+    assert same[0] == same[1]
+
+
+def changed(lora: Path, directory: Path, change: Any = None, **fields: Any) -> Path:
+    """Copy an adapter, with other tensors and other fields of its config."""
+    shutil.copytree(lora, directory)
+    path = directory / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    if change is not None:
+        tensors = load_file(directory / "adapter_model.safetensors")
+        change(tensors)
+        save_file(tensors, directory / "adapter_model.safetensors")
+    return directory
+
+
+def refusal(base: str | Path, adapter: Any) -> str:
+    """Return the error of opening a checkpoint without its weights: so much is known before any is downloaded."""
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        Checkpoint.open(base, CheckpointOptions(adapter=adapter), weights=False)
+    return str(raised.value)
+
+
+A = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+B = A.replace("lora_A", "lora_B")
+TENSOR_MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "another model's names": (
+        lambda tensors: tensors.update(
+            {f"base_model.model.transformer.h.{i}.x": tensors.pop(n) for i, n in enumerate(list(tensors))}
+        ),
+        {},
+        r"- \d+ of \d+ changes are of no weight of the model: base_model\.model\.transformer.*\nIt was made for",
+    ),
+    "one unknown name": (
+        lambda tensors: tensors.update({"base_model.model.extra.weight": tensors[A].clone()}),
+        {},
+        r"- 1 of \d+ changes are of no weight of the model: base_model\.model\.extra\.weight",
+    ),
+    "a layer that the model does not have": (
+        lambda tensors: tensors.update({n.replace("layers.0", "layers.9"): tensors[n].clone() for n in (A, B)}),
+        {},
+        r"are of no weight of the model: .*layers\.9\.self_attn\.q_proj\.lora_A",
+    ),
+    "another width": (
+        lambda tensors: tensors.update({A: torch.zeros(3, 50)}),
+        {},
+        r"1 of the wrong shape: lang.*q_proj\.weight is \[48, 48\], but the adapter's .*lora_A\.weight is \[3, 50\]",
+    ),
+    "another rank than the config's": (
+        None,
+        {"r": 4},
+        r"gives .* the rank 4, but its A is \[3, \d+\] and its B \[\d+, 3\]",
+    ),
+    "A and B of unequal rank": (
+        lambda tensors: tensors.update({B: torch.zeros(48, 2)}),
+        {},
+        r"the rank 3, but its A is \[3, 48\] and its B \[48, 2\]",
+    ),
+    "a B that is missing": (lambda tensors: tensors.pop(B), {}, r"has lora_A for .*q_proj: expected lora_A and lora_B"),
+    "a module that should be saved": (
+        None,
+        {"modules_to_save": ["lm_head"]},
+        r"nothing for 1 weights that its config names: lm_head \(modules_to_save\)",
+    ),
+    "no magnitudes of DoRA": (None, {"use_dora": True}, r"use_dora is true .* has no lora_magnitude_vector"),
+    "scalars": (
+        lambda tensors: tensors.update({A: torch.tensor(1.0), B: torch.tensor(1.0)}),
+        {},
+        r"its A is \[\] and its B \[\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", TENSOR_MISTAKES)
+def test_an_adapter_that_does_not_fit(base: Path, lora: Path, tmp_path: Path, mistake: str) -> None:
+    change, fields, message = TENSOR_MISTAKES[mistake]
+    directory = changed(lora, tmp_path / "lora", change, base_model_name_or_path="someone/model", **fields)
+    text = refusal(base, directory)
+    assert re.search(message, text, re.DOTALL) and str(directory) in text
+
+
+def test_a_layer_that_is_missing_is_named(tmp_path: Path) -> None:
+    """A file that was cut off, or of an interrupted training with fewer layers."""
+    text = Checkpoint.open("sharegpt4v-tiny").config.text_config
+    write_adapter(tmp_path, text, layers=range(text.num_hidden_layers - 1))
+    last = f"language_model.model.layers.{text.num_hidden_layers - 1}.mlp.down_proj.weight"
+    assert f"it has nothing for 1 weights that its config names: {last}" in refusal("sharegpt4v-tiny", tmp_path)
+    write_adapter(tmp_path, text, layers=[1], layers_to_transform=1)
+    Checkpoint.open("sharegpt4v-tiny", CheckpointOptions(adapter=tmp_path), weights=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "LOHA"}, "'peft_type' must be one of 'LORA', got 'LOHA'; only LoRA adapters can be merged"),
+        ({"peft_type": "LOKR"}, "got 'LOKR'"),
+        ({"peft_type": "VERA"}, "got 'VERA'"),
+        ({"peft_type": "ADALORA"}, "got 'ADALORA'"),
+        ({"layer_replication": [[0, 1]]}, "'layer_replication' is set, but repeating layers is not supported: merge"),
+        ({"target_parameters": ["experts.w"]}, "'target_parameters' is set, but LoRA of parameters"),
+        ({"trainable_token_indices": [1]}, "'trainable_token_indices' is set"),
+        ({"alora_invocation_tokens": [1]}, "'alora_invocation_tokens' is set"),
+        ({"use_qalora": True}, "'use_qalora' is set"),
+        ({"init_lora_weights": "pissa"}, "'init_lora_weights' must be one of .*, got 'pissa': this method changes"),
+        ({"init_lora_weights": "pissa_niter_4"}, "got 'pissa_niter_4'"),
+        ({"init_lora_weights": "loftq"}, "got 'loftq'"),
+        ({"init_lora_weights": []}, "got a list"),
+        ({"use_future": True}, "'use_future' is set, but this field, which no known version of PEFT has"),
+        ({"r": 0}, "'r' must be a positive integer, got 0"),
+        ({"r": True}, "'r' must be a positive integer, got True"),
+        ({"r": 10**30}, "'r' must be at most 65536, got a number of"),
+        ({"r": "8"}, "'r' must be"),
+        ({"lora_alpha": float("nan")}, "'lora_alpha' must be a number"),
+        ({"lora_alpha": None}, "'lora_alpha' must be a number"),
+        ({"use_rslora": "yes"}, "'use_rslora' must be true or false"),
+        ({"rank_pattern": [1]}, "'rank_pattern' must be a JSON object, got a list"),
+        ({"rank_pattern": {"q_proj": -1}}, "'rank_pattern' 'q_proj' must be a positive integer, got -1"),
+        ({"rank_pattern": {"(a+)+$(?=x)": 2}}, "not supported from character"),
+        ({"rank_pattern": {"x" * 600: 2}}, "a pattern of 600 characters"),
+        ({"alpha_pattern": {f"a.*{i}": 2 for i in range(20)}}, "at most 16 regular expressions, got 20"),
+        ({"alpha_pattern": {"((((((a))))))": 2}}, "not supported from character"),
+        ({"target_modules": [1]}, "'target_modules' must be a text"),
+        ({"modules_to_save": {"a": 1}}, "'modules_to_save' must be a text"),
+        ({"layers_to_transform": [-1]}, "'layers_to_transform' must be an integer of at least 0"),
+        ({"bias": "some"}, "'bias' must be one of"),
+    ],
+)
+def test_a_config_that_cannot_be_merged(base: Path, lora: Path, tmp_path: Path, fields: Any, message: str) -> None:
+    directory = changed(lora, tmp_path / "lora", **fields)
+    text = refusal(base, directory)
+    assert text.startswith(f"{directory / 'adapter_config.json'}: ") and re.search(message, text) and len(text) < 600
+
+
+def test_what_every_field_that_peft_writes_means_is_known() -> None:
+    assert {item.name for item in dataclasses.fields(LoraConfig)} <= RULES.keys()
+
+
+def test_files_that_are_missing(base: Path, lora: Path, tmp_path: Path) -> None:
+    assert "adapter 'nowhere' is not a directory on this machine" in refusal(base, "nowhere")
+    assert f"adapter '{tmp_path}' has no adapter_config.json" in refusal(base, tmp_path)
+    shutil.copy(lora / "adapter_config.json", tmp_path)
+    assert "has no weights: expected adapter_model.safetensors or adapter_model.bin" in refusal(base, tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    assert "has no peft_type: expected the config of a LoRA adapter" in refusal(base, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[1]")
+    assert "expected a JSON object" in refusal(base, tmp_path)
+    copy = changed(lora, tmp_path / "lora")
+    with (copy / "adapter_model.safetensors").open("r+b") as file:
+        file.truncate(100)
+    assert str(copy / "adapter_model.safetensors") in refusal(base, copy)
+
+
+def test_a_base_that_is_already_rounded(base: Path, lora: Path, tmp_path: Path) -> None:
+    packed = convert(base, tmp_path / "packed", dtype="int8")
+    text = refusal(packed, lora)
+    assert "already rounded to int8" in text and "share4v convert ... --adapter DIR --dtype int8" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(torch.full((3, 48), torch.inf), "not finite"), (torch.zeros((3, 48), dtype=torch.int32), "is int32, expected")],
+)
+def test_tensors_that_are_no_numbers(base: Path, lora: Path, tmp_path: Path, value: torch.Tensor, message: str) -> None:
+    directory = changed(lora, tmp_path / "lora", lambda tensors: tensors.update({A: value}))
+    with pytest.raises(CheckpointError, match=message) as raised:
+        merged_by_us(base, directory)
+    assert A in str(raised.value) and str(directory) in str(raised.value)
+
+
+def test_a_pickle_that_would_run_code_is_refused(base: Path, lora: Path, tmp_path: Path) -> None:
+    directory = changed(lora, tmp_path / "lora")
+    torch.save({"x": Path}, directory / "non_lora_trainables.bin")
+    assert "non_lora_trainables.bin" in refusal(base, directory)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [(5, TypeError), (["a"], TypeError), ({1: 1.0}, TypeError), ({"a": "1"}, ValueError), ({"a": np.nan}, ValueError)],
+)
+def test_what_is_no_adapter(given: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="adapter"):
+        CheckpointOptions(adapter=given)
+
+
+@pytest.mark.parametrize("pattern", ["(.*.*.*)*x", "(a|a|a)*" * 4, ".*" * 8 + "x", "((a*)*)*", r"(\w+\.?)+\d"])
+def test_patterns_take_bounded_time(pattern: str) -> None:
+    """The number of steps is bounded, which a hang would show; what matches is what `re` says, on names so short."""
+    parsed = NamePattern.parse(pattern)
+    assert not parsed.matches("a." * 100 + "!")
+    for name in ("a", "aa.ax", "q.1", ""):
+        assert parsed.matches(name) == bool(re.match(rf"(.*\.)?({pattern})$", name))

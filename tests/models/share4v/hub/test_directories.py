@@ -45,7 +45,7 @@ def write_adapter(directory: Path) -> None:
 CONTENTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "logs only": (lambda path: write(path / "events.log"), "it holds events.log; a checkpoint's directory has"),
     "empty": (lambda path: path.mkdir(parents=True), "it is empty"),
-    "adapter": (write_adapter, "it holds a LoRA adapter for 'lmsys/vicuna-7b', not a complete model: merge it"),
+    "adapter": (write_adapter, "it holds a LoRA adapter for 'lmsys/vicuna-7b', not a complete model: give that"),
     "checkpoints of a trainer": (
         lambda path: [write(path / f"checkpoint-{n}" / "config.json", "{}") for n in (500, 900)] and None,
         "its subdirectories checkpoint-500, checkpoint-900 hold checkpoints: give one of them",

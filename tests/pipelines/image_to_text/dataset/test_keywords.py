@@ -78,7 +78,7 @@ VALUES: dict[str, Any] = {
     **{"local_files_only": True, "style": "tags", "prompt": ["What?", "Why?"], "captions": 2, "every_prompt": False},
     **{"max_new_tokens": 9, "min_new_tokens": 1, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "stop": "###"},
     **{"min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": 0.4, "no_repeat_ngram_size": 3},
-    **{"revision": "v2", "token": "secret", "subfolder": "inner"},
+    **{"revision": "v2", "token": "secret", "subfolder": "inner", "adapter": Path("lora")},
     **{
         "repetition_penalty": 1.2,
         "begin_with": "A",
@@ -134,6 +134,7 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             revision="v2",
             token="secret",
             subfolder="inner",
+            adapter={"lora": 1.0},
         ),
         plan=PromptPlan.from_options(
             styles=["tags"], prompts=["What?", "Why?"], files=[tmp_path / "prompts.txt"], captions=2, seed=3
@@ -286,7 +287,7 @@ def test_wrong_values_are_reported_before_anything_is_written(
 def test_new_settings_are_described_only_if_they_are_given_and_a_token_never() -> None:
     plain = build_options({})
     assert not {"min_p", "no_repeat_ngram_size"} & set(plain.settings.generation)
-    assert not {"token", "revision", "subfolder", "cache_dir"} & set(plain.choice.description)
+    assert not {"token", "revision", "subfolder", "cache_dir", "adapter"} & set(plain.choice.description)
     given = build_options(
         {"min_p": 0.1, "no_repeat_ngram_size": 3, "presence_penalty": 0.5, "revision": "v2", "token": "hf_secret"}
     )
