@@ -169,7 +169,7 @@ def _add_job_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--retry-failed",
         action="store_true",
-        help="process the inputs that failed again, and only these",
+        help="process the inputs that failed again, and only these; the rules, --attempts and --on-fault may be new",
     )
     group.add_argument(
         "--restart",
@@ -259,7 +259,8 @@ def _add_text_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="WORD",
-        help="never generate WORD; can be repeated",
+        help="never generate WORD; can be repeated; @refusals is a list of phrases that finished captions must not "
+        "have, see --list-rules",
     )
     group.add_argument(
         "--require",
@@ -275,6 +276,14 @@ def _add_text_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="maximum number of attempts for a caption that is repetitive or breaks a rule (default: %(default)s)",
     )
+    group.add_argument(
+        "--on-fault",
+        choices=("keep", "fail"),
+        default="keep",
+        help="what to do with a caption that still breaks a rule after the last attempt: write it with a note, or fail "
+        "the input and list the caption in failed.jsonl (default: %(default)s)",
+    )
+    group.add_argument("--list-rules", action="store_true", help="list the rules and the lists of phrases and exit")
     _add_rule_arguments(group)
 
 

@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 
 STOPPED = 3  # exit status: the same command resumes the job
 _OF_ENDPOINTS = ("api_key_env", "max_in_flight", "image_size", "request_timeout", "request_fields")
+# What --list-rules prints: flag -> what the rule does to a caption.
+_RULES = {
+    "--strip-openings": 'removes openings such as "The image shows"',
+    "--strip TEXT": "removes the opening TEXT",
+    "--max-sentences N": "removes sentences after the first N",
+    "--max-words N": "removes sentences that do not fit; a longer first sentence breaks the rule",
+    "--min-words N": "breaks the rule if it has fewer words",
+    "--require WORD": "breaks the rule without WORD",
+    "--forbid WORD": "WORD is not generated; breaks the rule with WORD",
+    "always": "breaks a rule if a passage is repeated without end; an empty caption fails",
+    "--attempts N": "a caption that breaks a rule is generated again, with other settings, up to N times in all",
+    "--on-fault keep, fail": "what happens to the best attempt if all of them break a rule",
+}
 _SHOWN_FAILURES = 20  # failed.jsonl lists the others
 
 
@@ -40,6 +53,8 @@ def run(arguments: Namespace) -> int:
 
     if arguments.list_styles:
         return _list_styles()
+    if arguments.list_rules:
+        return _list_rules()
     STATUS.clear()
     no_bar = not sys.stderr.isatty() or arguments.dry_run
     with tqdm(unit="image", desc="listing", dynamic_ncols=True, smoothing=0, leave=True, disable=no_bar) as bar:
@@ -98,7 +113,7 @@ def _finish(summary: JobSummary, arguments: Namespace) -> int:
 
     for reason in summary.left_out:
         print_error(one_line(f"left out of the output: {with_flags(arguments, reason)}"))
-    for line in summary_lines(summary, arguments.inputs, arguments.out, arguments.limit):
+    for line in summary_lines(summary, arguments.inputs, arguments.out, arguments.limit, arguments.on_fault):
         print_error(one_line(with_flags(arguments, line)))
     if current_rank() is not None:
         return DONE  # msrun treats any other status as a crash and kills the other processes
@@ -137,6 +152,18 @@ def _list_styles() -> int:
 
     for style in STYLES.values():
         print_text(f"{style.name}: {style.description}\n    {style.prompt}")
+    return DONE
+
+
+def _list_rules() -> int:
+    from mindone.pipelines.image_to_text.dataset.rules.phrase_lists import MARK, PHRASE_LISTS
+
+    for flag, description in _RULES.items():
+        print_text(f"{flag}: {description}")
+    for row in PHRASE_LISTS.values():
+        print_text(f"--forbid {MARK}{row.name}: {row.description}; (a|b) is a choice, and [a] may be missing")
+        for phrase in row.phrases:
+            print_text(f"    {phrase}")
     return DONE
 
 

@@ -22,7 +22,9 @@ _ACTIONS = {
 }
 
 
-def summary_lines(summary: JobSummary, inputs: Sequence[str], out: str | None, limit: int | None) -> Iterator[str]:
+def summary_lines(
+    summary: JobSummary, inputs: Sequence[str], out: str | None, limit: int | None, on_fault: str = "keep"
+) -> Iterator[str]:
     """Yield the lines about a job that has ended: its counts, what was skipped, and what to look at next."""
     seconds = max(summary.seconds, 1e-9)
     counted = count_of(summary.inputs, "input") + (" in this process" if summary.is_share else "")
@@ -41,8 +43,13 @@ def summary_lines(summary: JobSummary, inputs: Sequence[str], out: str | None, l
     yield from (group.line(with_advice=False) for group in summary.skipped)
     if summary.breaking_rules:
         yield (
-            f"captions of {summary.breaking_rules} inputs break a rule after all attempts; their notes in the journal "
-            "and in the report name it"
+            f"captions of {count_of(summary.breaking_rules, 'input')} break a rule after all attempts; "
+            + (
+                "--on-fault keep has written them, and their notes in the journal and in the report name it"
+                if on_fault == "keep"
+                else "--on-fault fail has not written them, failed.jsonl has them with the rule; to accept them, use "
+                "the same command with --retry-failed and other rules, or with --on-fault keep"
+            )
         )
     if summary.failed:
         failed = quote(str(Path(summary.state) / "failed.jsonl"))

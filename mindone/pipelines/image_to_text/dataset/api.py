@@ -76,9 +76,9 @@ def caption_dataset(
       max_sentences, max_words, min_words, require, forbid.
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
-    - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, overwrite, engine,
-      state, restart, retry_failed, adopt, limit, dry_run; shard_size, seconds, template; actors, cpus; endpoint,
-      api_key_env, max_in_flight, image_size, request_timeout, request_fields.
+    - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, on_fault, overwrite,
+      engine, state, restart, retry_failed, adopt, limit, dry_run; shard_size, seconds, template; actors, cpus;
+      endpoint, api_key_env, max_in_flight, image_size, request_timeout, request_fields.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -149,7 +149,9 @@ def _run(
     def adopt(state: JobState) -> None:
         adopt_state(state, limited(list_all, options.limit, None), description)
 
-    entered = JobState(directory, None if options.restart else description, adopt if options.adopt else None)
+    entered = JobState(
+        directory, None if options.restart else description, adopt if options.adopt else None, options.retry_failed
+    )
     if options.dry_run:
         entered.inspect()
         skipped = SkippedFiles()
@@ -159,6 +161,8 @@ def _run(
         return replace(preview_job(listed, job, directory), skipped=skipped.groups())
     with entered as state:
         listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
+        if not state.has_same_captions(description):  # the inputs that failed are captioned with other rules
+            delete_caption_caches(directory)
         state.update_description(description)
         state.sign_description(description)
         remove_queues(state.directory)
@@ -173,6 +177,7 @@ def _run(
             on_record=on_record,
             begin_with=job.settings.begin_with,
             template=options.writers.template,
+            on_fault=options.on_fault,
         )
         return captioning.run(
             lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
@@ -216,6 +221,7 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
             "beginning": settings.begin_with,
             "attempts": settings.attempts,
             "seed": settings.seed,
+            **({} if options.on_fault == "keep" else {"on_fault": options.on_fault}),
         },
         "out": None if options.out is None else str(Path(options.out).absolute()),
         "formats": list(options.formats),

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from .executors.base import Executor
 from .prompts.plan import PromptPlan
 from .prompts.variables import fill, has_variables
-from .rules.retries import breaks_rules
+from .rules.retries import breaks_rules, broken_rules
 from .state.atomic_files import atomic_write, count_lines
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
 from .state.job_description import SettingsChangedError, changed_settings, same_results
@@ -63,6 +63,7 @@ class JobState(AbstractContextManager["JobState"]):
             skips the check.
         adopt: called, while the directory is locked, if there is state that no job of this user made here; it has to
             check and sign it. None rejects such state.
+        retries_failed: whether the job captions only the inputs that failed, which it may do with other rules.
 
     Raises:
         JobError: another process is working on the job, or its state is not signed (see `state/signature.py`) or has
@@ -75,7 +76,9 @@ class JobState(AbstractContextManager["JobState"]):
         directory: Path,
         description: Mapping[str, Any] | None = None,
         adopt: Callable[[JobState], None] | None = None,
+        retries_failed: bool = False,
     ) -> None:
+        self._retries_failed = retries_failed
         self.directory, self._description, self._adopt = directory, json.loads(json.dumps(description)), adopt
         self._stack = ExitStack()
 
@@ -145,6 +148,10 @@ class JobState(AbstractContextManager["JobState"]):
         if self._stored_description() != json.loads(json.dumps(description)):
             self.describe(description)
 
+    def has_same_captions(self, description: Mapping[str, Any]) -> bool:
+        """Return whether captions that were made with the stored settings would be the same with these."""
+        return same_results(self._stored_description(), json.loads(json.dumps(description)))
+
     def describe(self, description: Mapping[str, Any]) -> None:
         """Store the job's settings; `sign_description` signs them."""
         with atomic_write(self.path(JOB)) as file:
@@ -172,7 +179,7 @@ class JobState(AbstractContextManager["JobState"]):
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
         """Return whether the stored settings are equal to these, except for those that may change."""
-        return same_results(self._stored_description(), json.loads(json.dumps(description)))
+        return same_results(self._stored_description(), json.loads(json.dumps(description)), self._retries_failed)
 
     def _stored_description(self) -> dict[str, Any]:
         path = self.path(JOB)
@@ -184,7 +191,7 @@ class JobState(AbstractContextManager["JobState"]):
 
     def _check_description(self) -> None:
         stored = self._stored_description()
-        if not stored or self._description is None or same_results(stored, self._description):
+        if not stored or self._description is None or same_results(stored, self._description, self._retries_failed):
             return
         records = count_done(self.directory)
         if records or self.path(PREVIOUS).exists():
@@ -208,6 +215,7 @@ class CaptionJob:
         on_record: called with every finished record.
         begin_with: text that captions begin with; may contain variables.
         template: template of the captions in outputs, or None.
+        on_fault: what to do with captions that break a rule: a value of `options.FAULT_MODES`.
     """
 
     def __init__(
@@ -221,8 +229,9 @@ class CaptionJob:
         on_record: Callable[[Record], None] = lambda record: None,
         begin_with: str = "",
         template: str | None = None,
+        on_fault: str = "keep",
     ) -> None:
-        self.template = template
+        self.template, self.on_fault = template, on_fault
         self.state, self.listing, self.plan, self.existing = state, listing, plan, existing
         self.begin_with = begin_with
         self.writers, self.on_record = writers, on_record
@@ -246,7 +255,7 @@ class CaptionJob:
         def count(record: Record) -> None:
             usage.update(record.usage)
             is_made = record.error is None and KEPT_EXISTING not in record.notes
-            counts["breaking_rules"] += is_made and breaks_rules(record.notes)
+            counts["breaking_rules"] += bool(record.rejected) or (is_made and breaks_rules(record.notes))
 
         previous = PreviousRecords(self.state.path(PREVIOUS))
         with closing(previous), Journal(self.state.path(JOURNAL)) as journal:
@@ -334,10 +343,16 @@ class CaptionJob:
         return None
 
     def _merged(self, item: Item, record: Record) -> Record:
-        """Return a record with the input's existing caption merged into the new ones; a failure if one is empty."""
+        """Return a record with the input's existing caption merged into the new ones; a failure if one is empty.
+
+        With `on_fault` "fail", captions that break a rule are a failure too.
+        """
         beginning = fill(self.begin_with, item).strip()
         if record.error is None and any(caption.strip() in ("", beginning) for caption in record.captions):
             return replace(record, captions=(), error=EMPTY, place=item.place)
+        if self.on_fault == "fail" and record.error is None and breaks_rules(record.notes):
+            reason = f"breaks a rule: {'; '.join(broken_rules(record.notes))}"
+            return replace(record, captions=(), rejected=record.captions, error=reason, place=item.place)
         captions = (merge_captions(self.existing, item.caption, caption) for caption in record.captions)
         return replace(record, captions=tuple(captions), place=item.place)
 

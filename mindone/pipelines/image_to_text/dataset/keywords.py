@@ -115,6 +115,7 @@ class JobKeywords(TypedDict, total=False):
     out: str | Path | None
     format: _Texts
     existing: str
+    on_fault: str
     overwrite: bool
     engine: str | None
     state: str | Path | None

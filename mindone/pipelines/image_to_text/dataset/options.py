@@ -24,6 +24,7 @@ from .state.existing_captions import MODES
 from .writers import WriterOptions
 
 _RULE_ARGUMENTS = {"openings": "strip"}  # field of TextRules -> argument of caption_dataset
+FAULT_MODES = ("keep", "fail")
 # Settings of `generate` that are part of a job's description only if they are given.
 _OPTIONAL = ("min_p", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size")
 
@@ -231,6 +232,8 @@ class JobOptions:
         out: output file or directory; None writes a .txt file beside each image.
         formats: names of output formats (the keys of `writers.WRITERS`); by default chosen by the suffix of `out`.
         existing: what to do with existing captions: "skip" (keep them), "overwrite", "append" or "prepend".
+        on_fault: what to do with captions that break a rule after the last attempt: "keep" (write them, with a note) or
+            "fail" (the input fails; failed.jsonl has the rule and the captions).
         overwrite: replace an output file that exists and that this job did not write; by default that is an error.
         writers: how outputs are written.
         engine: where to run: "local", "ray", "msrun" or "http"; by default "msrun" in a process that msrun started,
@@ -238,7 +241,8 @@ class JobOptions:
         executor: resources of the engines "ray" and "http".
         state: the job's state directory; by default beside the output.
         restart: discard the progress of an earlier run, and start from the beginning.
-        retry_failed: caption the inputs that failed again; all other records are kept.
+        retry_failed: caption the inputs that failed again; all other records are kept. The rules, `attempts` and
+            `on_fault` may differ from those of the earlier run.
         limit: process only the first inputs, this many; inputs that have a record already stay. A later run with a
             larger limit, or without one, continues with the others.
         dry_run: only report what the job would do: nothing is written and no model is loaded.
@@ -246,13 +250,14 @@ class JobOptions:
             match them with the job's records, and sign its state directory. Without it, such state is rejected.
 
     Raises:
-        ValueError: `existing` is unknown, `limit` is less than 1, or `restart` is set together with `retry_failed` or
-            `adopt`.
+        ValueError: `existing` or `on_fault` is unknown, `limit` is less than 1, or `restart` is set together with
+            `retry_failed` or `adopt`.
     """
 
     out: str | None = None
     formats: tuple[str, ...] = ()
     existing: str = "skip"
+    on_fault: str = "keep"
     overwrite: bool = False
     writers: WriterOptions = field(default_factory=WriterOptions)
     engine: str | None = None
@@ -276,6 +281,8 @@ class JobOptions:
             )
         if self.existing not in MODES:
             raise ValueError(unknown("value of existing", self.existing, MODES))
+        if self.on_fault not in FAULT_MODES:
+            raise ValueError(unknown("value of on_fault", self.on_fault, FAULT_MODES))
 
 
 def _check_positive_integers(options: object, *names: str) -> None:

@@ -68,7 +68,7 @@ def description(out: Path) -> dict[str, Any]:
 def test_keywords_and_flags_have_the_same_names() -> None:
     parser = ArgumentParser()
     add_arguments(parser)
-    flags = set(vars(parser.parse_args([]))) - {"inputs", "list_styles"}
+    flags = set(vars(parser.parse_args([]))) - {"inputs", "list_styles", "list_rules"}
     assert flags == set(KEYWORDS) - {"token"}  # on the command line HF_TOKEN has it
 
 
@@ -96,6 +96,7 @@ VALUES: dict[str, Any] = {
         "out": Path("out"),
         "format": ["txt", "jsonl", "txt"],
         "existing": "append",
+        "on_fault": "fail",
         "overwrite": True,
     },
     **{
@@ -184,6 +185,7 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             out="out",
             formats=("txt", "jsonl"),
             existing="append",
+            on_fault="fail",
             overwrite=True,
             writers=WriterOptions(shard_size=7, seconds=True, template="sks, {caption}"),
             engine="ray",

@@ -125,7 +125,7 @@ class Captioner:
 
     def forbidden_by(self, rules: TextRules) -> Callable[[Sequence[int]], Collection[int]]:
         """Return the function that forbids ids; built once for each set of forbidden words."""
-        words = rules.forbidden_words
+        words = rules.ungenerated_words
         if words not in self._forbidden:
             self._forbidden[words] = ForbiddenWords(self.pipeline.processor.tokenizer, words)
         return self._forbidden[words]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..audit import CaptionAudit
 from ..rules.repetition import find_repetition
+from ..rules.retries import breaks_rules
 from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
@@ -58,6 +59,8 @@ class Summary:
         generated_tokens: number of tokens of all captions.
         usage: requests and tokens that the records cost at endpoints, as in Record.
         repetitive: number of captions with degenerate repetition.
+        breaking_rules, rejected: number of inputs whose captions break a rule after all attempts; of those, the ones
+            whose captions were not written.
         words, tokens: length -> number of captions.
         finish_reasons, notes, models, prompts, openings, reasons: counts; `reasons` are those of failures.
         reason_examples: reason -> failures.
@@ -83,6 +86,8 @@ class Summary:
     generated_tokens: int = 0
     usage: Counter[str] = field(default_factory=Counter)
     repetitive: int = 0
+    breaking_rules: int = 0
+    rejected: int = 0
     words: Counter[int] = field(default_factory=Counter)
     tokens: Counter[int] = field(default_factory=Counter)
     finish_reasons: TopCounts = field(default_factory=lambda: TopCounts(100))
@@ -113,11 +118,14 @@ class Summary:
         self.usage.update(record.usage)
         if record.sha256:
             self.same_images.add(record.sha256, record.source)
+        self.rejected += bool(record.rejected)
         if record.error is not None:
+            self.breaking_rules += bool(record.rejected)
             self._add_failure(record)
             return
         is_kept = KEPT_EXISTING in record.notes
         self.kept += is_kept
+        self.breaking_rules += not is_kept and breaks_rules(record.notes)
         self.captioned += not is_kept
         self.generated_tokens += sum(record.tokens)
         if record.model:

@@ -67,7 +67,12 @@ def breaks_rules(notes: Iterable[str]) -> bool:
         >>> breaks_rules(["attempt 2 of 2 (empty)"]), breaks_rules(["empty", "attempt 1 of 3 (empty)"])
         (False, True)
     """
-    return any(not note.startswith(_ATTEMPT) for note in notes)
+    return bool(broken_rules(notes))
+
+
+def broken_rules(notes: Iterable[str]) -> tuple[str, ...]:
+    """Return those notes of a generated caption that name a rule which it breaks."""
+    return tuple(note for note in notes if not note.startswith(_ATTEMPT))
 
 
 def next_attempt(previous: Sequence[Attempt], seed: int, key: CaptionKey) -> Attempt:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .openings import remove_opening
+from .phrase_lists import MARK, find_phrase, get_phrase_list
 from .repetition import find_repetition
 from .words import count_words, has_word, missing_words, split_sentences
 
@@ -29,7 +30,8 @@ class TextRules:
             is a violation.
         min_words: minimum number of words.
         required_words: words or phrases that must occur.
-        forbidden_words: words or phrases that must not occur.
+        forbidden_words: words or phrases that must not occur. `@refusals` is a list of phrases (`phrase_lists`), which
+            are looked for in finished captions; single words are also kept from being generated.
         refuse_loops: treat degenerate repetition as a violation.
 
     Words and phrases match whole words only. A word in lower case matches in any case; a word with capitals matches
@@ -61,9 +63,17 @@ class TextRules:
         for name in ("openings", "required_words", "forbidden_words"):
             if not all(isinstance(word, str) and word.strip() for word in getattr(self, name)):
                 raise ValueError(f"{name} contains an empty word: {getattr(self, name)!r}")
+        for word in self.forbidden_words:
+            if word.startswith(MARK):
+                get_phrase_list(word)
         both = [word for word in self.required_words if word in self.forbidden_words]
         if both:
             raise ValueError(f"{both[0]!r} is both required and forbidden: remove it from one list")
+
+    @property
+    def ungenerated_words(self) -> tuple[str, ...]:
+        """The forbidden words that are kept from being generated: all but the lists of phrases."""
+        return tuple(word for word in self.forbidden_words if not word.startswith(MARK))
 
     @property
     def changing(self) -> tuple[str, ...]:
@@ -130,7 +140,10 @@ def violations(text: str, rules: TextRules, token_ids: Sequence[int] | None = No
     if rules.max_words is not None and count > rules.max_words:
         found.append(f"{count} words, at most {rules.max_words} allowed")
     found += [f"required word missing: {word}" for word in missing_words(text, rules.required_words)]
-    found += [f"forbidden word: {word}" for word in rules.forbidden_words if has_word(text, word)]
+    found += [f"forbidden word: {word}" for word in rules.ungenerated_words if has_word(text, word)]
+    for name in (word for word in rules.forbidden_words if word.startswith(MARK)):
+        phrase = find_phrase(text, name)
+        found += [] if phrase is None else [f"forbidden by {name}: {phrase}"]
     if rules.refuse_loops:
         repetition = find_repetition(text) or (None if token_ids is None else find_repetition(token_ids))
         if repetition is not None:

@@ -25,17 +25,24 @@ _ARGUMENTS: dict[str, str | None] = {
     "sources.ignored": None,
 }
 _OF_OUTPUTS = ("sinks.template",)  # outputs are written again if these differ; the records remain valid
+# A pass that captions only the inputs that failed may have other values of these; the other records remain valid.
+_OF_RETRIES = ("captions.rules.", "captions.attempts", "captions.on_fault")
 _MAX_SHOWN = 3  # changed settings in a message
 _MAX_TEXT = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
 class SettingChange:
-    """A setting that differs between two descriptions: the argument's name, and its values as text."""
+    """A setting that differs between two descriptions: the argument's name, and its values as text.
+
+    Attributes:
+        is_of_retries: whether a pass over the inputs that failed may have the new value.
+    """
 
     argument: str
     before: str
     now: str
+    is_of_retries: bool = False
 
 
 class SettingsChangedError(JobError):
@@ -59,25 +66,34 @@ class SettingsChangedError(JobError):
         changes = [f"{shown_name(one.argument)} was {one.before}, now {one.now}" for one in self.changes[:_MAX_SHOWN]]
         if len(self.changes) > _MAX_SHOWN:
             changes.append(f"{len(self.changes) - _MAX_SHOWN} more settings differ")
+        retry = ""
+        if all(one.is_of_retries for one in self.changes):
+            retry = f"To caption only the inputs that failed with the new settings, add {shown_name('retry_failed')}. "
         people = "kept" if self.existing == "skip" else f"treated as {shown_name('existing')} {self.existing} says"
         return (
             f"{self.records} inputs already have results with other settings ({'; '.join(changes)}), so nothing was "
-            f"changed. To caption all inputs again with the new settings, add {shown_name('restart')}: captions that "
-            f"people wrote are {people}, and those of the earlier run are replaced. To keep the earlier "
+            f"changed. {retry}To caption all inputs again with the new settings, add {shown_name('restart')}: captions "
+            f"that people wrote are {people}, and those of the earlier run are replaced. To keep the earlier "
             f"results too, choose another {shown_name('out')} or {shown_name('state')}. To resume the earlier run, "
             f"repeat its settings (they are in {self.directory})"
         )
 
 
-def same_results(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def same_results(before: Mapping[str, Any], now: Mapping[str, Any], retries_failed: bool = False) -> bool:
     """Return whether a job that has records with some settings can be resumed with others.
+
+    Args:
+        before: the settings of the records.
+        now: the others.
+        retries_failed: whether only inputs that failed are captioned.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.job_description import same_results
         >>> same_results({"sinks": {}}, {"sinks": {"template": "sks, {caption}"}})
         True
     """
-    return all(name in _OF_OUTPUTS for name, _, _ in _differences(before, now))
+    allowed = (*_OF_OUTPUTS, *(_OF_RETRIES if retries_failed else ()))
+    return all(name.startswith(allowed) for name, _, _ in _differences(before, now))
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[SettingChange, ...]:
@@ -86,7 +102,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.state.job_description import changed_settings
         >>> changed_settings({"captions": {"beginning": ""}}, {"captions": {"beginning": "A photo of"}})
-        (SettingChange(argument='begin_with', before='not set', now="'A photo of'"),)
+        (SettingChange(argument='begin_with', before='not set', now="'A photo of'", is_of_retries=False),)
     """
     changes: dict[str, SettingChange] = {}
     for name, old, new in _differences(before, now):
@@ -95,7 +111,9 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
         if name in _OF_OUTPUTS:
             continue
         if argument is not None and not (argument == "caption_root" and "out" in changes):
-            changes.setdefault(argument, SettingChange(argument, _as_text(old), _as_text(new)))
+            changes.setdefault(
+                argument, SettingChange(argument, _as_text(old), _as_text(new), name.startswith(_OF_RETRIES))
+            )
     return tuple(changes.values())
 
 

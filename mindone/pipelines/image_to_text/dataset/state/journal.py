@@ -174,7 +174,8 @@ def write_failed(
 ) -> int:
     """Write the failed records of a journal as JSON lines, and return their number.
 
-    A line has number, key, source and error, and sha256, width, height and columns as far as they are known.
+    A line has number, key, source and error, and sha256, width, height and columns as far as they are known. If the
+    captions broke a rule, they are in `rejected`.
 
     Args:
         journal: the complete journal of a job.
@@ -199,7 +200,8 @@ def write_failed(
 def failure_row(record: Record) -> dict[str, object]:
     """Return the fields of a line of failed.jsonl."""
     names = ("number", "key", "source", "error", "sha256", "width", "height", "columns")
-    return {name: getattr(record, name) for name in names}
+    rejected = {"rejected": record.rejected} if record.rejected else {}
+    return {**{name: getattr(record, name) for name in names}, **rejected}
 
 
 def _is_record(line: bytes) -> bool:

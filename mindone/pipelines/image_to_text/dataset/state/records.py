@@ -100,6 +100,7 @@ class Record:
         place: as in its Item; empty in a record of an older version.
         usage: what the captions cost at an endpoint, "requests", "prompt_tokens" and "completion_tokens", with those
             of failed attempts; empty if this process made them, or if an equal image's were reused.
+        rejected: captions that broke a rule, in a job that does not write such captions; `error` names the rule.
     """
 
     number: int
@@ -122,6 +123,7 @@ class Record:
     stands: bool = False
     place: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
+    rejected: tuple[str, ...] = ()
 
 
 class JobError(RuntimeError):
@@ -146,7 +148,7 @@ class JobSummary:
         left_out: inputs that an output cannot contain, with the reasons; at most a hundred per output.
         is_share: whether the numbers are those of one process instead of the whole job.
         breaking_rules: number of inputs for which no attempt gave captions that keep all rules, in this run or an
-            earlier one.
+            earlier one; with `on_fault="fail"` they are among the failed ones.
         state: the job's state directory, with failed.jsonl.
         skipped: what the inputs contain that was not captioned, by reason.
         preview: with `dry_run`, what the job would do; nothing was done then.
