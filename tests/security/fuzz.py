@@ -74,9 +74,10 @@ def _read_tokenizer(path: Path) -> object:
 
 
 def _read_image(path: Path) -> object:
-    from mindone.models.share4v.processing.image_loading import load_image
+    from mindone.models.share4v.processing.image_decoding import decode
 
-    return load_image(path).size
+    with path.open("rb") as file:
+        return decode(file, str(path), 10_000_000).size
 
 
 def _read_gguf(path: Path) -> object:

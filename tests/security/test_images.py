@@ -10,14 +10,17 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401  (registers JPEG XL in Pillow)
 import pytest
 from helpers.limits import run_limited
 from PIL import Image, ImageFile, features
 
-from mindone.models.share4v.processing import image_limits
+from mindone.models.share4v.processing import decoder_processes, image_limits
 from mindone.models.share4v.processing.image_formats import FORMATS
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
+pillow_heif.register_heif_opener()
 LOAD = """
 from pathlib import Path
 from mindone.models.share4v.processing.image_loading import load_image
@@ -203,18 +206,70 @@ def test_conversion_in_strips_gives_the_same_pixels(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(np.asarray(load_image(image)), expected)
 
 
-def test_a_jpeg_2000_file_has_a_lower_limit_because_decoding_it_cannot_be_interrupted(
-    monkeypatch: pytest.MonkeyPatch,
+# Large pictures of one color, a few kilobytes each: (width, options of the encoder). HEIF's encoder is slow.
+COSTLY = {
+    "WEBP": (4000, {"lossless": True, "method": 0}),
+    "TIFF": (6000, {"compression": "tiff_deflate"}),
+    "JPEG2000": (2000, {}),
+    "AVIF": (3000, {"speed": 10}),
+    "HEIF": (2000, {}),
+    "JXL": (2000, {"effort": 1}),
+}
+
+
+def test_every_isolated_format_is_attacked() -> None:
+    assert {*COSTLY} == {name for name, row in FORMATS.items() if row.is_isolated}
+
+
+@pytest.mark.parametrize("form", COSTLY)
+def test_a_decoder_that_cannot_be_interrupted_is_ended_at_the_limit_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (40, 30), "red").save(file, "JPEG2000")
-    monkeypatch.setattr(image_limits, "MAX_JPEG_2000_PIXELS", 40 * 30 - 1)
-    with pytest.raises(ImageLoadError, match=r"40 x 30 pixels are more than the limit of 1,199.*max_image_pixels"):
-        load_image(file.getvalue())
-    assert load_image(file.getvalue(), max_image_pixels=1200).size == (40, 30)
-    file = io.BytesIO()
-    Image.new("RGB", (40, 30), "red").save(file, "WEBP")
-    assert load_image(file.getvalue()).size == (40, 30)
+    side, options = COSTLY[form]
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.new("RGB", (side, side), "red"), form, **options))
+    assert path.stat().st_size < 200_000
+    with monkeypatch.context() as patched:
+        patched.setattr(image_limits, "MAX_CPU_SECONDS", 0.01)
+        with pytest.raises(ImageLoadError) as raised:
+            load_image(path)
+    assert str(raised.value) == (
+        f"{path}: too costly to decode: decoding took more than 0 s of CPU time; "
+        "save the image again as a JPEG or PNG, or leave it out"
+    )
+    assert not list(decoder_processes._processes()._idle)  # the process was ended
+    small = encoded(Image.new("RGB", (16, 16), "red"), form)
+    assert load_image(small).size == (16, 16)
+
+
+def tiff_of_one_tile(side: int) -> bytes:
+    """A picture of 100 x 100 pixels in a compressed tile of side x side, which libtiff unpacks completely."""
+    tags = {256: 100, 257: 100, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: 9}
+    data = zlib.compress(b"")
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return (
+        struct.pack("<2sHL", b"II", 42, 24) + data.ljust(16, b"\0") + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+
+
+def test_a_tiff_of_one_giant_tile_does_not_get_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_of_one_tile(40_000))
+    assert "memory" in rejected(path, megabytes=300)
+
+
+@pytest.mark.parametrize("form", ["WEBP", "TIFF", "JPEG2000", "AVIF"])
+def test_a_decoder_that_needs_more_memory_than_the_limit(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Memory is refused, which most decoders report as such; some C libraries only say that they failed."""
+    side, options = COSTLY[form]
+    data = encoded(Image.new("RGB", (side, side), "red"), form, **options)
+    load_image(encoded(Image.new("RGB", (16, 16)), form))
+    with monkeypatch.context() as patched:
+        patched.setattr(image_limits, "MEMORY_BYTES", 2**20)
+        patched.setattr(image_limits, "MEMORY_BYTES_PER_PIXEL", 0)
+        with pytest.raises(ImageLoadError, match=r"memory|truncated or damaged"):
+            load_image(data, max_image_pixels=side * side)
+    assert load_image(data).size == (side, side)
 
 
 def test_an_icon_that_contains_a_larger_picture_than_it_states() -> None:

@@ -31,12 +31,15 @@ class Format:
         suffixes: of files in this format.
         is_certain: whether the first bytes identify the format reliably, so that a file that the plug-in rejects is a
             damaged file of this format.
+        is_isolated: whether it is decoded in a process of its own, because its decoder is a C library that gets the
+            whole file and cannot be interrupted; what it costs is not bounded by the pixels that the header states.
     """
 
     module: str
     plugin: str
     suffixes: tuple[str, ...]
     is_certain: bool = True
+    is_isolated: bool = False
 
 
 # In the order in which they are tried; TGA, which has no magic number, comes last. Left out of Pillow's formats are
@@ -47,26 +50,30 @@ class Format:
 FORMATS = {
     "JPEG": Format("PIL.JpegImagePlugin", "JpegImageFile", ("jpg", "jpeg", "jpe", "jfif", "jif", "mpo")),
     "PNG": Format("PIL.PngImagePlugin", "PngImageFile", ("png", "apng")),
-    "WEBP": Format("PIL.WebPImagePlugin", "WebPImageFile", ("webp",)),
+    "WEBP": Format("PIL.WebPImagePlugin", "WebPImageFile", ("webp",), is_isolated=True),
     "GIF": Format("PIL.GifImagePlugin", "GifImageFile", ("gif",)),
     "BMP": Format("PIL.BmpImagePlugin", "BmpImageFile", ("bmp",), False),
     "DIB": Format("PIL.BmpImagePlugin", "DibImageFile", ("dib",), False),
-    "TIFF": Format("PIL.TiffImagePlugin", "TiffImageFile", ("tif", "tiff")),
+    "TIFF": Format("PIL.TiffImagePlugin", "TiffImageFile", ("tif", "tiff"), is_isolated=True),
     "PPM": Format("PIL.PpmImagePlugin", "PpmImageFile", ("ppm", "pgm", "pbm", "pnm", "pfm"), False),
-    "JPEG2000": Format("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile", ("jp2", "j2k", "j2c", "jpc", "jpx", "jpf")),
+    "JPEG2000": Format(
+        "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile", ("jp2", "j2k", "j2c", "jpc", "jpx", "jpf"), is_isolated=True
+    ),
     "ICO": Format("PIL.IcoImagePlugin", "IcoImageFile", ("ico",), False),
-    "AVIF": Format("PIL.AvifImagePlugin", "AvifImageFile", ("avif", "avifs"), False),  # since Pillow 11.3
+    "AVIF": Format("PIL.AvifImagePlugin", "AvifImageFile", ("avif", "avifs"), False, True),  # since Pillow 11.3
     "PCX": Format("PIL.PcxImagePlugin", "PcxImageFile", ("pcx",), False),
-    "HEIF": Format("pillow_heif", "HeifImageFile", ("heic", "heif", "hif", "heics", "heifs")),
-    "JXL": Format("pillow_jxl.JpegXLImagePlugin", "JXLImageFile", ("jxl",)),
+    "HEIF": Format("pillow_heif", "HeifImageFile", ("heic", "heif", "hif", "heics", "heifs"), is_isolated=True),
+    "JXL": Format("pillow_jxl.JpegXLImagePlugin", "JXLImageFile", ("jxl",), is_isolated=True),
     "TGA": Format("PIL.TgaImagePlugin", "TgaImageFile", ("tga", "icb", "vda", "vst"), False),
 }
+IN_PROCESS_FORMATS = tuple(name for name, row in FORMATS.items() if not row.is_isolated)
+_ISOLATED_FORMATS = tuple(name for name, row in FORMATS.items() if row.is_isolated)
 # Formats of images that an application may have opened itself.
 OPENED_FORMATS = frozenset((*FORMATS, "MPO"))
 # A file of a format without a plug-in fails with an error that says so, which is better than to be skipped silently.
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for row in FORMATS.values() for suffix in row.suffixes)
 
-_PREFIX = 64  # bytes by which a format is recognized
+PREFIX_BYTES = 64  # bytes by which a format is recognized
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _JXL_CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 _CONVERT = "convert it to PNG or JPEG"
@@ -130,7 +137,7 @@ def open_image(file: LimitedFile, names: Collection[str] = FORMATS) -> ImageFile
         RejectedError: it is damaged.
         Exception: almost any other, from a plug-in that reads a broken header.
     """
-    prefix = file.read(_PREFIX)
+    prefix = file.read(PREFIX_BYTES)
     rejection: Exception | None = None
     for name in FORMATS:
         if name not in names or not _starts_like(name, prefix):
@@ -150,6 +157,20 @@ def open_image(file: LimitedFile, names: Collection[str] = FORMATS) -> ImageFile
     raise UnknownFormatError(_explanation(prefix))
 
 
+def is_isolated(prefix: bytes) -> bool:
+    """Return whether a file is decoded in a process of its own, according to its first `PREFIX_BYTES`."""
+    return any(_starts_like(name, prefix) and _plugin(name) is not None for name in _ISOLATED_FORMATS)
+
+
+def application_plugin(prefix: bytes) -> tuple[str, str] | None:
+    """Return the format and the module of a plug-in that the application registered, because ours is not installed."""
+    for name in _ISOLATED_FORMATS:
+        if _starts_like(name, prefix) and (plugin := _plugin(name)) is not None:
+            module = str(plugin.__module__)
+            return None if module.split(".")[0] == FORMATS[name].module.split(".")[0] else (name, module)
+    return None
+
+
 def header_size(file: LimitedFile) -> tuple[int, int] | None:
     """Return (width, height) of a format whose plug-in decodes when it opens a file (JPEG XL), else None.
 
@@ -157,7 +178,7 @@ def header_size(file: LimitedFile) -> tuple[int, int] | None:
         ValueError: the header is damaged.
     """
     file.seek(0)
-    is_decoded = _starts_like("JXL", file.read(_PREFIX)) and _plugin("JXL") is not None
+    is_decoded = _starts_like("JXL", file.read(PREFIX_BYTES)) and _plugin("JXL") is not None
     size = jpeg_xl_size(file) if is_decoded else None
     file.seek(0)
     return size

@@ -1,7 +1,9 @@
 """Limits of decoding one image: how many pixels and bytes it may have, and how much time and memory it may take.
 
 All of them work in any thread: nothing uses signals, and time is the CPU time of the calling thread, so that neither a
-busy machine nor other threads make a good image fail.
+busy machine nor other threads make a good image fail. A decoder that reads its file at once cannot be stopped from
+within the process; such formats are decoded in another one (`decoder_processes`), with the same limit of time and with
+one of memory.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ MAX_CPU_SECONDS = 10.0
 _USUAL_PIXELS = 2**26
 # A progressive JPEG visits every pixel once for each scan. Usual files have about 10 scans; hostile ones thousands.
 MAX_SCANNED_PIXELS = 2**31
-# A JPEG 2000 file is decoded in one call of a C library, which cannot be interrupted, and five times as slowly as other
-# such formats: 0.6 us of CPU time for a pixel of noise, about 20 s in all.
-MAX_JPEG_2000_PIXELS = 2**25
+# Memory of a process that decodes one image, beyond what it has when it starts: for any image, and for each pixel.
+MEMORY_BYTES = 2**30
+MEMORY_BYTES_PER_PIXEL = 40
 MAX_TIFF_PARTS = 2**19  # strips or tiles, for each of which Pillow makes a Python object
 # How often the bytes of a file may be read, on average: some formats read them twice, none four times.
 _MAX_READS = 4
@@ -31,6 +33,16 @@ _START_OF_SCAN = b"\xff\xda"
 
 class LimitError(Exception):
     """Decoding an image would exceed a limit; neither an OSError nor a ValueError, which Pillow's plug-ins catch."""
+
+
+def time_exceeded(seconds: float) -> LimitError:
+    """Return the error for an image whose decoding took more than this CPU time."""
+    return LimitError(f"decoding took more than {seconds:.0f} s of CPU time")
+
+
+def too_many_bytes(size: int) -> LimitError:
+    """Return the error for a file of this size."""
+    return LimitError(f"the file has {size:,} bytes, more than the limit of {MAX_IMAGE_BYTES:,}")
 
 
 def max_pixels(given: int | None = None) -> int | None:
@@ -54,18 +66,19 @@ def max_pixels(given: int | None = None) -> int | None:
     return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
-def pixels_of_format(name: str | None, limit: int | None) -> int | None:
-    """Return the maximum number of pixels of an image of a format, Pillow's name of it, given that of all formats.
+def cpu_seconds(pixels: int, usual: float | None = None) -> float:
+    """Return how many seconds of CPU time decoding an image of this number of pixels may take.
 
-    JPEG 2000 has a lower one, unless the caller chose a limit.
+    Args:
+        pixels: width times height.
+        usual: the limit for images of up to 2**26 pixels; by default `MAX_CPU_SECONDS`.
 
     Example:
-        >>> from mindone.models.share4v.processing.image_limits import max_pixels, pixels_of_format
-        >>> pixels_of_format("JPEG2000", max_pixels()), pixels_of_format("JPEG2000", 40_000_000)
-        (33554432, 40000000)
+        >>> from mindone.models.share4v.processing.image_limits import cpu_seconds
+        >>> cpu_seconds(640 * 480), cpu_seconds(2**27)
+        (10.0, 20.0)
     """
-    is_lower = name == "JPEG2000" and limit is not None and limit == max_pixels()
-    return min(limit, MAX_JPEG_2000_PIXELS) if is_lower and limit is not None else limit
+    return (MAX_CPU_SECONDS if usual is None else usual) * max(1.0, pixels / _USUAL_PIXELS)
 
 
 class LimitedFile:
@@ -74,27 +87,29 @@ class LimitedFile:
     Pillow's decoders are fed through `read`, in pieces of 64 KiB; that is where the limits are checked.
 
     Args:
-        file: open for reading, at its start.
+        file: open for reading.
+        seconds: of CPU time, in the calling thread, for an image of usual size; by default `MAX_CPU_SECONDS`.
 
     Raises:
         LimitError: from the constructor if the file is too large, later from `read` and `seek`.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, seconds: float | None = None) -> None:
         self._file = file
         self.size = file.seek(0, 2)
         file.seek(0)
         if self.size > MAX_IMAGE_BYTES:
-            raise LimitError(f"the file has {self.size:,} bytes, more than the limit of {MAX_IMAGE_BYTES:,}")
+            raise too_many_bytes(self.size)
         self._remaining = _MAX_READS * self.size + _READ_ALLOWANCE
         self._start = time.thread_time()
-        self._max_seconds = MAX_CPU_SECONDS
+        self._seconds = seconds
+        self._max_seconds = cpu_seconds(0, seconds)
         self._pixels = self._scans = 0
         self._last = b""
 
     def allow_time(self, pixels: int) -> None:
         """Set the time limit for an image of this number of pixels."""
-        self._max_seconds = MAX_CPU_SECONDS * max(1.0, pixels / _USUAL_PIXELS)
+        self._max_seconds = cpu_seconds(pixels, self._seconds)
 
     def count_scans(self, pixels: int) -> None:
         """From now on count the scans of the JPEG file, which has this number of pixels."""
@@ -132,7 +147,7 @@ class LimitedFile:
 
     def _check_time(self) -> None:
         if time.thread_time() > self._start + self._max_seconds:
-            raise LimitError(f"decoding took more than {self._max_seconds:.0f} s of CPU time")
+            raise time_exceeded(self._max_seconds)
 
 
 def check_tiff(file: LimitedFile) -> None:

@@ -14,12 +14,14 @@ from urllib.request import url2pathname
 import numpy as np
 
 from ..display import redacted
-from .color_modes import to_rgb, upright
+from .color_modes import to_rgb
+from .decoder_processes import decode_elsewhere
+from .image_decoding import ImageLoadError as ImageLoadError
+from .image_decoding import decode, finish
 from .image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES  # the readers of folders import it from here
-from .image_formats import OPENED_FORMATS, RejectedError, UnknownFormatError, header_size, open_image
-from .image_limits import LimitedFile, LimitError, check_tiff, max_pixels, pixels_of_format
+from .image_formats import IN_PROCESS_FORMATS, OPENED_FORMATS, PREFIX_BYTES, is_isolated
+from .image_limits import max_pixels
 from .image_sources import EXPECTED_IMAGE, plain_source
-from .pixel_loading import is_unsupported, load_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -30,19 +32,6 @@ ImageSource = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, np.nd
 CONNECT_SECONDS, READ_SECONDS, DOWNLOAD_SECONDS = 10.0, 30.0, 120.0
 MAX_DOWNLOAD_BYTES = 256 * 2**20
 _CHANNELS = (1, 3, 4)
-
-
-class ImageLoadError(ValueError):
-    """An image could not be loaded; the message names the source, the problem and what to do.
-
-    Example:
-        >>> from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
-        >>> try:
-        ...     load_image(b"no picture")
-        ... except ImageLoadError as error:
-        ...     print(error)
-        10 bytes (6e 6f 20 70 69 63 74 75 ...): not an image format that is decoded here; give a JPEG, PNG, WebP, ...
-    """
 
 
 class ImageNotFoundError(ImageLoadError, FileNotFoundError):
@@ -58,7 +47,8 @@ def load_image(source: ImageSource, max_image_pixels: int | None = None) -> PILI
 
     Formats, told by content, not by name: JPEG, MPO, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, ICO, PCX, TGA, AVIF
     (Pillow 11.3 and later), HEIF (with pillow-heif) and JPEG XL (with pillow-jxl-plugin). Other formats of Pillow are
-    not decoded. `image_limits` bounds the bytes, CPU time and memory of one image.
+    not decoded. `image_limits` bounds the bytes, CPU time and memory of one image. Formats whose decoders cannot be
+    interrupted (`Format.is_isolated`) are decoded in a process of their own, which ends with this one.
 
     Args:
         source: a path (str or Path), an http(s) or file URL, a data URI, the base64 or the bytes of an image file, a
@@ -224,43 +214,11 @@ def download(url: str, name: str, timeout: float | None = None) -> bytes:
 
 
 def _decode(file: BinaryIO, name: str, limit: int | None) -> PILImage:
-    """Open an image file and read its first frame completely, within the limits of `image_limits`."""
-    from PIL import Image
-
-    try:
-        limited = LimitedFile(file)
-        check_tiff(limited)
-        _check_pixels(header_size(limited), limit, name)
-        image = open_image(limited)
-    except UnknownFormatError as error:
-        file.seek(0)
-        problem = str(error) if file.read(1) else "the file is empty; give a JPEG, PNG, WebP, ..."
-        raise ImageLoadError(f"{name}: {problem}") from error
-    except LimitError as error:
-        raise ImageLoadError(_too_costly(name, error)) from error
-    except (MemoryError, ImageLoadError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageLoadError(_too_large_for_pillow(name, error)) from error
-    except RejectedError as error:
-        raise ImageLoadError(_damaged(name, error)) from error
-    except Exception as error:  # with a broken header, Pillow's plug-ins raise almost any exception
-        raise ImageLoadError(_damaged(name, error)) from error
-    with image:
-        _check_pixels(image.size, pixels_of_format(image.format, limit), name)
-        limited.allow_time(image.width * image.height)
-        if image.format in ("JPEG", "MPO"):
-            limited.count_scans(image.width * image.height)
-        return _finish(image, name, limit)
-
-
-def _check_pixels(size: tuple[int, int] | None, limit: int | None, name: str) -> None:
-    if size is not None and limit is not None and size[0] * size[1] > limit:
-        width, height = size
-        raise ImageLoadError(
-            f"{name}: {width} x {height} pixels are more than the limit of {limit:,}; resize the image, or if you "
-            f"trust the file, set max_image_pixels (--max-image-pixels) to {width * height}"
-        )
+    """Decode an image file; in a process of its own, if its decoder is a C library that cannot be interrupted."""
+    if is_isolated(file.read(PREFIX_BYTES)):
+        return decode_elsewhere(file, name, limit)
+    file.seek(0)
+    return decode(file, name, limit, IN_PROCESS_FORMATS)
 
 
 def _from_pil(image: PILImage, name: str) -> PILImage:
@@ -272,41 +230,7 @@ def _from_pil(image: PILImage, name: str) -> PILImage:
             f"{name}: a file of the format {image.format} is not decoded here; if you trust it, decode it yourself "
             "and pass image.convert('RGB')"
         )
-    return _finish(image, name, None)
-
-
-def _finish(image: PILImage, name: str, limit: int | None) -> PILImage:
-    """Read the pixels, convert them to RGB and apply the orientation."""
-    from PIL import Image
-
-    try:
-        loaded = load_pixels(image)
-        if image.format == "ICO":  # it may contain a larger image than it states
-            _check_pixels(image.size, limit, name)
-        return upright(to_rgb(loaded), image)
-    except (MemoryError, ImageLoadError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageLoadError(_too_large_for_pillow(name, error)) from error
-    except LimitError as error:
-        raise ImageLoadError(_too_costly(name, error)) from error
-    except Exception as error:  # truncated or damaged data: OSError, SyntaxError, struct.error, zlib.error, ...
-        raise ImageLoadError(_damaged(name, error)) from error
-
-
-def _too_large_for_pillow(name: str, error: Exception) -> str:
-    return f"{name}: too large for Pillow's decoder of this format ({error}); resize the image, or convert it to JPEG"
-
-
-def _too_costly(name: str, error: LimitError) -> str:
-    return f"{name}: too costly to decode: {error}; save the image again as a JPEG or PNG, or leave it out"
-
-
-def _damaged(name: str, error: Exception) -> str:
-    reason = str(error) or type(error).__name__
-    if is_unsupported(error):
-        return f"{name}: Pillow does not decode this variant of its format ({reason}); save it again as a PNG or JPEG"
-    return f"{name}: the image is truncated or damaged ({reason}); get the file again or leave it out"
+    return finish(image, name, None)
 
 
 def _from_array(array: np.ndarray, name: str) -> PILImage:

@@ -20,6 +20,8 @@ _STRIP_ROWS = 256
 # In the messages of Pillow's plug-ins about files that are valid, but of a variant that they do not decode.
 _UNSUPPORTED = ("unsupported", "unknown pixel mode", "unknown pcx mode", "unknown tga", "decoder error -2")
 
+_OUT_OF_MEMORY = ("decoder error -9", "out of memory")
+
 
 def load_pixels(image: PILImage) -> PILImage:
     """Read the pixels of an image that was opened, unless they have been read, and return the image or a corrected one.
@@ -43,6 +45,11 @@ def load_pixels(image: PILImage) -> PILImage:
 def is_unsupported(error: Exception) -> bool:
     """Return whether an error of Pillow says that a variant of a format is not decoded, not that a file is damaged."""
     return any(words in str(error).lower() for words in _UNSUPPORTED)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of Pillow says that its decoder, in C, got no memory."""
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def _with_transparent_color(image: ImageFile) -> PILImage:
