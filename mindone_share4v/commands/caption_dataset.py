@@ -58,7 +58,7 @@ def run(arguments: Namespace) -> int:
     STATUS.clear()
     no_bar = not sys.stderr.isatty() or arguments.dry_run
     with tqdm(unit="image", desc="listing", dynamic_ncols=True, smoothing=0, leave=True, disable=no_bar) as bar:
-        progress = Progress(bar, arguments)
+        progress, job = Progress(bar, arguments), None
         try:
             job = _job(arguments)
             with signal_handler(raise_interrupt):  # so that the job can write its last records to disk
@@ -82,7 +82,7 @@ def run(arguments: Namespace) -> int:
             is_usage_error = isinstance(error, (ValueError, FileNotFoundError, HubError)) and not isinstance(
                 error, JournalError
             )
-            if is_usage_error and not progress.has_records:
+            if job is None or (is_usage_error and not progress.has_records):
                 return usage_error(arguments, error)
             if isinstance(error, SettingsChangedError):
                 print_error(f"stopped: {error.explain(_shown_name)}")

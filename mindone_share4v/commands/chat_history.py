@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,9 +14,17 @@ NAME = "chat_history"
 _ADVICE = "--no-history does without it"
 
 
+def note_nothing(line: str) -> None:
+    """Take a typed line that is not to be stored."""
+
+
 @contextmanager
-def history() -> Iterator[None]:
+def history() -> Iterator[Callable[[str], None]]:
     """Read the history at the start of the `with` block, and add the lines typed in it at its end, also after Ctrl-C.
+
+    The block gets a function to call with every typed line. How many lines the arrow keys recall is the person's
+    setting (`history-size` in their inputrc); the file has MAX_LINES regardless, because another chat may run with
+    another setting. Only with a size of 0, which asks for no history, nothing is added.
 
     Nothing happens without readline or without a home directory. A file that cannot be read or written is reported, and
     does not stop the chat.
@@ -27,22 +35,30 @@ def history() -> Iterator[None]:
     except ImportError:
         path = None
     if path is None:
-        yield
+        yield note_nothing
         return
     try:
         earlier = _read(path)
     except OSError as error:
         print_error(f"the questions of earlier chats cannot be read: {error}; {_ADVICE}")
-        yield
+        yield note_nothing
         return
+    readline.clear_history()
+    readline.add_history("probe")
+    is_wanted = readline.get_current_history_length() > 0
     readline.clear_history()
     for line in earlier:
         readline.add_history(line)
+    typed: list[str] = []
+
+    def note(line: str) -> None:
+        # As readline does. Its own list is no use here: it drops lines, and its numbers then begin with another one.
+        if is_wanted and line and line != next(reversed(typed or earlier), None):
+            typed.append(line)
+
     try:
-        yield
+        yield note
     finally:
-        count = readline.get_current_history_length()
-        typed = [readline.get_history_item(number) for number in range(len(earlier) + 1, count + 1)]
         try:
             if typed:
                 _write(path, [*_read(path), *typed])  # another chat may have written meanwhile

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext, suppress
 
 from ..printing import write_error
 from ..signals import signal_handler
-from .chat_history import history
+from .chat_history import history, note_nothing
 
 PROMPT, NEXT_LINE = "> ", "... "
 _BLOCK = '"""'  # starts and ends a question of several lines
@@ -26,18 +26,18 @@ def questions(interactive: bool, keeps_history: bool = False) -> Generator[str, 
     Raises:
         KeyboardInterrupt: Ctrl-C on an empty line.
     """
-    lines = _typed_questions() if interactive else iter(sys.stdin)
-    with history() if interactive and keeps_history else nullcontext():
+    with history() if interactive and keeps_history else nullcontext(note_nothing) as note:
+        lines = _typed_questions(note) if interactive else iter(sys.stdin)
         yield from (line.strip() for line in lines if line.strip())
 
 
-def _typed_questions() -> Iterator[str]:
+def _typed_questions(note: Callable[[str], None]) -> Iterator[str]:
     with suppress(ImportError):
         import readline  # noqa: F401  (gives input() line editing and a history)
     with suppress(EOFError):
         while True:
             try:
-                yield _typed_question()
+                yield _typed_question(note)
             except _DiscardedError:
                 continue
 
@@ -46,30 +46,32 @@ class _DiscardedError(Exception):
     """Ctrl-C was pressed on a question that was being typed."""
 
 
-def _typed_question() -> str:
-    """Read one question.
+def _typed_question(note: Callable[[str], None]) -> str:
+    """Read one question, and call `note` with each of its lines.
 
     Raises:
         EOFError: end of the input, before the first line.
         _DiscardedError, KeyboardInterrupt: Ctrl-C, after something was typed or not.
     """
-    lines = [_typed_line(PROMPT, is_first=True)]
+    lines = [_typed_line(PROMPT, note, is_first=True)]
     if lines[0].strip().startswith(_BLOCK):
         lines[0] = lines[0].strip().removeprefix(_BLOCK)
         while not lines[-1].rstrip().endswith(_BLOCK):
-            lines.append(_typed_line(NEXT_LINE))
+            lines.append(_typed_line(NEXT_LINE, note))
         lines[-1] = lines[-1].rstrip().removesuffix(_BLOCK)
     else:
         while lines[-1].endswith("\\"):
             lines[-1] = lines[-1].removesuffix("\\")
-            lines.append(_typed_line(NEXT_LINE))
+            lines.append(_typed_line(NEXT_LINE, note))
     return "\n".join(lines)
 
 
-def _typed_line(prompt: str, is_first: bool = False) -> str:
+def _typed_line(prompt: str, note: Callable[[str], None], is_first: bool = False) -> str:
     try:
         with signal_handler(signal.default_int_handler):  # so that readline restores the terminal
-            return input(prompt if sys.stdout.isatty() else "")
+            line = input(prompt if sys.stdout.isatty() else "")
+        note(line)
+        return line
     except EOFError:
         if is_first:
             raise

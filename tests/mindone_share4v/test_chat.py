@@ -240,6 +240,35 @@ def test_history_is_kept_for_later_chats(tmp_path: Path, monkeypatch: pytest.Mon
     assert typing("x", keeps_history=True) == ["Why?", "last"] and stored.read_bytes() == b"last\nx\n"
 
 
+@pytest.mark.parametrize("size", [2, 0])
+def test_the_size_of_the_history_in_an_inputrc_does_not_shorten_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It is how many lines the arrow keys recall; 0 asks for no history, so nothing is added."""
+    readline = pytest.importorskip("readline", exc_type=ImportError)
+    monkeypatch.setenv("SHARE4V_HOME", str(tmp_path))
+    stored = tmp_path / "chat_history"
+    stored.write_text("".join(f"Question {number}\n" for number in range(5)))
+    typed = iter(["Who?", "Who?", "Why?", "Where?"])
+
+    def typed_line(prompt: str) -> str:
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        readline.add_history(line)
+        return line
+
+    monkeypatch.setattr("builtins.input", typed_line)
+    readline.parse_and_bind(f"set history-size {size}")
+    try:
+        assert len(list(chat_input.questions(interactive=True, keeps_history=True))) == 4
+        assert readline.get_current_history_length() == size
+    finally:
+        readline.parse_and_bind("set history-size -1")
+    added = ["Who?", "Why?", "Where?"] if size else []
+    assert stored.read_text().splitlines() == [*(f"Question {number}" for number in range(5)), *added]
+
+
 def test_a_history_that_cannot_be_used_does_not_stop_a_chat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

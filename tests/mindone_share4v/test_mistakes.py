@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,33 @@ def test_an_empty_prompt_is_refused(photos: Path, capsys: pytest.CaptureFixture[
     """`--prompt "$UNSET"` in a script."""
     assert main(["caption", "photos/1.png", "--prompt", " "]) == 2
     assert "--prompt is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["caption-dataset", "photos", "--out", "captions.jsonl", "--schema", "pipe.json"], "pipe.json"),
+        (["caption-dataset", "photos", "--out", "captions.jsonl", "--prompt-file", "pipe.txt"], "pipe.txt"),
+        (["score", "pipe.jsonl", "captions.csv"], "pipe.jsonl"),
+        (["score", "captions.csv", "pipe.json"], "pipe.json"),
+        (["score", "captions.csv", "pipe.csv"], "pipe.csv"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_fifo_in_place_of_a_file_is_named(
+    photos: Path, arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reading it would wait for another program, perhaps forever."""
+    os.mkfifo(name)
+    Path("captions.csv").write_text("image,caption\n0.png,A cat\n")
+    before = tree(photos.parent)
+
+    def writer() -> None:
+        """End the wait of a reader, so that the test fails instead of hanging."""
+        with Path(name).open("wb"):
+            pass
+
+    threading.Thread(target=writer, daemon=True).start()
+    assert main(arguments) == 2
+    assert f"not a regular file: '{name}'" in capsys.readouterr().err
+    assert tree(photos.parent) == before

@@ -11,6 +11,8 @@ from typing import Any
 
 from mindone.models.share4v.suggestions import unknown
 
+from ..dataset.state.regular_files import open_input_text
+
 # Known column names by priority. "id" is last, because in COCO annotations it identifies the annotation.
 KEY_COLUMNS = ("key", "image_id", "image", "file_name", "filename", "image_path", "path", "file", "source", "url", "id")
 CAPTION_COLUMNS = (
@@ -138,7 +140,8 @@ def _rows(path: Path) -> tuple[Iterator[Row], dict[str, str]]:
     if suffix != ".json":
         known = ", ".join((".json", *_LINES, *_DELIMITERS))
         raise ValueError(f"{path}: unknown format; expected a file that ends in {known}")
-    text = path.read_text(encoding="utf-8-sig")
+    with open_input_text(path) as file:
+        text = file.read()
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -171,7 +174,7 @@ def _document(path: Path, values: Any) -> tuple[Iterator[Row], dict[str, str]]:
 
 
 def _lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
+    with open_input_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -187,7 +190,7 @@ def _lines(path: Path) -> Iterator[Row]:
 
 def _table(path: Path, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_input_text(path, newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
             for row in reader:

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ..state.regular_files import open_input_text
 from .styles import STYLES, Style, get_style
 from .variables import Described, check_known, fill, variables_of
 
@@ -188,7 +189,8 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
         OSError: the file cannot be read.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        with open_input_text(path) as file:
+            lines = file.read().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text, at byte {error.start}: save it as UTF-8") from None
     prompts = []

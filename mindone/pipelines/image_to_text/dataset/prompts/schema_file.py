@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..state.regular_files import open_input_text
+
 
 def read_schema_file(path: str | Path) -> dict[str, Any]:
     """Return the JSON in a file.
@@ -15,7 +17,8 @@ def read_schema_file(path: str | Path) -> dict[str, Any]:
         OSError: the file cannot be read.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        with open_input_text(path) as file:
+            found = json.load(file)
     except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"schema (--schema) must be a JSON file, but {path} is not: {error}") from error
     if not isinstance(found, dict):

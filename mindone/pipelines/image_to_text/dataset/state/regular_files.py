@@ -8,12 +8,13 @@ directory or as its output: a link in its place was made by somebody else and is
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import BinaryIO, cast
+from typing import BinaryIO, TextIO, cast
 
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO returns at once; regular files ignore it
@@ -37,6 +38,16 @@ def open_input(path: str | os.PathLike[str]) -> BinaryIO:
         ValueError: the path cannot be encoded.
     """
     return _open(os.open(path, os.O_RDONLY | _FLAGS | _NO_WAIT), path, "rb")
+
+
+def open_input_text(path: str | os.PathLike[str], newline: str | None = None) -> TextIO:
+    """Open a user's file of UTF-8 text, with or without a byte order mark; errors as in `open_input`.
+
+    Args:
+        path: of the file.
+        newline: as in Python's `open`.
+    """
+    return io.TextIOWrapper(open_input(path), encoding="utf-8-sig", newline=newline)
 
 
 def check_input(path: str | os.PathLike[str]) -> None:
