@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("rounding",),),
         (("checkpoint",),),
         (("processing",),),
-        (("conversion", "calibration"), ("generation",)),
+        (("conversion", "calibration"), ("gguf_export",), ("generation",)),
         (("modeling", "backends", "inputs", "interface", "merging"),),
         (("auto",), ("training",), ("integrations",)),
     ),

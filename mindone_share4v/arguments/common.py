@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-MODELS = "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, a directory, or owner/name on the Hugging Face hub"
+MODELS = (
+    "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, a directory, a GGUF file, or owner/name on the Hugging Face hub"
+)
 
 
 def add_model_arguments(parser: ArgumentParser, is_optional: bool = False) -> None:
@@ -54,7 +56,8 @@ def add_vision_tower_argument(group: _ArgumentGroup) -> None:
     group.add_argument(
         "--vision-tower",
         metavar="NAME",
-        help="directory or name of the vision tower (default: the one in the checkpoint or named in its config.json)",
+        help="directory or name of the vision tower, or the mmproj file of a GGUF model (default: the one in the "
+        "checkpoint, named in its config.json, or beside the GGUF file)",
     )
 
 

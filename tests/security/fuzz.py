@@ -10,6 +10,7 @@ few hundred inputs of each target, the same ones every time (test_fuzz.py); `--s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import resource
@@ -81,12 +82,77 @@ def _read_image(path: Path) -> object:
 
 
 def _read_gguf(path: Path) -> object:
-    from mindone.models.share4v.checkpoint.formats.gguf import open_gguf
+    """Read tensors, and try the metadata as that of a language model and of a vision tower."""
+    from mindone.models.share4v.checkpoint.formats.gguf import open_gguf, open_gguf_model
+    from mindone.models.share4v.checkpoint.gguf.metadata import read_text, read_vision
+    from mindone.models.share4v.processing.gguf_vocabulary import template_of_gguf, tokenizer_arguments
+    from mindone.models.share4v.processing.tokenizer import Tokenizer
 
-    return [tensor.read().sum() for tensor in open_gguf(path).stored_tensors()]
+    file = open_gguf(path)
+    sums = [tensor.read().sum() for tensor in file.stored_tensors()]
+    template_of_gguf(file.metadata)
+    for step in (
+        lambda: open_gguf_model(path),
+        lambda: read_text(file),
+        lambda: read_vision(file),
+        lambda: Tokenizer(**tokenizer_arguments(file.metadata)).encode("a red circle"),
+    ):
+        with contextlib.suppress(ValueError):
+            step()
+    return sums
 
 
 def _gguf_seeds() -> list[bytes]:
+    """A minimal file; and the metadata, with few tensors, of a language model and of a vision tower."""
+    import gguf
+    import numpy as np
+
+    sizes = ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count")
+    vision = ("image_size", "patch_size", "embedding_length", "feed_forward_length", "block_count")
+    language = {
+        **{f"llama.{name}": 8 for name in sizes},
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "\u2581", "a", "<x>"],
+        "tokenizer.ggml.scores": [0.0, 0.0, 0.0, -1.0, -2.0, -1000.0],
+        "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 4],
+        "tokenizer.chat_template": "USER: ASSISTANT:",
+        "split.count": 1,
+    }
+    tower = {
+        **{f"clip.vision.{name}": 8 for name in (*vision, "attention.head_count")},
+        "clip.vision.attention.layer_norm_epsilon": 1e-5,
+        "clip.vision.feature_layer": [8],
+        "clip.projector_type": "mlp",
+        "clip.use_gelu": False,
+    }
+    seeds = [_plain_gguf_seed()]
+    with tempfile.TemporaryDirectory() as folder:
+        for architecture, stated in (("llama", language), ("clip", tower)):
+            path = Path(folder) / f"{architecture}.gguf"
+            writer = gguf.GGUFWriter(path, architecture)
+            for key, value in stated.items():
+                add = {
+                    int: writer.add_uint32,
+                    float: writer.add_float32,
+                    str: writer.add_string,
+                    list: writer.add_array,
+                }
+                (writer.add_bool if isinstance(value, bool) else add[type(value)])(key, value)  # type: ignore[operator]
+            writer.add_tensor("token_embd.weight", np.zeros((6, 8), np.float32))
+            writer.add_tensor("v.patch_embd.weight", np.zeros((8, 3, 2, 2), np.float16))
+            writer.add_tensor(
+                "blk.0.attn_q.weight", np.zeros((2, 34), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q8_0
+            )
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            seeds.append(path.read_bytes())
+    return seeds
+
+
+def _plain_gguf_seed() -> bytes:
     """Two tensors (F32, Q4_0) and one metadata entry of each kind."""
     entries = [
         (b"a", 4, (7).to_bytes(4, "little")),
@@ -100,7 +166,7 @@ def _gguf_seeds() -> list[bytes]:
     for name, size, kind, offset in infos:
         data += len(name).to_bytes(8, "little") + name + (1).to_bytes(4, "little") + size.to_bytes(8, "little")
         data += kind.to_bytes(4, "little") + offset.to_bytes(8, "little")
-    return [data + bytes(-len(data) % 32) + bytes(64)]
+    return data + bytes(-len(data) % 32) + bytes(64)
 
 
 def _read_data_set(path: Path) -> object:

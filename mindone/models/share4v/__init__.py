@@ -29,6 +29,7 @@ _EXPORTS = {
     "VisionConfig": "configuration",
     "build_projector": "projector.mlp",
     "convert": "conversion",
+    "export_gguf": "gguf_export",
     "load_image": "processing.image_loading",
     "register_auto_classes": "integrations.mindone_transformers.registration",
     "resolve": "hub.resolution",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     )
     from .conversion import convert
     from .generation.kv_cache import KVCache
+    from .gguf_export import export_gguf
     from .hub import resolve
     from .integrations.mindone_transformers.registration import register_auto_classes
     from .load_options import LoadOptions
@@ -80,6 +82,7 @@ __all__ = [
     "VisionConfig",
     "build_projector",
     "convert",
+    "export_gguf",
     "load_image",
     "register_auto_classes",
     "resolve",

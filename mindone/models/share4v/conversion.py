@@ -16,9 +16,10 @@ from tqdm import tqdm
 from .calibration import text_ids
 from .checkpoint.atomic import STAGING, staged
 from .checkpoint.formats import StoredTensor
+from .checkpoint.gguf.pair import GGUFPair
 from .checkpoint.layout import Checkpoint
 from .checkpoint.loading import cast, check_weights, weight_entries
-from .checkpoint.packed import finite_reader, pack, packer, reader_of, write_packed, write_vectors
+from .checkpoint.packed import finite_reader, groups_of, pack, packer, reader_of, write_packed, write_vectors
 from .checkpoint.saving import byte_count, write_shards
 from .checkpoint.weights import MM_PROJECTOR, all_plans, expected_shapes
 from .configuration import CONFIG_NAME, PREPROCESSOR_NAME, read_json
@@ -29,6 +30,8 @@ from .kernels.library import library
 from .kernels.packing import BlockWriter
 from .language.weights import LANGUAGE_MODEL
 from .load_options import CheckpointOptions
+from .processing.gguf_vocabulary import template_of_gguf
+from .processing.processor import Share4VProcessor
 from .quantization import CONVERTED_LAYOUTS, LOADED_LAYOUTS, PRECISIONS, QUANTIZED
 from .rounding.finished_layers import FinishedLayers, fingerprint
 from .rounding.gptq_layers import LayerRounder
@@ -61,6 +64,7 @@ def convert(
     progress: bool | None = None,
     fast: bool = False,
     adapter: str | Path | Mapping[str, float] | None = None,
+    on_note: Callable[[str], object] | None = None,
 ) -> Path:
     """Write a checkpoint of any published format in this project's format: one directory with everything.
 
@@ -69,7 +73,7 @@ def convert(
     needs it, unless `fast` is set.
 
     Args:
-        source: a directory, the name of a preset, or owner/name on a hub.
+        source: a directory, the name of a preset, owner/name on a hub, or a GGUF file.
         out: directory to write. It may be missing, empty, or hold an earlier checkpoint in this project's format,
             which is replaced.
         vision_tower, cache_dir, local_files_only: as described at `CheckpointOptions`.
@@ -83,6 +87,8 @@ def convert(
             hours, and more loss of quality.
         adapter: LoRA adapters to merge before the weights are rounded, as described at `CheckpointOptions`. A weight
             that they change is written in its stored dtype if `dtype` is None, as every other one.
+        on_note: called with each line on how a GGUF file was understood, and on which of its types stay exact. Where
+            they do in `dtype`, its integers are kept, and there is neither rotation nor GPTQ.
 
     Returns:
         `out`.
@@ -116,6 +122,10 @@ def convert(
     )
     checkpoint = Checkpoint.open(source, options)
     _check_source(checkpoint, out)
+    if checkpoint.gguf is not None:
+        layout = checkpoint.kept_layout(quantization) or layout
+        for line in _notes(checkpoint.gguf, dtype, checkpoint.kept_layout(quantization)):
+            (on_note or logger.info)(line)
     _check_tokenizer(checkpoint)
     entries = weight_entries(checkpoint)
     check_weights(entries, _expected(checkpoint, entries), checkpoint)
@@ -154,7 +164,7 @@ def _packer(
     """Return what packs the blocks: the language model's layers with GPTQ if there are ids to calibrate on."""
     text, read = checkpoint.config.text_config, reader_of(entries)
     if not calibration:
-        return packer(plans, text, read)
+        return packer(plans, text, read, groups_of(entries))
     weights = RotatedWeights(finite_reader(read), text, Rotation.random(text.hidden_size))
     table = read(f"{LANGUAGE_MODEL}embed_tokens.weight")
     rounder = LayerRounder(
@@ -205,7 +215,7 @@ def _check_source(checkpoint: Checkpoint, out: Path) -> None:
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:
     """Log a warning if the result will have no tokenizer, which captioning needs."""
-    if not (checkpoint.directory / TOKENIZER_NAME).is_file():
+    if checkpoint.gguf is None and not (checkpoint.directory / TOKENIZER_NAME).is_file():
         logger.warning(
             "%s has no %s, so the result will have none either, and cannot caption until you copy one there: the file "
             "of this name from any Vicuna or LLaMA checkpoint",
@@ -258,7 +268,16 @@ def _written_dtype(entries: Mapping[str, StoredTensor]) -> str:
     return "float16" if stored == {"float16"} else "float32"
 
 
+def _notes(pair: GGUFPair, dtype: str | None, layout: str | None) -> list[str]:
+    """Return what the user should know about a conversion of GGUF files."""
+    template, why = template_of_gguf(pair.language.metadata)
+    return [*pair.notes, f"conversation template: {template}; {why}", *pair.exactness(dtype, layout)]
+
+
 def _copy_companions(checkpoint: Checkpoint, staging: Path) -> None:
+    if checkpoint.gguf is not None:
+        Share4VProcessor.from_checkpoint(checkpoint).save_pretrained(staging)
+        return
     for name in COMPANIONS:
         if (checkpoint.directory / name).is_file():
             shutil.copyfile(checkpoint.directory / name, staging / name)

@@ -170,11 +170,10 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
 
         options = LoadOptions() if options is None else options
         dtype = loaded_dtype(options.dtype, checkpoint.config.quantization)
+        config = checkpoint.config_for(dtype)
         # `no_init_parameters` sets a flag of the whole process.
         with MINDSPORE, ms.nn.utils.no_init_parameters():
-            model = cls(
-                checkpoint.config, dtype, options.language_backend, options.vision_backend, options.kv_cache_dtype
-            )
+            model = cls(config, dtype, options.language_backend, options.vision_backend, options.kv_cache_dtype)
         # Each parameter already has its type: norms are float32 whatever dtype is.
         model._mapped_files = load_weights(model, checkpoint, packed=model.packed_components())
         model.set_train(False)

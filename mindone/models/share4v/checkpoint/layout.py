@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from math import gcd
 from pathlib import Path
@@ -23,7 +24,11 @@ from ..load_options import CheckpointOptions, adapter_weights
 from .adapters import Adapter, adapted_config, check_adapters, completed_config, read_adapters
 from .errors import CheckpointError
 from .formats import find_weights, stored_tensors
+from .formats.gguf import SUFFIX
+from .gguf.pair import GGUFPair, is_gguf_source, open_pair
 from .weights import VISION_MODEL, is_known, our_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,13 @@ class Checkpoint:
     Make it with `open`, and pass it to `Share4V.from_checkpoint` and `Share4VProcessor.from_checkpoint`.
 
     Attributes:
-        directory: holds config.json, the weights and the tokenizer's files.
+        directory: holds config.json, the weights and the tokenizer's files; of GGUF files, the language model's file.
         vision_directory: holds the vision tower's config.json and weights, which replace any in `directory`. None if
             the tower is in `directory`, or if it was not found and was not needed.
         config: the content of the config files.
-        format: "original", "llava" or "own".
+        format: "original", "llava", "own" or "gguf".
         adapters: LoRA adapters that are merged into the weights as they are read.
+        gguf: the open files if the format is "gguf", else None.
     """
 
     directory: Path
@@ -46,6 +52,21 @@ class Checkpoint:
     config: Share4VConfig
     format: str
     adapters: tuple[Adapter, ...] = ()
+    gguf: GGUFPair | None = None
+
+    def kept_layout(self, dtype: str | None) -> str | None:
+        """Return the layout in which a model of this dtype has the checkpoint's own integers, or None; for GGUF only.
+
+        With an adapter there is none: the merged weights are new, and rounded like those of any other checkpoint.
+        """
+        return None if self.gguf is None or self.adapters else self.gguf.kept_layout(dtype)
+
+    def config_for(self, dtype: str) -> Share4VConfig:
+        """Return the config of a model that is loaded with this dtype."""
+        layout = self.kept_layout(dtype)
+        if layout is None:
+            return self.config
+        return replace(self.config, quantization=dtype, quantization_layout=layout)
 
     @classmethod
     def open(
@@ -61,7 +82,8 @@ class Checkpoint:
         mm_vision_tower: a path (as given, relative to the checkpoint, or next to it), or a name on a hub.
 
         Args:
-            name_or_path: a directory, the name of a preset such as "sharegpt4v-7b", or owner/name on a hub.
+            name_or_path: a directory, the name of a preset such as "sharegpt4v-7b", owner/name on a hub, or a GGUF
+                file; `options.vision_tower` is then its mmproj file, by default the one beside it.
             options: where to look for the files; LoadOptions are accepted too.
             weights: False if only configs, tokenizer and preprocessor files are needed. A vision tower that is not
                 found is then not an error: the sizes come from mm_hidden_size and preprocessor_config.json. Without
@@ -80,6 +102,11 @@ class Checkpoint:
             'own'
         """
         options = CheckpointOptions() if options is None else options
+        path = expand_home(name_or_path)
+        if is_gguf_source(path / options.subfolder):
+            return _open_gguf(path / options.subfolder, options)
+        if path.suffix == SUFFIX:
+            raise FileNotFoundError(f"there is no file {path}")
 
         def check_config(directory: Path) -> None:
             _read(directory, options, weights=False)
@@ -93,6 +120,18 @@ class Checkpoint:
             repo_options=RepoOptions(options.revision, options.token, options.subfolder),
         )
         return _read(directory, options, weights)
+
+
+def _open_gguf(path: Path, options: CheckpointOptions) -> Checkpoint:
+    RepoOptions(options.revision, options.token, options.subfolder).check()
+    if options.revision not in (None, "main"):
+        raise ValueError(f"revision {options.revision!r} was given, but {path} has none: leave revision out")
+    pair = open_pair(path, options.vision_tower)
+    for note in pair.notes:
+        logger.info("%s: %s", pair.language.path, note)
+    adapters = read_adapters(adapter_weights(options.adapter))
+    check_adapters(adapters, pair.config, pair.language.path)
+    return Checkpoint(pair.language.path, None, pair.config, "gguf", adapters, pair)
 
 
 def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpoint:
@@ -195,6 +234,11 @@ class _TowerSearch:
 
 def _requested_tower(vision_tower: str | Path, search: _TowerSearch) -> Path:
     """Find the tower that the caller asked for."""
+    if str(vision_tower).endswith(SUFFIX):
+        raise CheckpointError(
+            f"vision_tower {str(vision_tower)!r} is a GGUF file, which only a GGUF language model can use: give that "
+            "as the model, or give the directory of a CLIP vision model"
+        )
     found = search.in_directory(expand_home(vision_tower))
     if found is None and is_checkpoint_name(str(vision_tower)):
         found = search.on_hub(str(vision_tower))

@@ -44,7 +44,10 @@ def weight_entries(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
             embeddings that it shares according to the config.
         FileNotFoundError: there are no weight files.
     """
-    tensors = [(tensor, False) for tensor in stored_tensors(find_weights(checkpoint.directory))]
+    if checkpoint.gguf is not None:
+        tensors = [(tensor, False) for tensor in checkpoint.gguf.stored_tensors()]
+    else:
+        tensors = [(tensor, False) for tensor in stored_tensors(find_weights(checkpoint.directory))]
     if checkpoint.vision_directory is not None:
         tensors += [(tensor, True) for tensor in stored_tensors(find_weights(checkpoint.vision_directory))]
     accepted = COMPONENTS if checkpoint.format == "own" else ()

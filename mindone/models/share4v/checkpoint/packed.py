@@ -10,7 +10,7 @@ import numpy as np
 
 from ..configuration import TextConfig
 from ..kernels.blocks import BlockPlan, Piece
-from ..kernels.packing import LANES, BlockWriter, block_bytes, check_block, read_vector, unpack_matrix
+from ..kernels.packing import LANES, BlockWriter, RoundedGroups, block_bytes, check_block, read_vector, unpack_matrix
 from ..quantization import precision_of
 from ..rounding.importance import Importance
 from ..rounding.rotation import RotatedWeights, Rotation
@@ -49,7 +49,10 @@ def expected_of(
 
 
 def packer(
-    plans: Sequence[BlockPlan], config: TextConfig, read: Callable[[str], np.ndarray]
+    plans: Sequence[BlockPlan],
+    config: TextConfig,
+    read: Callable[[str], np.ndarray],
+    kept: Callable[[str, str], RoundedGroups | None] | None = None,
 ) -> Callable[[BlockPlan], np.ndarray]:
     """Return a function that packs one block after the other, in the order of `plans`.
 
@@ -59,6 +62,7 @@ def packer(
         plans: the blocks of one component, or of a complete model.
         config: the language model, which is the only component of either kind.
         read: returns a weight of the checkpoint by its name.
+        kept: as in `pack`.
     """
     if any(plan.spec.is_rotated for plan in plans):
         weights = RotatedWeights(_finite_vectors(read), config, Rotation.random(config.hidden_size))
@@ -66,7 +70,7 @@ def packer(
     if any(matrix.dtype == "int4-256" for plan in plans for matrix in plan.spec.matrices):
         importance = Importance(config, read)
         return lambda plan: pack(plan, read, importance.of(plan))
-    return lambda plan: pack(plan, read)
+    return lambda plan: pack(plan, read, kept=kept)
 
 
 def fill(
@@ -81,7 +85,7 @@ def fill(
     """
     read = reader_of(entries)
     mapped: list[np.ndarray] = []
-    packed = packer(component.plans, config, read)
+    packed = packer(component.plans, config, read, groups_of(entries))
     for plan in component.plans:
         if not quantized:
             component.put(plan.name, packed(plan))
@@ -124,6 +128,16 @@ def reader_of(entries: Mapping[str, StoredTensor]) -> Callable[[str], np.ndarray
         return entries[name].read()
 
     return read
+
+
+def groups_of(entries: Mapping[str, StoredTensor]) -> Callable[[str, str], RoundedGroups | None]:
+    """Return a function that reads, by a weight's name and a matrix's type, the integers that the file has for it."""
+
+    def groups(name: str, dtype: str) -> RoundedGroups | None:
+        read = entries[name].groups.get(dtype)
+        return None if read is None else read()
+
+    return groups
 
 
 def stored_weights(
@@ -185,11 +199,15 @@ def write_packed(
 
 
 def pack(
-    plan: BlockPlan, read: Callable[[str], np.ndarray], importance: Mapping[int, np.ndarray] | None = None
+    plan: BlockPlan,
+    read: Callable[[str], np.ndarray],
+    importance: Mapping[int, np.ndarray] | None = None,
+    kept: Callable[[str, str], RoundedGroups | None] | None = None,
 ) -> np.ndarray:
     """Fill a block from its weights and return it, uint8 [bytes]; `read` returns a weight by its name.
 
-    `importance` has the mean square of each input of some matrices (BlockWriter.matrix), by the matrix's number.
+    `importance` has the mean square of each input of some matrices (BlockWriter.matrix), by the matrix's number. `kept`
+    returns the integers that the checkpoint stores for a weight, given its name and the matrix's type, or None.
 
     Raises:
         CheckpointError: a value is not finite, or is too large for its type.
@@ -197,10 +215,13 @@ def pack(
     writer = BlockWriter(plan.spec)
     write_vectors(writer, plan, read)
     weighted = importance or {}
-    for number in range(len(plan.spec.matrices)):
+    for number, matrix in enumerate(plan.spec.matrices):
         parts = [p for p in plan.pieces if (p.kind, p.number, p.field) == ("matrices", number, "weight")]
         weights: Iterable[tuple[int, np.ndarray]]
-        if any(part.first % LANES for part in parts):  # panels of 16 rows cross their borders; such layers are small
+        crosses = any(part.first % LANES for part in parts)
+        if kept is not None and not crosses:
+            parts = [part for part in parts if not _write_kept(writer, part, kept(part.weight, matrix.dtype))]
+        if crosses:  # panels of 16 rows cross their borders; such layers are small
             weights = [(0, np.concatenate([_rows(read(part.weight), part) for part in parts]))]
         else:
             weights = ((part.first, _rows(read(part.weight), part)) for part in parts)
@@ -212,6 +233,13 @@ def pack(
                 raise CheckpointError(f"{names}: {error}; use dtype (--dtype) float32, or check the file") from error
             del weight  # before the next one is read
     return writer.block
+
+
+def _write_kept(writer: BlockWriter, part: Piece, groups: RoundedGroups | None) -> bool:
+    """Write rows whose integers the checkpoint stores; return whether it has them."""
+    if groups is not None:
+        writer.groups(part.number, groups, part.first)
+    return groups is not None
 
 
 def write_vectors(writer: BlockWriter, plan: BlockPlan, read: Callable[[str], np.ndarray]) -> None:

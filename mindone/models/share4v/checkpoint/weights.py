@@ -7,10 +7,27 @@ from collections.abc import Mapping
 
 from ..configuration import Share4VConfig
 from ..kernels.blocks import BlockPlan, Shapes
-from ..language.weights import HEAD, LANGUAGE_MODEL, LLAMA, LLAMA_OF_THE_PORT, LM_HEAD, language_plans, language_shapes
-from ..projector.weights import MM_PROJECTOR, PROJECTOR, PROJECTOR_OF_LLAVA, projector_plans, projector_shapes
+from ..language.weights import (
+    HEAD,
+    LANGUAGE_MODEL,
+    LLAMA,
+    LLAMA_OF_GGUF,
+    LLAMA_OF_THE_PORT,
+    LM_HEAD,
+    language_plans,
+    language_shapes,
+)
+from ..projector.weights import (
+    MM_PROJECTOR,
+    PROJECTOR,
+    PROJECTOR_OF_GGUF,
+    PROJECTOR_OF_LLAVA,
+    projector_plans,
+    projector_shapes,
+)
 from ..vision.weights import (
     CLIP,
+    CLIP_OF_GGUF,
     CLIP_OF_THE_PORT,
     CLIP_TEXT_SUFFIXES,
     VISION_MODEL,
@@ -61,6 +78,12 @@ FORMATS: dict[str, Table] = {
         "visual_projection.weight": None,
         "text_projection.weight": None,
         "logit_scale": None,
+    },
+    "gguf": {
+        **_prefixed("", LANGUAGE_MODEL, LLAMA_OF_GGUF),
+        **_prefixed("output.", LM_HEAD, HEAD),
+        **_prefixed("mm.", MM_PROJECTOR, PROJECTOR_OF_GGUF),
+        **_prefixed("v.", VISION_MODEL, CLIP_OF_GGUF),
     },
     "mindspore port": {
         **_prefixed("model.", LANGUAGE_MODEL, LLAMA_OF_THE_PORT),

@@ -15,7 +15,6 @@ _KINDS = {
     "model_index.json": "it holds a diffusers pipeline, which is not an image captioner",
     "dataset_info.json": "it holds a data set: give it to share4v caption-dataset as INPUT",
     "state.json": "it holds a data set: give it to share4v caption-dataset as INPUT",
-    "*.gguf": "it holds GGUF files, which cannot be loaded: give the checkpoint that they were made from",
 }
 
 

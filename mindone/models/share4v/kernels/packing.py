@@ -187,6 +187,19 @@ class RoundedRows:
     scales: np.ndarray
 
 
+@dataclass(frozen=True)
+class RoundedGroups:
+    """Rows of an "int8" or "int4" matrix: weight [r, k] is scales[r, k // 32] * codes[r, k].
+
+    Attributes:
+        codes: int8 [R, K], -127 .. 127, or -8 .. 7 for "int4".
+        scales: float16 [R, ceil(K / 32)].
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+
+
 class BlockWriter:
     """Fills a new block piece by piece; pieces that are not written remain zero.
 
@@ -245,11 +258,10 @@ class BlockWriter:
         panels, groups, supers = -(-count // LANES), -(-columns // GROUP), -(-columns // SUPER)
         codes = np.full((panels * LANES, groups * GROUP), 8, np.uint8)  # 8 stands for the offset alone
         codes[:count, :columns] = rounded.codes
-        quads = codes.reshape(panels, LANES, groups, 2, 4, 4).transpose(0, 2, 3, 4, 1, 5)  # [N, G, 2, 4, 16, 4]
         data, scales = self.matrix_bytes(number)
         start = first // LANES * groups * GROUP_BYTES[spec.dtype]
-        packed = quads[:, :, 0] | quads[:, :, 1] << 4
-        data[start : start + packed.size] = packed.reshape(-1)
+        packed = _nibble_panels(codes)
+        data[start : start + packed.size] = packed
         target = scales[first // LANES * spec.scale_bytes :][: panels * spec.scale_bytes].reshape(panels, -1)
         d = np.zeros((panels * LANES, supers), np.float16)
         d[:count] = rounded.scales
@@ -261,6 +273,32 @@ class BlockWriter:
         )
         pairs = pairs.reshape(panels, LANES, groups, 2).transpose(0, 2, 1, 3)
         target[:, supers * LANES * 2 :] = np.ascontiguousarray(pairs).view(np.uint8).reshape(panels, -1)
+
+    def groups(self, number: int, rounded: RoundedGroups, first: int = 0) -> None:
+        """Write rows of an "int8" or "int4" matrix that were rounded already to rows first .. first + R - 1.
+
+        Raises:
+            ValueError: the matrix has another type or size, or `first` is not a multiple of 16.
+        """
+        spec = self.spec.matrices[number]
+        count, columns = rounded.codes.shape
+        fits = spec.dtype in ("int8", "int4") and columns == spec.columns and 0 <= first <= spec.rows - count
+        if not fits or first % LANES:
+            raise ValueError(f"codes [{count}, {columns}] cannot be written at row {first} of {spec}")
+        panels, groups = -(-count // LANES), -(-columns // GROUP)
+        codes = np.zeros((panels * LANES, groups * GROUP), np.int8)
+        codes[:count, :columns] = rounded.codes
+        data, scales = self.matrix_bytes(number)
+        if spec.dtype == "int4":
+            packed = _nibble_panels((codes + np.int8(8)).view(np.uint8))
+        else:
+            packed = codes.reshape(panels, LANES, groups, 8, 4).transpose(0, 2, 3, 1, 4).reshape(-1).view(np.uint8)
+        start = first // LANES * groups * GROUP_BYTES[spec.dtype]
+        data[start : start + packed.size] = packed
+        target = scales[first // LANES * spec.scale_bytes :][: panels * spec.scale_bytes].view(np.float16)
+        wide = np.zeros((panels * LANES, groups), np.float16)
+        wide[:count] = rounded.scales
+        target[:] = wide.reshape(panels, LANES, groups).transpose(0, 2, 1).reshape(-1)
 
     def _write_table(self, number: int, source: np.ndarray, first: int) -> None:
         spec, start = self.spec.matrices[number], int(self._header["matrices"][number]["data"])
@@ -306,6 +344,14 @@ class BlockWriter:
             )
         start = int(self._header[kind][number][field]) + first * 4
         self.block[start : start + values.size * 4].view(np.float32)[:] = values
+
+
+def _nibble_panels(codes: np.ndarray) -> np.ndarray:
+    """Pack codes 0 .. 15, uint8 [16 N, 32 G], as the int4 types store them, uint8 [N * G * 256]."""
+    panels, groups = codes.shape[0] // LANES, codes.shape[1] // GROUP
+    quads = codes.reshape(panels, LANES, groups, 2, 4, 4).transpose(0, 2, 3, 4, 1, 5)  # [N, G, 2, 4, 16, 4]
+    packed: np.ndarray = (quads[:, :, 0] | quads[:, :, 1] << 4).reshape(-1)
+    return packed
 
 
 def check_block(block: np.ndarray, spec: BlockSpec, name: str) -> None:

@@ -39,6 +39,24 @@ LLAMA_OF_THE_PORT: Mapping[str, str | None] = {
     "layers.{n}.feed_forward.w2.weight": "layers.{n}.mlp.down_proj.weight",
     "norm_out.weight": "norm.weight",
 }
+# llama.cpp's names.
+_GGUF_OF_LAYER = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    **{f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"},
+    "attn_output": "self_attn.o_proj",
+    **{f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")},
+}
+LLAMA_OF_GGUF: Mapping[str, str | None] = {
+    "token_embd.weight": "embed_tokens.weight",
+    "output_norm.weight": "norm.weight",
+    **{
+        f"blk.{{n}}.{theirs}.{kind}": f"layers.{{n}}.{ours}.{kind}"
+        for theirs, ours in _GGUF_OF_LAYER.items()
+        for kind in ("weight", "bias")
+        if f"layers.{{n}}.{ours}.{kind}" in LLAMA_SUFFIXES
+    },
+}
 HEAD: Mapping[str, str | None] = {"weight": "weight"}
 
 

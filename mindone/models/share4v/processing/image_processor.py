@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,23 @@ class ImageProcessor:
         """Use the vision tower's image size, and CLIP's mean and standard deviation."""
         edge = config.vision_config.image_size
         return cls(size=edge, crop_size=edge, image_aspect_ratio=config.image_aspect_ratio)
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], config: Share4VConfig) -> ImageProcessor:
+        """Use the mean and the standard deviation in the metadata of an `mmproj` file, and the tower's image size.
+
+        Raises:
+            ValueError: they are not three numbers each.
+        """
+        default = cls.from_config(config)
+        found: dict[str, Any] = {}
+        for name in ("image_mean", "image_std"):
+            stated = metadata.get(f"clip.vision.{name}")
+            if isinstance(stated, np.ndarray):
+                # The file has float32; of CLIP's own values the exact decimals are known.
+                is_default = np.array_equal(stated, np.array(getattr(default, name), np.float32))
+                found[name] = getattr(default, name) if is_default else tuple(map(float, stated.tolist()))
+        return replace(default, **found)
 
     @classmethod
     def from_pretrained(

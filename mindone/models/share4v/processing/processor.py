@@ -16,6 +16,7 @@ from ..hugging_face import FILES, PROCESSOR, check_arguments
 from ..load_options import CheckpointOptions, checked_options, explicit_options
 from .arrays import NamedArrays, check_tensor_type
 from .chat_templates import DEFAULT_TEMPLATE, Template, get_template
+from .gguf_vocabulary import template_of_gguf, tokenizer_arguments
 from .image_loading import ImageLoadError, ImageSource
 from .image_processor import ImageProcessor
 from .image_sources import EXPECTED_IMAGE, describe_type, image_batch, is_image
@@ -303,6 +304,14 @@ class Share4VProcessor:
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
         """Read the processor of an open checkpoint; errors are those of `from_pretrained`."""
         config, directory = checkpoint.config, checkpoint.directory
+        if checkpoint.gguf is not None:
+            metadata = checkpoint.gguf.language.metadata
+            return cls(
+                ImageProcessor.from_gguf(checkpoint.gguf.vision.metadata, config),
+                Tokenizer(**tokenizer_arguments(metadata)),
+                conversation=template_of_gguf(metadata)[0],
+                image_token_id=config.image_token_id,
+            )
         path = directory / PROCESSOR_NAME
         stated = read_json(path) if path.is_file() else {}
         error = schema.Text().error(stated.get("conversation", DEFAULT_TEMPLATE))

@@ -10,14 +10,15 @@ from operator import index
 from pathlib import Path
 from typing import Any, overload
 
-from ..configuration import read_json
-from ..configuration_schema import check_object, shown
+from ..configuration_schema import shown
+from ..home import expand_home
 from .arrays import NamedArrays, check_tensor_type
 from .files import find_directory
+from .gguf_vocabulary import tokenizer_arguments
 from .plain_text import unprotect
+from .tokenizer_files import CONFIG_NAME, read_arguments
 
 VOCABULARY_NAME = "tokenizer.model"
-_CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
 _SPACE = "▁"  # how sentencepiece writes a space
 # Protobuf merges repeated occurrences of a message field, so appending these bytes to the model (field 3,
 # normalizer_spec, containing field 3, add_dummy_prefix, 0) turns the dummy prefix off without a protobuf library.
@@ -87,6 +88,11 @@ class Tokenizer:
         self._unsplit = tuple(sorted({*self.added_tokens, *named}, key=len, reverse=True))  # the longest match wins
         self._splitter = re.compile("(" + "|".join(map(re.escape, self._unsplit)) + ")")
         self._guard = len(self._pieces.encode(unk_token))
+
+    @property
+    def model(self) -> bytes:
+        """The sentencepiece model, as its file has it."""
+        return self._model
 
     @property
     def vocab_size(self) -> int:
@@ -234,13 +240,17 @@ class Tokenizer:
         special_tokens_map.json.
 
         Args:
-            name_or_path: a directory, a known name such as "sharegpt4v-tiny", or owner/name on a hub.
+            name_or_path: a directory, a known name such as "sharegpt4v-tiny", owner/name on a hub, or a GGUF file.
             options: the fields of `CheckpointOptions`.
 
         Raises:
             FileNotFoundError, HubError: there is no tokenizer.model, or the checkpoint was not found.
             ValueError: a file is damaged.
         """
+        from ..checkpoint.gguf.pair import is_gguf_source, tokenizer_metadata
+
+        if is_gguf_source(expand_home(name_or_path)):
+            return cls(**tokenizer_arguments(tokenizer_metadata(expand_home(name_or_path))))
         directory = find_directory(name_or_path, options)
         path = directory / VOCABULARY_NAME
         if not path.is_file():
@@ -250,7 +260,7 @@ class Tokenizer:
                 f"no {VOCABULARY_NAME} in {directory}{found}: copy the sentencepiece model of this name from the "
                 "original checkpoint; it is the same in all Vicuna and LLaMA checkpoints"
             )
-        return cls(path, **_read_arguments(directory))
+        return cls(path, **read_arguments(directory))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write tokenizer.model and tokenizer_config.json, which transformers' LlamaTokenizer can also read."""
@@ -277,7 +287,7 @@ class Tokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / VOCABULARY_NAME).write_bytes(self._model)
         text = json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
-        (directory / _CONFIG_NAME).write_text(text, encoding="utf-8")
+        (directory / CONFIG_NAME).write_text(text, encoding="utf-8")
 
     def _encode_run(self, text: str) -> list[int]:
         """Encode text without special tokens. Encoding it after unk_token, which is cut off, keeps leading space."""
@@ -439,52 +449,3 @@ def _check_added_tokens(added_tokens: Mapping[str, int]) -> None:
             )
     if len(set(added_tokens.values())) != len(added_tokens):
         raise ValueError(f"two added tokens have the same id: {dict(added_tokens)}")
-
-
-def _read_arguments(directory: Path) -> dict[str, Any]:
-    """Read the arguments of Tokenizer from a checkpoint's tokenizer files."""
-    config, added_file, special_file = (
-        read_json(directory / name) if (directory / name).is_file() else {}
-        for name in (_CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME)
-    )
-    stated: dict[str, Any] = {}
-    for role in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        token = config.get(role) or special_file.get(role)
-        if token:
-            stated[role] = _text_of(token)
-    listed = []
-    for name, content in ((_CONFIG_NAME, config), (_SPECIAL_NAME, special_file)):
-        tokens = content.get("additional_special_tokens") or []
-        if not isinstance(tokens, list):
-            raise ValueError(f"{name}'s additional_special_tokens must be a list, got {shown(tokens)}")
-        listed += tokens
-    special = {_text_of(token) for token in listed} | {token for token in stated.values() if isinstance(token, str)}
-    added = {str(text): token_id for text, token_id in added_file.items()}
-    decoder = check_object(config.get("added_tokens_decoder") or {}, f"{_CONFIG_NAME}'s added_tokens_decoder")
-    for token_id, token in decoder.items():
-        text = _text_of(token)
-        if not isinstance(token, Mapping) or not token_id.isdecimal() or len(token_id) > 10:
-            raise ValueError(
-                f"{_CONFIG_NAME}'s added_tokens_decoder has {shown(token_id)}: expected an id and an object"
-            )
-        trims = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
-        if trims:
-            raise ValueError(
-                f"{directory / _CONFIG_NAME}: added token {shown(text)} has {', '.join(trims)}, which is not supported"
-            )
-        if added.setdefault(text, int(token_id)) != int(token_id):
-            raise ValueError(
-                f"{directory}: added token {shown(text)} has two ids, {added[text]} and {token_id}; remove one"
-            )
-        if token.get("special"):
-            special.add(text)
-    return {**stated, "added_tokens": added, "special_tokens": special}
-
-
-def _text_of(token: Any) -> str:
-    """Return the text of a token, which is given as a string or as {"content": text, ...}."""
-    if isinstance(token, str):
-        return token
-    if isinstance(token, Mapping) and isinstance(token.get("content"), str):
-        return str(token["content"])
-    raise ValueError(f"a token is {shown(token)}, expected a string or an object with the key 'content'")

@@ -20,6 +20,8 @@ PROJECTOR: Mapping[str, str | None] = {
 PROJECTOR_OF_LLAVA: Mapping[str, str | None] = {
     f"linear_{number}.{kind}": f"{index}.{kind}" for number, index in ((1, 0), (2, 2)) for kind in ("weight", "bias")
 }
+# llama.cpp counts the modules of the MLP, as we do, also of one with a single layer.
+PROJECTOR_OF_GGUF: Mapping[str, str | None] = {f"{{n}}.{kind}": f"{{n}}.{kind}" for kind in ("weight", "bias")}
 
 
 def _layers(config: Share4VConfig) -> list[tuple[str, int, int]] | None:

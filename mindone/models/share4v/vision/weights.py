@@ -34,6 +34,27 @@ CLIP_OF_THE_PORT: Mapping[str, str | None] = {
     **{f"{layer}.gamma": f"{layer}.weight" for layer in CLIP_NORMS},
     **{f"{layer}.beta": f"{layer}.bias" for layer in CLIP_NORMS},
 }
+# llama.cpp's names, of the generation in which ffn_up is the MLP's first matrix.
+_GGUF_OF_LAYER = {
+    **{f"attn_{part}": f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")},
+    **{f"ln{number}": f"layer_norm{number}" for number in (1, 2)},
+    "ffn_up": "mlp.fc1",
+    "ffn_down": "mlp.fc2",
+}
+CLIP_OF_GGUF: Mapping[str, str | None] = {
+    "class_embd": "embeddings.class_embedding",
+    "patch_embd.weight": "embeddings.patch_embedding.weight",
+    "position_embd.weight": "embeddings.position_embedding.weight",
+    **{
+        f"{theirs}.{kind}": f"{ours}.{kind}"
+        for theirs, ours in (
+            ("pre_ln", "pre_layrnorm"),
+            ("post_ln", "post_layernorm"),
+            *((f"blk.{{n}}.{theirs}", f"encoder.layers.{{n}}.{ours}") for theirs, ours in _GGUF_OF_LAYER.items()),
+        )
+        for kind in ("weight", "bias")
+    },
+}
 # A full CLIP checkpoint also holds a text encoder, which captioning does not use.
 CLIP_TEXT_SUFFIXES = (
     "embeddings.token_embedding.weight",

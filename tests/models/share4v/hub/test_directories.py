@@ -59,7 +59,6 @@ CONTENTS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda path: write(path / "dataset_info.json"),
         "it holds a data set: give it to share4v caption-data",
     ),
-    "GGUF": (lambda path: write(path / "ggml-model-q4_k.gguf"), "it holds GGUF files"),
     "damaged adapter": (lambda path: write(path / "adapter_config.json", "[1"), "it holds a LoRA adapter, not a"),
 }
 

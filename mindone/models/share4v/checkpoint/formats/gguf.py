@@ -6,6 +6,7 @@ dimensions, offsets, types) is checked against its size before it is used.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ MAX_NAME_BYTES = 65_535
 MAX_TEXT_BYTES = 16 << 20  # a chat template is some kilobytes
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
+MAX_PARTS = 10_000
+SUFFIX = ".gguf"
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_DECODED_AT_ONCE = 1 << 20  # values; decoding needs several times the memory of its result
 
 
 class _Damaged(Exception):
@@ -42,38 +47,42 @@ class GGUFTensor:
         shape: sizes in the order of NumPy and torch, the reverse of the file's.
         type: its type; a row, the last dimension, is a whole number of the type's blocks.
         blocks: its bytes, uint8 [blocks, bytes of one], a view of the mapped file.
+        file: the file, which is one of several if the model is split.
     """
 
     name: str
     shape: tuple[int, ...]
     type: TensorType
     blocks: np.ndarray
+    file: Path
 
     def decoded(self) -> np.ndarray:
         """Return the values, float32 [*shape]."""
-        return self.type.decode(self.blocks).reshape(self.shape)
+        values = np.empty((len(self.blocks), self.type.values), np.float32)
+        step = _DECODED_AT_ONCE // self.type.values
+        for start in range(0, len(values), step):
+            values[start : start + step] = self.type.decode(self.blocks[start : start + step])
+        return values.reshape(self.shape)
 
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A GGUF file.
+    """A GGUF file, or the files of a model that was split.
 
     Attributes:
-        path: where it is.
+        path: where it is; the first of several.
         metadata: its keys and values: numbers, text, and arrays as NumPy arrays or lists of text.
         tensors: by name.
-        mapped: the whole file, uint8.
     """
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GGUFTensor]
-    mapped: np.ndarray
 
     def stored_tensors(self) -> list[StoredTensor]:
         """List the tensors as every format's reader does; they are read as float32."""
         return [
-            StoredTensor(tensor.name, tensor.shape, "float32", self.path, tensor.decoded, self.mapped)
+            StoredTensor(tensor.name, tensor.shape, "float32", tensor.file, tensor.decoded, tensor.blocks)
             for tensor in self.tensors.values()
         ]
 
@@ -177,8 +186,68 @@ def _read(path: Path, data: np.ndarray, cursor: _Cursor) -> GGUFFile:
             )
         end_of_last = begin + size
         blocks = data[begin : begin + size].reshape(-1, kind.bytes)
-        tensors[name] = GGUFTensor(name, shape, kind, blocks)
-    return GGUFFile(path, metadata, tensors, data)
+        tensors[name] = GGUFTensor(name, shape, kind, blocks, path)
+    return GGUFFile(path, metadata, tensors)
+
+
+def open_gguf_model(path: Path) -> GGUFFile:
+    """Read a GGUF file and, if it is one of several parts (`-00001-of-0000N.gguf`), the others beside it.
+
+    Raises:
+        CheckpointError: as `open_gguf`; or a part is missing, or the parts contradict each other.
+    """
+    named = _PART.fullmatch(path.name)
+    first = open_gguf(path if named is None else part_path(path, 1))
+    count = first.metadata.get("split.count", 1)
+    if type(count) is not int or not 0 < count <= MAX_PARTS:
+        raise CheckpointError(f"{first.path} states split.count {count!r:.80}, expected 1 to {MAX_PARTS}")
+    if named is None and count > 1:
+        raise CheckpointError(
+            f"{path} is one of {count} parts, but its name does not say which: give it its name again, such as "
+            f"{path.stem}-00001-of-{count:05d}.gguf, with the other parts beside it"
+        )
+    if named is not None and int(named["count"]) != count:
+        raise CheckpointError(f"{first.path} states split.count {count}, but its name says {int(named['count'])} parts")
+    tensors = dict(first.tensors)
+    for number in range(2, count + 1):
+        part = open_gguf(part_path(path, number))
+        twice = sorted(tensors.keys() & part.tensors.keys())
+        if part.metadata.get("split.no") != number - 1 or part.metadata.get("split.count") != count or twice:
+            raise CheckpointError(
+                f"{part.path} is not part {number} of {count} of {first.path}"
+                + (f": both have the tensor {twice[0]!r:.200}" if twice else "")
+            )
+        tensors.update(part.tensors)
+    stated = first.metadata.get("split.tensors.count", len(tensors))
+    if stated != len(tensors):
+        raise CheckpointError(f"{first.path} and its parts have {len(tensors)} tensors, expected {stated!r:.80}")
+    return GGUFFile(first.path, first.metadata, tensors)
+
+
+def part_path(path: Path, number: int) -> Path:
+    """Return the path of another part of a split model, given that of one.
+
+    Raises:
+        CheckpointError: the part is missing.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mindone.models.share4v.checkpoint.formats.gguf import part_path
+        >>> part_path(Path("a-00002-of-00003.gguf"), 1)
+        Traceback (most recent call last):
+        ...
+        mindone.models.share4v.checkpoint.errors.CheckpointError: a-00001-of-00003.gguf is missing: ...
+    """
+    part = path.with_name(_PART.sub(rf"\g<stem>-{number:05d}-of-\g<count>{SUFFIX}", path.name))
+    if not part.is_file():
+        raise CheckpointError(f"{part} is missing: all parts of a model must be in one directory; download it too")
+    return part
+
+
+def is_later_part(path: Path) -> bool:
+    """Return whether a file is one of several parts and not the first."""
+    named = _PART.fullmatch(path.name)
+    return named is not None and int(named["number"]) != 1
 
 
 def _blocks_of(shape: tuple[int, ...], kind: TensorType) -> int:

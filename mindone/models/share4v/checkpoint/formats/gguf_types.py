@@ -25,6 +25,8 @@ class TensorType(NamedTuple):
         bytes: bytes of a block.
         decode: blocks, uint8 [n, bytes] -> float32 [n, values].
         is_exact: whether float32 holds every stored value exactly and the file stores plain floats.
+        codes: blocks -> integers, int8 [n, values], of a type whose values are integers times a scale of the block,
+            the float16 at its start; None for the others.
     """
 
     name: str
@@ -32,6 +34,7 @@ class TensorType(NamedTuple):
     bytes: int
     decode: Callable[[np.ndarray], np.ndarray]
     is_exact: bool = False
+    codes: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -56,8 +59,25 @@ def _bfloat16(blocks: np.ndarray) -> np.ndarray:
     return (np.ascontiguousarray(blocks).view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def _q4_0(blocks: np.ndarray) -> np.ndarray:
-    return _half(blocks, 0) * (_nibbles(blocks[:, 2:]).astype(np.float32) - 8)
+def _codes_q4_0(blocks: np.ndarray) -> np.ndarray:
+    return _nibbles(blocks[:, 2:]).astype(np.int8) - np.int8(8)
+
+
+def _codes_q5_0(blocks: np.ndarray) -> np.ndarray:
+    return (_nibbles(blocks[:, 6:]) | _fifth_bits(blocks, 2)).astype(np.int8) - np.int8(16)
+
+
+def _codes_q8_0(blocks: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(blocks[:, 2:]).view(np.int8)
+
+
+def _codes_iq4_nl(blocks: np.ndarray) -> np.ndarray:
+    return IQ4_VALUES.astype(np.int8)[_nibbles(blocks[:, 2:])]
+
+
+def _scaled(codes: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the decoder of a type whose values are integers times the float16 at a block's start."""
+    return lambda blocks: _half(blocks, 0) * codes(blocks).astype(np.float32)
 
 
 def _q4_1(blocks: np.ndarray) -> np.ndarray:
@@ -69,18 +89,9 @@ def _fifth_bits(blocks: np.ndarray, at: int) -> np.ndarray:
     return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
 
 
-def _q5_0(blocks: np.ndarray) -> np.ndarray:
-    values = _nibbles(blocks[:, 6:]) | _fifth_bits(blocks, 2)
-    return _half(blocks, 0) * (values.astype(np.float32) - 16)
-
-
 def _q5_1(blocks: np.ndarray) -> np.ndarray:
     values = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks, 4)
     return _half(blocks, 0) * values.astype(np.float32) + _half(blocks, 2)
-
-
-def _q8_0(blocks: np.ndarray) -> np.ndarray:
-    return _half(blocks, 0) * np.ascontiguousarray(blocks[:, 2:]).view(np.int8).astype(np.float32)
 
 
 def _crumbs(packed: np.ndarray) -> np.ndarray:
@@ -148,10 +159,6 @@ def _q6_k(blocks: np.ndarray) -> np.ndarray:
     return (steps[:, :, None] * values.reshape(-1, 16, 16)).reshape(-1, 256)
 
 
-def _iq4_nl(blocks: np.ndarray) -> np.ndarray:
-    return _half(blocks, 0) * IQ4_VALUES[_nibbles(blocks[:, 2:])]
-
-
 def _iq4_xs(blocks: np.ndarray) -> np.ndarray:
     high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2")  # [n, 1]
     high = (high >> np.arange(0, 16, 2, dtype=np.uint16)) & 3  # [n, 8]
@@ -166,17 +173,17 @@ def _iq4_xs(blocks: np.ndarray) -> np.ndarray:
 TENSOR_TYPES: dict[int, TensorType] = {
     0: TensorType("F32", 1, 4, _float32, is_exact=True),
     1: TensorType("F16", 1, 2, _float16, is_exact=True),
-    2: TensorType("Q4_0", 32, 18, _q4_0),
+    2: TensorType("Q4_0", 32, 18, _scaled(_codes_q4_0), codes=_codes_q4_0),
     3: TensorType("Q4_1", 32, 20, _q4_1),
-    6: TensorType("Q5_0", 32, 22, _q5_0),
+    6: TensorType("Q5_0", 32, 22, _scaled(_codes_q5_0), codes=_codes_q5_0),
     7: TensorType("Q5_1", 32, 24, _q5_1),
-    8: TensorType("Q8_0", 32, 34, _q8_0),
+    8: TensorType("Q8_0", 32, 34, _scaled(_codes_q8_0), codes=_codes_q8_0),
     10: TensorType("Q2_K", 256, 84, _q2_k),
     11: TensorType("Q3_K", 256, 110, _q3_k),
     12: TensorType("Q4_K", 256, 144, _q4_k),
     13: TensorType("Q5_K", 256, 176, _q5_k),
     14: TensorType("Q6_K", 256, 210, _q6_k),
-    20: TensorType("IQ4_NL", 32, 18, _iq4_nl),
+    20: TensorType("IQ4_NL", 32, 18, _scaled(_codes_iq4_nl), codes=_codes_iq4_nl),
     23: TensorType("IQ4_XS", 256, 136, _iq4_xs),
     30: TensorType("BF16", 1, 2, _bfloat16, is_exact=True),
 }

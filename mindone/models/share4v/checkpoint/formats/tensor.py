@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..errors import CheckpointError
 from .mapped_file import map_path
+
+if TYPE_CHECKING:
+    from ...kernels.packing import RoundedGroups
 
 # What the formats' own dtype names are turned into -> NumPy's code for the bytes. NumPy has no bfloat16: its bits are
 # read as integers and widened.
@@ -47,6 +50,8 @@ class StoredTensor:
         file: where it lies, for messages.
         read: gives the array, [*shape]; it may be a read-only view of the file.
         mapped: all bytes of the file, as `map_file` gives them, or a view of them.
+        groups: type of the kernels' matrices -> gives integers and scales for it that have exactly the tensor's values;
+            None in place of them if they do not fit. Empty unless the file stores such integers.
     """
 
     name: str
@@ -55,6 +60,7 @@ class StoredTensor:
     file: Path
     read: Callable[[], np.ndarray] = field(repr=False, compare=False)
     mapped: np.ndarray = field(repr=False, compare=False)
+    groups: Mapping[str, Callable[[], RoundedGroups | None]] = field(default_factory=dict, repr=False, compare=False)
 
     def release(self) -> None:
         """Give back the memory that pages of the file take since they were read; views of them stay good.
