@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 MODELS = (
-    "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, a directory, a GGUF file, or owner/name on the Hugging Face hub"
+    "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, llava-1.5-7b, a directory, a GGUF file, or owner/name on the "
+    "Hugging Face hub"
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
 from mindone.models.share4v.configuration import IMAGE_TOKEN_INDEX as IMAGE
 
@@ -27,6 +27,7 @@ class Shape:
     select_layer: int = -2
     strategy: str = "default"
     seed: int = 0
+    language: type[LlamaConfig | MistralConfig] = LlamaConfig
 
 
 SHAPES = {
@@ -103,7 +104,7 @@ class Reference:
 
     def __init__(self, shape: Shape) -> None:
         vision = CLIPVisionConfig(**{**VISION, **shape.vision})
-        text = LlamaConfig(**{**TEXT, **shape.text})
+        text = shape.language(**{**TEXT, **shape.text})
         self.shape = shape
         patches = (vision.image_size // vision.patch_size) ** 2
         self.num_image_tokens = patches + (shape.strategy == "full")

@@ -16,8 +16,13 @@ TOWER = "vit-tiny-l3"
 SELECT_FEATURE = {"default": "patch", "full": "cls_patch"}
 
 
-def write_original(reference: Reference, directory: Path, dtype: str = "float32", shards: int = 2) -> Path:
-    """The original's layout: `.bin` shards with an index, the vision tower beside; return the main directory."""
+def write_original(
+    reference: Reference, directory: Path, dtype: str = "float32", shards: int = 2, **fields: object
+) -> Path:
+    """The original's layout: `.bin` shards with an index, the vision tower beside; return the main directory.
+
+    `fields` are added to config.json.
+    """
     parts: dict[str, dict[str, torch.Tensor]] = {"main": {}, "tower": {}}
     for name, tensor in _weights(reference, dtype).items():
         part, ours = _original_name(name)
@@ -29,7 +34,7 @@ def write_original(reference: Reference, directory: Path, dtype: str = "float32"
     main, tower = directory / "ShareGPT4V-tiny", directory / TOWER
     for path in (main, tower):
         path.mkdir(parents=True)
-    _write_json(main / "config.json", _original_config(reference, dtype))
+    _write_json(main / "config.json", {**_original_config(reference, dtype), **fields})
     _write_shards(parts["main"], main, shards)
     reference.model.config.vision_config.save_pretrained(tower)
     torch.save(parts["tower"], tower / "pytorch_model.bin")

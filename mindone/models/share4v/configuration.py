@@ -291,7 +291,8 @@ class Share4VConfig:
         )
         _require(
             self.image_aspect_ratio in ("pad", "square"),
-            f"image_aspect_ratio {self.image_aspect_ratio!r} is not supported: expected 'pad' or 'square'",
+            f"image_aspect_ratio {self.image_aspect_ratio!r} is not supported: expected 'pad' or 'square'; models that "
+            "cut images into tiles (anyres: LLaVA-1.6 and later) are not supported",
         )
         _require(
             self.quantization is None or self.quantization in QUANTIZED,

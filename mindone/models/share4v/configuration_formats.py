@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .configuration_schema import Optional, Text, check_object, shown
+from .configuration_schema import Integer, Optional, Text, check_object, shown
 from .home import expand_home
 
 # Our field -> the keys of published files. If several keys are listed, the first one that is present counts.
@@ -72,6 +72,48 @@ CLIP_LARGE_336 = {
 }
 
 
+_EXPERTS = "a mixture of experts is another architecture"
+_TILES = "it cuts images into tiles (LLaVA-1.6, LLaVA-NeXT)"
+# Fields of the original format that change the model; others of their values mean another architecture than this one.
+PLAIN_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "mm_patch_merge_type": (("flat",), "LLaVA-1.6 and later cut images into tiles"),
+    "mm_resampler_type": (("identity",), "there is no resampler between vision tower and projector here"),
+    "s2": ((False,), "the vision tower sees one scale here"),
+    "use_s2": ((False,), "the vision tower sees one scale here"),
+    "num_experts": ((), _EXPERTS),
+    "num_local_experts": ((), _EXPERTS),
+    "moe": ((), _EXPERTS),
+}
+# What a language model's config means where it says nothing: transformers does not write its defaults. A window of
+# attention is not computed here; up to its length it makes no difference.
+MISTRAL = {
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32 * 4096,
+    "sliding_window": 4096,
+}
+LANGUAGE_MODELS: dict[str, Mapping[str, Any]] = {"llama": {}, "mistral": MISTRAL}
+# Part of a model type or of an architecture's name -> why such a model does not load.
+OTHER_ARCHITECTURES: dict[str, str] = {
+    "llava_next": _TILES,
+    "llavanext": _TILES,
+    "onevision": "it cuts images into tiles, and its language model is a Qwen2 (LLaVA-OneVision)",
+    "vipllava": "its projector reads several layers of the vision tower (ViP-LLaVA)",
+    "video": "it is a model for videos with another vision tower",
+    "mixtral": _EXPERTS,
+    "moe": _EXPERTS,
+    "qwen": "its language model is a Qwen",
+    "gemma": "its language model is a Gemma",
+    "phi": "its language model is a Phi",
+    "stablelm": "its language model is a StableLM",
+    "openelm": "its language model is an OpenELM",
+    "llava_mpt": "its language model is an MPT",
+    "llavampt": "its language model is an MPT",
+    "tinyllava": "TinyLLaVA's vision towers are SigLIP, and its format is its own; bczhou/tiny-llava-v1-hf loads",
+    "tiny_llava": "TinyLLaVA's vision towers are SigLIP; bczhou/tiny-llava-v1-hf loads",
+}
+
+
 def pick(data: Mapping[str, Any], table: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
     """Return the fields of `table` that `data` contains, by our names; null values are ignored."""
     found = {}
@@ -110,9 +152,21 @@ def rope_of(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "rope_scaling": scaling} if scaling else fields
 
 
-def read_text(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a LLaMA config, nested or flat."""
-    return {**pick(data, TEXT_FIELDS), **rope_of(data)}
+def read_text(data: Mapping[str, Any], model_type: str = "llama") -> dict[str, Any]:
+    """Read the config of a language model, nested or flat.
+
+    Attention within a window of the last tokens (Mistral) equals full attention as long as all tokens are within it, so
+    a window limits the context.
+    """
+    fields = {**pick({**LANGUAGE_MODELS[model_type], **data}, TEXT_FIELDS), **rope_of(data)}
+    window = data.get("sliding_window", LANGUAGE_MODELS[model_type].get("sliding_window"))
+    if model_type == "mistral" and window is not None:
+        error = Integer(1, 2**24).error(window)
+        if error is not None:
+            raise ValueError(f"config.json's sliding_window {error}")
+        length = fields["max_position_embeddings"]
+        fields["max_position_embeddings"] = min(length, window) if type(length) is int else length
+    return fields
 
 
 def read_vision(data: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -120,18 +174,28 @@ def read_vision(data: Mapping[str, Any] | None) -> dict[str, Any]:
     if data is None:
         return dict(CLIP_LARGE_336)
     check_object(data, "config.json's vision_config")
-    return pick(check_object(data.get("vision_config", data), "config.json's vision_config"), VISION_FIELDS)
+    inner = check_object(data.get("vision_config", data), "config.json's vision_config")
+    model_type = inner.get("model_type", TOWER_MODEL_TYPES[0])
+    if model_type not in TOWER_MODEL_TYPES:
+        raise ValueError(
+            f"the vision tower is a {shown(model_type)}, expected {TOWER_MODEL_TYPES[0]!r}: only CLIP's is supported"
+        )
+    return pick(inner, VISION_FIELDS)
 
 
 def read_original(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
     """Read the original ShareGPT4V format: LLaMA's fields next to `mm_*` fields."""
+    for name, (plain, why) in PLAIN_VALUES.items():
+        value = data.get(name)
+        if value is not None and value not in plain:
+            raise ValueError(f"config.json's {name} is {shown(value)}, which is not supported: {why}")
     fields = pick(data, ORIGINAL_FIELDS)
     projector = {"projector_type": fields.pop("projector_type")} if "projector_type" in fields else {}
     return {
         **fields,
         "vision_config": read_vision(vision),
         "projector_config": projector,
-        "text_config": read_text(data),
+        "text_config": read_text(data, "mistral" if data.get("model_type") == "llava_mistral" else "llama"),
         "extra": leftover(data, TEXT_FIELDS, ORIGINAL_FIELDS, {"": ("model_type", "architectures", "rope_parameters")}),
     }
 
@@ -148,9 +212,12 @@ def read_llava(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dic
         if field in fields:
             projector[ours] = fields.pop(field)
     language = check_object(data.get("text_config", {}), "config.json's text_config")
-    if language.get("model_type", "llama") != "llama":
-        raise ValueError(f"config.json's text_config is a {shown(language['model_type'])}, expected 'llama'")
-    text = read_text(language)
+    model_type = language.get("model_type", "llama")
+    if model_type not in LANGUAGE_MODELS:
+        raise ValueError(
+            f"config.json's text_config is a {shown(model_type)}, expected {' or '.join(map(repr, LANGUAGE_MODELS))}"
+        )
+    text = read_text(language, model_type)
     if data.get("tie_word_embeddings"):
         text["tie_word_embeddings"] = True
     nested = {"": ("model_type", "architectures", "text_config", "vision_config", "tie_word_embeddings")}
@@ -175,7 +242,7 @@ def read_own(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[
 
 
 READERS = {"original": read_original, "llava": read_llava, "own": read_own}
-ORIGINAL_MODEL_TYPES = ("share4v", "llava_llama", "llava")
+ORIGINAL_MODEL_TYPES = ("share4v", "llava_llama", "llava", "llava_mistral")
 TOWER_MODEL_TYPES = ("clip_vision_model", "clip")
 
 
@@ -186,6 +253,7 @@ def format_of(data: Mapping[str, Any]) -> str:
         ValueError: the format is unknown.
     """
     model_type = data.get("model_type")
+    _refuse_other_architecture(data)
     if model_type == "share4v" and "projector_config" in data:
         return "own"
     if model_type == "llava" and "text_config" in data:
@@ -203,6 +271,18 @@ def format_of(data: Mapping[str, Any]) -> str:
         f"model types: {', '.join(sorted(ORIGINAL_MODEL_TYPES))} (the original's config, transformers' "
         "LlavaForConditionalGeneration, or what save_pretrained wrote)"
     )
+
+
+def _refuse_other_architecture(data: Mapping[str, Any]) -> None:
+    """Refuse models that are known to be built otherwise, and say how."""
+    architectures = data.get("architectures")
+    named = [data.get("model_type"), *(architectures if isinstance(architectures, list) else ())]
+    for name in named:
+        found = next((part for part in OTHER_ARCHITECTURES if isinstance(name, str) and part in name.lower()), None)
+        if found is not None:
+            raise ValueError(
+                f"config.json describes a {shown(name)}, which is not supported: {OTHER_ARCHITECTURES[found]}"
+            )
 
 
 def named_tower(data: Mapping[str, Any]) -> str | None:

@@ -80,7 +80,7 @@ def test_original_form_takes_the_vision_tower_that_is_named(tmp_path: Path) -> N
 @pytest.mark.parametrize("auto", [AutoConfig, AutoModel, AutoProcessor])
 def test_an_unknown_model_type_names_the_known_ones(auto: type, tmp_path: Path) -> None:
     directory = write_config(tmp_path / "other", model_type="blip-2", text_config={})
-    with pytest.raises(ValueError, match=r"'blip-2'.*llava, llava_llama, share4v"):
+    with pytest.raises(ValueError, match=r"'blip-2'.*llava, llava_llama, llava_mistral, share4v"):
         auto.from_pretrained(directory)
     with pytest.raises(ValueError, match=r"model_type None"):
         auto.from_pretrained(write_config(tmp_path / "none", hidden_size=8))

@@ -209,8 +209,8 @@ def test_a_contradiction_is_refused_by_name(changes: dict[str, Any], message: st
 
 LLAVA_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another language model": (
-        {"text_config": {"model_type": "mistral"}},
-        "text_config is a 'mistral', expected 'llama'",
+        {"text_config": {"model_type": "qwen2"}},
+        "text_config is a 'qwen2', expected 'llama' or 'mistral'",
     ),
     "projector's activation": ({"projector_hidden_act": "relu"}, "projector_hidden_act 'relu' is not supported"),
     "strategy": ({"vision_feature_select_strategy": "cls"}, "select_feature 'cls' is not supported"),

@@ -38,7 +38,7 @@ def _shards(count: int) -> tuple[str, ...]:
     return ("config.json", "generation_config.json", *TOKENIZER_FILES, "pytorch_model.bin.index.json", *names)
 
 
-# The vision towers have rows too: a checkpoint's config.json names them by their `repo`.
+# Vision towers have rows too: a checkpoint's config.json names them by their `repo`.
 PRESETS: dict[str, Preset] = {
     "sharegpt4v-tiny": Preset(embedded="assets/sharegpt4v-tiny"),
     "sharegpt4v-7b": Preset("Lin-Chen/ShareGPT4V-7B", _shards(2), size=2 * (6_738_415_616 + 20_979_712)),
@@ -49,6 +49,12 @@ PRESETS: dict[str, Preset] = {
     "sharegpt4v-13b-vision-tower": Preset(
         "Lin-Chen/ShareGPT4V-13B_Pretrained_vit-large336-l12", VISION_FILES, size=4 * 303_507_456
     ),
+    # LLaVA-1.5 has the same architecture; its vision tower is CLIP as OpenAI trained it.
+    "llava-1.5-7b": Preset("liuhaotian/llava-v1.5-7b", _shards(2), size=2 * (6_738_415_616 + 20_979_712)),
+    "llava-1.5-13b": Preset("liuhaotian/llava-v1.5-13b", _shards(3), size=2 * (13_015_864_320 + 31_467_520)),
+    "llava-1.5-7b-hf": Preset("llava-hf/llava-1.5-7b-hf", size=2 * (6_738_939_904 + 20_979_712 + 303_507_456)),
+    "llava-1.5-13b-hf": Preset("llava-hf/llava-1.5-13b-hf", size=2 * (13_016_519_680 + 31_467_520 + 303_507_456)),
+    "llava-1.5-vision-tower": Preset("openai/clip-vit-large-patch14-336", VISION_FILES, size=4 * 427_944_193),
 }
 
 
