@@ -130,8 +130,9 @@ def _open_gguf(path: Path, options: CheckpointOptions) -> Checkpoint:
     for note in pair.notes:
         logger.info("%s: %s", pair.language.path, note)
     adapters = read_adapters(adapter_weights(options.adapter))
-    check_adapters(adapters, pair.config, pair.language.path)
-    return Checkpoint(pair.language.path, None, pair.config, "gguf", adapters, pair)
+    config = adapted_config(pair.config, adapters)
+    check_adapters(adapters, config, pair.language.path)
+    return Checkpoint(pair.language.path, None, config, "gguf", adapters, pair)
 
 
 def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpoint:
