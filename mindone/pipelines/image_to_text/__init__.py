@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 _EXPORTS = {
     "CaptioningSettings": "dataset.options",
     "ChatSession": "chat",
+    "DownloadOptions": "dataset.readers.downloads",
     "ExecutorOptions": "dataset.options",
     "ImageTextToTextPipeline": "answering",
     "ImageToTextPipeline": "captioning",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .dataset.options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice
     from .dataset.prompts.plan import PromptPlan
     from .dataset.readers import InputError, ReaderOptions
+    from .dataset.readers.downloads import DownloadOptions
     from .dataset.rules.text_rules import TextRules
     from .dataset.state.records import InputPreview, JobError, JobPreview, JobSummary, Record
     from .dataset.state.skipped import SkippedGroup
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CaptioningSettings",
     "ChatSession",
+    "DownloadOptions",
     "ExecutorOptions",
     "ImageTextToTextPipeline",
     "ImageToTextPipeline",

@@ -70,10 +70,11 @@ def caption_dataset(
     - `choice` (ModelChoice): model, vision_tower, dtype, kv_cache_dtype, language_backend, vision_backend,
       conversation, cache_dir, local_files_only, revision, token, subfolder, adapter.
     - `plan` (PromptPlan): style, prompt, prompt_file, captions, every_prompt. By default the style "default".
-    - `settings` (CaptioningSettings, and in it TextRules): max_new_tokens, min_new_tokens, temperature, top_p, top_k,
-      min_p, repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size, stop, schema (or the path of
-      its file), begin_with, attempts, seed, batch_size, workers, max_image_pixels; strip_openings, strip,
-      max_sentences, max_words, min_words, require, forbid.
+    - `settings` (CaptioningSettings, and in it TextRules and DownloadOptions): max_new_tokens, min_new_tokens,
+      temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size,
+      stop, schema (or the path of its file), begin_with, attempts, seed, batch_size, workers, max_image_pixels;
+      strip_openings, strip, max_sentences, max_words, min_words, require, forbid; url_attempts, url_seconds, url_bytes,
+      url_per_host, url_private, user_agent_token, disallowed_header_directives.
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, on_fault, overwrite,
@@ -168,12 +169,13 @@ def _run(
         remove_queues(state.directory)
         on_skipped(read_skipped(state.path(SKIPPED)))
         on_start(count_done(directory), len(listing))
+        written = replace(options.writers, downloads=job.settings.downloads)
         captioning = CaptionJob(
             state=state,
             listing=listing,
             plan=job.plan,
             existing=options.existing,
-            writers=[open_writer(name, options.out, options.writers, state.directory) for name in options.formats],
+            writers=[open_writer(name, options.out, written, state.directory) for name in options.formats],
             on_record=on_record,
             begin_with=job.settings.begin_with,
             template=options.writers.template,

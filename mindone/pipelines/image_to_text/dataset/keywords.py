@@ -20,6 +20,7 @@ from .options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoic
 from .prompts.plan import PromptPlan
 from .prompts.schema_file import read_schema_file
 from .readers import ReaderOptions
+from .readers.downloads import DownloadOptions
 from .rules.text_rules import TextRules
 from .writers import WriterOptions
 
@@ -90,6 +91,18 @@ class RuleKeywords(TypedDict, total=False):
     forbid: _Texts
 
 
+class DownloadKeywords(TypedDict, total=False):
+    """Keywords for DownloadOptions."""
+
+    url_attempts: int
+    url_seconds: float
+    url_bytes: int
+    url_per_host: int
+    url_private: bool
+    user_agent_token: str
+    disallowed_header_directives: _Texts
+
+
 class ReaderKeywords(TypedDict, total=False):
     """Keywords for ReaderOptions.
 
@@ -152,6 +165,7 @@ class DatasetKeywords(
     PromptKeywords,
     CaptioningKeywords,
     RuleKeywords,
+    DownloadKeywords,
     ReaderKeywords,
     JobKeywords,
     WriterKeywords,
@@ -166,7 +180,7 @@ KEYWORDS: tuple[str, ...] = tuple(DatasetKeywords.__annotations__)
 _KEYWORDS_OF: dict[str, tuple[type, ...]] = {
     "choice": (ModelKeywords,),
     "plan": (PromptKeywords,),
-    "settings": (CaptioningKeywords, RuleKeywords),
+    "settings": (CaptioningKeywords, RuleKeywords, DownloadKeywords),
     "readers": (ReaderKeywords,),
     "options": (JobKeywords, WriterKeywords, ExecutorKeywords),
 }
@@ -184,7 +198,7 @@ _FIELDS = {
 }
 _SEVERAL = (
     *("style", "prompt", "prompt_file", "stop", "strip", "require", "forbid", "include", "exclude", "format"),
-    "endpoint",
+    *("endpoint", "disallowed_header_directives"),
 )
 
 
@@ -217,12 +231,14 @@ def build_options(
         values["request_fields"] = _json_object("request_fields", values["request_fields"])
     _check_keywords([*keywords], [name for name, given in objects.items() if given is not None], [*values])
     rules = TextRules(**_fields(values, RuleKeywords))
+    downloads = DownloadOptions(**_fields(values, DownloadKeywords))
     writers = WriterOptions(**_fields(values, WriterKeywords))
     executor = ExecutorOptions(**_fields(values, ExecutorKeywords))
     return DatasetOptions(
         choice=choice or ModelChoice(**_fields(values, ModelKeywords)),
         plan=plan or PromptPlan.from_options(**_fields(values, PromptKeywords), seed=values.get("seed", 0)),
-        settings=settings or CaptioningSettings(**_fields(values, CaptioningKeywords), rules=rules),
+        settings=settings
+        or CaptioningSettings(**_fields(values, CaptioningKeywords), rules=rules, downloads=downloads),
         readers=readers or _reader_options(_fields(values, ReaderKeywords)),
         options=options or JobOptions(**_fields(values, JobKeywords), writers=writers, executor=executor),
     )
@@ -248,6 +264,8 @@ def _plain(name: str, value: Any) -> Any:
         value = os.fspath(value)
     if name not in _SEVERAL:
         return value
+    if name == "disallowed_header_directives" and isinstance(value, str):  # "noai,noindex"; "" for none
+        value = [one.strip() for one in value.lower().split(",") if one.strip()]
     several = (value,) if isinstance(value, str) else tuple(map(os.fspath, value))
     return tuple(dict.fromkeys(several)) if name in ("format", "endpoint") else several
 

@@ -18,6 +18,7 @@ from mindone.models.share4v.suggestions import unknown
 
 from .prompts.styles import get_style
 from .prompts.variables import variables_of
+from .readers.downloads import DownloadOptions
 from .rules.retries import RETRIES
 from .rules.text_rules import TextRules
 from .state.existing_captions import MODES
@@ -92,6 +93,7 @@ class CaptioningSettings:
         batch_size: number of captions that are generated together; changes the speed only.
         workers: number of threads that read and decode images.
         max_image_pixels: maximum number of pixels of an image; by default what Pillow opens, 178,956,970.
+        downloads: how images at URLs are downloaded.
 
     Raises:
         ValueError: a value is out of range, or a setting would change or cut a caption that matches the schema.
@@ -116,6 +118,7 @@ class CaptioningSettings:
     batch_size: int = 8
     workers: int = 2
     max_image_pixels: int | None = None
+    downloads: DownloadOptions = field(default_factory=DownloadOptions)
 
     def __post_init__(self) -> None:
         _check_positive_integers(self, "batch_size", "workers")

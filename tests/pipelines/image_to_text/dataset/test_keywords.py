@@ -20,6 +20,7 @@ from mindone.pipelines.image_to_text.dataset.options import (
 )
 from mindone.pipelines.image_to_text.dataset.prompts.plan import PromptPlan
 from mindone.pipelines.image_to_text.dataset.readers import ReaderOptions
+from mindone.pipelines.image_to_text.dataset.readers.downloads import DownloadOptions
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 from mindone.pipelines.image_to_text.dataset.writers import WriterOptions
 from mindone_share4v.arguments.caption_dataset import add_arguments
@@ -111,6 +112,8 @@ VALUES: dict[str, Any] = {
     },
     **{"actors": 2, "cpus": 3, "encoding": "gbk", "same_name": "first", "limit": 50, "dry_run": True},
     **{"endpoint": "http://a/v1", "api_key_env": "KEY", "max_in_flight": 5, "image_size": 640},
+    **{"url_attempts": 2, "url_seconds": 4.5, "url_bytes": 1000, "url_per_host": 1, "url_private": True},
+    **{"user_agent_token": "mybot", "disallowed_header_directives": "noai, NoIndex"},
     **{"request_timeout": 9.5, "request_fields": '{"top_k": 20}'},
 }
 
@@ -167,6 +170,15 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             batch_size=4,
             workers=1,
             max_image_pixels=999,
+            downloads=DownloadOptions(
+                url_attempts=2,
+                url_seconds=4.5,
+                url_bytes=1000,
+                url_per_host=1,
+                url_private=True,
+                user_agent_token="mybot",
+                disallowed_header_directives=("noai", "noindex"),
+            ),
         ),
         readers=ReaderOptions(
             encoding="gbk",

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from helpers.programs import find_program, run_program
 
+from mindone.pipelines.image_to_text.remote_files import Target, is_public
 from mindone.pipelines.image_to_text.serve.errors import ApiError
 from mindone.pipelines.image_to_text.serve.options import Limits
-from mindone.pipelines.image_to_text.serve.remote_images import ImageDownloader, Target, is_public
+from mindone.pipelines.image_to_text.serve.remote_images import ImageDownloader
 
 BODY = b"picture" * 100
 
@@ -239,5 +240,5 @@ def test_the_host_header_leaves_the_default_port_out(scheme: str, default: int) 
         with ours, theirs:
             ours.settimeout(60)
             theirs.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            made._exchange(ours, Target(scheme, "pictures.example", port, "/"), float("inf"), "image")
+            made._fetcher._exchange(ours, Target(scheme, "pictures.example", port, "/"), float("inf"))
             assert f"Host: {shown}\r\n".encode() in theirs.recv(10_000)

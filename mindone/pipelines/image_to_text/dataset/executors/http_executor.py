@@ -245,9 +245,8 @@ class HttpRun:
             EndpointsError: no endpoint is left.
         """
         loop, settings = asyncio.get_running_loop(), self._settings
-        read = await loop.run_in_executor(
-            self._readers, encode_item, task.item, self._options.image_size, settings.max_image_pixels
-        )
+        arguments = self._options.image_size, settings.max_image_pixels, settings.downloads
+        read = await loop.run_in_executor(self._readers, encode_item, task.item, *arguments)
         blank = self._blank(task, read)
         if read.error is not None:
             return replace(blank, error=read.error)
@@ -288,6 +287,7 @@ class HttpRun:
             width=read.width,
             height=read.height,
             columns={**item.columns, **read.columns},
+            download=read.download,
         )
 
     async def _caption(self, task: Task, read: EncodedInput, index: int) -> Caption:

@@ -13,6 +13,7 @@ from mindone.models.share4v.processing.image_limits import LimitedFile
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
 from ..readers import ItemError, read_item
+from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
 from ..state.records import Frame, Item
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class EncodedInput:
         width, height: of the picture in pixels, as it is shown, before it is scaled; None if it could not be decoded.
         columns: what reading the input found out about it.
         error: why it cannot be captioned, or None.
+        download: as of a Record.
     """
 
     sha256: str | None = None
@@ -42,27 +44,31 @@ class EncodedInput:
     height: int | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    download: Mapping[str, int] = field(default_factory=dict)
 
 
-def encode_item(item: Item, size: int, max_image_pixels: int | None = None) -> EncodedInput:
+def encode_item(
+    item: Item, size: int, max_image_pixels: int | None = None, downloads: DownloadOptions = DEFAULT_DOWNLOADS
+) -> EncodedInput:
     """Read and encode one input; a problem with it becomes its `error`.
 
     Args:
         item: the input.
         size: maximum length of the longer side in pixels; 0 for no limit.
         max_image_pixels: as in `load_image`.
+        downloads: how images at URLs are downloaded.
     """
     try:
-        picture = read_item(item)
+        picture = read_item(item, downloads)
     except (ItemError, OSError, ValueError) as error:
-        return EncodedInput(error=str(error) or type(error).__name__)
+        return EncodedInput(error=str(error) or type(error).__name__, download=getattr(error, "download", {}))
+    common: dict[str, Any] = {"sha256": picture.sha256, "columns": dict(picture.columns), "download": picture.download}
     try:
         encoded = [data_uri(frame, size, max_image_pixels) for frame in picture.frames]
     except (ImageLoadError, ValueError, MemoryError) as error:
-        reason = str(error) or type(error).__name__
-        return EncodedInput(picture.sha256, columns=dict(picture.columns), error=reason)
+        return EncodedInput(**common, error=str(error) or type(error).__name__)
     width, height = encoded[0][1]
-    return EncodedInput(picture.sha256, tuple(uri for uri, _ in encoded), width, height, columns=dict(picture.columns))
+    return EncodedInput(**common, uris=tuple(uri for uri, _ in encoded), width=width, height=height)
 
 
 def data_uri(frame: Frame, size: int, max_image_pixels: int | None = None) -> tuple[str, tuple[int, int]]:

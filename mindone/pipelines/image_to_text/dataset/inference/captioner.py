@@ -116,6 +116,7 @@ class Captioner:
             width=prepared.width,
             height=prepared.height,
             columns={**item.columns, **prepared.columns},
+            download=prepared.download,
         )
 
     def generation_settings(self, style: str | None, attempt: Attempt) -> GenerationSettings:
@@ -203,6 +204,7 @@ class CaptioningRun:
             settings.workers,
             ahead,
             settings.max_image_pixels,
+            settings.downloads,
         ) as prefetcher:
             while not prefetcher.exhausted or self.incomplete:
                 self.fill_engine(prefetcher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from mindone.models.share4v.generation.engine import ImageSet
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
 from ..readers import ItemError, read_item
+from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
 from ..rules.retries import Caption
 from ..state.tasks import Task
 from .token_rules import forced_ids
@@ -39,6 +40,7 @@ class PreparedInput:
         captions: one for each prompt; None until it is completed.
         order: number of inputs that were started before this one and including it.
         started: `time.perf_counter()` when the first of its captions was started; None if equal pictures provided them.
+        download: as of a Record.
     """
 
     task: Task
@@ -53,6 +55,7 @@ class PreparedInput:
     captions: list[Caption | None] = field(default_factory=list)
     order: int = 0
     started: float | None = None
+    download: Mapping[str, int] = field(default_factory=dict)
 
 
 def prepare(
@@ -61,6 +64,7 @@ def prepare(
     conversation: str,
     beginning: Sequence[int] = (),
     max_image_pixels: int | None = None,
+    downloads: DownloadOptions = DEFAULT_DOWNLOADS,
 ) -> PreparedInput:
     """Read and preprocess one input; a problem with it becomes its `error`.
 
@@ -70,12 +74,19 @@ def prepare(
         conversation: name of the template.
         beginning: ids with which the answers begin if the task has no beginning of its own.
         max_image_pixels: as in `load_image`.
+        downloads: how images at URLs are downloaded.
     """
     try:
-        picture = read_item(task.item)
+        picture = read_item(task.item, downloads)
     except (ItemError, OSError, ValueError) as error:
-        return PreparedInput(task, error=str(error) or type(error).__name__)
-    prepared = PreparedInput(task, picture.sha256, columns=dict(picture.columns), captions=[None] * len(task.prompts))
+        return PreparedInput(task, error=str(error) or type(error).__name__, download=getattr(error, "download", {}))
+    prepared = PreparedInput(
+        task,
+        picture.sha256,
+        columns=dict(picture.columns),
+        captions=[None] * len(task.prompts),
+        download=picture.download,
+    )
     try:
         images = [load_image(frame, max_image_pixels) for frame in picture.frames]
         prepared.images = ImageSet(np.stack([processor.image_processor(image) for image in images]))  # [N, 3, S, S]
@@ -98,7 +109,7 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
         processor, conversation, beginning: as in `prepare`.
         workers: number of threads.
         ahead: maximum number of prepared tasks that wait; each holds the pixel values of a picture.
-        max_image_pixels: as in `load_image`.
+        max_image_pixels, downloads: as in `prepare`.
     """
 
     def __init__(
@@ -110,10 +121,11 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
         workers: int,
         ahead: int,
         max_image_pixels: int | None = None,
+        downloads: DownloadOptions = DEFAULT_DOWNLOADS,
     ) -> None:
         self._tasks = tasks
         self._ahead = ahead
-        self._arguments = processor, conversation, beginning, max_image_pixels
+        self._arguments = processor, conversation, beginning, max_image_pixels, downloads
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="share4v-prefetch")
         self._futures: deque[Future[PreparedInput]] = deque()
         self._refill()

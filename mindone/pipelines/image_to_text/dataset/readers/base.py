@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from mindone.models.share4v.processing.image_loading import IMAGE_SUFFIXES
@@ -21,7 +23,13 @@ class InputError(ValueError):
 
 
 class ItemError(ValueError):
-    """One input cannot be read; the message gives the reason without the input's name."""
+    """One input cannot be read; the message gives the reason without the input's name.
+
+    Attributes:
+        download: as of a Record.
+    """
+
+    download: Mapping[str, int] = MappingProxyType({})
 
 
 class SkippedTableError(ValueError):

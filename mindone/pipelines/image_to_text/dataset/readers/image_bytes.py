@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mindone.models.share4v.processing.image_loading import ImageLoadError, data_uri_bytes, describe, download
+from mindone.models.share4v.processing.image_loading import ImageLoadError, data_uri_bytes, describe
 
 from ..state.regular_files import NotRegularFileError, open_input
 from .base import ItemError, similar_name
@@ -20,13 +20,13 @@ MAX_IMAGE_BYTES = 2**28  # the same limit as for downloads
 MAX_VIDEO_BYTES = 2**31  # of a video that is copied into a shard
 
 
-def cell_bytes(cell: Any, base: str, downloads: bool = True) -> bytes:
+def cell_bytes(cell: Any, base: str, download: Callable[[str], bytes]) -> bytes:
     """Return the image that a cell of a table contains or names.
 
     Args:
         cell: bytes, a string (path, URL, data URI or base64), or a mapping with "bytes" and "path".
         base: base directory of relative paths.
-        downloads: whether a URL is downloaded.
+        download: returns the image at a URL.
 
     Raises:
         ItemError: the cell has no image, or the image cannot be read.
@@ -49,7 +49,7 @@ def cell_bytes(cell: Any, base: str, downloads: bool = True) -> bytes:
         except (binascii.Error, ValueError) as error:
             raise ItemError(f"the base64 in its row is invalid ({error})") from error
     if cell.lower().startswith(("http://", "https://")):
-        return url_bytes(cell, downloads)
+        return download(cell)
     return file_bytes(os.path.join(base, cell))
 
 
@@ -80,17 +80,6 @@ def file_bytes(path: str, limit: int | None = None) -> bytes:
         if isinstance(error, ItemError):
             raise
         raise ItemError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def url_bytes(url: str, downloads: bool = True) -> bytes:
-    """Download an image.
-
-    Raises:
-        ItemError: the download failed, or `downloads` is false.
-    """
-    if not downloads:
-        raise ItemError("it is a URL, and nothing is downloaded here")
-    return _load(download, url)
 
 
 def json_cell(data: bytes, column: str) -> Any:

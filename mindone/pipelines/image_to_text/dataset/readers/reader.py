@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 from ..state.records import Item, Picture
@@ -22,6 +22,7 @@ from .arrow_columns import import_pyarrow
 from .arrow_table import ArrowColumn
 from .base import ItemError
 from .csv_table import parse_row
+from .downloads import DEFAULT_DOWNLOADS, DownloadOptions, ImageDownloads, no_downloads
 from .image_bytes import (
     MAX_IMAGE_BYTES,
     MAX_VIDEO_BYTES,
@@ -29,7 +30,6 @@ from .image_bytes import (
     file_bytes,
     json_cell,
     size_problem,
-    url_bytes,
 )
 from .parquet_table import ParquetColumn
 from .tar_shard import BLOCK, DAMAGE
@@ -46,7 +46,7 @@ class Reader:
 
     Args:
         open_files: how many tables and archives stay open.
-        downloads: whether URLs are downloaded; otherwise they raise an ItemError.
+        downloads: how URLs are downloaded; None lets them raise an ItemError.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.readers import Reader, list_inputs
@@ -55,9 +55,10 @@ class Reader:
         ...     data = reader.read(item).frames[0]
     """
 
-    def __init__(self, open_files: int = 8, downloads: bool = True) -> None:
+    def __init__(self, open_files: int = 8, downloads: DownloadOptions | None = DEFAULT_DOWNLOADS) -> None:
         self._limit, self._lock = open_files, Lock()
-        self.downloads = downloads
+        self._download = no_downloads if downloads is None else ImageDownloads(downloads).read
+        self._calls = local()  # what the download of the item that a thread reads was like
         self._open: OrderedDict[Hashable, Any] = OrderedDict()  # least recently used first
 
     def read(self, item: Item) -> Picture:
@@ -71,8 +72,19 @@ class Reader:
             return _read_video(item.locator)
         if "video" in item.locator:
             return self._read_packed_video(item.locator)
-        data = self.data(item)
-        return Picture((data,), hashlib.sha256(data).hexdigest())
+        self._calls.log = {}
+        try:
+            data = self.data(item)
+        except ItemError as error:
+            error.download = self._calls.log
+            raise
+        return Picture((data,), hashlib.sha256(data).hexdigest(), download=self._calls.log)
+
+    def download(self, url: str) -> bytes:
+        """Return the image at a URL; errors as of `ImageDownloads.read`."""
+        log: dict[str, Any] = {}
+        self._calls.log = log
+        return self._download(url, log)
 
     def data(self, item: Item) -> bytes:
         """Return the bytes of an item's image or video file; errors as in `read`."""
@@ -154,7 +166,7 @@ class Reader:
                 cell = json_cell(row, locator["column"])
         except (ValueError, IndexError, StopIteration, RecursionError, csv.Error) as error:
             raise ItemError(_changed(path)) from error
-        return cell_bytes(cell, os.path.dirname(path), self.downloads)
+        return cell_bytes(cell, os.path.dirname(path), self.download)
 
     def read_parquet(self, locator: Locator) -> bytes:
         """Return the image in a row of a Parquet file."""
@@ -177,8 +189,8 @@ class Reader:
             cell = read()
         except (import_pyarrow().ArrowException, OSError, IndexError, KeyError) as error:
             raise ItemError(f"{os.path.basename(path)} cannot be read: {_reason(error)}") from error
-        downloads = self.downloads and locator.get("downloads", True)
-        return cell_bytes(cell, locator.get("base") or os.path.dirname(path), downloads)
+        download = self.download if locator.get("downloads", True) else _no_download
+        return cell_bytes(cell, locator.get("base") or os.path.dirname(path), download)
 
     def read_tar(self, locator: Locator) -> bytes:
         """Return the data of a member of a tar archive."""
@@ -227,6 +239,10 @@ def _check_size(locator: Locator) -> None:
         raise ItemError(size_problem(locator["size"], limit))
 
 
+def _no_download(url: str) -> bytes:
+    return no_downloads(url, {})
+
+
 def _read_failure(reader: Reader, locator: Locator) -> bytes:
     raise ItemError(locator["error"])
 
@@ -235,7 +251,7 @@ def _read_failure(reader: Reader, locator: Locator) -> bytes:
 _READ_FUNCTIONS: dict[str, Callable[[Reader, Locator], bytes]] = {
     "file": lambda reader, locator: file_bytes(locator["path"]),
     "video": lambda reader, locator: file_bytes(locator["path"], MAX_VIDEO_BYTES),
-    "url": lambda reader, locator: url_bytes(locator["url"], reader.downloads),
+    "url": lambda reader, locator: reader.download(locator["url"]),
     "json": Reader.read_row,
     "csv": Reader.read_row,
     "parquet": Reader.read_parquet,
@@ -271,10 +287,10 @@ def _reason(error: Exception) -> str:
 
 
 @cache
-def _shared_reader() -> Reader:
-    return Reader()
+def _shared_reader(downloads: DownloadOptions) -> Reader:
+    return Reader(downloads=downloads)
 
 
-def read_item(item: Item) -> Picture:
-    """Read an item with a Reader that this process shares; arguments and errors as in `Reader.read`."""
-    return _shared_reader().read(item)
+def read_item(item: Item, downloads: DownloadOptions = DEFAULT_DOWNLOADS) -> Picture:
+    """Read an item with a Reader that this process shares; arguments and errors as of `Reader`."""
+    return _shared_reader(downloads).read(item)

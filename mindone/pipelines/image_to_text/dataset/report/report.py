@@ -127,7 +127,7 @@ def thumbnails(
     count_lines(listing, digest)
     if not is_listing_signed(state, digest.digest()):
         return uris
-    last, read = max(uris), read or Reader(downloads=False).read
+    last, read = max(uris), read or Reader(downloads=None).read
     for number, line in enumerate(lines_from(listing)):
         if number > last:
             break

@@ -251,7 +251,7 @@ class ReviewSession:
             raise JobError(
                 f"{self.state / INPUTS} was not written by a job of yours: run the job again, or with --adopt"
             )
-        self._reader = Reader(downloads=False)
+        self._reader = Reader(downloads=None)
 
     def _row(self, record: Record) -> dict[str, Any]:
         review = self._log.reviews.get(record)

@@ -175,7 +175,7 @@ def write_failed(
     """Write the failed records of a journal as JSON lines, and return their number.
 
     A line has number, key, source and error, and sha256, width, height and columns as far as they are known. If the
-    captions broke a rule, they are in `rejected`.
+    captions broke a rule, they are in `rejected`; `download` tells about an image at a URL.
 
     Args:
         journal: the complete journal of a job.
@@ -200,8 +200,8 @@ def write_failed(
 def failure_row(record: Record) -> dict[str, object]:
     """Return the fields of a line of failed.jsonl."""
     names = ("number", "key", "source", "error", "sha256", "width", "height", "columns")
-    rejected = {"rejected": record.rejected} if record.rejected else {}
-    return {**{name: getattr(record, name) for name in names}, **rejected}
+    optional = {name: getattr(record, name) for name in ("rejected", "download") if getattr(record, name)}
+    return {**{name: getattr(record, name) for name in names}, **optional}
 
 
 def _is_record(line: bytes) -> bool:

@@ -70,11 +70,13 @@ class Picture:
         frames: inputs of `load_image`: the bytes of one image file, or the frames of a video.
         sha256: hexadecimal digest of the file's bytes.
         columns: further columns that reading it adds, such as a video's duration.
+        download: as of a Record.
     """
 
     frames: tuple[Frame, ...]
     sha256: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    download: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Record:
         usage: what the captions cost at an endpoint, "requests", "prompt_tokens" and "completion_tokens", with those
             of failed attempts; empty if this process made them, or if an equal image's were reused.
         rejected: captions that broke a rule, in a job that does not write such captions; `error` names the rule.
+        download: of an image at a URL: number of "attempts" and "status" of the last response, if there was one.
     """
 
     number: int
@@ -124,6 +127,7 @@ class Record:
     place: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
     rejected: tuple[str, ...] = ()
+    download: Mapping[str, int] = field(default_factory=dict)
 
 
 class JobError(RuntimeError):
@@ -217,7 +221,7 @@ class JobPreview:
 
 _ITEM_FIELDS = tuple(one.name for one in fields(Item))
 _RECORD_FIELDS = tuple(one.name for one in fields(Record))
-_OPTIONAL = ("usage",)  # left out of a line if they are empty
+_OPTIONAL = ("usage", "download")  # left out of a line if they are empty
 _TUPLES = tuple(one.name for one in fields(Record) if str(one.type).startswith("tuple"))
 
 

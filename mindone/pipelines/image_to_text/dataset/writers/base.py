@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from mindone.models.share4v.display import shell_name
 
 from ..prompts.caption_template import check_template
+from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
 from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
@@ -32,6 +33,7 @@ class WriterOptions:
         folder: root of the relative paths in Open-Sora's files; default: the innermost folder that holds all inputs.
         template: what is written in place of every caption that the model wrote, such as "sks, {caption}"; may contain
             variables, as prompts may. A job with another template writes its outputs again, without the model.
+        downloads: how images at URLs are downloaded for outputs that contain them; follows from the job's settings.
 
     Raises:
         ValueError: shard_size is less than 1, or the template does not contain {caption}.
@@ -41,6 +43,7 @@ class WriterOptions:
     seconds: bool = False
     folder: str | None = None
     template: str | None = None
+    downloads: DownloadOptions = DEFAULT_DOWNLOADS
 
     def __post_init__(self) -> None:
         if not isinstance(self.shard_size, int) or self.shard_size < 1:
@@ -51,7 +54,9 @@ class WriterOptions:
     @property
     def description(self) -> dict[str, Any]:
         """The options as a job's description has them; those that were added later only if they are set."""
-        return {name: value for name, value in asdict(self).items() if name != "template" or value is not None}
+        values = asdict(self)
+        del values["downloads"]
+        return {name: value for name, value in values.items() if name != "template" or value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class ImageFolderWriter(AppendedFileWriter):
     def __init__(self, target: Target) -> None:
         self._folder = target.path().absolute()
         self._is_in_place = _is_in_place(target, self._folder)
-        self._reader = Reader()
+        self._reader = Reader(downloads=target.options.downloads)
         self._waiting: list[Path] = []  # images that are complete but for their names
         super().__init__(target)
 

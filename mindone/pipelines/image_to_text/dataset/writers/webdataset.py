@@ -43,7 +43,7 @@ class WebDatasetWriter:
         self.start = self._next = progress.get("records", 0) if self._parts.names else 0
         self._numbered = progress.get("numbered", 0) if self._parts.names else 0
         self.left_out: list[str] = []
-        self._reader = Reader()
+        self._reader = Reader(downloads=target.options.downloads)
         self._shard: _Shard | None = None
         self._sample: _Sample | None = None
 

@@ -17,7 +17,8 @@ from helpers.jobs import listed, png, read, write_tar
 from helpers.paths import ROOT, TESTS
 
 from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache
-from mindone.pipelines.image_to_text.dataset.readers import InputError, ItemError, read_item
+from mindone.pipelines.image_to_text.dataset.readers import InputError, ItemError, Reader, read_item
+from mindone.pipelines.image_to_text.dataset.readers.downloads import DownloadOptions
 from mindone.pipelines.image_to_text.dataset.readers.patterns import expand_braces, matches, split_pattern
 from mindone.pipelines.image_to_text.dataset.state.keys import fold, without_suffix
 from mindone.pipelines.image_to_text.dataset.state.records import Item
@@ -299,9 +300,13 @@ def test_urls_are_downloaded(tmp_path: Path) -> None:
         base = f"http://127.0.0.1:{server.server_port}"
         (tmp_path / "list.txt").write_text(f"{base}/a/1.png?x=1\n{base}/a/2.png\nfile://{tmp_path}/no%20file.png\n")
         items = listed(tmp_path / "list.txt")
-        assert keys(items) == ["127.0.0.1/a/1", "127.0.0.1/a/2", "no file"] and read(items[0]) == png(1)
-        assert str(read(items[1])).startswith("the server answered 404")
+        assert keys(items) == ["127.0.0.1/a/1", "127.0.0.1/a/2", "no file"]
+        reader = Reader(downloads=DownloadOptions(url_private=True))
+        assert reader.data(items[0]) == png(1)
+        with pytest.raises(ItemError, match="the download failed: the server answered 404 Not Found"):
+            reader.data(items[1])
         assert read(items[2]) == "there is no such file"
+        assert "an address that is not public: allow such addresses with url_private" in str(read(items[0]))
         server.shutdown()
 
 

@@ -1,0 +1,283 @@
+"""Images at URLs: servers that are busy, fail, opt out or point elsewhere; one that works is asked once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.jobs import png
+
+from mindone.pipelines.image_to_text.dataset.api import caption_dataset
+from mindone.pipelines.image_to_text.dataset.readers import ItemError, downloads
+from mindone.pipelines.image_to_text.dataset.readers.downloads import DownloadOptions, HostLimits, ImageDownloads
+from mindone.pipelines.image_to_text.dataset.state.records import record_from_line
+from mindone.pipelines.image_to_text.remote_files import Fetched
+
+Answer = tuple[int, dict[str, str], bytes]
+OK: Answer = (200, {}, png(7))
+
+
+class Site(ThreadingHTTPServer):
+    """Answers each path as `script(path, count)` says, and notes when each request came, on its own clock."""
+
+    daemon_threads = True
+
+    def __init__(self, script: Callable[[str, int], Answer]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script, self.lock = script, threading.Lock()
+        self.came: dict[str, list[float]] = {}
+        self.replied: dict[str, list[float]] = {}
+        self.headers: list[dict[str, str]] = []
+        self.running = self.most = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        site, path = self.server, self.path
+        with site.lock:
+            times = site.came.setdefault(path, [])
+            times.append(time.monotonic())
+            count = len(times) - 1
+            site.headers.append(dict(self.headers))
+            site.running += 1
+            site.most = max(site.most, site.running)
+        status, headers, body = site.script(path, count)
+        with site.lock:
+            site.running -= 1
+            site.replied.setdefault(path, []).append(time.monotonic())
+        with suppress(ConnectionError):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def site(script: Callable[[str, int], Answer]) -> Iterator[Site]:
+    with Site(script) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "BACKOFF_SECONDS", 0.01)
+
+
+def fetch(url: str, **options: Any) -> tuple[bytes | str, dict[str, Any]]:
+    """Return the image or the reason, and what is recorded about the download."""
+    log: dict[str, Any] = {}
+    try:
+        return ImageDownloads(DownloadOptions(**{"url_private": True, **options})).read(url, log), log
+    except ItemError as error:
+        return str(error), log
+
+
+def test_a_server_that_fails_by_chance_is_asked_again() -> None:
+    failures = {"/busy": 503, "/broken": 500, "/gateway": 502, "/many": 429}
+    with site(lambda path, count: OK if count == 2 else (failures[path], {}, b"")) as server:
+        for path in failures:
+            assert fetch(server.url + path) == (png(7), {"attempts": 3, "status": 200})
+        reason, log = fetch(server.url + "/busy?again", url_attempts=1)
+        assert log == {"attempts": 1}  # a failing script breaks the connection without a response
+    with site(lambda path, count: (503, {}, b"")) as server:
+        reason, log = fetch(server.url + "/busy", url_attempts=2)
+        assert reason == "the download failed after 2 attempts: the server answered 503 Service Unavailable"
+        assert log == {"attempts": 2, "status": 503}
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 451])
+def test_a_refusal_is_final(status: int) -> None:
+    with site(lambda path, count: (status, {}, b"")) as server:
+        reason, log = fetch(server.url + "/a.png")
+        assert f"the server answered {status}" in str(reason) and log == {"attempts": 1, "status": status}
+        assert len(server.came["/a.png"]) == 1
+
+
+def test_no_request_to_a_host_comes_before_the_time_that_it_named() -> None:
+    """Another image of the host waits too; all times are the server's."""
+
+    def script(path: str, count: int) -> Answer:
+        return (429, {"Retry-After": "0.7"}, b"") if (path, count) == ("/first", 0) else OK
+
+    with site(script) as server:
+        reader = ImageDownloads(DownloadOptions(url_private=True, url_per_host=1))
+        assert reader.read(server.url + "/first", {}) == png(7)
+        assert reader.read(server.url + "/second", {}) == png(7)
+        refused = server.replied["/first"][0]
+        assert min(server.came["/first"][1], server.came["/second"][0]) - refused >= 0.7
+
+
+def test_a_server_that_asks_to_wait_for_hours_is_not_waited_for() -> None:
+    with site(lambda path, count: (503, {"Retry-After": "7200"}, b"")) as server:
+        reason, log = fetch(server.url + "/a")
+    assert "asks to wait longer than 120 s" in str(reason) and log == {"attempts": 1, "status": 503}
+
+
+@pytest.mark.parametrize(
+    ("tag", "options", "is_used"),
+    [
+        ("noai", {}, False),
+        ("noimageai", {}, False),
+        ("all, NoIndex", {}, False),
+        ("max-image-preview:none", {}, True),
+        ("nofollow", {}, True),
+        ("otherbot: noai", {}, True),
+        ("mindone-share4v: noai", {}, False),
+        ("MyBot: noindex, nofollow", {"user_agent_token": "mybot"}, False),
+        ("noai", {"disallowed_header_directives": ()}, True),
+        ("noai", {"disallowed_header_directives": ("noindex",)}, True),
+    ],
+)
+def test_opt_outs_are_honoured_as_img2dataset_does(tag: str, options: dict[str, Any], is_used: bool) -> None:
+    with site(lambda path, count: (200, {"X-Robots-Tag": tag}, png(7))) as server:
+        found, log = fetch(server.url + "/a", **options)
+        token = options.get("user_agent_token", "mindone-share4v")
+        assert server.headers[0]["User-Agent"] == f"Mozilla/5.0 (compatible; {token})"
+    assert (found == png(7)) == is_used and log == {"attempts": 1, "status": 200}
+    if not is_used:
+        assert "its server asks not to use it (X-Robots-Tag: no" in str(found)
+
+
+def test_requests_to_one_host_are_limited() -> None:
+    def script(path: str, count: int) -> Answer:
+        time.sleep(0.02)
+        return OK
+
+    with site(script) as server:
+        reader = ImageDownloads(DownloadOptions(url_private=True, url_per_host=2))
+        threads = [threading.Thread(target=reader.read, args=(f"{server.url}/{index}", {})) for index in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(server.came) == 12 and server.most == 2
+
+
+def test_a_paused_host_delays_no_other() -> None:
+    limits = HostLimits(1)
+    limits.pause("slow.example", 3600)
+    with limits.request("other.example"):
+        pass
+
+
+def test_private_addresses_are_refused_also_after_a_redirect() -> None:
+    with site(lambda path, count: OK) as server:
+        reason, log = fetch(server.url + "/a", url_private=False)
+        assert "an address that is not public: allow such addresses with url_private (--url-private)" in str(reason)
+        assert log == {"attempts": 1} and server.came == {}
+    for target, expected in (("file:///etc/passwd", "must begin with http"), ("http://[bad", "malformed")):
+        with site(lambda path, count, target=target: (302, {"Location": target}, b"")) as server:
+            reason, _ = fetch(server.url + "/a")
+            assert expected in str(reason)
+    with site(lambda path, count: (302, {"Location": f"/{count}"}, b"")) as server:
+        assert "more than 5 redirects" in str(fetch(server.url + "/a")[0])
+    with site(lambda path, count: OK if path == "/b" else (302, {"Location": "/b"}, b"")) as server:
+        assert fetch(server.url + "/a") == (png(7), {"attempts": 1, "status": 200})
+
+
+def test_limits_of_size_and_time() -> None:
+    with site(lambda path, count: (200, {}, b"x" * 5000)) as server:
+        assert "more than 4,999 bytes" in str(fetch(server.url + "/a", url_bytes=4999)[0])
+        assert len(server.came["/a"]) == 1
+
+    def slow(path: str, count: int) -> Answer:
+        time.sleep(0.4)
+        return OK
+
+    with site(slow) as server:
+        reason, log = fetch(server.url + "/a", url_seconds=0.1, url_attempts=2)
+        assert "after 2 attempts" in str(reason) and log == {"attempts": 2}
+
+
+def test_urls_as_people_write_them() -> None:
+    with site(lambda path, count: OK) as server:
+        base_url = server.url.replace("http://", "http://me:p%40ss@")
+        assert fetch(f"{base_url}/my photo/caf\u00e9.png?a=b c")[0] == png(7)
+        assert list(server.came) == ["/my%20photo/caf%C3%A9.png?a=b%20c"]
+        assert server.headers[0]["Authorization"] == "Basic bWU6cEBzcw=="
+        assert "Authorization" not in fetch(server.url)[1] and "Authorization" not in server.headers[1]
+    for url in ("http://[bad/x.png", "http:///x.png", "http://no-such-host.invalid/x.png"):
+        reason, _ = fetch(url)
+        assert str(reason).startswith("the download failed")
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(path: str, count: int) -> Answer:
+        return (429, {"Retry-After": "0"}, b"") if count == 0 else (200, {"X-Robots-Tag": "nofollow"}, png(7))
+
+    with site(script) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert fetch("http://pictures.example/a.png") == (png(7), {"attempts": 2, "status": 200})
+        assert list(proxy.came) == ["http://pictures.example/a.png"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url_attempts": 0},
+        {"url_attempts": 21},
+        {"url_seconds": 0},
+        {"url_bytes": -1},
+        {"url_per_host": 0},
+        {"user_agent_token": "two words"},
+        {"user_agent_token": ""},
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DownloadOptions(**options)
+
+
+def test_a_job_records_attempts_and_the_last_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(path: str, count: int) -> Answer:
+        if path == "/gone.png":
+            return 404, {}, b""
+        return (503, {}, b"") if (path, count) == ("/busy.png", 0) else (200, {}, png(3))
+
+    with site(script) as server:
+        table = tmp_path / "table.csv"
+        table.write_text("url,title\n" + "".join(f"{server.url}/{name}.png,x\n" for name in ("good", "busy", "gone")))
+        out = tmp_path / "out.jsonl"
+        options: dict[str, Any] = {"out": out, "max_new_tokens": 3, "url_private": True}
+        summary = caption_dataset(table, **options)
+    assert (summary.captioned, summary.failed) == (2, 1)
+    state = tmp_path / "out.jsonl.share4v"
+    records = [record_from_line(line) for line in (state / "journal.jsonl").read_text().splitlines()]
+    assert [record.download for record in records] == [
+        {"attempts": 1, "status": 200},
+        {"attempts": 2, "status": 200},
+        {"attempts": 1, "status": 404},
+    ]
+    failure = json.loads((state / "failed.jsonl").read_text())
+    assert failure["download"] == {"attempts": 1, "status": 404} and "answered 404 Not Found" in failure["error"]
+
+
+def test_the_last_of_several_headers_counts_only_where_there_can_be_one() -> None:
+    tags = (("x-robots-tag", "nofollow"), ("x-robots-tag", "noai"), ("x-robots-tag", "all"))
+    reader = ImageDownloads(DownloadOptions(), fetch=lambda url: Fetched(200, tags, png(1)))
+    with pytest.raises(ItemError, match="noai"):
+        reader.read("http://pictures.example/a", {})
