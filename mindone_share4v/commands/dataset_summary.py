@@ -37,7 +37,7 @@ def summary_lines(
         return
     if summary.usage:
         yield (
-            f"cost of all runs: {summary.usage['prompt_tokens']:,} prompt tokens and "
+            f"cost of these results: {summary.usage['prompt_tokens']:,} prompt tokens and "
             f"{summary.usage['completion_tokens']:,} completion tokens in {summary.usage['requests']:,} requests"
         )
     yield from (group.line(with_advice=False) for group in summary.skipped)
