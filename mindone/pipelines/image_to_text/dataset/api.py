@@ -155,11 +155,7 @@ def _run(
     )
     if options.dry_run:
         entered.inspect()
-        skipped = SkippedFiles()
-        listed = limited(
-            lambda: list_inputs(paths, job.readers, skipped), options.limit, None if options.restart else directory
-        )
-        return replace(preview_job(listed, job, directory), skipped=skipped.groups())
+        return _previewed(paths, job, directory)
     with entered as state:
         listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
         if not state.has_same_captions(description):  # the inputs that failed are captioned with other rules
@@ -184,6 +180,14 @@ def _run(
         return captioning.run(
             lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
         )
+
+
+def _previewed(paths: Sequence[str], job: DatasetOptions, directory: Path) -> JobSummary:
+    """Return what the job would do, and write nothing."""
+    skipped = SkippedFiles()
+    known = None if job.options.restart else directory
+    listed = limited(lambda: list_inputs(paths, job.readers, skipped), job.options.limit, known)
+    return replace(preview_job(listed, job, directory), skipped=skipped.groups())
 
 
 def _listed(paths: Sequence[str], readers: ReaderOptions, state: JobState) -> Iterator[Item]:
