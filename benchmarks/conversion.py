@@ -19,13 +19,14 @@ import numpy as np
 from shapes import SHAPES
 
 from mindone.models.share4v import Share4VConfig, TextConfig
-from mindone.models.share4v.calibration import SEQUENCE, TOKENS
+from mindone.models.share4v.calibration import PICTURES, SEQUENCE, TOKENS
 from mindone.models.share4v.checkpoint.packed import write_vectors
 from mindone.models.share4v.kernels.packing import BlockWriter
 from mindone.models.share4v.language.weights import language_plans, language_shapes
 from mindone.models.share4v.rounding.gptq_layers import LayerRounder
 from mindone.models.share4v.rounding.rotation import RotatedWeights, Rotation
 
+PROMPT = 50  # tokens around a picture
 PATTERN = 1_000_003  # random values that are repeated; a prime, so that no two rows of a matrix are equal
 
 
@@ -62,11 +63,14 @@ def main() -> None:
     each, count = (three - one) / 2, -(-TOKENS // SEQUENCE)
     layer = one + (count - 1) * each
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    held = 2 * count * SEQUENCE * text.hidden_size * 4 / 2**30  # inputs and outputs of all sequences
+    sequence = SEQUENCE * text.hidden_size * 4 / 2**30  # of which two were in memory at the peak
+    picture = (config.vision_config.num_patches + PROMPT) / SEQUENCE  # in sequences
+    more = PICTURES * picture
     print(
         f"{arguments.shape}: {one - each:.0f} + {count} x {each:.1f} = {layer:.0f} CPU seconds for a layer, "
-        f"{layer * text.num_hidden_layers / 3600:.1f} CPU hours for {text.num_hidden_layers}; peak {peak:.2f} GiB "
-        f"({before:.2f} before), and {held:.2f} GiB with all sequences"
+        f"{layer * text.num_hidden_layers / 3600:.1f} CPU hours for {text.num_hidden_layers}; with {PICTURES} pictures "
+        f"{(layer + more * each) * text.num_hidden_layers / 3600:.1f}. Peak {peak:.2f} GiB ({before:.2f} before), "
+        f"{peak + count * sequence:.2f} GiB with all sequences, {peak + (count + more) * sequence:.2f} with pictures"
     )
 
 

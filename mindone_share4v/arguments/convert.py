@@ -53,4 +53,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="for int4: skip rotation and GPTQ, which take hours for a 7B on two cores; loses more quality",
     )
+    group.add_argument(
+        "--calibrate",
+        metavar="FOLDER",
+        help="for int4: a folder of images like those to be captioned, with or without captions in .txt files beside "
+        "them; up to 200 are used to calibrate, besides a text that is always used",
+    )
     add_download_arguments(group)

@@ -36,6 +36,7 @@ def run(arguments: Namespace) -> int:
                 fast=arguments.fast,
                 adapter=arguments.adapter,
                 on_note=lambda line: print_text(one_line(line)),
+                calibrate=arguments.calibrate,
             )
     except (ValueError, OSError) as error:
         return usage_error(arguments, error)

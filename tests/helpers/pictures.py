@@ -23,6 +23,18 @@ def scene(number: int, size: int = 64) -> Image.Image:
     return render(sample_scene(rng), rng, size)
 
 
+def captioned_scene(number: int) -> tuple[Image.Image, str]:
+    """Return a scene that sharegpt4v-tiny was not trained on, and a correct caption of it."""
+    if str(TINY_SCRIPTS) not in sys.path:
+        sys.path.insert(0, str(TINY_SCRIPTS))
+    from captions import caption
+    from scenes import render, sample_scene, scene_rng
+
+    rng = scene_rng(1000, number)
+    drawn = sample_scene(rng, held_out=True)
+    return render(drawn, rng), caption(drawn, rng)
+
+
 def encoded(image: Image.Image, format: str = "PNG") -> bytes:
     """Return an image as an encoded file."""
     buffer = io.BytesIO()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-VERSION = 1  # of the files and of the method: increase it when a change of either would give other bits
+VERSION = 2  # of the files and of the method: increase it when a change of either would give other bits
 
 
 def fingerprint(*parts: Any) -> str:
@@ -47,10 +47,10 @@ class FinishedLayers:
         """Return the block of a finished layer, uint8."""
         return np.fromfile(self._block_path(layer), np.uint8)
 
-    def sequences(self, lengths: Iterable[int]) -> list[np.ndarray]:
-        """Return the outputs of the last finished layer, float32 [T, H] for each of `lengths`."""
-        rows = np.load(self._sequences_path(self.count - 1), allow_pickle=False)
-        return np.split(rows, np.cumsum(list(lengths))[:-1])
+    def sequences(self, count: int) -> list[np.ndarray]:
+        """Return the outputs of the last finished layer: `count` sequences, float32 [T, H] each."""
+        with self._sequences_path(self.count - 1).open("rb") as file:
+            return [np.load(file, allow_pickle=False) for _ in range(count)]
 
     def add(self, layer: int, block: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
         """Store a layer's block and outputs; the outputs of the layer before it are deleted."""
@@ -60,7 +60,8 @@ class FinishedLayers:
             file.write(block.data)
         unfinished.replace(self._block_path(layer))
         with unfinished.open("wb") as file:
-            np.save(file, np.concatenate(sequences))
+            for sequence in sequences:
+                np.save(file, sequence)
         unfinished.replace(self._sequences_path(layer))
         self._sequences_path(layer - 1).unlink(missing_ok=True)
 

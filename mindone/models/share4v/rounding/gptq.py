@@ -25,22 +25,22 @@ def gptq(weight: np.ndarray, second_moment: np.ndarray) -> RoundedRows:
         second_moment: H, [K, K]: the mean of x x^T over the inputs x of the matrix.
     """
     columns = weight.shape[1]
-    variance = np.diag(second_moment)
+    variance = np.diag(second_moment).copy()
     pairs, scales = _scales(weight, normalized(variance))
     order = np.argsort(-variance, kind="stable")
+    upper = _unit_upper(second_moment, order)
     ordered = np.ascontiguousarray(weight.T[order], np.float32)  # [K, N]
-    d = scales.T[order // SUPER].astype(np.float32)  # [K, N]
-    step, offset = (d * pairs[:, order // GROUP, part].T for part in (0, 1))
-    inverse = np.divide(1, step, out=np.zeros_like(step), where=step > 0)
-    upper = _unit_upper(second_moment[np.ix_(order, order)])
     errors, codes = np.empty_like(ordered), np.empty((columns, len(weight)), np.uint8)
     for first in range(0, columns, BLOCK):
         end = min(columns, first + BLOCK)
+        d = scales.T[order[first:end] // SUPER].astype(np.float32)  # [B, N]
+        step, offset = (d * pairs[:, order[first:end] // GROUP, part].T for part in (0, 1))
+        inverse = np.divide(1, step, out=np.zeros_like(step), where=step > 0)
         targets = ordered[first:end] + upper[:first, first:end].T @ errors[:first]
         for k in range(first, end):
             target = targets[k - first] + upper[first:k, k] @ errors[first:k]
-            code = np.clip(np.rint((target - offset[k]) * inverse[k]), -8, 7)
-            errors[k] = ordered[k] - (code * step[k] + offset[k])
+            code = np.clip(np.rint((target - offset[k - first]) * inverse[k - first]), -8, 7)
+            errors[k] = ordered[k] - (code * step[k - first] + offset[k - first])
             codes[order[k]] = code + 8
     return RoundedRows(np.ascontiguousarray(codes.T), pairs, scales)
 
@@ -54,16 +54,22 @@ def _scales(weight: np.ndarray, importance: np.ndarray) -> tuple[np.ndarray, np.
     return np.concatenate([part[1] for part in parts], 1), np.stack([part[2] for part in parts], 1)
 
 
-def _unit_upper(second_moment: np.ndarray) -> np.ndarray:
-    """Return U of H = U D U^T, float32 [K, K]; the damping grows until the factorization succeeds."""
-    size = len(second_moment)
-    mean = max(float(np.diag(second_moment).mean()), 1e-30)
+def _unit_upper(second_moment: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return U of H = U D U^T, float32 [K, K], for the second moments H in this order of the inputs.
+
+    The damping grows until the factorization succeeds. Large matrices are changed in place: of the widest one, a 7B
+    has half a gigabyte.
+    """
+    size, backwards = len(second_moment), order[::-1]
+    mean = max(float(np.diag(second_moment)[order].mean()), 1e-30)
     for damping in (DAMPING, 10 * DAMPING, 100 * DAMPING):
-        damped = second_moment[::-1, ::-1].copy()
+        damped = second_moment[np.ix_(backwards, backwards)]
         damped[np.arange(size), np.arange(size)] += damping * mean
         try:
-            upper = np.linalg.cholesky(damped)[::-1, ::-1]
+            lower = np.linalg.cholesky(damped)  # of the reversed matrix, so that reversing it gives the upper factor
         except np.linalg.LinAlgError:
             continue
-        return np.ascontiguousarray(upper / np.diag(upper), np.float32)
+        del damped
+        lower /= np.diag(lower).copy()
+        return np.ascontiguousarray(lower[::-1, ::-1], np.float32)
     return np.eye(size, dtype=np.float32)

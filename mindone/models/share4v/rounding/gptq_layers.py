@@ -58,7 +58,8 @@ class LayerRounder:
     def advance(self, plan: BlockPlan, block: np.ndarray) -> None:
         """Run the sequences through a finished block."""
         layer = plan.spec.cache_layer
-        self.hidden = [run_block(self.config, block, layer, x) for x in self.hidden]
+        for index, x in enumerate(self.hidden):  # in place: the sequences of pictures can take gigabytes
+            self.hidden[index] = run_block(self.config, block, layer, x)
 
     def _second_moments(self, plan: BlockPlan, read: Reader) -> dict[int, np.ndarray]:
         """Return the mean of x x^T over the inputs of each matrix, float32 [K, K]."""
