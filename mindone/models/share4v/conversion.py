@@ -110,16 +110,8 @@ def convert(
         'tiny-float16'
     """
     out = Path(out)
-    if dtype is not None and dtype not in PRECISIONS:
-        raise ValueError(f"dtype {dtype!r} is not supported: use one of {', '.join(PRECISIONS)}, or leave it out")
+    pictures = _check_arguments(dtype, fast, calibrate)
     quantization = dtype if dtype in QUANTIZED else None
-    if fast and dtype != "int4":
-        raise ValueError(f"fast is for dtype 'int4' only, got dtype {dtype!r}: leave fast out")
-    if calibrate is not None and (dtype != "int4" or fast):
-        raise ValueError("calibrate is for dtype 'int4' without fast: leave calibrate (--calibrate) out")
-    pictures = [] if calibrate is None else find_pictures(calibrate)
-    if quantization is not None:
-        library()  # raises if there are no kernels, before anything is read
     layouts = LOADED_LAYOUTS if fast else CONVERTED_LAYOUTS
     layout = None if quantization is None else layouts[quantization]
     limit = byte_count(max_shard_size)
@@ -138,10 +130,10 @@ def convert(
     check_weights(entries, _expected(checkpoint, entries), checkpoint)
     hidden = not (sys.stderr.isatty() if progress is None else progress)
     calibration: list[np.ndarray] = []
-    if layout == "rotated" and quantization == "int4":
-        calibration = embed_ids(entries, text_ids(checkpoint))
-        if pictures:
-            calibration += picture_sequences(checkpoint, entries, pictures, not hidden)
+    if quantization == "int4" and layout == "rotated":
+        calibration = _calibration(checkpoint, entries, pictures, not hidden)
+    elif pictures:
+        raise ValueError(f"{source}: its integers are kept as they are, so leave calibrate (--calibrate) out")
     finished = _finished_layers(checkpoint, entries, calibration, out)
     with staged(out) as staging:
         with tqdm(total=len(entries), unit="tensor", desc=printable(str(out), keep=""), disable=hidden) as bar:
@@ -163,6 +155,27 @@ def convert(
         _copy_companions(checkpoint, staging)
     finished.remove()
     return out
+
+
+def _check_arguments(dtype: str | None, fast: bool, calibrate: str | Path | None) -> list[Path]:
+    """Check what can be checked before a checkpoint is opened or downloaded; return the images to calibrate on."""
+    if dtype is not None and dtype not in PRECISIONS:
+        raise ValueError(f"dtype {dtype!r} is not supported: use one of {', '.join(PRECISIONS)}, or leave it out")
+    if fast and dtype != "int4":
+        raise ValueError(f"fast is for dtype 'int4' only, got dtype {dtype!r}: leave fast out")
+    if calibrate is not None and (fast or dtype != "int4"):
+        raise ValueError("calibrate (--calibrate) is for int4, without fast (--fast): leave it out")
+    if dtype in QUANTIZED:
+        library()  # raises if there are no kernels, before anything is read
+    return [] if calibrate is None else find_pictures(calibrate)
+
+
+def _calibration(
+    checkpoint: Checkpoint, entries: Mapping[str, StoredTensor], pictures: Sequence[Path], progress: bool
+) -> list[np.ndarray]:
+    """Return the sequences that GPTQ calibrates on, float32 [T, H] each: the packaged text, and images."""
+    sequences = embed_ids(entries, text_ids(checkpoint))
+    return sequences + picture_sequences(checkpoint, entries, pictures, progress) if pictures else sequences
 
 
 def _packer(

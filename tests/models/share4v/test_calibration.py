@@ -117,7 +117,7 @@ def test_folders_without_pictures_and_other_types_are_refused(
     assert "is not a folder" in capsys.readouterr().err
     for others in (["--dtype", "int8"], [], ["--dtype", "int4", "--fast"]):
         assert main([*arguments, str(tmp_path), *others]) == 2
-        assert "calibrate is for dtype 'int4' without fast" in capsys.readouterr().err
+        assert "--calibrate is for int4, without --fast" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
