@@ -39,6 +39,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("options", "keywords"),),
         (("inference",),),
         (("executors",),),
+        (("near_equal",),),
         (("job",), ("checks",), ("preview",)),
         (("adoption",), ("review",)),
         (("api",),),

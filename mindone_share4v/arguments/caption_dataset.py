@@ -224,6 +224,13 @@ def _add_job_arguments(parser: ArgumentParser) -> None:
         help="process only the first N inputs; the same command without --limit continues with the others",
     )
     group.add_argument(
+        "--near-equal",
+        choices=("note", "once"),
+        help="for images that nearly equal an earlier one, such as copies of another size or format: note it, or "
+        "caption only the first of them once and give the others its captions; reads all images once before (default: "
+        "only the report shows them)",
+    )
+    group.add_argument(
         "--dry-run",
         action="store_true",
         help="print what would be captioned, kept, skipped and written, and write nothing; no model is loaded",

@@ -18,6 +18,7 @@ from .executors.work_queue import remove_queues
 from .inference.caption_cache import delete_caption_caches
 from .job import CaptionJob, JobState
 from .keywords import DatasetOptions, build_options
+from .near_equal import Inputs, NearEqualInputs
 from .options import CaptioningSettings, JobOptions, ModelChoice
 from .preview import preview_job
 from .prompts.plan import PromptPlan
@@ -78,8 +79,8 @@ def caption_dataset(
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, on_fault, overwrite,
-      engine, state, restart, retry_failed, adopt, limit, dry_run; shard_size, seconds, template; actors, cpus;
-      endpoint, api_key_env, max_in_flight, image_size, request_timeout, request_fields.
+      engine, state, restart, retry_failed, adopt, limit, near_equal, dry_run; shard_size, seconds, template; actors,
+      cpus; endpoint, api_key_env, max_in_flight, image_size, request_timeout, request_fields.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -166,6 +167,11 @@ def _run(
         on_skipped(read_skipped(state.path(SKIPPED)))
         on_start(count_done(directory), len(listing))
         written = replace(options.writers, downloads=job.settings.downloads)
+
+        def find_near_equal(inputs: Inputs) -> NearEqualInputs:
+            mode, settings = options.near_equal or "note", job.settings
+            return NearEqualInputs(state.directory, mode, inputs, settings.workers, settings.max_image_pixels)
+
         captioning = CaptionJob(
             state=state,
             listing=listing,
@@ -176,6 +182,7 @@ def _run(
             begin_with=job.settings.begin_with,
             template=options.writers.template,
             on_fault=options.on_fault,
+            find_near_equal=None if options.near_equal is None else find_near_equal,
         )
         return captioning.run(
             lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
@@ -233,6 +240,7 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
         "formats": list(options.formats),
         "sinks": options.writers.description,
         "existing": options.existing,
+        **({} if options.near_equal is None else {"near_equal": options.near_equal}),
     }
 
 

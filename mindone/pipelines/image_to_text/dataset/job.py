@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .executors.base import Executor
+from .near_equal import Inputs, NearEqualInputs
 from .prompts.plan import PromptPlan
 from .prompts.variables import fill, has_variables
 from .rules.retries import breaks_rules, broken_rules
@@ -27,7 +28,20 @@ from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_captio
 from .state.job_description import SettingsChangedError, changed_settings, same_results
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
-from .state.paths import FAILED, INPUTS, JOB, JOURNAL, LOCK, PREVIOUS, RESTARTED, REVIEWS, SKIPPED, SPEED_LOG, WRITTEN
+from .state.paths import (
+    FAILED,
+    IMAGE_HASHES,
+    INPUTS,
+    JOB,
+    JOURNAL,
+    LOCK,
+    PREVIOUS,
+    RESTARTED,
+    REVIEWS,
+    SKIPPED,
+    SPEED_LOG,
+    WRITTEN,
+)
 from .state.previous_run import PreviousRecords
 from .state.records import Item, JobError, JobRunningError, JobSummary, Record
 from .state.regular_files import open_own, own_exists, pin_directory, remove_own
@@ -216,6 +230,8 @@ class CaptionJob:
         begin_with: text that captions begin with; may contain variables.
         template: template of the captions in outputs, or None.
         on_fault: what to do with captions that break a rule: a value of `options.FAULT_MODES`.
+        find_near_equal: finds the near-equal inputs, given a function that yields the inputs from a number on; None if
+            they do not matter.
     """
 
     def __init__(
@@ -230,11 +246,13 @@ class CaptionJob:
         begin_with: str = "",
         template: str | None = None,
         on_fault: str = "keep",
+        find_near_equal: Callable[[Inputs], NearEqualInputs] | None = None,
     ) -> None:
-        self.template, self.on_fault = template, on_fault
+        self.template, self.on_fault, self._find_near_equal = template, on_fault, find_near_equal
         self.state, self.listing, self.plan, self.existing = state, listing, plan, existing
         self.begin_with = begin_with
         self.writers, self.on_record = writers, on_record
+        self._near: NearEqualInputs | None = None
         self._pending: list[Record] = []  # appended to the journal, but perhaps not on disk yet
         self._last_flush = time.monotonic()
 
@@ -257,11 +275,13 @@ class CaptionJob:
             is_made = record.error is None and KEPT_EXISTING not in record.notes
             counts["breaking_rules"] += bool(record.rejected) or (is_made and breaks_rules(record.notes))
 
-        previous = PreviousRecords(self.state.path(PREVIOUS))
-        with closing(previous), Journal(self.state.path(JOURNAL)) as journal:
-            self._previous = previous
+        self._previous = PreviousRecords(self.state.path(PREVIOUS))
+        with ExitStack() as stack:
+            stack.enter_context(closing(self._previous))
+            journal = stack.enter_context(Journal(self.state.path(JOURNAL)))
             self._speed = SpeedLog(self.state.path(SPEED_LOG))
             if journal.count < len(self.listing):
+                self._near = self._near_equal(journal, stack)
                 for record, is_new in self._records(make_executor, journal.count):
                     counts["kept"] += KEPT_EXISTING in record.notes
                     if is_new:
@@ -270,7 +290,7 @@ class CaptionJob:
                     self._append(journal, record)
                 self._flush(journal)
             failed = self._finish(journal, count)
-        for name in (PREVIOUS, RESTARTED, WRITTEN):
+        for name in (PREVIOUS, RESTARTED, WRITTEN, IMAGE_HASHES):
             remove_own(self.state.path(name))
         return JobSummary(
             inputs=len(self.listing),
@@ -302,24 +322,40 @@ class CaptionJob:
 
     def _records(self, make_executor: Callable[[], Executor], start: int) -> Iterator[tuple[Record, bool]]:
         """Yield the records from number `start`, in input order, each with whether the executor made it."""
-        has_tasks = any(settled is None for _, settled in self._inputs(start))
-        made = make_executor().run(self._tasks(start)) if has_tasks else iter(())
+        made = make_executor().run(self._tasks(start)) if any(True for _ in self._tasks(start)) else iter(())
         waiting: dict[int, Record] = {}  # finished before the record of an earlier input
         for item, settled in self._inputs(start):
             if settled is not None:
-                yield replace(settled, place=item.place), False
-                continue
-            while item.number not in waiting:
-                record = next(made, None)
-                if record is None:
-                    raise JobError(f"the executor returned no record of {item.source}; run the job again to resume it")
-                waiting[record.number] = record
-            yield self._merged(item, waiting.pop(item.number)), True
+                record = replace(settled, place=item.place)
+            elif self._near is not None and self._near.shares(item.number):
+                record = self._near.shared(item)
+            else:
+                while item.number not in waiting:
+                    finished = next(made, None)
+                    if finished is None:
+                        raise JobError(
+                            f"the executor returned no record of {item.source}; run the job again to resume it"
+                        )
+                    waiting[finished.number] = finished
+                record = self._merged(item, waiting.pop(item.number))
+                record = record if self._near is None else self._near.noted(record)
+            if self._near is not None:
+                self._near.remember(record)
+            yield record, settled is None
+
+    def _near_equal(self, journal: Journal, stack: ExitStack) -> NearEqualInputs | None:
+        """Return the near-equal inputs, with the records that an interrupted run made of those that others need."""
+        if self._find_near_equal is None:
+            return None
+        near = stack.enter_context(closing(self._find_near_equal(self._inputs)))
+        for record in journal.records():
+            near.remember(record)
+        return near
 
     def _tasks(self, start: int) -> Iterator[Task]:
         """Yield the tasks of the executor, from input number `start`."""
         for item, settled in self._inputs(start):
-            if settled is None:
+            if settled is None and not (self._near is not None and self._near.shares(item.number)):
                 questions = self.plan.questions(item)
                 styles = tuple(None if question.style is None else question.style.name for question in questions)
                 own = fill(self.begin_with, item) if has_variables(self.begin_with) else None

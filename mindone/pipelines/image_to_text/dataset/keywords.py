@@ -136,6 +136,7 @@ class JobKeywords(TypedDict, total=False):
     retry_failed: bool
     adopt: bool
     limit: int | None
+    near_equal: str | None
     dry_run: bool
 
 

@@ -26,6 +26,7 @@ from .writers import WriterOptions
 
 _RULE_ARGUMENTS = {"openings": "strip"}  # field of TextRules -> argument of caption_dataset
 FAULT_MODES = ("keep", "fail")
+NEAR_EQUAL_MODES = ("note", "once")
 # Settings of `generate` that are part of a job's description only if they are given.
 _OPTIONAL = ("min_p", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size")
 
@@ -248,13 +249,16 @@ class JobOptions:
             `on_fault` may differ from those of the earlier run.
         limit: process only the first inputs, this many; inputs that have a record already stay. A later run with a
             larger limit, or without one, continues with the others.
+        near_equal: what to do with an image that nearly equals an earlier one, as a copy of another size or format
+            does: "note" it in its record, or caption only the first of them "once" and give the others its captions.
+            Both read all images once before the first caption. By default neither; reports show them in any case.
         dry_run: only report what the job would do: nothing is written and no model is loaded.
         adopt: take over a job that was moved, copied, shared, or started by an older version: list the inputs again,
             match them with the job's records, and sign its state directory. Without it, such state is rejected.
 
     Raises:
-        ValueError: `existing` or `on_fault` is unknown, `limit` is less than 1, or `restart` is set together with
-            `retry_failed` or `adopt`.
+        ValueError: `existing`, `on_fault` or `near_equal` is unknown, or they cannot be combined; `limit` is less than
+            1, or `restart` is set together with `retry_failed` or `adopt`.
     """
 
     out: str | None = None
@@ -270,6 +274,7 @@ class JobOptions:
     retry_failed: bool = False
     adopt: bool = False
     limit: int | None = None
+    near_equal: str | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -286,6 +291,13 @@ class JobOptions:
             raise ValueError(unknown("value of existing", self.existing, MODES))
         if self.on_fault not in FAULT_MODES:
             raise ValueError(unknown("value of on_fault", self.on_fault, FAULT_MODES))
+        if self.near_equal is not None and self.near_equal not in NEAR_EQUAL_MODES:
+            raise ValueError(unknown("value of near_equal", self.near_equal, NEAR_EQUAL_MODES))
+        if self.near_equal == "once" and self.existing in ("append", "prepend"):
+            raise ValueError(
+                f"near_equal 'once' and existing {self.existing!r} cannot be combined: the existing caption of one "
+                "image would get into those of others; use near_equal 'note'"
+            )
 
 
 def _check_positive_integers(options: object, *names: str) -> None:

@@ -110,11 +110,19 @@ VALUES: dict[str, Any] = {
         "seconds": True,
         "template": "sks, {caption}",
     },
-    **{"actors": 2, "cpus": 3, "encoding": "gbk", "same_name": "first", "limit": 50, "dry_run": True},
     **{"endpoint": "http://a/v1", "api_key_env": "KEY", "max_in_flight": 5, "image_size": 640},
     **{"url_attempts": 2, "url_seconds": 4.5, "url_bytes": 1000, "url_per_host": 1, "url_private": True},
     **{"user_agent_token": "mybot", "disallowed_header_directives": "noai, NoIndex"},
     **{"request_timeout": 9.5, "request_fields": '{"top_k": 20}'},
+    **{
+        "actors": 2,
+        "cpus": 3,
+        "encoding": "gbk",
+        "same_name": "first",
+        "limit": 50,
+        "near_equal": "note",
+        "dry_run": True,
+    },
 }
 
 
@@ -214,6 +222,7 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             state="state",
             restart=True,
             limit=50,
+            near_equal="note",
             dry_run=True,
         ),
     )

@@ -6,15 +6,49 @@ entries share one is the caller's: bands of MinHash values for sets of words, pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Entries of a bucket with which the others are compared. Where unrelated entries share a key, as captions made of the
-# same few words do, more would make the time quadratic.
-_MAX_REPRESENTATIVES = 8
+
+class BandKeys:
+    """The keys of entries in each band, in a temporary file.
+
+    Args:
+        bands: number of bands.
+
+    Raises:
+        OSError: the file cannot be written, for example because the disk is full; `append` may raise it too.
+    """
+
+    def __init__(self, bands: int) -> None:
+        self._bands = bands
+        self._file = tempfile.TemporaryFile(prefix="share4v-")  # noqa: SIM115  closed by `close`
+        self._counts: list[int] = []  # number of entries in each batch
+
+    def append(self, keys: NDArray[np.uint64]) -> None:
+        """Add a batch of entries, [entries, bands]."""
+        self._file.write(np.ascontiguousarray(keys.T).tobytes())
+        self._counts.append(len(keys))
+
+    def bands(self, entries: NDArray[np.int64]) -> Iterator[NDArray[np.uint64]]:
+        """Yield the keys of each band, of these entries."""
+        for band in range(self._bands):
+            keys = np.empty(sum(self._counts), np.uint64)
+            start = offset = 0
+            for count in self._counts:
+                self._file.seek(offset + 8 * band * count)
+                keys[start : start + count] = np.frombuffer(self._file.read(8 * count), np.uint64)
+                start += count
+                offset += 8 * self._bands * count
+            yield keys[entries]
+
+    def close(self) -> None:
+        """Delete the file."""
+        self._file.close()
 
 
 class Groups:
@@ -63,6 +97,7 @@ def join_similar(
     bands: Iterable[NDArray[np.uint64]],
     load: Callable[[int], Any],
     are_similar: Callable[[Any, Any], bool],
+    max_compared: int,
 ) -> None:
     """Join the entries that share a key in a band and are similar.
 
@@ -72,6 +107,8 @@ def join_similar(
         bands: for each band, one key for each of `entries`.
         load: returns what `are_similar` compares of an entry.
         are_similar: compares two of them.
+        max_compared: number of entries of a bucket with which its others are compared. Where many unrelated entries
+            share a key, more would make the time quadratic.
     """
     for keys in bands:
         order = np.argsort(keys, kind="stable")
@@ -79,11 +116,16 @@ def join_similar(
         starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
         ends = np.append(starts[1:], len(ordered))
         for bucket in np.flatnonzero(ends - starts > 1):
-            _join_bucket(groups, entries[order[starts[bucket] : ends[bucket]]].tolist(), load, are_similar)
+            members = entries[order[starts[bucket] : ends[bucket]]].tolist()
+            _join_bucket(groups, members, load, are_similar, max_compared)
 
 
 def _join_bucket(
-    groups: Groups, bucket: list[int], load: Callable[[int], Any], are_similar: Callable[[Any, Any], bool]
+    groups: Groups,
+    bucket: list[int],
+    load: Callable[[int], Any],
+    are_similar: Callable[[Any, Any], bool],
+    max_compared: int,
 ) -> None:
     representatives: list[tuple[int, Any]] = []
     roots: set[int] = set()  # groups of the representatives
@@ -99,6 +141,6 @@ def _join_bucket(
                 joined = True
         if joined:
             roots = {groups.first(other) for other, _ in representatives}
-        if len(representatives) < _MAX_REPRESENTATIVES:
+        if len(representatives) < max_compared:
             representatives.append((entry, value))
             roots.add(groups.first(entry))

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .disk_rows import DiskRows
-from .grouping import Groups, join_similar
+from .grouping import BandKeys, Groups, join_similar
 
 SIMILARITY = 0.9  # Jaccard index from which captions are near-duplicates
 # Two captions become candidates with probability 1 - (1 - J^ROWS)^BANDS: 0.995 at a similarity J of 0.9, 0.9998 at
 # 0.93, 0.2 at 0.7.
 BANDS, ROWS = 16, 12
+_MAX_COMPARED = 8
 _BATCH_WORDS = 8192  # words that are hashed together; 12 MB
 _MAX_KNOWN_WORDS = 2**18
 _TEXT_LENGTH = 300  # characters of a caption to show
@@ -76,8 +76,7 @@ class NearCaptions:
         self._known: dict[str, int] = {}
         self._sequences, self._sets = array("Q"), array("Q")  # a hash of the words in order, and of their set
         self._word_hashes, self._texts = DiskRows(), DiskRows()
-        self._keys = tempfile.TemporaryFile(prefix="share4v-")  # noqa: SIM115  closed by `close`
-        self._batches: list[int] = []  # number of captions of each batch in the file of keys
+        self._keys = BandKeys(BANDS)
         self._words: list[NDArray[np.uint64]] = []  # of the captions whose keys are not computed yet
         self._waiting = 0  # number of their words
 
@@ -112,7 +111,7 @@ class NearCaptions:
         self._hash_batch()
         groups = Groups(len(self._sets))
         entries = groups.join_equal(np.frombuffer(self._sets, np.uint64))
-        join_similar(groups, entries, self._bands(entries), self._load, _are_similar)
+        join_similar(groups, entries, self._keys.bands(entries), self._load, _are_similar, _MAX_COMPARED)
         found = groups.members()
         identical = len(self._sequences) - len(np.unique(np.frombuffer(self._sequences, np.uint64)))
         largest = sorted(found.items(), key=lambda group: (-len(group[1]), group[0]))[:number]
@@ -137,7 +136,7 @@ class NearCaptions:
         return known
 
     def _hash_batch(self) -> None:
-        """Write the keys of the waiting captions, uint64 [BANDS, captions]."""
+        """Store the keys of the waiting captions."""
         if not self._words:
             return
         lengths = [len(words) for words in self._words]
@@ -148,22 +147,9 @@ class NearCaptions:
         hashes >>= np.uint64(32)  # the high bits of a product depend on all bits of the word
         lowest = np.minimum.reduceat(hashes, starts, axis=0).reshape(len(lengths), BANDS, ROWS)
         keys = (lowest * self._mixers).sum(axis=2, dtype=np.uint64)  # [captions, BANDS]
-        self._keys.write(np.ascontiguousarray(keys.T).tobytes())
-        self._batches.append(len(lengths))
+        self._keys.append(keys)
         self._words.clear()
         self._waiting = 0
-
-    def _bands(self, entries: NDArray[np.int64]) -> Iterator[NDArray[np.uint64]]:
-        """Yield the keys of each band, of these captions."""
-        for band in range(BANDS):
-            keys = np.empty(sum(self._batches), np.uint64)
-            start = offset = 0
-            for count in self._batches:
-                self._keys.seek(offset + 8 * band * count)
-                keys[start : start + count] = np.frombuffer(self._keys.read(8 * count), np.uint64)
-                start += count
-                offset += 8 * BANDS * count
-            yield keys[entries]
 
     def _load(self, entry: int) -> frozenset[int]:
         return frozenset(np.frombuffer(self._word_hashes[entry], np.uint32).tolist())

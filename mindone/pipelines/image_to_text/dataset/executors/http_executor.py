@@ -286,6 +286,7 @@ class HttpRun:
             sha256=read.sha256,
             width=read.width,
             height=read.height,
+            image_hash=read.image_hash,
             columns={**item.columns, **read.columns},
             download=read.download,
         )

@@ -12,6 +12,7 @@ from mindone.models.share4v.processing.image_formats import open_image
 from mindone.models.share4v.processing.image_limits import LimitedFile
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
+from ..audit.image_hash import hash_of_frames
 from ..readers import ItemError, read_item
 from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
 from ..state.records import Frame, Item
@@ -33,6 +34,7 @@ class EncodedInput:
         sha256: of the file's bytes, hexadecimal; None if they could not be read.
         uris: data URI of the picture, or of each frame of a video.
         width, height: of the picture in pixels, as it is shown, before it is scaled; None if it could not be decoded.
+        image_hash: perceptual hash of the picture; None if it could not be decoded.
         columns: what reading the input found out about it.
         error: why it cannot be captioned, or None.
         download: as of a Record.
@@ -42,6 +44,7 @@ class EncodedInput:
     uris: tuple[str, ...] = ()
     width: int | None = None
     height: int | None = None
+    image_hash: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     download: Mapping[str, int] = field(default_factory=dict)
@@ -64,11 +67,13 @@ def encode_item(
         return EncodedInput(error=str(error) or type(error).__name__, download=getattr(error, "download", {}))
     common: dict[str, Any] = {"sha256": picture.sha256, "columns": dict(picture.columns), "download": picture.download}
     try:
-        encoded = [data_uri(frame, size, max_image_pixels) for frame in picture.frames]
+        images = [load_image(frame, max_image_pixels) for frame in picture.frames]
+        uris = tuple([_uri(frame, image, size) for frame, image in zip(picture.frames, images, strict=True)])
+        hashed = hash_of_frames(images)
     except (ImageLoadError, ValueError, MemoryError) as error:
         return EncodedInput(**common, error=str(error) or type(error).__name__)
-    width, height = encoded[0][1]
-    return EncodedInput(**common, uris=tuple(uri for uri, _ in encoded), width=width, height=height)
+    width, height = images[0].size
+    return EncodedInput(**common, uris=uris, width=width, height=height, image_hash=hashed)
 
 
 def data_uri(frame: Frame, size: int, max_image_pixels: int | None = None) -> tuple[str, tuple[int, int]]:
@@ -82,15 +87,18 @@ def data_uri(frame: Frame, size: int, max_image_pixels: int | None = None) -> tu
         ImageLoadError: the image cannot be decoded.
     """
     image = load_image(frame, max_image_pixels)
-    shown = image.size
-    is_scaled = bool(size) and max(shown) > size
+    return _uri(frame, image, size), image.size
+
+
+def _uri(frame: Frame, image: PILImage, size: int) -> str:
+    is_scaled = bool(size) and max(image.size) > size
     name, data = _own_bytes(frame, image) if not is_scaled else ("", b"")
     if not data:
         if is_scaled:
             image = _scaled(image, size)
         lossless = not is_scaled and name in _LOSSLESS
         data, name = _encode(image, lossless), "PNG" if lossless else "JPEG"
-    return f"data:image/{name.lower()};base64,{base64.b64encode(data).decode()}", shown
+    return f"data:image/{name.lower()};base64,{base64.b64encode(data).decode()}"
 
 
 def probe_uri() -> str:

@@ -115,6 +115,7 @@ class Captioner:
             sha256=prepared.sha256,
             width=prepared.width,
             height=prepared.height,
+            image_hash=prepared.image_hash,
             columns={**item.columns, **prepared.columns},
             download=prepared.download,
         )

@@ -14,6 +14,7 @@ import numpy as np
 from mindone.models.share4v.generation.engine import ImageSet
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
+from ..audit.image_hash import hash_of_frames
 from ..readers import ItemError, read_item
 from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
 from ..rules.retries import Caption
@@ -35,6 +36,7 @@ class PreparedInput:
         input_ids: for each prompt int64 [1, L].
         beginning: ids at the end of each prompt with which its caption begins.
         width, height: of the picture in pixels, as it is shown; None if it could not be decoded.
+        image_hash: perceptual hash of the picture; None if it could not be decoded.
         columns: what reading the input found out about it, such as the length of a video.
         error: why it cannot be captioned, or None.
         captions: one for each prompt; None until it is completed.
@@ -50,6 +52,7 @@ class PreparedInput:
     beginning: Sequence[int] = ()
     width: int | None = None
     height: int | None = None
+    image_hash: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     captions: list[Caption | None] = field(default_factory=list)
@@ -95,6 +98,7 @@ def prepare(
         prepared.beginning = own
         prepared.input_ids = tuple([np.array([[*processor.encode_prompt(prompt), *own]]) for prompt in prompts])
         prepared.width, prepared.height = images[0].size
+        prepared.image_hash = hash_of_frames(images)
     except (ImageLoadError, ValueError, MemoryError) as error:
         prepared.images = None
         prepared.error = str(error) or type(error).__name__

@@ -6,11 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..audit import CaptionAudit
+from ..audit.near_images import NearEqualImages, NearImages
 from ..rules.repetition import find_repetition
 from ..rules.retries import breaks_rules
 from ..rules.words import count_words
@@ -74,6 +76,8 @@ class Summary:
         settings: contents of job.json.
         skipped: what the inputs contain that the job does not caption.
         audit: words, phrases and near-duplicates of the captions.
+        near_images: near-equal images; None until all records were added.
+        hashes: collects the hashes of images.
     """
 
     inputs: int | None = None
@@ -111,6 +115,8 @@ class Summary:
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[SkippedGroup, ...] = ()
     audit: CaptionAudit = field(default_factory=CaptionAudit)
+    near_images: NearEqualImages | None = None
+    hashes: NearImages | None = None
 
     def add(self, record: Record) -> None:
         """Count one record."""
@@ -119,6 +125,8 @@ class Summary:
         if record.sha256:
             self.same_images.add(record.sha256, record.source)
         self.rejected += bool(record.rejected)
+        if record.image_hash and self.hashes is not None:
+            self.hashes.add(record.image_hash, record.source)
         if record.error is not None:
             self.breaking_rules += bool(record.rejected)
             self._add_failure(record)
@@ -208,7 +216,8 @@ def summarize(state: Path, trigger: str | None = None) -> Summary:
         FileNotFoundError: there is no journal.
         ValueError: a line of the journal cannot be read, and the message names it; or the trigger has no letters.
     """
-    summary = Summary(audit=CaptionAudit(trigger))
+    hashes = NearImages()
+    summary = Summary(audit=CaptionAudit(trigger), hashes=hashes)
     if own_exists(state / INPUTS):
         summary.inputs = count_lines(state / INPUTS)
     if own_exists(state / JOB):
@@ -216,10 +225,11 @@ def summarize(state: Path, trigger: str | None = None) -> Summary:
             settings = json.loads(file.read())
         summary.settings = settings if isinstance(settings, dict) else {}
     summary.skipped = read_skipped(state / SKIPPED)
-    with summary.audit as audit:
+    with summary.audit as audit, closing(hashes):
         for record in read_records(state / JOURNAL):
             summary.add(record)
         _ = audit.near_duplicates  # while its temporary files exist
+        summary.near_images = hashes.find()
     summary.add_speed(read_speed_log(state / SPEED_LOG))
     return summary
 

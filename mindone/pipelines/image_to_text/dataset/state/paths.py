@@ -11,6 +11,7 @@ PREVIOUS = "previous.jsonl"  # records that the current pass keeps from the prev
 LIMIT = "limit.json"  # the number of inputs that were listed, if the job has a limit
 RESTARTED = "restarted"  # exists while a restarted job is unfinished: the same command then resumes it
 WRITTEN = "written.jsonl"  # caption files of the run before a restart, so that they do not count as existing captions
+IMAGE_HASHES = "image-hashes.jsonl"  # of all inputs, while a job with near_equal is unfinished
 FAILED = "failed.jsonl"
 REVIEWS = "reviews.jsonl"  # what people decided about captions; no run of the job writes or deletes it
 SPEED_LOG = "speed.jsonl"
@@ -20,6 +21,9 @@ CAPTION_CACHES = "seen*.sqlite*"
 PROGRESS = "output-*.json"  # what an output has on disk; with the name of its format
 # Patterns of what a job keeps in its state directory; a directory with none of these is a new job's.
 STATE_FILES = (
-    *(f"{name}*" for name in (JOB, SKIPPED, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN, LIMIT)),
+    *(
+        f"{name}*"
+        for name in (IMAGE_HASHES, JOB, SKIPPED, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN, LIMIT)
+    ),
     *("inputs.*", CAPTION_CACHES, RESTARTED, QUEUE, f"{REVIEWS}*"),
 )

@@ -104,6 +104,7 @@ class Record:
             of failed attempts; empty if this process made them, or if an equal image's were reused.
         rejected: captions that broke a rule, in a job that does not write such captions; `error` names the rule.
         download: of an image at a URL: number of "attempts" and "status" of the last response, if there was one.
+        image_hash: perceptual hash of the image, or of a frame in the middle of a video; see `audit/image_hash.py`.
     """
 
     number: int
@@ -128,6 +129,7 @@ class Record:
     usage: Mapping[str, int] = field(default_factory=dict)
     rejected: tuple[str, ...] = ()
     download: Mapping[str, int] = field(default_factory=dict)
+    image_hash: str | None = None
 
 
 class JobError(RuntimeError):

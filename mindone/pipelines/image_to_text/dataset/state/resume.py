@@ -16,7 +16,7 @@ from .atomic_files import atomic_write, count_lines, lines_from, publish
 from .existing_captions import KEPT_EXISTING
 from .journal import Journal
 from .listing import Listing, write_listing
-from .paths import FAILED, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG, WRITTEN
+from .paths import FAILED, IMAGE_HASHES, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG, WRITTEN
 from .previous_run import (
     WrittenCaptions,
     WrittenTexts,
@@ -50,7 +50,7 @@ def load_or_create_listing(directory: Path, list_inputs: ListInputs) -> Listing:
 
 def start_over(directory: Path, list_inputs: ListInputs, written: WrittenTexts = recorded_captions) -> None:
     """Start a pass that keeps no records; captions that the job wrote beside images do not count as existing ones."""
-    for name in (PREVIOUS, FAILED, SPEED_LOG):
+    for name in (PREVIOUS, FAILED, SPEED_LOG, IMAGE_HASHES):
         remove_own(directory / name)
     _repair_journal(directory)
     if own_exists(directory / INPUTS):
