@@ -18,7 +18,7 @@ from .executors.work_queue import remove_queues
 from .inference.caption_cache import delete_caption_caches
 from .job import CaptionJob, JobState
 from .keywords import DatasetOptions, build_options
-from .near_equal import Inputs, NearEqualInputs
+from .near_equal import find_near_equal
 from .options import CaptioningSettings, JobOptions, ModelChoice
 from .preview import preview_job
 from .prompts.plan import PromptPlan
@@ -36,7 +36,7 @@ from .state.resume import (
     start_over,
 )
 from .state.skipped import SkippedFiles, SkippedGroup, read_skipped, write_skipped
-from .writers import FILE_SUFFIXES, WRITERS, format_of, open_writer, written_texts
+from .writers import FILE_SUFFIXES, WRITERS, FollowingWriter, format_of, open_writer, written_texts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -166,27 +166,26 @@ def _run(
         remove_queues(state.directory)
         on_skipped(read_skipped(state.path(SKIPPED)))
         on_start(count_done(directory), len(listing))
-        written = replace(options.writers, downloads=job.settings.downloads)
-
-        def find_near_equal(inputs: Inputs) -> NearEqualInputs:
-            mode, settings = options.near_equal or "note", job.settings
-            return NearEqualInputs(state.directory, mode, inputs, settings.workers, settings.max_image_pixels)
-
         captioning = CaptionJob(
             state=state,
             listing=listing,
             plan=job.plan,
             existing=options.existing,
-            writers=[open_writer(name, options.out, written, state.directory) for name in options.formats],
+            writers=_open_writers(job, state.directory),
             on_record=on_record,
             begin_with=job.settings.begin_with,
             template=options.writers.template,
             on_fault=options.on_fault,
-            find_near_equal=None if options.near_equal is None else find_near_equal,
+            find_near_equal=find_near_equal(options.near_equal, state.directory, job.settings),
         )
         return captioning.run(
             lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
         )
+
+
+def _open_writers(job: DatasetOptions, directory: Path) -> list[FollowingWriter]:
+    options = replace(job.options.writers, downloads=job.settings.downloads)
+    return [open_writer(name, job.options.out, options, directory) for name in job.options.formats]
 
 
 def _previewed(paths: Sequence[str], job: DatasetOptions, directory: Path) -> JobSummary:

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,9 @@ NOTED, SHARED = "near-equal to an earlier image", "caption of a near-equal image
 _AHEAD = 8  # images read ahead, per thread
 _GROUP = 64  # lines that are flushed together
 
+if TYPE_CHECKING:
+    from .options import CaptioningSettings
+
 # Yields the inputs from a number on, each with its record if that needs no model.
 Inputs = Callable[[int], Iterator[tuple[Item, "Record | None"]]]
 
@@ -46,7 +49,7 @@ class ImageFacts:
     Attributes:
         key: of the input.
         hash: perceptual hash; None if the image cannot be read, or the input needs no caption.
-        sha256, width, height, columns: as in a Record.
+        sha256, width, height, columns, download: as in a Record.
     """
 
     key: str
@@ -54,7 +57,8 @@ class ImageFacts:
     sha256: str | None = None
     width: int | None = None
     height: int | None = None
-    columns: dict[str, Any] | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    download: dict[str, int] = field(default_factory=dict)
 
 
 class NearEqualInputs:
@@ -64,19 +68,15 @@ class NearEqualInputs:
         directory: state directory of the job.
         mode: "note" or "once".
         inputs: the job's inputs.
-        workers: number of threads that read images.
-        max_image_pixels: as in `load_image`.
+        settings: how images are read.
 
     Raises:
         OSError: a file cannot be written.
     """
 
-    def __init__(
-        self, directory: Path, mode: str, inputs: Inputs, workers: int, max_image_pixels: int | None = None
-    ) -> None:
-        self.mode, self._path = mode, directory / IMAGE_HASHES
-        self._max_image_pixels = max_image_pixels
-        self._write_hashes(inputs, workers)
+    def __init__(self, directory: Path, mode: str, inputs: Inputs, settings: CaptioningSettings) -> None:
+        self.mode, self._path, self._settings = mode, directory / IMAGE_HASHES, settings
+        self._write_hashes(inputs, settings.workers)
         self._offsets = array("Q")
         numbers, offset = [], 0
         with closing(NearImages()) as near:
@@ -137,10 +137,11 @@ class NearEqualInputs:
             image_hash=facts.hash,
             width=facts.width,
             height=facts.height,
-            columns={**item.columns, **(facts.columns or {})},
+            columns={**item.columns, **facts.columns},
             seconds=0.0,
             stands=False,
             usage={},
+            download=facts.download,
         )
         if record.error is not None:
             return replace(own, error=f"the near-equal image {record.source} failed: {record.error}")
@@ -189,11 +190,27 @@ class NearEqualInputs:
         if settled is not None and settled.image_hash is not None:
             return ImageFacts(item.key, settled.image_hash)
         try:
-            picture = read_item(item)
-            images = [load_image(frame, self._max_image_pixels) for frame in picture.frames]
+            picture = read_item(item, self._settings.downloads)
+            images = [load_image(frame, self._settings.max_image_pixels) for frame in picture.frames]
         except (ItemError, ImageLoadError, OSError, ValueError, MemoryError):  # its own record will say so
             return ImageFacts(item.key)
-        return ImageFacts(item.key, hash_of_frames(images), picture.sha256, *images[0].size, dict(picture.columns))
+        return ImageFacts(
+            item.key,
+            hash_of_frames(images),
+            picture.sha256,
+            *images[0].size,
+            columns=dict(picture.columns),
+            download=dict(picture.download),
+        )
+
+
+def find_near_equal(
+    mode: str | None, directory: Path, settings: CaptioningSettings
+) -> Callable[[Inputs], NearEqualInputs] | None:
+    """Return the function that finds the near-equal inputs of a job; None without a mode."""
+    if mode is None:
+        return None
+    return lambda inputs: NearEqualInputs(directory, mode, inputs, settings)
 
 
 def _key(number: int) -> bytes:

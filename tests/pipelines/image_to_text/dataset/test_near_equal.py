@@ -235,10 +235,10 @@ def test_a_killed_job_has_the_same_result(
         if not child:
             reads = iter(range(hashes if hashes is not None else 1000))
 
-            def limited_read(item: Any, reads: Iterator[int] = reads) -> Any:
+            def limited_read(item: Any, downloads: Any, reads: Iterator[int] = reads) -> Any:
                 if next(reads, None) is None:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return read(item)
+                return read(item, downloads)
 
             monkeypatch.setattr(near_equal_module, "read_item", limited_read)
             monkeypatch.setattr(near_equal_module, "_GROUP", 1)
