@@ -105,27 +105,42 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         else:
             self.language_model = chosen.language_model(self.config, dtype)
         self._features = ImageFeatures(self.vision_tower, self.mm_projector)
+        self._make_caches()
+
+    def _make_caches(self) -> None:
         self._caches: WeakSet[KVCache] = WeakSet()
         self._pool = CachePool(self._make_cache)
         self.reset_caches()
 
     def _cast(self, dtype: str) -> None:
+        """Convert the weights in place: another model is made and filled, and this one takes its components at last."""
         from .checkpoint.casting import check_range, entries_in_memory, fill_from
         from .checkpoint.weights import expected_shapes
 
-        choose_components(dtype, *self._choices)  # raises before anything changes
+        choose_components(dtype, *self._choices)  # raises before anything is computed
         with self.exclusive(), ms.nn.utils.no_init_parameters():
-            before, is_training = self._named_parameters(), self.training
+            before = self._named_parameters()
             entries = entries_in_memory(before, self.packed_components(), expected_shapes(self.config)[0])
             check_range(entries, dtype)
-            cache_bytes = self._features.max_bytes
-            self._build(dtype)
-            self._features.max_bytes = cache_bytes
-            fill_from(self._named_parameters(), self.packed_components(), entries, self.config.text_config)
-            self._mapped_files = frozenset()
-            self.set_train(is_training)
-            for name, parameter in self._named_parameters().items():
+            other = Share4V(self.config, dtype, *self._choices)
+            fill_from(other._named_parameters(), other.packed_components(), entries, self.config.text_config)
+            other.set_train(self.training)
+            for name, parameter in other._named_parameters().items():
                 parameter.requires_grad = before[name].requires_grad
+            self._take_components(other)
+
+    def _take_components(self, other: Share4V) -> None:
+        """Replace the components by those of a model of the same config, which is not used any more."""
+        features = ImageFeatures(other.vision_tower, other.mm_projector)
+        features.max_bytes = self._features.max_bytes
+        for name in ("vision_tower", "mm_projector", "language_model"):
+            component = getattr(other, name)
+            if isinstance(component, nn.Cell):
+                self.insert_child_to_cell(name, component)  # setting an attribute would prefix its names once more
+            else:
+                setattr(self, name, component)
+        self.dtype, self._features, self._mapped_files = other.dtype, features, frozenset()
+        self._make_caches()
 
     def _named_parameters(self) -> dict[str, ms.Parameter]:
         return {parameter.name or key: parameter for key, parameter in self.parameters_dict().items()}

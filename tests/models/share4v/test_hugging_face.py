@@ -186,6 +186,56 @@ def test_a_model_is_converted_in_place(processor: Share4VProcessor, scene: Image
     assert model.dtype == "float32" and load().to(np.float32).to("cpu").dtype == "float32"
 
 
+@pytest.mark.parametrize("backend", ["kernels", "mindspore"])
+def test_a_conversion_that_fails_leaves_the_model_as_it_was(
+    processor: Share4VProcessor, scene: Image.Image, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    from mindone.models.share4v import backends, modeling
+    from mindone.models.share4v.checkpoint import casting
+
+    model = Share4V.from_pretrained(TINY, language_backend=backend, vision_backend=backend)
+    inputs = processor(images=scene, text="Describe this image")
+    cache, parameters = model.image_cache, model.parameters_dict()
+    wanted = model.generate(**inputs, max_new_tokens=8) if backend == "kernels" else None
+    chosen = backends.choose_components("float16", *model._choices)
+    steps = [
+        (chosen.vision_tower, "__init__"),
+        (chosen.language_model, "__init__"),
+        (modeling, "make_projector"),
+        (casting, "fill_parameters"),
+        (modeling, "ImageFeatures"),
+        *([(casting, "fill")] if backend == "kernels" else []),
+    ]
+    for owner, name in steps:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, failing)
+            with pytest.raises(MemoryError, match="injected"):
+                model.half()
+        assert model.dtype == "float32" and model.image_cache is cache, name
+        assert wanted is None or model.generate(**inputs, max_new_tokens=8) == wanted, name
+        assert all(one is parameters[key] for key, one in model.parameters_dict().items()), name
+    if backend == "kernels":  # the last component fails when the others are filled
+        calls: list[object] = []
+        real = casting.fill
+
+        def fail_at_last(*arguments: object) -> None:
+            calls.append(arguments)
+            if len(calls) == len(model.packed_components()):
+                failing()
+            real(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(casting, "fill", fail_at_last)
+            with pytest.raises(MemoryError, match="injected"):
+                model.half()
+        assert len(calls) > 1 and model.generate(**inputs, max_new_tokens=8) == wanted
+    assert model.half().dtype == "float16"
+
+
+def failing(*arguments: object, **options: object) -> None:
+    raise MemoryError("injected")
+
+
 def test_what_is_not_converted() -> None:
     model = Share4V.from_pretrained(TINY, dtype="int8")
     for wanted in ("float16", "int4"):

@@ -26,9 +26,11 @@ STATUS = {
     3: "the header of a block or cache is damaged, or does not describe the memory that was passed",
     4: "the shapes do not fit each other or the block",
     5: "a row, an index or an id is out of range",
+    8: "an exception in C++ that is none of memory",
 }
 NOT_FINITE = 6
-INTERFACE = 4  # of the functions that are called here; as in csrc/operators.cpp
+NO_MEMORY = 7
+INTERFACE = 5  # of the functions that are called here; as in csrc/operators.cpp
 
 
 class KernelError(RuntimeError):
@@ -172,7 +174,10 @@ class Library:
         _check_floats("rotate_rows", [x, rotation], [x.ndim == 2, rotation.shape == (size + parts * parts,)])
         out = np.empty_like(x)
         count = ctypes.c_int64(len(x))
-        self._library.share4v_rotate_rows(_pointer(rotation), ctypes.c_int64(size), count, _pointer(x), _pointer(out))
+        status = self._library.share4v_rotate_rows(
+            _pointer(rotation), ctypes.c_int64(size), count, _pointer(x), _pointer(out)
+        )
+        _check("rotate_rows", status, [x, rotation])
         return out
 
     def unpack(self, block: np.ndarray, number: int, rows: int, columns: int) -> np.ndarray:
@@ -242,9 +247,10 @@ class Library:
         both = np.concatenate((weight, weight if bias is None else bias)).astype(np.float32)
         out = np.empty_like(x)
         size, count = ctypes.c_int64(x.shape[1]), ctypes.c_int64(len(x))
-        self._library.share4v_norm(
+        status = self._library.share4v_norm(
             kind, ctypes.c_float(eps), size, _pointer(both), bias is not None, count, _pointer(x), _pointer(out)
         )
+        _check("norm", status, [x, *vectors])
         return out
 
     def rotary(self, x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
@@ -252,7 +258,8 @@ class Library:
         _check_floats("rotary", [x, cos, sin], [x.ndim == 2, cos.shape == sin.shape == x.shape])
         out = x.copy()
         count, size = map(ctypes.c_int64, x.shape)
-        self._library.share4v_rotary(count, size, _pointer(cos), _pointer(sin), _pointer(out))
+        status = self._library.share4v_rotary(count, size, _pointer(cos), _pointer(sin), _pointer(out))
+        _check("rotary", status, [x])
         return out
 
     def activation(self, kind: int, x: np.ndarray, up: np.ndarray | None = None) -> np.ndarray:
@@ -260,7 +267,8 @@ class Library:
         _check_floats("activation", [x, x if up is None else up], [up is None or up.shape == x.shape])
         out = x.copy()
         second = _pointer(out if up is None else up)
-        self._library.share4v_activation(kind, ctypes.c_int64(x.size), _pointer(out), second)
+        status = self._library.share4v_activation(kind, ctypes.c_int64(x.size), _pointer(out), second)
+        _check("activation", status, [x])
         return out
 
 
@@ -279,6 +287,11 @@ def _memory(data: np.ndarray) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
 def _check(function: str, status: int, arrays: list[np.ndarray]) -> None:
     if status:
         shapes = ", ".join(f"{array.dtype.name}{list(array.shape)}" for array in arrays)
+        if status == NO_MEMORY:
+            raise MemoryError(
+                f"{function} got no memory for its intermediate results; its arrays are {shapes}: use smaller batches "
+                "or a shorter context, or close other programs"
+            )
         raise KernelError(f"{function} rejected its arguments: {STATUS.get(status, f'status {status}')}; got {shapes}")
 
 

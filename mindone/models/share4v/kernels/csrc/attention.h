@@ -265,6 +265,7 @@ void attend_block(const Head<T>& head, const Row* rows, int64_t count, int64_t g
   }
   const int64_t all = count * group, stride = end * kLanes + kLanes;
   float* scratch = reinterpret_cast<float*>(thread_scratch(all * (stride + head.size + head.width) * 4));
+  if (!scratch) return;
   const FloatRows scores = {scratch, stride};  // [all, slots]
   float* packed = scratch + all * stride;      // [all, D], the queries without gaps
   float* sums = packed + all * head.size;      // [all, Dv]

@@ -64,6 +64,7 @@ struct Pass {
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count; i++) {
       float* normal = reinterpret_cast<float*>(thread_scratch((hidden() + kLanes) * 4));
+      if (!normal) continue;
       normalize_row(call.weights, norm, x + index[i] * hidden(), normal);
       store_inputs(into, matrix, i, 0, hidden(), normal);
     }
@@ -238,6 +239,7 @@ void run_linear(const Block& block, const uint8_t* weights, const int32_t* index
         const float* row = x + index[active[i]] * columns;
         if (block.norms[0].kind) {
           float* normal = reinterpret_cast<float*>(thread_scratch((columns + kLanes) * 4));
+          if (!normal) continue;
           normalize_row(weights, block.norms[0], row, normal);
           row = normal;
         }

@@ -29,7 +29,11 @@ class Arena {
   BufferList* buffers_;
 };
 
-// Returns a buffer of the calling thread, which the thread's next call reuses (and may reallocate).
+// Returns a buffer of the calling thread, which the thread's next call reuses (and may reallocate); nullptr if there is
+// no memory, which `memory_failures` counts: no exception can leave a parallel region, and all threads must reach its
+// end. The caller leaves out what it would compute, and the operator returns an error.
 uint8_t* thread_scratch(int64_t bytes);
+
+int64_t memory_failures();
 
 }  // namespace share4v

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <new>
 
 #include "checks.h"
 #include "kernels.h"
+#include "memory.h"
 #include "threads.h"
 
 #if defined(SHARE4V_X86)
@@ -120,7 +122,32 @@ class Timer {
 };
 
 // What an operator returns. MindSpore raises an error if it is not 0.
-enum Status { kOk = 0, kWrongCount = 1, kWrongType = 2, kWrongBlock = 3, kWrongShape = 4, kWrongRow = 5, kNotFinite = 6 };
+enum Status {
+  kOk = 0,
+  kWrongCount = 1,
+  kWrongType = 2,
+  kWrongBlock = 3,
+  kWrongShape = 4,
+  kWrongRow = 5,
+  kNotFinite = 6,
+  kNoMemory = 7,
+  kException = 8
+};
+
+// Runs `compute`, which returns a status; an exception, which must not reach the caller in another language, or a
+// thread without memory becomes one. If another call runs out of memory at the same time, this one may fail too.
+template <class Compute>
+int guarded(Compute compute) noexcept {
+  const int64_t failures = memory_failures();
+  try {
+    const int status = compute();
+    return memory_failures() == failures ? status : kNoMemory;
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  } catch (...) {
+    return kException;
+  }
+}
 
 }  // namespace
 }  // namespace share4v
@@ -161,8 +188,10 @@ int share4v_layer(int count, void** params, int* ndims, int64_t** shapes, const 
   for (int64_t i = 0; i < rows; i++)
     if (!is_valid(call.rows[i], cache)) return kWrongRow;
   const Timer timer;
-  selected()->layer(call);
-  return kOk;
+  return guarded([&] {
+    selected()->layer(call);
+    return kOk;
+  });
 }
 
 // x [R, K], index int32 [M], block -> y [M, N]. y[i] is computed from x[index[i]]; it is 0 if index[i] is negative.
@@ -181,8 +210,10 @@ int share4v_linear(int count, void** params, int* ndims, int64_t** shapes, const
   for (int64_t i = 0; i < outputs; i++)
     if (index[i] >= rows) return kWrongRow;
   const Timer timer;
-  selected()->linear(block, given.data<uint8_t>(2), index, outputs, given.data<float>(0), given.data<float>(3));
-  return kOk;
+  return guarded([&] {
+    selected()->linear(block, given.data<uint8_t>(2), index, outputs, given.data<float>(0), given.data<float>(3));
+    return kOk;
+  });
 }
 
 // ids int32 [R], block of an embedding table -> y [R, H]
@@ -199,12 +230,14 @@ int share4v_embedding(int count, void** params, int* ndims, int64_t** shapes, co
   for (int64_t i = 0; i < shapes[0][0]; i++)
     if (index[i] < 0 || index[i] >= matrix.rows) return kWrongRow;
   const Timer timer;
-  selected()->embedding(matrix, given.data<uint8_t>(1), index, shapes[0][0], given.data<float>(2));
-  return kOk;
+  return guarded([&] {
+    selected()->embedding(matrix, given.data<uint8_t>(1), index, shapes[0][0], given.data<float>(2));
+    return kOk;
+  });
 }
 
 // The version of this interface, which library.py compares: increase it when a signature changes.
-int share4v_interface() { return 4; }
+int share4v_interface() { return 5; }
 
 // Returns the name of the number-th instruction set that the library was built for and this CPU supports, fastest
 // first; nullptr beyond the last.
@@ -250,15 +283,19 @@ int share4v_pack(uint8_t* data, int64_t bytes, int number, int64_t first, int64_
   if (!known) return kWrongType;
   if (first < 0 || first % kLanes || rows < 0 || rows > matrix.rows - first || size != rows * matrix.columns)
     return kWrongShape;
-  const bool is_bad = selected()->pack(data, matrix, first, rows, source, static_cast<Type>(type), importance);
-  return is_bad ? kNotFinite : kOk;
+  return guarded([&] {
+    const bool is_bad = selected()->pack(data, matrix, first, rows, source, static_cast<Type>(type), importance);
+    return is_bad ? kNotFinite : kOk;
+  });
 }
 // Rounds weights [rows, columns] of one super-block; the arguments are RoundCall's.
 int share4v_round(int64_t rows, int64_t columns, const float* weights, const float* importance, uint8_t* codes,
                   int8_t* pairs, uint16_t* scales) {
   if (rows < 0 || columns < 1 || columns > kSuper) return kWrongShape;
-  selected()->round({rows, columns, weights, importance, codes, pairs, scales});
-  return kOk;
+  return guarded([&] {
+    selected()->round({rows, columns, weights, importance, codes, pairs, scales});
+    return kOk;
+  });
 }
 // Unpacks matrix `number` of a block of `bytes` bytes; `size` is the number of values of `out`.
 int share4v_unpack(const uint8_t* data, int64_t bytes, int number, float* out, int64_t size) {
@@ -266,13 +303,18 @@ int share4v_unpack(const uint8_t* data, int64_t bytes, int number, float* out, i
   if (!read_block(data, bytes, &block) || !has_matrix(block, number)) return kWrongBlock;
   const Matrix& matrix = block.matrices[number];
   if (size != matrix.rows * matrix.columns) return kWrongShape;
-  selected()->unpack(data, matrix, out);
-  return kOk;
+  return guarded([&] {
+    selected()->unpack(data, matrix, out);
+    return kOk;
+  });
 }
 
 // Multiplies rows x [count, size] by a rotation (format.h, Block): conversion rotates weights as the layers rotate rows.
-void share4v_rotate_rows(const float* rotation, int64_t size, int64_t count, const float* x, float* y) {
-  selected()->rotate_rows(rotation, size, count, x, y);
+int share4v_rotate_rows(const float* rotation, int64_t size, int64_t count, const float* x, float* y) {
+  return guarded([&] {
+    selected()->rotate_rows(rotation, size, count, x, y);
+    return kOk;
+  });
 }
 
 // The parts of a layer, for the tests. `bytes` is the size of the cache; `head_size` is the last dimension of queries.
@@ -297,23 +339,34 @@ int share4v_attention(uint8_t* data, int64_t bytes, int64_t layer, const Row* ro
   call.keys = keys;
   call.values = values;
   call.out = out;
-  selected()->attention(call);
-  return kOk;
+  return guarded([&] {
+    selected()->attention(call);
+    return kOk;
+  });
 }
-void share4v_norm(int kind, float eps, int64_t size, const float* weight_and_bias, int has_bias, int64_t count,
-                  const float* x, float* y) {
+int share4v_norm(int kind, float eps, int64_t size, const float* weight_and_bias, int has_bias, int64_t count,
+                 const float* x, float* y) {
   Norm norm = {};
   norm.kind = kind;
   norm.eps = eps;
   norm.size = size;
   norm.bias = has_bias ? size * static_cast<int64_t>(sizeof(float)) : 0;
-  selected()->norm(norm, reinterpret_cast<const uint8_t*>(weight_and_bias), count, x, y);
+  return guarded([&] {
+    selected()->norm(norm, reinterpret_cast<const uint8_t*>(weight_and_bias), count, x, y);
+    return kOk;
+  });
 }
-void share4v_rotary(int64_t count, int64_t size, const float* cos, const float* sin, float* x) {
-  selected()->rotary(count, size, cos, sin, x);
+int share4v_rotary(int64_t count, int64_t size, const float* cos, const float* sin, float* x) {
+  return guarded([&] {
+    selected()->rotary(count, size, cos, sin, x);
+    return kOk;
+  });
 }
-void share4v_activation(int activation, int64_t count, float* x, const float* up) {
-  selected()->activation(static_cast<Activation>(activation), count, x, up);
+int share4v_activation(int activation, int64_t count, float* x, const float* up) {
+  return guarded([&] {
+    selected()->activation(static_cast<Activation>(activation), count, x, up);
+    return kOk;
+  });
 }
 
 }  // extern "C"

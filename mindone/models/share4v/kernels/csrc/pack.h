@@ -183,6 +183,7 @@ int run_pack(uint8_t* base, const Matrix& m, int64_t first, int64_t rows, const 
 #pragma omp parallel for num_threads(thread_count()) schedule(dynamic, 1) reduction(| : bad)
   for (int64_t p = 0; p < panels; p++) {
     float* wide = reinterpret_cast<float*>(thread_scratch(kLanes * columns * 4));  // the panel's rows as float32
+    if (!wide) continue;
     const int64_t panel_rows = std::min(kLanes, rows - p * kLanes), target = first / kLanes + p;
     std::memset(wide, 0, static_cast<size_t>(kLanes * columns) * sizeof(float));
     float largest = 0.0f, poison = 0.0f;  // poison: 0 if all weights are finite, else NaN

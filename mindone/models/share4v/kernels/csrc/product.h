@@ -213,6 +213,7 @@ void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t
   uint8_t* scratch = thread_scratch(kUnitPanels * kPanelBytes);
 #pragma omp for schedule(dynamic, 1)
   for (int64_t unit = 0; unit < units; unit++) {
+    if (!scratch) continue;
     const int64_t first = unit * kUnitPanels, count = std::min(kUnitPanels, panels - first);
     const FloatRows out = c.from(0, first * kLanes);
     switch (static_cast<Type>(m.type)) {

@@ -93,6 +93,7 @@ inline void rotate_row(const float* rotation, int64_t size, const float* x, floa
   if (parts == 1) return;
   const float* mix = rotation + size;
   float* before = reinterpret_cast<float*>(thread_scratch(size * static_cast<int64_t>(sizeof(float))));
+  if (!before) return;
   std::memcpy(before, y, static_cast<size_t>(size) * sizeof(float));
   for (int64_t to = 0; to < parts; to++)
     for (int64_t i = 0; i < part; i++) {
