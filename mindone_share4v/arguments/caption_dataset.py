@@ -289,12 +289,7 @@ def _add_text_arguments(parser: ArgumentParser) -> None:
         help="force the model to start every caption with TEXT and to continue from there; may contain the variables "
         "of --prompt. For a trigger word use --template, which the model does not see",
     )
-    group.add_argument(
-        "--template",
-        metavar="TEXT",
-        help='write every caption as TEXT, such as "sks, {caption}", which may contain the variables of --prompt; the '
-        "model does not see it, and the same command with another TEXT rewrites the outputs without the model",
-    )
+    _add_wording_arguments(group)
     group.add_argument(
         "--schema",
         metavar="FILE",
@@ -332,6 +327,25 @@ def _add_text_arguments(parser: ArgumentParser) -> None:
     )
     group.add_argument("--list-rules", action="store_true", help="list the rules and the lists of phrases and exit")
     _add_rule_arguments(group)
+
+
+def _add_wording_arguments(group: _ArgumentGroup) -> None:
+    """Add what is done to captions when they are written."""
+    group.add_argument(
+        "--template",
+        metavar="TEXT",
+        help='write every caption as TEXT, such as "sks, {caption}", which may contain the variables of --prompt; the '
+        "model does not see it, and the same command with another TEXT rewrites the outputs without the model",
+    )
+    group.add_argument(
+        "--fit",
+        action="append",
+        default=[],
+        metavar="NAME_OR_DIR:N",
+        help="drop whole sentences from the end of a caption until it has at most N tokens of a text encoder, special "
+        "tokens and template included: a directory with tokenizer.json, CLIP's vocab.json and merges.txt or T5's "
+        "spiece.model, or owner/name on the Hugging Face hub; can be repeated: a caption then fits into all of them",
+    )
 
 
 def _add_rule_arguments(group: _ArgumentGroup) -> None:

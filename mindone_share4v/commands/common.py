@@ -41,6 +41,7 @@ _PLAIN_NAMES = (
     "captions",
     "cpus",
     "dtype",
+    "fit",
     "frames",
     "limit",
     "restart",

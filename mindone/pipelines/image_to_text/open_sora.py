@@ -47,6 +47,7 @@ class Annotation:
         width, height: size in pixels as it is shown: with square pixels, after rotation.
         num_frames: number of frames; 1 for an image.
         fps: average frames per second; None for an image.
+        text_lens: for each caption, its tokens as the trainer's text encoder counts them; None if they are not known.
 
     Raises:
         AnnotationError: a value cannot be used by any trainer.
@@ -58,6 +59,7 @@ class Annotation:
     height: int
     num_frames: int = 1
     fps: float | None = None
+    text_lens: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.path)
@@ -135,7 +137,9 @@ def open_sora_plan_writer(file: str | os.PathLike[str]) -> Iterator[Write]:
 
 
 @contextmanager
-def open_sora_writer(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Iterator[Write]:
+def open_sora_writer(
+    file: str | os.PathLike[str], folder: str | os.PathLike[str], text_len: bool = False
+) -> Iterator[Write]:
     """Write Open-Sora's CSV; the context is a function that adds an `Annotation`, with one row per caption.
 
     The file is replaced when the context ends, and left unchanged after an exception.
@@ -143,6 +147,8 @@ def open_sora_writer(file: str | os.PathLike[str], folder: str | os.PathLike[str
     Args:
         file: path of the .csv file; its folder is created if necessary.
         folder: the data folder, to which the paths are relative; the column `path` contains it.
+        text_len: whether there is a column `text_len`, the number of tokens of a caption, by which `datautil.py` of
+            Open-Sora and of mindone's `tools/t2v_curation` filters.
 
     Raises:
         OSError: the folder of `file` is not writable, or the disk is full.
@@ -161,15 +167,18 @@ def open_sora_writer(file: str | os.PathLike[str], folder: str | os.PathLike[str
     root = Path(folder).absolute()
     with _replaced_on_success(file) as text:
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(COLUMNS)
+        rows.writerow([*COLUMNS, TEXT_LEN] if text_len else COLUMNS)
 
         def write(annotation: Annotation) -> None:
-            for caption in annotation.captions:
-                rows.writerow([column(annotation, _printable(caption), root) for column in COLUMNS.values()])
+            for index, caption in enumerate(annotation.captions):
+                row = [column(annotation, _printable(caption), root) for column in COLUMNS.values()]
+                length = [] if not text_len else [annotation.text_lens[index] if annotation.text_lens else None]
+                rows.writerow([*row, *length])
 
         yield write
 
 
+TEXT_LEN = "text_len"
 # Column name -> its value; None becomes an empty field.
 COLUMNS: Mapping[str, Callable[[Annotation, str, Path], Any]] = {
     "video": lambda annotation, caption, root: annotation.path,

@@ -79,8 +79,8 @@ def caption_dataset(
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, on_fault, overwrite,
-      engine, state, restart, retry_failed, adopt, limit, near_equal, dry_run; shard_size, seconds, template; actors,
-      cpus; endpoint, api_key_env, max_in_flight, image_size, request_timeout, request_fields.
+      engine, state, restart, retry_failed, adopt, limit, near_equal, dry_run; shard_size, seconds, template, fit;
+      actors, cpus; endpoint, api_key_env, max_in_flight, image_size, request_timeout, request_fields.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -174,7 +174,7 @@ def _run(
             writers=_open_writers(job, state.directory),
             on_record=on_record,
             begin_with=job.settings.begin_with,
-            template=options.writers.template,
+            wording=options.writers.wording,
             on_fault=options.on_fault,
             find_near_equal=find_near_equal(options.near_equal, state.directory, job.settings),
         )

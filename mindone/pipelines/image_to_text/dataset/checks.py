@@ -21,6 +21,7 @@ from .executors.base import executor_class
 from .prompts.caption_template import CAPTION, WHERE
 from .prompts.variables import BUILT_IN, check_known, variables_of
 from .readers import list_inputs
+from .rules.token_budget import TokenBudget, TokenBudgets
 from .state.paths import JOB, JOURNAL
 from .state.regular_files import open_own
 from .writers import check_outputs, find_existing_output, output_path, writer_row
@@ -52,6 +53,8 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
     cache_root()  # has the key that signs the job's state; raises if this user has no home directory
     executor_class(engine)
     check_outputs(job.options.formats, job.options.out, paths)
+    budgets = [TokenBudget.parse(one) for one in job.options.writers.fit]
+    TokenBudgets(budgets, job.choice.local_files_only)  # downloads the tokenizers, which are small
     _check_writable(paths, job.options.out, state)
     if not (job.options.overwrite or job.options.adopt):  # an adopted job has its outputs at other paths
         _check_not_replaced(job.options.formats, job.options.out, state)

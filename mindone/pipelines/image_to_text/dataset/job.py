@@ -40,6 +40,7 @@ from .state.paths import (
     REVIEWS,
     SKIPPED,
     SPEED_LOG,
+    TOKEN_COUNTS,
     WRITTEN,
 )
 from .state.previous_run import PreviousRecords
@@ -61,7 +62,8 @@ from .state.signature import (
 from .state.skipped import read_skipped
 from .state.speed_log import SpeedLog
 from .state.tasks import Task
-from .writers import Finisher, FollowingWriter
+from .state.token_counts import TokenCounts
+from .writers import Finisher, FollowingWriter, Wording, excess_notes
 
 # The journal and then the outputs are flushed to disk at least this often.
 GROUP_SECONDS, GROUP_RECORDS = 1.0, 256
@@ -228,7 +230,7 @@ class CaptionJob:
         writers: the outputs.
         on_record: called with every finished record.
         begin_with: text that captions begin with; may contain variables.
-        template: template of the captions in outputs, or None.
+        wording: what is done to captions when they are written.
         on_fault: what to do with captions that break a rule: a value of `options.FAULT_MODES`.
         find_near_equal: finds the near-equal inputs, given a function that yields the inputs from a number on; None if
             they do not matter.
@@ -244,11 +246,11 @@ class CaptionJob:
         writers: Sequence[FollowingWriter],
         on_record: Callable[[Record], None] = lambda record: None,
         begin_with: str = "",
-        template: str | None = None,
+        wording: Wording = Wording(),  # noqa: B008  frozen
         on_fault: str = "keep",
         find_near_equal: Callable[[Inputs], NearEqualInputs] | None = None,
     ) -> None:
-        self.template, self.on_fault, self._find_near_equal = template, on_fault, find_near_equal
+        self.wording, self.on_fault, self._find_near_equal = wording, on_fault, find_near_equal
         self.state, self.listing, self.plan, self.existing = state, listing, plan, existing
         self.begin_with = begin_with
         self.writers, self.on_record = writers, on_record
@@ -310,14 +312,18 @@ class CaptionJob:
         """Complete all outputs with the same reviews, and return the number of failed records."""
         path = self.state.path(FAILED)
         with closing(Reviews(self.state.path(REVIEWS))) as reviews:
-            finisher = Finisher(reviews, self.template)
-            failed = write_failed(journal, path, on_record, finisher.finish)
+            finisher = Finisher(reviews, self.wording)
+            counts = TokenCounts()
+            finish = finisher.counting(counts)
+            failed = write_failed(journal, path, on_record, finish)
             for writer in self.writers:
                 writer.finish()
             while reviews.refresh():  # people reviewed captions meanwhile, perhaps after the first output was complete
-                failed = write_failed(journal, path, reviewed=finisher.finish)
+                counts.clear()
+                failed = write_failed(journal, path, reviewed=finish)
                 for writer in self.writers:
                     writer.finish()
+            counts.write(self.state.path(TOKEN_COUNTS))
         return failed
 
     def _records(self, make_executor: Callable[[], Executor], start: int) -> Iterator[tuple[Record, bool]]:
@@ -390,7 +396,12 @@ class CaptionJob:
             reason = f"breaks a rule: {'; '.join(broken_rules(record.notes))}"
             return replace(record, captions=(), rejected=record.captions, error=reason, place=item.place)
         captions = (merge_captions(self.existing, item.caption, caption) for caption in record.captions)
-        return replace(record, captions=tuple(captions), place=item.place)
+        merged = replace(record, captions=tuple(captions), place=item.place)
+        excess = excess_notes(self.wording, merged) if self.on_fault == "fail" else []
+        if excess:
+            reason = f"breaks a rule: {'; '.join(excess)}"
+            return replace(merged, captions=(), rejected=merged.captions, error=reason)
+        return merged
 
     def _append(self, journal: Journal, record: Record) -> None:
         journal.append(record)

@@ -146,6 +146,7 @@ class WriterKeywords(TypedDict, total=False):
     shard_size: int
     seconds: bool
     template: str | None
+    fit: _Texts
 
 
 class ExecutorKeywords(TypedDict, total=False):
@@ -199,7 +200,7 @@ _FIELDS = {
 }
 _SEVERAL = (
     *("style", "prompt", "prompt_file", "stop", "strip", "require", "forbid", "include", "exclude", "format"),
-    *("endpoint", "disallowed_header_directives"),
+    *("endpoint", "disallowed_header_directives", "fit"),
 )
 
 

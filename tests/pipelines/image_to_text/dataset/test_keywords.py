@@ -109,6 +109,7 @@ VALUES: dict[str, Any] = {
         "shard_size": 7,
         "seconds": True,
         "template": "sks, {caption}",
+        "fit": ["clip:77", "t5:300"],
     },
     **{"endpoint": "http://a/v1", "api_key_env": "KEY", "max_in_flight": 5, "image_size": 640},
     **{"url_attempts": 2, "url_seconds": 4.5, "url_bytes": 1000, "url_per_host": 1, "url_private": True},
@@ -207,7 +208,7 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             existing="append",
             on_fault="fail",
             overwrite=True,
-            writers=WriterOptions(shard_size=7, seconds=True, template="sks, {caption}"),
+            writers=WriterOptions(shard_size=7, seconds=True, template="sks, {caption}", fit=("clip:77", "t5:300")),
             engine="ray",
             executor=ExecutorOptions(
                 actors=2,

@@ -171,6 +171,11 @@ _ROWS: dict[str, dict[str, Any]] = {
 STYLES: dict[str, Style] = {name: Style(name=name, **row) for name, row in _ROWS.items()}
 
 
+def asks_for_tags(prompt: str) -> bool:
+    """Return whether a prompt is that of a style whose captions are lists of tags."""
+    return any(style.prompt == prompt for style in STYLES.values() if style.rules.as_tags)
+
+
 def get_style(name: str) -> Style:
     """Return the style of that name.
 

@@ -205,6 +205,9 @@ def _charts(summary: Summary) -> dict[str, str]:
         charts["tokens"] = histogram(summary.tokens, "tokens of a caption", "tokens")
     if any(sample.tokens for sample in summary.speed):
         charts["speed"] = speed_chart(summary.speed, summary.run_starts, "speed")
+    for number, (budget, counts) in enumerate(summary.budgets.items()):
+        if counts.tokens:
+            charts[budget] = histogram(counts.tokens, "tokens of a text, as the encoder counts them", f"budget{number}")
     return charts
 
 

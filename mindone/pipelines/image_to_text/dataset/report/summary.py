@@ -18,11 +18,12 @@ from ..rules.retries import breaks_rules
 from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
 from ..state.existing_captions import KEPT_EXISTING
-from ..state.paths import INPUTS, JOB, JOURNAL, SKIPPED, SPEED_LOG
+from ..state.paths import INPUTS, JOB, JOURNAL, SKIPPED, SPEED_LOG, TOKEN_COUNTS
 from ..state.records import Record, record_from_line
 from ..state.regular_files import open_own, own_exists
 from ..state.skipped import SkippedGroup, read_skipped
 from ..state.speed_log import SpeedSample, read_speed_log
+from ..state.token_counts import BudgetCounts, read_token_counts
 from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
 
 SAMPLE_SIZE, EXTREMES, MAX_LISTED = 24, 5, 50
@@ -78,6 +79,7 @@ class Summary:
         audit: words, phrases and near-duplicates of the captions.
         near_images: near-equal images; None until all records were added.
         hashes: collects the hashes of images.
+        budgets: token budget -> lengths of the captions in its tokens; known once the outputs are complete.
     """
 
     inputs: int | None = None
@@ -117,6 +119,7 @@ class Summary:
     audit: CaptionAudit = field(default_factory=CaptionAudit)
     near_images: NearEqualImages | None = None
     hashes: NearImages | None = None
+    budgets: Mapping[str, BudgetCounts] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """Count one record."""
@@ -225,6 +228,7 @@ def summarize(state: Path, trigger: str | None = None) -> Summary:
             settings = json.loads(file.read())
         summary.settings = settings if isinstance(settings, dict) else {}
     summary.skipped = read_skipped(state / SKIPPED)
+    summary.budgets = read_token_counts(state / TOKEN_COUNTS)
     with summary.audit as audit, closing(hashes):
         for record in read_records(state / JOURNAL):
             summary.add(record)

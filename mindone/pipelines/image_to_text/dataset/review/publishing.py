@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ..job import JobState
 from ..state.journal import Journal, write_failed
-from ..state.paths import FAILED, JOURNAL, REVIEWS
+from ..state.paths import FAILED, JOURNAL, REVIEWS, TOKEN_COUNTS
 from ..state.resume import is_complete
 from ..state.reviews import Reviews
+from ..state.token_counts import TokenCounts
 from ..writers import Finisher, WriterOptions, open_writer
 
 
@@ -38,6 +39,8 @@ def publish(state: Path) -> list[str] | None:
                 writer.finish()
                 left_out += writer.left_out
         with Journal(state / JOURNAL) as journal, closing(Reviews(state / REVIEWS)) as reviews:
-            finisher = Finisher(reviews, options.template)
-            write_failed(journal, state / FAILED, reviewed=finisher.finish)
+            finisher = Finisher(reviews, options.wording)
+            counts = TokenCounts()
+            write_failed(journal, state / FAILED, reviewed=finisher.counting(counts))
+            counts.write(state / TOKEN_COUNTS)
     return left_out

@@ -24,7 +24,7 @@ _ARGUMENTS: dict[str, str | None] = {
     "sources.frame_mode": "frame_grid",
     "sources.ignored": None,
 }
-_OF_OUTPUTS = ("sinks.template",)  # outputs are written again if these differ; the records remain valid
+_OF_OUTPUTS = ("sinks.template", "sinks.fit")  # outputs are written again if these differ; the records remain valid
 # A pass that captions only the inputs that failed may have other values of these; the other records remain valid.
 _OF_RETRIES = ("captions.rules.", "captions.attempts", "captions.on_fault")
 _MAX_SHOWN = 3  # changed settings in a message

@@ -15,6 +15,7 @@ IMAGE_HASHES = "image-hashes.jsonl"  # of all inputs, while a job with near_equa
 FAILED = "failed.jsonl"
 REVIEWS = "reviews.jsonl"  # what people decided about captions; no run of the job writes or deletes it
 SPEED_LOG = "speed.jsonl"
+TOKEN_COUNTS = "token_counts.json"  # lengths of the captions in the outputs, if the job has token budgets
 QUEUE = "queue"  # directory of the tasks that msrun's ranks share
 TASKS = "tasks.jsonl"  # the tasks of Ray's actors
 CAPTION_CACHES = "seen*.sqlite*"
@@ -25,5 +26,5 @@ STATE_FILES = (
         f"{name}*"
         for name in (IMAGE_HASHES, JOB, SKIPPED, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN, LIMIT)
     ),
-    *("inputs.*", CAPTION_CACHES, RESTARTED, QUEUE, f"{REVIEWS}*"),
+    *("inputs.*", f"{TOKEN_COUNTS}*", CAPTION_CACHES, RESTARTED, QUEUE, f"{REVIEWS}*"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .base import Progress, Target, Writer, WriterOptions
-from .finishing import Finisher, written_texts
+from .finishing import Finisher, OutputRecord, Wording, excess_notes, written_texts
 from .following import FollowingWriter, open_writer
 from .formats import (
     FILE_SUFFIXES,
@@ -21,12 +21,15 @@ __all__ = [
     "WRITERS",
     "Finisher",
     "FollowingWriter",
+    "OutputRecord",
     "Progress",
     "Target",
     "Writer",
     "WriterOptions",
     "WriterRow",
+    "Wording",
     "check_outputs",
+    "excess_notes",
     "find_existing_output",
     "format_of",
     "open_writer",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..state.atomic_files import AppendOnlyFile, partial_path, publish
-from ..state.records import Item, Record
+from ..state.records import Item
 from ..state.regular_files import own_exists
 from .base import Progress, Target
+from .finishing import OutputRecord
 
 
 class Layout(NamedTuple):
@@ -34,7 +35,7 @@ class AppendedFileWriter:
     layout = Layout(after="\n")
 
     def __init__(self, target: Target) -> None:
-        self._path, self._seconds = target.file(), target.options.seconds
+        self._path, self._options = target.file(), target.options
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.left_out: list[str] = []
         progress, partial = target.progress or {}, partial_path(self._path)
@@ -49,11 +50,11 @@ class AppendedFileWriter:
         self._is_empty = not is_usable
         self._next = self.start
 
-    def row(self, item: Item, record: Record) -> str | None:
+    def row(self, item: Item, record: OutputRecord) -> str | None:
         """Return the text of a record's row, or None if it has no row."""
         raise NotImplementedError
 
-    def write(self, item: Item, record: Record) -> None:
+    def write(self, item: Item, record: OutputRecord) -> None:
         """Append a record's row."""
         if self._file is None:
             return

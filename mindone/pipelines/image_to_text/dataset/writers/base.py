@@ -11,11 +11,12 @@ from mindone.models.share4v.display import shell_name
 
 from ..prompts.caption_template import check_template
 from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
+from ..rules.token_budget import TokenBudget, check_budgets
 from ..state.journal import read_pairs
 from ..state.listing import Listing
 from ..state.records import Item, Record
 from ..state.reviews import Reviews
-from .finishing import Finisher, OutputRecord, texts_on_disk
+from .finishing import Finisher, OutputRecord, Wording, texts_on_disk
 from .formats import WriterRow, output_path
 
 # What a writer has on disk, as JSON values; "records" is the number of the next record that it needs.
@@ -33,16 +34,21 @@ class WriterOptions:
         folder: root of the relative paths in Open-Sora's files; default: the innermost folder that holds all inputs.
         template: what is written in place of every caption that the model wrote, such as "sks, {caption}"; may contain
             variables, as prompts may. A job with another template writes its outputs again, without the model.
+        fit: token budgets of the encoders that will read the captions, each as NAME_OR_DIR:N: a directory with a
+            tokenizer's files, or its name on the hub, and the maximum number of tokens, special tokens and template
+            included. Whole sentences are dropped from the end of a caption until it fits into all of them. The tokens
+            are in the records, and those of the first budget in Open-Sora's CSV, as `text_len`.
         downloads: how images at URLs are downloaded for outputs that contain them; follows from the job's settings.
 
     Raises:
-        ValueError: shard_size is less than 1, or the template does not contain {caption}.
+        ValueError: shard_size is less than 1, the template does not contain {caption}, or a budget cannot be read.
     """
 
     shard_size: int = 10_000
     seconds: bool = False
     folder: str | None = None
     template: str | None = None
+    fit: tuple[str, ...] = ()
     downloads: DownloadOptions = DEFAULT_DOWNLOADS
 
     def __post_init__(self) -> None:
@@ -50,13 +56,20 @@ class WriterOptions:
             raise ValueError(f"shard_size must be an integer of at least 1, got {self.shard_size!r}")
         if self.template is not None:
             check_template(self.template)
+        object.__setattr__(self, "fit", tuple(self.fit))  # a list, if it comes from job.json
+        check_budgets([TokenBudget.parse(one) for one in self.fit])
 
     @property
     def description(self) -> dict[str, Any]:
         """The options as a job's description has them; those that were added later only if they are set."""
         values = asdict(self)
         del values["downloads"]
-        return {name: value for name, value in values.items() if name != "template" or value is not None}
+        return {name: value for name, value in values.items() if value or name not in ("template", "fit")}
+
+    @property
+    def wording(self) -> Wording:
+        """What is done to a caption when it is written."""
+        return Wording(self.template, self.fit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +87,7 @@ class Target:
             reviewed.
         reviews: what people decided about the captions.
         reviewed: bytes of the reviews that are in what the writer had on disk.
-        templates: templates of the captions that it had on disk.
+        wordings: wordings of the captions that it had on disk.
     """
 
     row: WriterRow
@@ -86,7 +99,7 @@ class Target:
     stale: Progress | None = None
     reviews: Reviews
     reviewed: int = 0
-    templates: tuple[str | None, ...] = ()
+    wordings: tuple[Wording, ...] = ()
 
     @property
     def is_file(self) -> bool:
@@ -118,7 +131,7 @@ class Target:
     @property
     def finisher(self) -> Finisher:
         """Makes what outputs have from the journal's records."""
-        return Finisher(self.reviews, self.options.template)
+        return Finisher(self.reviews, self.options.wording)
 
     def is_changed(self, record: Record) -> bool:
         """Return whether a record was reviewed after the writer wrote what it has on disk."""
@@ -126,15 +139,15 @@ class Target:
         return offset is not None and offset >= self.reviewed
 
     @property
-    def has_new_template(self) -> bool:
-        """Whether captions on disk may have another template."""
-        return any(template != self.options.template for template in self.templates)
+    def has_new_wording(self) -> bool:
+        """Whether captions on disk may have another template or other budgets."""
+        return any(wording != self.options.wording for wording in self.wordings)
 
     def known_texts(self, record: OutputRecord) -> Iterator[tuple[str, ...]]:
         """Yield the captions that the job or a review gave an input; an output with others was edited by a person."""
         reviewed = (texts for review in self.reviews.history(record) for texts in review.texts())
         yield record.captions
-        yield from texts_on_disk(record, [record.recorded, *reviewed], [*self.templates, self.options.template])
+        yield from texts_on_disk(record, [record.recorded, *reviewed], [*self.wordings, self.options.wording])
 
     def is_decided(self, record: Record) -> bool:
         """Return whether the record's captions are those of a review, whatever the job generated."""

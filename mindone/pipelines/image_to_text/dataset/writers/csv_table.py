@@ -6,9 +6,10 @@ import csv
 import io
 from typing import Any
 
-from ..state.records import Item, Record, portable_dumps, printable
+from ..state.records import Item, portable_dumps, printable
 from .appended import AppendedFileWriter, Layout
 from .base import Target
+from .finishing import OutputRecord
 from .rows import output_row
 
 
@@ -20,13 +21,13 @@ class CsvWriter(AppendedFileWriter):
     """
 
     def __init__(self, target: Target) -> None:
-        header = _line(["path", *output_row(Record(0, "", ""), target.options.seconds)])
+        header = _line(["path", *output_row(OutputRecord(0, "", ""), target.options)])
         self.layout = Layout(start=header, empty=header)
         super().__init__(target)
 
-    def row(self, item: Item, record: Record) -> str:
+    def row(self, item: Item, record: OutputRecord) -> str:
         """Return a record's line."""
-        return _line([item.path, *map(_cell, output_row(record, self._seconds).values())])
+        return _line([item.path, *map(_cell, output_row(record, self._options).values())])
 
 
 def _cell(value: Any) -> Any:

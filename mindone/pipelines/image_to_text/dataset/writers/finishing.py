@@ -1,19 +1,24 @@
-"""From a record of the journal to what outputs have: its captions as people reviewed them, in the job's template."""
+"""From a record of the journal to what outputs have: captions as people reviewed them, in the job's wording."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..prompts.caption_template import apply_template
+from ..prompts.styles import asks_for_tags
+from ..rules.token_budget import Fitted, TokenBudget, TokenBudgets
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.paths import PROGRESS
 from ..state.records import Record
 from ..state.regular_files import open_own
 from ..state.reviews import Reviews
+from ..state.token_counts import TokenCounts
 
 _FIELDS = tuple(field.name for field in fields(Record))
 
@@ -24,42 +29,155 @@ class OutputRecord(Record):
 
     Attributes:
         recorded: the captions that the job made: not reviewed, and without the template; empty if it kept one.
+        text_tokens: budget -> tokens of each caption, as the tokenizer of the budget counts them.
+        uncut_tokens: the same before sentences were dropped.
     """
 
     recorded: tuple[str, ...] = ()
+    text_tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    uncut_tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What is done to a caption when it is written.
+
+    Attributes:
+        template: the template, or None.
+        fit: token budgets, as `TokenBudget.parse` reads them.
+    """
+
+    template: str | None = None
+    fit: tuple[str, ...] = ()
+
+    def to_json(self) -> Any:
+        """Return a JSON value: that of the template if there are no budgets."""
+        return {"template": self.template, "fit": list(self.fit)} if self.fit else self.template
+
+    @classmethod
+    def from_json(cls, value: Any) -> Wording:
+        """Read what `to_json` returned; anything else is taken for a caption as it is."""
+        if isinstance(value, str):
+            return cls(value)
+        if not isinstance(value, dict) or not isinstance(value.get("fit"), list):
+            return cls()
+        template = value.get("template")
+        return cls(template if isinstance(template, str) else None, tuple(map(str, value["fit"])))
+
+    def budgets(self) -> TokenBudgets:
+        """Return the budgets with their tokenizers, which must be on this machine.
+
+        Raises:
+            ValueError: one is not, or cannot be read.
+        """
+        return _budgets(self.fit)
+
+
+@lru_cache(maxsize=16)
+def _budgets(fit: tuple[str, ...]) -> TokenBudgets:
+    return TokenBudgets(tuple(map(TokenBudget.parse, fit)), local_files_only=True)
 
 
 class Finisher:
-    """Applies reviews, and then the template, to records.
+    """Applies reviews, and then the budgets and the template, to records.
 
     A caption that existed before the job is a finished text: it stays as it is, also if a person accepted or edited it
-    in a review. Everything that the model wrote, also if a person edited it, is put into the template.
+    in a review; its tokens are only counted. Everything that the model wrote, also if a person edited it, is put into
+    the template, after dropping the sentences that would not fit into the budgets.
 
     Args:
         reviews: what people decided about the captions.
-        template: the template, or None.
+        wording: the template and the budgets.
     """
 
-    def __init__(self, reviews: Reviews, template: str | None) -> None:
-        self.reviews, self.template = reviews, template
+    def __init__(self, reviews: Reviews, wording: Wording) -> None:
+        self.reviews, self.wording = reviews, wording
 
     def finish(self, record: Record) -> OutputRecord:
         """Return a record as outputs have it; one whose template cannot be filled in is a failure."""
         reviewed = self.reviews.apply(record)
         values = {name: getattr(reviewed, name) for name in _FIELDS}
         finished = OutputRecord(**values, recorded=() if KEPT_EXISTING in record.notes else record.captions)
-        if self.template is None or not reviewed.captions or not self._is_generated(record):
+        if self.wording == Wording() or not reviewed.captions:
             return finished
+        if not self._is_generated(record):
+            return _with_counts(finished, self.wording, [self._counted(caption) for caption in reviewed.captions])
         try:
-            return replace(finished, captions=in_template(self.template, record, reviewed.captions))
+            fitted = fitted_captions(self.wording, record, reviewed.captions)
+            captions = in_template(self.wording.template, record, [one.text for one in fitted])
         except ValueError as error:
             return replace(finished, captions=(), error=str(error))
+        return _with_counts(replace(finished, captions=captions), self.wording, fitted)
+
+    def counting(self, counts: TokenCounts) -> Callable[[Record], OutputRecord]:
+        """Return `finish`, which then adds the tokens of every record to `counts`."""
+
+        def finish(record: Record) -> OutputRecord:
+            finished = self.finish(record)
+            counts.add(finished.text_tokens, finished.uncut_tokens)
+            return finished
+
+        return finish
+
+    def _counted(self, caption: str) -> Fitted:
+        tokens = self.wording.budgets().count(caption)
+        return Fitted(caption, tokens, tokens)
 
     def _is_generated(self, record: Record) -> bool:
         """Return whether the model wrote a record's captions, in the job or in a review."""
         if KEPT_EXISTING not in record.notes:
             return True
         return any(review.verdict == "regenerated" for review in self.reviews.history(record))
+
+
+def _with_counts(record: OutputRecord, wording: Wording, fitted: Sequence[Fitted]) -> OutputRecord:
+    """Return a record with the token counts of its captions, and notes about those that are too long."""
+    return replace(
+        record,
+        notes=(*record.notes, *_excess_notes(wording, fitted)),
+        text_tokens={fit: tuple(one.tokens[index] for one in fitted) for index, fit in enumerate(wording.fit)},
+        uncut_tokens={fit: tuple(one.before[index] for one in fitted) for index, fit in enumerate(wording.fit)},
+    )
+
+
+def _excess_notes(wording: Wording, fitted: Sequence[Fitted]) -> list[str]:
+    return [
+        f"{wording.fit[index]}: {one.tokens[index]} tokens, although only one sentence is left"
+        for one in fitted
+        for index in one.excess
+    ]
+
+
+def excess_notes(wording: Wording, record: Record) -> list[str]:
+    """Return what to note about captions of which not even one sentence fits into the budgets."""
+    try:
+        return _excess_notes(wording, fitted_captions(wording, record, record.captions))
+    except ValueError:  # the template cannot be filled in, which is another failure
+        return []
+
+
+def fitted_captions(wording: Wording, record: Record, captions: Sequence[str]) -> list[Fitted]:
+    """Return captions of a record, without the template, cut so that they fit into the budgets within it.
+
+    Raises:
+        ValueError: the record lacks a value that the template needs, or a tokenizer is not on this machine.
+    """
+    if not wording.fit:
+        return [Fitted(caption, (), ()) for caption in captions]
+    budgets, template = wording.budgets(), wording.template
+
+    def complete(caption: str) -> str:
+        return caption if template is None else apply_template(template, record, caption)
+
+    prompts = record.prompts if len(record.prompts) == len(captions) else [""] * len(captions)
+    return [
+        budgets.fit(caption, complete, asks_for_tags(prompt)) for caption, prompt in zip(captions, prompts, strict=True)
+    ]
+
+
+def worded(wording: Wording, record: Record, captions: Sequence[str]) -> tuple[str, ...]:
+    """Return captions of a record as outputs have them; errors as in `fitted_captions`."""
+    return in_template(wording.template, record, [one.text for one in fitted_captions(wording, record, captions)])
 
 
 def in_template(template: str | None, record: Record, captions: Sequence[str]) -> tuple[str, ...]:
@@ -72,31 +190,32 @@ def in_template(template: str | None, record: Record, captions: Sequence[str]) -
 
 
 def texts_on_disk(
-    record: Record, texts: Sequence[Sequence[str]], templates: Sequence[str | None]
+    record: Record, texts: Sequence[Sequence[str]], wordings: Sequence[Wording]
 ) -> Iterator[tuple[str, ...]]:
-    """Yield what outputs may have as captions of a record: each of some texts, in each of some templates."""
+    """Yield what outputs may have as captions of a record: each of some texts, in each of some wordings."""
     for captions in texts:
         if captions:
             yield tuple(captions)
-            for template in templates:
+            for wording in wordings:
                 with suppress(ValueError):
-                    yield in_template(template, record, captions)
+                    yield worded(wording, record, captions)
 
 
 def written_texts(state: Path) -> Callable[[Record], Iterator[tuple[str, ...]]]:
     """Return what tells, for a record of a job, the captions that its caption file may have."""
-    templates = _templates_on_disk(state)
-    return lambda record: texts_on_disk(record, [record.captions], templates)
+    wordings = _wordings_on_disk(state)
+    return lambda record: texts_on_disk(record, [record.captions], wordings)
 
 
-def _templates_on_disk(state: Path) -> tuple[str, ...]:
-    """Return the templates with which a job has written captions, by the progress of its outputs."""
-    found: dict[str, None] = {}
+def _wordings_on_disk(state: Path) -> tuple[Wording, ...]:
+    """Return the wordings with which a job has written captions, by the progress of its outputs."""
+    found: dict[Wording, None] = {}
     for path in state.glob(PROGRESS):
         with suppress(ValueError, RecursionError), open_own(path) as file:
             stored = json.loads(file.read())
             templates = stored.get("templates") if isinstance(stored, dict) else None
             for one in templates if isinstance(templates, list) else ():
-                if isinstance(one, str):
-                    found[one] = None
+                wording = Wording.from_json(one)
+                if wording != Wording():
+                    found[wording] = None
     return tuple(found)

@@ -16,6 +16,7 @@ from ..state.records import Item, Record
 from ..state.regular_files import open_own, own_exists
 from ..state.reviews import Reviews
 from .base import Progress, Target, Writer, WriterOptions
+from .finishing import Wording
 from .formats import WriterRow, writer_row
 
 _FLUSH_INTERVAL = 4096  # records between flushes while an output catches up with the journal
@@ -42,7 +43,7 @@ class FollowingWriter:
     """Passes each record with its input to a Writer, once and in order, and stores the writer's Progress.
 
     After an interruption, records that the writer has not on disk are read from the journal. The writer gets records as
-    people reviewed them, in the job's template; captions whose review or template is newer are written again.
+    people reviewed them, in the job's wording; captions whose review or wording is newer are written again.
 
     Args:
         row: the format's row in WRITERS.
@@ -70,14 +71,15 @@ class FollowingWriter:
         is_cut = reviewed > 0 and (stored or {}).get("reviews_mark") != self._reviews.mark(reviewed)
         if is_cut:  # somebody removed reviews, and later ones may be at the bytes of earlier ones
             reviewed = 0
-        template = self._options.template
-        templates = tuple((stored or {}).get("templates", (None,) if stored else ()))
-        is_written = reviewed == self._reviews.end and all(one == template for one in templates)
+        wording = self._options.wording
+        wording.budgets()  # raises now, and not at the first caption, if a tokenizer was deleted
+        wordings = tuple(map(Wording.from_json, (stored or {}).get("templates", (None,) if stored else ())))
+        is_written = reviewed == self._reviews.end and all(one == wording for one in wordings)
         if (is_cut or not is_written) and not self._row.writes_sidecars:
             is_valid = False
         self.is_current = is_valid and is_written and bool((stored or {}).get("closed"))
-        # Until every caption has the new template, files beside images may have either.
-        self._templates = tuple(dict.fromkeys((*templates, template))) if self._row.writes_sidecars else (template,)
+        # Until every caption has the new wording, files beside images may have either.
+        self._wordings = tuple(dict.fromkeys((*wordings, wording))) if self._row.writes_sidecars else (wording,)
         target = Target(
             row=self._row,
             out=self._path,
@@ -88,7 +90,7 @@ class FollowingWriter:
             stale=None if is_valid else stored,
             reviews=self._reviews,
             reviewed=reviewed,
-            templates=templates,
+            wordings=wordings,
         )
         self._finisher = target.finisher
         self._writer = _writer_class(self._row)(target)
@@ -98,7 +100,7 @@ class FollowingWriter:
         self._stored: Progress | None = stored if is_valid else None
         # An output that is rewritten has all reviews so far; of files beside images, not all may have been checked yet.
         self._reviewed = reviewed if self._row.writes_sidecars else self._reviews.end
-        if not is_valid or templates != self._templates:
+        if not is_valid or wordings != self._wordings:
             self._store(self._writer.flush())  # from here on, the files at `out` are known to be this job's
 
     @property
@@ -128,7 +130,7 @@ class FollowingWriter:
         self._catch_up(self._journal_length())
         progress = self._writer.finish()
         self._reviewed = self._reviews.end
-        self._templates = (self._options.template,)
+        self._wordings = (self._options.wording,)
         self._store({**progress, "closed": True})
         self._is_finished = True
 
@@ -162,8 +164,8 @@ class FollowingWriter:
         full: dict[str, Any] = {**progress, "seen": self._next, "out": self._out}
         if self._reviewed:
             full.update(reviews=self._reviewed, reviews_mark=self._reviews.mark(self._reviewed))
-        if self._templates != (None,):
-            full["templates"] = list(self._templates)
+        if self._wordings != (Wording(),):
+            full["templates"] = [wording.to_json() for wording in self._wordings]
         if full != self._stored:
             with atomic_write(self._progress_path) as file:
                 file.write(json.dumps(full).encode())

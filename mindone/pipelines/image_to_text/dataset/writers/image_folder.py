@@ -10,10 +10,11 @@ from pathlib import Path
 from ..readers.base import ItemError
 from ..readers.reader import Reader
 from ..state.atomic_files import partial_path, sync_directory
-from ..state.records import ON_DISK, Item, Record, portable_dumps
+from ..state.records import ON_DISK, Item, portable_dumps
 from ..state.regular_files import create_own, open_own, rename_own
 from .appended import AppendedFileWriter
 from .base import Progress, Target, note_left_out
+from .finishing import OutputRecord
 from .media import image_suffix
 
 FILE_NAME, TEXT, TEXTS = "file_name", "text", "captions"  # the first is the loader's; trainers expect the second
@@ -38,7 +39,7 @@ class ImageFolderWriter(AppendedFileWriter):
         self._waiting: list[Path] = []  # images that are complete but for their names
         super().__init__(target)
 
-    def row(self, item: Item, record: Record) -> str | None:
+    def row(self, item: Item, record: OutputRecord) -> str | None:
         """Return a record's object, after copying its image."""
         if record.error is not None or not record.captions:
             return None
@@ -75,7 +76,7 @@ class ImageFolderWriter(AppendedFileWriter):
         self._rename_images()
         return super().finish()
 
-    def _copied(self, item: Item, record: Record) -> str | None:
+    def _copied(self, item: Item, record: OutputRecord) -> str | None:
         """Copy an image, and return its path relative to the folder; None if that is not possible."""
         try:
             data = self._reader.data(item)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from ..state.records import Item, Record, portable_dumps, printable
+from ..state.records import Item, portable_dumps, printable
 from .appended import AppendedFileWriter, Layout
+from .finishing import OutputRecord
 from .rows import output_row
 
 
 class JsonlWriter(AppendedFileWriter):
     """One object on each line."""
 
-    def row(self, item: Item, record: Record) -> str:
+    def row(self, item: Item, record: OutputRecord) -> str:
         """Return a record's object."""
-        return portable_dumps(output_row(record, self._seconds))
+        return portable_dumps(output_row(record, self._options))
 
 
 class JsonWriter(AppendedFileWriter):
@@ -20,7 +21,7 @@ class JsonWriter(AppendedFileWriter):
 
     layout = Layout(start="[\n", between=",\n", end="\n]\n", empty="[]\n")
 
-    def row(self, item: Item, record: Record) -> str:
+    def row(self, item: Item, record: OutputRecord) -> str:
         """Return a record's object."""
         path = None if item.path is None else printable(item.path)
-        return portable_dumps({"path": path, **output_row(record, self._seconds)})
+        return portable_dumps({"path": path, **output_row(record, self._options)})

@@ -10,8 +10,9 @@ from typing import Any
 from ...media import read_media
 from ...open_sora import Annotation, AnnotationError, Write, open_sora_plan_writer, open_sora_writer
 from ..state.listing import Listing
-from ..state.records import Item, Record
+from ..state.records import Item
 from .base import Progress, Target, note_left_out
+from .finishing import OutputRecord
 
 _MEASURES = ("width", "height", "num_frames", "fps")
 
@@ -35,7 +36,7 @@ class AnnotationWriter:
         """Open the annotation file; paths in it are relative to `folder`."""
         raise NotImplementedError
 
-    def write(self, item: Item, record: Record) -> None:
+    def write(self, item: Item, record: OutputRecord) -> None:
         """Do nothing: `finish` reads the records from the journal."""
 
     def flush(self) -> Progress:
@@ -56,14 +57,16 @@ class AnnotationWriter:
                     note_left_out(self.left_out, item, str(error))
         return self.flush()
 
-    def _annotation(self, item: Item, record: Record) -> Annotation:
+    def _annotation(self, item: Item, record: OutputRecord) -> Annotation:
         if item.path is None:
             raise AnnotationError("it is not a separate file")
         try:
             path = Path(item.path).relative_to(self._folder).as_posix()
         except ValueError:
             raise AnnotationError(f"it is not in the data folder, {self._folder}") from None
-        return Annotation(path, record.captions, **_measures(item, record))
+        # With several budgets, the first one is that of the trainer's text encoder.
+        lengths = next(iter(record.text_tokens.values()), None)
+        return Annotation(path, record.captions, **_measures(item, record), text_lens=lengths)
 
 
 class OpenSoraWriter(AnnotationWriter):
@@ -71,7 +74,7 @@ class OpenSoraWriter(AnnotationWriter):
 
     def open(self, path: Path, folder: Path) -> AbstractContextManager[Write]:
         """Open the CSV file."""
-        return open_sora_writer(path, folder)
+        return open_sora_writer(path, folder, text_len=bool(self._target.options.fit))
 
 
 class OpenSoraPlanWriter(AnnotationWriter):
@@ -82,7 +85,7 @@ class OpenSoraPlanWriter(AnnotationWriter):
         return open_sora_plan_writer(path)
 
 
-def _measures(item: Item, record: Record) -> dict[str, Any]:
+def _measures(item: Item, record: OutputRecord) -> dict[str, Any]:
     """Return the size in pixels and, for a video, its length.
 
     The record has them unless the existing caption was kept and the media file was therefore never read.

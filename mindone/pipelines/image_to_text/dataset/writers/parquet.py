@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..state.records import Item, Record, portable_dumps, printable
+from ..state.records import Item, portable_dumps, printable
 from ..state.regular_files import create_own
-from .base import Progress, Target
+from .base import Progress, Target, WriterOptions
+from .finishing import OutputRecord
 from .parts import Parts
-from .rows import output_row
+from .rows import TOKEN_COUNTS, output_row
 
 GROUP_ROWS = 1024  # rows per row group, which is what a reader loads at once
 
@@ -17,7 +18,7 @@ GROUP_ROWS = 1024  # rows per row group, which is what a reader loads at once
 class ParquetWriter:
     """Writes one part after another; a part appears when it is complete, and is rewritten after a crash.
 
-    The nested columns `settings` and `columns`, whose fields differ from job to job, are stored as JSON text.
+    Nested columns, whose fields differ from job to job (`settings`, `columns`, token counts), are stored as JSON text.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -28,23 +29,23 @@ class ParquetWriter:
         from ..readers.arrow_columns import import_pyarrow
 
         self._pa = import_pyarrow()
-        self._count, self._seconds = len(target.listing), target.options.seconds
+        self._count, self._options = len(target.listing), target.options
         path = target.path()
         self._single = path.name if target.is_file else None
         directory = path.parent if target.is_file else path
         self._rows = sys.maxsize if self._single else target.options.shard_size
         self._parts = Parts(directory, None if self._single else target.row.pattern, target)
         self.left_out: list[str] = []
-        self._schema = _schema(self._pa, self._seconds)
+        self._schema = _schema(self._pa, self._options)
         self._writer: Any = None
         self._file: Any = None  # of the writer
         self._buffer: list[dict[str, Any]] = []
         self.start = self._next = self._count if self._parts.finished else self._rows_on_disk()
 
-    def write(self, item: Item, record: Record) -> None:
+    def write(self, item: Item, record: OutputRecord) -> None:
         """Add a record's row."""
-        row = output_row(record, self._seconds)
-        row |= {name: portable_dumps(row[name]) for name in ("settings", "columns")}
+        row = output_row(record, self._options)
+        row |= {name: portable_dumps(row[name]) for name in ("settings", "columns", *TOKEN_COUNTS) if name in row}
         self._buffer.append(row)
         self._next += 1
         if len(self._buffer) == GROUP_ROWS:
@@ -95,7 +96,7 @@ def _encodable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _schema(pa: Any, seconds: bool) -> Any:
+def _schema(pa: Any, options: WriterOptions) -> Any:
     text, texts = pa.string(), pa.list_(pa.string())
     types = {
         "key": text,
@@ -115,4 +116,6 @@ def _schema(pa: Any, seconds: bool) -> Any:
         "height": pa.int32(),
         "columns": text,
     }
-    return pa.schema(types | {"seconds": pa.float64()} if seconds else types)
+    if options.fit:
+        types |= dict.fromkeys(TOKEN_COUNTS, text)
+    return pa.schema(types | {"seconds": pa.float64()} if options.seconds else types)

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..state.records import Record, printable
+from .base import WriterOptions
+from .finishing import OutputRecord
+
+TOKEN_COUNTS = ("text_tokens", "uncut_tokens")  # in a job with token budgets
 
 
-def output_row(record: Record, seconds: bool = False) -> dict[str, Any]:
+def output_row(record: OutputRecord, options: WriterOptions) -> dict[str, Any]:
     """Return a record's row in JSONL and Parquet; `caption` is the first of `captions`, or None for a failure."""
     row: dict[str, Any] = {
         "key": record.key,
@@ -28,7 +32,10 @@ def output_row(record: Record, seconds: bool = False) -> dict[str, Any]:
         "height": record.height,
         "columns": dict(record.columns),
     }
-    return {**row, "seconds": record.seconds} if seconds else row
+    if options.fit:
+        for name in TOKEN_COUNTS:
+            row[name] = {fit: list(counts) for fit, counts in getattr(record, name).items()}
+    return {**row, "seconds": record.seconds} if options.seconds else row
 
 
 def joined(captions: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import os
 from contextlib import closing
 from typing import Any
 
-from ..prompts.styles import STYLES
+from ..prompts.styles import asks_for_tags
 from ..state.atomic_files import atomic_write
 from ..state.listing import Listing
 from ..state.records import ON_DISK, Item, Record, portable_dumps
@@ -77,11 +77,10 @@ def _problem(item: Item, written: TempTable) -> str | None:
 
 
 def _entry(record: Record) -> dict[str, str]:
-    of_tags = {style.prompt for style in STYLES.values() if style.rules.as_tags}
-    asked_for_tags = [prompt in of_tags for prompt in record.prompts]
-    if len(asked_for_tags) != len(record.captions):  # a caption that existed was asked for by nobody
-        asked_for_tags = [False] * len(record.captions)
-    pairs = list(zip(record.captions, asked_for_tags, strict=True))
+    are_tags = [asks_for_tags(prompt) for prompt in record.prompts]
+    if len(are_tags) != len(record.captions):  # a caption that existed was asked for by nobody
+        are_tags = [False] * len(record.captions)
+    pairs = list(zip(record.captions, are_tags, strict=True))
     captions = [caption for caption, is_tags in pairs if not is_tags]
     tags = ", ".join(caption for caption, is_tags in pairs if is_tags) or _as_tags(record.columns.get(_TAGS))
     entry = {"caption": joined(captions)} if captions else {}

@@ -52,10 +52,12 @@ class SidecarWriter:
         """Write a record's captions to a temporary file; failures and kept existing captions write nothing."""
         self._next = record.number + 1
         is_reviewed = self._target.is_changed(record)
-        has_new_template = self._target.has_new_template and KEPT_EXISTING not in record.notes
-        is_changed = is_reviewed or has_new_template
+        # After a restart, a file that is not an existing caption has what the job wrote before, whatever its wording.
+        is_written = record.number < self._durable or record.stands or KEPT_EXISTING in record.notes
+        has_new_wording = self._target.has_new_wording and is_written and KEPT_EXISTING not in record.notes
+        is_changed = is_reviewed or has_new_wording
         if record.error is not None or not record.captions:
-            if is_reviewed or (has_new_template and record.recorded):
+            if is_reviewed or (has_new_wording and record.recorded):
                 self._remove_captions(item, record)
             return
         path = self.path_of(item)
@@ -63,7 +65,6 @@ class SidecarWriter:
             note_left_out(self.left_out, item, "it is not a separate file, so there is no path beside it")
             return
         exists = os.path.lexists(path)
-        is_written = record.number < self._durable or record.stands or KEPT_EXISTING in record.notes
         if exists and is_written and not is_changed:
             return
         if exists and (is_changed or self._target.is_decided(record)):

@@ -14,9 +14,10 @@ from ..readers.formats import suffix_of
 from ..readers.reader import Reader
 from ..readers.tar_shard import BLOCK, DAMAGE
 from ..state.keys import fold
-from ..state.records import Item, Record, portable_dumps
+from ..state.records import Item, portable_dumps
 from ..state.regular_files import create_own
 from .base import Progress, Target, note_left_out
+from .finishing import OutputRecord
 from .media import image_suffix
 from .parts import Parts
 from .rows import caption_text, output_row
@@ -37,7 +38,7 @@ class WebDatasetWriter:
     """
 
     def __init__(self, target: Target) -> None:
-        self._size, self._seconds = target.options.shard_size, target.options.seconds
+        self._options = target.options
         self._parts = Parts(target.path(), target.row.pattern, target)
         progress = target.progress or {}
         self.start = self._next = progress.get("records", 0) if self._parts.names else 0
@@ -47,7 +48,7 @@ class WebDatasetWriter:
         self._shard: _Shard | None = None
         self._sample: _Sample | None = None
 
-    def write(self, item: Item, record: Record) -> None:
+    def write(self, item: Item, record: OutputRecord) -> None:
         """Add a sample, or a caption to a sample with several images."""
         self._next = record.number + 1
         if record.error is not None or not record.captions:
@@ -79,7 +80,9 @@ class WebDatasetWriter:
     def _shard_for(self, origin: str | None, number: int) -> _Shard:
         """Return the shard for the next sample; each input shard has its own output shard."""
         shard = self._shard
-        if shard is not None and (shard.origin != origin or (origin is None and shard.count >= self._size)):
+        if shard is not None and (
+            shard.origin != origin or (origin is None and shard.count >= self._options.shard_size)
+        ):
             self._end_shard()
             shard = None
         if shard is None:
@@ -121,7 +124,7 @@ class WebDatasetWriter:
         for name, data in sorted(sample.captions.items()):
             self._shard.add(name, data)
 
-    def _new_sample(self, item: Item, record: Record) -> Iterator[tuple[str, bytes]]:
+    def _new_sample(self, item: Item, record: OutputRecord) -> Iterator[tuple[str, bytes]]:
         """Yield the members of a sample; none if the image was changed or deleted after it was captioned."""
         try:
             data = self._reader.data(item)
@@ -133,7 +136,7 @@ class WebDatasetWriter:
             return
         stem = f"{record.number:09d}"
         yield stem + image_suffix(item, data), data
-        yield f"{stem}.json", portable_dumps(output_row(record, self._seconds)).encode()
+        yield f"{stem}.json", portable_dumps(output_row(record, self._options)).encode()
         yield stem + CAPTION, caption_text(record)
 
 
