@@ -51,8 +51,6 @@ def _wrong_combination(arguments: Namespace, is_gguf: bool) -> str | None:
         return "--mmproj FILE is missing: GGUF needs a second file, for the vision tower and the projector"
     if not is_gguf and arguments.mmproj is not None:
         return f"--mmproj is for GGUF only: give --out a name that ends in {GGUF_SUFFIX}, or leave --mmproj out"
-    if is_gguf and arguments.adapter:
-        return "--adapter cannot be combined with GGUF output: merge it first, with --out DIR, and convert that"
     if is_gguf and arguments.fast:
         return "--fast has no effect on GGUF files: leave it out"
     allowed = GGUF_DTYPES if is_gguf else DTYPES
@@ -78,6 +76,7 @@ def _export(arguments: Namespace) -> int:
                 dtype=arguments.dtype or "f16",
                 cache_dir=arguments.cache_dir,
                 local_files_only=arguments.local_files_only,
+                adapter=arguments.adapter,
             )
     except (ValueError, OSError, ImportError) as error:
         return usage_error(arguments, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def export_gguf(
     dtype: str = "f16",
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    adapter: str | Path | Mapping[str, float] | None = None,
 ) -> tuple[Path, Path]:
     """Write a checkpoint of any format as two GGUF files that llama.cpp reads; needs the package `gguf`.
 
@@ -41,7 +43,7 @@ def export_gguf(
         out: the language model's file, which must not exist.
         mmproj: the file of the vision tower and the projector, which must not exist. Its matrices are float16, as in
             published files, or float32 with the dtype "f32".
-        vision_tower, cache_dir, local_files_only: as described at `CheckpointOptions`.
+        vision_tower, cache_dir, local_files_only, adapter: as described at `CheckpointOptions`.
         dtype: type of the language model's matrices: "f32", "f16", "q8_0", or "q4_0" (with "q8_0" for embeddings and
             output layer). Matrices whose rows are no multiple of 32 values are written as "f16" instead of integers.
 
@@ -71,7 +73,9 @@ def export_gguf(
     if out.absolute() == mmproj.absolute():
         raise ValueError(f"out and mmproj are both {out}: language model and vision tower are two files")
     _require_gguf()
-    options = CheckpointOptions(vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only)
+    options = CheckpointOptions(
+        vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only, adapter=adapter
+    )
     checkpoint = Checkpoint.open(source, options)
     config = checkpoint.config
     if config.quantization is not None:

@@ -21,7 +21,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from mindone.models.share4v import Share4V, convert
+from mindone.models.share4v import Share4V, convert, export_gguf
 from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError
 from mindone.models.share4v.checkpoint.adapter_config import RULES
 from mindone.models.share4v.checkpoint.adapter_patterns import NamePattern
@@ -457,3 +457,34 @@ def test_patterns_take_bounded_time(pattern: str) -> None:
     assert not parsed.matches("a." * 100 + "!")
     for name in ("a", "aa.ax", "q.1", ""):
         assert parsed.matches(name) == bool(re.match(rf"(.*\.)?({pattern})$", name))
+
+
+def test_gguf_files_are_read_and_written_with_an_adapter(tmp_path: Path) -> None:
+    """GGUF has rows of queries and keys in another order. sharegpt4v-tiny's float16 weights are exact in it."""
+    text = Checkpoint.open("sharegpt4v-tiny").config.text_config
+    modules = ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
+    lora = write_adapter(tmp_path / "lora", text, modules=modules)
+    expected = merged_by_us("sharegpt4v-tiny", lora)
+    for dtype, adapter in (("f16", None), ("f32", lora)):
+        names = tmp_path / dtype / "tiny.gguf", tmp_path / dtype / "mmproj-tiny.gguf"
+        export_gguf("sharegpt4v-tiny", *names, dtype=dtype, adapter=adapter)
+    read, written = merged_by_us(tmp_path / "f16", lora), merged_by_us(tmp_path / "f32", None)
+    changed = [name for name in expected if "layers." in name and name.removesuffix(".weight").endswith(modules)]
+    changed = [name for name in changed if name.startswith("language_model.")]
+    assert len(changed) == 3 * text.num_hidden_layers
+    for name in changed:
+        np.testing.assert_array_equal(read[name], expected[name])
+        np.testing.assert_array_equal(written[name], expected[name])
+
+
+def test_integers_of_a_gguf_file_are_not_kept_under_an_adapter(tmp_path: Path) -> None:
+    lora = write_adapter(tmp_path / "lora", Checkpoint.open("sharegpt4v-tiny").config.text_config)
+    names = tmp_path / "tiny.gguf", tmp_path / "mmproj-tiny.gguf"
+    export_gguf("sharegpt4v-tiny", *names, dtype="q8_0")
+    merged = convert(names[0], tmp_path / "float32", dtype="float32", adapter=lora)
+    ids = [[1, 5, 6, 7]]
+    ours, same, other = (
+        Share4V.from_pretrained(source, dtype="int8", adapter=adapter)(input_ids=ids).logits.asnumpy()
+        for source, adapter in ((names[0], lora), (merged, None), (names[0], None))
+    )
+    assert np.array_equal(ours, same) and not np.array_equal(ours, other)
