@@ -85,8 +85,9 @@ class OneOf:
         """Return what is wrong with a value, or None."""
         if any(type(value) is type(one) and value == one for one in self.values):
             return None
-        known = ", ".join(repr(one) for one in self.values if one is not None)
-        return f"must be one of {known}, got {shown(value)}{self.advice}"
+        known = [repr(one) for one in self.values if one is not None]
+        wanted = known[0] if len(known) == 1 else f"one of {', '.join(known)}"
+        return f"must be {wanted}, got {shown(value)}{self.advice}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,19 @@ class Unused:
         if not value:
             return None
         return f"is set, but {self.what} is not supported: merge the adapter with PEFT (merge_and_unload)"
+
+
+class Unknown:
+    """A field that PEFT did not have when this was written; it may change how an adapter is merged."""
+
+    def error(self, value: Any) -> str | None:
+        """Return what is wrong with a value, or None for one that asks for nothing."""
+        if not value:
+            return None
+        return (
+            f"is {shown(value)}, but this field is not known here: delete it if it does not change how the adapter is "
+            "merged, else merge the adapter with PEFT (merge_and_unload)"
+        )
 
 
 class Harmless:
@@ -197,7 +211,7 @@ class AdapterConfig:
             if name not in data:
                 raise CheckpointError(f"{path} has no {name}: expected the config of a LoRA adapter, as PEFT writes it")
         for name, value in data.items():
-            error = RULES.get(name, _UNKNOWN).error(value)
+            error = RULES.get(name, Unknown()).error(value)
             if error is not None:
                 raise CheckpointError(f"{path}: {shown(name)} {error}")
         targets = data.get("target_modules")
@@ -223,9 +237,6 @@ class AdapterConfig:
         """Return what the product of a module's B and A is multiplied by."""
         rank = self.rank_of(module)
         return _first(self.alpha_pattern, module, self.alpha) / (sqrt(rank) if self.is_rslora else rank)
-
-
-_UNKNOWN = Unused("this field, which no known version of PEFT has,")
 
 
 def _listed(value: Any) -> list[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from .errors import CheckpointError
 from .formats import StoredTensor
 
-ROWS = 1024  # rows that are merged at once, so that only the result is as large as the weight
+ROWS = 256  # rows that are merged at once, so that only the result is as large as the weight
 
 
 class Change(Protocol):
@@ -108,17 +108,19 @@ class LowRank:
 
     def describe(self) -> str:
         """Return the tensors with their shapes, for a message."""
-        return " and ".join(f"{tensor.name} is {list(tensor.shape)}" for tensor in self.tensors)
+        parts = {"A": self.a, "B": self.b, **({"magnitude": self.magnitude} if self.magnitude is not None else {})}
+        return " and ".join(f"{name} is {list(tensor.shape)}" for name, tensor in parts.items())
 
     def apply(self, base: np.ndarray, weight: float) -> np.ndarray:
         """Add the product to `base`, in place, some rows at a time."""
         a, b = read_finite(self.a), read_finite(self.b)
         left, right = (a.T, b.T) if self.is_embedding else (b.reshape(len(b), -1), a.reshape(len(a), -1))
+        left = left * np.float32(self.scale)
         lengths = None if self.magnitude is None else read_finite(self.magnitude)
         rows = base.reshape(len(left), -1)  # a view
         for first in range(0, len(rows), ROWS):
             part = slice(first, first + ROWS)
-            added = (left[part] @ right) * np.float32(self.scale)
+            added = left[part] @ right
             if lengths is not None:
                 added = self._normalized(rows[part], added, lengths[part])
             rows[part] += added if weight == 1 else np.float32(weight) * added

@@ -276,14 +276,14 @@ def _problems(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], config: S
     unknown = [*adapter.unknown, *foreign]
     if unknown:
         total = len(unknown) + len(adapter.changes) - len(foreign)
-        yield f"- {len(unknown)} of {total} changes are of no weight of the model: {listing(sorted(unknown))}"
+        yield f"- {len(unknown)} of {total} changes belong to no weight of the model: {listing(sorted(unknown))}"
     wrong = [
         f"{name} is {list(shapes[name])}, but the adapter's {change.describe()}"
         for name, change in adapter.changes.items()
         if name in shapes and not change.fits(shapes[name])
     ]
     if wrong:
-        yield f"- {len(wrong)} of the wrong shape: {listing(wrong)}"
+        yield f"- {len(wrong)} weights have another shape: {listing(wrong)}"
     tied = [name for name in (f"{LANGUAGE_MODEL}embed_tokens.weight", f"{LM_HEAD}weight") if name in adapter.changes]
     if tied and config.text_config.tie_word_embeddings:
         yield f"- it changes {' and '.join(tied)}, which the model uses for both ends: merge it with PEFT"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
 from pathlib import Path
@@ -144,6 +145,7 @@ def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpo
         _find_model_weights(directory)
     search = _TowerSearch(options, weights)
     vision_directory, vision = None, None
+    _check_tower_of_adapters(adapters, options)
     if options.vision_tower is not None:
         vision_directory = _requested_tower(options.vision_tower, search)
     elif checkpoint_format == "original" and not (weights and _contains_tower(directory)):
@@ -170,6 +172,17 @@ def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpo
     config = adapted_config(config, adapters)
     check_adapters(adapters, config, directory)
     return Checkpoint(directory, vision_directory, config, checkpoint_format, adapters)
+
+
+def _check_tower_of_adapters(adapters: Sequence[Adapter], options: CheckpointOptions) -> None:
+    """Refuse to ignore a vision tower that was trained with an adapter; ShareGPT4V's training stores it there."""
+    for adapter in adapters:
+        tower = adapter.directory / "vision_tower"
+        if options.vision_tower is None and (tower / CONFIG_NAME).is_file():
+            raise CheckpointError(
+                f"adapter {adapter.directory} comes with a vision tower of its own: pass {tower} as vision_tower "
+                "(--vision-tower), or the tower that you want to use"
+            )
 
 
 def _find_model_weights(directory: Path) -> None:

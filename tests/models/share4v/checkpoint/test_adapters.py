@@ -297,22 +297,22 @@ TENSOR_MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
             {f"base_model.model.transformer.h.{i}.x": tensors.pop(n) for i, n in enumerate(list(tensors))}
         ),
         {},
-        r"- \d+ of \d+ changes are of no weight of the model: base_model\.model\.transformer.*\nIt was made for",
+        r"- \d+ of \d+ changes belong to no weight of the model: base_model\.model\.transformer.*\nIt was made for",
     ),
     "one unknown name": (
         lambda tensors: tensors.update({"base_model.model.extra.weight": tensors[A].clone()}),
         {},
-        r"- 1 of \d+ changes are of no weight of the model: base_model\.model\.extra\.weight",
+        r"- 1 of \d+ changes belong to no weight of the model: base_model\.model\.extra\.weight",
     ),
     "a layer that the model does not have": (
         lambda tensors: tensors.update({n.replace("layers.0", "layers.9"): tensors[n].clone() for n in (A, B)}),
         {},
-        r"are of no weight of the model: .*layers\.9\.self_attn\.q_proj\.lora_A",
+        r"belong to no weight of the model: .*layers\.9\.self_attn\.q_proj\.lora_A",
     ),
     "another width": (
         lambda tensors: tensors.update({A: torch.zeros(3, 50)}),
         {},
-        r"1 of the wrong shape: lang.*q_proj\.weight is \[48, 48\], but the adapter's .*lora_A\.weight is \[3, 50\]",
+        r"1 weights have another shape: lang.*q_proj\.weight is \[48, 48\], but the adapter's A is \[3, 50\] and B is",
     ),
     "another rank than the config's": (
         None,
@@ -360,7 +360,7 @@ def test_a_layer_that_is_missing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "LOHA"}, "'peft_type' must be one of 'LORA', got 'LOHA'; only LoRA adapters can be merged"),
+        ({"peft_type": "LOHA"}, "'peft_type' must be 'LORA', got 'LOHA'; only LoRA adapters can be merged"),
         ({"peft_type": "LOKR"}, "got 'LOKR'"),
         ({"peft_type": "VERA"}, "got 'VERA'"),
         ({"peft_type": "ADALORA"}, "got 'ADALORA'"),
@@ -373,7 +373,7 @@ def test_a_layer_that_is_missing_is_named(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "got 'pissa_niter_4'"),
         ({"init_lora_weights": "loftq"}, "got 'loftq'"),
         ({"init_lora_weights": []}, "got a list"),
-        ({"use_future": True}, "'use_future' is set, but this field, which no known version of PEFT has"),
+        ({"use_future": True}, "'use_future' is True, but this field is not known here: delete it if"),
         ({"r": 0}, "'r' must be a positive integer, got 0"),
         ({"r": True}, "'r' must be a positive integer, got True"),
         ({"r": 10**30}, "'r' must be at most 65536, got a number of"),
@@ -422,6 +422,17 @@ def test_a_base_that_is_already_rounded(base: Path, lora: Path, tmp_path: Path) 
     packed = convert(base, tmp_path / "packed", dtype="int8")
     text = refusal(packed, lora)
     assert "already rounded to int8" in text and "share4v convert ... --adapter DIR --dtype int8" in text
+
+
+def test_a_tower_that_was_trained_with_the_adapter_is_not_ignored(
+    llava_lora: tuple[Path, Path, PeftModel], tmp_path: Path
+) -> None:
+    original, lora, _ = llava_lora
+    copy = Path(shutil.copytree(lora, tmp_path / "lora"))
+    shutil.copytree(original.parent / "vit-tiny-l3", copy / "vision_tower")
+    assert f"pass {copy / 'vision_tower'} as vision_tower (--vision-tower)" in refusal(original, copy)
+    opened = Checkpoint.open(original, CheckpointOptions(adapter=copy, vision_tower=copy / "vision_tower"))
+    assert opened.vision_directory == copy / "vision_tower"
 
 
 @pytest.mark.parametrize(
