@@ -117,7 +117,7 @@ class Endpoint:
     Attributes:
         is_open: whether it has accepted a request like those of the job.
         error: why it is not asked any more, or None.
-        last_answer: time of its last answer, or of the start.
+        silent_since: time since which it has answered nothing but that it is busy; None after an answer.
         token_field: name of the field that limits the length of an answer.
     """
 
@@ -127,7 +127,7 @@ class Endpoint:
         self._client = client
         self.is_open = False
         self.error: str | None = None
-        self.last_answer = time.monotonic()
+        self.silent_since: float | None = None
         self.token_field = "max_tokens"
 
     async def post(self, body: Mapping[str, Any], seconds: float) -> Response:
@@ -224,7 +224,7 @@ class EndpointPool:
         said = self._safe(error_message(response.body))
         if response.status == 200:
             read_answer(response.body)
-            endpoint.is_open, endpoint.last_answer = True, time.monotonic()
+            endpoint.is_open, endpoint.silent_since = True, None
         elif response.status == 400 and "max_completion_tokens" in said and endpoint.token_field == "max_tokens":
             endpoint.token_field = "max_completion_tokens"  # the newer name, which some models of OpenAI insist on
         elif _meaning(response) is Meaning.BUSY or response.status in _GATEWAY:
@@ -301,7 +301,7 @@ class EndpointPool:
         return meaning, reason
 
     def _read(self, endpoint: Endpoint, started: float, response: Response) -> Answer | tuple[Meaning, str]:
-        endpoint.last_answer = time.monotonic()
+        endpoint.silent_since = None
         endpoint.limit.answered(started)
         try:
             return read_answer(response.body, self._is_json)
@@ -337,7 +337,10 @@ class EndpointPool:
     def _refuse(self, endpoint: Endpoint, started: float, seconds: float | None, reason: str) -> None:
         """Slow an endpoint down; give it up if it has not answered for long, or asks to wait too long."""
         endpoint.limit.refused(started, seconds)
-        silent = time.monotonic() - endpoint.last_answer
+        now = time.monotonic()
+        if endpoint.silent_since is None:
+            endpoint.silent_since = now
+        silent = now - endpoint.silent_since
         if (seconds or 0) > PATIENCE_SECONDS:
             self._disable(endpoint, f"it asks to wait {seconds:.0f} s ({reason})")
         elif silent > PATIENCE_SECONDS:

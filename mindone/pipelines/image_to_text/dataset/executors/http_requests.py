@@ -18,7 +18,7 @@ _FIELDS = {
     "frequency_penalty": "frequency_penalty",
     "stop": "stop",
 }
-_OWN_FIELDS = frozenset(("model", "messages", "stream", "n", "seed", "response_format", *_FIELDS.values()))
+_OWN_FIELDS = frozenset(("model", "messages", "stream", "n", "seed", *_FIELDS.values()))
 # Settings that only a model in this process has, with their values if they are not set.
 _UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "min_new_tokens": (0, "use min_words, which asks again"),
@@ -82,8 +82,9 @@ def check_settings(choice: ModelChoice, settings: CaptioningSettings, request_fi
             )
     if len(settings.stop) > _MAX_STOPS:
         raise ValueError(f"stop has {len(settings.stop)} strings, but OpenAI's API takes at most {_MAX_STOPS}")
+    own = _OWN_FIELDS | ({"response_format"} if settings.schema is not None else set())
     for name in request_fields:
-        if name in _OWN_FIELDS:
+        if name in own:
             raise ValueError(
                 f"request_fields sets {name!r}, which follows from other settings: use those, and leave it out"
             )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -23,6 +26,7 @@ from mindone.pipelines.image_to_text.dataset.api import caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors import http_endpoints
 from mindone.pipelines.image_to_text.dataset.executors.http_endpoints import EndpointsError
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
+from mindone.pipelines.image_to_text.dataset.report.summary import summarize
 from mindone.pipelines.image_to_text.dataset.state.paths import LOCK
 from mindone_share4v.cli import main
 
@@ -95,6 +99,7 @@ def test_the_summary_counts_what_was_spent_also_on_failures(photos: Path) -> Non
     answers = 10 + 2  # 5.png is asked twice
     assert summary.usage == {"requests": answers + 1, "prompt_tokens": 11 * answers, "completion_tokens": 7 * answers}
     assert "empty" in rows[5]["notes"]
+    assert summarize(photos.parent / "out.jsonl.share4v").usage == summary.usage  # which the report shows
 
 
 @pytest.mark.parametrize("is_date", [False, True])
@@ -229,6 +234,37 @@ def test_settings_are_sent_under_the_names_of_openai(photos: Path) -> None:
         assert 0 <= body["seed"] < 2**31
         assert body["response_format"]["json_schema"] == {"name": "caption", "schema": schema, "strict": True}
         assert "its text is not JSON, although a schema was sent" in rows[0]["error"]
+
+
+def test_an_endpoint_that_stays_busy_is_given_up(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_endpoints, "PATIENCE_SECONDS", 0.3)
+    busy, tomorrow = Reply(503, problem("overloaded")), Reply(429, problem("come back"), {"Retry-After": "86400"})
+    for reply, expected in ((busy, "it has answered nothing for "), (tomorrow, "it asks to wait 86400 s")):
+        with (
+            stub(lambda number, count, reply=reply: reply if number != PROBE else None) as server,
+            pytest.raises(EndpointsError, match=expected),
+        ):
+            run(photos, server.url)
+
+
+def test_it_runs_where_an_event_loop_runs_already(photos: Path) -> None:
+    async def cell_of_a_notebook() -> list[dict[str, Any]]:
+        return run(photos, server.url)[1]
+
+    with stub() as server:
+        assert len(asyncio.run(cell_of_a_notebook())) == 12
+
+
+def test_ctrl_c_ends_a_job_whose_endpoint_hangs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def script(number: int, count: int) -> str | None:
+        if len(server.asked) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return HANG if number != PROBE else None
+
+    with stub(script) as server:
+        command = ["caption-dataset", str(photos), "--out", str(photos.parent / "out.jsonl"), "--engine", "http"]
+        assert main([*command, "--endpoint", server.url]) == 130
+    assert "interrupted; the same command resumes the job" in capsys.readouterr().err
 
 
 def test_a_model_that_wants_max_completion_tokens_gets_it(photos: Path) -> None:
