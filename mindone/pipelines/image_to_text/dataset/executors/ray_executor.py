@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +22,18 @@ from ..state.tasks import Block, Task, read_tasks, write_tasks
 # they do on Windows and macOS, whose firewalls would ask the user otherwise.
 LISTEN_ELSEWHERE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
+_LISTENS_ELSEWHERE = (
+    "this program imported Ray before the job, so the servers that the job starts listen on all addresses of this "
+    f"machine, without a password: set {LISTEN_ELSEWHERE}=0 before `import ray`, or start the job in a program of its "
+    "own (share4v caption-dataset --engine ray), or set RAY_ADDRESS to a cluster that you protect"
+)
+logger = logging.getLogger(__name__)
+
 
 def import_ray() -> Any:
     """Import Ray; a local cluster that is started then is out of reach for other machines.
 
-    This has no effect if the program imported Ray before.
+    If the program imported Ray before, it is too late for that, and `RayExecutor` warns.
 
     Raises:
         ImportError: it is not installed; the message tells how to install it.
@@ -40,6 +48,12 @@ def import_ray() -> Any:
             "the engine 'ray' needs Ray Data, which is not installed: pip install 'mindone-share4v[ray]'"
         ) from error
     return ray
+
+
+def listens_elsewhere() -> bool:
+    """Return whether servers that Ray starts now accept connections from other machines, as decided at its import."""
+    constants = sys.modules.get("ray._private.ray_constants")
+    return bool(getattr(constants, "ENABLE_RAY_CLUSTER", True))
 
 
 class CaptionActor:
@@ -77,6 +91,8 @@ class RayExecutor:
         if not ray.is_initialized():
             # Without an address Ray would join any cluster that a file in /tmp names, whoever wrote it.
             address = os.environ.get("RAY_ADDRESS") or "local"
+            if address == "local" and listens_elsewhere():
+                logger.warning(_LISTENS_ELSEWHERE)
             # MindSpore sets OMP_NUM_THREADS=1 in what children inherit; Ray sets it to each actor's own CPUs.
             ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
 

@@ -10,9 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 from helpers.pictures import write_folder
 from helpers.warm_processes import warm_python
+
+from mindone.pipelines.image_to_text.dataset.executors import ray_executor
+from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ExecutorOptions, ModelChoice
 
 TIMEOUT = 600.0  # seconds after which a hanging job fails the test
 SCRIPT = """
@@ -90,3 +95,50 @@ def test_a_killed_worker_is_replaced_and_no_other_machine_can_connect(tmp_path: 
         job.kill()
     assert job.returncode == 0, output
     assert stable(tmp_path / "ray.jsonl") == stable(tmp_path / "local.jsonl")
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_program_that_imported_ray_before_is_warned(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    listens: bool,
+    address: str | None,
+) -> None:
+    """Ray decides at its import on which addresses its servers listen; here a stand-in was imported."""
+    started = []
+    stand_in = ModuleType("ray")
+    stand_in.data = ModuleType("ray.data")
+    stand_in.is_initialized = lambda: False
+    stand_in.init = lambda address, **options: started.append(address)
+    constants = ModuleType("ray._private.ray_constants")
+    constants.ENABLE_RAY_CLUSTER = listens
+    for module in (stand_in, stand_in.data, constants):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(ray_executor.LISTEN_ELSEWHERE, "1")
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    ray_executor.RayExecutor(
+        choice=ModelChoice(model="tiny"), settings=CaptioningSettings(), options=ExecutorOptions(), state=tmp_path
+    )
+    assert started == [address or "local"]
+    is_warned = "listen on all addresses of this machine" in caplog.text
+    assert is_warned == (listens and address is None)
+    assert not is_warned or "set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before `import ray`" in caplog.text
+
+
+def test_where_ray_decides_on_which_addresses_it_listens() -> None:
+    """The names that the warning relies on, in the version of Ray that is installed."""
+    code = """
+from mindone.pipelines.image_to_text.dataset.executors import ray_executor
+import ray
+before = ray_executor.listens_elsewhere()
+from ray._private import ray_constants
+print(before, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == ray_executor.LISTEN_ELSEWHERE)
+"""
+    for value, listens in (("0", False), ("1", True)):
+        environment = {**os.environ, ray_executor.LISTEN_ELSEWHERE: value}
+        done = subprocess.run([warm_python(), "-c", code], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.split() == [str(listens), "True"]
