@@ -6,7 +6,21 @@ What a command does is in the module of the same name in `mindone_share4v.comman
 modules and add a line to COMMANDS.
 """
 
-from . import audit, caption, caption_dataset, chat, completion, convert, env, models, report, review, score, serve
+from . import (
+    audit,
+    caption,
+    caption_dataset,
+    chat,
+    completion,
+    convert,
+    env,
+    models,
+    report,
+    review,
+    score,
+    serve,
+    status,
+)
 
 __all__ = ["COMMANDS"]
 
@@ -18,6 +32,7 @@ COMMANDS = {
     "report": report,
     "audit": audit,
     "review": review,
+    "status": status,
     "score": score,
     "serve": serve,
     "models": models,

@@ -17,6 +17,7 @@ _EXPORTS = {
     "InputPreview": "dataset.state.records",
     "JobError": "dataset.state.records",
     "JobOptions": "dataset.options",
+    "JobStatus": "dataset.report.status",
     "JobPreview": "dataset.state.records",
     "JobSummary": "dataset.state.records",
     "ModelChoice": "dataset.options",
@@ -27,6 +28,7 @@ _EXPORTS = {
     "TextRules": "dataset.rules.text_rules",
     "WriterOptions": "dataset.writers",
     "caption_dataset": "dataset.api",
+    "job_status": "dataset.report.status",
 }
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from .dataset.prompts.plan import PromptPlan
     from .dataset.readers import InputError, ReaderOptions
     from .dataset.readers.downloads import DownloadOptions
+    from .dataset.report.status import JobStatus, job_status
     from .dataset.rules.text_rules import TextRules
     from .dataset.state.records import InputPreview, JobError, JobPreview, JobSummary, Record
     from .dataset.state.skipped import SkippedGroup
@@ -54,6 +57,7 @@ __all__ = [
     "InputPreview",
     "JobError",
     "JobOptions",
+    "JobStatus",
     "JobPreview",
     "JobSummary",
     "ModelChoice",
@@ -64,6 +68,7 @@ __all__ = [
     "TextRules",
     "WriterOptions",
     "caption_dataset",
+    "job_status",
 ]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,18 +35,22 @@ class ReportError(ValueError):
     """There is no job to report on, or a package that reports need is not installed; the message says what to do."""
 
 
-def find_state(out: str | Path) -> Path:
+def find_state(out: str | os.PathLike[str], names: Sequence[str] = (JOURNAL,)) -> Path:
     """Return the state directory of a job: OUT itself, OUT/.share4v or OUT.share4v.
 
+    Args:
+        out: as in `write_report`.
+        names: files of which a state directory has at least one.
+
     Raises:
-        ReportError: none of them contains a journal, or it is a link.
+        ReportError: none of them contains such a file, or it is a link.
     """
     path = Path(out)
     tried = [path, path / STATE_SUFFIX, path.with_name(path.name + STATE_SUFFIX)]
-    found = next((directory for directory in tried if own_exists(directory / JOURNAL)), None)
+    found = next((directory for directory in tried if any(own_exists(directory / name) for name in names)), None)
     if found is None:
         raise ReportError(
-            f"no {JOURNAL} in {', '.join(map(str, tried))}: give the --out or --state of "
+            f"no {names[0]} in {', '.join(map(str, tried))}: give the --out or --state of "
             "`share4v caption-dataset`, or the folder that it captioned"
         )
     if found is not path:  # a link that the caller names is followed; one in a folder is not

@@ -177,7 +177,7 @@ class Summary:
 
     def _add_failure(self, record: Record) -> None:
         self.failed += 1
-        reason = _common_reason(record)
+        reason = common_reason(record)
         self.reasons.add(reason)
         examples = self.reason_examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES_PER_REASON:
@@ -262,7 +262,7 @@ def _append_or_merge(samples: list[SpeedSample], new: SpeedSample, width: float)
     samples.append(new)
 
 
-def _common_reason(record: Record) -> str:
+def common_reason(record: Record) -> str:
     """Return the reason of a failure without names and numbers, so that equal reasons are counted together."""
     reason = record.error or ""
     for name in (record.source, record.key):
