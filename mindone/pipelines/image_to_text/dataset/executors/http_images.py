@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mindone.models.share4v.processing.image_formats import open_image
+from mindone.models.share4v.processing.image_formats import RejectedError, UnknownFormatError, open_image
 from mindone.models.share4v.processing.image_limits import LimitedFile
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 _JPEG_QUALITY = 95
-_LOSSLESS = frozenset(("PNG", "GIF", "BMP", "DIB", "TIFF", "PPM", "PCX", "TGA", "ICO"))
+# First bytes of formats that are converted to PNG: PNG, GIF, BMP, TIFF.
+_LOSSLESS = (b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _ORIENTATION_TAG = 0x0112
 _PNG_SIGNATURE_BYTES = 8
 
@@ -92,12 +93,11 @@ def data_uri(frame: Frame, size: int, max_image_pixels: int | None = None) -> tu
 
 def _uri(frame: Frame, image: PILImage, size: int) -> str:
     is_scaled = bool(size) and max(image.size) > size
-    name, data = _own_bytes(frame, image) if not is_scaled else ("", b"")
+    name, data = _own_bytes(frame, image) if isinstance(frame, bytes) and not is_scaled else ("", b"")
     if not data:
-        if is_scaled:
-            image = _scaled(image, size)
-        lossless = not is_scaled and name in _LOSSLESS
-        data, name = _encode(image, lossless), "PNG" if lossless else "JPEG"
+        lossless = not is_scaled and isinstance(frame, bytes) and frame.startswith(_LOSSLESS)
+        data = _encode(_scaled(image, size) if is_scaled else image, lossless)
+        name = "PNG" if lossless else "JPEG"
     return f"data:image/{name.lower()};base64,{base64.b64encode(data).decode()}"
 
 
@@ -126,23 +126,23 @@ def _encode(image: PILImage, lossless: bool) -> bytes:
     return file.getvalue()
 
 
-def _own_bytes(frame: Frame, image: PILImage) -> tuple[str, bytes]:
-    """Return the format of a file, and its bytes without metadata if other programs show it as `image`; else b""."""
-    if not isinstance(frame, bytes):
+def _own_bytes(file: bytes, image: PILImage) -> tuple[str, bytes]:
+    """Return the format of a JPEG or PNG file, and its bytes without metadata; b"" if others may not show `image`."""
+    try:
+        opened = open_image(LimitedFile(io.BytesIO(file)), ("JPEG", "PNG"))  # of these, only the header is read
+    except (UnknownFormatError, RejectedError):
         return "", b""
-    opened = open_image(LimitedFile(io.BytesIO(frame)))
-    name = opened.format or ""
-    if name not in ("JPEG", "PNG"):
-        return name, b""
+    name = opened.format or ""  # MPO is a JPEG with more than one image
     is_plain = (
-        opened.mode in ("RGB", "L")
+        name in ("JPEG", "PNG")
+        and opened.mode in ("RGB", "L")
         and opened.size == image.size
         and "transparency" not in opened.info
         and opened.getexif().get(_ORIENTATION_TAG, 1) == 1
     )
     if not is_plain:
         return name, b""
-    return name, (_bare_jpeg if name == "JPEG" else _bare_png)(frame)
+    return name, (_bare_jpeg if name == "JPEG" else _bare_png)(file)
 
 
 def _bare_jpeg(data: bytes) -> bytes:
