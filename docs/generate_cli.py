@@ -25,6 +25,7 @@ NOT_RUN = {
     r"--fail-above": "its exit status is 1 if a limit is exceeded",
     r"share4v review ": "runs until it is stopped",
     r"share4v serve ": "runs until it is stopped; docs/serving.md starts and stops one",
+    r"^share4v match ": "needs a CLIP model",
     r"^share4v score ": "needs your own references, Java and a download for SPICE",
 }
 Subparsers = argparse._SubParsersAction

@@ -1,0 +1,41 @@
+"""Arguments of `share4v match`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+HELP = "score how well captions match their images, with CLIP"
+USAGE = "TABLE --clip DIR"
+DESCRIPTION = (
+    "Write a table of images and captions again, with CLIP's score of each row in the column `match`: the cosine of "
+    "image and text times 100, by which Open-Sora's datautil --matchmin filters. CLIP reads the first 77 tokens of a "
+    "caption. The model is a CLIPModel in a local directory, with both towers and its tokenizer; any checkpoint in "
+    "transformers' format will do, nothing is downloaded."
+)
+EPILOG = """examples:
+  share4v match open_sora.csv --clip clip-vit-large-patch14
+  share4v match captions.jsonl --clip clip-vit-large-patch14 --out scored.jsonl
+
+exit status: 0 success, 1 some rows have no score, 2 usage error"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add every argument of the command."""
+    table = parser.add_argument_group("table")
+    table.add_argument("table", metavar="TABLE", help=".csv, .tsv, .jsonl or .parquet file, such as caption-dataset's")
+    table.add_argument("--out", metavar="FILE", help="file to write (default: TABLE with _match after its name)")
+    table.add_argument(
+        "--image-column", metavar="NAME", help="column of the images (default: path, source, image, ...)"
+    )
+    table.add_argument("--caption-column", metavar="NAME", help="column of the captions (default: caption, text, ...)")
+    table.add_argument(
+        "--image-root",
+        metavar="DIR",
+        help="directory of relative image paths (default: the current one for the column source, else the table's)",
+    )
+    model = parser.add_argument_group("model and output")
+    model.add_argument("--clip", metavar="DIR", required=True, help="directory of a CLIP model")
+    model.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="rows scored together (default: %(default)s)"
+    )
+    model.add_argument("--json", action="store_true", help="print the summary as one JSON object")

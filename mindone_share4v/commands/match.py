@@ -1,0 +1,58 @@
+"""`share4v match`: add CLIP's score of each row to a table."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from statistics import fmean, quantiles
+from typing import TYPE_CHECKING, Any
+
+from ..printing import one_line, print_error, print_json, print_text
+from .common import usage_error
+from .exit_status import DONE, SOME_FAILED
+
+if TYPE_CHECKING:
+    from mindone.pipelines.image_to_text.evaluation.match import MatchSummary
+
+_SHOWN_PROBLEMS = 5
+
+
+def run(arguments: Namespace) -> int:
+    """Score the rows, print a summary, and return the exit status."""
+    from mindone.pipelines.image_to_text.evaluation.clip_score import ClipScorer
+    from mindone.pipelines.image_to_text.evaluation.match import add_match
+
+    try:
+        if arguments.batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}")
+        scorer = ClipScorer(arguments.clip)
+        summary = add_match(
+            arguments.table,
+            scorer.scores,
+            out=arguments.out,
+            image_column=arguments.image_column,
+            caption_column=arguments.caption_column,
+            image_root=arguments.image_root,
+            batch_size=arguments.batch_size,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        return usage_error(arguments, error)
+    result = _result(summary)
+    if arguments.json:
+        print_json(result)
+    else:
+        shown = ", ".join(f"{name} {result[name]}" for name in ("min", "quarter", "median", "max") if name in result)
+        scores = f"{len(summary.scores):,} scores" + (f" ({shown})" if shown else "")
+        print_text(one_line(f"{summary.path}: {scores}, {summary.failed:,} rows without one"))
+    for problem in summary.problems[:_SHOWN_PROBLEMS]:
+        print_error(one_line(problem))
+    return SOME_FAILED if summary.failed else DONE
+
+
+def _result(summary: MatchSummary) -> dict[str, Any]:
+    scores = summary.scores
+    result: dict[str, Any] = {"out": str(summary.path), "scores": len(scores), "failed": summary.failed}
+    if scores:
+        quarter, median, _ = quantiles(scores, n=4) if len(scores) > 1 else (scores[0],) * 3
+        values = {"min": min(scores), "quarter": quarter, "median": median, "max": max(scores), "mean": fmean(scores)}
+        result |= {name: round(value, 4) for name, value in values.items()}
+    return result
