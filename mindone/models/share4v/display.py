@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 # C0 and C1 controls, DEL, line and paragraph separators, lone surrogates, and every character with the Unicode property
 # Bidi_Control: those show `photo<U+202E>gpj.exe` as `photoexe.jpg`. Joiners (U+200C, U+200D), which emoji and many
@@ -63,6 +64,17 @@ def json_printable(document: str) -> str:
         {"name": "\u202egpj.exe"}
     """
     return _UNSAFE.sub(lambda found: found[0] if found[0] in "\n\t" else f"\\u{ord(found[0]):04x}", document)
+
+
+def looked_in(path: str) -> str:
+    """Return where a relative path was looked for, for messages about missing files; "" for an absolute path.
+
+    Example:
+        >>> from mindone.models.share4v.display import looked_in
+        >>> looked_in("/photos/a.png")
+        ''
+    """
+    return "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
 
 
 def redacted(text: str) -> str:

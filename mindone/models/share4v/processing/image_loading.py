@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 
-from ..display import redacted
+from ..display import looked_in, redacted
 from .color_modes import to_rgb
 from .decoder_processes import decode_elsewhere
 from .image_decoding import ImageLoadError as ImageLoadError
@@ -133,7 +133,7 @@ def _from_path(path: str | bytes, name: str, limit: int | None) -> PILImage:
         raise ImageLoadError("the path of an image is an empty string; give a path or a URL")
     try:
         if not file_path.exists():
-            raise ImageNotFoundError(f"{name}: there is no such file (looked in {Path.cwd()}); check the path")
+            raise ImageNotFoundError(f"{name}: there is no such file{looked_in(str(file_path))}; check the path")
         if file_path.is_dir():
             raise ImageLoadError(
                 f"{name}: it is a directory; give the path of an image in it, or caption the whole directory with "

@@ -96,6 +96,7 @@ class Share4VProcessor:
 
     def __call__(
         self,
+        *values: Any,
         images: Images | Sequence[Images | None] | None = None,
         text: Text | Sequence[Text] | None = None,
         conversation: str | None = None,
@@ -107,6 +108,7 @@ class Share4VProcessor:
         """Prepare the model's inputs for one prompt or a batch of prompts.
 
         Args:
+            values: `images`, `text` and `conversation` without their names; a text in place of the images is the text.
             images: with one `text`, its image or a list of its images; with a list of texts, one entry for each text:
                 an image, a list of images or None. An image is anything that `load_image` accepts. None if the prompts
                 have no images, or if the messages contain them (`{"type": "image", "path": "photo.jpg"}`; see
@@ -125,12 +127,14 @@ class Share4VProcessor:
 
         Raises:
             ImageLoadError: an image cannot be loaded.
+            TypeError: an argument is unknown, or given twice.
             ValueError: the number of images differs from the number of `<image>`, the number of entries of `images`
                 from the number of texts, the template is unknown, or a message is malformed.
         """
         known = ("images", "text", "conversation", "special_tokens", "return_tensors", "max_image_pixels")
         check_arguments(PROCESSOR, arguments, known)
         check_tensor_type(return_tensors)
+        images, text, conversation = _named(values, images, text, conversation)
         template = self._template(conversation)
         texts, image_lists = _pair(text, images)
         prompts: list[list[int]] = []
@@ -419,6 +423,23 @@ def _is_image_or_images(given: Any) -> bool:
 def _is_text_or_texts(given: Any) -> bool:
     many = given if _is_list(given) else [given]
     return bool(len(many)) and all(isinstance(one, str) or is_conversation(one) for one in many)
+
+
+def _named(given: tuple[Any, ...], images: Any, text: Any, conversation: Any) -> tuple[Any, Any, Any]:
+    """Return images, text and conversation of a call, of which some were not named."""
+    named = {"images": images, "text": text, "conversation": conversation}
+    usage = "write processor(images=..., text=..., conversation=...)"
+    if len(given) == 1 and images is not None and text is None and _is_text_or_texts(given[0]):
+        return images, given[0], conversation  # processor(prompt, images=image)
+    if len(given) > len(named):
+        raise TypeError(f"{len(given)} arguments without names, expected at most {len(named)}: {usage}")
+    for name, one in zip(named, given):  # noqa: B905  the rest is named
+        if named[name] is not None and one is not None:
+            raise TypeError(
+                f"{name} is given twice, once without its name ({type(one).__name__}) and as {name}=: {usage}"
+            )
+        named[name] = named[name] if one is None else one
+    return named["images"], named["text"], named["conversation"]
 
 
 def _pair(text: Any, images: Any) -> tuple[list[Any], list[list[ImageSource]]]:

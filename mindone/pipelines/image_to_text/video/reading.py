@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
 
+from mindone.models.share4v.display import looked_in
 from mindone.models.share4v.processing.image_loading import describe
 
 from .decoding import decode
@@ -147,7 +148,7 @@ def _open_file(source: VideoSource, name: str) -> BinaryIO:
         path = Path(source)
         try:
             if not path.exists():
-                raise VideoNotFoundError(f"{name}: there is no such file (looked in {Path.cwd()}); check the path")
+                raise VideoNotFoundError(f"{name}: there is no such file{looked_in(str(path))}; check the path")
             if not path.is_file():
                 raise VideoLoadError(f"{name} is not a regular file; give the path of a video file")
             file = path.open("rb")

@@ -419,3 +419,14 @@ def test_no_global_state_changes() -> None:
     with pytest.raises(ImageLoadError):
         load_image(PNG[:100])
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
+
+
+def test_only_a_relative_path_is_looked_for_in_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageLoadError) as relative:
+        load_image("absent.png")
+    with pytest.raises(ImageLoadError) as absolute:
+        load_image(tmp_path / "absent.png")
+    assert f"(looked in {tmp_path})" in str(relative.value) and "looked in" not in str(absolute.value)

@@ -310,3 +310,25 @@ def test_defaults_for_files_missing_from_a_checkpoint(model_path: Path, tmp_path
     (directory / "tokenizer.model").unlink()
     with pytest.raises(FileNotFoundError, match=r"no tokenizer\.model"):
         Share4VProcessor.from_pretrained(directory)
+
+
+def test_arguments_without_names(processor: Share4VProcessor) -> None:
+    image = Image.new("RGB", (8, 8), "red")
+    wanted = processor(images=image, text="What is this?")
+    for inputs in (
+        processor(image, "What is this?"),
+        processor("What is this?", image),
+        processor("What is this?", images=image),
+        processor(["What is this?"], images=[image]),
+    ):
+        assert {name: value.tolist() for name, value in inputs.items()} == {
+            name: value.tolist() for name, value in wanted.items()
+        }
+    with pytest.raises(
+        TypeError, match=r"images is given twice, once without its name \(Image\).*images=\.\.\., text="
+    ):
+        processor(image, images=image)
+    with pytest.raises(TypeError, match=r"text is given twice, .* \(str\) and as text=: write processor\(images="):
+        processor(image, "What?", text="What?")
+    with pytest.raises(TypeError, match=r"4 arguments without names, expected at most 3"):
+        processor(image, "What?", "v1", True)

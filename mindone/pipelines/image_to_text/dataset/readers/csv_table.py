@@ -57,6 +57,8 @@ def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, deli
             raise InputError(f"{location.name}: the line of column names is malformed: {error}") from error
         if names is None:
             return
+        while len(names) > 1 and not names[-1]:  # columns that were used once; Excel writes them in every row
+            names.pop()
         if len(set(names)) < len(names):
             repeated = [name for name, count in Counter(names).items() if count > 1]
             raise InputError(f"{location.name}: two columns have the same name: {shown(repeated)}")
@@ -73,9 +75,9 @@ def _rows(location: Location, options: ReaderOptions, builder: ItemBuilder, deli
                 continue
             if row is None:
                 return
-            if not row:  # an empty line
+            if not any(row):  # an empty line, or a row of a spreadsheet that was emptied
                 continue
-            if len(row) > len(names):
+            if any(row[len(names) :]):
                 yield table.unreadable_item(number, f"line {first_line}: {len(row)} fields for {len(names)} columns")
             else:
                 locator = {"kind": "csv", "path": location.path, "offset": start, "size": lines.offset - start}

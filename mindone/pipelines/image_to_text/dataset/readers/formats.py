@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 
-from mindone.models.share4v.display import shell_name
+from mindone.models.share4v.display import looked_in, shell_name
 
 from ..state.atomic_files import PARTIAL_SUFFIX
 from ..state.keys import safe_key
@@ -51,6 +51,7 @@ SUFFIXES = {
     ".tar.xz": "tar",
     ".zip": "zip",
 }
+SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
 # What a folder contains beside images: it is listed too, if the images are inside.
 CONTAINERS = ("tar", "zip", "parquet", "arrow")
 # Kinds of tables: one beside an archive or a folder of the same name only describes it.
@@ -114,10 +115,14 @@ def kind_of(path: str, ignored: Collection[str] = ()) -> str:
     if not os.path.exists(path):
         similar = similar_name(path)
         hint = f"; {shell_name(similar)} exists, which differs only in case or encoding" if similar else ""
-        raise InputError(f"{path}: there is no such file or directory (looked in {os.getcwd()}){hint}; check the path")
+        raise InputError(f"{path}: there is no such file or directory{looked_in(path)}{hint}; check the path")
     if os.path.isdir(path):
         return _kind_of_directory(path, ignored)
     kind = kind_of_file(path)
+    if suffix_of(path) in SPREADSHEETS:
+        raise InputError(
+            f"{path} is a spreadsheet, which is not read: save its sheet as CSV (in Excel: CSV UTF-8) and name it"
+        )
     if kind is None:
         raise InputError(
             f"{path}: its name does not tell what it is; expected an image, a video, a folder, or a file that ends in "

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from mindone.models.share4v.display import looked_in
 from mindone.models.share4v.suggestions import unknown
 
 from ..state.keys import fold, safe_key, without_suffix
@@ -101,7 +102,7 @@ def _locations(text: str, options: ReaderOptions) -> Iterator[Location]:
         base, pattern = split_pattern(path)
         if pattern and not os.path.lexists(path):
             if not os.path.isdir(base):
-                raise InputError(f"{text}: there is no directory {base!r} (looked in {os.getcwd()}); check the path")
+                raise InputError(f"{text}: there is no directory {base!r}{looked_in(base)}; check the path")
             yield Location("folder", os.path.abspath(base), base, include=(pattern,))
         else:
             yield _location(path, options)

@@ -78,6 +78,60 @@ def test_json_of_windows(tmp_path: Path, encoding: str, kind: str) -> None:
     check(listed(name))
 
 
+# The bytes of the same sheet: three rows, a column and a row that were emptied, a line break within a cell.
+SHEET = (
+    ("file_name", "caption", "", ""),
+    ("a/1.png", "One.", "", ""),
+    ("caf\u00e9.png", 'Caf\u00e9; "quoted"\nlines', "", ""),
+    ("", "", "", ""),
+    ("3.png", "", "", ""),
+)
+SPREADSHEET_FILES = {  # what "Save as" calls it: separator, encoding, line end, which cells have quotes
+    "Excel: CSV UTF-8": (",", "utf-8-sig", "\r\n", "needed"),
+    "Excel: CSV UTF-8, a comma as decimal point": (";", "utf-8-sig", "\r\n", "needed"),
+    "Excel: CSV (Windows)": (";", "cp1252", "\r\n", "needed"),
+    "Excel: CSV (MS-DOS)": (";", "cp850", "\r\n", "needed"),
+    "Excel: Unicode text": ("\t", "utf-16", "\r\n", "needed"),
+    "LibreOffice: CSV": (",", "utf-8", "\n", "needed"),
+    "LibreOffice: CSV, quote all text cells": (";", "utf-8", "\n", "all"),
+}
+
+
+def spreadsheet_file(kind: str) -> bytes:
+    separator, encoding, end, quotes = SPREADSHEET_FILES[kind]
+
+    def cell(text: str) -> str:
+        needs = any(one in text for one in (separator, '"', "\n")) or (quotes == "all" and text)
+        return '"' + text.replace('"', '""') + '"' if needs else text
+
+    return "".join(separator.join(map(cell, row)) + end for row in SHEET).encode(encoding)
+
+
+@pytest.mark.parametrize("kind", SPREADSHEET_FILES)
+def test_csv_files_as_spreadsheets_write_them(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "t.csv").write_bytes(spreadsheet_file(kind))
+    encoding = SPREADSHEET_FILES[kind][1]
+    if encoding.startswith("cp"):
+        assert "Save it as UTF-8 (in Excel: CSV UTF-8), or name its encoding" in str(read(listed("t.csv")[1]))
+    items = listed("t.csv", encoding=encoding if encoding.startswith("cp") else None)
+    assert [item.caption for item in items] == ["One.", 'Caf\u00e9; "quoted"\nlines', None]
+    assert [read(item) for item in items] == [png(len(name)) for name in NAMES]
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".XLSX", ".xls", ".xlsm", ".ods"])
+def test_a_spreadsheet_is_to_be_saved_as_csv(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"t{suffix}").write_bytes(b"PK\3\4")
+    with pytest.raises(InputError, match=r"is a spreadsheet, which is not read: save its sheet as CSV \(in Excel: CSV"):
+        listed(f"t{suffix}")
+
+
+def test_a_relative_path_is_looked_for_in_the_current_directory(tmp_path: Path) -> None:
+    for name, is_said in (("absent.csv", True), (str(tmp_path / "absent.csv"), False), ("absent/*.png", True)):
+        with pytest.raises(InputError, match="there is no") as raised:
+            listed(name)
+        assert (f"(looked in {tmp_path})" in str(raised.value)) == is_said
+
+
 def test_a_list_in_utf16_with_cr(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes("\r".join(NAMES).encode("utf-16"))
     assert [read(item) for item in listed("list.txt")] == [png(len(name)) for name in NAMES]
