@@ -15,12 +15,12 @@ from ..home import expand_home
 from ..hugging_face import FILES, PROCESSOR, check_arguments
 from ..load_options import CheckpointOptions, checked_options, explicit_options
 from .arrays import NamedArrays, check_tensor_type
+from .call_arguments import named_arguments, pair
 from .chat_templates import DEFAULT_TEMPLATE, Template, get_template
 from .gguf_vocabulary import template_of_gguf, tokenizer_arguments
-from .image_loading import ImageLoadError, ImageSource
+from .image_loading import ImageSource
 from .image_processor import ImageProcessor
-from .image_sources import EXPECTED_IMAGE, describe_type, image_batch, is_image
-from .messages import IMAGE_TOKEN, Message, is_conversation, read_messages
+from .messages import IMAGE_TOKEN, Message, read_messages
 from .plain_text import protect
 from .prompts import Chat, Prompt, render_chat
 from .tokenizer import Tokenizer
@@ -134,9 +134,9 @@ class Share4VProcessor:
         known = ("images", "text", "conversation", "special_tokens", "return_tensors", "max_image_pixels")
         check_arguments(PROCESSOR, arguments, known)
         check_tensor_type(return_tensors)
-        images, text, conversation = _named(values, images, text, conversation)
+        images, text, conversation = named_arguments(values, images, text, conversation)
         template = self._template(conversation)
-        texts, image_lists = _pair(text, images)
+        texts, image_lists = pair(text, images)
         prompts: list[list[int]] = []
         batch_images: list[ImageSource] = []
         for index, (one, given) in enumerate(zip(texts, image_lists, strict=True)):
@@ -412,90 +412,3 @@ def _images_in_order(index: int, messages: Sequence[Message], given: list[ImageS
         )
     remaining = iter(given)
     return [next(remaining) if image is None else image for image in parts]
-
-
-def _is_image_or_images(given: Any) -> bool:
-    """Return whether a value can only be images: no text is meant."""
-    many = given if _is_list(given) else [given]
-    return bool(len(many)) and all(not isinstance(one, (str, Mapping)) and is_image(one) for one in many)
-
-
-def _is_text_or_texts(given: Any) -> bool:
-    many = given if _is_list(given) else [given]
-    return bool(len(many)) and all(isinstance(one, str) or is_conversation(one) for one in many)
-
-
-def _named(given: tuple[Any, ...], images: Any, text: Any, conversation: Any) -> tuple[Any, Any, Any]:
-    """Return images, text and conversation of a call, of which some were not named."""
-    named = {"images": images, "text": text, "conversation": conversation}
-    usage = "write processor(images=..., text=..., conversation=...)"
-    if len(given) == 1 and images is not None and text is None and _is_text_or_texts(given[0]):
-        return images, given[0], conversation  # processor(prompt, images=image)
-    if len(given) > len(named):
-        raise TypeError(f"{len(given)} arguments without names, expected at most {len(named)}: {usage}")
-    for name, one in zip(named, given):  # noqa: B905  the rest is named
-        if named[name] is not None and one is not None:
-            raise TypeError(
-                f"{name} is given twice, once without its name ({type(one).__name__}) and as {name}=: {usage}"
-            )
-        named[name] = named[name] if one is None else one
-    return named["images"], named["text"], named["conversation"]
-
-
-def _pair(text: Any, images: Any) -> tuple[list[Any], list[list[ImageSource]]]:
-    """Return the texts of the batch, and for each text the list of the images given separately."""
-    if _is_image_or_images(text) and _is_text_or_texts(images):  # processor(prompt, image), as in older examples
-        text, images = images, text
-    if text is None and images is None:
-        raise ValueError("neither text nor images were given: give a question, an image, or both")
-    batch = image_batch(images)
-    images = images if batch is None else batch
-    _check_images(images)
-    if text is None or isinstance(text, str) or is_conversation(text):
-        own = list(images) if _is_list(images) else [] if images is None else [images]
-        nested = next((item for item in own if item is None or _is_list(item)), own)
-        if nested is not own:
-            raise ValueError(
-                f"images contains {nested!r:.60}, but there is one text: give a flat list of images, or a list of texts"
-            )
-        if text is None and not own:
-            raise ValueError("images is an empty list and no text was given: give an image or a question")
-        return [text], [own]
-    if not _is_list(text):
-        raise ValueError(
-            f"text is a {type(text).__name__}, expected a question, a list of messages, or a list of either"
-        )
-    if not text:
-        raise ValueError("text is an empty list: give at least one question")
-    for index, one in enumerate(text):
-        if not isinstance(one, str) and not is_conversation(one):
-            raise ValueError(f"text {index} is {one!r:.60}, expected a question or a list of messages")
-    if images is None:
-        return list(text), [[] for _ in text]
-    if len(text) == 1 and not _is_list(images):
-        images = [images]
-    if not _is_list(images) or len(images) != len(text):
-        count = f"{len(images)} entries" if _is_list(images) else "one image"
-        raise ValueError(
-            f"there are {len(text)} texts but images has {count}: give one entry for each text, which is an image, a "
-            "list of images or None"
-        )
-    return list(text), [list(one) if _is_list(one) else [] if one is None else [one] for one in images]
-
-
-def _check_images(images: Any) -> None:
-    """Check that every entry can be an image, before any of them is read.
-
-    Raises:
-        ImageLoadError: one cannot; the message has its number.
-    """
-    entries = images if _is_list(images) else [images]
-    for index, entry in enumerate(entries):
-        for one in entry if _is_list(entry) else [entry]:
-            if one is not None and not is_image(one):
-                which = f"image {index} is" if _is_list(images) else "images is"
-                raise ImageLoadError(f"{which} {describe_type(one)}, expected {EXPECTED_IMAGE}")
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple))
