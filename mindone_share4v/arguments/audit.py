@@ -49,8 +49,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="LIMIT",
         help="exit with status 1 if more captions than this share have the same: 60%% for any word, phrase or tag but "
         "the trigger and function words; or opening=, ending=, near-duplicates=, identical=, no-trigger=, "
-        "near-misses=, empty= or missing= and a share; can be repeated",
+        "near-misses=, over-budget=, empty= or missing= and a share; can be repeated",
     )
+    audit.add_argument(
+        "--fit",
+        action="append",
+        default=[],
+        metavar="NAME_OR_DIR:N",
+        help="count the tokens of a text encoder, and the captions with more than N, special tokens included; as of "
+        "caption-dataset, but nothing is cut; can be repeated",
+    )
+    audit.add_argument("--local-files-only", action="store_true", help="do not download the tokenizers of --fit")
     audit.add_argument(
         "--top", type=int, default=20, metavar="N", help="number of terms of each kind to show (default: %(default)s)"
     )

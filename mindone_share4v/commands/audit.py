@@ -26,10 +26,17 @@ def run(arguments: Namespace) -> int:
     from mindone.pipelines.image_to_text.dataset.audit import audit_captions, caption_texts, exceeded, parse_limit
 
     unread: list[str] = []
+    budgets = None
     try:
         limits = [parse_limit(text) for text in arguments.fail_above]
         if arguments.top < 1:
             raise ValueError(f"--top must be at least 1, got {arguments.top}")
+        if arguments.fit:
+            from mindone.pipelines.image_to_text.dataset.rules.token_budget import TokenBudget, TokenBudgets
+
+            budgets = TokenBudgets([TokenBudget.parse(text) for text in arguments.fit], arguments.local_files_only)
+        elif any(one.measure == "over-budget" for one in limits):
+            raise ValueError("--fail-above over-budget= needs a tokenizer and a number of tokens: add --fit")
         if arguments.trigger is None:
             needs = next((one.measure for one in limits if one.measure in ("no-trigger", "near-misses")), None)
             if needs is not None:
@@ -37,7 +44,7 @@ def run(arguments: Namespace) -> int:
         texts = caption_texts(
             arguments.out, arguments.caption_column, arguments.include, arguments.exclude, unread.append
         )
-        audit = audit_captions(texts, arguments.trigger)
+        audit = audit_captions(texts, arguments.trigger, budgets)
     except (ValueError, OSError, ImportError) as error:
         return usage_error(arguments, error)
     over = exceeded(audit, limits)
@@ -58,6 +65,9 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     if length:
         middle = f"median {length['median']}, mean {length['mean']}"
         yield f"words of a caption: {length['min']} to {length['max']}, {middle}"
+    for budget, tokens in result.get("tokens", {}).items():
+        counts = f"{tokens['min']} to {tokens['max']} tokens, median {tokens['median']}"
+        yield f"{one_line(budget)}: {counts}; over the budget: {tokens['over']:,} ({_percent(tokens['share'])})"
     if "trigger" in result:
         yield from _trigger_lines(result["trigger"], result["captions"])
     for kind, title in _TITLES.items():

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..report.streaming_stats import TopCounts
+from ..rules.token_budget import TokenBudgets
+from ..state.token_counts import TokenCounts
 from .caption_texts import CaptionText
 from .near_captions import NearCaptions, NearDuplicates
 from .terms import is_function_phrase, terms_of
@@ -30,6 +32,7 @@ class CaptionAudit(AbstractContextManager["CaptionAudit"]):
 
     Args:
         trigger: word or phrase that every caption should have.
+        budgets: text encoders' token budgets, in which captions are counted; none is cut.
         capacity: number of different words, phrases of each length, and tags to keep.
 
     Attributes:
@@ -41,6 +44,7 @@ class CaptionAudit(AbstractContextManager["CaptionAudit"]):
         openings, endings: first and last three words -> number of captions.
         lengths: number of words -> number of captions.
         trigger: counts of the trigger, or None.
+        tokens: counts by token budget.
 
     Raises:
         ValueError: the trigger has no letters or digits.
@@ -55,13 +59,16 @@ class CaptionAudit(AbstractContextManager["CaptionAudit"]):
         (2, 2, 1)
     """
 
-    def __init__(self, trigger: str | None = None, capacity: int = _CAPACITY) -> None:
+    def __init__(
+        self, trigger: str | None = None, budgets: TokenBudgets | None = None, capacity: int = _CAPACITY
+    ) -> None:
         self.captions = self.empty = self.missing = 0
         self.problems: list[str] = []
         self.words, self.pairs, self.triples, self.tags = (TopCounts(capacity) for _ in TERM_KINDS)
         self.openings, self.endings = TopCounts(capacity), TopCounts(capacity)
         self.lengths: Counter[int] = Counter()
         self.trigger = None if trigger is None else TriggerCounts(trigger)
+        self.tokens, self._budgets = TokenCounts(), budgets
         self._near = NearCaptions()
         self._found: NearDuplicates | None = None
 
@@ -84,6 +91,12 @@ class CaptionAudit(AbstractContextManager["CaptionAudit"]):
             self.endings.add(" ".join(sequence[-_EDGE_WORDS:]))
         if self.trigger is not None:
             self.trigger.add(sequence, source)
+        if self._budgets is not None:
+            counts = {
+                str(budget): (count,)
+                for budget, count in zip(self._budgets.budgets, self._budgets.count(text), strict=True)
+            }
+            self.tokens.add(counts, counts)
         self._near.add(sequence, terms.words, text, source)
         self._found = None
 
@@ -128,6 +141,9 @@ class CaptionAudit(AbstractContextManager["CaptionAudit"]):
             "problems": self.problems,
             "length": _quantiles(self.lengths),
         }
+        for budget, found in self.tokens.budgets.items():
+            over = {"over": found.over, "share": self.share(found.over)}
+            result.setdefault("tokens", {})[budget] = {**_quantiles(found.tokens), **over}
         if self.trigger is not None:
             result["trigger"] = self._trigger(self.trigger)
         for kind in TERM_KINDS:
@@ -166,12 +182,14 @@ class CaptionAudit(AbstractContextManager["CaptionAudit"]):
         }
 
 
-def audit_captions(texts: Iterable[CaptionText], trigger: str | None = None) -> CaptionAudit:
+def audit_captions(
+    texts: Iterable[CaptionText], trigger: str | None = None, budgets: TokenBudgets | None = None
+) -> CaptionAudit:
     """Audit a stream of captions, including their near-duplicates, and return the closed audit.
 
     Args:
         texts: from `caption_texts`, for example.
-        trigger: word or phrase that every caption should have.
+        trigger, budgets: as of `CaptionAudit`.
 
     Raises:
         What `CaptionAudit` and the stream raise.
@@ -182,7 +200,7 @@ def audit_captions(texts: Iterable[CaptionText], trigger: str | None = None) -> 
         >>> audit.top("words", 3)  # doctest: +SKIP
         [('sks', 50), ('background', 50), ('white', 17)]
     """
-    with CaptionAudit(trigger) as audit:
+    with CaptionAudit(trigger, budgets) as audit:
         for one in texts:
             if one.text is None:
                 audit.add_missing(f"{one.source}: {one.problem}")

@@ -53,6 +53,13 @@ def _without_trigger(audit: CaptionAudit) -> Found:
     return [(f"captions without {trigger.trigger!r}", audit.captions - trigger.present)]
 
 
+def _over_budget(audit: CaptionAudit) -> Found:
+    if not audit.tokens.budgets and audit.captions:
+        raise ValueError("a limit for 'over-budget' needs a tokenizer and a number of tokens: add budgets (--fit)")
+    found = [(f"captions over {budget}", counts.over) for budget, counts in audit.tokens.budgets.items()]
+    return sorted(found, key=lambda entry: -entry[1])
+
+
 # Measure -> what it is, and the function that finds it, the most frequent first.
 MEASURES: dict[str, tuple[str, Callable[[CaptionAudit], Found]]] = {
     "term": ("any word, phrase or tag but the trigger and function words", _terms),
@@ -68,6 +75,7 @@ MEASURES: dict[str, tuple[str, Callable[[CaptionAudit], Found]]] = {
     ),
     "no-trigger": ("captions without the trigger", _without_trigger),
     "near-misses": ("captions with a word that looks like the trigger misspelt", _near_misses),
+    "over-budget": ("captions with more tokens than a budget", _over_budget),
     "empty": ("captions without words", lambda audit: [("empty captions", audit.empty)]),
     "missing": ("rows and files without a caption", lambda audit: [("missing captions", audit.missing)]),
 }
@@ -103,7 +111,7 @@ def exceeded(audit: CaptionAudit, limits: Iterable[Limit]) -> list[str]:
     """Return a line for each limit that the captions exceed.
 
     Raises:
-        ValueError: a limit needs a trigger, and the audit has none.
+        ValueError: a limit needs a trigger or a budget, and the audit has none.
 
     Example:
         >>> from mindone.pipelines.image_to_text.dataset.audit import CaptionAudit

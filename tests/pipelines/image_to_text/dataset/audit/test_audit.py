@@ -15,6 +15,10 @@ import pytest
 from caption_audit import checks, loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 
 from mindone.pipelines.image_to_text.dataset.audit import (
     CaptionAudit,
@@ -273,6 +277,28 @@ def test_limits() -> None:
     for wrong in ("110%", "x", "-1", "term=", "tem=1"):
         with pytest.raises(ValueError, match=r"expected a share|Did you mean 'term'"):
             parse_limit(wrong)
+
+
+def test_tokens_of_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tokenizer of words, with a special token at each end."""
+    tokenizer = Tokenizer(WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    (tmp_path / "encoder").mkdir()
+    tokenizer.save(str(tmp_path / "encoder" / "tokenizer.json"))
+    (tmp_path / "captions").mkdir()
+    folder = write_txt(tmp_path / "captions", CAPTIONS)
+    lengths = sorted(len(text.split()) + 2 for text in CAPTIONS)
+    budget = f"{tmp_path / 'encoder'}:10"
+    command = ["audit", str(folder), "--fit", budget, "--fail-above", "over-budget=10%"]
+    assert main([*command, "--json"]) == 1
+    counts = json.loads(capsys.readouterr().out)["tokens"][budget]
+    assert (counts["min"], counts["median"], counts["max"]) == (lengths[0], lengths[3], lengths[-1])
+    assert counts["over"] == sum(length > 10 for length in lengths) > 0
+    assert main(command) == 1
+    output = capsys.readouterr()
+    assert f"over the budget: {counts['over']}" in output.out and "over-budget: more than 10 %" in output.err
+    assert main(["audit", str(folder), "--fail-above", "over-budget=1%"]) == 2
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
