@@ -27,6 +27,7 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 OTHER_WEIGHTS = "non_lora_trainables.bin"
 # LLaVA stores config.json with the adapter; these fields of it say how the adapted model is used.
 CONFIG_FIELDS = ("select_layer", "select_feature", "image_aspect_ratio", "use_im_start_end", "use_im_patch_token")
+MAX_NAME = 512  # characters of a tensor's name
 LANGUAGE_MODEL_TYPES = ("llama", "mistral")
 
 _LORA = re.compile(r"(?P<module>.+)\.(?P<part>lora_[AB])(?:\.default)?\.(?P<kind>weight|bias)")
@@ -101,6 +102,11 @@ def _changes(
     unknown: list[str] = []
     parts: dict[str, dict[str, StoredTensor]] = {}
     for tensor in tensors:
+        if len(tensor.name) > MAX_NAME:
+            raise CheckpointError(
+                f"{tensor.file} has a tensor whose name has {len(tensor.name)} characters, at most {MAX_NAME} are "
+                f"expected: {tensor.name[:80]!r}..."
+            )
         found = _LORA.fullmatch(tensor.name) or _EMBEDDING.fullmatch(tensor.name) or _MAGNITUDE.fullmatch(tensor.name)
         if found is None:
             name = _known_name(_WRAPPED.sub("", tensor.name))

@@ -331,6 +331,11 @@ TENSOR_MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
         r"nothing for 1 weights that its config names: lm_head \(modules_to_save\)",
     ),
     "no magnitudes of DoRA": (None, {"use_dora": True}, r"use_dora is true .* has no lora_magnitude_vector"),
+    "an endless name": (
+        lambda tensors: tensors.update({A.replace("layers.0", f"layers.{'9' * 5000}"): tensors[A].clone()}),
+        {},
+        r"a tensor whose name has 5\d\d\d characters, at most 512 are expected: 'base_model\.model.{0,80}'\.\.\.$",
+    ),
     "scalars": (
         lambda tensors: tensors.update({A: torch.tensor(1.0), B: torch.tensor(1.0)}),
         {},
