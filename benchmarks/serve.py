@@ -7,8 +7,12 @@
 Closed loop: each of N clients sends its next request when its last one is answered. Open loop (`--rate`): requests
 arrive at random times (Poisson), however many are running; what the server refuses with 429 is counted. Every request
 has an image of its own unless `--images` is smaller, so that a cache of features does not help. The last line is one
-JSON object; times are in milliseconds. `outside_engine` is the share of a request's time in which it was neither in the
-engine's queue nor in its batch, by the server's own `timings`, which only `share4v serve` sends.
+JSON object; times are in milliseconds.
+
+Two figures of what the server adds to the model are from `share4v serve` alone. `outside_engine` is the share of a
+request's time in which it was neither in the engine's queue nor in its batch, by the server's own `timings`; on a busy
+machine it contains waiting for a CPU. `cpu_ms_per_answer` is CPU time by what it was spent on, from `/metrics`, and
+`outside_model_cpu` the share of all that was not for the model: it needs no idle machine.
 """
 
 from __future__ import annotations
@@ -19,8 +23,10 @@ import base64
 import io
 import json
 import random
+import re
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from http_stream import Answer, ask
@@ -107,14 +113,45 @@ def summary(answers: list[Answer], seconds: float) -> dict[str, Any]:
     return result | ({"errors": errors[:3]} if errors else {})
 
 
+async def cpu_seconds(arguments: argparse.Namespace) -> dict[str, float]:
+    """Return the server's CPU time since its start: that of the process, and of its parts; empty if it does not say."""
+    target = urlsplit(arguments.base_url)
+    reader, writer = await asyncio.open_connection(target.hostname, target.port or 80)
+    key = [f"Authorization: Bearer {arguments.api_key}"] if arguments.api_key else []
+    head = ["GET /metrics HTTP/1.1", f"Host: {target.hostname}:{target.port or 80}", "Connection: close", *key, "", ""]
+    writer.write("\r\n".join(head).encode())
+    text = (await reader.read()).decode()
+    writer.close()
+    parts = {
+        found["thread"]: float(found["seconds"])
+        for found in re.finditer(
+            r'^share4v:thread_cpu_seconds_total{.*thread="(?P<thread>\w+)".*} (?P<seconds>\S+)', text, re.M
+        )
+    }
+    process = re.search(r"^process_cpu_seconds_total (\S+)", text, re.M)
+    return {"process": float(process[1]), **parts} if parts and process else {}
+
+
+def cpu_share(before: dict[str, float], after: dict[str, float], answered: int) -> dict[str, Any]:
+    """Return the CPU time of a run by what it was spent on, in ms per answer, and the share outside the model."""
+    if not before or not answered:
+        return {}
+    spent = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
+    outside = sum(seconds for name, seconds in spent.items() if name not in ("process", "model"))
+    milliseconds = {name: round(1000 * seconds / answered, 3) for name, seconds in spent.items()}
+    return {"cpu_ms_per_answer": milliseconds, "outside_model_cpu": round(outside / spent["process"], 4)}
+
+
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Warm the server up, run the load, and return its figures."""
     for body in bodies(arguments, arguments.warm_up, 10**6):
         await ask(arguments.base_url, body, arguments.api_key)
     requests = bodies(arguments, arguments.requests, 0)
+    before = await cpu_seconds(arguments)
     start = time.perf_counter()
     answers = await (open_loop if arguments.rate else closed_loop)(arguments, requests)
-    return summary(answers, time.perf_counter() - start)
+    result = summary(answers, time.perf_counter() - start)
+    return result | cpu_share(before, await cpu_seconds(arguments), result["answered"])
 
 
 def main() -> None:

@@ -45,8 +45,8 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("api",),),
     ),
     SERVE: (
-        (("errors",), ("options",), ("model_thread",), ("metrics",), ("grammar_trial",)),
-        (("page",),),
+        (("errors",), ("options",), ("model_thread",), ("cpu_time",), ("grammar_trial",)),
+        (("page",), ("metrics",)),
         (("kinds",), ("json_text",), ("admission",), ("remote_images",), ("sampling",)),
         (("fields",), ("images",), ("http",), ("structured_output",)),
         (("tokens",),),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from .cpu_time import thread_cpu_seconds
 
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.continuous_batch import Completion
@@ -29,6 +31,7 @@ class Metrics:
         self._gauges = gauges
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)  # CPU time, memory and open files of the process
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts")
         self._new_tokens = self._counter("generation_tokens", "Generated tokens")
         self._success = self._counter("request_success", "Answers that ended without an error", "finished_reason")
@@ -57,6 +60,14 @@ class Metrics:
             metric = kind(name, text, labels=_LABELS)
             metric.add_metric([self._model], value)
             yield metric
+        cpu = CounterMetricFamily(
+            "share4v:thread_cpu_seconds",
+            "CPU time of the server's threads; that of the model's libraries is only in process_cpu_seconds",
+            labels=(*_LABELS, "thread"),
+        )
+        for part, seconds in thread_cpu_seconds().items():
+            cpu.add_metric([self._model, part], seconds)
+        yield cpu
 
     def describe(self) -> Iterator[Any]:
         """Yield nothing: the names are not known before the first collection."""
