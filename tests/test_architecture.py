@@ -36,7 +36,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("readers",), ("rules",)),
         (("prompts",),),
         (("writers",), ("report", "audit")),
-        (("options", "keywords"),),
+        (("options", "keywords", "text_specs"),),
         (("inference",),),
         (("executors",),),
         (("near_equal",),),

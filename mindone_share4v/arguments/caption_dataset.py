@@ -272,6 +272,15 @@ def _add_prompt_arguments(parser: ArgumentParser) -> None:
         help="ask every prompt about every input (default: draw one for each caption)",
     )
     group.add_argument(
+        "--text",
+        action="append",
+        dest="texts",
+        metavar="NAME:STYLE",
+        help="give every input a text of this name; can be repeated. NAME:PROMPT asks a prompt of your own, which may "
+        "contain the names of earlier texts, as in 'short:Shorten: {long}'. All other settings are the job's, or those "
+        "of the table [texts.NAME] in --config",
+    )
+    group.add_argument(
         "--captions",
         type=int,
         default=1,

@@ -104,6 +104,9 @@ def _print_skipped(arguments: Namespace, groups: Sequence[SkippedGroup]) -> None
 
 def _shown_name(argument: str) -> str:
     """Return how the command line names an argument of `caption_dataset`."""
+    if argument.startswith("texts."):
+        _, name, setting = argument.split(".", 2)
+        return f"{setting} of --text {name}"
     return "INPUT" if argument == "inputs" else flag_of(argument)
 
 

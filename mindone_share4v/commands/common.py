@@ -48,8 +48,10 @@ _PLAIN_NAMES = (
     "seed",
     "temperature",
     "template",
+    "texts",
     "workers",
 )
+_FLAGS = {"texts": "--text"}  # of arguments whose flag has another name
 # Errors of the libraries name an argument and then its flag, as in "pass restart (--restart)".
 _NAME_AND_FLAG = re.compile(r"\b\w+ \((--[a-z-]+)\)")
 
@@ -134,7 +136,7 @@ def usage_error(arguments: Namespace, error: Exception) -> int:
 
 def flag_of(name: str) -> str:
     """Return the flag that sets an argument: --top-p for top_p."""
-    return f"--{name.replace('_', '-')}"
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def with_flags(arguments: Namespace, message: str) -> str:
@@ -155,5 +157,5 @@ def with_flags(arguments: Namespace, message: str) -> str:
             # Not inside a path, a dotted name or quotes; `name=True` becomes the flag alone, since it takes no value.
             message = re.sub(rf"(?<![\w./'\"-]){name}(=True)?(?![\w/'\"-]|\.\w)", flag_of(name), message)
         elif name in _PLAIN_NAMES:
-            message = re.sub(rf"\A{name}(?= )", flag_of(name), message)
+            message = re.sub(rf"\A{name}(?=[ :])", flag_of(name), message)
     return message

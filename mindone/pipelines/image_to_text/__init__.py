@@ -26,6 +26,7 @@ _EXPORTS = {
     "Record": "dataset.state.records",
     "SkippedGroup": "dataset.state.skipped",
     "TextRules": "dataset.rules.text_rules",
+    "TextSpec": "dataset.text_specs",
     "WriterOptions": "dataset.writers",
     "caption_dataset": "dataset.api",
     "job_status": "dataset.report.status",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .dataset.rules.text_rules import TextRules
     from .dataset.state.records import InputPreview, JobError, JobPreview, JobSummary, Record
     from .dataset.state.skipped import SkippedGroup
+    from .dataset.text_specs import TextSpec
     from .dataset.writers import WriterOptions
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "Record",
     "SkippedGroup",
     "TextRules",
+    "TextSpec",
     "WriterOptions",
     "caption_dataset",
     "job_status",

@@ -169,8 +169,13 @@ class Engine(Generic[RequestId]):
         """Number of images of waiting requests that are not encoded yet."""
         return sum(map(len, self._unencoded()))
 
-    def submit(self, request: Request[RequestId]) -> None:
+    def submit(self, request: Request[RequestId], first: bool = False) -> None:
         """Add a request; the following steps process it.
+
+        Args:
+            request: the request.
+            first: whether it goes before all waiting requests; so the next free row, which may be that of a request
+                with the same prefix, is used for it.
 
         Raises:
             ValueError: the engine already has a request of this name, or the settings ask for beam search or several
@@ -184,7 +189,10 @@ class Engine(Generic[RequestId]):
             if request.request_id in self._requests:
                 raise ValueError(f"request {request.request_id!r} is already in the engine: choose another name")
             self._requests[request.request_id] = request
-            self._waiting.append(request)
+            if first:
+                self._waiting.appendleft(request)
+            else:
+                self._waiting.append(request)
             self._condition.notify_all()
 
     def stream(self, request: Request[RequestId]) -> PieceStream[RequestId]:

@@ -47,7 +47,7 @@ _SIDECAR_FORMATS = frozenset(("txt", "caption"))
 # Options that the first version of job.json lacks, with their defaults: they are stored if they are set, so that a job
 # of an older version can be resumed.
 _NEWER_READER_OPTIONS = {"encoding": None, "same_name": "extension"}
-_DERIVED_READER_OPTIONS = ("own_outputs", "separate_files")  # follow from `out` and `formats`
+_DERIVED_READER_OPTIONS = ("own_outputs", "separate_files", "text_names")  # follow from `out` and `formats`
 
 
 def caption_dataset(
@@ -74,8 +74,9 @@ def caption_dataset(
     - `settings` (CaptioningSettings, and in it TextRules and DownloadOptions): max_new_tokens, min_new_tokens,
       temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size,
       stop, schema (or the path of its file), begin_with, attempts, seed, batch_size, workers, max_image_pixels;
-      strip_openings, strip, max_sentences, max_words, min_words, require, forbid; url_attempts, url_seconds, url_bytes,
-      url_per_host, url_private, user_agent_token, disallowed_header_directives.
+      strip_openings, strip, max_sentences, max_words, min_words, require, forbid; texts (TextSpecs, or as the flag
+      --text has them); url_attempts, url_seconds, url_bytes, url_per_host, url_private, user_agent_token,
+      disallowed_header_directives.
     - `readers` (ReaderOptions): include, exclude, image_root, image_column, caption_column, key_column, caption_root,
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, on_fault, overwrite,
@@ -115,7 +116,10 @@ def caption_dataset(
     job = replace(
         given,
         options=replace(given.options, formats=formats),
-        readers=_readers_beside_output(given.readers, given.options.out, formats),
+        readers=replace(
+            _readers_beside_output(given.readers, given.options.out, formats),
+            text_names=given.options.writers.texts[1:],
+        ),
     )
     return _run(paths, job, on_start or _ignore, on_record or _ignore, on_skipped or _ignore)
 
@@ -159,10 +163,7 @@ def _run(
         return _previewed(paths, job, directory)
     with entered as state:
         listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
-        if not state.has_same_captions(description):  # the inputs that failed are captioned with other rules
-            delete_caption_caches(directory)
-        state.update_description(description)
-        state.sign_description(description)
+        _store_description(state, description)
         remove_queues(state.directory)
         on_skipped(read_skipped(state.path(SKIPPED)))
         on_start(count_done(directory), len(listing))
@@ -177,6 +178,7 @@ def _run(
             wording=options.writers.wording,
             on_fault=options.on_fault,
             find_near_equal=find_near_equal(options.near_equal, state.directory, job.settings),
+            texts=job.settings.texts,
         )
         return captioning.run(
             lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
@@ -194,6 +196,14 @@ def _previewed(paths: Sequence[str], job: DatasetOptions, directory: Path) -> Jo
     known = None if job.options.restart else directory
     listed = limited(lambda: list_inputs(paths, job.readers, skipped), job.options.limit, known)
     return replace(preview_job(listed, job, directory), skipped=skipped.groups())
+
+
+def _store_description(state: JobState, description: dict[str, Any]) -> None:
+    """Store and sign the settings, which may differ from the stored ones where the records remain valid."""
+    if not state.has_same_captions(description):  # the inputs that failed are captioned with other rules
+        delete_caption_caches(state.directory)
+    state.update_description(description)
+    state.sign_description(description)
 
 
 def _listed(paths: Sequence[str], readers: ReaderOptions, state: JobState) -> Iterator[Item]:
@@ -235,6 +245,7 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
             "seed": settings.seed,
             **({} if options.on_fault == "keep" else {"on_fault": options.on_fault}),
         },
+        **({"texts": {text.name: text.description for text in settings.texts}} if settings.texts else {}),
         "out": None if options.out is None else str(Path(options.out).absolute()),
         "formats": list(options.formats),
         "sinks": options.writers.description,

@@ -28,7 +28,8 @@ from .writers import check_outputs, find_existing_output, output_path, writer_ro
 
 if TYPE_CHECKING:
     from .keywords import DatasetOptions
-    from .options import ModelChoice
+    from .options import CaptioningSettings, ModelChoice
+    from .prompts.plan import PromptPlan
 
 _CHECKED_INPUTS = 1000  # inputs whose columns are compared with the variables of prompts
 
@@ -53,7 +54,9 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
     cache_root()  # has the key that signs the job's state; raises if this user has no home directory
     executor_class(engine)
     check_outputs(job.options.formats, job.options.out, paths)
-    budgets = [TokenBudget.parse(one) for one in job.options.writers.fit]
+    writers = job.options.writers
+    fits = dict.fromkeys(one for fit in (writers.fit, *writers.text_fits.values()) for one in fit)
+    budgets = [TokenBudget.parse(one) for one in fits]
     TokenBudgets(budgets, job.choice.local_files_only)  # downloads the tokenizers, which are small
     _check_writable(paths, job.options.out, state)
     if not (job.options.overwrite or job.options.adopt):  # an adopted job has its outputs at other paths
@@ -76,11 +79,11 @@ def check_template_variables(paths: Sequence[str], job: DatasetOptions) -> None:
     Raises:
         ValueError: the message names the known variables.
     """
-    template = job.options.writers.template
-    if template is not None and not variables_of(template, WHERE) <= {CAPTION, *BUILT_IN}:
-        _check_inputs_have(
-            lambda columns, later: check_known([template], {CAPTION, *columns}, later, WHERE), job, paths
-        )
+    writers = job.options.writers
+    known = {CAPTION, *writers.texts}
+    templates = [one for one in (writers.template, *writers.text_templates.values()) if one is not None]
+    if any(not variables_of(template, WHERE) <= {*known, *BUILT_IN} for template in templates):
+        _check_inputs_have(lambda columns, later: check_known(templates, {*known, *columns}, later, WHERE), job, paths)
 
 
 def needs_start(state: Path, restart: bool) -> bool:
@@ -116,7 +119,8 @@ def _check_endpoints(job: DatasetOptions, engine: str) -> None:
     for url in executor.endpoints:
         base_address(url)
     read_key(executor.api_key_env)
-    check_settings(job.choice, job.settings, executor.request_fields)
+    for _, settings in _plans(job):
+        check_settings(job.choice, settings, executor.request_fields)
 
 
 def _check_generation(job: DatasetOptions, engine: str) -> None:
@@ -125,17 +129,23 @@ def _check_generation(job: DatasetOptions, engine: str) -> None:
 
     from ..settings import check_settings  # imports MindSpore
 
-    if job.settings.schema is not None:
+    for schema in (settings.schema for _, settings in _plans(job) if settings.schema is not None):
         if job.options.existing in ("append", "prepend"):
             raise ValueError(
                 f"schema and existing={job.options.existing!r} cannot be combined: JSON with another text is no JSON; "
                 "use skip or overwrite"
             )
         if engine != "http":  # an endpoint has its own compiler, and accepts what that does
-            check_grammar(job.settings.schema)
-    for prompt in job.plan.prompts:
-        generation, _ = job.settings.of_style(prompt.style)
-        check_settings(None, generation)
+            check_grammar(schema)
+    for plan, settings in _plans(job):
+        for prompt in plan.prompts:
+            generation, _ = settings.of_style(prompt.style)
+            check_settings(None, generation)
+
+
+def _plans(job: DatasetOptions) -> list[tuple[PromptPlan, CaptioningSettings]]:
+    """Return the prompts of each text, with the settings of their answers."""
+    return [(text.plan, text.settings) for text in job.settings.texts] or [(job.plan, job.settings)]
 
 
 def _check_model(choice: ModelChoice, engine: str) -> None:
@@ -181,8 +191,10 @@ def _check_inputs_have(
 
 
 def _check_known(job: DatasetOptions, columns: Collection[str], allows_absent: bool = False) -> None:
-    job.plan.check(columns, allows_absent)
-    check_known([job.settings.begin_with], columns, allows_absent, "begin_with")
+    names = [text.name for text in job.settings.texts]
+    for index, (plan, settings) in enumerate(_plans(job)):
+        plan.check({*columns, *names[:index]}, allows_absent)
+        check_known([settings.begin_with], columns, allows_absent, "begin_with")
 
 
 def _passes(check: Callable[[Collection[str], bool], None], columns: Collection[str]) -> bool:

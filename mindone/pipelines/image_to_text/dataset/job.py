@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from .executors.base import Executor
 from .near_equal import Inputs, NearEqualInputs
+from .options import NamedText
 from .prompts.plan import PromptPlan
 from .prompts.variables import fill, has_variables
 from .rules.retries import breaks_rules, broken_rules
@@ -234,6 +235,7 @@ class CaptionJob:
         on_fault: what to do with captions that break a rule: a value of `options.FAULT_MODES`.
         find_near_equal: finds the near-equal inputs, given a function that yields the inputs from a number on; None if
             they do not matter.
+        texts: the named texts, which have plans and settings of their own.
     """
 
     def __init__(
@@ -249,7 +251,9 @@ class CaptionJob:
         wording: Wording = Wording(),  # noqa: B008  frozen
         on_fault: str = "keep",
         find_near_equal: Callable[[Inputs], NearEqualInputs] | None = None,
+        texts: Sequence[NamedText] = (),
     ) -> None:
+        self.texts = texts
         self.wording, self.on_fault, self._find_near_equal = wording, on_fault, find_near_equal
         self.state, self.listing, self.plan, self.existing = state, listing, plan, existing
         self.begin_with = begin_with
@@ -362,10 +366,29 @@ class CaptionJob:
         """Yield the tasks of the executor, from input number `start`."""
         for item, settled in self._inputs(start):
             if settled is None and not (self._near is not None and self._near.shares(item.number)):
-                questions = self.plan.questions(item)
-                styles = tuple(None if question.style is None else question.style.name for question in questions)
-                own = fill(self.begin_with, item) if has_variables(self.begin_with) else None
-                yield Task(item, tuple(question.text for question in questions), styles, own)
+                yield self._task(item)
+
+    def _task(self, item: Item) -> Task:
+        """Return the task of an input; raises a ValueError if the input lacks a value that a prompt needs."""
+        if self.texts:
+            return self._task_of_texts(item)
+        questions = self.plan.questions(item)
+        styles = tuple(None if question.style is None else question.style.name for question in questions)
+        own = fill(self.begin_with, item) if has_variables(self.begin_with) else None
+        return Task(item, tuple(question.text for question in questions), styles, own)
+
+    def _task_of_texts(self, item: Item) -> Task:
+        names = tuple(text.name for text in self.texts)
+        steps = [text.plan.step(item, names[:index]) for index, text in enumerate(self.texts)]
+        begins = [text.settings.begin_with for text in self.texts]
+        return Task(
+            item,
+            tuple(step.text for step in steps),
+            tuple(None if step.style is None else step.style.name for step in steps),
+            texts=names,
+            beginnings=tuple(fill(begin, item) if has_variables(begin) else None for begin in begins),
+            needs=tuple(step.needs for step in steps),
+        )
 
     def _inputs(self, start: int) -> Iterator[tuple[Item, Record | None]]:
         """Yield the inputs from number `start`, each with its record if that needs no model."""
@@ -374,12 +397,12 @@ class CaptionJob:
 
     def _settled(self, item: Item) -> Record | None:
         """Return the record of an input whose caption is kept, or whose prompt cannot be filled in."""
-        blank = Record(item.number, item.key, item.source, columns=item.columns)
+        names = tuple(text.name for text in self.texts)
+        blank = Record(item.number, item.key, item.source, columns=item.columns, texts=names)
         if not needs_caption(self.existing, item.caption):
             return replace(blank, captions=((item.caption or "").strip(),), notes=(KEPT_EXISTING,))
         try:
-            self.plan.questions(item)
-            fill(self.begin_with, item)
+            self._task(item)
         except ValueError as error:
             return replace(blank, error=str(error))
         return None
@@ -389,9 +412,13 @@ class CaptionJob:
 
         With `on_fault` "fail", captions that break a rule are a failure too.
         """
-        beginning = fill(self.begin_with, item).strip()
-        if record.error is None and any(caption.strip() in ("", beginning) for caption in record.captions):
-            return replace(record, captions=(), error=EMPTY, place=item.place)
+        if self.texts:
+            record = replace(record, texts=tuple(text.name for text in self.texts))
+        begins = [text.settings.begin_with for text in self.texts] or [self.begin_with] * len(record.captions)
+        for index, (caption, begin) in enumerate(zip(record.captions, begins, strict=False)):
+            if record.error is None and caption.strip() in ("", fill(begin, item).strip()):
+                name = f"{record.texts[index]}: " if record.texts else ""
+                return replace(record, captions=(), error=f"{name}{EMPTY}", place=item.place)
         if self.on_fault == "fail" and record.error is None and breaks_rules(record.notes):
             reason = f"breaks a rule: {'; '.join(broken_rules(record.notes))}"
             return replace(record, captions=(), rejected=record.captions, error=reason, place=item.place)

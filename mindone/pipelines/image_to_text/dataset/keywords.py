@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from mindone.models.share4v.load_options import LoadArguments
 from mindone.models.share4v.suggestions import unknown
 
-from .options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice
+from .options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice, NamedText
 from .prompts.plan import PromptPlan
 from .prompts.schema_file import read_schema_file
+from .prompts.variables import variables_of
 from .readers import ReaderOptions
 from .readers.downloads import DownloadOptions
 from .rules.text_rules import TextRules
+from .text_specs import TextSpec, read_texts
 from .writers import WriterOptions
 
 
@@ -77,6 +79,12 @@ class CaptioningKeywords(TypedDict, total=False):
     batch_size: int
     workers: int
     max_image_pixels: int | None
+
+
+class TextKeywords(TypedDict, total=False):
+    """Named texts: TextSpecs, `NAME:STYLE` or `NAME:PROMPT`, or tables of settings by name."""
+
+    texts: str | TextSpec | Sequence[str | TextSpec] | Mapping[str, Any] | None
 
 
 class RuleKeywords(TypedDict, total=False):
@@ -166,6 +174,7 @@ class DatasetKeywords(
     ModelKeywords,
     PromptKeywords,
     CaptioningKeywords,
+    TextKeywords,
     RuleKeywords,
     DownloadKeywords,
     ReaderKeywords,
@@ -236,13 +245,71 @@ def build_options(
     downloads = DownloadOptions(**_fields(values, DownloadKeywords))
     writers = WriterOptions(**_fields(values, WriterKeywords))
     executor = ExecutorOptions(**_fields(values, ExecutorKeywords))
-    return DatasetOptions(
+    made = DatasetOptions(
         choice=choice or ModelChoice(**_fields(values, ModelKeywords)),
         plan=plan or PromptPlan.from_options(**_fields(values, PromptKeywords), seed=values.get("seed", 0)),
         settings=settings
         or CaptioningSettings(**_fields(values, CaptioningKeywords), rules=rules, downloads=downloads),
         readers=readers or _reader_options(_fields(values, ReaderKeywords)),
         options=options or JobOptions(**_fields(values, JobKeywords), writers=writers, executor=executor),
+    )
+    return _with_texts(made, read_texts(values.get("texts") or ()))
+
+
+def _with_texts(job: DatasetOptions, specs: Sequence[TextSpec]) -> DatasetOptions:
+    """Return a job's options with named texts, each of which has the job's settings where it has none of its own."""
+    if not specs:
+        return job
+    if job.options.existing in ("append", "prepend"):
+        raise ValueError(
+            f"existing={job.options.existing!r} and texts cannot be combined: an existing caption is one text, and it "
+            "is not known which; use skip or overwrite"
+        )
+    if job.plan.count > 1:
+        raise ValueError(
+            "texts and several captions of each input cannot be combined, since a named text has one: leave captions "
+            "and every_prompt out, and name further texts"
+        )
+    texts = tuple(_named_text(spec, job) for spec in specs)
+    for index, text in enumerate(texts):
+        earlier = {one.name for one in texts[:index]}
+        if not text.sees_image and not all(variables_of(prompt.text) & earlier for prompt in text.plan.prompts):
+            raise ValueError(
+                f"texts: {text.name} does not see the image, so its prompt must contain an earlier text: "
+                f"{', '.join(f'{{{name}}}' for name in sorted(earlier)) or 'there is none before it'}"
+            )
+    templates = {text.name: text.template for text in texts if text.template is not None}
+    writers = replace(
+        job.options.writers,
+        texts=tuple(text.name for text in texts),
+        text_templates=templates,
+        text_fits={text.name: text.fit for text in texts if text.fit is not None},
+    )
+    return replace(
+        job,
+        settings=replace(job.settings, texts=texts),
+        options=replace(job.options, writers=writers),
+    )
+
+
+def _named_text(spec: TextSpec, job: DatasetOptions) -> NamedText:
+    values = {name: _plain(name, value) for name, value in spec.given.items()}
+    if isinstance(values.get("schema"), str):
+        values["schema"] = read_schema_file(values["schema"])
+    try:
+        rules = replace(job.settings.rules, **_fields(values, RuleKeywords))
+        settings = replace(job.settings, texts=(), rules=rules, **_fields(values, CaptioningKeywords))
+        asked = _fields(values, PromptKeywords)
+        plan = PromptPlan.from_options(**asked, seed=settings.seed) if asked else replace(job.plan, seed=settings.seed)
+    except ValueError as error:
+        raise ValueError(f"texts: {spec.name}: {error}") from error
+    return NamedText(
+        name=spec.name,
+        plan=plan,
+        settings=settings,
+        sees_image=spec.image,
+        template=spec.template,
+        fit=values.get("fit"),
     )
 
 

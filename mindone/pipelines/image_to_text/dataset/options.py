@@ -16,6 +16,7 @@ from typing import Any
 from mindone.models.share4v.load_options import LoadOptions, adapter_weights
 from mindone.models.share4v.suggestions import unknown
 
+from .prompts.plan import PromptPlan
 from .prompts.styles import get_style
 from .prompts.variables import variables_of
 from .readers.downloads import DownloadOptions
@@ -95,6 +96,7 @@ class CaptioningSettings:
         workers: number of threads that read and decode images.
         max_image_pixels: maximum number of pixels of an image; by default what Pillow opens, 178,956,970.
         downloads: how images at URLs are downloaded.
+        texts: named texts that every image gets in place of one caption, each with settings of its own.
 
     Raises:
         ValueError: a value is out of range, or a setting would change or cut a caption that matches the schema.
@@ -120,6 +122,7 @@ class CaptioningSettings:
     workers: int = 2
     max_image_pixels: int | None = None
     downloads: DownloadOptions = field(default_factory=DownloadOptions)
+    texts: tuple[NamedText, ...] = ()
 
     def __post_init__(self) -> None:
         _check_positive_integers(self, "batch_size", "workers")
@@ -155,12 +158,23 @@ class CaptioningSettings:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What records store of `generation`: all but the schema, of which they have a digest."""
+        """What records store of `generation`: all but the schema, of which they have a digest; by text, if named."""
+        if self.texts:
+            return {text.name: text.settings.recorded for text in self.texts}
         generation = self.generation
         schema = generation.pop("schema", None)
         if schema is None:
             return generation
         return {**generation, "schema_sha256": sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()}
+
+    def of_text(self, name: str) -> CaptioningSettings:
+        """Return the settings of a named text; of "", which has no name, these."""
+        return next((text.settings for text in self.texts if text.name == name), self)
+
+    @property
+    def blind_texts(self) -> frozenset[str]:
+        """Names of the texts for which the model does not see the image."""
+        return frozenset(text.name for text in self.texts if not text.sees_image)
 
     def of_style(self, style: str | None) -> tuple[dict[str, Any], TextRules]:
         """Return the keyword arguments of `generate` and the rules for captions of a style, or of None.
@@ -187,6 +201,41 @@ class CaptioningSettings:
                 f"{generation['max_new_tokens']} tokens: set max_new_tokens too"
             )
         return generation, rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedText:
+    """One of several texts that every image gets; made from a `TextSpec` and the job's settings.
+
+    Attributes:
+        name: of the text; "" in a job without named texts.
+        plan: its prompts; one caption for each image.
+        settings: how it is generated.
+        sees_image: whether the model sees the image.
+        template, fit: what is written in place of the text, and its token budgets; None: the job's.
+    """
+
+    name: str
+    plan: PromptPlan
+    settings: CaptioningSettings
+    sees_image: bool = True
+    template: str | None = None
+    fit: tuple[str, ...] | None = None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All settings that affect the text, as JSON values."""
+        return {
+            "prompts": self.plan.to_json(),
+            "image": self.sees_image,
+            "captions": {
+                "generation": self.settings.generation,
+                "rules": asdict(self.settings.rules),
+                "beginning": self.settings.begin_with,
+                "attempts": self.settings.attempts,
+                "seed": self.settings.seed,
+            },
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

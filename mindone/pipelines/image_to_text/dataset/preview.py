@@ -70,10 +70,19 @@ def _preview(item: Item, record: tuple[str | None, ...] | None, job: DatasetOpti
     if not needs_caption(job.options.existing, item.caption):
         return InputPreview(item.source, "keep")
     try:
-        prompts, beginning = job.plan.texts(item), fill(job.settings.begin_with, item)
+        prompts, beginning = _prompts(item, job), fill(job.settings.begin_with, item)
     except ValueError as error:
         return InputPreview(item.source, "fail", error=str(error))
     return InputPreview(item.source, "caption" if record is None else "retry", prompts, beginning)
+
+
+def _prompts(item: Item, job: DatasetOptions) -> tuple[str, ...]:
+    """Return what an input would be asked; of named texts with their names, and with earlier texts as variables."""
+    texts = job.settings.texts
+    names = [text.name for text in texts]
+    steps = [text.plan.step(item, names[:index]) for index, text in enumerate(texts)]
+    named = tuple(f"{name}: {step.text}" for name, step in zip(names, steps, strict=True))
+    return named or job.plan.texts(item)
 
 
 def _description(row: WriterRow, out: str | None) -> str:

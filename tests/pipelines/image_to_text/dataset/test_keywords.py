@@ -130,7 +130,7 @@ VALUES: dict[str, Any] = {
 def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("2 | Where?")
     (tmp_path / "schema.json").write_text('{"type": "object"}')
-    assert set(VALUES) == set(KEYWORDS) - {"prompt_file", "schema"}
+    assert set(VALUES) == set(KEYWORDS) - {"prompt_file", "schema", "texts"}
     for schema in ({"type": "object"}, tmp_path / "schema.json", str(tmp_path / "schema.json")):
         assert build_options({"schema": schema}).settings == CaptioningSettings(schema={"type": "object"})
     assert build_options({**VALUES, "prompt_file": tmp_path / "prompts.txt"}) == DatasetOptions(

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from ..inference.caption_cache import CaptionCache, cache_name, caption_key
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
+from ..prompts.steps import next_steps
 from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt
 from ..state.records import Record
 from ..state.tasks import Task
@@ -144,7 +145,7 @@ class HttpExecutor:
             self._key,
             self._options.max_in_flight,
             self._options.request_timeout,
-            self._settings.schema is not None,
+            any(one.schema is not None for one in (self._settings, *(text.settings for text in self._settings.texts))),
         )
         return HttpRun(pool, readers, self._choice, self._settings, self._options, CaptionCache(self._cache))
 
@@ -225,7 +226,7 @@ class HttpRun:
 
     def start(self) -> None:
         """Ask each endpoint whether it can do what the job needs."""
-        body = self._body(None, "Describe this image", [probe_uri()], {"seed": 0})
+        body = self._body(self._settings, None, "Describe this image", [probe_uri()], {"seed": 0})
         body["max_tokens"] = 1
         self._opening = [asyncio.ensure_future(self.pool.admit(one, body)) for one in self.pool.endpoints]
 
@@ -251,8 +252,8 @@ class HttpRun:
         if read.error is not None:
             return replace(blank, error=read.error)
         started = time.perf_counter()
-        asked = [self._caption(task, read, index) for index in range(len(task.prompts))]
-        results = await asyncio.gather(*asked, return_exceptions=True)
+        results, prompts = await self._captions(task, read)
+        blank = replace(blank, prompts=tuple(prompts))
         usage = _usage(task.item.key, results)
         rejected = None
         for result in results:
@@ -269,7 +270,11 @@ class HttpRun:
             captions=tuple(caption.text for caption in captions),
             tokens=tuple(caption.tokens for caption in captions),
             finish_reasons=tuple(caption.finish_reason for caption in captions),
-            notes=tuple(note for caption in captions for note in caption.notes),
+            notes=tuple(
+                f"{name}: {note}" if name else note
+                for name, caption in zip(task.texts or ("",) * len(captions), captions, strict=True)
+                for note in caption.notes
+            ),
             seconds=round(time.perf_counter() - started, 3) if usage else 0.0,
             usage=usage,
         )
@@ -282,6 +287,7 @@ class HttpRun:
             source=item.source,
             model=self._model,
             prompts=task.prompts,
+            texts=task.texts,
             settings={**self._settings.recorded, **self._options.request_fields},
             sha256=read.sha256,
             width=read.width,
@@ -291,29 +297,57 @@ class HttpRun:
             download=read.download,
         )
 
-    async def _caption(self, task: Task, read: EncodedInput, index: int) -> Caption:
+    async def _captions(self, task: Task, read: EncodedInput) -> tuple[list[Caption | BaseException], list[str]]:
+        """Return the captions of an input, or why there is none, and the prompts, with earlier texts filled in."""
+        count = len(task.prompts)
+        prompts, results = list(task.prompts), list[Caption | BaseException | None]([None] * count)
+        running = {
+            asyncio.ensure_future(self._caption(task, read, index, prompts[index])): index
+            for index in range(count)
+            if not task.needs_of(index)
+        }
+        while running:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                index = running.pop(one)
+                results[index] = one.exception() or one.result()
+                if one.exception() is not None:
+                    continue
+                answers = [result.text if isinstance(result, Caption) else None for result in results]
+                try:
+                    for place, prompt in next_steps(task, answers, index):
+                        prompts[place] = prompt
+                        running[asyncio.ensure_future(self._caption(task, read, place, prompt))] = place
+                except ValueError as error:  # an answer is empty, or contains what no prompt can
+                    results[index] = InputRejectedError(f"{task.text_of(index)}: {error}")
+        return [result for result in results if result is not None], prompts
+
+    async def _caption(self, task: Task, read: EncodedInput, index: int, prompt: str) -> Caption:
         """Return a caption: from the cache, from a request for an equal image that is in flight, or from a new one."""
-        key = caption_key(task, read.sha256, index)
+        key = caption_key(task, read.sha256, index, prompt)
         cached = self._cache.get(key)
         if cached is not None:
             return cached
         if key not in self._pending:
-            self._pending[key] = asyncio.ensure_future(self._generate(task, read, index, key))
+            self._pending[key] = asyncio.ensure_future(self._generate(task, read, index, prompt, key))
         return await self._pending[key]
 
-    async def _generate(self, task: Task, read: EncodedInput, index: int, key: CaptionKey) -> Caption:
-        style, settings = task.styles[index], self._settings
+    async def _generate(self, task: Task, read: EncodedInput, index: int, prompt: str, key: CaptionKey) -> Caption:
+        style, settings = task.styles[index], self._settings.of_text(task.text_of(index))
+        uris = [] if task.text_of(index) in self._settings.blind_texts else read.uris
         rules = settings.of_style(style)[1]
-        attempts: list[Attempt] = []
+        attempts: list[Attempt] = self._cache.attempts(key, settings.seed, settings.attempts - 1)
         spending = Spending()
         caption = None
         try:
             while caption is None:
                 attempts.append(next_attempt(attempts, settings.seed, key))
-                body = self._body(style, task.prompts[index], read.uris, attempts[-1].changes)
+                body = self._body(settings, style, prompt, uris, attempts[-1].changes)
                 answer = await self.pool.ask(body, spending)
                 made = Caption(answer.text, answer.tokens, answer.finish_reason)
                 caption = accept(attempts, rules, settings.attempts, made, ())
+                if caption is None:
+                    self._cache.put_attempt(key, len(attempts), attempts[-1])
             source = {"model": answer.model, "payer": task.item.key, **vars(spending)}
             caption = replace(caption, source=source)
             self._cache.put(key, caption)
@@ -324,8 +358,10 @@ class HttpRun:
         finally:
             del self._pending[key]
 
-    def _body(self, style: str | None, prompt: str, uris: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
-        generation = {"max_new_tokens": _DEFAULT_TOKENS, **self._settings.of_style(style)[0]}
+    def _body(
+        self, settings: CaptioningSettings, style: str | None, prompt: str, uris: Any, changes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        generation = {"max_new_tokens": _DEFAULT_TOKENS, **settings.of_style(style)[0]}
         return request_body(self._model, prompt, uris, generation, changes, self._options.request_fields)
 
 

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
-from ..rules.retries import Caption, CaptionKey
+from ..rules.retries import TEXT_MARK, Attempt, Caption, CaptionKey, next_attempt
 from ..state.paths import CAPTION_CACHES
 from ..state.regular_files import remove_link, remove_own
 from ..state.tasks import Task
@@ -46,6 +46,10 @@ class CaptionCache:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS captions (picture BLOB, prompt BLOB, caption TEXT, "
                 "PRIMARY KEY (picture, prompt)) WITHOUT ROWID"
+            )
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS attempts (picture BLOB, prompt BLOB, number INTEGER, attempt TEXT, "
+                "PRIMARY KEY (picture, prompt, number)) WITHOUT ROWID"
             )
         except sqlite3.DatabaseError:
             connection.close()
@@ -88,25 +92,59 @@ class CaptionCache:
         except sqlite3.DatabaseError:
             self._restart()
 
+    def attempts(self, key: CaptionKey, seed: int, most: int) -> list[Attempt]:
+        """Return the first attempts at a caption that broke a rule, at most a number of them."""
+        try:
+            rows = self._connection.execute(
+                "SELECT attempt FROM attempts WHERE picture = ? AND prompt = ? ORDER BY number", _columns(key)
+            ).fetchall()
+        except sqlite3.DatabaseError:
+            self._restart()
+            return []
+        found: list[Attempt] = []
+        for (value,) in rows[:most]:
+            text, tokens, finish_reason, broken = json.loads(value)
+            attempt = next_attempt(found, seed, key)
+            attempt.caption, attempt.violations = Caption(text, tokens, finish_reason), tuple(broken)
+            found.append(attempt)
+        return found
+
+    def put_attempt(self, key: CaptionKey, number: int, attempt: Attempt) -> None:
+        """Store an attempt that broke a rule, so that a resumed job does not make it again."""
+        caption = attempt.caption
+        if caption is None:
+            return
+        value = json.dumps([caption.text, caption.tokens, caption.finish_reason, attempt.violations])
+        try:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?)", (*_columns(key), number, value)
+            )
+        except sqlite3.DatabaseError:
+            self._restart()
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
 
-def caption_key(task: Task, sha256: str | None, index: int) -> CaptionKey:
+def caption_key(task: Task, sha256: str | None, index: int, prompt: str | None = None) -> CaptionKey:
     """Return what determines a caption: the picture, the question, its style, and its number among equal questions.
 
-    A forced beginning belongs to it if it depends on the input; otherwise it is one of the job's settings.
+    A forced beginning belongs to it if it depends on the input; otherwise it is one of the job's settings. So does the
+    name of its text, which has settings of its own; but not to its seed, so that it is the caption of a job of its own.
 
     Args:
         task: the input and its prompts.
         sha256: hexadecimal digest of the picture's bytes.
         index: which of the prompts.
+        prompt: that prompt, variables filled in; by default the task's.
     """
-    repeat = task.prompts[:index].count(task.prompts[index])
-    question = f"{repeat} {task.styles[index] or ''} {task.prompts[index]}"
-    own = "" if task.beginning is None else f"\0{task.beginning}"
-    return bytes.fromhex(sha256 or ""), question + own
+    name, asked = task.text_of(index), task.prompts[index] if prompt is None else prompt
+    repeat = 0 if name else task.prompts[:index].count(asked)
+    question = f"{repeat} {task.styles[index] or ''} {asked}"
+    beginning = task.beginning_of(index)
+    own = "" if beginning is None else f"\0{beginning}"
+    return bytes.fromhex(sha256 or ""), question + own + (f"{TEXT_MARK}{name}" if name else "")
 
 
 def cache_name(rank: int = 0) -> str:

@@ -12,12 +12,13 @@ from weakref import WeakValueDictionary
 from mindone.models.share4v.generation.decoding import GenerationSettings, stop_strings
 from mindone.models.share4v.generation.engine import IMAGES_PER_RUN, Engine, ImageSet, Request
 
+from ..prompts.steps import next_steps
 from ..prompts.variables import has_variables
 from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt
 from ..rules.text_rules import TextRules
 from ..state.records import Record
 from .caption_cache import CaptionCache, caption_key
-from .prefetch import Prefetcher, PreparedInput
+from .prefetch import Prefetcher, PreparedInput, PromptEncoder
 from .token_rules import ForbiddenWords, forced_ids
 
 if TYPE_CHECKING:
@@ -34,6 +35,21 @@ if TYPE_CHECKING:
 PREFETCH_FACTOR = 2  # inputs to prefetch per slot of the batch, or per image of an encoder run if those are more
 MAX_WAITING = 64  # captions that may wait for a slot, and records for the consumer, while images are collected
 MAX_BATCHES_AHEAD = 64  # batches of inputs that may be started after the oldest incomplete one
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the texts of one name are generated.
+
+    Attributes:
+        settings: their settings.
+        beginning: ids with which they begin.
+        stops: strings that end them.
+    """
+
+    settings: CaptioningSettings
+    beginning: Sequence[int]
+    stops: tuple[str, ...]
 
 
 class Captioner:
@@ -58,18 +74,36 @@ class Captioner:
         self.model_name = model_name
         self.settings = settings
         self.cache = CaptionCache(None) if cache is None else cache
+        named = {text.name: text.settings for text in settings.texts}
+        self.recipes = {name: self._recipe(one) for name, one in (named or {"": settings}).items()}
+        self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
+        for recipe in self.recipes.values():
+            self.forbidden_by(recipe.settings.rules)
+        self.encoder = PromptEncoder(
+            pipeline.processor,
+            pipeline.template().name,
+            {name: recipe.beginning for name, recipe in self.recipes.items()},
+            settings.blind_texts,
+        )
+
+    def _recipe(self, settings: CaptioningSettings) -> Recipe:
+        """Return how the texts with some settings are generated.
+
+        A schema is compiled before the first record, and its shortest caption compared with the maximum length.
+        """
+        pipeline = self.pipeline
         # With variables, each task has its own beginning.
         beginning = "" if has_variables(settings.begin_with) else settings.begin_with
-        self.beginning = forced_ids(pipeline.processor, beginning, pipeline.template().name)
         own = () if settings.schema is not None else pipeline.template().stop_strings  # one in the JSON would cut it
-        self.stops = (*stop_strings(settings.generation.get("stop")), *own)
         if settings.schema is not None:
             self._check_schema(settings)
-        self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
-        self.forbidden_by(settings.rules)
+        return Recipe(
+            settings,
+            forced_ids(pipeline.processor, beginning, pipeline.template().name),
+            (*stop_strings(settings.generation.get("stop")), *own),
+        )
 
     def _check_schema(self, settings: CaptioningSettings) -> None:
-        """Compile the schema before the first record, and compare its shortest caption with the maximum length."""
         constraint = self.pipeline.model.grammars.constraint(settings.schema, None)
         longest = settings.max_new_tokens
         if constraint is not None and longest is not None and len(constraint.ending) > longest:
@@ -89,12 +123,17 @@ class Captioner:
     def record(self, prepared: PreparedInput) -> Record:
         """Return the record of an input whose captions are complete."""
         captions = [caption for caption in prepared.captions if caption is not None]
+        names = prepared.task.texts or ("",) * len(captions)
         return replace(
             self._common(prepared),
             captions=tuple(caption.text for caption in captions),
             tokens=tuple(caption.tokens for caption in captions),
             finish_reasons=tuple(caption.finish_reason for caption in captions),
-            notes=tuple(note for caption in captions for note in caption.notes),
+            notes=tuple(
+                f"{name}: {note}" if name else note
+                for name, caption in zip(names, captions, strict=True)
+                for note in caption.notes
+            ),
             seconds=0.0 if prepared.started is None else round(time.perf_counter() - prepared.started, 3),
         )
 
@@ -110,7 +149,8 @@ class Captioner:
             source=item.source,
             model=self.model_name,
             dtype=self.pipeline.model.dtype,
-            prompts=prepared.task.prompts,
+            prompts=tuple(prepared.prompts) or prepared.task.prompts,
+            texts=prepared.task.texts,
             settings=self.settings.recorded,
             sha256=prepared.sha256,
             width=prepared.width,
@@ -120,9 +160,10 @@ class Captioner:
             download=prepared.download,
         )
 
-    def generation_settings(self, style: str | None, attempt: Attempt) -> GenerationSettings:
-        """Return the settings of an attempt: the style's, overridden by the caller's, overridden by the retry's."""
-        arguments = {**self.settings.of_style(style)[0], **attempt.changes, "stop": self.stops}
+    def generation_settings(self, text: str, style: str | None, attempt: Attempt) -> GenerationSettings:
+        """Return the settings of an attempt: the style's, overridden by the text's, overridden by the retry's."""
+        recipe = self.recipes[text]
+        arguments = {**recipe.settings.of_style(style)[0], **attempt.changes, "stop": recipe.stops}
         return GenerationSettings.from_arguments(arguments)
 
     def forbidden_by(self, rules: TextRules) -> Callable[[Sequence[int]], Collection[int]]:
@@ -156,6 +197,7 @@ class PendingCaption:
 
     Attributes:
         key: identifies the caption.
+        text: name of its text; "" in a job without named texts.
         style: name of the style that the question comes from, or None.
         input_ids: int [1, L], the prompt.
         beginning: ids at the end of the prompt with which the caption begins.
@@ -165,6 +207,7 @@ class PendingCaption:
     """
 
     key: CaptionKey
+    text: str
     style: str | None
     input_ids: np.ndarray
     beginning: Sequence[int]
@@ -193,15 +236,11 @@ class CaptioningRun:
 
     def records(self) -> Iterator[Record]:
         """Yield the records as they are completed."""
-        captioner, pipeline = self.captioner, self.captioner.pipeline
-        settings = captioner.settings
+        captioner, settings = self.captioner, self.captioner.settings
         ahead = PREFETCH_FACTOR * max(settings.batch_size, IMAGES_PER_RUN)
-        conversation = pipeline.template().name
         with Prefetcher(
             self.tasks,
-            pipeline.processor,
-            conversation,
-            captioner.beginning,
+            captioner.encoder,
             settings.workers,
             ahead,
             settings.max_image_pixels,
@@ -246,43 +285,72 @@ class CaptioningRun:
         if prepared.images is not None:  # hundreds of equal pictures may wait for the same captions: keep one copy
             prepared.images = self._images.setdefault(prepared.sha256, prepared.images)
         self.incomplete[prepared.task.item.number] = prepared
-        for index in range(len(prepared.captions)):
+        for index in [index for index, ids in enumerate(prepared.input_ids) if ids is not None]:
             self._request(prepared, index)
 
-    def _request(self, prepared: PreparedInput, index: int) -> None:
-        """Take a caption from the cache, wait for one that is being generated, or submit it."""
-        key, style = caption_key(prepared.task, prepared.sha256, index), prepared.task.styles[index]
-        cached = self.captioner.cache.get(key)
+    def _request(self, prepared: PreparedInput, index: int, is_step: bool = False) -> None:
+        """Take a caption from the cache, wait for one that is being generated, or submit it.
+
+        Args:
+            prepared: the input; nothing is done if it has failed.
+            index: which of its captions.
+            is_step: whether the prompt contains an earlier text of the input, whose row of the KV cache has the image.
+        """
+        ids = prepared.input_ids[index]
+        if prepared.error is not None or ids is None:
+            return
+        captioner, task = self.captioner, prepared.task
+        key = caption_key(task, prepared.sha256, index, prepared.prompts[index])
+        cached = captioner.cache.get(key)
         if cached is not None:
             self._deliver(prepared, index, cached)
         elif key in self.pending:
             self.pending[key].receivers.append((prepared, index))
         else:
-            receivers = [(prepared, index)]
-            self.pending[key] = PendingCaption(
-                key, style, prepared.input_ids[index], prepared.beginning, prepared.images, receivers
+            name = task.text_of(index)
+            images = None if name in captioner.settings.blind_texts else prepared.images
+            pending = PendingCaption(
+                key, name, task.styles[index], ids, prepared.beginnings[index], images, [(prepared, index)]
             )
-            self._submit(self.pending[key])
+            settings = captioner.recipes[name].settings
+            pending.attempts = captioner.cache.attempts(key, settings.seed, settings.attempts - 1)
+            self.pending[key] = pending
+            self._submit(pending, is_step)
 
-    def _submit(self, pending: PendingCaption) -> None:
-        """Queue the next attempt at a caption."""
+    def _submit(self, pending: PendingCaption, is_first: bool = False) -> None:
+        """Queue the next attempt at a caption; it comes before all others if `is_first`."""
         captioner = self.captioner
-        attempt = next_attempt(pending.attempts, captioner.settings.seed, pending.key)
+        settings = captioner.recipes[pending.text].settings
+        attempt = next_attempt(pending.attempts, settings.seed, pending.key)
         pending.attempts.append(attempt)
-        self.engine.submit(
-            Request(
-                request_id=pending,
-                input_ids=pending.input_ids,
-                settings=captioner.generation_settings(pending.style, attempt),
-                images=pending.images,
-                forbidden=captioner.forbidden_by(captioner.settings.of_style(pending.style)[1]),
-                beginning=pending.beginning,
-            )
+        request = Request(
+            request_id=pending,
+            input_ids=pending.input_ids,
+            settings=captioner.generation_settings(pending.text, pending.style, attempt),
+            images=pending.images,
+            forbidden=captioner.forbidden_by(settings.of_style(pending.style)[1]),
+            beginning=pending.beginning,
         )
+        self.engine.submit(request, is_first)
+
+    def _request_steps(self, prepared: PreparedInput, index: int) -> None:
+        """Request the texts whose prompts can be made now that another text of the input is there."""
+        captioner, task = self.captioner, prepared.task
+        answers = [None if caption is None else caption.text for caption in prepared.captions]
+        try:
+            for place, prompt in list(next_steps(task, answers, index)):
+                prepared.prompts[place] = prompt
+                count = prepared.frames
+                ids = captioner.encoder.encode(task, place, prompt, count, prepared.beginnings[place])
+                prepared.input_ids[place] = ids
+                self._request(prepared, place, is_step=True)
+        except ValueError as error:  # an answer is empty, or contains what no prompt can
+            self._fail_inputs([prepared], f"{task.text_of(index)}: {error}")
 
     def _handle(self, completion: Completion[PendingCaption]) -> None:
         """Accept a caption, retry it, or fail the inputs that need it."""
-        pending, settings = completion.request_id, self.captioner.settings
+        pending = completion.request_id
+        settings = self.captioner.recipes[pending.text].settings
         if not pending.receivers:  # all of them failed in the meantime
             return
         if isinstance(completion.error, ValueError):  # the prompt fills the model's context, or pixels are not finite
@@ -297,6 +365,7 @@ class CaptioningRun:
         rules = settings.of_style(pending.style)[1]
         caption = accept(pending.attempts, rules, settings.attempts, answer, completion.token_ids)
         if caption is None:
+            self.captioner.cache.put_attempt(pending.key, len(pending.attempts), pending.attempts[-1])
             self._submit(pending)
             return
         self.captioner.cache.put(pending.key, caption)
@@ -305,20 +374,28 @@ class CaptioningRun:
             self._deliver(prepared, index, caption)
 
     def _deliver(self, prepared: PreparedInput, index: int, caption: Caption) -> None:
+        if prepared.error is not None:  # another of its captions failed
+            return
         prepared.captions[index] = caption
         if None not in prepared.captions:
             del self.incomplete[prepared.task.item.number]
             self._records.append(self.captioner.record(prepared))
+        elif prepared.task.needs:
+            self._request_steps(prepared, index)
 
     def _fail(self, pending: PendingCaption, reason: str) -> None:
-        """Record the failure of all inputs that need a caption, and stop generating what only they need."""
+        """Record the failure of all inputs that need a caption."""
         del self.pending[pending.key]
-        failed = {prepared for prepared, _ in pending.receivers}
-        for prepared in dict.fromkeys(prepared for prepared, _ in pending.receivers):
+        self._fail_inputs([prepared for prepared, _ in pending.receivers], reason)
+
+    def _fail_inputs(self, failed: Collection[PreparedInput], reason: str) -> None:
+        """Record the failure of inputs, and stop generating what only they need."""
+        for prepared in dict.fromkeys(failed):
+            prepared.error = reason
             del self.incomplete[prepared.task.item.number]
             self._records.append(self.captioner.failure(prepared, reason))
         for other in list(self.pending.values()):
-            other.receivers = [receiver for receiver in other.receivers if receiver[0] not in failed]
+            other.receivers = [receiver for receiver in other.receivers if receiver[0].error is None]
             if not other.receivers:
                 del self.pending[other.key]
                 self.engine.cancel(other)

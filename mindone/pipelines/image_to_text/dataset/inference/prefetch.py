@@ -33,8 +33,10 @@ class PreparedInput:
         task: the input and its prompts.
         sha256: of the picture's bytes, hexadecimal; None if they could not be read.
         images: pixels or features of the picture, or of the frames of a video.
-        input_ids: for each prompt int64 [1, L].
-        beginning: ids at the end of each prompt with which its caption begins.
+        prompts: of the captions; one that waits for an earlier text still has its variables.
+        input_ids: for each prompt int64 [1, L]; None while it waits for an earlier text.
+        beginnings: for each prompt, ids at its end with which its caption begins.
+        frames: number of images of the prompts.
         width, height: of the picture in pixels, as it is shown; None if it could not be decoded.
         image_hash: perceptual hash of the picture; None if it could not be decoded.
         columns: what reading the input found out about it, such as the length of a video.
@@ -48,8 +50,10 @@ class PreparedInput:
     task: Task
     sha256: str | None = None
     images: ImageSet | None = None
-    input_ids: tuple[np.ndarray, ...] = ()
-    beginning: Sequence[int] = ()
+    prompts: list[str] = field(default_factory=list)
+    input_ids: list[np.ndarray | None] = field(default_factory=list)
+    beginnings: list[Sequence[int]] = field(default_factory=list)
+    frames: int = 1
     width: int | None = None
     height: int | None = None
     image_hash: str | None = None
@@ -61,11 +65,48 @@ class PreparedInput:
     download: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Makes ids from the prompts of tasks.
+
+    Attributes:
+        processor: of the model.
+        conversation: name of the template.
+        beginnings: name of a text ("" in a job without named texts) -> ids with which its answers begin, if the task
+            has no beginning of its own.
+        blind: names of the texts for which the model does not see the image.
+    """
+
+    processor: Share4VProcessor
+    conversation: str
+    beginnings: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    blind: frozenset[str] = frozenset()
+
+    def beginning(self, task: Task, index: int) -> Sequence[int]:
+        """Return the ids with which the answer to a prompt begins.
+
+        Raises:
+            ValueError: the task's own beginning cannot be appended to a prompt.
+        """
+        own = task.beginning_of(index)
+        if own is None:
+            return self.beginnings.get(task.text_of(index), ())
+        return forced_ids(self.processor, own, self.conversation)
+
+    def encode(self, task: Task, index: int, prompt: str, images: int, beginning: Sequence[int]) -> np.ndarray:
+        """Return the ids int64 [1, L] of a prompt, variables filled in, about a number of images.
+
+        Raises:
+            ValueError: the prompt has a number of `<image>` that is not that of the images.
+        """
+        shown = 0 if task.text_of(index) in self.blind else images
+        text = self.processor.prompt(prompt, shown, self.conversation)
+        return np.array([[*self.processor.encode_prompt(text), *beginning]])
+
+
 def prepare(
     task: Task,
-    processor: Share4VProcessor,
-    conversation: str,
-    beginning: Sequence[int] = (),
+    encoder: PromptEncoder,
     max_image_pixels: int | None = None,
     downloads: DownloadOptions = DEFAULT_DOWNLOADS,
 ) -> PreparedInput:
@@ -73,9 +114,7 @@ def prepare(
 
     Args:
         task: the input and its prompts.
-        processor: makes pixel values and ids.
-        conversation: name of the template.
-        beginning: ids with which the answers begin if the task has no beginning of its own.
+        encoder: makes ids, and pixel values by its processor.
         max_image_pixels: as in `load_image`.
         downloads: how images at URLs are downloaded.
     """
@@ -86,17 +125,21 @@ def prepare(
     prepared = PreparedInput(
         task,
         picture.sha256,
+        prompts=list(task.prompts),
         columns=dict(picture.columns),
         captions=[None] * len(task.prompts),
         download=picture.download,
     )
     try:
         images = [load_image(frame, max_image_pixels) for frame in picture.frames]
-        prepared.images = ImageSet(np.stack([processor.image_processor(image) for image in images]))  # [N, 3, S, S]
-        prompts = [processor.prompt(prompt, len(images), conversation) for prompt in task.prompts]
-        own = beginning if task.beginning is None else forced_ids(processor, task.beginning, conversation)
-        prepared.beginning = own
-        prepared.input_ids = tuple([np.array([[*processor.encode_prompt(prompt), *own]]) for prompt in prompts])
+        pixels = [encoder.processor.image_processor(image) for image in images]
+        prepared.images = ImageSet(np.stack(pixels))  # [N, 3, S, S]
+        prepared.beginnings = [encoder.beginning(task, index) for index in range(len(task.prompts))]
+        prepared.input_ids = [
+            None if task.needs_of(index) else encoder.encode(task, index, prompt, len(images), beginning)
+            for index, (prompt, beginning) in enumerate(zip(task.prompts, prepared.beginnings, strict=True))
+        ]
+        prepared.frames = len(images)
         prepared.width, prepared.height = images[0].size
         prepared.image_hash = hash_of_frames(images)
     except (ImageLoadError, ValueError, MemoryError) as error:
@@ -110,7 +153,7 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
 
     Args:
         tasks: read no further than `ahead` tasks beyond those that were taken.
-        processor, conversation, beginning: as in `prepare`.
+        encoder: as in `prepare`.
         workers: number of threads.
         ahead: maximum number of prepared tasks that wait; each holds the pixel values of a picture.
         max_image_pixels, downloads: as in `prepare`.
@@ -119,9 +162,7 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
     def __init__(
         self,
         tasks: Iterator[Task],
-        processor: Share4VProcessor,
-        conversation: str,
-        beginning: Sequence[int],
+        encoder: PromptEncoder,
         workers: int,
         ahead: int,
         max_image_pixels: int | None = None,
@@ -129,7 +170,7 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
     ) -> None:
         self._tasks = tasks
         self._ahead = ahead
-        self._arguments = processor, conversation, beginning, max_image_pixels, downloads
+        self._arguments = encoder, max_image_pixels, downloads
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="share4v-prefetch")
         self._futures: deque[Future[PreparedInput]] = deque()
         self._refill()

@@ -48,10 +48,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Question:
-    """What one caption of one picture is asked with: the text, variables filled in, and the prompt's style."""
+    """What one caption of one picture is asked with: the text, variables filled in, and the prompt's style.
+
+    Attributes:
+        needs: names of earlier texts of the picture that the text needs; its variables are not filled in then.
+    """
 
     text: str
     style: Style | None
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,22 @@ class PromptPlan:
             Question(fill(prompt.text, item), STYLES[prompt.style] if prompt.style else None)
             for prompt in self._drawn(item.key)
         )
+
+    def step(self, item: Described, earlier: Collection[str]) -> Question:
+        """Return what is asked of an input for one of several named texts.
+
+        Args:
+            item: the input.
+            earlier: names of the texts that the input has by then, which are variables too.
+
+        Raises:
+            VariableError: the record lacks a variable that has no default.
+        """
+        prompt = self._drawn(item.key)[0]
+        style = STYLES[prompt.style] if prompt.style else None
+        needs = tuple(sorted(variables_of(prompt.text) & set(earlier)))
+        text = fill(prompt.text, item, dict.fromkeys(needs, "-"))  # the other variables are checked now
+        return Question(prompt.text if needs else text, style, needs)
 
     def texts(self, item: Described) -> tuple[str, ...]:
         """Return the questions' texts alone."""

@@ -67,6 +67,7 @@ class ReaderOptions:
         same_name: what to do with images of a folder or an archive that have the same name in different formats, 1.jpg
             and 1.png: "extension" captions all of them, in 1.jpg.txt and 1.png.txt; "first" only the first, in 1.txt.
         own_outputs: directories and name patterns of the files that the job writes, which are no inputs.
+        text_names: names of the job's further texts, whose files beside images (a.short.txt) belong to the job.
         separate_files: list only separate files of a folder that has some, since the captions are written beside them.
     """
 
@@ -87,6 +88,7 @@ class ReaderOptions:
     same_name: str = "extension"
     own_outputs: tuple[tuple[str, str], ...] = ()
     separate_files: bool = False
+    text_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ class DirectoryScan:
                 companions.pop(stem + suffix, None)
                 companions.pop(full + suffix, None)
             for suffix in self._options.caption_suffixes:
+                for text in self._options.text_names:
+                    captions.pop(f"{full if stem in repeated else stem}.{fold(text)}{suffix.lower()}", None)
                 caption = captions.pop((full if stem in repeated else stem) + suffix.lower(), None)
                 if caption is None:
                     continue

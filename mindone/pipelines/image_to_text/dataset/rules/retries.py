@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,7 +14,9 @@ from .text_rules import TextRules, clean, violations
 # Identifies a caption: SHA-256 of the image's bytes; prompt, its style, and its index among equal prompts.
 CaptionKey = tuple[bytes, str]
 
+TEXT_MARK = "\0text "  # in a prompt of a CaptionKey, before the name of its text
 _ATTEMPT = "attempt "  # start of the note about retries
+_RETRIED = re.compile(r"(?:[\w-]+: )?attempt \d")  # the same, perhaps after the name of a text
 # Changes to the generation settings on each attempt; the first attempt uses the caller's settings. Greedy decoding with
 # the same settings would repeat the same caption, so the second attempt adds a penalty, and later ones sample.
 RETRIES: tuple[Mapping[str, Any], ...] = (
@@ -72,12 +75,12 @@ def breaks_rules(notes: Iterable[str]) -> bool:
 
 def broken_rules(notes: Iterable[str]) -> tuple[str, ...]:
     """Return those notes of a generated caption that name a rule which it breaks."""
-    return tuple(note for note in notes if not note.startswith(_ATTEMPT))
+    return tuple(note for note in notes if not _RETRIED.match(note))
 
 
 def next_attempt(previous: Sequence[Attempt], seed: int, key: CaptionKey) -> Attempt:
     """Return the next attempt; its random seed depends only on `seed`, the image, the prompt and its number."""
-    image_sha256, prompt = key
+    image_sha256, prompt = key[0], key[1].partition(TEXT_MARK)[0]
     name = f"{seed} {image_sha256.hex()} {len(previous)} {prompt}".encode("utf-8", "surrogatepass")
     return Attempt({**RETRIES[len(previous)], "seed": int.from_bytes(sha256(name).digest()[:4], "big")})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ _ARGUMENTS: dict[str, str | None] = {
     "sources.frame_mode": "frame_grid",
     "sources.ignored": None,
 }
-_OF_OUTPUTS = ("sinks.template", "sinks.fit")  # outputs are written again if these differ; the records remain valid
+# Outputs are written again if these differ; the records remain valid.
+_OF_OUTPUTS = ("sinks.template", "sinks.fit", "sinks.text_templates", "sinks.text_fits")
 # A pass that captions only the inputs that failed may have other values of these; the other records remain valid.
-_OF_RETRIES = ("captions.rules.", "captions.attempts", "captions.on_fault")
+_OF_RETRIES = re.compile(r"(?:texts\.[\w-]+\.)?captions\.(?:rules\.|attempts|on_fault)")
 _MAX_SHOWN = 3  # changed settings in a message
 _MAX_TEXT = 80  # characters of a value in a message
 
@@ -92,8 +94,10 @@ def same_results(before: Mapping[str, Any], now: Mapping[str, Any], retries_fail
         >>> same_results({"sinks": {}}, {"sinks": {"template": "sks, {caption}"}})
         True
     """
-    allowed = (*_OF_OUTPUTS, *(_OF_RETRIES if retries_failed else ()))
-    return all(name.startswith(allowed) for name, _, _ in _differences(before, now))
+    return all(
+        name.startswith(_OF_OUTPUTS) or (retries_failed and _OF_RETRIES.match(name))
+        for name, _, _ in _differences(before, now)
+    )
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[SettingChange, ...]:
@@ -106,15 +110,24 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
     """
     changes: dict[str, SettingChange] = {}
     for name, old, new in _differences(before, now):
-        argument = _ARGUMENTS.get(name, name.rpartition(".")[2])
+        text, rest = _split_text(name)
+        argument = _ARGUMENTS.get(rest, rest.rpartition(".")[2])
+        if argument is not None and text:
+            argument = f"{text}.{argument}"
         # Existing captions are looked for under `out`.
-        if name in _OF_OUTPUTS:
+        if name.startswith(_OF_OUTPUTS):
             continue
         if argument is not None and not (argument == "caption_root" and "out" in changes):
             changes.setdefault(
-                argument, SettingChange(argument, _as_text(old), _as_text(new), name.startswith(_OF_RETRIES))
+                argument, SettingChange(argument, _as_text(old), _as_text(new), _OF_RETRIES.match(name) is not None)
             )
     return tuple(changes.values())
+
+
+def _split_text(name: str) -> tuple[str, str]:
+    """Return the text that a setting is of, as "texts.short", and the setting's name in it; "" if it is the job's."""
+    parts = name.split(".", 2)
+    return (f"texts.{parts[1]}", parts[2]) if parts[0] == "texts" and len(parts) == 3 else ("", name)
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -135,6 +148,8 @@ def _as_text(value: Any) -> str:
     if isinstance(value, list):
         text = ", ".join(map(_as_text, value))
         return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+    if isinstance(value, Mapping) and "text" not in value:
+        return ", ".join(value)
     if isinstance(value, Mapping):  # a prompt
         return f"the style {value['style']!r}" if value.get("style") else repr(value.get("text"))
     return repr(value) if isinstance(value, str) else str(value)

@@ -76,8 +76,8 @@ class WrittenCaptions:
         for line in lines_from(earlier, 0) if own_exists(earlier) else ():
             key, digest, original = json.loads(line)
             self._originals.put(_encode(key) + bytes.fromhex(digest), original)
-        for item, digest in _written(journal, listing, written):
-            self._originals.put(_encode(item.key) + digest, item.caption)
+        for key, digest, original in _written(journal, listing, written):
+            self._originals.put(_encode(key) + digest, original)
 
     def restore(self, item: Item) -> Item:
         """Return an input with the caption it had before the job; a caption that a user edited since stays."""
@@ -85,6 +85,10 @@ class WrittenCaptions:
             return item
         found = self._originals.get(_encode(item.key) + _digest(item.caption))
         return item if found is None else replace(item, caption=found[0])
+
+    def wrote(self, item: Item, name: str, caption: str) -> bool:
+        """Return whether the job wrote a text of that name, other than the first one."""
+        return self._originals.get(_encode(_named(item, name)) + _digest(caption)) is not None
 
     def close(self) -> None:
         """Delete the temporary file."""
@@ -104,16 +108,27 @@ def note_written_captions(
     with atomic_write(path) as file:
         for line in lines_from(path, 0) if own_exists(path) else ():
             file.write(line)
-        for item, digest in _written(journal, listing, written):
-            file.write((dumps([item.key, digest.hex(), item.caption]) + "\n").encode())
+        for key, digest, original in _written(journal, listing, written):
+            file.write((dumps([key, digest.hex(), original]) + "\n").encode())
 
 
-def _written(journal: Path, listing: Listing, written: WrittenTexts) -> Iterator[tuple[Item, bytes]]:
-    """Yield the inputs whose caption files the job wrote, with the digests of what the files may have."""
+def _written(journal: Path, listing: Listing, written: WrittenTexts) -> Iterator[tuple[str, bytes, str | None]]:
+    """Yield what caption files the job wrote: key of the input, digest of the text, and the text that it replaced.
+
+    Of several named texts, all but the first have the name behind the key, and replaced nothing.
+    """
     for item, record in read_pairs(journal, listing) if own_exists(journal) else ():
-        if record.captions and KEPT_EXISTING not in record.notes:
-            for captions in written(record):
-                yield item, _digest("\n".join(captions))
+        if not record.captions or KEPT_EXISTING in record.notes:
+            continue
+        for captions in written(record):
+            first = captions[:1] if record.texts else captions
+            yield item.key, _digest("\n".join(first)), item.caption
+            for name, caption in zip(record.texts[1:], captions[1:], strict=False):
+                yield _named(item, name), _digest(caption), None
+
+
+def _named(item: Item, name: str) -> str:
+    return f"{item.key}\0{name}"
 
 
 def find_missing_inputs(journal: Path, before: Listing, now: Listing) -> list[Item]:

@@ -102,6 +102,7 @@ class Record:
         place: as in its Item; empty in a record of an older version.
         usage: what the captions cost at an endpoint, "requests", "prompt_tokens" and "completion_tokens", with those
             of failed attempts; empty if this process made them, or if an equal image's were reused.
+        texts: name of each caption, in a job with named texts; empty otherwise.
         rejected: captions that broke a rule, in a job that does not write such captions; `error` names the rule.
         download: of an image at a URL: number of "attempts" and "status" of the last response, if there was one.
         image_hash: perceptual hash of the image, or of a frame in the middle of a video; see `audit/image_hash.py`.
@@ -130,6 +131,7 @@ class Record:
     rejected: tuple[str, ...] = ()
     download: Mapping[str, int] = field(default_factory=dict)
     image_hash: str | None = None
+    texts: tuple[str, ...] = ()
 
 
 class JobError(RuntimeError):

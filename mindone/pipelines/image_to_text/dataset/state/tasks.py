@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from .records import Item, dumps
 from .regular_files import create_own, open_own
@@ -22,12 +23,31 @@ class Task:
         prompts: the prompts.
         styles: for each prompt, the name of the style that it comes from, or None.
         beginning: text that its captions begin with, if it depends on the input; None: the job's.
+        texts: for each prompt, the name of its text; empty if the job has no named texts.
+        beginnings: for each prompt of a named text, as `beginning`; None: the text's.
+        needs: for each prompt of a named text, the names of the earlier texts that are to be filled in, with all other
+            variables of the prompt.
     """
 
     item: Item
     prompts: tuple[str, ...]
     styles: tuple[str | None, ...]
     beginning: str | None = None
+    texts: tuple[str, ...] = ()
+    beginnings: tuple[str | None, ...] = ()
+    needs: tuple[tuple[str, ...], ...] = ()
+
+    def text_of(self, index: int) -> str:
+        """Return the name of a prompt's text; "" if it has none."""
+        return self.texts[index] if self.texts else ""
+
+    def beginning_of(self, index: int) -> str | None:
+        """Return what the answer to a prompt begins with, if that depends on the input."""
+        return self.beginnings[index] if self.beginnings else self.beginning
+
+    def needs_of(self, index: int) -> tuple[str, ...]:
+        """Return the names of the texts whose answers a prompt needs."""
+        return self.needs[index] if self.needs else ()
 
 
 @dataclass(frozen=True)
@@ -67,12 +87,20 @@ def read_tasks(path: Path, block: Block) -> list[Task]:
     with open_own(path) as file:
         file.seek(block.start)
         values = [json.loads(file.readline()) for _ in range(block.count)]
-    return [
-        Task(Item(**value["item"]), tuple(value["prompts"]), tuple(value["styles"]), value["beginning"])
-        for value in values
-    ]
+    return list(map(_from_values, values))
+
+
+def _from_values(values: dict[str, Any]) -> Task:
+    return Task(
+        Item(**values["item"]),
+        tuple(values["prompts"]),
+        tuple(values["styles"]),
+        values["beginning"],
+        tuple(values["texts"]),
+        tuple(values["beginnings"]),
+        tuple(map(tuple, values["needs"])),
+    )
 
 
 def _to_line(task: Task) -> str:
-    values = {"prompts": task.prompts, "styles": task.styles, "beginning": task.beginning}
-    return dumps({"item": asdict(task.item), **values}) + "\n"
+    return dumps(asdict(task)) + "\n"

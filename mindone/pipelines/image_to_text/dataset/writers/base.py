@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from .formats import WriterRow, output_path
 # What a writer has on disk, as JSON values; "records" is the number of the next record that it needs.
 Progress = Mapping[str, Any]
 _MAX_LEFT_OUT = 100
+_NEWER = ("template", "fit", "texts", "text_templates", "text_fits")  # options that the first version of job.json lacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class WriterOptions:
             included. Whole sentences are dropped from the end of a caption until it fits into all of them. The tokens
             are in the records, and those of the first budget in Open-Sora's CSV, as `text_len`.
         downloads: how images at URLs are downloaded for outputs that contain them; follows from the job's settings.
+        texts: names of the texts of each input, in a job with named texts; `caption_dataset` sets it.
+        text_templates, text_fits: name of a text -> its `template` and `fit`, where they are not those above.
 
     Raises:
         ValueError: shard_size is less than 1, the template does not contain {caption}, or a budget cannot be read.
@@ -50,26 +53,45 @@ class WriterOptions:
     template: str | None = None
     fit: tuple[str, ...] = ()
     downloads: DownloadOptions = DEFAULT_DOWNLOADS
+    texts: tuple[str, ...] = ()
+    text_templates: Mapping[str, str] = field(default_factory=dict, hash=False)
+    text_fits: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.shard_size, int) or self.shard_size < 1:
             raise ValueError(f"shard_size must be an integer of at least 1, got {self.shard_size!r}")
         if self.template is not None:
             check_template(self.template)
-        object.__setattr__(self, "fit", tuple(self.fit))  # a list, if it comes from job.json
-        check_budgets([TokenBudget.parse(one) for one in self.fit])
+        for template in self.text_templates.values():
+            check_template(template)
+        # Lists, if they come from job.json.
+        object.__setattr__(self, "texts", tuple(self.texts))
+        object.__setattr__(self, "fit", tuple(self.fit))
+        object.__setattr__(self, "text_fits", {name: tuple(fit) for name, fit in self.text_fits.items()})
+        for fit in (self.fit, *self.text_fits.values()):
+            check_budgets([TokenBudget.parse(one) for one in fit])
 
     @property
     def description(self) -> dict[str, Any]:
         """The options as a job's description has them; those that were added later only if they are set."""
         values = asdict(self)
         del values["downloads"]
-        return {name: value for name, value in values.items() if value or name not in ("template", "fit")}
+        return {name: value for name, value in values.items() if value or name not in _NEWER}
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether a text has a token budget."""
+        return bool(self.fit) or any(self.text_fits.values())
 
     @property
     def wording(self) -> Wording:
         """What is done to a caption when it is written."""
-        return Wording(self.template, self.fit)
+        named = {
+            name: Wording(self.text_templates.get(name, self.template), self.text_fits.get(name, self.fit))
+            for name in self.texts
+        }
+        base = Wording(self.template, self.fit)
+        return replace(base, texts=tuple((name, one) for name, one in named.items() if one != base))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,14 +45,24 @@ class Wording:
     Attributes:
         template: the template, or None.
         fit: token budgets, as `TokenBudget.parse` reads them.
+        texts: names of the texts that have a wording of their own, with it.
     """
 
     template: str | None = None
     fit: tuple[str, ...] = ()
+    texts: tuple[tuple[str, Wording], ...] = ()
+
+    def of(self, record: Record, count: int) -> list[Wording]:
+        """Return the wording of each of the first captions of a record."""
+        own, named = replace(self, texts=()), dict(self.texts)
+        return [named.get(record.texts[index], own) if index < len(record.texts) else own for index in range(count)]
 
     def to_json(self) -> Any:
-        """Return a JSON value: that of the template if there are no budgets."""
-        return {"template": self.template, "fit": list(self.fit)} if self.fit else self.template
+        """Return a JSON value: that of the template if there is nothing else."""
+        if not self.fit and not self.texts:
+            return self.template
+        texts = {"texts": {name: one.to_json() for name, one in self.texts}} if self.texts else {}
+        return {"template": self.template, "fit": list(self.fit), **texts}
 
     @classmethod
     def from_json(cls, value: Any) -> Wording:
@@ -61,15 +71,21 @@ class Wording:
             return cls(value)
         if not isinstance(value, dict) or not isinstance(value.get("fit"), list):
             return cls()
-        template = value.get("template")
-        return cls(template if isinstance(template, str) else None, tuple(map(str, value["fit"])))
+        template, texts = value.get("template"), value.get("texts")
+        return cls(
+            template if isinstance(template, str) else None,
+            tuple(map(str, value["fit"])),
+            tuple((name, cls.from_json(one)) for name, one in texts.items()) if isinstance(texts, dict) else (),
+        )
 
     def budgets(self) -> TokenBudgets:
-        """Return the budgets with their tokenizers, which must be on this machine.
+        """Return the budgets with their tokenizers, which must be on this machine; those of texts are checked, too.
 
         Raises:
             ValueError: one is not, or cannot be read.
         """
+        for _, wording in self.texts:
+            wording.budgets()
         return _budgets(self.fit)
 
 
@@ -96,18 +112,22 @@ class Finisher:
     def finish(self, record: Record) -> OutputRecord:
         """Return a record as outputs have it; one whose template cannot be filled in is a failure."""
         reviewed = self.reviews.apply(record)
+        if record.texts and reviewed.captions:  # a review that generated one caption again has no others
+            others = record.captions[len(reviewed.captions) :]
+            reviewed = replace(reviewed, captions=(*reviewed.captions, *others))
         values = {name: getattr(reviewed, name) for name in _FIELDS}
         finished = OutputRecord(**values, recorded=() if KEPT_EXISTING in record.notes else record.captions)
         if self.wording == Wording() or not reviewed.captions:
             return finished
+        wordings = self.wording.of(record, len(reviewed.captions))
         if not self._is_generated(record):
-            return _with_counts(finished, self.wording, [self._counted(caption) for caption in reviewed.captions])
+            return _with_counts(finished, wordings, list(map(_counted, wordings, reviewed.captions)))
         try:
             fitted = fitted_captions(self.wording, record, reviewed.captions)
-            captions = in_template(self.wording.template, record, [one.text for one in fitted])
+            captions = _in_templates(wordings, record, [one.text for one in fitted])
         except ValueError as error:
             return replace(finished, captions=(), error=str(error))
-        return _with_counts(replace(finished, captions=captions), self.wording, fitted)
+        return _with_counts(replace(finished, captions=captions), wordings, fitted)
 
     def counting(self, counts: TokenCounts) -> Callable[[Record], OutputRecord]:
         """Return `finish`, which then adds the tokens of every record to `counts`."""
@@ -119,10 +139,6 @@ class Finisher:
 
         return finish
 
-    def _counted(self, caption: str) -> Fitted:
-        tokens = self.wording.budgets().count(caption)
-        return Fitted(caption, tokens, tokens)
-
     def _is_generated(self, record: Record) -> bool:
         """Return whether the model wrote a record's captions, in the job or in a review."""
         if KEPT_EXISTING not in record.notes:
@@ -130,20 +146,31 @@ class Finisher:
         return any(review.verdict == "regenerated" for review in self.reviews.history(record))
 
 
-def _with_counts(record: OutputRecord, wording: Wording, fitted: Sequence[Fitted]) -> OutputRecord:
+def _counted(wording: Wording, caption: str) -> Fitted:
+    tokens = wording.budgets().count(caption) if wording.fit else ()
+    return Fitted(caption, tokens, tokens)
+
+
+def _with_counts(record: OutputRecord, wordings: Sequence[Wording], fitted: Sequence[Fitted]) -> OutputRecord:
     """Return a record with the token counts of its captions, and notes about those that are too long."""
+    tokens: dict[str, list[int]] = {}
+    before: dict[str, list[int]] = {}
+    for wording, one in zip(wordings, fitted, strict=True):
+        for index, fit in enumerate(wording.fit):
+            tokens.setdefault(fit, []).append(one.tokens[index])
+            before.setdefault(fit, []).append(one.before[index])
     return replace(
         record,
-        notes=(*record.notes, *_excess_notes(wording, fitted)),
-        text_tokens={fit: tuple(one.tokens[index] for one in fitted) for index, fit in enumerate(wording.fit)},
-        uncut_tokens={fit: tuple(one.before[index] for one in fitted) for index, fit in enumerate(wording.fit)},
+        notes=(*record.notes, *_excess_notes(wordings, fitted)),
+        text_tokens={fit: tuple(counts) for fit, counts in tokens.items()},
+        uncut_tokens={fit: tuple(counts) for fit, counts in before.items()},
     )
 
 
-def _excess_notes(wording: Wording, fitted: Sequence[Fitted]) -> list[str]:
+def _excess_notes(wordings: Sequence[Wording], fitted: Sequence[Fitted]) -> list[str]:
     return [
         f"{wording.fit[index]}: {one.tokens[index]} tokens, although only one sentence is left"
-        for one in fitted
+        for wording, one in zip(wordings, fitted, strict=True)
         for index in one.excess
     ]
 
@@ -151,7 +178,8 @@ def _excess_notes(wording: Wording, fitted: Sequence[Fitted]) -> list[str]:
 def excess_notes(wording: Wording, record: Record) -> list[str]:
     """Return what to note about captions of which not even one sentence fits into the budgets."""
     try:
-        return _excess_notes(wording, fitted_captions(wording, record, record.captions))
+        wordings = wording.of(record, len(record.captions))
+        return _excess_notes(wordings, fitted_captions(wording, record, record.captions))
     except ValueError:  # the template cannot be filled in, which is another failure
         return []
 
@@ -162,31 +190,37 @@ def fitted_captions(wording: Wording, record: Record, captions: Sequence[str]) -
     Raises:
         ValueError: the record lacks a value that the template needs, or a tokenizer is not on this machine.
     """
-    if not wording.fit:
-        return [Fitted(caption, (), ()) for caption in captions]
-    budgets, template = wording.budgets(), wording.template
-
-    def complete(caption: str) -> str:
-        return caption if template is None else apply_template(template, record, caption)
-
+    wordings = wording.of(record, len(captions))
     prompts = record.prompts if len(record.prompts) == len(captions) else [""] * len(captions)
-    return [
-        budgets.fit(caption, complete, asks_for_tags(prompt)) for caption, prompt in zip(captions, prompts, strict=True)
-    ]
+    texts = dict(zip(record.texts, captions, strict=False))  # before they are cut, which leaves room
+
+    def fitted(one: Wording, caption: str, prompt: str) -> Fitted:
+        def complete(text: str) -> str:
+            return text if one.template is None else apply_template(one.template, record, text, texts)
+
+        return one.budgets().fit(caption, complete, asks_for_tags(prompt)) if one.fit else Fitted(caption, (), ())
+
+    return [fitted(*row) for row in zip(wordings, captions, prompts, strict=True)]
 
 
 def worded(wording: Wording, record: Record, captions: Sequence[str]) -> tuple[str, ...]:
     """Return captions of a record as outputs have them; errors as in `fitted_captions`."""
-    return in_template(wording.template, record, [one.text for one in fitted_captions(wording, record, captions)])
+    fitted = fitted_captions(wording, record, captions)
+    return _in_templates(wording.of(record, len(captions)), record, [one.text for one in fitted])
 
 
-def in_template(template: str | None, record: Record, captions: Sequence[str]) -> tuple[str, ...]:
-    """Return captions of a record in a template; None leaves them as they are.
+def _in_templates(wordings: Sequence[Wording], record: Record, captions: Sequence[str]) -> tuple[str, ...]:
+    """Return captions of a record in their templates, which may contain the record's texts by name.
 
     Raises:
-        ValueError: the record lacks a value that the template needs.
+        ValueError: the record lacks a value that a template needs.
     """
-    return tuple(captions if template is None else (apply_template(template, record, one) for one in captions))
+    texts = dict(zip(record.texts, captions, strict=False))
+    templates = [wording.template for wording in wordings]
+    return tuple(
+        caption if template is None else apply_template(template, record, caption, texts)
+        for template, caption in zip(templates, captions, strict=True)
+    )
 
 
 def texts_on_disk(

@@ -16,6 +16,7 @@ from .appended import AppendedFileWriter
 from .base import Progress, Target, note_left_out
 from .finishing import OutputRecord
 from .media import image_suffix
+from .rows import named_texts
 
 FILE_NAME, TEXT, TEXTS = "file_name", "text", "captions"  # the first is the loader's; trainers expect the second
 _GROUP = 128  # images that are written under other names before all of them are renamed
@@ -24,9 +25,9 @@ _GROUP = 128  # images that are written under other names before all of them are
 class ImageFolderWriter(AppendedFileWriter):
     """Writes metadata.jsonl, and copies the images into the same folder unless they are there.
 
-    An object has the image's path relative to metadata.jsonl, the first caption as `text`, and all of them as
-    `captions`. The copies keep the folder tree of the inputs: their names are the keys, so that text files of the
-    format "txt" are beside them. Inputs that failed, and videos, have no row.
+    An object has the image's path relative to metadata.jsonl, the first caption as `text`, all of them as `captions`,
+    and named texts under their names. The copies keep the folder tree of the inputs: their names are the keys, so that
+    text files of the format "txt" are beside them. Inputs that failed, and videos, have no row.
 
     Raises:
         ValueError: some of the inputs are in the folder and others are not: a copy would be an input of the next run.
@@ -50,7 +51,8 @@ class ImageFolderWriter(AppendedFileWriter):
         name = self._relative(item) if self._is_in_place else self._copied(item, record)
         if name is None:
             return None
-        return portable_dumps({FILE_NAME: name, TEXT: record.captions[0], TEXTS: list(record.captions)})
+        texts = named_texts(record, self._options)
+        return portable_dumps({FILE_NAME: name, TEXT: record.captions[0], TEXTS: list(record.captions), **texts})
 
     def _problem(self, item: Item) -> str | None:
         """Return why the loader could not find or open an image under its name, or None."""

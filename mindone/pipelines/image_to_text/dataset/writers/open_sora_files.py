@@ -64,9 +64,12 @@ class AnnotationWriter:
             path = Path(item.path).relative_to(self._folder).as_posix()
         except ValueError:
             raise AnnotationError(f"it is not in the data folder, {self._folder}") from None
-        # With several budgets, the first one is that of the trainer's text encoder.
-        lengths = next(iter(record.text_tokens.values()), None)
-        return Annotation(path, record.captions, **_measures(item, record), text_lens=lengths)
+        # With several budgets, the first one is that of the trainer's text encoder; of named texts, only the first one
+        # is in the file.
+        fit = self._target.options.wording.of(record, 1)[0].fit[:1]
+        lengths = record.text_tokens.get(*fit) if fit else None
+        captions = record.captions[:1] if record.texts else record.captions
+        return Annotation(path, captions, **_measures(item, record), text_lens=lengths)
 
 
 class OpenSoraWriter(AnnotationWriter):
@@ -74,7 +77,7 @@ class OpenSoraWriter(AnnotationWriter):
 
     def open(self, path: Path, folder: Path) -> AbstractContextManager[Write]:
         """Open the CSV file."""
-        return open_sora_writer(path, folder, text_len=bool(self._target.options.fit))
+        return open_sora_writer(path, folder, text_len=self._target.options.has_budgets)
 
 
 class OpenSoraPlanWriter(AnnotationWriter):

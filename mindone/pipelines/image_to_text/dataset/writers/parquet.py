@@ -116,6 +116,7 @@ def _schema(pa: Any, options: WriterOptions) -> Any:
         "height": pa.int32(),
         "columns": text,
     }
-    if options.fit:
+    if options.has_budgets:
         types |= dict.fromkeys(TOKEN_COUNTS, text)
+    types |= dict.fromkeys(options.texts, text)
     return pa.schema(types | {"seconds": pa.float64()} if options.seconds else types)

@@ -11,11 +11,13 @@ from pathlib import Path
 from ..state.atomic_files import PARTIAL_SUFFIX, lines_from, sync_directory
 from ..state.existing_captions import KEPT_EXISTING, MAX_CAPTION_BYTES, decode_caption
 from ..state.keys import fold
+from ..state.paths import WRITTEN
+from ..state.previous_run import WrittenCaptions
 from ..state.records import Item
 from ..state.regular_files import NotRegularFileError, create_own, open_own, own_exists, remove_own, rename_own
 from .base import Progress, Target, note_left_out
 from .finishing import OutputRecord
-from .rows import caption_text
+from .rows import caption_files
 
 _GROUP = 512  # files that are written to temporary names before all of them are renamed
 _MAX_NAME_BYTES = 255  # of a file name, on common file systems
@@ -47,6 +49,8 @@ class SidecarWriter:
         self._ending = f".share4v-{_digest(str(target.listing.path.resolve()))[:12]}{PARTIAL_SUFFIX}"
         self._waiting: dict[Path, tuple[Path, Item]] = {}  # temporary path -> final path
         self._changed_directories: set[Path] = set()
+        self._earlier: WrittenCaptions | None = None  # opened when it is needed
+        _check_no_name_twice(target)
 
     def write(self, item: Item, record: OutputRecord) -> None:
         """Write a record's captions to a temporary file; failures and kept existing captions write nothing."""
@@ -64,24 +68,35 @@ class SidecarWriter:
         if path is None:
             note_left_out(self.left_out, item, "it is not a separate file, so there is no path beside it")
             return
-        exists = os.path.lexists(path)
-        if exists and is_written and not is_changed:
-            return
-        if exists and (is_changed or self._target.is_decided(record)):
-            found = _read(path)
-            if found == caption_text(record):
-                return
-            if not self._is_known(found, record):
-                note_left_out(
-                    self.left_out, item, f"{path.name} has another text than the job and reviews gave it: kept"
-                )
-                return
+        for name, text in caption_files(record).items():
+            named = self._named(path, name)
+            is_kept = is_written and not is_changed and os.path.lexists(named)
+            if not is_kept and self._may_replace(item, record, name, named, is_changed):
+                self._write_file(item, named, text)
+
+    def _may_replace(self, item: Item, record: OutputRecord, name: str, path: Path, is_changed: bool) -> bool:
+        """Return whether to write a caption file: not one that is as it should be, or that a person wrote.
+
+        Only of the first text's file is it known from the listing whether it existed before the job.
+        """
+        if not os.path.lexists(path) or not (is_changed or name or self._target.is_decided(record)):
+            return True
+        found = _read(path)
+        if found == caption_files(record)[name]:
+            return False
+        if self._is_known(found, record, name) or self._is_of_earlier_run(item, found, name):
+            return True
+        note_left_out(self.left_out, item, f"{path.name} has another text than the job and reviews gave it: kept")
+        return False
+
+    def _write_file(self, item: Item, path: Path, text: bytes) -> None:
+        """Write a text to the temporary file of a path, which is renamed with others."""
         partial = self._partial(path)
         if self._root is not None:
             self._make_directories(path.parent)
         try:
             with create_own(partial) as file:
-                file.write(caption_text(record))
+                file.write(text)
         except FileNotFoundError:
             note_left_out(self.left_out, item, "its directory no longer exists")
             return
@@ -93,32 +108,49 @@ class SidecarWriter:
             self._rename_all()
 
     def _remove_captions(self, item: Item, record: OutputRecord) -> None:
-        """Delete the caption file of an input without captions, if its text is one that the job or a review gave it.
+        """Delete the caption files of an input without captions, if their texts are those of the job or a review.
 
         The captions were rejected, or cannot be put into the template. Any other text may be a person's, who edited
         the file.
         """
-        path = self.path_of(item)
-        if path is None or not own_exists(path):
-            return
-        if KEPT_EXISTING in record.notes:
-            note_left_out(self.left_out, item, f"{record.error}, but its caption file existed before the job: kept")
-            return
-        if self._is_known(_read(path), record):
-            remove_own(path)
-            self._changed_directories.add(path.parent)
-        else:
-            note_left_out(self.left_out, item, f"{record.error}, but its caption file has another text: kept")
+        first = self.path_of(item)
+        for name in ("", *(f".{name}" for name in record.texts[1:])):
+            path = first and self._named(first, name)
+            if path is None or not own_exists(path):
+                continue
+            if KEPT_EXISTING in record.notes:
+                note_left_out(self.left_out, item, f"{record.error}, but its caption file existed before the job: kept")
+            elif self._is_known(_read(path), record, name):
+                remove_own(path)
+                self._changed_directories.add(path.parent)
+            else:
+                note_left_out(self.left_out, item, f"{record.error}, but its caption file has another text: kept")
 
-    def _is_known(self, found: bytes | None, record: OutputRecord) -> bool:
+    def _is_known(self, found: bytes | None, record: OutputRecord, name: str) -> bool:
         """Return whether the job or a review gave a caption file its text; any other text is a person's.
 
         A caption that existed before the job may have had any whitespace around it, and a byte order mark.
         """
         if found is None:
             return False
-        known = (caption_text(replace(record, captions=texts)) for texts in self._target.known_texts(record) if texts)
-        return decode_caption(found) in map(decode_caption, known)
+        text = decode_caption(found)
+        for captions in self._target.known_texts(record):
+            known = caption_files(replace(record, captions=captions)).get(name) if captions else None
+            if known is not None and decode_caption(known) == text:
+                return True
+        return False
+
+    def _is_of_earlier_run(self, item: Item, found: bytes | None, name: str) -> bool:
+        """Return whether the job wrote a text other than the first one before it was restarted."""
+        if self._earlier is None:
+            listing, state = self._target.listing, self._target.journal.parent
+            self._earlier = WrittenCaptions(state / "none", listing, state / WRITTEN)
+        text = None if found is None else decode_caption(found)
+        return text is not None and self._earlier.wrote(item, name.removeprefix("."), text)
+
+    def _named(self, path: Path, name: str) -> Path:
+        """Return the path of a named text's file beside that of the first text: a.short.txt beside a.txt."""
+        return path.with_name(f"{path.name[: -len(self.suffix)]}{name}{self.suffix}") if name else path
 
     def flush(self) -> Progress:
         """Rename the waiting files to their final names."""
@@ -201,6 +233,22 @@ def _check_all_are_files(target: Target) -> None:
             f"{item.source} is not a separate file, so no caption can be written beside it: pass a directory as out "
             "(--out), or choose a format such as jsonl"
         )
+
+
+def _check_no_name_twice(target: Target) -> None:
+    """Check that no named text's file would be that of another image: a.short.txt of a.png, or of a.short.png."""
+    endings = tuple(f".{fold(name)}" for name in target.options.texts[1:])
+    found = {fold(item.key): item.source for item in target.listing.items() if fold(item.key).endswith(endings)}
+    if not endings or not found:
+        return
+    for item in target.listing.items():
+        for ending in endings:
+            if fold(item.key) + ending in found:
+                raise ValueError(
+                    f"texts: the caption file {item.key}{ending}{target.row.name and '.' + target.row.name} would be "
+                    f"that of two images, {item.source} and {found[fold(item.key) + ending]}: choose another name for "
+                    "the text, or a format such as jsonl"
+                )
 
 
 def _not_separate_files(target: Target) -> Iterator[Item]:

@@ -20,7 +20,7 @@ from .base import Progress, Target, note_left_out
 from .finishing import OutputRecord
 from .media import image_suffix
 from .parts import Parts
-from .rows import caption_text, output_row
+from .rows import caption_files, output_row
 
 SUFFIX, CAPTION = ".tar", ".txt"
 _TAR_RECORD = 20 * BLOCK  # tar files are padded to a multiple of it
@@ -63,7 +63,8 @@ class WebDatasetWriter:
         if self._sample is None or self._sample.span != span:
             self._end_sample()
             self._sample = _Sample(span, item)
-        self._sample.captions[item.locator["name"] + CAPTION] = caption_text(record)
+        for name, text in caption_files(record).items():
+            self._sample.captions[f"{item.locator['name']}{name}{CAPTION}"] = text
 
     def flush(self) -> Progress:
         """Return which shards are complete; the current one is not."""
@@ -137,7 +138,8 @@ class WebDatasetWriter:
         stem = f"{record.number:09d}"
         yield stem + image_suffix(item, data), data
         yield f"{stem}.json", portable_dumps(output_row(record, self._options)).encode()
-        yield stem + CAPTION, caption_text(record)
+        for name, text in caption_files(record).items():
+            yield f"{stem}{name}{CAPTION}", text
 
 
 class _Sample:

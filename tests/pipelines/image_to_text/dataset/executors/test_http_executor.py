@@ -22,6 +22,7 @@ from helpers.serving import MODEL, serving, wait_until
 from helpers.warm_processes import warm_python
 
 from mindone.pipelines import pipeline
+from mindone.pipelines.image_to_text import TextSpec
 from mindone.pipelines.image_to_text.dataset.api import caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors import http_endpoints
 from mindone.pipelines.image_to_text.dataset.executors.http_endpoints import EndpointsError
@@ -359,3 +360,21 @@ def test_our_own_server_gives_the_captions_of_the_local_engine(tmp_path: Path) -
     )
     for name in ("key", "captions", "error", "sha256", "width", "height", "prompts", "columns"):
         assert [row[name] for row in http] == [row[name] for row in local], name
+
+
+def test_texts_are_asked_one_after_the_other(photos: Path) -> None:
+    texts = [TextSpec("long", prompt="Describe it."), TextSpec("short", prompt="Shorten: {long}", max_new_tokens=7)]
+
+    def prompt(body: dict[str, Any]) -> str:
+        return str(body["messages"][0]["content"][-1]["text"])
+
+    with stub() as server:
+        _, rows = run(photos, server.url, texts=texts)
+    assert len(server.asked) == 24 and {one.kind for one in server.asked} == {"image/png"}
+    for number, row in enumerate(rows):
+        assert row["long"] == row["short"] == caption(number)  # what the stub says of an image, whatever is asked
+        assert row["prompts"] == ["Describe it.", f"Shorten: {caption(number)}"]
+    short = [one.body for one in server.asked if prompt(one.body).startswith("Shorten")]
+    assert sorted(map(prompt, short)) == sorted(f"Shorten: {caption(number)}" for number in range(12))
+    assert {body["max_tokens"] for body in short} == {7}
+    assert all(one.body.get("max_tokens") != 7 for one in server.asked if prompt(one.body) == "Describe it.")

@@ -324,13 +324,12 @@ def test_equal_pictures_that_wait_for_a_caption_share_their_pixels(tiny: ImageTo
         (tmp_path / f"{number}.png").write_bytes(encoded(scene(3)))
     tasks = tasks_of(list_inputs([str(tmp_path)]), "What is there?")
     run = CaptioningRun(Captioner(tiny, "tiny", CaptioningSettings(batch_size=2)), iter(tasks))
-    processor, conversation = tiny.processor, tiny.template().name
     for task in tasks:
-        run.start(prepare(task, processor, conversation))
+        run.start(prepare(task, run.captioner.encoder))
     assert len(run.incomplete) == 20 and run.engine.waiting == 1
     images = {id(one.images): one.images for one in run.incomplete.values()}
     assert len(images) == 1
-    late = prepare(replace(tasks[0], item=replace(tasks[0].item, number=99)), processor, conversation)
+    late = prepare(replace(tasks[0], item=replace(tasks[0].item, number=99)), run.captioner.encoder)
     run.engine.step()  # encodes the picture
     run.start(late)
     assert run.incomplete[99].images is run.incomplete[tasks[0].item.number].images is next(iter(images.values()))
