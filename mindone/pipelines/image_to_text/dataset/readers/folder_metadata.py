@@ -7,7 +7,7 @@ the file. Rows of a deeper directory come before those of the directories above 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -42,19 +42,37 @@ def read_metadata(
     """
     for name in sorted(names):
         path, shown_path = os.path.join(directory, name), os.path.join(shown_directory, name)
-        if _is_read(Location(kind_of_file(name) or "", path, shown_path), options, builder):
+        location = Location(kind_of_file(name) or "", path, shown_path)
+        if is_joined(location, options, builder, lambda one: one if os.path.lexists(one) else None, path):
             return name
     return None
 
 
-def _is_read(location: Location, options: ReaderOptions, builder: ItemBuilder) -> bool:
-    """Read one file, and return whether it has a column of file names."""
+def is_joined(
+    location: Location,
+    options: ReaderOptions,
+    builder: ItemBuilder,
+    described: Callable[[str], str | None],
+    source: str,
+) -> bool:
+    """Read one file into `builder.file_columns`, and return whether it has a column of file names.
+
+    Args:
+        location: of the file.
+        options, builder: of the listing.
+        described: returns the path under which an image is described, given its absolute path according to the file;
+            None if there is no such image.
+        source: the file, of which no other row may describe the same image.
+
+    Raises:
+        InputError: options.caption_column is not a column of the metadata.
+    """
     place = replace(location, downloads=False)
     for column in _NAME_COLUMNS:
         reading = _reading(options, column)
         try:
             with ItemBuilder(reading) as rows:
-                _store(location, options, builder, list_location(place, reading, rows))
+                _store(location, options, builder, list_location(place, reading, rows), described, source)
             return True
         except (SkippedTableError, ImportError):
             return False
@@ -84,11 +102,18 @@ class _NoCaptionColumn(InputError):
     """The caption column that the caller named is not in the metadata."""
 
 
-def _store(location: Location, options: ReaderOptions, builder: ItemBuilder, rows: Iterator[Item]) -> None:
+def _store(
+    location: Location,
+    options: ReaderOptions,
+    builder: ItemBuilder,
+    rows: Iterator[Item],
+    described: Callable[[str], str | None],
+    source: str,
+) -> None:
     names: dict[str, None] = {}
     for item in rows:
-        path = item.path
-        if path is None or not os.path.lexists(path):
+        path = None if item.path is None else described(item.path)
+        if path is None:
             builder.skipped.note("metadata_row", f"{location.name}: {item.source}")
             continue
         if options.caption_column is None:
@@ -98,7 +123,7 @@ def _store(location: Location, options: ReaderOptions, builder: ItemBuilder, row
             if len(names) < _MAX_COLUMNS:
                 names.update(dict.fromkeys(item.columns))
         caption = next((text for text in texts if isinstance(text, str) and text.strip()), None)
-        if not builder.file_columns.add(path, location.path, Description(item.columns, caption)):
+        if not builder.file_columns.add(path, source, Description(item.columns, caption)):
             builder.skipped.note("metadata_row", f"{location.name}: {item.source}")
     wanted = options.caption_column
     if names and wanted is not None and wanted.partition(".")[0] not in names and wanted not in names:

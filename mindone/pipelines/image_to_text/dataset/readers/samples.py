@@ -7,8 +7,10 @@ They are grouped with an index of the names in a temporary file; memory holds on
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -19,6 +21,7 @@ from ..state.existing_captions import MAX_CAPTION_BYTES, decode_caption
 from ..state.keys import fold, safe_key, without_suffix
 from ..state.records import Item, jsonable
 from ..state.temp_table import TempTable
+from .archive_metadata import MAX_METADATA_BYTES, described_as, is_metadata, join_member
 from .base import VIDEO_SUFFIXES, Location, ReaderOptions, is_media
 from .formats import CONTAINERS, TABLES, kind_of_file
 from .item_builder import ItemBuilder
@@ -113,6 +116,12 @@ class SampleIndex(AbstractContextManager["SampleIndex"]):
         self._members.put(_bytes(number) + _bytes(self._sequence), json.dumps(values).encode(), member.text)
         self._sequence += 1
 
+    def has(self, name: str) -> bool:
+        """Return whether a member of this name was added."""
+        split = split_name(name)
+        row = self._samples.get(b"\1" + _encode(fold(split[0] if split else name)))
+        return row is not None and self._samples.get(b"\2" + _bytes(row[0]) + _encode(name)) is not None
+
     def samples(self) -> Iterator[Sample]:
         """Yield the samples in the order of their first members."""
         current, sample = b"", Sample()
@@ -156,6 +165,8 @@ class SampleLister:
         patterns = (*options.include, *location.include)
         self._include = [one for one in patterns if names_a_suffix(one) and kind_of_file(one) in (None, "file")]
         self._captions = tuple(suffix.lower() for suffix in options.caption_suffixes)
+        self._has_metadata = False
+        self._joined: set[str] = set()  # names of the metadata files that describe the images
 
     def takes(self, name: str, is_link: bool = False) -> bool:
         """Return whether a member is added to the index; if not, it is counted as skipped unless it is excluded."""
@@ -169,6 +180,7 @@ class SampleLister:
             reason = why_not_media(path)
         if reason is not None:
             self._skip(reason, name)
+        self._has_metadata |= reason is None and is_metadata(path)
         return reason is None
 
     def is_text(self, member: Member) -> bool:
@@ -183,6 +195,8 @@ class SampleLister:
             damage: why the archive could not be read to its end, or None.
         """
         count = 0
+        if self._has_metadata:
+            self._join_metadata(index)
         for sample in index.samples():
             for item in self.items(sample):
                 yield item
@@ -192,6 +206,22 @@ class SampleLister:
             reason = f"the archive is damaged after {count} images: {damage}"
         if damage is not None or not count:
             yield self._builder.build_failure(f"{self._stem}~end", self._location.name, reason)
+
+    def _join_metadata(self, index: SampleIndex) -> None:
+        """Read the metadata files, one of a directory; what a deeper one says replaces what those above it say."""
+        members = [member for sample in index.samples() for member in sample.members if is_metadata(member.name)]
+        directories: set[str] = set()
+        for member in sorted(members, key=lambda member: (member.name.count("/"), member.name)):
+            directory = member.name.rpartition("/")[0]
+            if directory in directories or member.problem or member.size > MAX_METADATA_BYTES:
+                continue
+            try:
+                data = self._data(member)
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):  # it is then named as a table
+                continue
+            if join_member(member.name, data, self._location, self._options, self._builder, index.has):
+                directories.add(directory)
+                self._joined.add(member.name)
 
     def items(self, sample: Sample) -> Iterator[Item]:
         """Yield the images and videos of a sample."""
@@ -223,7 +253,7 @@ class SampleLister:
             listed = self._first_of_each_name(listed)
         stem_counts = Counter(fold(without_suffix(member.name)) for member in listed)
         texts = {fold(member.name): member for member in members if self.is_text(member)}
-        columns = self._columns(key, listed, texts)
+        sample_columns = self._columns(key, listed, texts)
         used: set[str] = set()  # folded names of caption files that belong to one image
         for member in listed:
             stem = without_suffix(member.name)
@@ -231,6 +261,8 @@ class SampleLister:
             name = key if len(listed) == 1 else unique
             candidates = dict.fromkeys((fold(name), fold(unique)))
             used.update(candidate + suffix for candidate in candidates for suffix in self._captions)
+            described = self._builder.file_columns.get(described_as(self._location, member.name))
+            columns = {**described.columns, **sample_columns}
             caption, caption_name = self._caption(candidates, columns, texts)
             full_key = f"{self._stem}/{safe_key(member.name)}"
             source = f"{self._location.name}::{member.name}"
@@ -245,7 +277,9 @@ class SampleLister:
             if member.span:
                 locator["sample"] = _merged(one.span for one in members)
             own_key = f"{self._stem}/{safe_key(name)}"
-            yield self._builder.build(own_key, source, locator, full_key=full_key, columns=columns, caption=caption)
+            yield self._builder.build(
+                own_key, source, locator, full_key=full_key, columns=columns, caption=caption or described.caption
+            )
         unused = [one for one in members if one not in listed and fold(one.name) not in used and not _is_field(one)]
         self._note_unused(unused, "ambiguous" if len(listed) > 1 else "caption")
 
@@ -285,6 +319,8 @@ class SampleLister:
         """Count members that belong to no image."""
         for member in members:
             kind = kind_of_file(member.name)
+            if member.name in self._joined:
+                continue
             if member.suffix in self._captions:
                 self._skip(caption_reason, member.name)
             elif is_media(member.name):

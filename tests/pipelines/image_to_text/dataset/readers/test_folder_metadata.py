@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pandas as pd
 import pytest
-from helpers.jobs import listed, png
+from helpers.jobs import listed, png, write_tar
 
 from mindone.pipelines.image_to_text.dataset.readers import InputError, ReaderOptions, list_inputs
 from mindone.pipelines.image_to_text.dataset.state.skipped import SkippedFiles
@@ -169,3 +170,59 @@ def test_an_object_with_several_arrays_names_those_that_are_not_listed(folder: P
     found, skipped = listing("in/all.json")
     assert found["1"] == ("One.", {"captions": ["Mine."], "annotation_captions": ["One."], "id": 1, "caption": "One."})
     assert skipped == {}
+
+
+def write_archive(path: Path, folder: Path, prefix: str = "") -> None:
+    files = sorted(one for one in folder.rglob("*") if one.is_file())
+    members = [(prefix + one.relative_to(folder).as_posix(), one.read_bytes()) for one in files]
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members:
+                archive.writestr(name, data)
+    else:
+        write_tar(path, members, "w:gz" if path.suffix == ".tgz" else "w")
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet"])
+@pytest.mark.parametrize("archive", ["train.zip", "train.tar", "train.tgz"])
+def test_metadata_in_an_archive_is_joined_as_in_a_folder(folder: Path, tmp_path: Path, archive: str, name: str) -> None:
+    write(folder / name, [*ROWS, {"file_name": "absent.png", "text": "None.", "mood": ""}])
+    write(folder / "b" / "metadata.jsonl", [{"file_name": "2.png", "text": "Deeper.", "mood": "wild"}])
+    write_archive(tmp_path / archive, folder, "./" if archive == "train.tar" else "")
+    items = listed(archive)
+    found = {item.locator["member"].removeprefix("./"): (item.caption, item.columns["mood"]) for item in items}
+    assert found == {"1.png": ("One.", "calm"), "b/2.png": ("Deeper.", "wild"), "b/c/3.png": ("Three.", "sad")}
+    _, skipped = listing(archive)
+    assert {*skipped} == {"metadata_row"}
+    with pytest.raises(InputError, match=rf"{archive}::.*{name} has no column 'mod'"):
+        listing(archive, caption_column="mod")
+    assert {item.caption for item in listed(archive, caption_column="mood")} == {"calm", "wild", "sad"}
+
+
+def test_metadata_in_an_archive_is_what_datasets_loads(folder: Path, tmp_path: Path) -> None:
+    write(folder / "metadata.jsonl", ROWS)
+    write_archive(tmp_path / "train.zip", folder)
+    theirs = datasets.load_dataset(
+        "imagefolder", data_files=str(tmp_path / "train.zip"), split="train", cache_dir=str(tmp_path / "c")
+    ).cast_column("image", datasets.Image(decode=False))
+    names = [row["image"]["path"].partition("::")[0].rpartition("/")[2] for row in theirs]  # zip://b/2.png::train.zip
+    wanted = {name: (row["text"], row["mood"]) for name, row in zip(names, theirs, strict=True)}
+    found = {
+        item.locator["member"].rpartition("/")[2]: (item.caption, item.columns["mood"]) for item in listed("train.zip")
+    }
+    assert found == wanted and len(found) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xfe\0", b"{}" * 9, b"[" * 100_000, b'{"file_name": "../../../etc/passwd"}\n{"file_name": "/1.png"}'],
+)
+def test_bad_metadata_in_an_archive_does_not_stop_its_images(tmp_path: Path, data: bytes) -> None:
+    write_tar(tmp_path / "a.tar", [("metadata.jsonl", data), ("1.png", png(1))])
+    assert [(item.locator["member"], item.caption) for item in listed("a.tar")] == [("1.png", None)]
+
+
+def test_a_caption_file_counts_more_than_metadata(tmp_path: Path) -> None:
+    row = json.dumps({"file_name": "1.png", "text": "From the table."}).encode()
+    write_tar(tmp_path / "a.tar", [("1.png", png(1)), ("1.txt", b"From its own file."), ("metadata.jsonl", row)])
+    assert [item.caption for item in listed("a.tar")] == ["From its own file."]
