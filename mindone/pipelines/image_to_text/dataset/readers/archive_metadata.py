@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..state.regular_files import create_own
 from .base import Location, ReaderOptions
 from .folder_metadata import is_joined
 from .formats import METADATA_FILES, kind_of_file
 from .item_builder import ItemBuilder
 
-MAX_METADATA_BYTES = 2**27  # of a metadata file in an archive, which is unpacked to a temporary file
+# Of the metadata files of an archive, each of which is unpacked to a temporary file; further ones are not read.
+MAX_METADATA_BYTES, MAX_METADATA_FILES = 2**27, 1000
 
 
 def is_metadata(name: str) -> bool:
@@ -53,7 +54,8 @@ def join_member(
     base, directory = posixpath.basename(name), posixpath.dirname(name)
     with TemporaryDirectory(prefix="share4v-") as folder:
         path = os.path.join(os.path.realpath(folder), base)
-        Path(path).write_bytes(data)
+        with create_own(path) as file:
+            file.write(data)
 
         def member_of(row_path: str) -> str | None:
             relative = os.path.relpath(row_path, os.path.dirname(path)).replace(os.sep, "/")

@@ -21,7 +21,7 @@ from ..state.existing_captions import MAX_CAPTION_BYTES, decode_caption
 from ..state.keys import fold, safe_key, without_suffix
 from ..state.records import Item, jsonable
 from ..state.temp_table import TempTable
-from .archive_metadata import MAX_METADATA_BYTES, described_as, is_metadata, join_member
+from .archive_metadata import MAX_METADATA_BYTES, MAX_METADATA_FILES, described_as, is_metadata, join_member
 from .base import VIDEO_SUFFIXES, Location, ReaderOptions, is_media
 from .formats import CONTAINERS, TABLES, kind_of_file
 from .item_builder import ItemBuilder
@@ -187,6 +187,10 @@ class SampleLister:
         """Return whether a member can be a caption or the metadata of a sample."""
         return member.suffix in (*self._captions, ".json") and 0 <= member.size <= MAX_CAPTION_BYTES
 
+    def is_read_early(self, member: Member) -> bool:
+        """Return whether a member is read while the archive is listed, perhaps in another order."""
+        return self.is_text(member) or (is_metadata(member.name) and 0 <= member.size <= MAX_METADATA_BYTES)
+
     def all_items(self, index: SampleIndex, damage: str | None) -> Iterator[Item]:
         """Yield the images and videos of all samples; one more Item fails if the archive is damaged or has none.
 
@@ -211,10 +215,12 @@ class SampleLister:
         """Read the metadata files, one of a directory; what a deeper one says replaces what those above it say."""
         members = [member for sample in index.samples() for member in sample.members if is_metadata(member.name)]
         directories: set[str] = set()
-        for member in sorted(members, key=lambda member: (member.name.count("/"), member.name)):
+        remaining = MAX_METADATA_BYTES
+        for member in sorted(members, key=lambda member: (member.name.count("/"), member.name))[:MAX_METADATA_FILES]:
             directory = member.name.rpartition("/")[0]
-            if directory in directories or member.problem or member.size > MAX_METADATA_BYTES:
+            if directory in directories or member.problem or not 0 <= member.size <= remaining:
                 continue
+            remaining -= member.size
             try:
                 data = self._data(member)
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):  # it is then named as a table

@@ -97,6 +97,8 @@ def _member(info: tarfile.TarInfo, archive: Archive, lister: SampleLister) -> Me
         problem = "the archive stores it as a sparse file, which is not supported"
         return Member(info.name, info.size, locator, problem=problem)
     member = Member(info.name, info.size, locator, (info.offset, end))
-    if isinstance(archive, CompressedArchive) and lister.is_text(member):  # reading it later would start from the front
+    if isinstance(archive, CompressedArchive) and lister.is_read_early(
+        member
+    ):  # reading it later would start from the front
         return replace(member, text=archive.read(info.offset_data, info.size))
     return member

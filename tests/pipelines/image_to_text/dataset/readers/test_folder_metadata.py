@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from helpers.jobs import listed, png, write_tar
 
-from mindone.pipelines.image_to_text.dataset.readers import InputError, ReaderOptions, list_inputs
+from mindone.pipelines.image_to_text.dataset.readers import InputError, ReaderOptions, list_inputs, samples
 from mindone.pipelines.image_to_text.dataset.state.skipped import SkippedFiles
 
 ROWS: list[dict[str, Any]] = [
@@ -226,3 +226,18 @@ def test_a_caption_file_counts_more_than_metadata(tmp_path: Path) -> None:
     row = json.dumps({"file_name": "1.png", "text": "From the table."}).encode()
     write_tar(tmp_path / "a.tar", [("1.png", png(1)), ("1.txt", b"From its own file."), ("metadata.jsonl", row)])
     assert [item.caption for item in listed("a.tar")] == ["From its own file."]
+
+
+def test_so_many_metadata_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "MAX_METADATA_FILES", 2)
+    row = json.dumps({"file_name": "1.png", "text": "Yes."}).encode()
+    for mode in ("w", "w:gz"):
+        write_tar(
+            tmp_path / "a.tar",
+            [(f"{one}/{name}", data) for one in "abc" for name, data in (("1.png", png(1)), ("metadata.jsonl", row))],
+            mode,
+        )
+        assert [item.caption for item in listed("a.tar")] == ["Yes.", "Yes.", None]
+        assert listing("a.tar")[1] == {"table": ("a.tar::c/metadata.jsonl",)}
+    monkeypatch.setattr(samples, "MAX_METADATA_BYTES", len(row))
+    assert [item.caption for item in listed("a.tar")] == ["Yes.", None, None]
