@@ -40,6 +40,8 @@ _OTHERS = {
 }
 _MISSING = "the following arguments are required"
 
+GIVEN = "given"  # a parser with a default of this name puts the names of the given arguments there
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line each; the subparsers that it makes are too."""
@@ -50,12 +52,28 @@ class Parser(argparse.ArgumentParser):
         """Parse arguments; an unknown one is an error of the command that got it, which knows its options."""
         self._given = list(sys.argv[1:] if args is None else args)
         parsed, unknown = super().parse_known_args(args, namespace)
+        if GIVEN in self._defaults:
+            setattr(parsed, GIVEN, self._given_names(args))
         if unknown:
             name = unknown[0].partition("=")[0]
             if name.startswith("-") and len(name) > 1:
                 self.error(self._unknown_option(name))
             self.error(f"unexpected argument {unknown[0]!r}")
         return parsed, unknown
+
+    def _given_names(self, args: Sequence[str] | None) -> frozenset[str]:
+        """Return the names of the arguments that are given, rather than left at their defaults."""
+        before, defaults = dict(self._defaults), [(action, action.default) for action in self._actions]
+        self._defaults.clear()
+        for action in self._actions:
+            action.default = argparse.SUPPRESS
+        try:
+            found, _ = argparse.ArgumentParser.parse_known_args(self, args, argparse.Namespace())
+        finally:
+            self._defaults.update(before)
+            for action, default in defaults:
+                action.default = default
+        return frozenset(vars(found))
 
     def _unknown_option(self, name: str) -> str:
         usual = name.replace("_", "-")

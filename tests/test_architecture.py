@@ -43,6 +43,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("job",), ("checks",), ("preview",)),
         (("adoption",), ("review",)),
         (("api",),),
+        (("config",),),
     ),
     SERVE: (
         (("errors",), ("options",), ("model_thread",), ("cpu_time",), ("grammar_trial",)),

@@ -18,6 +18,7 @@ EPILOG = """examples:
   share4v caption-dataset photos --model sharegpt4v-7b --dtype int4
   share4v caption-dataset photos --out captions.jsonl --style detailed --begin-with "A photograph of"
   share4v caption-dataset photos --out new.jsonl --limit 20 --dry-run
+  share4v caption-dataset --config captions.jsonl.share4v/job.json --out again.jsonl
   share4v caption-dataset 'shards/{0000..0127}.tar' --out captioned --format webdataset --engine ray --actors 8
   share4v caption-dataset photos --out train --format imagefolder --format txt --existing overwrite
   share4v caption-dataset photos --engine http --endpoint http://gpu1:8000/v1 --model NAME --api-key-env KEY
@@ -201,6 +202,13 @@ def _add_output_arguments(parser: ArgumentParser) -> None:
 
 def _add_job_arguments(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("job")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="take settings from FILE: TOML with the names of these options (batch-size = 4; inputs is INPUT), or the "
+        "job.json that a job wrote to its state directory; what the command line says comes before it",
+    )
+    parser.set_defaults(given=frozenset())  # filled by the parser
     group.add_argument(
         "--state",
         metavar="DIR",

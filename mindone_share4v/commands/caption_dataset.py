@@ -51,6 +51,10 @@ def run(arguments: Namespace) -> int:
     from mindone.pipelines.image_to_text.dataset.state.job_description import SettingsChangedError
     from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 
+    try:
+        arguments = _with_config(arguments)
+    except (ValueError, OSError) as error:
+        return usage_error(arguments, error)
     if arguments.list_styles:
         return _list_styles()
     if arguments.list_rules:
@@ -121,6 +125,23 @@ def _finish(summary: JobSummary, arguments: Namespace) -> int:
     if current_rank() is not None:
         return DONE  # msrun treats any other status as a crash and kills the other processes
     return SOME_FAILED if summary.failed or summary.left_out else DONE
+
+
+def _with_config(arguments: Namespace) -> Namespace:
+    """Return the arguments with the settings of --config that the command line does not have.
+
+    Raises:
+        ValueError: the file cannot be used.
+        OSError: it cannot be read.
+    """
+    if arguments.config is None:
+        return arguments
+    from mindone.pipelines.image_to_text.dataset.config import read_config
+
+    settings = read_config(arguments.config, arguments.given)
+    if isinstance(settings.get("inputs"), str):
+        settings["inputs"] = [settings["inputs"]]
+    return Namespace(**{**vars(arguments), **settings})
 
 
 def _job(arguments: Namespace) -> DatasetOptions:

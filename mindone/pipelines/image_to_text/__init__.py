@@ -30,6 +30,7 @@ _EXPORTS = {
     "WriterOptions": "dataset.writers",
     "caption_dataset": "dataset.api",
     "job_status": "dataset.report.status",
+    "read_config": "dataset.config",
 }
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .captioning import ImageToTextPipeline
     from .chat import ChatSession
     from .dataset.api import caption_dataset
+    from .dataset.config import read_config
     from .dataset.options import CaptioningSettings, ExecutorOptions, JobOptions, ModelChoice
     from .dataset.prompts.plan import PromptPlan
     from .dataset.readers import InputError, ReaderOptions
@@ -72,6 +74,7 @@ __all__ = [
     "WriterOptions",
     "caption_dataset",
     "job_status",
+    "read_config",
 ]
 
 

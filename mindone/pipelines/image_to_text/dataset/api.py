@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,9 +49,11 @@ _SIDECAR_FORMATS = frozenset(("txt", "caption"))
 _NEWER_READER_OPTIONS = {"encoding": None, "same_name": "extension"}
 _DERIVED_READER_OPTIONS = ("own_outputs", "separate_files", "text_names")  # follow from `out` and `formats`
 
+Inputs = str | Path | Sequence[str | Path]
+
 
 def caption_dataset(
-    inputs: str | Path | Sequence[str | Path],
+    inputs: Inputs,
     *,
     choice: ModelChoice | None = None,
     plan: PromptPlan | None = None,
@@ -111,6 +113,12 @@ def caption_dataset(
         JobSummary(inputs=1, captioned=1, kept=0, failed=0, seconds=..., tokens=..., left_out=(), ...)
     """
     given = build_options(keywords, choice=choice, plan=plan, settings=settings, readers=readers, options=options)
+    paths, job = _completed(inputs, given)
+    return _run(paths, job, on_start or _ignore, on_record or _ignore, on_skipped or _ignore)
+
+
+def _completed(inputs: Inputs, given: DatasetOptions) -> tuple[list[str], DatasetOptions]:
+    """Return the inputs as paths, and the options with what follows from the output."""
     paths = [os.fspath(path) for path in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     formats = given.options.formats or (format_of(given.options.out),)
     job = replace(
@@ -121,7 +129,12 @@ def caption_dataset(
             text_names=given.options.writers.texts[1:],
         ),
     )
-    return _run(paths, job, on_start or _ignore, on_record or _ignore, on_skipped or _ignore)
+    return paths, job
+
+
+def describe_job(inputs: Inputs, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description that a job with these keywords stores as job.json; errors as of `caption_dataset`."""
+    return _description(*_completed(inputs, build_options(keywords)))
 
 
 def _ignore(*arguments: object) -> None:

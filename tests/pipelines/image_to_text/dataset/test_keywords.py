@@ -69,7 +69,7 @@ def description(out: Path) -> dict[str, Any]:
 def test_keywords_and_flags_have_the_same_names() -> None:
     parser = ArgumentParser()
     add_arguments(parser)
-    flags = set(vars(parser.parse_args([]))) - {"inputs", "list_styles", "list_rules"}
+    flags = set(vars(parser.parse_args([]))) - {"inputs", "list_styles", "list_rules", "config", "given"}
     assert flags == set(KEYWORDS) - {"token"}  # on the command line HF_TOKEN has it
 
 
