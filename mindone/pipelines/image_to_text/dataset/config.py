@@ -18,6 +18,7 @@ from .keywords import KEYWORDS, DatasetKeywords
 from .prompts.styles import STYLES
 from .state.job_description import changed_settings
 from .state.regular_files import open_input
+from .text_specs import TextSpec
 
 QUESTIONS = ("style", "prompt", "prompt_file")  # each replaces all of them, as together they say what is asked
 _MAX_BYTES = 16 * 2**20
@@ -31,7 +32,8 @@ _RENAMED = {
     "forbidden_words": "forbid",
     "formats": "format",
 }
-_NOT_TAKEN = ("captions", "frames", "text")  # names of sections or of fields that mean something else there
+_OF_TEXTS = ("captions", "captions.generation", "captions.rules")  # sections that a named text has too
+_NOT_TAKEN = ("captions", "frames", "texts")  # names of sections or of fields that mean something else there
 
 
 def read_config(path: str | os.PathLike[str], replaced: Collection[str] = ()) -> dict[str, Any]:
@@ -110,16 +112,34 @@ def _named(path: str | os.PathLike[str], values: Mapping[str, Any]) -> dict[str,
             raise ValueError(unknown(f"setting in {os.fspath(path)}", written, (_INPUTS, *KEYWORDS)))
         if name in keywords:
             raise ValueError(f"{os.fspath(path)}: {written} is set twice, with - and with _")
-        keywords[name] = value
+        keywords[name] = _with_underscores(path, value) if name == "texts" and isinstance(value, dict) else value
     return keywords
+
+
+def _with_underscores(path: str | os.PathLike[str], tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of named texts with the names of keywords, after checking the types of their values."""
+    types = get_type_hints(TextSpec)
+    found: dict[str, Any] = {}
+    for text, table in tables.items():
+        if not isinstance(table, dict):
+            found[text] = table  # its style or prompt alone
+            continue
+        found[text] = {name.replace("-", "_"): value for name, value in table.items()}
+        for name, value in found[text].items():
+            if name in types and not _matches(value, types[name]):
+                raise ValueError(_wrong_type(path, f"texts.{text}.{name}", types[name], value))
+    return found
 
 
 def _check_type(path: str | os.PathLike[str], name: str, value: Any) -> None:
     expected = _types()[name]
     if not _matches(value, expected):
-        raise ValueError(
-            f"{os.fspath(path)}: {name} must be {_described(expected)}, got {value!r:.80} (a {type(value).__name__})"
-        )
+        raise ValueError(_wrong_type(path, name, expected, value))
+
+
+def _wrong_type(path: str | os.PathLike[str], name: str, expected: Any, value: Any) -> str:
+    kind = type(value).__name__
+    return f"{os.fspath(path)}: {name} must be {_described(expected)}, got {value!r:.80} (a {kind})"
 
 
 @cache
@@ -163,16 +183,17 @@ def _keywords_of_job(path: str | os.PathLike[str], job: Mapping[str, Any], left_
             keywords.update(_of_section(_section(job, section)))
         keywords.update(_of_readers(job["sources"], job["out"]))
         questions = _questions(job["prompts"])
+        texts = _texts(job)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{os.fspath(path)}: not the settings of a job ({error!r})") from None
-    if questions is None:
-        if not {*QUESTIONS} & {*left_out}:
+    if questions is None or texts is None:
+        if texts is None or not {*QUESTIONS} & {*left_out}:
             raise ValueError(
                 f"{os.fspath(path)}: its prompts have weights, which only a file can state: give the prompts too "
                 "(prompt_file, --prompt-file)"
             )
     else:
-        keywords.update(questions)
+        keywords.update(questions, **({"texts": texts} if texts else {}))
         _check_same(path, job, keywords)
     return {name: value for name, value in keywords.items() if name not in left_out}
 
@@ -184,12 +205,35 @@ def _section(job: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _of_section(values: Mapping[str, Any]) -> dict[str, Any]:
-    named = ((_RENAMED.get(name, name), value) for name, value in values.items())
-    return {
-        name: value
-        for name, value in named
-        if name in KEYWORDS and name not in _NOT_TAKEN and value not in (None, "", [])
-    }
+    return {name: value for name, value in _with_keywords(values).items() if value not in ("", [])}
+
+
+def _with_keywords(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a section that are set, by the names of their keywords."""
+    named = {_RENAMED.get(name, name): value for name, value in values.items() if value is not None}
+    return {name: value for name, value in named.items() if name in KEYWORDS and name not in _NOT_TAKEN}
+
+
+def _texts(job: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """Return the tables of a job's named texts, with what differs from the job; None if prompts have weights."""
+    tables: dict[str, dict[str, Any]] = {}
+    sinks = job["sinks"]
+    for name in sinks.get("texts", ()):
+        text = job["texts"][name]
+        table = tables[name] = {} if text["image"] else {"image": False}
+        for section in _OF_TEXTS:
+            of_job = _with_keywords(_section(job, section))
+            own = _with_keywords(_section(text, section))
+            table.update((key, value) for key, value in own.items() if of_job.get(key) != value)
+        if text["prompts"]["prompts"] != job["prompts"]["prompts"]:
+            questions = _questions(text["prompts"])
+            if questions is None:
+                return None
+            table.update((key, value) for key, value in questions.items() if key in QUESTIONS)
+        for key, values in (("template", sinks.get("text_templates", {})), ("fit", sinks.get("text_fits", {}))):
+            if name in values:
+                table[key] = values[name]
+    return tables
 
 
 def _of_readers(sources: Mapping[str, Any], out: str | None) -> dict[str, Any]:

@@ -30,6 +30,15 @@ JOBS: list[dict[str, Any]] = [
     {"schema": {"type": "object"}, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "min_p": 0.1},
     {"format": ["txt", "jsonl"], "out": "captions"},
     {"out": None},
+    {
+        "max_words": 30,
+        "forbid": ["dog"],
+        "texts": {
+            "long": {"style": "detailed", "template": "sks, {caption}", "fit": ["clip:77"]},
+            "brief": {"prompt": "Shorten: {long}", "image": False, "max_words": 12, "forbid": [], "temperature": 0.5},
+            "asked": {},
+        },
+    },
 ]
 
 
@@ -101,6 +110,25 @@ def test_every_keyword_can_be_set() -> None:
     assert set(vars(again)) - {"list_styles", "list_rules", "config", "given", "inputs"} <= set(KEYWORDS)
 
 
+def test_tables_of_toml_are_named_texts(photos: Path) -> None:
+    tables = """
+        [texts.long]
+        prompt = "A long one about {stem}"
+        [texts.short]
+        prompt = "Shorten: {long}"
+        image = false
+        max-words = 12
+        """
+    toml(Path("job.toml"), f'inputs = "photos"\nout = "a.jsonl"\n{tables}')
+    description = describe_job(
+        "photos", {key: value for key, value in read_config("job.toml").items() if key != "inputs"}
+    )
+    assert list(description["texts"]) == ["long", "short"]
+    assert description["texts"]["short"]["captions"]["rules"]["max_words"] == 12
+    toml(Path("job.toml"), 'inputs = "photos"\n[texts.short]\nmax-wrods = 12\n')
+    assert main(["caption-dataset", "--config", "job.toml", "--out", "b.jsonl"]) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -113,6 +141,7 @@ def test_every_keyword_can_be_set() -> None:
         ("inputs = 3", "inputs must be a text or a list of texts"),
         ("batch-size = 1\nbatch_size = 2", "batch_size is set twice"),
         ("[captions]\nx = 1", "captions must be a whole number"),
+        ("[texts.short]\nmax-words = '12'", r"texts.short.max_words must be a whole number, got '12'"),
         ("batch-size 4", "not TOML"),
         ("seed = 1\nseed = 2", "not TOML"),
     ],
