@@ -66,7 +66,7 @@ def toml(path: Path, text: str) -> Path:
 def test_a_job_is_described_again_by_its_own_file(tmp_path: Path, keywords: dict[str, Any]) -> None:
     values = {"out": str(tmp_path / "out.jsonl"), **keywords}
     description = describe_job(["photos", "more"], values)
-    (tmp_path / "job.json").write_text(json.dumps(description))
+    (tmp_path / "job.json").write_text(json.dumps(description, sort_keys=True))
     found = read_config(tmp_path / "job.json")
     assert describe_job(found.pop("inputs"), found) == description
 
