@@ -174,7 +174,7 @@ class EndpointPool:
         key: API key, or None.
         max_in_flight: maximum number of requests in flight at each endpoint.
         seconds: maximum duration of a request.
-        is_json: whether answers must be JSON.
+        is_json: whether answers to requests with a `response_format` must be JSON.
     """
 
     def __init__(
@@ -290,7 +290,7 @@ class EndpointPool:
             return Meaning.FAILED, f"{endpoint.name}: {self._safe(str(error)) or type(error).__name__}"
         if response.status == 200:
             spending.add(response.body)
-            return self._read(endpoint, started, response)
+            return self._read(endpoint, started, response, self._is_json and "response_format" in body)
         meaning, said = _meaning(response), self._safe(error_message(response.body))
         reason = f"{endpoint.name} answered {response.status}: {said}"
         if meaning is Meaning.BUSY:
@@ -300,11 +300,13 @@ class EndpointPool:
             meaning = Meaning.BUSY  # for this request: another endpoint may answer it
         return meaning, reason
 
-    def _read(self, endpoint: Endpoint, started: float, response: Response) -> Answer | tuple[Meaning, str]:
+    def _read(
+        self, endpoint: Endpoint, started: float, response: Response, is_json: bool
+    ) -> Answer | tuple[Meaning, str]:
         endpoint.silent_since = None
         endpoint.limit.answered(started)
         try:
-            return read_answer(response.body, self._is_json)
+            return read_answer(response.body, is_json)
         except RefusedError as error:
             return Meaning.REJECTED, self._safe(str(error))
         except AnswerError as error:

@@ -25,7 +25,14 @@ from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text import TextSpec
 from mindone.pipelines.image_to_text.dataset.api import caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors import http_endpoints
-from mindone.pipelines.image_to_text.dataset.executors.http_endpoints import EndpointsError
+from mindone.pipelines.image_to_text.dataset.executors.http_endpoints import (
+    EndpointPool,
+    EndpointsError,
+    InputRejectedError,
+    Spending,
+)
+from mindone.pipelines.image_to_text.dataset.executors.http_images import probe_uri
+from mindone.pipelines.image_to_text.dataset.executors.http_requests import request_body
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
 from mindone.pipelines.image_to_text.dataset.report.summary import summarize
 from mindone.pipelines.image_to_text.dataset.state.paths import LOCK
@@ -266,6 +273,22 @@ def test_ctrl_c_ends_a_job_whose_endpoint_hangs(photos: Path, capsys: pytest.Cap
         command = ["caption-dataset", str(photos), "--out", str(photos.parent / "out.jsonl"), "--engine", "http"]
         assert main([*command, "--endpoint", server.url]) == 130
     assert "interrupted; the same command resumes the job" in capsys.readouterr().err
+
+
+def test_only_requests_with_a_response_format_must_be_answered_with_json() -> None:
+    async def ask(url: str, **fields: Any) -> str:
+        pool = EndpointPool([url], None, 4, 5.0, is_json=True)
+        body = request_body("m", "What?", [probe_uri()], {}, {}, fields)
+        try:
+            await pool.admit(pool.endpoints[0], body)
+            return (await pool.ask(body, Spending())).text
+        finally:
+            await pool.close()
+
+    with stub() as server:
+        assert asyncio.run(ask(server.url)) == caption(PROBE)
+        with pytest.raises(InputRejectedError, match="its text is not JSON"):
+            asyncio.run(ask(server.url, response_format={"type": "json_object"}))
 
 
 def test_a_model_that_wants_max_completion_tokens_gets_it(photos: Path) -> None:
