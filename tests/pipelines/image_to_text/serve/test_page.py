@@ -113,7 +113,7 @@ def test_a_chat(tab: Tab, live: Live, downloads: Path, ask_pipeline: Callable[..
     # Retry adds a version; editing the first question starts a branch, and the other branch remains.
     tab.all(".message.assistant button")[-1].click()
     tab.wait(lambda: "2 of 2" in tab.text(".message.assistant:last-child"))
-    assert answers(tab) == [expected, follow_up]
+    tab.wait(lambda: answers(tab) == [expected, follow_up])
     tab.all(".message.user button")[1].click()
     assert tab.driver.switch_to.active_element.get_property("value") == DESCRIBE
     tab.driver.switch_to.active_element.send_keys("!\n")
@@ -122,7 +122,7 @@ def test_a_chat(tab: Tab, live: Live, downloads: Path, ask_pipeline: Callable[..
     tab.wait(lambda: answers(tab) == [expected, follow_up])
     # The history outlives the page, and its export restores it in another browser.
     tab.open(f"{live.url}/")
-    assert answers(tab) == [expected, follow_up] and tab.all(".message.user img")
+    tab.wait(lambda: answers(tab) == [expected, follow_up] and tab.all(".message.user img"))
     tab.click("#export")
     exported = downloaded(tab, downloads, "share4v-history.json")
     tab.click("[aria-label^='Delete the chat']")
@@ -143,7 +143,7 @@ def test_a_chat(tab: Tab, live: Live, downloads: Path, ask_pipeline: Callable[..
     tab.keys("#import", str(downloads / "looped.json"))
     tab.wait(lambda: tab.text("#chats .open") == "Looped")
     tab.open(f"{live.url}/")
-    assert answers(tab) == [expected, follow_up]
+    tab.wait(lambda: answers(tab) == [expected, follow_up])
 
 
 def test_stop_frees_the_slot(tab: Tab, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
