@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, de
 from gguf.constants import GGML_QUANT_SIZES
 
 from mindone.models.share4v.checkpoint.errors import CheckpointError
+from mindone.models.share4v.checkpoint.formats import gguf
 from mindone.models.share4v.checkpoint.formats.gguf import open_gguf
 from mindone.models.share4v.checkpoint.formats.gguf_types import TENSOR_TYPES
 
@@ -154,3 +156,20 @@ def test_a_type_that_is_not_supported_is_named(tmp_path: Path) -> None:
     kind = b"Q4_1\x02\x00\x00\x00\x40" + bytes(7) + b"\x03" + bytes(7)
     with pytest.raises(CheckpointError, match=r"Q4_1 in .* has GGUF type 39.*Q4_K"):
         open_gguf(changed(tmp_path / "a.gguf", kind + b"\x03", kind + b"\x27"))
+
+
+@pytest.mark.parametrize(("kind", "counts", "size"), [(8, (101,), 8), (8, (50, 51), 8), (6, (251,), 4)])
+def test_arrays_of_metadata_are_bounded_in_time_and_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, counts: tuple[int, ...], size: int
+) -> None:
+    """Millions of empty texts, in one array or several, took a minute; numbers are copied, also from a sparse file."""
+    assert gguf.MAX_TEXTS <= 2**21 and gguf.MAX_ARRAY_BYTES <= 2**26
+    monkeypatch.setattr(gguf, "MAX_TEXTS", 100)
+    monkeypatch.setattr(gguf, "MAX_ARRAY_BYTES", 1000)
+    data = b"GGUF" + struct.pack("<IQQ", 3, 0, len(counts))
+    for number, count in enumerate(counts):
+        data += struct.pack("<Q", 1) + b"ab"[number : number + 1] + struct.pack("<IIQ", 9, kind, count)
+        data += bytes(size * count)
+    (tmp_path / "a.gguf").write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"the length of [ab] is {counts[-1]}, expected at most "):
+        open_gguf(tmp_path / "a.gguf")

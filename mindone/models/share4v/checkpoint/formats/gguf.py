@@ -26,6 +26,8 @@ MAX_TENSORS = 100_000
 MAX_ENTRIES = 10_000
 MAX_NAME_BYTES = 65_535
 MAX_TEXT_BYTES = 16 << 20  # a chat template is some kilobytes
+MAX_TEXTS = 2**21  # in all arrays of a file; large vocabularies have 300,000 tokens and as many merges
+MAX_ARRAY_BYTES = 2**26  # of an array of numbers, which is copied
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
 MAX_PARTS = 10_000
@@ -92,6 +94,7 @@ class _Cursor:
 
     def __init__(self, data: np.ndarray) -> None:
         self.data, self.position = data, 0
+        self.texts_left = MAX_TEXTS
 
     def take(self, size: int) -> np.ndarray:
         end = self.position + size
@@ -129,10 +132,12 @@ class _Cursor:
         left = len(self.data) - self.position
         if kind in NUMBERS:
             dtype = np.dtype(NUMBERS[kind])
-            count = self.count(f"the length of {key}", left // dtype.itemsize)
+            count = self.count(f"the length of {key}", min(left, MAX_ARRAY_BYTES) // dtype.itemsize)
             return self.take(count * dtype.itemsize).view(dtype).copy()
         if kind == TEXT:
-            return [self.text(key, MAX_TEXT_BYTES) for _ in range(self.count(f"the length of {key}", left // 8))]
+            count = self.count(f"the length of {key}", min(left // 8, self.texts_left))
+            self.texts_left -= count
+            return [self.text(key, MAX_TEXT_BYTES) for _ in range(count)]
         raise _Damaged(f"{key} is an array of the type {kind}, expected numbers or text")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 _FIRST = 4  # requests in flight at the start
 _LONGEST_BACKOFF = 60.0
+_LONGEST_PAUSE = 3600.0  # whatever an endpoint asks for: a job must not wait for ever
 
 
 class RequestLimit:
@@ -97,4 +98,4 @@ class RequestLimit:
             if seconds is None:
                 seconds = min(_LONGEST_BACKOFF, self._backoff * 2 ** (self._reductions - 1))
                 seconds *= 0.5 + self._jitter() / 2
-        self.paused_until = max(self.paused_until, self._clock() + (seconds or 0.0))
+        self.paused_until = max(self.paused_until, self._clock() + min(seconds or 0.0, _LONGEST_PAUSE))

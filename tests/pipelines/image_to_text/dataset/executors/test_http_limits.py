@@ -126,3 +126,9 @@ def test_retry_after_is_seconds_milliseconds_or_a_date() -> None:
     assert retry_after({"retry-after": date, "date": later}) == 0
     for text in ("soon", "-5", "nan", "inf", "", "Thu, 99 Foo 2026 00:00:00 GMT"):
         assert retry_after({"retry-after": text}) is None
+
+
+def test_an_endpoint_cannot_stop_a_job_for_longer_than_an_hour() -> None:
+    one, clock = limit()
+    one.refused(one.start(), 1e300)
+    assert one.paused_until <= clock.now + 3600
