@@ -9,19 +9,22 @@ namespace SHARE4V_ISA {
 
 constexpr int64_t kTileRows = 16;
 
-// Tiles 0 to 3: sums int32 [16 rows][16 outputs]. Tiles 4, 5: inputs int8 [16 rows][32]. Tiles 6, 7: weights int8
-// [8 quads][16 outputs][4].
+// Tiles 0 to 3: sums int32 [16 rows][16 outputs]. Tiles 4, 5: inputs int8 [16 rows][32 or 64]. Tiles 6, 7: weights int8
+// [8 or 16 quads][16 outputs][4]. A multiplication takes as long for one group of 32 as for two.
 struct TileConfig {
   uint8_t palette = 1, start = 0, reserved[14] = {};
-  uint16_t bytes[16] = {64, 64, 64, 64, 32, 32, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 8, 8};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Configures the tiles for the calling thread, and releases them in the destructor.
+// Configures the tiles for the calling thread, for `groups` groups at a time (1 or 2), and releases them in the
+// destructor.
 class Tiles {
  public:
-  Tiles() {
-    const TileConfig config;
+  explicit Tiles(int groups) {
+    TileConfig config;
+    config.bytes[4] = config.bytes[5] = static_cast<uint16_t>(32 * groups);
+    config.rows[6] = config.rows[7] = static_cast<uint8_t>(8 * groups);
     // Not _tile_loadconfig: GCC 12's intrinsic declares 8 of the 64 bytes as read, and the rest is optimized away.
     asm volatile("ldtilecfg %0" ::"m"(config) : "memory");
   }
@@ -39,10 +42,26 @@ inline void add_scaled(const int32_t* sums, const QuantizedInputs& x, Lanes fact
   }
 }
 
-// Multiplies up to 32 rows by two panels. The inputs must be allocated for 16 or 32 rows: tiles always have all their
-// rows, and the results of the excess ones are dropped. The sums of a span stay in the tiles.
+// Adds the products of up to 32 rows with the weights of two panels, at a and b, to the sums in the tiles.
+inline void add_tiles(const int8_t* inputs, int64_t value_stride, bool two, const uint8_t* a, const uint8_t* b) {
+  _tile_loadd(6, a, 64);
+  _tile_loadd(7, b, 64);
+  _tile_loadd(4, inputs, value_stride);
+  _tile_dpbssd(0, 4, 6);
+  _tile_dpbssd(1, 4, 7);
+  if (!two) return;
+  _tile_loadd(5, inputs + kTileRows * value_stride, value_stride);
+  _tile_dpbssd(2, 5, 6);
+  _tile_dpbssd(3, 5, 7);
+}
+
+// Multiplies up to 32 rows by two panels, kGroups groups at a time, as the tiles are configured: 2 where a span has
+// several groups. The inputs must be allocated for 16 or 32 rows: tiles always have all their rows, and the results of
+// the excess ones are dropped. The sums of a span stay in the tiles.
+template <int kGroups>
 inline void tile_pair(int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
   alignas(64) int32_t sums[4][kTileRows * kLanes];
+  alignas(64) uint8_t last[2][kGroups * kInt8GroupBytes];
   const bool two = rows > kTileRows;
   const int64_t first_rows = std::min(rows, kTileRows), second_rows = rows - first_rows;
   for (int64_t begin = 0, end; begin < w.groups; begin = end) {
@@ -51,18 +70,15 @@ inline void tile_pair(int64_t rows, const QuantizedInputs& x, IntPanels w, Float
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t g = begin; g < end; g++) {
-      const int8_t* inputs = x.values + g * kGroup;
-      _tile_loadd(6, w.data + g * kInt8GroupBytes, 64);
-      _tile_loadd(7, w.data + w.stride + g * kInt8GroupBytes, 64);
-      _tile_loadd(4, inputs, x.value_stride);
-      _tile_dpbssd(0, 4, 6);
-      _tile_dpbssd(1, 4, 7);
-      if (two) {
-        _tile_loadd(5, inputs + kTileRows * x.value_stride, x.value_stride);
-        _tile_dpbssd(2, 5, 6);
-        _tile_dpbssd(3, 5, 7);
-      }
+    int64_t g = begin;
+    for (; g + kGroups <= end; g += kGroups) {
+      const uint8_t* at = w.data + g * kInt8GroupBytes;
+      add_tiles(x.values + g * kGroup, x.value_stride, two, at, at + w.stride);
+    }
+    if (g < end) {  // a single group at the end: the other half of its tiles is multiplied by weights of 0
+      std::memset(last, 0, sizeof last);
+      for (int p = 0; p < 2; p++) std::memcpy(last[p], w.data + p * w.stride + g * kInt8GroupBytes, kInt8GroupBytes);
+      add_tiles(x.values + g * kGroup, x.value_stride, two, last[0], last[1]);
     }
     _tile_stored(0, sums[0], 64);
     _tile_stored(1, sums[1], 64);

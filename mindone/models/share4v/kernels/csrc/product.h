@@ -100,19 +100,34 @@ inline void expand_int4_group(const uint8_t* packed, uint8_t* out) {
     }
 }
 
-// As expand_int4_group, with the group's pairs of scale and offset.
+// The bytes that two 4-bit weights, in bits 0 .. 3 and 8 .. 11 of `codes`, are expanded to.
+inline uint16_t expand_two(uint16_t codes, uint16_t scale, uint16_t offset) {
+  const uint16_t even = static_cast<uint16_t>((codes & 15) * scale + offset);
+  const uint16_t odd = static_cast<uint16_t>((codes >> 8 & 15) * scale + offset);
+  return static_cast<uint16_t>((even & 255) | odd << 8);
+}
+
+// As expand_int4_group, with the group's pairs of scale and offset. Two bytes at a time: an output's four bytes are two
+// 16-bit numbers, for which there are vector multiplications.
 inline void expand_super_group(const uint8_t* packed, const int8_t* pairs, uint8_t* out) {
-  int16_t scales[64], offsets[64];  // of the four bytes of each output
-  for (int i = 0; i < 64; i++) {
-    scales[i] = pairs[i / 4 * 2];
-    offsets[i] = static_cast<int16_t>(pairs[i / 4 * 2 + 1] - 8 * scales[i]);
+  constexpr int kWords = 2 * kLanes;  // of a quad
+  uint16_t scales[kWords], offsets[kWords];
+  for (int i = 0; i < kWords; i++) {
+    const int scale = pairs[i / 2 * 2];
+    scales[i] = static_cast<uint16_t>(scale);
+    offsets[i] = static_cast<uint16_t>(pairs[i / 2 * 2 + 1] - 8 * scale);
   }
-  for (int q = 0; q < 4; q++)
-    for (int i = 0; i < 64; i++) {
-      const uint8_t both = packed[q * 64 + i];
-      out[q * 64 + i] = static_cast<uint8_t>((both & 15) * scales[i] + offsets[i]);
-      out[(q + 4) * 64 + i] = static_cast<uint8_t>((both >> 4) * scales[i] + offsets[i]);
+  for (int q = 0; q < 4; q++) {
+    uint16_t both[kWords], low[kWords], high[kWords];
+    std::memcpy(both, packed + q * sizeof both, sizeof both);
+#pragma omp simd
+    for (int i = 0; i < kWords; i++) {
+      low[i] = expand_two(both[i], scales[i], offsets[i]);
+      high[i] = expand_two(static_cast<uint16_t>(both[i] >> 4), scales[i], offsets[i]);
     }
+    std::memcpy(out + q * sizeof low, low, sizeof low);
+    std::memcpy(out + (q + 4) * sizeof high, high, sizeof high);
+  }
 }
 
 // Expands the groups first .. first + count - 1 of a panel of int4 weights.
@@ -130,12 +145,14 @@ inline void expand_panel(Packing packing, const IntPanels& panel, int64_t first,
 // Multiplies many rows by int8 panels, with AMX where it exists.
 inline void int8_many_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
 #if defined(__AMX_INT8__)
-  const Tiles tiles;
+  const bool is_deep = x.shift && w.shift;  // spans of several groups
+  const Tiles tiles(is_deep ? 2 : 1);
+  const auto multiply = is_deep ? tile_pair<2> : tile_pair<1>;
   for (int64_t r = 0; r < rows; r += kRowBlock) {
     const int64_t count = std::min(kRowBlock, rows - r);
     const QuantizedInputs part = x.from(r, 0);
     int64_t p = 0;
-    for (; p + 2 <= w.count; p += 2) tile_pair(count, part, w.from(p), c.from(r, p * kLanes), overwrite);
+    for (; p + 2 <= w.count; p += 2) multiply(count, part, w.from(p), c.from(r, p * kLanes), overwrite);
     for (int64_t i = 0; p < w.count && i < count; i += kIntRows)
       int_rows<Packing::kInt8>(std::min<int64_t>(kIntRows, count - i), part.from(i, 0), w.from(p), c.from(r + i, p * kLanes),
                       overwrite);
