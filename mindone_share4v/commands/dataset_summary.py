@@ -43,7 +43,7 @@ def summary_lines(
     yield from (group.line(with_advice=False) for group in summary.skipped)
     if summary.breaking_rules:
         yield (
-            f"captions of {count_of(summary.breaking_rules, 'input')} break a rule after all attempts; "
+            f"{count_of(summary.breaking_rules, 'input')} with captions that break a rule after all attempts; "
             + (
                 "--on-fault keep has written them, and their notes in the journal and in the report name it"
                 if on_fault == "keep"

@@ -123,10 +123,11 @@ class TextSpec:
         if not isinstance(table, Mapping):
             raise ValueError(f"texts.{name} must be a table of settings, got {table!r}")
         known = [one.name for one in fields(cls) if one.name != "name"]
-        for setting in table:
+        settings = {setting.replace("-", "_"): value for setting, value in table.items()}
+        for setting in settings:
             if setting not in known:
                 raise ValueError(unknown(f"setting of texts.{name}", setting, known))
-        return cls(name, **table)
+        return cls(name, **settings)
 
 
 def read_texts(value: Any) -> tuple[TextSpec, ...]:

@@ -97,7 +97,10 @@ def test_the_tiny_model_is_asked_again_with_other_rules_and_the_exit_status_tell
     assert main(strict) == 1 and not list(out.glob("*.txt"))
     printed = capsys.readouterr().err
     assert "breaks a rule: required word missing: unicorn" in printed
-    assert "captions of 2 inputs break a rule after all attempts; --on-fault fail has not written them" in printed
+    assert (
+        "share4v: 2 inputs with captions that break a rule after all attempts; --on-fault fail has not written them"
+        in printed
+    )
     assert main([*strict, "--retry-failed"]) == 1  # the same rules give the same captions
     assert main(strict[:-2]) == 3 and "--retry-failed" in capsys.readouterr().err
     assert main([*command, "--attempts", "2", "--retry-failed"]) == 0
