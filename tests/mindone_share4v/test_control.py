@@ -240,7 +240,7 @@ def test_a_resumed_job_counts_all_captions_that_break_rules(
     with monkeypatch.context() as patch:
         patch.setattr(EchoExecutor, "run", lambda self, tasks: original(self, (_renamed(task) for task in tasks)))
         assert run(*command) == 0
-    assert "captions of 7 inputs break a rule after all attempts" in capsys.readouterr().err
+    assert "7 inputs with captions that break a rule after all attempts" in capsys.readouterr().err
 
 
 def _renamed(task: Any) -> Any:

@@ -192,7 +192,7 @@ def test_the_summary_says_what_to_do_next(photos: Path, capsys: pytest.CaptureFi
 
 def test_the_summary_counts_captions_that_break_rules(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("photos", "--prompt", "A {stem|} note: required word missing") == 0
-    assert "captions of 3 inputs break a rule after all attempts" in capsys.readouterr().err
+    assert "3 inputs with captions that break a rule after all attempts" in capsys.readouterr().err
 
 
 def test_an_interruption_says_how_to_resume(
