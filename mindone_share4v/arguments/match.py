@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-HELP = "score how well captions match their images, with CLIP"
-USAGE = "TABLE --clip DIR"
+from .common import add_model_arguments
+
+HELP = "score how well captions match their images, with CLIP or by asking the model"
+USAGE = "TABLE"
 DESCRIPTION = (
     "Write a table of images and captions again, with CLIP's score of each row in the column `match`: the cosine of "
     "image and text times 100, by which Open-Sora's datautil --matchmin filters. CLIP reads the first 77 tokens of a "
     "caption. The model is a CLIPModel in a local directory, with both towers and its tokenizer; any checkpoint in "
-    "transformers' format will do, nothing is downloaded."
+    "transformers' format will do, nothing is downloaded. --verify asks a captioning model to complete each caption "
+    "before every color, number and place that it states, and lists the words that it does not agree with in the "
+    "column `contradictions`."
 )
 EPILOG = """examples:
   share4v match open_sora.csv --clip clip-vit-large-patch14
   share4v match captions.jsonl --clip clip-vit-large-patch14 --out scored.jsonl
+  share4v match captions.jsonl --verify --model sharegpt4v-7b
 
 exit status: 0 success, 1 some rows have no score, 2 usage error"""
 
@@ -33,9 +38,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="directory of relative image paths (default: the current one for the column source, else the table's)",
     )
-    model = parser.add_argument_group("model and output")
-    model.add_argument("--clip", metavar="DIR", required=True, help="directory of a CLIP model")
+    model = parser.add_argument_group("what to add, and output")
+    model.add_argument("--clip", metavar="DIR", help="add the column match; directory of a CLIP model")
+    model.add_argument("--verify", action="store_true", help="add the column contradictions, with the model of --model")
     model.add_argument(
         "--batch-size", type=int, default=16, metavar="N", help="rows scored together (default: %(default)s)"
     )
     model.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_model_arguments(parser)

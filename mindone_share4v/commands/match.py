@@ -1,4 +1,4 @@
-"""`share4v match`: add CLIP's score of each row to a table."""
+"""`share4v match`: add CLIP's score of each row, and words that a model does not agree with, to a table."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from statistics import fmean, quantiles
 from typing import TYPE_CHECKING, Any
 
 from ..printing import one_line, print_error, print_json, print_text
-from .common import usage_error
+from .common import model_options, usage_error
 from .exit_status import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
-    from mindone.pipelines.image_to_text.evaluation.match import MatchSummary
+    from mindone.pipelines.image_to_text.evaluation.match import Check, MatchSummary, Score
 
 _SHOWN_PROBLEMS = 5
 
 
 def run(arguments: Namespace) -> int:
     """Score the rows, print a summary, and return the exit status."""
-    from mindone.pipelines.image_to_text.evaluation.clip_score import ClipScorer
     from mindone.pipelines.image_to_text.evaluation.match import add_match
 
     try:
         if arguments.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}")
-        scorer = ClipScorer(arguments.clip)
+        if not arguments.clip and not arguments.verify:
+            raise ValueError("there is nothing to add to the table: give --clip DIR, --verify or both")
         summary = add_match(
             arguments.table,
-            scorer.scores,
+            _score(arguments),
+            _check(arguments),
             out=arguments.out,
             image_column=arguments.image_column,
             caption_column=arguments.caption_column,
@@ -42,15 +43,41 @@ def run(arguments: Namespace) -> int:
     else:
         shown = ", ".join(f"{name} {result[name]}" for name in ("min", "quarter", "median", "max") if name in result)
         scores = f"{len(summary.scores):,} scores" + (f" ({shown})" if shown else "")
-        print_text(one_line(f"{summary.path}: {scores}, {summary.failed:,} rows without one"))
+        parts = [f"{summary.rows:,} rows"]
+        parts += [scores] if arguments.clip else []
+        parts += [f"{summary.contradicted:,} with contradictions"] if arguments.verify else []
+        print_text(one_line(f"{summary.path}: {', '.join(parts)}; {summary.failed:,} rows failed"))
     for problem in summary.problems[:_SHOWN_PROBLEMS]:
         print_error(one_line(problem))
     return SOME_FAILED if summary.failed else DONE
 
 
+def _score(arguments: Namespace) -> Score | None:
+    if not arguments.clip:
+        return None
+    from mindone.pipelines.image_to_text.evaluation.clip_score import ClipScorer
+
+    return ClipScorer(arguments.clip).scores
+
+
+def _check(arguments: Namespace) -> Check | None:
+    if not arguments.verify:
+        return None
+    from mindone.pipelines import pipeline
+    from mindone.pipelines.image_to_text.evaluation.verify import Verifier
+
+    return Verifier(pipeline("image-to-text", **model_options(arguments))).check
+
+
 def _result(summary: MatchSummary) -> dict[str, Any]:
     scores = summary.scores
-    result: dict[str, Any] = {"out": str(summary.path), "scores": len(scores), "failed": summary.failed}
+    result: dict[str, Any] = {
+        "out": str(summary.path),
+        "rows": summary.rows,
+        "scores": len(scores),
+        "contradicted": summary.contradicted,
+        "failed": summary.failed,
+    }
     if scores:
         quarter, median, _ = quantiles(scores, n=4) if len(scores) > 1 else (scores[0],) * 3
         values = {"min": min(scores), "quarter": quarter, "median": median, "max": max(scores), "mean": fmean(scores)}

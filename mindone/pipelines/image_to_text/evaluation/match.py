@@ -1,6 +1,7 @@
-"""The column `match`: a table of images and captions is written again with the score of each row.
+"""The columns `match` and `contradictions`: a table of images and captions is written again with how well they fit.
 
-Open-Sora's `tools/datasets/datautil.py --matchmin` filters by this column; its own tool writes the same name.
+`match` is CLIP's score; Open-Sora's `tools/datasets/datautil.py --matchmin` filters by it, and its own tool writes the
+same name. `contradictions` are words of a caption that a captioning model does not agree with (`verify.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -22,19 +23,22 @@ from mindone.models.share4v.suggestions import unknown
 from ..dataset.readers import ItemError, ReaderOptions, list_inputs, read_item
 from ..dataset.readers.rows import IMAGE_COLUMNS
 from ..dataset.state.atomic_files import atomic_write
+from ..dataset.state.records import dumps
 from .caption_files import CAPTION_COLUMNS
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from ..dataset.state.records import Item
+    from .verify import Contradiction
 
-COLUMN = "match"
+MATCH, CONTRADICTIONS = "match", "contradictions"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _DECIMALS = 4
 _MAX_PROBLEMS = 100
-# Images and texts -> scores.
+# Images and texts -> a value for each.
 Score = Callable[[Sequence["PILImage"], Sequence[str]], Iterable[Any]]
+Check = Callable[[Sequence["PILImage"], Sequence[str]], Iterable[Sequence["Contradiction"]]]
 
 
 @dataclass
@@ -43,20 +47,25 @@ class MatchSummary:
 
     Attributes:
         path: the table that was written.
+        rows: number of rows that were scored or verified.
         scores: of the rows that have one, in order.
-        failed: number of rows without a score; their cell is empty.
+        contradicted: number of rows with contradictions.
+        failed: number of rows that could not be scored; their cells are empty.
         problems: the first of them, with the reasons.
     """
 
     path: Path
+    rows: int = 0
     scores: list[float] = field(default_factory=list)
+    contradicted: int = 0
     failed: int = 0
     problems: list[str] = field(default_factory=list)
 
 
 def add_match(
     table: str | Path,
-    score: Score,
+    score: Score | None = None,
+    check: Check | None = None,
     *,
     out: str | Path | None = None,
     image_column: str | None = None,
@@ -64,11 +73,13 @@ def add_match(
     image_root: str | Path | None = None,
     batch_size: int = 16,
 ) -> MatchSummary:
-    """Write a table again, with the score of each row's image and caption in the column `match`.
+    """Write a table again, with the columns `match` and `contradictions` of each row's image and caption.
 
     Args:
         table: .csv, .tsv, .jsonl or .parquet file.
-        score: computes the scores of a batch, such as `ClipScorer.scores`.
+        score: computes the column `match` of a batch, such as `ClipScorer.scores`.
+        check: finds the contradictions of a batch, such as `Verifier.check`; they are a list in JSONL, and in other
+            tables the same as JSON text.
         out: file to write; by default `table` with "_match" after its name, as Open-Sora's tool does.
         image_column, caption_column: by default "path", "source" or what `caption_dataset` takes for images; and
             "caption", "text" or another name of captions. Of a list of captions, the first counts.
@@ -76,7 +87,7 @@ def add_match(
         batch_size: number of rows that are scored together.
 
     Raises:
-        ValueError: the table's kind is unknown, or it has no such columns.
+        ValueError: the table's kind is unknown, it has no such columns, or there is nothing to add.
         OSError: a file cannot be read or written.
         ImportError: the table is Parquet, and pyarrow is not installed.
 
@@ -86,6 +97,9 @@ def add_match(
         PosixPath('open_sora_match.csv')
     """
     table = Path(table)
+    functions = {name: function for name, function in ((MATCH, score), (CONTRADICTIONS, check)) if function is not None}
+    if not functions:
+        raise ValueError("there is nothing to add to the table: give score (--clip) or check (--verify)")
     if table.suffix.lower() not in _FORMATS:
         raise ValueError(f"{table}: expected a table that ends in {', '.join(_FORMATS)}; a job writes one with format")
     if not table.is_file():
@@ -98,9 +112,9 @@ def add_match(
     summary = MatchSummary(Path(out) if out is not None else table.with_name(f"{table.stem}_match{table.suffix}"))
     if summary.path.exists() and summary.path.samefile(table):
         raise ValueError(f"{table} is read while {summary.path} is written: choose another name (out, --out)")
-    scored = partial(_scored, list_inputs([str(table)], options), caption, score, batch_size, summary)
+    scored = partial(_scored, list_inputs([str(table)], options), caption, functions, batch_size, summary)
     with atomic_write(summary.path) as file:
-        _FORMATS[table.suffix.lower()].copy(table, file, scored)
+        _FORMATS[table.suffix.lower()].copy(table, file, scored, tuple(functions))
     return summary
 
 
@@ -117,13 +131,18 @@ def _chosen(table: Path, what: str, given: str | None, known: Sequence[str], nam
 
 
 Row = Mapping[str, Any]
-Scored = Iterator[tuple[Row, "float | None"]]
+Scored = Iterator[tuple[Row, Mapping[str, Any]]]  # rows with their new columns
 
 
 def _scored(
-    items: Iterator[Item], caption: str, score: Score, batch_size: int, summary: MatchSummary, rows: Iterator[Row]
+    items: Iterator[Item],
+    caption: str,
+    functions: Mapping[str, Callable[[Sequence[PILImage], Sequence[str]], Iterable[Any]]],
+    batch_size: int,
+    summary: MatchSummary,
+    rows: Iterator[Row],
 ) -> Scored:
-    """Yield each row with its score, or None."""
+    """Yield each row with its new columns, which are empty if it cannot be scored."""
     pairs = zip_longest(rows, items)
     while batch := list(islice(pairs, batch_size)):
         images: list[PILImage] = []
@@ -146,9 +165,26 @@ def _scored(
             images.append(image)
             texts.append(text)
             indices.append(index)
-        found = dict(zip(indices, map(float, score(images, texts)), strict=True)) if images else {}
-        summary.scores += found.values()
-        yield from ((row, found.get(index)) for index, (row, _) in enumerate(batch))
+        values: list[dict[str, Any]] = [{} for _ in batch]
+        for name, function in functions.items() if images else ():
+            for index, value in zip(indices, function(images, texts), strict=True):
+                values[index][name] = _plain(name, value)
+        summary.rows += len(indices)
+        summary.scores += [value[MATCH] for value in values if MATCH in value]
+        summary.contradicted += sum(bool(value.get(CONTRADICTIONS)) for value in values)
+        yield from ((row, dict.fromkeys(functions) | value) for (row, _), value in zip(batch, values, strict=True))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value as JSON."""
+    return float(value) if name == MATCH else [asdict(one) for one in value]
+
+
+def _cell(name: str, value: Any) -> Any:
+    """Return a value as a cell of a CSV or Parquet table."""
+    if value is None or name == MATCH:
+        return value
+    return dumps(value)
 
 
 def _text(value: Any) -> str | None:
@@ -169,7 +205,7 @@ ScoreRows = Callable[[Iterator[Row]], Scored]
 @dataclass(frozen=True)
 class _Format:
     names: Callable[[Path], list[str]]
-    copy: Callable[[Path, BinaryIO, ScoreRows], None]
+    copy: Callable[[Path, BinaryIO, ScoreRows, tuple[str, ...]], None]
 
 
 def _csv_names(table: Path) -> list[str]:
@@ -177,17 +213,20 @@ def _csv_names(table: Path) -> list[str]:
         return next(csv.reader(file, delimiter=_DELIMITERS[table.suffix.lower()]), [])
 
 
-def _copy_csv(table: Path, out: BinaryIO, score: ScoreRows) -> None:
+def _copy_csv(table: Path, out: BinaryIO, score: ScoreRows, added: tuple[str, ...]) -> None:
     delimiter = _DELIMITERS[table.suffix.lower()]
     with table.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        names = [*(name for name in reader.fieldnames or () if name != COLUMN), COLUMN]
+        names = [*(name for name in reader.fieldnames or () if name not in added), *added]
         text = io.TextIOWrapper(out, "utf-8", newline="", write_through=True)
         writer = csv.DictWriter(text, names, delimiter=delimiter)
         writer.writeheader()
         try:
-            for row, value in score(iter(reader)):
-                writer.writerow({**row, COLUMN: "" if value is None else f"{value:.{_DECIMALS}f}"})
+            for row, values in score(iter(reader)):
+                cells = {name: _cell(name, value) for name, value in values.items()}
+                if cells.get(MATCH) is not None:
+                    cells[MATCH] = f"{cells[MATCH]:.{_DECIMALS}f}"
+                writer.writerow({**row, **cells})
         except (csv.Error, ValueError) as error:
             raise ValueError(f"{table}, line {reader.line_num}: {error}") from error
         finally:
@@ -212,13 +251,13 @@ def _jsonl_names(table: Path) -> list[str]:
         return list(next(_jsonl_rows(file, table), {}))
 
 
-def _copy_jsonl(table: Path, out: BinaryIO, score: ScoreRows) -> None:
+def _copy_jsonl(table: Path, out: BinaryIO, score: ScoreRows, added: tuple[str, ...]) -> None:
     with table.open("rb") as file:
-        for row, value in score(_jsonl_rows(file, table)):
-            rounded = None if value is None else round(value, _DECIMALS)
-            out.write(
-                (json.dumps({**row, COLUMN: rounded}, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
-            )
+        for row, values in score(_jsonl_rows(file, table)):
+            rounded = {
+                name: round(value, _DECIMALS) if isinstance(value, float) else value for name, value in values.items()
+            }
+            out.write(f"{dumps({**row, **rounded})}\n".encode())
 
 
 def _parquet_names(table: Path) -> list[str]:
@@ -230,14 +269,16 @@ def _parquet_names(table: Path) -> list[str]:
     return list(parquet.read_schema(table).names)
 
 
-def _copy_parquet(table: Path, out: BinaryIO, score: ScoreRows) -> None:
+def _copy_parquet(table: Path, out: BinaryIO, score: ScoreRows, added: tuple[str, ...]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     with ExitStack() as stack:
         file = stack.enter_context(parquet.ParquetFile(table))
-        kept = [name for name in file.schema_arrow.names if name != COLUMN]
-        schema = pa.schema([*(file.schema_arrow.field(name) for name in kept), (COLUMN, pa.float32())])
+        kept = [name for name in file.schema_arrow.names if name not in added]
+        types = {MATCH: pa.float32(), CONTRADICTIONS: pa.string()}
+        fields = [file.schema_arrow.field(name) for name in kept]
+        schema = pa.schema([*fields, *((name, types[name]) for name in added)])
         writer = stack.enter_context(parquet.ParquetWriter(out, schema))
         # The rows go through one generator, so that batches of scores may span batches of the file.
         batches: list[Any] = []
@@ -247,14 +288,15 @@ def _copy_parquet(table: Path, out: BinaryIO, score: ScoreRows) -> None:
                 batches.append(batch.select(kept))
                 yield from batch.to_pylist()
 
-        values: list[float | None] = []
-        for _, value in score(rows()):
-            values.append(value)
-            while batches and len(values) >= len(batches[0]):
+        waiting: list[Mapping[str, Any]] = []
+        for _, values in score(rows()):
+            waiting.append(values)
+            while batches and len(waiting) >= len(batches[0]):
                 batch = batches.pop(0)
-                column = pa.array(values[: len(batch)], pa.float32())
-                del values[: len(batch)]
-                writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, column], schema=schema))
+                own = waiting[: len(batch)]
+                del waiting[: len(batch)]
+                columns = [pa.array([_cell(name, one[name]) for one in own], types[name]) for name in added]
+                writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema))
 
 
 _FORMATS = {

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from mindone.pipelines.image_to_text.evaluation.match import add_match
+from mindone.pipelines.image_to_text.evaluation.verify import Contradiction
 
 COUNT = 37
 BROKEN = 5
@@ -69,6 +70,27 @@ def test_every_format(tmp_path: Path, rows: list[dict[str, Any]], suffix: str) -
     assert list(found.columns) == ["path", "text", "num_frames", "match"]
     assert list(found["text"].fillna("")) == [row["text"] for row in rows]
     assert len(found[found["match"] >= 20]) == COUNT - 20  # what Open-Sora's --matchmin 20 keeps
+
+
+def check(images: Sequence[Image.Image], texts: Sequence[str]) -> list[list[Contradiction]]:
+    """A contradiction in every caption that ends in "yy"."""
+    return [[Contradiction("color", "y", "x", 3, 2.0)] if text.endswith("yy") else [] for text in texts]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_both_columns(tmp_path: Path, rows: list[dict[str, Any]], suffix: str) -> None:
+    table, frame = tmp_path / f"t{suffix}", pd.DataFrame(rows[:5])
+    write = {".csv": frame.to_csv, ".parquet": frame.to_parquet}.get(suffix)
+    if write is None:
+        frame.to_json(table, orient="records", lines=True)
+    else:
+        write(table, index=False)
+    summary = add_match(table, score, check, batch_size=2)
+    assert (summary.rows, len(summary.scores), summary.contradicted) == (5, 5, 3)
+    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet}.get(suffix, lambda path: pd.read_json(path, lines=True))
+    cells = [json.loads(cell) if isinstance(cell, str) else cell for cell in read(summary.path)["contradictions"]]
+    found = {"kind": "color", "stated": "y", "expected": "x", "start": 3, "log_ratio": 2.0}
+    assert cells == [[], [], [found], [found], [found]]
 
 
 def test_columns_of_caption_dataset(
