@@ -74,7 +74,7 @@ def find_pictures(folder: str | Path, count: int = PICTURES) -> list[Path]:
     Example:
         >>> from mindone.models.share4v.calibration import find_pictures
         >>> [path.name for path in find_pictures("photos", 2)]
-        ['a.jpg', 'b.jpg']
+        ['1.jpg', '3.jpg']
     """
     folder = Path(folder)
     if not folder.is_dir():
