@@ -162,6 +162,10 @@ def as_old_converter(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
     """What llama.cpp's first converter wrote: no feature_layer, and the MLP's matrices with each other's names."""
     for key in ("clip.vision.feature_layer", "clip.vision.image_aspect_ratio", "general.type"):
         del metadata[key]
+
+
+def as_new_names(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """Give the MLP's matrices the names that current converters write."""
     for number in range(3):
         for kind in ("weight", "bias"):
             up, down = f"v.blk.{number}.ffn_up.{kind}", f"v.blk.{number}.ffn_down.{kind}"
@@ -170,8 +174,12 @@ def as_old_converter(metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
 
 def test_either_generation_of_mmproj_files_is_recognised(pairs: Path, tmp_path: Path) -> None:
     rewrite(pairs / "f16" / "mmproj-model.gguf", tmp_path / "old.gguf", as_old_converter)
-    new, old = (open_file(pairs / "f16" / "model.gguf", vision_tower=tower) for tower in (None, tmp_path / "old.gguf"))
+    rewrite(pairs / "f16" / "mmproj-model.gguf", tmp_path / "new.gguf", as_new_names)
+    new, old = (
+        open_file(pairs / "f16" / "model.gguf", vision_tower=tmp_path / tower) for tower in ("new.gguf", "old.gguf")
+    )
     assert old.gguf is not None and "each other's names" in old.gguf.notes[-1]
+    assert new.gguf is not None and not any("each other's names" in note for note in new.gguf.notes)
     assert new.config == old.config, "three layers run: none is dropped again"
     for name, weight in read_weights(new).items():
         np.testing.assert_array_equal(read_weights(old)[name], weight, err_msg=name)

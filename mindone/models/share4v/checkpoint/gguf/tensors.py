@@ -21,7 +21,6 @@ from ..formats.tensor import StoredTensor
 KEPT_IN = {"Q4_0": ("int4", "int8"), "Q5_0": ("int8",), "Q8_0": ("int8",), "IQ4_NL": ("int8",)}
 # Types that are read as they are stored; every other type is read as float32, which holds its values exactly.
 _STORED = {"F16": "float16", "BF16": "bfloat16"}
-_FFN_UP, _FFN_DOWN = "ffn_up", "ffn_down"
 
 
 def language_tensors(file: GGUFFile, config: Share4VConfig) -> Iterator[StoredTensor]:
@@ -37,7 +36,7 @@ def vision_tensors(file: GGUFFile, config: Share4VConfig) -> Iterator[StoredTens
     """Yield the tensors of an `mmproj` file; a norm behind the layers, which the projector does not use, is made up."""
     swapped = is_swapped(file, config)
     for tensor in file.tensors.values():
-        yield _stored(_swapped(tensor) if swapped else tensor)
+        yield _stored(replace(tensor, name=swapped_name(tensor.name)) if swapped else tensor)
     hidden = config.vision_config.hidden_size
     for kind, value in (("weight", 1.0), ("bias", 0.0)):
         if f"v.post_ln.{kind}" not in file.tensors:
@@ -53,9 +52,16 @@ def is_swapped(file: GGUFFile, config: Share4VConfig) -> bool:
     return down is not None and down.shape == (vision.intermediate_size, vision.hidden_size) != down.shape[::-1]
 
 
-def _swapped(tensor: GGUFTensor) -> GGUFTensor:
-    pairs = {_FFN_UP: _FFN_DOWN, _FFN_DOWN: _FFN_UP}
-    return replace(tensor, name=".".join(pairs.get(part, part) for part in tensor.name.split(".")))
+def swapped_name(name: str) -> str:
+    """Return the name of a layer's MLP matrix or bias in the other generation of files; other names stay.
+
+    Example:
+        >>> from mindone.models.share4v.checkpoint.gguf.tensors import swapped_name
+        >>> swapped_name("v.blk.0.ffn_up.weight")
+        'v.blk.0.ffn_down.weight'
+    """
+    pairs = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"}
+    return ".".join(pairs.get(part, part) for part in name.split("."))
 
 
 def _stored(tensor: GGUFTensor, heads: int | None = None) -> StoredTensor:

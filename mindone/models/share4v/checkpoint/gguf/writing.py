@@ -18,7 +18,7 @@ from ..formats.tensor import StoredTensor
 from ..loading import cast
 from ..packed import finite_vector
 from ..weights import FORMATS
-from .tensors import adjacent_pairs
+from .tensors import adjacent_pairs, swapped_name
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -63,8 +63,14 @@ def language_plan(entries: Mapping[str, StoredTensor], config: TextConfig, dtype
 
 
 def vision_plan(entries: Mapping[str, StoredTensor], config: Share4VConfig, dtype: str) -> list[Planned]:
-    """List the tensors of an `mmproj` file: without the layers and the norm that the projector does not use."""
+    """List the tensors of an `mmproj` file: without the layers and the norm that the projector does not use.
+
+    The MLP's matrices have the names of llama.cpp's first converter, each other's: versions before May 2025 read no
+    others, and later ones recognise them, as this package does, by their shapes.
+    """
     kind = "F32" if dtype == "f32" else "F16"
+    vision = config.vision_config
+    swaps = vision.hidden_size != vision.intermediate_size
     planned = []
     for name, entry in entries.items():
         if name.startswith((LANGUAGE_MODEL, LM_HEAD, f"{VISION_MODEL}post_layernorm")):
@@ -72,7 +78,8 @@ def vision_plan(entries: Mapping[str, StoredTensor], config: Share4VConfig, dtyp
         number = name.removeprefix(f"{VISION_MODEL}encoder.layers.").split(".")[0]
         if number.isdecimal() and name.startswith(VISION_MODEL) and int(number) >= config.hidden_state_index:
             continue
-        planned.append(Planned(gguf_name(name), entry.shape, _type_of(entry.shape, kind), _reader(entry)))
+        theirs = swapped_name(gguf_name(name)) if swaps else gguf_name(name)
+        planned.append(Planned(theirs, entry.shape, _type_of(entry.shape, kind), _reader(entry)))
         if name.startswith("mm_projector.") and not config.projector_config.bias:  # llama.cpp always adds one
             bias, shape = gguf_name(name.replace("weight", "bias")), entry.shape[:1]
             planned.append(Planned(bias, shape, "F32", partial(np.zeros, shape, np.float32)))
