@@ -1,8 +1,7 @@
-"""Caption an image with llama.cpp's multimodal API, and store features, logits and ids; run by llama_cpp_captions.py.
+"""Caption an image with llama.cpp, and store features, logits and ids; run by llama_cpp_captions.py.
 
-    python llama_cpp_captions.py MODEL MMPROJ IMAGE PROMPT NEW_TOKENS OUT
-
-Needs llama-cpp-python 0.3.8, whose llama.cpp puts the class embedding in front of the patches, as CLIP does.
+python llama_cpp_captions.py features MMPROJ IMAGE WIDTH OUT
+python llama_cpp_captions.py language MODEL PROMPT FEATURES NEW_TOKENS OUT
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-from llama_cpp import llava_cpp
 
 PLACEHOLDER = "<image>"
 
@@ -24,14 +22,17 @@ class Sequence:
 
     def __init__(self, path: str) -> None:
         llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_load_model_from_file(path.encode(), llama_cpp.llama_model_default_params())
+        options = llama_cpp.llama_model_default_params()
+        options.use_extra_bufts = False  # on some CPUs repacked matrices of this size crash
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), options)
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = settings.n_batch = 256
         settings.n_threads = settings.n_threads_batch = 2
-        self.context = llama_cpp.llama_new_context_with_model(self.model, settings)
+        settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self.context = llama_cpp.llama_init_from_model(self.model, settings)
         self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
-        self.size = llama_cpp.llama_n_vocab(self.vocabulary)
-        self.width = llama_cpp.llama_n_embd(self.model)
+        self.size = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
+        self.width = llama_cpp.llama_model_n_embd(self.model)
         self.logits: list[np.ndarray] = []
 
     def tokens(self, text: str, is_first: bool) -> list[int]:
@@ -62,6 +63,8 @@ class Sequence:
 
 def image_features(mmproj: str, image: str, width: int) -> np.ndarray:
     """Return the projected features of an image file, float32 [patches, width]."""
+    from llama_cpp import llava_cpp
+
     data = Path(image).read_bytes()
     tower = llava_cpp.clip_model_load(mmproj.encode(), 0)
     buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
@@ -69,23 +72,33 @@ def image_features(mmproj: str, image: str, width: int) -> np.ndarray:
     return np.ctypeslib.as_array(found.contents.embed, (found.contents.n_image_pos, width)).copy()
 
 
-def main() -> None:
-    model, mmproj, image, prompt, count, out = sys.argv[1:7]
+def caption(model: str, prompt: str, features: np.ndarray, max_new_tokens: int) -> dict[str, Any]:
+    """Return the ids of the prompt, the greedy ids (with EOS, if it comes), and the logits that led to them."""
     sequence = Sequence(model)
-    features = image_features(mmproj, image, sequence.width)
     before, after = (sequence.tokens(part, index == 0) for index, part in enumerate(prompt.split(PLACEHOLDER)))
     sequence.add(before)
     sequence.add(features=features)
     sequence.add(after)
     generated: list[int] = []
-    for _ in range(int(count)):
+    for _ in range(max_new_tokens):
         best = int(sequence.logits[-1].argmax())
         generated.append(best)
-        if best == llama_cpp.llama_token_eos(sequence.vocabulary):
+        if best == llama_cpp.llama_vocab_eos(sequence.vocabulary):
             break
         sequence.add([best])
     logits = np.array(sequence.logits[len(before) + len(features) + len(after) - 1 :])
-    np.savez(out, before=before, after=after, features=features, logits=logits, generated=generated)
+    return {"before": before, "after": after, "logits": logits, "generated": generated}
+
+
+def main() -> None:
+    task, *arguments, out = sys.argv[1:]
+    if task == "features":
+        mmproj, image, width = arguments
+        np.savez(out, features=image_features(mmproj, image, int(width)))
+    else:
+        model, prompt, features, count = arguments
+        with np.load(features) as found:
+            np.savez(out, **caption(model, prompt, found["features"], int(count)))
 
 
 if __name__ == "__main__":

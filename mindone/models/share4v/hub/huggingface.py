@@ -90,7 +90,16 @@ def fetch_repo(
         commit, files = _listing(info, prefix)
         chosen = choose_files(files, weights)
         if "config.json" not in chosen:
-            raise HubError(f"has no {prefix}config.json, so it is not a checkpoint")
+            found = next((name for name in files if name.endswith(".gguf")), None)
+            advice = (
+                ""
+                if found is None
+                else (
+                    f"; it has GGUF files such as {found}: download the language model's and its mmproj file with "
+                    f"`hf download {repo} FILE --local-dir DIR`, and give the first as the model"
+                )
+            )
+            raise HubError(f"has no {prefix}config.json, so it is not a checkpoint{advice}")
         folder = root / "huggingface" / f"models--{repo.replace('/', '--')}"
         snapshot = folder / "snapshots" / commit / options.subfolder
         snapshot.mkdir(parents=True, exist_ok=True)
