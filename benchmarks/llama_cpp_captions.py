@@ -4,9 +4,9 @@
     python -m venv new && new/bin/pip install llama-cpp-python==0.3.36 'numpy<2'
     python benchmarks/llama_cpp_captions.py --vision old/bin/python --language new/bin/python
 
-The vision tower runs in 0.3.8, because the llama.cpp of 0.3.36 puts CLIP's class embedding behind the patches, not
-in front of them, and the language model in 0.3.36, whose Q4_0 0.3.8 computes differently on CPUs with AVX-512. Compiling each
-takes 10 to 20 minutes on two cores, so .ci/run compares with the file that this writes
+The vision tower runs in 0.3.8, because the llama.cpp of 0.3.36 puts CLIP's class embedding behind the patches, not in
+front of them, and the language model in 0.3.36, whose Q4_0 0.3.8 computes differently on CPUs with AVX-512. Compiling
+each takes 10 to 20 minutes on two cores, so .ci/run compares with the file that this writes
 (tests/models/share4v/checkpoint/data/llama_cpp.npz). Run it again when what export_gguf writes changes.
 """
 
