@@ -15,7 +15,7 @@ from typing import Any
 from .arguments import COMMANDS
 from .parser import HelpFormatter, Parser
 from .signals import INTERRUPTED, exit_at_once, interrupted_message, signal_handler
-from .status import STATUS
+from .status_line import STATUS
 
 FAILED = 1  # exit status: an error in this program, or an output that cannot be written, as on a full disk
 PIPE_CLOSED = 141  # exit status, as shells report SIGPIPE

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from typing import Any
 
-from .status import STATUS
+from .status_line import STATUS
 
 try:
     from mindone.models.share4v.display import json_printable, printable, redacted

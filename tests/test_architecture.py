@@ -222,7 +222,7 @@ def test_only_the_command_line_prints_and_parses_arguments(path: Path) -> None:
 PRINTING = {  # what may write to the terminal itself: the filter, and a signal handler's fixed message
     "mindone_share4v.printing": {"sys.stdout.write", "sys.stderr.write"},
     "mindone_share4v.signals": {"os.write"},
-    "mindone_share4v.status": {"sys.stderr.write"},
+    "mindone_share4v.status_line": {"sys.stderr.write"},
 }
 WRITES = {"print", "sys.stdout.write", "sys.stderr.write", "sys.stdout.buffer.write", "sys.stderr.buffer.write"}
 WRITES |= {"os.write", "stdout.write", "stderr.write", "sys.__stdout__.write", "sys.__stderr__.write", "tqdm.write"}

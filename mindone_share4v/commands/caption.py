@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mindone.models.share4v.display import redacted
 
 from ..printing import one_line, print_error, print_json, print_text
-from ..status import STATUS
+from ..status_line import STATUS
 from .common import (
     check_max_pixels,
     count_of,

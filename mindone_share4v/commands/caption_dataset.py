@@ -12,7 +12,7 @@ from mindone.models.share4v.display import shell_name
 
 from ..printing import one_line, print_error, print_text
 from ..signals import INTERRUPTED, raise_interrupt, signal_handler
-from ..status import STATUS
+from ..status_line import STATUS
 from .common import flag_of, print_unused_sampling, usage_error, with_flags
 from .dataset_summary import preview_lines, summary_lines
 from .exit_status import DONE, SOME_FAILED

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..printing import one_line, print_error, print_json, print_text
 from ..signals import signal_handler
-from ..status import STATUS
+from ..status_line import STATUS
 from .chat_commands import Conversation, QuitChat, is_command, load_images, run_command
 from .chat_input import questions
 from .common import (

@@ -17,7 +17,7 @@ from mindone_share4v.arguments import COMMANDS
 from mindone_share4v.cli import main
 from mindone_share4v.commands import completion
 from mindone_share4v.commands.env import describe
-from mindone_share4v.status import StatusLine
+from mindone_share4v.status_line import StatusLine
 
 
 def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
