@@ -85,6 +85,23 @@ def test_a_retry_with_other_rules_writes_them(table: Path, change: dict[str, Any
         run(table, **{**options, "prompt": "Another"})
 
 
+@pytest.mark.usefixtures("echo")
+def test_a_restart_leaves_no_caption_file_of_an_input_that_fails_now(table: Path) -> None:
+    folder = table.parent
+    (folder / "1.txt").write_text("from a person\n")
+    settings: dict[str, Any] = {"prompt": "A {stem}.", "existing": "overwrite", "include": "*.png"}
+    caption_dataset(folder, **settings)
+    assert {path.name: path.read_text() for path in folder.glob("?.txt")} == {f"{n}.txt": f"A {n}.\n" for n in range(3)}
+    (folder / "2.txt").write_text("edited\n")
+    broken = {**settings, "prompt": f"note: {NOTE}", "require": "unicorn", "on_fault": "fail"}
+    assert caption_dataset(folder, restart=True, **broken).failed == 3
+    # What the job had replaced is there again, and what somebody edited stays.
+    assert {path.name: path.read_text() for path in folder.glob("?.txt")} == {
+        "1.txt": "from a person\n",
+        "2.txt": "edited\n",
+    }
+
+
 def test_the_tiny_model_is_asked_again_with_other_rules_and_the_exit_status_tells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

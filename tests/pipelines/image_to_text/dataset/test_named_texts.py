@@ -242,6 +242,22 @@ def test_files_beside_images_are_replaced_only_if_the_job_wrote_them(drawings: P
 
 
 @pytest.mark.usefixtures("echo")
+def test_a_restart_with_other_texts_leaves_no_file_of_the_earlier_ones(drawings: Path) -> None:
+    caption_dataset(drawings, texts=["long:A {stem}.", "short:The {stem}.", "tags:{stem}, a"])
+    first = sorted(item.stem for item in drawings.glob("*.png"))
+    (drawings / f"{first[0]}.tags.txt").write_text("from a person")
+    caption_dataset(drawings, texts=["short:Some {stem}.", "brief:One {stem}."], restart=True)
+    texts = {path.name: path.read_text().strip() for path in drawings.glob("*.txt")}
+    expected = {f"{stem}.txt": f"Some {stem}." for stem in first} | {
+        f"{stem}.brief.txt": f"One {stem}." for stem in first
+    }
+    assert texts == {**expected, f"{first[0]}.tags.txt": "from a person"}
+    caption_dataset(drawings, prompt="A", restart=True)
+    left = {path.name for path in drawings.glob("*.txt")}
+    assert left == {f"{first[0]}.tags.txt", *(f"{stem}.txt" for stem in first)}
+
+
+@pytest.mark.usefixtures("echo")
 def test_texts_have_templates_of_their_own_which_may_contain_the_others(drawings: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 

@@ -67,17 +67,27 @@ class WrittenCaptions:
         journal, listing: of the previous pass, which may be incomplete.
         earlier: what `note_written_captions` wrote, if it exists.
         written: returns what a record's caption file may have.
+
+    Attributes:
+        names: of the texts that the job wrote, without those that were the first ones.
     """
 
     def __init__(
         self, journal: Path, listing: Listing, earlier: Path, written: WrittenTexts = recorded_captions
     ) -> None:
         self._originals = TempTable("original TEXT")  # by key and digest of what was written
+        self.names: set[str] = set()
         for line in lines_from(earlier, 0) if own_exists(earlier) else ():
             key, digest, original = json.loads(line)
-            self._originals.put(_encode(key) + bytes.fromhex(digest), original)
+            self._note(key, bytes.fromhex(digest), original)
         for key, digest, original in _written(journal, listing, written):
-            self._originals.put(_encode(key) + digest, original)
+            self._note(key, digest, original)
+
+    def _note(self, key: str, digest: bytes, original: str | None) -> None:
+        self._originals.put(_encode(key) + digest, original)
+        _, mark, name = key.partition("\0")
+        if mark:
+            self.names.add(name)
 
     def restore(self, item: Item) -> Item:
         """Return an input with the caption it had before the job; a caption that a user edited since stays."""
@@ -87,8 +97,9 @@ class WrittenCaptions:
         return item if found is None else replace(item, caption=found[0])
 
     def wrote(self, item: Item, name: str, caption: str) -> bool:
-        """Return whether the job wrote a text of that name, other than the first one."""
-        return self._originals.get(_encode(_named(item, name)) + _digest(caption)) is not None
+        """Return whether the job wrote a text of that name; the first one, whatever its name, has the name ""."""
+        key = _named(item, name) if name else item.key
+        return self._originals.get(_encode(key) + _digest(caption)) is not None
 
     def close(self) -> None:
         """Delete the temporary file."""

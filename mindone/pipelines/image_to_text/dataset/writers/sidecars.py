@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..state.records import Item
 from ..state.regular_files import NotRegularFileError, create_own, open_own, own_exists, remove_own, rename_own
 from .base import Progress, Target, note_left_out
 from .finishing import OutputRecord
-from .rows import caption_files
+from .rows import caption_files, caption_text
 
 _GROUP = 512  # files that are written to temporary names before all of them are renamed
 _MAX_NAME_BYTES = 255  # of a file name, on common file systems
@@ -28,7 +28,9 @@ _FILE_LOCATORS = (b'"locator":{"kind":"file"', b'"locator":{"kind":"video"', b'"
 class SidecarWriter:
     """Writes a group of files to temporary names, syncs them to disk, and then renames them.
 
-    When a job resumes, every record is checked again, so a caption file that was deleted is restored.
+    When a job resumes, every record is checked again, so a caption file that was deleted is restored. When it was
+    restarted, files of the earlier run that nothing replaces are removed: texts whose names are no longer used, and
+    captions of inputs that fail now. A caption that such a file had replaced is written again.
 
     Raises:
         ValueError: `out` is None, and an input is not a separate file.
@@ -50,6 +52,7 @@ class SidecarWriter:
         self._waiting: dict[Path, tuple[Path, Item]] = {}  # temporary path -> final path
         self._changed_directories: set[Path] = set()
         self._earlier: WrittenCaptions | None = None  # opened when it is needed
+        self._is_restarted = own_exists(target.journal.parent / WRITTEN)
         _check_no_name_twice(target)
 
     def write(self, item: Item, record: OutputRecord) -> None:
@@ -63,6 +66,7 @@ class SidecarWriter:
         if record.error is not None or not record.captions:
             if is_reviewed or (has_new_wording and record.recorded):
                 self._remove_captions(item, record)
+            self._remove_earlier_texts(item, ())
             return
         path = self.path_of(item)
         if path is None:
@@ -73,6 +77,23 @@ class SidecarWriter:
             is_kept = is_written and not is_changed and os.path.lexists(named)
             if not is_kept and self._may_replace(item, record, name, named, is_changed):
                 self._write_file(item, named, text)
+        if KEPT_EXISTING not in record.notes:
+            self._remove_earlier_texts(item, caption_files(record))
+
+    def _remove_earlier_texts(self, item: Item, names: Collection[str]) -> None:
+        """Remove the files that the job wrote before it was restarted, except those of the texts of these names."""
+        first = self.path_of(item) if self._is_restarted else None
+        if first is None:
+            return
+        for name in {"", *(f".{one}" for one in self._earlier_captions().names)}.difference(names):
+            path = self._named(first, name)
+            if not own_exists(path) or not self._is_of_earlier_run(item, _read(path), name):
+                continue
+            if not name and item.caption is not None:
+                self._write_file(item, path, caption_text([item.caption]))
+            else:
+                remove_own(path)
+                self._changed_directories.add(path.parent)
 
     def _may_replace(self, item: Item, record: OutputRecord, name: str, path: Path, is_changed: bool) -> bool:
         """Return whether to write a caption file: not one that is as it should be, or that a person wrote.
@@ -141,12 +162,16 @@ class SidecarWriter:
         return False
 
     def _is_of_earlier_run(self, item: Item, found: bytes | None, name: str) -> bool:
-        """Return whether the job wrote a text other than the first one before it was restarted."""
+        """Return whether the job wrote a text before it was restarted."""
+        text = None if found is None else decode_caption(found)
+        return text is not None and self._earlier_captions().wrote(item, name.removeprefix("."), text)
+
+    def _earlier_captions(self) -> WrittenCaptions:
+        """Return what the job wrote before it was restarted; nothing if it was not."""
         if self._earlier is None:
             listing, state = self._target.listing, self._target.journal.parent
             self._earlier = WrittenCaptions(state / "none", listing, state / WRITTEN)
-        text = None if found is None else decode_caption(found)
-        return text is not None and self._earlier.wrote(item, name.removeprefix("."), text)
+        return self._earlier
 
     def _named(self, path: Path, name: str) -> Path:
         """Return the path of a named text's file beside that of the first text: a.short.txt beside a.txt."""
