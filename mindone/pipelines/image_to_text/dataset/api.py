@@ -123,7 +123,11 @@ def _completed(inputs: Inputs, given: DatasetOptions) -> tuple[list[str], Datase
     formats = given.options.formats or (format_of(given.options.out),)
     job = replace(
         given,
-        options=replace(given.options, formats=formats),
+        options=replace(
+            given.options,
+            formats=formats,
+            writers=replace(given.options.writers, on_fault=given.options.on_fault),
+        ),
         readers=replace(
             _readers_beside_output(given.readers, given.options.out, formats),
             text_names=given.options.writers.texts[1:],

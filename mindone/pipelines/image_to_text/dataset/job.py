@@ -23,7 +23,7 @@ from .near_equal import Inputs, NearEqualInputs
 from .options import NamedText
 from .prompts.plan import PromptPlan
 from .prompts.variables import fill, has_variables
-from .rules.retries import breaks_rules, broken_rules
+from .rules.retries import breaks_rules, broken_rules, fault_error
 from .state.atomic_files import atomic_write, count_lines
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
 from .state.job_description import SettingsChangedError, changed_settings, same_results
@@ -420,14 +420,13 @@ class CaptionJob:
                 name = f"{record.texts[index]}: " if record.texts else ""
                 return replace(record, captions=(), error=f"{name}{EMPTY}", place=item.place)
         if self.on_fault == "fail" and record.error is None and breaks_rules(record.notes):
-            reason = f"breaks a rule: {'; '.join(broken_rules(record.notes))}"
+            reason = fault_error(broken_rules(record.notes))
             return replace(record, captions=(), rejected=record.captions, error=reason, place=item.place)
         captions = (merge_captions(self.existing, item.caption, caption) for caption in record.captions)
         merged = replace(record, captions=tuple(captions), place=item.place)
         excess = excess_notes(self.wording, merged) if self.on_fault == "fail" else []
         if excess:
-            reason = f"breaks a rule: {'; '.join(excess)}"
-            return replace(merged, captions=(), rejected=merged.captions, error=reason)
+            return replace(merged, captions=(), rejected=merged.captions, error=fault_error(excess))
         return merged
 
     def _append(self, journal: Journal, record: Record) -> None:

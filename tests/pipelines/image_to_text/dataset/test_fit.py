@@ -157,6 +157,23 @@ def test_it_is_rejected_until_the_budget_is_larger(photos: Path, tokenizers: tup
     assert all(found == [FULL] * 3 for found in captions(out).values())
 
 
+def test_a_smaller_budget_rejects_what_no_longer_fits_and_a_larger_one_writes_it_again(
+    photos: Path, tokenizers: tuple[Path, Path]
+) -> None:
+    out, (clip, _) = photos.parent / "out", tokenizers
+    assert run(photos, f"{clip}:400", on_fault="fail").failed == 0
+    summary = run(photos, f"{clip}:6", on_fault="fail")
+    assert (summary.failed, summary.breaking_rules, Counting.started) == (3, 3, 1)
+    assert "although only one sentence is left" in rows(out)[0]["error"] and not list(out.glob("*.txt"))
+    assert all(row["caption"] is None for row in rows(out))
+    with closing(ReviewSession(out)) as session:
+        session.change([Change(number=0, verdict="edited", captions=(PARTS[0],))])  # a person's decision stands
+    publish(out / ".share4v")
+    assert [row["caption"] for row in rows(out)] == [PARTS[0], None, None]
+    assert run(photos, f"{clip}:400", on_fault="fail").failed == 0 and Counting.started == 1
+    assert [row["caption"] for row in rows(out)] == [PARTS[0], FULL, FULL]
+
+
 def test_texts_of_people_are_known_beside_other_budgets(photos: Path, tokenizers: tuple[Path, Path]) -> None:
     """Caption files that the job cut are its own: another budget replaces them, and never one that was edited."""
     clip, _ = tokenizers

@@ -32,7 +32,8 @@ def publish(state: Path) -> list[str] | None:
         if not is_complete(state):
             return None
         description = entered.signed_description()
-        options, left_out = WriterOptions(**description["sinks"]), []
+        on_fault = description["captions"].get("on_fault", "keep")
+        options, left_out = WriterOptions(**description["sinks"], on_fault=on_fault), []
         for name in description["formats"]:
             writer = open_writer(name, description["out"], options, state)
             if not writer.is_current:  # a caption file that a person deleted is not restored without need

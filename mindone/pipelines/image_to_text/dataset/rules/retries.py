@@ -78,6 +78,11 @@ def broken_rules(notes: Iterable[str]) -> tuple[str, ...]:
     return tuple(note for note in notes if not _RETRIED.match(note))
 
 
+def fault_error(broken: Iterable[str]) -> str:
+    """Return the error of an input whose captions break rules."""
+    return f"breaks a rule: {'; '.join(broken)}"
+
+
 def next_attempt(previous: Sequence[Attempt], seed: int, key: CaptionKey) -> Attempt:
     """Return the next attempt; its random seed depends only on `seed`, the image, the prompt and its number."""
     image_sha256, prompt = key[0], key[1].partition(TEXT_MARK)[0]

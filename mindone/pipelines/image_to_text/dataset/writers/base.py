@@ -41,6 +41,7 @@ class WriterOptions:
             are in the records, and those of the first budget in Open-Sora's CSV, as `text_len`.
         downloads: how images at URLs are downloaded for outputs that contain them; follows from the job's settings.
         texts: names of the texts of each input, in a job with named texts; `caption_dataset` sets it.
+        on_fault: what to do with captions that do not fit into a budget; `caption_dataset` sets it.
         text_templates, text_fits: name of a text -> its `template` and `fit`, where they are not those above.
 
     Raises:
@@ -56,6 +57,7 @@ class WriterOptions:
     texts: tuple[str, ...] = ()
     text_templates: Mapping[str, str] = field(default_factory=dict, hash=False)
     text_fits: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    on_fault: str = "keep"
 
     def __post_init__(self) -> None:
         if not isinstance(self.shard_size, int) or self.shard_size < 1:
@@ -75,7 +77,7 @@ class WriterOptions:
     def description(self) -> dict[str, Any]:
         """The options as a job's description has them; those that were added later only if they are set."""
         values = asdict(self)
-        del values["downloads"]
+        del values["downloads"], values["on_fault"]
         return {name: value for name, value in values.items() if value or name not in _NEWER}
 
     @property
@@ -91,7 +93,8 @@ class WriterOptions:
             for name in self.texts
         }
         base = Wording(self.template, self.fit)
-        return replace(base, texts=tuple((name, one) for name, one in named.items() if one != base))
+        own = tuple((name, one) for name, one in named.items() if one != base)
+        return replace(base, texts=own, fails=self.has_budgets and self.on_fault == "fail")
 
 
 @dataclass(frozen=True, kw_only=True)

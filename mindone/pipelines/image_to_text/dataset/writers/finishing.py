@@ -12,6 +12,7 @@ from typing import Any
 
 from ..prompts.caption_template import apply_template
 from ..prompts.styles import asks_for_tags
+from ..rules.retries import fault_error
 from ..rules.token_budget import Fitted, TokenBudget, TokenBudgets
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.paths import PROGRESS
@@ -46,15 +47,17 @@ class Wording:
         template: the template, or None.
         fit: token budgets, as `TokenBudget.parse` reads them.
         texts: names of the texts that have a wording of their own, with it.
+        fails: whether an input fails if one of its captions does not fit into a budget.
     """
 
     template: str | None = None
     fit: tuple[str, ...] = ()
     texts: tuple[tuple[str, Wording], ...] = ()
+    fails: bool = False
 
     def of(self, record: Record, count: int) -> list[Wording]:
         """Return the wording of each of the first captions of a record."""
-        own, named = replace(self, texts=()), dict(self.texts)
+        own, named = replace(self, texts=(), fails=False), dict(self.texts)
         return [named.get(record.texts[index], own) if index < len(record.texts) else own for index in range(count)]
 
     def to_json(self) -> Any:
@@ -62,7 +65,8 @@ class Wording:
         if not self.fit and not self.texts:
             return self.template
         texts = {"texts": {name: one.to_json() for name, one in self.texts}} if self.texts else {}
-        return {"template": self.template, "fit": list(self.fit), **texts}
+        fails = {"fails": True} if self.fails else {}
+        return {"template": self.template, "fit": list(self.fit), **texts, **fails}
 
     @classmethod
     def from_json(cls, value: Any) -> Wording:
@@ -76,6 +80,7 @@ class Wording:
             template if isinstance(template, str) else None,
             tuple(map(str, value["fit"])),
             tuple((name, cls.from_json(one)) for name, one in texts.items()) if isinstance(texts, dict) else (),
+            value.get("fails") is True,
         )
 
     def budgets(self) -> TokenBudgets:
@@ -127,6 +132,9 @@ class Finisher:
             captions = _in_templates(wordings, record, [one.text for one in fitted])
         except ValueError as error:
             return replace(finished, captions=(), error=str(error))
+        excess = _excess_notes(wordings, fitted) if self.wording.fails and not self._is_decided(record) else []
+        if excess:
+            return replace(finished, captions=(), rejected=record.captions, error=fault_error(excess))
         return _with_counts(replace(finished, captions=captions), wordings, fitted)
 
     def counting(self, counts: TokenCounts) -> Callable[[Record], OutputRecord]:
@@ -138,6 +146,11 @@ class Finisher:
             return finished
 
         return finish
+
+    def _is_decided(self, record: Record) -> bool:
+        """Return whether a person wrote a record's captions, or accepted them."""
+        review = self.reviews.get(record)
+        return review is not None and review.verdict in ("accepted", "edited")
 
     def _is_generated(self, record: Record) -> bool:
         """Return whether the model wrote a record's captions, in the job or in a review."""
