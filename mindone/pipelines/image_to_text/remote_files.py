@@ -16,7 +16,7 @@ import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,7 +147,7 @@ class Fetcher:
         end = time.monotonic() + seconds
         for _ in range(self._max_redirects + 1):
             target = self._parse(url)
-            fetched = self._get(target, self._address(target), end)
+            fetched = self._get(target, self._addresses(target), end)
             location = fetched.header.get("location") if fetched.status in _REDIRECTS else None
             if fetched.status not in _REDIRECTS:
                 return fetched
@@ -180,16 +180,16 @@ class Fetcher:
         authorization = f"Basic {b64encode(unquote_to_bytes(user)).decode()}" if user else None
         return Target(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), path, authorization)
 
-    def _address(self, target: Target) -> str:
-        """Resolve the host and return the address to connect to; one that is not public refuses the host."""
+    def _addresses(self, target: Target) -> list[str]:
+        """Resolve the host and return the addresses to connect to; one that is not public refuses the host."""
         addresses = self._resolve(target.host, target.port)
         if not addresses or not all(self._is_public(ip_address(one.partition("%")[0])) for one in addresses):
             raise PrivateAddressError("its host has an address that is not public")
-        return addresses[0]
+        return addresses
 
-    def _get(self, target: Target, address: str, end: float) -> Fetched:
-        """Send one request to `address`."""
-        plain = socket.create_connection((address, target.port), timeout=max(end - time.monotonic(), 0.001))
+    def _get(self, target: Target, addresses: Sequence[str], end: float) -> Fetched:
+        """Send one request to the first of `addresses` that accepts a connection."""
+        plain = _connected(addresses, target.port, end)
         # A socket's timeout applies to each read, so a server that sends a byte now and then would never exceed it. The
         # timer shuts the connection down through a duplicate of the socket: `wrap_socket` detaches the original.
         guard = plain.dup()
@@ -227,6 +227,24 @@ class Fetcher:
         if response.length or time.monotonic() >= end:
             raise OSError("the connection ended before the body did")
         return Fetched(response.status, headers, body)
+
+
+def _connected(addresses: Sequence[str], port: int, end: float) -> socket.socket:
+    """Connect to the first address that answers, as other clients do: a host may have one that is out of reach.
+
+    Each gets an equal part of the time that is left, so that one that never answers leaves some for the next.
+    """
+    for left in range(len(addresses), 0, -1):
+        seconds = max((end - time.monotonic()) / left, 0.001)
+        try:
+            connection = socket.create_connection((addresses[-left], port), timeout=seconds)
+        except OSError:
+            if left == 1:
+                raise
+        else:
+            connection.settimeout(max(end - time.monotonic(), 0.001))
+            return connection
+    raise OSError("the host has no address")
 
 
 def _shut_down(connection: socket.socket) -> None:

@@ -197,7 +197,7 @@ class ImageDownloads:
             with self._hosts.request(host):
                 fetched = self._fetch(url)
                 log["status"] = fetched.status
-                wait = self._wait_of(fetched)
+                wait = self._wait_of(fetched, backoff)
                 if fetched.status in _BUSY and wait is not None:
                     self._hosts.pause(host, wait)
                     return _status_text(fetched.status), 0.0
@@ -221,13 +221,16 @@ class ImageDownloads:
             )
         return fetched.body, None
 
-    def _wait_of(self, fetched: Fetched) -> float | None:
-        """Return the seconds until the next attempt, or None if the server asks for too long."""
+    def _wait_of(self, fetched: Fetched, backoff: float) -> float | None:
+        """Return the seconds until the next attempt, or None if the server asks for too long.
+
+        A server that does not name a time is asked again after `backoff` seconds.
+        """
         if fetched.status not in _RETRIED:
             return 0.0
         asked = retry_after(fetched.header)
         if asked is None:
-            asked = BACKOFF_SECONDS * (0.5 + self._jitter() / 2)
+            return backoff
         return asked if asked <= LONGEST_WAIT else None
 
     def _opt_out(self, fetched: Fetched) -> str | None:

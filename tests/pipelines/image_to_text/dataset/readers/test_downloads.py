@@ -18,7 +18,7 @@ from mindone.pipelines.image_to_text.dataset.api import caption_dataset
 from mindone.pipelines.image_to_text.dataset.readers import ItemError, downloads
 from mindone.pipelines.image_to_text.dataset.readers.downloads import DownloadOptions, HostLimits, ImageDownloads
 from mindone.pipelines.image_to_text.dataset.state.records import record_from_line
-from mindone.pipelines.image_to_text.remote_files import Fetched
+from mindone.pipelines.image_to_text.remote_files import Fetched, Fetcher
 
 Answer = tuple[int, dict[str, str], bytes]
 OK: Answer = (200, {}, png(7))
@@ -105,6 +105,18 @@ def test_a_server_that_fails_by_chance_is_asked_again() -> None:
         reason, log = fetch(server.url + "/busy", url_attempts=2)
         assert reason == "the download failed after 2 attempts: the server answered 503 Service Unavailable"
         assert log == {"attempts": 2, "status": 503}
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_pauses_double_whatever_the_server_answers(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(HostLimits, "pause", lambda self, host, seconds: waits.append(seconds))
+    reader = ImageDownloads(
+        DownloadOptions(url_attempts=4), lambda url: Fetched(status, ()), lambda seconds: waits.append(seconds), lambda: 1.0
+    )
+    with pytest.raises(ItemError, match="after 4 attempts"):
+        reader.read("http://example.org/a.png", {})
+    assert [wait for wait in waits if wait][:3] == [0.01, 0.02, 0.04]
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 410, 451])
@@ -195,6 +207,18 @@ def test_private_addresses_are_refused_also_after_a_redirect() -> None:
         assert "more than 5 redirects" in str(fetch(server.url + "/a")[0])
     with site(lambda path, count: OK if path == "/b" else (302, {"Location": "/b"}, b"")) as server:
         assert fetch(server.url + "/a") == (png(7), {"attempts": 1, "status": 200})
+
+
+def test_a_host_whose_first_address_does_not_answer_is_reached_at_the_next() -> None:
+    """As localhost, whose first address is that of IPv6, where most servers do not listen."""
+    with site(lambda path, count: OK) as server:
+        fetcher = Fetcher(
+            max_bytes=10_000,
+            max_redirects=0,
+            resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"],
+            is_public=lambda address: True,
+        )
+        assert fetcher.fetch(f"http://two.example:{server.server_port}/a.png", 5.0).body == png(7)
 
 
 def test_limits_of_size_and_time() -> None:
