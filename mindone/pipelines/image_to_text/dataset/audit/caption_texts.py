@@ -24,6 +24,7 @@ from ..state.regular_files import check_input, own_exists
 SIDECARS = (".txt", ".caption")
 # Columns with captions, in order of preference; those of other programs' files too.
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "generated_text", "cap", "prompt", "description")
+_OWN_COLUMNS = ("caption", "captions")
 _SOURCE_COLUMNS = ("key", "source", "image", "file_name", "filename", "image_path", "path", "file", "url", "id")
 _COCO_PARTS = ("info", "licenses", "images", "categories")  # of a file with captions in "annotations"
 _MAX_SIDECAR_BYTES = 2**20
@@ -189,7 +190,8 @@ def _captions_of(row: Mapping[str, Any], column: str | None, where: str) -> Iter
     texts = value if isinstance(value, (list, tuple)) else [value]
     source = next((str(row[name]) for name in _SOURCE_COLUMNS if isinstance(row.get(name), (str, int))), "")
     source = f"{where} ({source})" if source else where
-    if not texts or any(not isinstance(text, str) for text in texts):
+    is_failure = bool(row.get("error")) and texts == [""]  # in a CSV file
+    if is_failure or not texts or any(not isinstance(text, str) for text in texts):
         reason = row.get("error") or (f"there is no {column!r}" if column else "there is no caption")
         yield CaptionText(None, source, str(reason))
         return
@@ -198,8 +200,14 @@ def _captions_of(row: Mapping[str, Any], column: str | None, where: str) -> Iter
 
 
 def _caption_column(row: Mapping[str, Any]) -> str | None:
+    """Return the column of captions of a row.
+
+    A row that has "caption" or "captions" has no caption if those are empty, as that of a failed input, whose "prompt"
+    or "texts", the names of captions, are none.
+    """
     known = [name for name in CAPTION_COLUMNS if name in row]
-    return next((name for name in known if row[name]), known[0] if known else None)
+    own = [name for name in known if name in _OWN_COLUMNS] or known
+    return next((name for name in own if row[name]), own[0] if own else None)
 
 
 def _sidecar(path: str, name: str) -> CaptionText:

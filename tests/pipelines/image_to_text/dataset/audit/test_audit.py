@@ -141,6 +141,12 @@ def test_any_text_has_terms(text: str) -> None:
     assert {word for pair in terms.pairs for word in pair.split()} <= set(terms.words)
 
 
+def test_combining_marks_belong_to_their_words() -> None:
+    """Python's `\\w` leaves out vowel signs, which NFKC does not compose in most scripts."""
+    texts = ["हिन्दी में बिल्ली", "แมวสีแดง ที่", "كِتَاب", "שָׁלוֹם"]
+    assert [words_of(text) for text in texts] == [text.split() for text in texts]
+
+
 def test_words_of_other_scripts() -> None:
     assert words_of("Ein Mädchen, Straße; 猫が2匹 кошка ﬁsh") == [
         *("ein", "mädchen", "straße", "猫", "が", "2", "匹", "кошка", "fish")
@@ -239,6 +245,18 @@ def test_what_has_no_caption_is_counted_with_its_reason(tmp_path: Path) -> None:
     audit = audit_captions(caption_texts(path))
     assert (audit.captions, audit.missing) == (1, 3)
     assert audit.problems[0] == "captions.jsonl, line 2 (2): truncated".replace("captions.jsonl", str(path))
+
+
+def test_the_prompt_of_a_failed_input_and_the_names_of_texts_are_no_captions(tmp_path: Path) -> None:
+    folder = write_journal(tmp_path, ["a cat"])
+    failed = Record(1, "1", "1.png", error="truncated", texts=("long", "short"))
+    with (folder / ".share4v" / "journal.jsonl").open("a") as file:
+        file.write(to_line(failed))
+    assert [one.text for one in caption_texts(folder)] == ["a cat", None]
+    table = tmp_path / "table.csv"
+    table.write_text("image,caption,prompt,error\n1.png,a cat,Describe,\n2.png,,Describe,truncated\n")
+    found = list(caption_texts(table))
+    assert [one.text for one in found] == ["a cat", None] and found[1].problem == "truncated"
 
 
 @pytest.mark.parametrize(
