@@ -51,6 +51,7 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
     """
     _check_generation(job, engine)
     _check_endpoints(job, engine)
+    _check_near_equal(job)
     cache_root()  # has the key that signs the job's state; raises if this user has no home directory
     executor_class(engine)
     check_outputs(job.options.formats, job.options.out, paths)
@@ -121,6 +122,20 @@ def _check_endpoints(job: DatasetOptions, engine: str) -> None:
     read_key(executor.api_key_env)
     for _, settings in _plans(job):
         check_settings(job.choice, settings, executor.request_fields)
+
+
+def _check_near_equal(job: DatasetOptions) -> None:
+    """Check that images that share captions are asked the same."""
+    if job.options.near_equal != "once":
+        return
+    names = {text.name for text in job.settings.texts}  # earlier texts of the same image
+    for plan, settings in _plans(job):
+        found = sorted((plan.variables | variables_of(settings.begin_with, "begin_with")) - names)
+        if found:
+            raise ValueError(
+                f"near_equal 'once' and the variable {{{found[0]}}} in a prompt or in begin_with cannot be combined: "
+                "an image would get the answer to the question about another one; use near_equal 'note'"
+            )
 
 
 def _check_generation(job: DatasetOptions, engine: str) -> None:

@@ -273,8 +273,23 @@ def test_a_new_copy_of_a_captioned_image_gets_its_caption(photos: Path, tmp_path
     assert rows(out)[-1]["caption"] == "picture of a3"
 
 
+def test_a_repaired_copy_is_hashed_again_when_failures_are_retried(photos: Path, tmp_path: Path) -> None:
+    """The hashes of an interrupted run may be there, in which what failed has none."""
+    out = tmp_path / "out.jsonl"
+    caption_dataset(photos, out=out, near_equal="once")
+    state = tmp_path / "out.jsonl.share4v"
+    keys = [row["key"] for row in rows(state / "journal.jsonl")]
+    (state / "image-hashes.jsonl").write_text("".join(json.dumps({"key": key}) + "\n" for key in keys))
+    (photos / "broken.png").write_bytes((photos / "a0.png").read_bytes())
+    caption_dataset(photos, out=out, near_equal="once", retry_failed=True)
+    assert {row["key"]: row["caption"] for row in rows(out)}["broken"] == "picture of a0"
+
+
 def test_settings_that_contradict(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="near_equal 'once' and existing 'append' cannot be combined"):
         caption_dataset(photos, out=tmp_path / "out.jsonl", near_equal="once", existing="append")
+    for options in ({"prompt": "What is {stem}?"}, {"begin_with": "{stem}: a"}):
+        with pytest.raises(ValueError, match=r"near_equal 'once' and the variable \{stem\} in a prompt"):
+            caption_dataset(photos, out=tmp_path / "out.jsonl", near_equal="once", **options)
     with pytest.raises(ValueError, match="Did you mean 'once'"):
         caption_dataset(photos, out=tmp_path / "out.jsonl", near_equal="one")

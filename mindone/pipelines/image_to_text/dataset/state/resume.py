@@ -78,6 +78,7 @@ def start_next_pass(
     missing = find_missing_inputs(directory / JOURNAL, Listing(directory / INPUTS), Listing(scratch))
     if not missing:
         _keep_valid_records(directory, retry_failed)
+        remove_own(directory / IMAGE_HASHES)  # what failed has none in it, and other inputs may be listed now
         _replace_listing(directory, Listing(scratch).items, written)
     remove_own(scratch)
     return missing
