@@ -112,7 +112,10 @@ def test_pauses_double_whatever_the_server_answers(status: int, monkeypatch: pyt
     waits: list[float] = []
     monkeypatch.setattr(HostLimits, "pause", lambda self, host, seconds: waits.append(seconds))
     reader = ImageDownloads(
-        DownloadOptions(url_attempts=4), lambda url: Fetched(status, ()), lambda seconds: waits.append(seconds), lambda: 1.0
+        DownloadOptions(url_attempts=4),
+        lambda url: Fetched(status, ()),
+        lambda seconds: waits.append(seconds),
+        lambda: 1.0,
     )
     with pytest.raises(ItemError, match="after 4 attempts"):
         reader.read("http://example.org/a.png", {})
