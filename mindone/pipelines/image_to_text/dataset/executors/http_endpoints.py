@@ -34,6 +34,7 @@ PATIENCE_SECONDS = 600.0  # an endpoint that answers nothing for so long is not 
 MAX_TRIES = 5  # of a request that fails by itself: a broken connection, an error of the server, an unusable answer
 MAX_REFUSALS = 50  # of one request by endpoints that have too many
 _MODELS_SHOWN = 10
+_SHOWN_KEY = 3  # first letters of a key, such as "sk-", that say nothing
 
 
 class Meaning(Enum):
@@ -369,8 +370,18 @@ class EndpointPool:
     def _safe(self, text: str) -> str:
         """Return a message without the key and without secrets of URLs."""
         if self._key:
-            text = text.replace(self._key, "***")
+            text = _without_key(text, self._key)
         return printable(redacted(" ".join(text.split())), keep="")
+
+
+def _without_key(text: str, key: str) -> str:
+    """Return a message without the key, and without its beginning where the message was cut inside it."""
+    text = text.replace(key, "***")
+    for length in range(len(key) - 1, _SHOWN_KEY, -1):
+        for end in ("", "'", '"'):  # what `repr` adds
+            if text.endswith(key[:length] + end):
+                return text[: len(text) - length - len(end)] + "***" + end
+    return text
 
 
 def _meaning(response: Response) -> Meaning:

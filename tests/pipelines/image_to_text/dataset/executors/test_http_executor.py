@@ -29,10 +29,11 @@ from mindone.pipelines.image_to_text.dataset.executors.http_endpoints import (
     EndpointPool,
     EndpointsError,
     InputRejectedError,
+    Response,
     Spending,
 )
 from mindone.pipelines.image_to_text.dataset.executors.http_images import probe_uri
-from mindone.pipelines.image_to_text.dataset.executors.http_requests import request_body
+from mindone.pipelines.image_to_text.dataset.executors.http_requests import AnswerError, request_body
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
 from mindone.pipelines.image_to_text.dataset.report.summary import summarize
 from mindone.pipelines.image_to_text.dataset.state.paths import LOCK
@@ -189,6 +190,24 @@ def test_an_endpoint_that_refuses_the_key_is_disabled_and_the_job_can_be_resumed
         assert {one.headers["Authorization"] for one in server.asked} == {f"Bearer {KEY}"}
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("status", [401, 200])
+def test_no_part_of_the_key_is_shown_where_a_message_is_cut(status: int) -> None:
+    async def messages() -> list[str]:
+        pool = EndpointPool(["http://localhost:1/v1"], KEY, 1, 5.0)
+        found = []
+        for before in range(170, 310, 3):
+            pool.endpoints[0].error = None
+            try:
+                await pool._judge_admission(pool.endpoints[0], Response(status, {}, f"{'x' * before}{KEY}".encode()), 0)
+                found.append(pool.explain())
+            except AnswerError as error:
+                found.append(pool._safe(str(error)))
+        await pool.close()
+        return found
+
+    assert not [message for message in asyncio.run(messages()) if KEY[:5] in message]
 
 
 def test_what_an_endpoint_cannot_do_is_said_before_any_image_is_sent(
