@@ -20,6 +20,7 @@ _TAKEN = frozenset(
         *("key", "source", "caption", "captions", "texts", "error", "model", "dtype", "prompts", "settings", "sha256"),
         *("tokens", "finish_reasons", "notes", "width", "height", "columns", "seconds", "path", "file_name", "text"),
         *("filename", "stem", "directory", "txt", "json", "npz"),
+        *("text_tokens", "uncut_tokens", "match"),
     )
 )
 

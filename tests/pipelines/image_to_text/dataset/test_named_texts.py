@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import tarfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,29 @@ def test_files_beside_images_are_replaced_only_if_the_job_wrote_them(drawings: P
 
 
 @pytest.mark.usefixtures("echo")
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["short:Some {stem}.", "long:A {stem}."], {"short": "By hand 2", "long": "By hand 1"}),
+        (["brief:One {stem}.", "short:Some {stem}."], {"brief": "One 0.", "short": "By hand 2"}),
+        (["brief:One {stem}."], {"brief": "One 0."}),
+        ([], {"caption": "By hand 1"}),
+    ],
+)
+def test_what_people_wrote_stays_under_its_name_if_a_restart_has_other_texts(
+    drawings: Path, tmp_path: Path, texts: list[str], expected: dict[str, str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    caption_dataset(drawings, out=out, texts=["long:A long {stem}.", "short:A short {stem}."])
+    with closing(ReviewSession(out)) as session:
+        session.change([Change(number=0, verdict="edited", captions=("By hand 1", "By hand 2"))])
+    caption_dataset(drawings, out=out, texts=texts, prompt="Another.", restart=True)
+    row = rows(out)[0]
+    assert {name: row[name] for name in expected} == expected
+    assert row["captions"] == list(expected.values())
+
+
+@pytest.mark.usefixtures("echo")
 def test_a_restart_with_other_texts_leaves_no_file_of_the_earlier_ones(drawings: Path) -> None:
     caption_dataset(drawings, texts=["long:A {stem}.", "short:The {stem}.", "tags:{stem}, a"])
     first = sorted(item.stem for item in drawings.glob("*.png"))
@@ -294,6 +318,8 @@ def test_a_file_name_that_two_images_would_share_is_refused(drawings: Path) -> N
         (["short:shrot"], {}, "Did you mean 'short'"),
         (["a b:short"], {}, "a name starts with a letter"),
         (["caption:short"], {}, "has another meaning"),
+        (["text_tokens:short"], {}, "has another meaning"),  # a column of token counts
+        (["a:short"], {"require": "@refusals"}, "can only be forbidden"),
         (["a:short", "A:tags"], {}, "two of them are called"),
         (["short:Shorten: {long}", "long:detailed"], {}, "{long}"),
         (["long:detailed", "short:Shorten: {lnog}"], {}, "Did you mean {long}"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .openings import remove_opening
-from .phrase_lists import MARK, find_phrase, get_phrase_list
+from .phrase_lists import MARK, PHRASE_LISTS, find_phrase, get_phrase_list
 from .repetition import find_repetition
 from .words import count_words, has_word, missing_words, split_sentences
 
@@ -66,6 +66,9 @@ class TextRules:
         for word in self.forbidden_words:
             if word.startswith(MARK):
                 get_phrase_list(word)
+        for word in self.required_words:
+            if word.startswith(MARK) and word.removeprefix(MARK) in PHRASE_LISTS:
+                raise ValueError(f"require: {word} is a list of phrases that can only be forbidden (--forbid {word})")
         both = [word for word in self.required_words if word in self.forbidden_words]
         if both:
             raise ValueError(f"{both[0]!r} is both required and forbidden: remove it from one list")

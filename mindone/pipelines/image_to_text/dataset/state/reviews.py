@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
@@ -31,6 +32,7 @@ _TEXTS, _NUMBERS, _OPTIONAL_NUMBERS = (
     ("group", "number"),
     ("undoes", "previous"),
 )  # types of the fields of a Review
+_LISTS = ("captions", "generated", "names")
 _NOTES = {"regenerated": "regenerated in review", "accepted": "accepted in review", "edited": "edited in review"}
 
 
@@ -58,6 +60,7 @@ class Review:
         previous: offset of the input's previous review in the file, or None.
         place: of the input.
         reviewer: who made it: a text that tells reviewers apart, or "".
+        names: of the texts of the captions, in a job with named texts. A later run may have other texts.
 
     Raises:
         ValueError: the verdict is unknown, or a value has the wrong type.
@@ -74,11 +77,12 @@ class Review:
     previous: int | None = None
     place: str = ""
     reviewer: str = ""
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, got {self.verdict!r}")
-        for name in ("captions", "generated"):
+        for name in _LISTS:
             if not all(isinstance(caption, str) for caption in getattr(self, name)):
                 raise ValueError(f"{name} must be texts, got {getattr(self, name)!r:.80}")
         for name in _TEXTS:
@@ -95,8 +99,26 @@ class Review:
             return record
         if self.verdict == "rejected":
             return replace(record, captions=(), error=REJECTED) if self.rejects(record) else record
+        captions = self._captions_for(record)
+        if not captions:
+            return record
         notes = tuple(note for note in record.notes if note != KEPT_EXISTING)
-        return replace(record, captions=self.captions, error=None, notes=(*notes, _NOTES[self.verdict]))
+        return replace(record, captions=captions, error=None, notes=(*notes, _NOTES[self.verdict]))
+
+    def _captions_for(self, record: Record) -> tuple[str, ...]:
+        """Return the captions of a record with this review's: by name, if the texts are not those of the review."""
+        if not self.names or self.names == record.texts:
+            return self.captions
+        if not record.texts:
+            return self.captions[:1]
+        own = dict(zip(self.names, self.captions, strict=False))
+        found: list[str] = []
+        for name, generated in zip_longest(record.texts, record.captions[: len(record.texts)]):
+            caption = own.get(name, generated)
+            if caption is None:  # the record is a failure, and nobody wrote this text
+                break
+            found.append(caption)
+        return tuple(found) if own.keys() & {*record.texts} else ()
 
     def rejects(self, record: Record) -> bool:
         """Return whether this rejects a record; not one that a later run made with other captions."""
@@ -340,11 +362,12 @@ class ReviewLog:
                 previous=self.reviews.offset(record),
                 place=record.place,
                 reviewer=reviewer,
+                names=record.texts,
             )
             for record, verdict, captions, generated in decisions
         )
         try:  # one piece, so that an action is on disk as a whole or not at all
-            self._file.append("".join(dumps(vars(review)) + "\n" for review in added).encode())
+            self._file.append("".join(map(_to_line, added)).encode())
             self._file.flush()
         except OSError:
             self._file.discard()  # the person was told that nothing was added: no later action may add it
@@ -356,6 +379,11 @@ class ReviewLog:
         """Close the file."""
         self._file.close()
         self.reviews.close()
+
+
+def _to_line(review: Review) -> str:
+    values = vars(review)
+    return dumps({name: value for name, value in values.items() if value or name != "names"}) + "\n"
 
 
 def review_from_line(line: bytes) -> Review:
@@ -371,7 +399,7 @@ def review_from_line(line: bytes) -> Review:
     if not isinstance(values, dict):
         raise _TornLineError(f"expected an object, got {line[:80]!r}")
     known = {name: values[name] for name in Review.__dataclass_fields__ if name in values}
-    for name in ("captions", "generated"):
+    for name in _LISTS:
         if not isinstance(known.setdefault(name, []), list):
             raise ValueError(f"{name} must be a list, got {known[name]!r:.80}")
         known[name] = tuple(known[name])
