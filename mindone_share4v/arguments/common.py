@@ -81,7 +81,7 @@ class AdapterAction(Action):
             colon = ""
         if not colon or Path(text).is_dir():
             directory, weight = text, 1.0
-        given = dict(getattr(namespace, self.dest) or {})
+        given = dict(getattr(namespace, self.dest, None) or {})
         if directory in given:
             raise ArgumentError(self, f"{directory} is given twice: give it once, with the sum of the weights")
         setattr(namespace, self.dest, {**given, directory: weight})

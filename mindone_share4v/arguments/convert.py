@@ -21,8 +21,8 @@ EPILOG = """examples:
   share4v convert ShareGPT4V-7B --vision-tower ShareGPT4V-7B_Pretrained_vit-large336-l12 --out sharegpt4v-7b-ms
   share4v convert Lin-Chen/ShareGPT4V-7B --out sharegpt4v-7b-int4 --dtype int4
   share4v convert Lin-Chen/ShareGPT4V-7B --adapter my-lora --out merged
-  share4v convert model-q4_0.gguf --vision-tower mmproj-f16.gguf --out sharegpt4v-7b-int4 --dtype int4
   share4v convert sharegpt4v-7b --out model-q4_0.gguf --mmproj mmproj-f16.gguf --dtype q4_0
+  share4v convert model-q4_0.gguf --vision-tower mmproj-f16.gguf --out from-gguf --dtype int4
 
 exit status: 0 success, 2 the source or the output directory cannot be used, 130 interrupted"""
 

@@ -20,7 +20,7 @@ from mindone_share4v.commands.common import with_flags
 # What the command line never calls: training, adapters for other packages, modules that only Python code constructs.
 PYTHON_ONLY = re.compile(
     r"share4v/(training|integrations|nn|vision|projector|language|kernels|registry|auto|protocols|merging|inputs|"
-    r"modeling|generation/(mixin|engine|continuous_batch|kv_cache|beam_search|decoding)|processing/(processor|messages|arrays))"
+    r"modeling|generation/(mixin|engine|continuous_batch|kv_cache|beam_search|decoding)|processing/(processor|messages|arrays|call_arguments))"
     r"|image_to_text/(mindone_transformers|requests|base|answering|captioning|settings|evaluation)|pipelines/__init__"
     r"|dataset/(keywords|job|api)\.py"
 )
