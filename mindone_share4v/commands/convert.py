@@ -33,6 +33,8 @@ def run(arguments: Namespace) -> int:
                 dtype=arguments.dtype,
                 cache_dir=arguments.cache_dir,
                 local_files_only=arguments.local_files_only,
+                revision=arguments.revision,
+                subfolder=arguments.subfolder,
                 fast=arguments.fast,
                 adapter=arguments.adapter,
                 on_note=lambda line: print_text(one_line(line)),
@@ -76,6 +78,8 @@ def _export(arguments: Namespace) -> int:
                 dtype=arguments.dtype or "f16",
                 cache_dir=arguments.cache_dir,
                 local_files_only=arguments.local_files_only,
+                revision=arguments.revision,
+                subfolder=arguments.subfolder,
                 adapter=arguments.adapter,
             )
     except (ValueError, OSError, ImportError) as error:

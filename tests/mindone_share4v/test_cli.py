@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from helpers.terminal import DEADLINE, SHARE4V, Terminal
 
-from mindone.models.share4v import Share4V
+from mindone.models.share4v import Share4V, resolve
 from mindone.pipelines import pipeline
 from mindone_share4v.arguments import COMMANDS
 from mindone_share4v.cli import main
@@ -322,6 +322,18 @@ def test_chat_with_a_missing_image(checkpoint: Path, pictures: list[str], capsys
     assert line.startswith("share4v: missing.png: there is no such file")
     assert main(["chat", "-", "--model", str(checkpoint)]) == 2
     assert "questions are read from standard input" in lines_of(capsys)[1][0]
+
+
+@pytest.mark.parametrize("out", [["--out", "new"], ["--out", "new.gguf", "--mmproj", "mmproj.gguf"]])
+def test_convert_reads_the_revision_and_folder_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "sharegpt4v-tiny", "--revision", "v1", *out]) == 2
+    assert "'v1' was given, but sharegpt4v-tiny is part of this package" in capsys.readouterr().err
+    Path("parent").mkdir()
+    Path("parent/model").symlink_to(resolve("sharegpt4v-tiny"))
+    assert main(["convert", "parent", "--subfolder", "model", *out]) == 0
 
 
 def test_convert(

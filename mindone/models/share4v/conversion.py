@@ -66,6 +66,9 @@ def convert(
     adapter: str | Path | Mapping[str, float] | None = None,
     on_note: Callable[[str], object] | None = None,
     calibrate: str | Path | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    subfolder: str = "",
 ) -> Path:
     """Write a checkpoint of any published format in this project's format: one directory with everything.
 
@@ -77,7 +80,7 @@ def convert(
         source: a directory, the name of a preset, owner/name on a hub, or a GGUF file.
         out: directory to write. It may be missing, empty, or hold an earlier checkpoint in this project's format,
             which is replaced.
-        vision_tower, cache_dir, local_files_only: as described at `CheckpointOptions`.
+        vision_tower, cache_dir, local_files_only, revision, token, subfolder: as described at `CheckpointOptions`.
         dtype: "float32", "float16" or "bfloat16"; None keeps the stored dtypes, except that bfloat16 becomes float32.
             "int8" or "int4" packs the weights for the CPU kernels into one file, which is used without a copy. For int4
             the language model is rotated (QuaRot) and its layers are rounded by GPTQ, which calibrates on a text that
@@ -117,7 +120,13 @@ def convert(
     limit = byte_count(max_shard_size)
     _check_target(out)
     options = CheckpointOptions(
-        vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only, adapter=adapter
+        vision_tower=vision_tower,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        revision=revision,
+        token=token,
+        subfolder=subfolder,
+        adapter=adapter,
     )
     checkpoint = Checkpoint.open(source, options)
     _check_source(checkpoint, out)

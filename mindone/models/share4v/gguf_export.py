@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.errors import CheckpointError
 from .checkpoint.formats.gguf import SUFFIX
 from .checkpoint.gguf.writing import (
     DTYPES,
@@ -33,6 +32,9 @@ def export_gguf(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     adapter: str | Path | Mapping[str, float] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    subfolder: str = "",
 ) -> tuple[Path, Path]:
     """Write a checkpoint of any format as two GGUF files that llama.cpp reads; needs the package `gguf`.
 
@@ -43,7 +45,8 @@ def export_gguf(
         out: the language model's file, which must not exist.
         mmproj: the file of the vision tower and the projector, which must not exist. Its matrices are float16, as in
             published files, or float32 with the dtype "f32".
-        vision_tower, cache_dir, local_files_only, adapter: as described at `CheckpointOptions`.
+        vision_tower, cache_dir, local_files_only, adapter, revision, token, subfolder: as described at
+            `CheckpointOptions`.
         dtype: type of the language model's matrices: "f32", "f16", "q8_0", or "q4_0" (with "q8_0" for embeddings and
             output layer). Matrices whose rows are no multiple of 32 values are written as "f16" instead of integers.
 
@@ -74,7 +77,13 @@ def export_gguf(
         raise ValueError(f"out and mmproj are both {out}: language model and vision tower are two files")
     _require_gguf()
     options = CheckpointOptions(
-        vision_tower=vision_tower, cache_dir=cache_dir, local_files_only=local_files_only, adapter=adapter
+        vision_tower=vision_tower,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        revision=revision,
+        token=token,
+        subfolder=subfolder,
+        adapter=adapter,
     )
     checkpoint = Checkpoint.open(source, options)
     config = checkpoint.config
@@ -99,7 +108,7 @@ def export_gguf(
     write_file(out, language_plan(entries, config.text_config, dtype), "llama", language)
     try:
         write_file(mmproj, vision_plan(entries, config, dtype), "clip", vision)
-    except (CheckpointError, OSError):
+    except BaseException:  # an interrupt too
         out.unlink()  # half a pair is of no use
         raise
     return out, mmproj

@@ -414,6 +414,16 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(pairs: Path,
     assert not out.exists() and not mmproj.exists()
 
 
+def test_half_a_pair_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mindone.models.share4v.gguf_export.vision_plan", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_gguf(TINY, tmp_path / "m.gguf", tmp_path / "v.gguf")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_line_converts_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from mindone_share4v.cli import main
 
