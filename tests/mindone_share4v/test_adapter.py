@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -80,6 +83,24 @@ def test_a_job_is_resumed_only_with_its_adapter(
     capsys.readouterr()
     assert main(command) == 3
     assert "--adapter was" in capsys.readouterr().err
+
+
+def test_an_adapter_that_was_trained_again_in_place_is_noticed(
+    lora: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, out = tmp_path / "own", tmp_path / "out.jsonl"
+    shutil.copytree(lora, own)
+    command = ["caption-dataset", str(photo.parent), "--out", str(out), "--max-new-tokens", "3", "--adapter", str(own)]
+    assert main(command) == 0
+    before = out.read_bytes()
+    for file in own.iterdir():
+        os.utime(file, (1, 1))  # a copy with the same content is the same adapter
+    assert main(command) == 0
+    write_adapter(own, AutoConfig.from_pretrained("sharegpt4v-tiny").text_config, 0.2)
+    capsys.readouterr()
+    assert main(command) == 3
+    assert re.search(r"--adapter was 'files with the digest \w+', now 'files with", capsys.readouterr().err)
+    assert out.read_bytes() == before
 
 
 def test_convert_writes_the_merged_weights(lora: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ OTHER_WEIGHTS = "non_lora_trainables.bin"
 # LLaVA stores config.json with the adapter; these fields of it say how the adapted model is used.
 CONFIG_FIELDS = ("select_layer", "select_feature", "image_aspect_ratio", "use_im_start_end", "use_im_patch_token")
 MAX_NAME = 512  # characters of a tensor's name
+_BLOCK = 1 << 20  # bytes that are read at once
 LANGUAGE_MODEL_TYPES = ("llama", "mistral")
 
 _LORA = re.compile(r"(?P<module>.+)\.(?P<part>lora_[AB])(?:\.default)?\.(?P<kind>weight|bias)")
@@ -90,8 +92,30 @@ class Adapter:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that the merged weights depend on."""
-        names = (ADAPTER_NAME, *WEIGHTS, OTHER_WEIGHTS)
-        return tuple(self.directory / name for name in names if (self.directory / name).is_file())
+        return _files(self.directory)
+
+
+def adapter_digest(path: str | Path) -> str | None:
+    """Return a digest of an adapter's files, so that one that was trained again is noticed; None if there are none.
+
+    Example:
+        >>> from mindone.models.share4v.checkpoint.adapters import adapter_digest
+        >>> adapter_digest("my-lora")  # doctest: +SKIP
+        '2c26b46b68ffc68f'
+    """
+    directory, digest = expand_home(path), sha256()
+    files = [*_files(directory), *(file for file in (directory / CONFIG_NAME,) if file.is_file())]
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size} ".encode())
+        with file.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()[:16] if files else None
+
+
+def _files(directory: Path) -> tuple[Path, ...]:
+    names = (ADAPTER_NAME, *WEIGHTS, OTHER_WEIGHTS)
+    return tuple(directory / name for name in names if (directory / name).is_file())
 
 
 def _changes(

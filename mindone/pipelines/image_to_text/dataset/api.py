@@ -9,6 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mindone.models.share4v.checkpoint.adapters import adapter_digest
+from mindone.models.share4v.load_options import adapter_weights
+
 from .adoption import adopt_state
 from .checks import check_job, check_start, check_template_variables, needs_start
 from .executors.base import executor_class
@@ -240,7 +243,7 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
     Settings that affect only the speed are left out. The names are those in job.json since its first version.
     """
     settings, options = job.settings, job.options
-    model = job.choice.description
+    model = {**job.choice.description, **_content_of_adapters(job.choice)}
     if options.engine == "http":  # another implementation of the model; where it is does not matter
         executor = options.executor
         served = {"image_size": executor.image_size, "request_fields": dict(executor.request_fields)}
@@ -269,6 +272,16 @@ def _description(paths: Sequence[str], job: DatasetOptions) -> dict[str, Any]:
         "existing": options.existing,
         **({} if options.near_equal is None else {"near_equal": options.near_equal}),
     }
+
+
+def _content_of_adapters(choice: ModelChoice) -> dict[str, list[str]]:
+    """Return what the adapters' files contain: one that was trained again in place gives other captions.
+
+    Actors of Ray may have an adapter where this machine has none.
+    """
+    digests = [adapter_digest(directory) for directory in adapter_weights(choice.adapter)]
+    stated = [f"files with the digest {one}" if one else "without files on this machine" for one in digests]
+    return {"adapter_files": stated} if stated else {}
 
 
 def _readers_beside_output(readers: ReaderOptions, out: str | None, formats: Sequence[str]) -> ReaderOptions:

@@ -19,6 +19,7 @@ _ARGUMENTS: dict[str, str | None] = {
     "captions.rules.openings": "strip",
     "captions.rules.required_words": "require",
     "formats": "format",
+    "model.adapter_files": "adapter",
     "prompts.every": "every_prompt",
     "prompts.prompts": "prompt",
     "sources.caption_root": "caption_root",
