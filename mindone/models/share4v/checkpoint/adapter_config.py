@@ -233,9 +233,8 @@ class AdapterConfig:
         """Return the rank of a module by its name in the file, without "base_model.model."."""
         return _first(self.rank_pattern, module, self.rank)
 
-    def scale_of(self, module: str) -> float:
-        """Return what the product of a module's B and A is multiplied by."""
-        rank = self.rank_of(module)
+    def scale_of(self, module: str, rank: int) -> float:
+        """Return what the product of the B and A of a module of this rank is multiplied by."""
         return _first(self.alpha_pattern, module, self.alpha) / (sqrt(rank) if self.is_rslora else rank)
 
 

@@ -1,7 +1,7 @@
 """Patterns of module names in adapter_config.json (rank_pattern, alpha_pattern), matched in bounded time.
 
 PEFT matches them with `re`, which a pattern from a stranger's file can keep busy for ever. This matcher follows all
-readings of a pattern at once, so that its time is a polynomial in the lengths of pattern and name.
+readings of a pattern at once, so that its time is a polynomial in the lengths of both, and counts its steps.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..configuration_schema import shown
+from .errors import CheckpointError
 
 MAX_LENGTH = 512
 MAX_DEPTH = 4  # of groups in groups
 MAX_REPEATS = 8
+MAX_STEPS = 3_000_000  # of one pattern, with all names; a plain one needs some hundred for a name
 _NAME = re.compile(r"(?:[\w\-]|\\?\.)+")  # with dots as they are, or escaped
 # One character: escaped, of a set, or any other that is no operator.
 _ATOM = re.compile(r"\\[.dwDW\-_/]|\[\^?[\w.\-\\]+\]|[^\\\[\](){}|*+?^$]")
@@ -59,7 +61,11 @@ class NamePattern:
         return cls(text, step)
 
     def matches(self, name: str) -> bool:
-        """Return whether the pattern matches a name, or the parts of one after a dot."""
+        """Return whether the pattern matches a name, or the parts of one after a dot.
+
+        Raises:
+            CheckpointError: this pattern took too many steps, with all names together.
+        """
         if self.step is None:
             return name == self.text or name.endswith(f".{self.text}")
         starts = frozenset({0, *(place + 1 for place, character in enumerate(name) if character == ".")})
@@ -69,6 +75,15 @@ class NamePattern:
 class _Parser:
     def __init__(self, text: str) -> None:
         self.text, self.position, self.repeats = text, 0, 0
+        self.steps_left = MAX_STEPS
+
+    def spend(self, steps: int) -> None:
+        self.steps_left -= steps
+        if self.steps_left < 0:
+            raise CheckpointError(
+                f"the pattern {shown(self.text)} in adapter_config.json takes more than {MAX_STEPS} steps: write it "
+                "with fewer alternatives and repetitions"
+            )
 
     def error(self) -> ValueError:
         return ValueError(
@@ -85,7 +100,12 @@ class _Parser:
             steps.append(self.sequence(depth))
         if len(steps) == 1:
             return steps[0]
-        return lambda name, at: frozenset(place for step in steps for place in step(name, at))
+
+        def any_of(name: str, at: frozenset[int]) -> frozenset[int]:
+            self.spend(len(steps))
+            return frozenset(place for step in steps for place in step(name, at))
+
+        return any_of
 
     def sequence(self, depth: int) -> Step:
         steps: list[Step] = []
@@ -126,7 +146,12 @@ class _Parser:
         except re.error:
             raise self.error() from None
         self.position = atom.end()
-        return lambda name, at: frozenset(place + 1 for place in at if place < len(name) and fits(name[place]))
+
+        def one(name: str, at: frozenset[int]) -> frozenset[int]:
+            self.spend(len(at) + 1)
+            return frozenset(place + 1 for place in at if place < len(name) and fits(name[place]))
+
+        return one
 
 
 def _in_turn(steps: Iterable[Step], name: str, at: frozenset[int]) -> frozenset[int]:

@@ -28,7 +28,8 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 OTHER_WEIGHTS = "non_lora_trainables.bin"
 # LLaVA stores config.json with the adapter; these fields of it say how the adapted model is used.
 CONFIG_FIELDS = ("select_layer", "select_feature", "image_aspect_ratio", "use_im_start_end", "use_im_patch_token")
-MAX_NAME = 512  # characters of a tensor's name
+MAX_NAME = 256  # characters of a tensor's name
+MAX_TENSORS = 4096  # an adapter of all layers of a 70B has 2,000; patterns are matched with each
 _BLOCK = 1 << 20  # bytes that are read at once
 LANGUAGE_MODEL_TYPES = ("llama", "mistral")
 
@@ -125,6 +126,11 @@ def _changes(
     changes: dict[str, Change] = {}
     unknown: list[str] = []
     parts: dict[str, dict[str, StoredTensor]] = {}
+    if len(tensors) > MAX_TENSORS:
+        raise CheckpointError(
+            f"adapter {directory} has {len(tensors)} tensors, at most {MAX_TENSORS} are expected: is it a complete "
+            "model? Give that as the model"
+        )
     for tensor in tensors:
         if len(tensor.name) > MAX_NAME:
             raise CheckpointError(
@@ -188,8 +194,8 @@ def _low_rank(
         raise CheckpointError(
             f"adapter {directory}: DoRA of embeddings ({module}) is not supported: merge it with PEFT"
         )
-    change = LowRank(parts[pair[0]], parts[pair[1]], config.scale_of(plain), magnitude, is_embedding)
     rank = config.rank_of(plain)
+    change = LowRank(parts[pair[0]], parts[pair[1]], config.scale_of(plain, rank), magnitude, is_embedding)
     if change.ranks != (rank, rank):
         raise CheckpointError(
             f"adapter {directory}: {ADAPTER_NAME} gives {module} the rank {rank}, but its A is "

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from helpers.adapters import write_adapter
 from helpers.llava import SMALL, Reference
@@ -334,7 +335,7 @@ TENSOR_MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "an endless name": (
         lambda tensors: tensors.update({A.replace("layers.0", f"layers.{'9' * 5000}"): tensors[A].clone()}),
         {},
-        r"a tensor whose name has 5\d\d\d characters, at most 512 are expected: 'base_model\.model.{0,80}'\.\.\.$",
+        r"a tensor whose name has 5\d\d\d characters, at most 256 are expected: 'base_model\.model.{0,80}'\.\.\.$",
     ),
     "scalars": (
         lambda tensors: tensors.update({A: torch.tensor(1.0), B: torch.tensor(1.0)}),
@@ -473,6 +474,26 @@ def test_patterns_take_bounded_time(pattern: str) -> None:
     assert not parsed.matches("a." * 100 + "!")
     for name in ("a", "aa.ax", "q.1", ""):
         assert parsed.matches(name) == bool(re.match(rf"(.*\.)?({pattern})$", name))
+
+
+def test_what_a_hostile_adapter_can_ask_for_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without bounds, tensors of no bytes times patterns would take hours."""
+    monkeypatch.setattr("mindone.models.share4v.checkpoint.adapter_patterns.MAX_STEPS", 100_000)
+    costly = NamePattern.parse("((((.*.*)*)*.*)*.*)*y")
+    with pytest.raises(CheckpointError, match="takes more than 100000 steps"):
+        for layer in range(4000):
+            costly.matches(f"model.layers.{layer}{'1' * 100}.self_attn.q_proj")
+    plain = NamePattern.parse(r"(.*\.)?layers\.(1|2|3|4|5|6|7|8|9)?\d\.(self_attn\.[qkvo]_proj|mlp\..*_proj)")
+    for layer in range(600):
+        assert plain.matches(f"base.model.layers.{layer}.self_attn.q_proj") == (layer < 100)
+    name = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
+    tensors = {name.format(number): np.zeros((2, 0), np.float32) for number in range(5000)}
+    (tmp_path / "lora").mkdir()
+    safetensors.numpy.save_file(tensors, tmp_path / "lora" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="has 5000 tensors, at most 4096 are expected"):
+        Checkpoint.open("sharegpt4v-tiny", CheckpointOptions(adapter=tmp_path / "lora"))
 
 
 def test_gguf_files_are_read_and_written_with_an_adapter(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mindone.models.share4v.calibration import TEXT
 from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError
 from mindone.models.share4v.checkpoint.loading import weight_entries
 from mindone.models.share4v.checkpoint.packed import unpack
+from mindone.models.share4v.configuration import RopeScaling
 from mindone.models.share4v.language.weights import LANGUAGE_MODEL, LM_HEAD
 from mindone.models.share4v.load_options import CheckpointOptions
 from mindone.models.share4v.processing.gguf_vocabulary import template_of_gguf, tokenizer_arguments
@@ -365,6 +366,14 @@ def test_a_language_model_that_is_not_supported_is_refused(
     rewrite(pairs / "f16" / "model.gguf", tmp_path / "model.gguf", change)
     with pytest.raises(ValueError, match=said):
         open_file(tmp_path / "model.gguf", vision_tower=pairs / "f16" / "mmproj-model.gguf")
+
+
+@pytest.mark.parametrize("key", ["llama.rope.scaling.factor", "llama.rope.scale_linear"])
+def test_scaled_positions_without_a_type_are_linear(pairs: Path, tmp_path: Path, key: str) -> None:
+    """llama.cpp reads them so; the second key is the first one's old name. Vicuna-16K has the factor 4."""
+    rewrite(pairs / "f16" / "model.gguf", tmp_path / "model.gguf", put(key, 4.0))
+    opened = open_file(tmp_path / "model.gguf", vision_tower=pairs / "f16" / "mmproj-model.gguf")
+    assert opened.config.text_config.rope_scaling == RopeScaling("linear", 4.0)
 
 
 @pytest.mark.parametrize(("change", "said"), TOKENIZER_ERRORS.values(), ids=TOKENIZER_ERRORS)

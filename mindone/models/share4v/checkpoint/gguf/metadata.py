@@ -112,12 +112,14 @@ def read_text(file: GGUFFile) -> TextConfig:
 
 
 def _rope_scaling(file: GGUFFile) -> RopeScaling | None:
-    kind = _value(file, "llama.rope.scaling.type", str, "none")
+    """Return the scaling of positions; as in llama.cpp, a factor without a type is linear, also under its old name."""
+    kind = _value(file, "llama.rope.scaling.type", str, "linear")
     if kind == "none":
         return None
     if kind != "linear":
         raise CheckpointError(f"{file.path} states llama.rope.scaling.type {kind!r:.80}: expected 'none' or 'linear'")
-    return RopeScaling("linear", _value(file, "llama.rope.scaling.factor", float))
+    factor = _value(file, "llama.rope.scaling.factor", float, _value(file, "llama.rope.scale_linear", float, 0.0))
+    return RopeScaling("linear", factor) if factor else None
 
 
 def read_vision(file: GGUFFile) -> tuple[VisionConfig, list[str], int]:
