@@ -22,7 +22,7 @@ from .checkpoint.loading import cast, check_weights, weight_entries
 from .checkpoint.packed import finite_reader, groups_of, pack, packer, reader_of, write_packed, write_vectors
 from .checkpoint.saving import byte_count, write_shards
 from .checkpoint.weights import MM_PROJECTOR, all_plans, expected_shapes
-from .configuration import CONFIG_NAME, PREPROCESSOR_NAME, read_json
+from .configuration import CONFIG_NAME, PREPROCESSOR_NAME, Share4VConfig, read_json
 from .configuration_formats import format_of
 from .display import printable
 from .kernels.blocks import BlockPlan, Shapes
@@ -153,17 +153,23 @@ def convert(
             else:
                 write_shards(_converted(entries, dtype, bar), staging, limit)
         written = None if quantization else dtype or _written_dtype(entries)
-        # The result contains its vision tower, so its config must not name another place.
-        changes: dict[str, Any] = {
-            "vision_tower": None,
-            "torch_dtype": written,
-            "quantization": quantization,
-            "quantization_layout": layout,
-        }
-        replace(checkpoint.config, **changes).save_pretrained(staging)
+        _config_of_result(checkpoint, written, quantization, layout).save_pretrained(staging)
         _copy_companions(checkpoint, staging)
     finished.remove()
     return out
+
+
+def _config_of_result(
+    checkpoint: Checkpoint, dtype: str | None, quantization: str | None, layout: str | None
+) -> Share4VConfig:
+    """Return the config to write; the result contains its vision tower, so it must not name another place."""
+    changes: dict[str, Any] = {
+        "vision_tower": None,
+        "torch_dtype": dtype,
+        "quantization": quantization,
+        "quantization_layout": layout,
+    }
+    return replace(checkpoint.config, **changes)
 
 
 def _check_arguments(dtype: str | None, fast: bool, calibrate: str | Path | None) -> list[Path]:
