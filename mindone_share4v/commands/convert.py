@@ -53,8 +53,9 @@ def _wrong_combination(arguments: Namespace, is_gguf: bool) -> str | None:
         return "--mmproj FILE is missing: GGUF needs a second file, for the vision tower and the projector"
     if not is_gguf and arguments.mmproj is not None:
         return f"--mmproj is for GGUF only: give --out a name that ends in {GGUF_SUFFIX}, or leave --mmproj out"
-    if is_gguf and arguments.fast:
-        return "--fast has no effect on GGUF files: leave it out"
+    for flag, value in (("--fast", arguments.fast), ("--calibrate", arguments.calibrate)):
+        if is_gguf and value:
+            return f"{flag} has no effect on GGUF files: leave it out"
     allowed = GGUF_DTYPES if is_gguf else DTYPES
     if arguments.dtype is not None and arguments.dtype not in allowed:
         what = "GGUF files" if is_gguf else "a directory of safetensors"

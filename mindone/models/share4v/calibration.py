@@ -78,7 +78,7 @@ def find_pictures(folder: str | Path, count: int = PICTURES) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder: pass a folder of images to calibrate on (--calibrate)")
+        raise NotADirectoryError(f"{folder} is not a folder: pass a folder of images as calibrate (--calibrate)")
     found = sorted(
         Path(parent, name)
         for parent, folders, names in os.walk(folder)
@@ -87,7 +87,7 @@ def find_pictures(folder: str | Path, count: int = PICTURES) -> list[Path]:
     )
     if not found:
         raise FileNotFoundError(
-            f"{folder} has no image files: pass a folder of images like those to be captioned (--calibrate)"
+            f"{folder} has no image files: pass one with images like those to be captioned as calibrate (--calibrate)"
         )
     chosen = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)
     return [found[index] for index in chosen]
@@ -134,7 +134,7 @@ def picture_sequences(
     if not sequences:
         raise ValueError(
             f"none of {len(pictures)} pictures can be read, beginning with {pictures[0]}: pass a folder of images that "
-            "can be captioned (--calibrate)"
+            "can be captioned as calibrate (--calibrate)"
         )
     return sequences
 

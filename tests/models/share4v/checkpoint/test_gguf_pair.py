@@ -447,6 +447,9 @@ def test_the_command_line_converts_both_ways(tmp_path: Path, capsys: pytest.Capt
         "--mmproj FILE is missing": ["--out", str(tmp_path / "n.gguf")],
         "--mmproj is for GGUF only": ["--out", str(tmp_path / "n"), "--mmproj", mmproj],
         "--fast has no effect": ["--out", str(tmp_path / "n.gguf"), "--mmproj", str(tmp_path / "w.gguf"), "--fast"],
+        "--calibrate has no effect": [
+            "--out", str(tmp_path / "n.gguf"), "--mmproj", str(tmp_path / "w.gguf"), "--calibrate", str(tmp_path),
+        ],
         "--dtype int4 is not a type of GGUF": [
             "--out", str(tmp_path / "n.gguf"), "--mmproj", str(tmp_path / "w.gguf"), "--dtype", "int4",
         ],
