@@ -115,8 +115,7 @@ def convert(
     out = Path(out)
     pictures = _check_arguments(dtype, fast, calibrate)
     quantization = dtype if dtype in QUANTIZED else None
-    layouts = LOADED_LAYOUTS if fast else CONVERTED_LAYOUTS
-    layout = None if quantization is None else layouts[quantization]
+    layout = None if quantization is None else (LOADED_LAYOUTS if fast else CONVERTED_LAYOUTS)[quantization]
     limit = byte_count(max_shard_size)
     _check_target(out)
     options = CheckpointOptions(
@@ -152,20 +151,18 @@ def convert(
                 write_packed(plans, entries, staging, _packer(checkpoint, plans, entries, calibration, finished), bar)
             else:
                 write_shards(_converted(entries, dtype, bar), staging, limit)
-        written = None if quantization else dtype or _written_dtype(entries)
-        _config_of_result(checkpoint, written, quantization, layout).save_pretrained(staging)
+        _config_of_result(checkpoint, dtype or _written_dtype(entries), layout).save_pretrained(staging)
         _copy_companions(checkpoint, staging)
     finished.remove()
     return out
 
 
-def _config_of_result(
-    checkpoint: Checkpoint, dtype: str | None, quantization: str | None, layout: str | None
-) -> Share4VConfig:
+def _config_of_result(checkpoint: Checkpoint, dtype: str, layout: str | None) -> Share4VConfig:
     """Return the config to write; the result contains its vision tower, so it must not name another place."""
+    quantization = dtype if dtype in QUANTIZED else None
     changes: dict[str, Any] = {
         "vision_tower": None,
-        "torch_dtype": dtype,
+        "torch_dtype": None if quantization else dtype,
         "quantization": quantization,
         "quantization_layout": layout,
     }
