@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice, zip_longest
@@ -209,24 +209,46 @@ class _Format:
 
 
 def _csv_names(table: Path) -> list[str]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
+    with _utf8(table), table.open(encoding="utf-8-sig", newline="") as file:
         return next(csv.reader(file, delimiter=_DELIMITERS[table.suffix.lower()]), [])
+
+
+@contextmanager
+def _utf8(table: Path) -> Iterator[None]:
+    """Say of a file in another encoding what to do."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"{table}: not UTF-8 text (byte {byte:#04x}): save it as UTF-8") from error
+
+
+def _csv_rows(reader: csv.DictReader[str]) -> Iterator[Row]:
+    """Yield the rows that `list_inputs` has too: without those of a spreadsheet that were emptied."""
+    for row in reader:
+        further = row.pop(None, [])  # type: ignore[call-overload]
+        if any(further):
+            raise ValueError(f"it has more fields than the {len(reader.fieldnames or ())} columns: quote its commas")
+        if any(row.values()):
+            yield row
 
 
 def _copy_csv(table: Path, out: BinaryIO, score: ScoreRows, added: tuple[str, ...]) -> None:
     delimiter = _DELIMITERS[table.suffix.lower()]
-    with table.open(encoding="utf-8-sig", newline="") as file:
+    with _utf8(table), table.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         names = [*(name for name in reader.fieldnames or () if name not in added), *added]
         text = io.TextIOWrapper(out, "utf-8", newline="", write_through=True)
         writer = csv.DictWriter(text, names, delimiter=delimiter)
         writer.writeheader()
         try:
-            for row, values in score(iter(reader)):
+            for row, values in score(_csv_rows(reader)):
                 cells = {name: _cell(name, value) for name, value in values.items()}
                 if cells.get(MATCH) is not None:
                     cells[MATCH] = f"{cells[MATCH]:.{_DECIMALS}f}"
                 writer.writerow({**row, **cells})
+        except UnicodeDecodeError:
+            raise
         except (csv.Error, ValueError) as error:
             raise ValueError(f"{table}, line {reader.line_num}: {error}") from error
         finally:

@@ -138,3 +138,26 @@ def test_a_csv_of_excel_is_read(tmp_path: Path, rows: list[dict[str, Any]]) -> N
         writer = csv.writer(file)
         writer.writerows([["path", "text"], ["img/1.png", "a\nb"]])
     assert add_match(table, score).scores == [1.03]
+
+
+def test_rows_that_were_emptied_in_a_spreadsheet_are_no_rows(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(b"path,text\r\nimg/1.png,ab\r\n,\r\n\r\nimg/2.png,abc\r\n")
+    assert add_match(table, score).scores == [1.02, 2.03]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path,text\nimg/1.png,a,b\n", "line 2: it has more fields than the 2 columns"),
+        ("path,text\nimg/1.png,\u00e9\n".encode("latin-1"), "t.csv: not UTF-8 text .byte 0xe9.: save it as UTF-8"),
+        ("path,text\nimg/1.png,a\n".encode("utf-16"), "t.csv: not UTF-8 text .byte 0xff."),
+    ],
+)
+def test_a_csv_that_cannot_be_read_is_an_error_with_a_next_step(
+    tmp_path: Path, rows: list[dict[str, Any]], content: bytes, message: str
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        add_match(table, score)
