@@ -11,11 +11,11 @@ from ..readers.base import ItemError
 from ..readers.reader import Reader
 from ..state.atomic_files import partial_path, sync_directory
 from ..state.records import ON_DISK, Item, portable_dumps
-from ..state.regular_files import create_own, open_own, rename_own
+from ..state.regular_files import create_own, open_own, remove_own, rename_own
 from .appended import AppendedFileWriter
 from .base import Progress, Target, note_left_out
 from .finishing import OutputRecord
-from .media import image_suffix
+from .media import image_suffix, possible_suffixes
 from .rows import named_texts
 
 FILE_NAME, TEXT, TEXTS = "file_name", "text", "captions"  # the first is the loader's; trainers expect the second
@@ -27,7 +27,8 @@ class ImageFolderWriter(AppendedFileWriter):
 
     An object has the image's path relative to metadata.jsonl, the first caption as `text`, all of them as `captions`,
     and named texts under their names. The copies keep the folder tree of the inputs: their names are the keys, so that
-    text files of the format "txt" are beside them. Inputs that failed, and videos, have no row.
+    text files of the format "txt" are beside them. Inputs that failed, and videos, have no row. If an input had one
+    before, as one whose caption was rejected in a review, its copy is removed: a trainer would take it without a text.
 
     Raises:
         ValueError: some of the inputs are in the folder and others are not: a copy would be an input of the next run.
@@ -37,12 +38,14 @@ class ImageFolderWriter(AppendedFileWriter):
         self._folder = target.path().absolute()
         self._is_in_place = _is_in_place(target, self._folder)
         self._reader = Reader(downloads=target.options.downloads)
+        self._may_have_copies = not self._is_in_place and (target.progress or target.stale) is not None
         self._waiting: list[Path] = []  # images that are complete but for their names
         super().__init__(target)
 
     def row(self, item: Item, record: OutputRecord) -> str | None:
         """Return a record's object, after copying its image."""
         if record.error is not None or not record.captions:
+            self._remove_copy(item, record)
             return None
         problem = self._problem(item)
         if problem:
@@ -103,6 +106,14 @@ class ImageFolderWriter(AppendedFileWriter):
             self._rename_images()
         return name
 
+    def _remove_copy(self, item: Item, record: OutputRecord) -> None:
+        """Remove the copy of an image that has no row any more, if it is one."""
+        if not self._may_have_copies or record.sha256 is None or self._problem(item):
+            return
+        for path in (self._folder / f"{item.key}{suffix}" for suffix in possible_suffixes(item)):
+            if os.path.lexists(path) and _digest(path) == record.sha256:
+                remove_own(path)
+
     def _rename_images(self) -> None:
         for path in self._waiting:
             with open_own(partial_path(path), "rb+") as file:
@@ -115,6 +126,16 @@ class ImageFolderWriter(AppendedFileWriter):
 
     def _holds(self, directory: Path) -> bool:
         return directory == self._folder or self._folder in directory.parents
+
+
+def _digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file; None of what is no regular file."""
+    digest = hashlib.sha256()
+    with suppress(OSError), open_own(path) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+        return digest.hexdigest()
+    return None
 
 
 def _content(path: Path, size: int) -> bytes | None:

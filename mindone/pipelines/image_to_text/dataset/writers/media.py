@@ -12,6 +12,11 @@ _SIGNATURES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
+def possible_suffixes(item: Item) -> set[str]:
+    """Return the suffixes that `image_suffix` may return for an input whose bytes are not known."""
+    return {image_suffix(item, start) for start, _ in (*_SIGNATURES, (b"", ""))}
+
+
 def image_suffix(item: Item, data: bytes) -> str:
     """Return the suffix for an image file, in lower case: of its name, or by its first bytes."""
     suffix = PurePath(item.path or item.locator.get("member", "")).suffix.lower()

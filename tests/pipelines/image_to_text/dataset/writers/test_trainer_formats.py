@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pandas as pd
 import pytest
+from helpers.echo_executor import EchoExecutor
 from helpers.jobs import caption_of, listed, png, run, tree, write_tar
 
+from mindone.pipelines.image_to_text import caption_dataset
+from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone.pipelines.image_to_text.dataset.prompts.styles import STYLES
 from mindone.pipelines.image_to_text.dataset.readers import Reader
+from mindone.pipelines.image_to_text.dataset.review.publishing import publish
+from mindone.pipelines.image_to_text.dataset.review.session import Change, ReviewSession
 from mindone.pipelines.image_to_text.dataset.state.journal import Journal
 from mindone.pipelines.image_to_text.dataset.state.listing import write_listing
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record
+from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 from mindone.pipelines.image_to_text.dataset.writers import (
     WriterOptions,
     check_outputs,
@@ -85,6 +95,34 @@ def test_an_image_folder_with_caption_files_is_what_lora_trainers_read(tmp_path:
     for row in rows:
         image = tmp_path / "out" / row["file_name"]
         assert image.with_suffix(".txt").read_text() == row["text"] + "\n"
+
+
+class Hashing(EchoExecutor):
+    """Its records have the digests of the images, as those of a model."""
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
+        for task in tasks:
+            digest = sha256(Path(task.item.path or "").read_bytes()).hexdigest()
+            yield from (replace(record, sha256=digest) for record in super().run([task]))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_rejected_image_leaves_the_copy_but_not_the_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    monkeypatch.setitem(EXECUTORS, "local", f"{__name__}:Hashing")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(png(number))
+    out = folder if in_place else tmp_path / "train"
+    caption_dataset(folder, out=out, format=("imagefolder", "txt"))
+    with closing(ReviewSession(out)) as session:
+        session.change([Change(number=0, verdict="rejected", captions=())])
+    publish(out / ".share4v")
+    names = {"metadata.jsonl", "1.png", "1.txt", *(("0.png",) if in_place else ())}
+    assert {name for name in tree(out) if not name.startswith(".")} == names
+    assert (folder / "0.png").exists()
 
 
 def test_metadata_in_the_folder_of_the_images_copies_nothing(tmp_path: Path, photos: Path) -> None:
