@@ -173,7 +173,7 @@ def _read_data_set(path: Path) -> object:
     """List the inputs of a file and read each; what is wrong with one is that one's ItemError."""
     from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, ReaderOptions, list_inputs
 
-    reader, found = Reader(downloads=False), 0
+    reader, found = Reader(downloads=None), 0
     for item in list_inputs([str(path)], ReaderOptions()):
         try:
             found += len(reader.data(item))
