@@ -57,6 +57,17 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out"])
+def test_a_finished_job_is_not_captioned_again_because_job_json_has_absolute_paths(photos: Path, name: str) -> None:
+    assert caption_dataset("photos", out=name, limit=1, prompt="A {stem}").captioned == 1
+    keywords = read_config(next(photos.parent.glob("out*/**/job.json")))
+    assert keywords["inputs"] == [str(photos)]
+    assert caption_dataset(**keywords).captioned == 1  # the one beyond the limit
+    assert (
+        caption_dataset(**keywords).captioned == caption_dataset("photos", out=name, prompt="A {stem}").captioned == 0
+    )
+
+
 def toml(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path

@@ -42,7 +42,10 @@ class PreviousRecords:
             return None
         self._file.seek(row[0])
         record = record_from_line(self._file.readline())
-        return replace(record, number=item.number, stands=True) if record.source == item.source else None
+        # A relative path and an absolute one, as job.json has it, are different sources at the same place.
+        if record.source != item.source and record.place != item.place:
+            return None
+        return replace(record, number=item.number, source=item.source, stands=True)
 
     def close(self) -> None:
         """Close the files."""
