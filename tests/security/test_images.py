@@ -229,6 +229,7 @@ def test_a_decoder_that_cannot_be_interrupted_is_ended_at_the_limit_of_time(
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.new("RGB", (side, side), "red"), form, **options))
     assert path.stat().st_size < 200_000
+    decoder_processes._processes().close()  # those of earlier tests
     with monkeypatch.context() as patched:
         patched.setattr(image_limits, "MAX_CPU_SECONDS", 0.01)
         with pytest.raises(ImageLoadError) as raised:
