@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import ip_address
@@ -20,7 +21,16 @@ from mindone.models.share4v.display import printable, redacted
 from ...retry_after import retry_after
 from ..state.records import JobError
 from .http_limits import RequestLimit
-from .http_requests import Answer, AnswerError, RefusedError, error_code, error_message, read_answer, read_usage
+from .http_requests import (
+    Answer,
+    AnswerError,
+    NoTextError,
+    RefusedError,
+    error_code,
+    error_message,
+    read_answer,
+    read_usage,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +43,7 @@ BACKOFF_SECONDS = 1.0  # before the second attempt at a request; each further on
 PATIENCE_SECONDS = 600.0  # an endpoint that answers nothing for so long is not asked again in this run
 MAX_TRIES = 5  # of a request that fails by itself: a broken connection, an error of the server, an unusable answer
 MAX_REFUSALS = 50  # of one request by endpoints that have too many
+_CUT = "output limit was reached"  # in OpenAI's error if an answer ends before its text begins
 _MODELS_SHOWN = 10
 _SHOWN_KEY = 3  # first letters of a key, such as "sk-", that say nothing
 
@@ -217,6 +228,8 @@ class EndpointPool:
                 self._disable(endpoint, f"it cannot be used: {self._safe(str(error)) or type(error).__name__}")
             except TimeoutError:
                 self._refuse(endpoint, started, None, f"no answer within {self._seconds:g} s")
+            except Exception as error:  # whatever it is, the inputs must not wait for this endpoint for ever
+                self._disable(endpoint, self._safe(f"it cannot be used: {type(error).__name__}: {error}"))
             finally:
                 endpoint.limit.end()
         self._notify()
@@ -224,7 +237,10 @@ class EndpointPool:
     async def _judge_admission(self, endpoint: Endpoint, response: Response, started: float) -> None:
         said = self._safe(error_message(response.body))
         if response.status == 200:
-            read_answer(response.body)
+            with suppress(RefusedError, NoTextError):  # of a grey image, or of one token: the next answer may have text
+                read_answer(response.body)
+            endpoint.is_open, endpoint.silent_since = True, None
+        elif response.status == 400 and _CUT in said:  # a model of OpenAI that reasons: one token is no text
             endpoint.is_open, endpoint.silent_since = True, None
         elif response.status == 400 and "max_completion_tokens" in said and endpoint.token_field == "max_tokens":
             endpoint.token_field = "max_completion_tokens"  # the newer name, which some models of OpenAI insist on

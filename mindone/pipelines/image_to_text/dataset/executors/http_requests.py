@@ -57,6 +57,10 @@ class AnswerError(ValueError):
     """A response is not a chat completion that can be used; another attempt may give one."""
 
 
+class NoTextError(AnswerError):
+    """A chat completion has no text, as when it was cut while the model reasons."""
+
+
 class RefusedError(ValueError):
     """The endpoint will not answer this question about this picture."""
 
@@ -169,7 +173,7 @@ def read_answer(data: bytes, is_json: bool = False) -> Answer:
     if reason == "content_filter" or (text is None and message.get("refusal")):
         raise RefusedError(f"the endpoint refused to answer: {message.get('refusal') or 'its content filter'}"[:300])
     if text is None:
-        raise AnswerError(f"it has no text: {_shown(data)}")
+        raise NoTextError(f"it has no text: {_shown(data)}")
     if is_json and not _is_json(text):
         cut = ", because it was cut: increase max_new_tokens (--max-new-tokens)" if reason == "length" else ""
         raise AnswerError(f"its text is not JSON, although a schema was sent{cut}")

@@ -227,6 +227,32 @@ def test_what_an_endpoint_cannot_do_is_said_before_any_image_is_sent(
         assert server.asked == [] and len(server.openings) == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"content": None, "refusal": "I cannot"}, "stop"),
+        ({"content": ""}, "content_filter"),
+        ({"content": None}, "length"),
+    ],
+    ids=["refused", "filtered", "cut while it reasons"],
+)
+def test_a_small_question_without_an_answer_does_not_stop_a_job(
+    photos: Path, message: dict[str, Any], reason: str
+) -> None:
+    reply = Reply(200, json.dumps({"choices": [{"message": message, "finish_reason": reason}]}).encode())
+    with stub(lambda number, count: reply if number == PROBE else None) as server:
+        _, rows = run(photos, server.url, limit=2)
+    assert [row["caption"] for row in rows] == [caption(0), caption(1)]
+
+
+def test_a_small_question_that_openai_cuts_before_its_text_does_not_stop_a_job(photos: Path) -> None:
+    said = "Could not finish the message because max_tokens or model output limit was reached. Please try again."
+    reply = Reply(400, problem(said))
+    with stub(lambda number, count: reply if number == PROBE else None) as server:
+        _, rows = run(photos, server.url, limit=2)
+    assert [row["caption"] for row in rows] == [caption(0), caption(1)]
+
+
 def test_a_server_that_is_not_there_is_said_at_once(photos: Path) -> None:
     with stub() as server:
         url = server.url
