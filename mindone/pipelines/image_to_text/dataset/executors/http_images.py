@@ -138,11 +138,18 @@ def _own_bytes(file: bytes, image: PILImage) -> tuple[str, bytes]:
         and opened.mode in ("RGB", "L")
         and opened.size == image.size
         and "transparency" not in opened.info
-        and opened.getexif().get(_ORIENTATION_TAG, 1) == 1
+        and _is_upright(opened)
     )
     if not is_plain:
         return name, b""
     return name, (_bare_jpeg if name == "JPEG" else _bare_png)(file)
+
+
+def _is_upright(opened: PILImage) -> bool:
+    try:
+        return opened.getexif().get(_ORIENTATION_TAG, 1) == 1
+    except Exception:  # damaged metadata makes Pillow raise almost anything, a SyntaxError among it
+        return False
 
 
 def _bare_jpeg(data: bytes) -> bytes:

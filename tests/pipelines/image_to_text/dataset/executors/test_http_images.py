@@ -118,3 +118,10 @@ def test_what_cannot_be_decoded_is_an_error_of_the_input(tmp_path: Path) -> None
     assert "truncated or damaged" in (read.error or "") and read.sha256 and not read.uris
     missing = encode_item(Item(0, "b", "b.png", {"kind": "file", "path": str(tmp_path / "b.png")}), 1024)
     assert missing.error == "there is no such file"
+
+
+def test_damaged_metadata_of_an_image_is_no_error() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG", exif=b"Exif\0\0garbage!")
+    uri, size = data_uri(file.getvalue(), 1024)
+    assert uri.startswith("data:image/png;") and size == (8, 8)
