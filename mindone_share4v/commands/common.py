@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import Namespace
@@ -130,8 +131,16 @@ def usage_error(arguments: Namespace, error: Exception) -> int:
 
     The libraries name Python arguments in their errors; the report names the flags of the same meaning.
     """
-    print_error(f"error: {with_flags(arguments, str(error))}")
+    print_error(f"error: {with_flags(arguments, _words_of(error))}")
     return USAGE_ERROR
+
+
+def _words_of(error: Exception) -> str:
+    """Return an error's message; that of the operating system without its number, and the file first."""
+    if type(error).__str__ is OSError.__str__ and isinstance(error, OSError) and error.strerror and error.filename:
+        name = error.filename if isinstance(error.filename, str) else os.fsdecode(error.filename)
+        return f"{name}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    return str(error)
 
 
 def flag_of(name: str) -> str:

@@ -106,3 +106,14 @@ def test_caption_with_a_style_and_a_prompt(capsys: pytest.CaptureFixture[str]) -
     assert "--style and --prompt cannot be combined" in capsys.readouterr().err
     assert main(["caption", "photo.jpg", "--style", "tgas"]) == 2
     assert "Did you mean 'tags'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--schema", "--prompt-file"])
+def test_a_file_that_is_missing_is_named_without_an_error_number(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    status = main(
+        ["caption-dataset", str(tmp_path / "photos"), "--out", str(tmp_path / "a.jsonl"), flag, "missing.txt"]
+    )
+    assert (status, capsys.readouterr().err) == (2, "share4v: error: missing.txt: no such file or directory\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from .checkpoint.formats import StoredTensor
 from .checkpoint.layout import Checkpoint
 from .checkpoint.packed import fill, reader_of
 from .display import printable
+from .home import expand_home
 from .language.weights import LANGUAGE_MODEL
 from .merging import plan_merge
 from .processing.image_formats import IMAGE_SUFFIXES
@@ -67,6 +67,8 @@ def embed_ids(entries: Mapping[str, StoredTensor], sequences: Sequence[np.ndarra
 def find_pictures(folder: str | Path, count: int = PICTURES) -> list[Path]:
     """Return at most `count` image files of a folder and the folders in it, evenly spaced in the order of their names.
 
+    Hidden files and folders are left out.
+
     Raises:
         NotADirectoryError: `folder` is no directory.
         FileNotFoundError: there are no image files in it.
@@ -76,14 +78,15 @@ def find_pictures(folder: str | Path, count: int = PICTURES) -> list[Path]:
         >>> [path.name for path in find_pictures("photos", 2)]
         ['1.jpg', '3.jpg']
     """
-    folder = Path(folder)
+    folder = expand_home(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder: pass a folder of images as calibrate (--calibrate)")
     found = sorted(
-        Path(parent, name)
-        for parent, folders, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
     )
     if not found:
         raise FileNotFoundError(

@@ -146,3 +146,11 @@ def test_captions_of_rounded_weights_are_nearer_if_pictures_calibrate(
         rounded = log_probabilities(Share4V.from_pretrained(tmp_path / name))
         divergences.append(float((np.exp(exact) * (exact - rounded)).sum(-1).mean()))
     assert divergences[1] < 0.5 * divergences[0], divergences
+
+
+def test_hidden_folders_hold_no_pictures_to_calibrate_on(tmp_path: Path) -> None:
+    (tmp_path / ".trash").mkdir()
+    for name in ("a.png", ".trash/b.png", ".c.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in find_pictures(tmp_path)] == ["a.png"]

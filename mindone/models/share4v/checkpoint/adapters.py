@@ -216,8 +216,21 @@ def _known_name(name: str) -> str | None:
 
 
 def read_adapters(given: Mapping[str, float] | None) -> tuple[Adapter, ...]:
-    """Read the adapters of `CheckpointOptions.adapter`; errors are those of `Adapter.read`."""
-    return tuple(Adapter.read(path, weight) for path, weight in (given or {}).items())
+    """Read the adapters of `CheckpointOptions.adapter`.
+
+    Raises:
+        ValueError: two paths lead to one directory.
+        FileNotFoundError, CheckpointError: as in `Adapter.read`.
+    """
+    adapters = tuple(Adapter.read(path, weight) for path, weight in (given or {}).items())
+    for index, one in enumerate(adapters):
+        for other in adapters[:index]:
+            if one.directory.samefile(other.directory):
+                raise ValueError(
+                    f"adapter {one.directory} is the same directory as {other.directory}: give it once, with the sum "
+                    "of the weights"
+                )
+    return adapters
 
 
 def completed_config(data: dict[str, Any], adapters: Sequence[Adapter], directory: Path) -> dict[str, Any]:

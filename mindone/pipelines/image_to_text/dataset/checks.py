@@ -147,8 +147,8 @@ def _check_generation(job: DatasetOptions, engine: str) -> None:
     for schema in (settings.schema for _, settings in _plans(job) if settings.schema is not None):
         if job.options.existing in ("append", "prepend"):
             raise ValueError(
-                f"schema and existing={job.options.existing!r} cannot be combined: JSON with another text is no JSON; "
-                "use skip or overwrite"
+                f"schema (--schema) and existing (--existing) {job.options.existing} cannot be combined: JSON with "
+                "another text is no JSON; use skip or overwrite"
             )
         if engine != "http":  # an endpoint has its own compiler, and accepts what that does
             check_grammar(schema)

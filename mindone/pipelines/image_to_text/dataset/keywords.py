@@ -262,13 +262,13 @@ def _with_texts(job: DatasetOptions, specs: Sequence[TextSpec]) -> DatasetOption
         return job
     if job.options.existing in ("append", "prepend"):
         raise ValueError(
-            f"existing={job.options.existing!r} and texts cannot be combined: an existing caption is one text, and it "
-            "is not known which; use skip or overwrite"
+            f"existing (--existing) {job.options.existing} and texts (--text) cannot be combined: an existing caption "
+            "is one text, and it is not known which; use skip or overwrite"
         )
     if job.plan.count > 1:
         raise ValueError(
-            "texts and several captions of each input cannot be combined, since a named text has one: leave captions "
-            "and every_prompt out, and name further texts"
+            "texts (--text) and several captions of each input cannot be combined, since a named text has one: leave "
+            "captions and every_prompt out, and name further texts"
         )
     texts = tuple(_named_text(spec, job) for spec in specs)
     for index, text in enumerate(texts):

@@ -452,6 +452,11 @@ def test_tensors_that_are_no_numbers(base: Path, lora: Path, tmp_path: Path, val
     assert A in str(raised.value) and str(directory) in str(raised.value)
 
 
+def test_one_adapter_under_two_names_is_refused(base: Path, lora: Path) -> None:
+    with pytest.raises(ValueError, match=r"is the same directory as .* with the sum of the weights"):
+        Share4V.from_pretrained(base, adapter={str(lora): 1.0, f"{lora}/../{lora.name}": 0.5})
+
+
 def test_a_pickle_that_would_run_code_is_refused(base: Path, lora: Path, tmp_path: Path) -> None:
     directory = changed(lora, tmp_path / "lora")
     torch.save({"x": Path}, directory / "non_lora_trainables.bin")

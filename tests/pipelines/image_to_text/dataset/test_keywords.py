@@ -294,7 +294,10 @@ def test_keywords_go_with_objects_that_set_other_things() -> None:
         ({"schema": {}, "begin_with": "A"}, "schema and begin_with cannot be combined"),
         ({"schema": {}, "strip": "A"}, "schema and strip cannot be combined"),
         ({"schema": {}, "style": "tags"}, "schema and the style 'tags' cannot be combined: the style changes captions"),
-        ({"schema": {}, "existing": "append"}, "schema and existing='append' cannot be combined"),
+        (
+            {"schema": {}, "existing": "append"},
+            r"schema \(--schema\) and existing \(--existing\) append cannot be combined",
+        ),
         ({"schema": {"type": "objec"}}, "schema: .*Invalid type: objec"),
         ({"schema": __file__}, r"schema \(--schema\) must be a JSON file, but .*test_keywords.py is not"),
         ({"shard_size": 0}, "shard_size must be an integer of at least 1, got 0"),
