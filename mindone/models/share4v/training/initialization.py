@@ -14,6 +14,34 @@ from ..modeling import Share4V
 RESIDUAL = ("o_proj.weight", "out_proj.weight", "down_proj.weight", "fc2.weight")
 EMBEDDINGS = ("embed_tokens.weight", "class_embedding")
 POSITIONS = "position_embedding.weight"
+# Weight dtypes in which training is refused, and why. nn.Adam keeps its moments in the dtype of the weights.
+UNTRAINABLE = {
+    "float16": "Adam's epsilon of 1e-8 and most updates are too small for float16, and MindSpore 2.7.0 cannot compile "
+    "the training step on Ascend",
+    "bfloat16": "MindSpore's Adam does not accept bfloat16 gradients, and most updates are lost in bfloat16's 8 bits",
+}
+
+
+def check_trainable(dtype: str) -> None:
+    """Raise an error unless weights of this dtype can be trained; only float32 can, on every device.
+
+    Raises:
+        ValueError: the dtype is not "float32".
+
+    Example:
+        >>> from mindone.models.share4v.training.initialization import check_trainable
+        >>> check_trainable("float32")
+        >>> check_trainable("bfloat16")
+        Traceback (most recent call last):
+        ValueError: weights of dtype 'bfloat16' cannot be trained: MindSpore's Adam does not accept ...
+    """
+    if dtype != "float32":
+        reason = UNTRAINABLE.get(dtype, "only float32 weights can be trained")
+        raise ValueError(
+            f"weights of dtype {dtype!r} cannot be trained: {reason}; create or load the model with dtype='float32' "
+            f"(a checkpoint of any dtype can be loaded so), and convert the result with model.to(dtype={dtype!r}) or "
+            "share4v convert"
+        )
 
 
 def initialize(model: Share4V, seed: int, embedding_std: float = 0.02, position_std: float = 0.5) -> None:
@@ -26,7 +54,11 @@ def initialize(model: Share4V, seed: int, embedding_std: float = 0.02, position_
         embedding_std: standard deviation of token embeddings and of the class token.
         position_std: standard deviation of the vision tower's position embeddings; with large values attention can
             distinguish positions from the first step.
+
+    Raises:
+        ValueError: the model's dtype is not float32, the only one that can be trained.
     """
+    check_trainable(model.dtype)
     random = np.random.default_rng(seed)
     depths = {
         "vision_tower.": model.config.vision_config.num_hidden_layers,

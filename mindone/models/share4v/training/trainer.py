@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ..modeling import Share4V
+from .initialization import check_trainable
 from .loss import Batch, CaptionLoss
 
 
@@ -93,11 +94,11 @@ def trained_parameters(model: Share4V, trains: Callable[[str], bool]) -> list[Pa
 def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[float]:
     """Train `model` in place; yield the loss of each step.
 
-    The recipe's optimizer is AdamW with weight decay 0, which is Adam.
+    The recipe's optimizer is AdamW with weight decay 0, which is Adam. Weights and moments are float32.
 
     Raises:
-        ValueError: there are fewer batches than steps, `stage.trains` selects no parameter, or the model was loaded for
-            inference.
+        ValueError: there are fewer batches than steps, `stage.trains` selects no parameter, the model was loaded for
+            inference, or its dtype is not float32.
 
     Example:
         >>> stage = Stage(Schedule(peak=1e-3, steps=100, warmup=3), length=96, trains=train_all)  # doctest: +SKIP
@@ -108,6 +109,7 @@ def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[fl
             "this model was loaded for inference: the weights of its CPU kernels cannot be trained; load it with "
             "language_backend='llama', vision_backend='clip' to train it"
         )
+    check_trainable(model.dtype)
     weights = ms.ParameterTuple(trained_parameters(model, stage.trains))
     if not weights:
         raise ValueError("the stage trains no parameter: its `trains` returned False for every name")

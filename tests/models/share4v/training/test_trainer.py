@@ -18,6 +18,7 @@ from mindone.models.share4v.processing.chat_templates import get_template
 from mindone.models.share4v.processing.image_processor import ImageProcessor
 from mindone.models.share4v.processing.messages import read_messages
 from mindone.models.share4v.processing.tokenizer import Tokenizer
+from mindone.models.share4v.training.initialization import check_trainable, initialize
 from mindone.models.share4v.training.labels import collate, tokenize_conversation
 from mindone.models.share4v.training.loss import Batch, CaptionLoss, make_batch, mean_cross_entropy
 from mindone.models.share4v.training.trainer import (
@@ -293,3 +294,17 @@ def test_a_model_on_the_kernels_says_how_to_load_it_for_training(pair_of: Callab
     _, model = pair_of("small", "kernels")
     with pytest.raises(ValueError, match=r"inference: .* load it with language_backend=.llama., vision_backend=.clip."):
         next(train(model, Stage(Schedule(1e-3, 2, 0), LENGTH, train_all), []))
+
+
+def test_weights_in_half_precision_are_refused(small: Pair) -> None:
+    """Before anything is compiled or changed: on Ascend the step would fail only when it is compiled, after loading."""
+    model = Share4V(small[1].config, "float16")
+    before = {name: value.asnumpy().copy() for name, value in model.parameters_and_names()}
+    message = r"weights of dtype 'float16' cannot be trained: .*epsilon.*; create or load .* dtype='float32'"
+    with pytest.raises(ValueError, match=message):
+        next(train(model, Stage(Schedule(1e-3, 2, 0), LENGTH, train_all), []))
+    with pytest.raises(ValueError, match=message):
+        initialize(model, seed=0)
+    assert all((value.asnumpy() == before[name]).all() for name, value in model.parameters_and_names())
+    with pytest.raises(ValueError, match=r"'bfloat16' cannot be trained: .*does not accept bfloat16 gradients"):
+        check_trainable("bfloat16")
