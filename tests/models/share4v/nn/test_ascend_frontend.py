@@ -1,0 +1,51 @@
+"""MindSpore's front end accepts graphs of the Ascend path, and rejects those with a mistake in them.
+
+Nothing runs: see helpers/ascend_frontend.py. What the front end cannot detect (an inverted mask, a wrong scale, wrong
+lengths) is left to the stand-ins, test_ascend_model.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from helpers.ascend_frontend import CASES, MISTAKES, SIMULATION
+from helpers.paths import TESTS
+
+pytestmark = pytest.mark.skipif(
+    version("mindspore").startswith("2.7."), reason="this way of compiling was checked with MindSpore 2.10 only"
+)
+Results = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """One process compiles everything, because MindSpore reads the variable when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.ascend_frontend", str(tmp_path_factory.mktemp("mistakes"))],
+        env={**os.environ, **SIMULATION, "PYTHONPATH": str(TESTS)},
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]
+    missing = {*CASES, *MISTAKES} - {line["name"] for line in lines}
+    assert not missing, f"the process ended with status {done.returncode} after {lines[-1:]}: {done.stderr[-2000:]}"
+    return {line["name"]: line for line in lines}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_graph_compiles(name: str, results: Results) -> None:
+    assert results[name]["error"] is None
+    assert results[name]["fused"] == [CASES[name].is_fused] * 2
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_does_not_compile(name: str, results: Results) -> None:
+    """The original of each graph compiles (above), so what fails is the mistake."""
+    assert results[name]["error"], f"a graph with {MISTAKES[name].new!r} in {MISTAKES[name].file} compiles"
