@@ -39,6 +39,7 @@ LONGEST_FIRST = (
     "pipelines/image_to_text/dataset/test_crashes.py",
     "mindone_share4v/test_caption_dataset.py",
     "models/share4v/test_ascend_model.py",
+    "models/share4v/nn/test_ascend_frontend.py",
     "models/share4v/integrations/mindone_transformers/test_vision_tower.py",
     "models/share4v/test_kernel_components.py",
     "models/share4v/generation/test_decoding.py",

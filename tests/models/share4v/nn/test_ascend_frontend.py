@@ -32,6 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         cwd=TESTS,
         capture_output=True,
         text=True,
+        timeout=900,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]
     missing = {*CASES, *MISTAKES} - {line["name"] for line in lines}
