@@ -302,3 +302,15 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     docstring = ast.get_docstring(syntax(path))
     assert docstring and docstring.splitlines()[0].endswith((".", "!"))
+
+
+@pytest.mark.parametrize("path", [path for path in OURS if path.name == "__init__.py"], ids=name_of)
+def test_no_module_hides_a_name_of_its_package(path: Path) -> None:
+    """Importing a module sets an attribute of its package, and would replace what is exported under the same name."""
+    found = [node for node in syntax(path).body if isinstance(node, ast.ImportFrom) and node.module]
+    names = {alias.name for node in found for alias in node.names if alias.name != node.module}
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_EXPORTS":
+            names |= ast.literal_eval(node.value).keys()
+    modules = {one.stem for one in path.parent.iterdir() if one.suffix == ".py" or (one / "__init__.py").is_file()}
+    assert not modules & names

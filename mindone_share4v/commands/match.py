@@ -11,14 +11,14 @@ from .common import model_options, usage_error
 from .exit_status import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
-    from mindone.pipelines.image_to_text.evaluation.match import Check, MatchSummary, Score
+    from mindone.pipelines.image_to_text.evaluation.match_table import Check, MatchSummary, Score
 
 _SHOWN_PROBLEMS = 5
 
 
 def run(arguments: Namespace) -> int:
     """Score the rows, print a summary, and return the exit status."""
-    from mindone.pipelines.image_to_text.evaluation.match import add_match
+    from mindone.pipelines.image_to_text.evaluation.match_table import add_match
 
     try:
         if arguments.batch_size < 1:

@@ -92,7 +92,7 @@ def add_match(
         ImportError: the table is Parquet, and pyarrow is not installed.
 
     Example:
-        >>> from mindone.pipelines.image_to_text.evaluation.match import add_match
+        >>> from mindone.pipelines.image_to_text.evaluation.match_table import add_match
         >>> add_match("open_sora.csv", ClipScorer("clip-vit-large-patch14").scores).path  # doctest: +SKIP
         PosixPath('open_sora_match.csv')
     """

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mindone.pipelines.image_to_text.evaluation.match import add_match
+from mindone.pipelines.image_to_text.evaluation.match_table import add_match
 from mindone.pipelines.image_to_text.evaluation.verify import Contradiction
 
 COUNT = 37
