@@ -68,6 +68,23 @@ def test_a_caption_is_the_same(pairs: Path) -> None:
     assert captions[0] == captions[1]
 
 
+def test_version_2_is_read_like_version_3(pairs: Path, tmp_path: Path) -> None:
+    """The two differ in the number only: version 3 added big-endian files, which are refused. GGUFReader reads both."""
+    files = []
+    for name in ("model.gguf", "mmproj-model.gguf"):
+        data = bytearray((pairs / "f16" / name).read_bytes())
+        assert data[4:8] == (3).to_bytes(4, "little")
+        data[4:8] = (2).to_bytes(4, "little")
+        files.append(tmp_path / name)
+        files[-1].write_bytes(data)
+        assert GGUFReader(files[-1]).fields["GGUF.version"].contents() == 2
+    before = read_weights(open_file(pairs / "f16"))
+    after = read_weights(open_file(files[0], vision_tower=files[1]))
+    assert before.keys() == after.keys()
+    for name, weight in after.items():
+        np.testing.assert_array_equal(weight, before[name])
+
+
 @pytest.mark.parametrize(("file", "dtype"), [("q4_0", "int4"), ("q4_0", "int8"), ("q8_0", "int8")])
 def test_integers_are_kept(pairs: Path, tmp_path: Path, file: str, dtype: str) -> None:
     """The kernels' blocks hold exactly the values that llama.cpp's package reads, also in a converted directory."""
