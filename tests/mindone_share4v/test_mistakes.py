@@ -259,5 +259,5 @@ def test_a_fifo_in_place_of_a_file_is_named(
 
     threading.Thread(target=writer, daemon=True).start()
     assert main(arguments) == 2
-    assert f"not a regular file: '{name}'" in capsys.readouterr().err
+    assert f"{name}: not a regular file" in capsys.readouterr().err
     assert tree(photos.parent) == before
