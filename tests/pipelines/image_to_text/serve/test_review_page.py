@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from helpers.browser import Tab, chromium
 from helpers.serving import SCENE, Live, serving
+from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
 
 from mindone.pipelines.image_to_text import caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
@@ -200,9 +201,18 @@ def test_no_edit_is_lost(browser: Tab, reviewing: Live, job: Path) -> None:
     browser.wait(lambda: badge(3) == "Regenerated" and "half" not in text(3))
     # Undo takes back what was done here, not what the other reviewer did.
     for expected in (("none", 3), ("edited", 2)):
-        browser.one("#card-3").send_keys("u")
+        browser.wait(lambda: pressed(browser, "#card-3", "u"))
         browser.wait(lambda expected=expected: row(live, expected[1])["verdict"] == expected[0])
     assert [row(live, card)["captions"] for card in (1, 2, 4)] == [["Theirs"], ["Theirs, too"], ["Theirs again"]]
+
+
+def pressed(browser: Tab, selector: str, key: str) -> bool:
+    """Press a key in an element; False if the page is just drawing it anew, in which case nothing was pressed."""
+    try:
+        browser.one(selector).send_keys(key)
+    except (ElementNotInteractableException, StaleElementReferenceException):
+        return False
+    return True
 
 
 def row(live: Live, number: int) -> Any:
