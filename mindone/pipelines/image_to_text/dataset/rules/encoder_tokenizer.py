@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ TOKENIZER_JSON, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt
 _PIECES = ("spiece.model", "tokenizer.model")  # sentencepiece models
 _CONFIG = "tokenizer_config.json"
 _MAX_BYTES = 64 * 2**20  # of a file; the largest published ones have 17 MB
+# T5's normalizer makes up to 33 bytes of one character, and its next step three bytes of a space.
+_MAX_GROWTH = 256
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 # How CLIP splits a text into words.
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -114,10 +118,60 @@ def _load(file: str, changed: int) -> Count:
 def _read_json(path: Path) -> Count:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    with open_input(str(path)) as file:
+        content = file.read(_MAX_BYTES)
+    tokenizer = Tokenizer.from_buffer(content)
+    check_growth(json.loads(content).get("normalizer"), path)
     tokenizer.no_truncation()  # some files state the encoder's limit, which would hide what is too long
     tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(text).ids)
+
+    def count(text: str) -> int:
+        try:
+            return len(tokenizer.encode(text).ids)
+        except BaseException as error:
+            # A pattern that backtracks too long ends in Rust's panic, which is not an Exception in Python.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise TokenizerError(f"{path} cannot tokenize {text[:40]!r}: {error}") from None
+
+    return count
+
+
+def check_growth(normalizer: object, path: Path) -> None:
+    """Refuse a tokenizer.json whose normalizer could make a text of gigabytes of a caption.
+
+    Args:
+        normalizer: the entry "normalizer" of the file, which `tokenizers` has accepted.
+        path: the file, for the message.
+
+    Raises:
+        TokenizerError: its steps together can lengthen a text more than `_MAX_GROWTH` times.
+    """
+    growth = _growth(normalizer)
+    if growth > _MAX_GROWTH:
+        raise TokenizerError(
+            f"{path}: its normalizer can make a text {growth:,.0f} times as long, at most {_MAX_GROWTH} times is "
+            f"accepted; published tokenizers replace a character by one or a few: use the encoder's own files"
+        )
+
+
+def _growth(normalizer: object) -> float:
+    """Return how many times as many bytes as before a text can have after a normalizer of a tokenizer.json."""
+    match normalizer:
+        case {"type": "Sequence", "normalizers": list(steps)}:
+            return prod(map(_growth, steps))
+        case {"type": "Replace", "content": str(content), "pattern": {"String": str(pattern)}}:
+            return max(1.0, len(content.encode()) / max(1, len(pattern.encode())))
+        case {"type": "Replace", "content": str(content)}:  # a regular expression may match a single character
+            return max(1.0, len(content.encode()))
+        case {"type": "Prepend", "prepend": str(content)}:  # the shortest text has one character
+            return 1.0 + len(content.encode())
+        case {"type": "Precompiled", "precompiled_charsmap": str(encoded)}:
+            # The size of a trie, the trie, and what characters are replaced by, separated by zeros.
+            charsmap = base64.b64decode(encoded)
+            replacements = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
+            return max(map(len, replacements.split(b"\0")), default=1)
+    return 1.0
 
 
 def _read_clip(path: Path) -> Count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import shutil
@@ -12,7 +13,11 @@ import pytest
 from helpers.text_tokenizers import TEXT, write_clip, write_t5
 from transformers import AutoTokenizer, CLIPTokenizer, CLIPTokenizerFast, T5Tokenizer, T5TokenizerFast
 
-from mindone.pipelines.image_to_text.dataset.rules.encoder_tokenizer import TokenizerError, load_token_counter
+from mindone.pipelines.image_to_text.dataset.rules.encoder_tokenizer import (
+    TokenizerError,
+    check_growth,
+    load_token_counter,
+)
 from mindone.pipelines.image_to_text.dataset.rules.token_budget import TokenBudget, TokenBudgets
 
 SENTENCES = ["A red cube.", "It is on a table.", "The background is light blue.", "Dr. No sits there."]
@@ -138,6 +143,48 @@ def test_tokenizers_that_cannot_be_read(clip: Path, t5: Path, tmp_path: Path, mo
             load_token_counter(str(tmp_path / name))
     with pytest.raises(TokenizerError, match="the tokenizer some/clip was not found"):
         load_token_counter("some/clip")
+
+
+def hostile(folder: Path, **fields: object) -> str:
+    """Write a tokenizer.json of two words with other fields, and return its folder."""
+    from tokenizers import Tokenizer, models
+
+    content = json.loads(Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]")).to_str())
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps({**content, **fields}))
+    return str(folder)
+
+
+def test_a_strangers_tokenizer_that_costs_too_much(tmp_path: Path) -> None:
+    """Gigabytes of text out of one letter, and patterns that backtrack for ever."""
+    longer = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    charsmap = base64.b64encode((0).to_bytes(4, "little") + b"ab\0" + b"x" * 1000 + b"\0").decode()
+    for number, normalizer in enumerate(
+        (
+            longer,
+            {**longer, "pattern": {"Regex": "a"}},
+            {"type": "Sequence", "normalizers": [{**longer, "content": "aa"}] * 30},
+            {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [longer]}]},
+            {"type": "Prepend", "prepend": "a" * 1000},
+            {"type": "Precompiled", "precompiled_charsmap": charsmap},
+        )
+    ):
+        with pytest.raises(TokenizerError, match=r"(can make a text|cannot be read)"):
+            load_token_counter(hostile(tmp_path / str(number), normalizer=normalizer))
+    backtracking = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    count = load_token_counter(hostile(tmp_path / "pattern", pre_tokenizer=backtracking))
+    with pytest.raises(TokenizerError, match="cannot tokenize 'aaaa"):
+        count("a" * 60 + "!")
+
+
+def test_the_normalizers_of_published_tokenizers_are_accepted(t5: Path) -> None:
+    content = json.loads(T5TokenizerFast.from_pretrained(t5).backend_tokenizer.to_str())
+    check_growth(content["normalizer"], t5)
+    llama = [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ]
+    check_growth({"type": "Sequence", "normalizers": llama}, t5)
 
 
 def test_a_tokenizer_in_the_hubs_cache(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
