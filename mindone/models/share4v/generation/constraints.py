@@ -224,7 +224,8 @@ class GrammarCompiler:
         matcher = llguidance.LLMatcher(self._vocabulary, text, limits=limits, log_level=0)
         shortest = None if matcher.is_error() else finder.find(matcher, is_json, _MAX_SHORTEST, 10**6, _SEARCH_SECONDS)
         if matcher.is_error():
-            raise GrammarError(_first_line(matcher.get_error()))
+            kind = "schema" if is_json else "regular expression"
+            raise GrammarError(f"the {kind} cannot be compiled: {_first_line(matcher.get_error())}")
         if shortest is None:
             raise GrammarError(
                 f"no text of at most {_MAX_SHORTEST} tokens that matches it was found: allow shorter ones"

@@ -148,6 +148,8 @@ def _rows(path: Path) -> tuple[Iterator[Row], dict[str, str]]:
         if error.msg == "Extra data":  # JSON Lines with the suffix .json
             return _lines(path), {}
         raise ValueError(f"{path}: not JSON, at line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # numbers and nesting beyond Python's limits
+        raise ValueError(f"{path}: not JSON: {error}") from None
     return _document(path, values)
 
 
@@ -181,8 +183,8 @@ def _lines(path: Path) -> Iterator[Row]:
             where = f"{path}, line {number}"
             try:
                 value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not JSON: {error.msg}") from None
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where}: not JSON: {error}") from None
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}: expected an object, got {value!r:.60}")
             yield where, value
@@ -242,7 +244,7 @@ def _texts(where: str, value: Any, column: str) -> list[str]:
     if isinstance(value, str) and column.endswith("s") and value.lstrip().startswith("["):  # a list in a CSV cell
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return [value]
     texts = value if isinstance(value, list) else [value]
     invalid = next((text for text in texts if not isinstance(text, str)), None)

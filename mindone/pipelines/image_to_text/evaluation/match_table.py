@@ -192,7 +192,7 @@ def _text(value: Any) -> str | None:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return value
     if isinstance(value, (list, tuple)):
         value = next(iter(value), None)
@@ -261,7 +261,7 @@ def _jsonl_rows(file: BinaryIO, table: Path) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{table}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"{table}, line {number}: expected an object, got {row!r:.60}")

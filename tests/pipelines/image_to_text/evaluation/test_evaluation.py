@@ -390,6 +390,8 @@ def test_captions_written_by_this_package(tmp_path: Path) -> None:
         ("a.json", "[1]", "entry 1: expected an object, got 1"),
         ("a.json", '"x"', "expected a list of objects or an object, got a str"),
         ("a.json", "[{", "not JSON, at line 1"),
+        ("a.json", "[" * 100_000, "a.json: not JSON: maximum recursion depth"),
+        ("a.jsonl", '{"key": ' + "9" * 5000 + "}", "line 1: not JSON: Exceeds the limit"),
         ("a.json", "[]", "the file has no captions"),
         ("a.jsonl", '{"key": "a", "caption": "x"}\n{', "line 2: not JSON"),
         ("a.jsonl", '{"key": "a", "caption": "x"}\n{"caption": "y"}', "line 2: no 'key'; the row has 'caption'"),

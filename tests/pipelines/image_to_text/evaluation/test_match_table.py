@@ -120,6 +120,7 @@ def test_columns_of_caption_dataset(
         ("t.csv", "path,text\n1,x\n", {"out": "t.csv"}, "choose another name"),
         ("t.xlsx", "", {}, "expected a table that ends in"),
         ("t.jsonl", '{"path": "x", "text": "y"}\n{', {}, "line 2: not JSON"),
+        ("t.jsonl", "[" * 100_000, {}, "line 1: not JSON: maximum recursion depth"),
     ],
 )
 def test_what_cannot_be_scored_is_an_error_and_writes_nothing(
