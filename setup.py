@@ -18,13 +18,23 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("mindone/models/share4v/kernels/csrc")
-IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+# Python's own variable for cross-compilation, such as linux-aarch64; it decides the wheel's tag as well.
+MACHINE = os.environ.get("_PYTHON_HOST_PLATFORM", platform.machine()).lower()
+IS_X86 = MACHINE.endswith(("x86_64", "amd64"))
+IS_AARCH64 = MACHINE.endswith(("aarch64", "arm64"))
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 # Instruction set -> compiler flags; isa.cpp is compiled for each.
 INSTRUCTION_SETS: dict[str, list[str]] = {"portable": []}
 if IS_X86:
     INSTRUCTION_SETS |= {"avx2": AVX2, "avx512": AVX512, "amx": [*AVX512, "-mamx-tile", "-mamx-int8"]}
+if IS_AARCH64:
+    # Every aarch64 CPU has NEON, so the compiler's own macros do not tell neon from portable.
+    INSTRUCTION_SETS |= {
+        "neon": ["-DSHARE4V_NEON"],
+        "dotprod": ["-DSHARE4V_NEON", "-march=armv8.2-a+dotprod"],
+        "i8mm": ["-DSHARE4V_NEON", "-march=armv8.2-a+dotprod+i8mm"],
+    }
 # -ffp-contract=off: the source decides where a multiply-add rounds once, so that every instruction set gives the same
 # result.
 FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wno-maybe-uninitialized"]
@@ -55,7 +65,7 @@ class BuildKernels(build_ext):
 
     def _compile_and_link(self, ext: Extension) -> None:
         sanitizers = SANITIZERS if os.environ.get("SHARE4V_SANITIZE") else []
-        macros = [("SHARE4V_X86", None)] if IS_X86 else []
+        macros = [("SHARE4V_X86", None)] if IS_X86 else [("SHARE4V_AARCH64", None)] if IS_AARCH64 else []
 
         def compile_source(
             source: str, folder: str, defined: list[tuple[str, str | None]], flags: list[str]

@@ -13,8 +13,8 @@ from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import Library
 
 ROWS = 300
-# The x86 kinds give the same bits; the portable kind has no fused multiply-add.
-FUSED = ("avx2", "avx512", "amx")
+# These kinds give the same bits; the portable kind has no fused multiply-add.
+FUSED = ("avx2", "avx512", "amx", "neon", "dotprod", "i8mm")
 
 
 def selections(kernels: Library, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -98,7 +98,9 @@ def test_a_prompt_in_chunks_is_the_whole_prompt(kernels: Library, rng: np.random
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 5, 13, 40])
-def test_linear_is_the_same_on_every_x86(any_kernels: Library, rng: np.random.Generator, dtype: str, rows: int) -> None:
+def test_linear_is_the_same_with_every_kind(
+    any_kernels: Library, rng: np.random.Generator, dtype: str, rows: int
+) -> None:
     x, weight = normals(rng, rows, 2100), normals(rng, 75, 2100)
     results = []
     for _ in of_each_kind(any_kernels):
@@ -109,7 +111,7 @@ def test_linear_is_the_same_on_every_x86(any_kernels: Library, rng: np.random.Ge
 
 @pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize("head_dim", [20, 128])
-def test_attention_is_the_same_on_every_x86(
+def test_attention_is_the_same_with_every_kind(
     any_kernels: Library, rng: np.random.Generator, dtype: str, head_dim: int
 ) -> None:
     rows, width = causal(0, 3, 77, 3), 2 * head_dim
@@ -123,7 +125,7 @@ def test_attention_is_the_same_on_every_x86(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [LLAMA, CLIP], ids=["llama", "clip"])
-def test_layer_is_the_same_on_every_x86(
+def test_layer_is_the_same_with_every_kind(
     any_kernels: Library, rng: np.random.Generator, dtype: str, shape: LayerShape
 ) -> None:
     rows, x, results = causal(0, 0, 60), normals(rng, 60, shape.hidden), []
@@ -135,7 +137,7 @@ def test_layer_is_the_same_on_every_x86(
 
 
 def of_each_kind(kernels: Library) -> Iterator[str]:
-    """Yield each x86 kind that this CPU supports, selected; then restore the previous selection."""
+    """Yield each fused kind that this CPU supports, selected; then restore the previous selection."""
     before = kernels.instruction_set
     for kind in kernels.instruction_sets():
         if kind in FUSED:

@@ -14,6 +14,8 @@ namespace SHARE4V_ISA {
 #if defined(__AVX512F__)
 // Tile sizes: panels of scores and vectors of values, for a tile of kQueryRows rows and for one row.
 constexpr int kManyPanels = 2, kOnePanels = 8, kManyValues = 4, kOneValues = 8;
+#elif defined(SHARE4V_NEON)
+constexpr int kManyPanels = 1, kOnePanels = 2, kManyValues = 1, kOneValues = 2;
 #else
 constexpr int kManyPanels = 1, kOnePanels = 4, kManyValues = 1, kOneValues = 4;
 #endif

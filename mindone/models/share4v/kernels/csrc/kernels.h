@@ -73,6 +73,10 @@ const Kernels& portable_kernels();
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
 const Kernels& amx_kernels();
+#elif defined(SHARE4V_AARCH64)
+const Kernels& neon_kernels();
+const Kernels& dotprod_kernels();
+const Kernels& i8mm_kernels();
 #endif
 
 }  // namespace share4v

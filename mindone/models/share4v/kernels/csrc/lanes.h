@@ -1,5 +1,6 @@
-// A vector of 16 floats and its operations, in AVX-512, AVX2+FMA+F16C or plain C++.
-// Operations work lane by lane, and a horizontal sum always uses the same tree, so AVX-512 and AVX2 give the same bits.
+// A vector of 16 floats and its operations, in AVX-512, AVX2+FMA+F16C, NEON or plain C++. Operations work lane by lane,
+// and a horizontal sum always uses the same tree, so all but plain C++, which has no fused multiply-add, give the same
+// bits.
 #pragma once
 
 #include <cmath>
@@ -24,6 +25,16 @@ namespace SHARE4V_ISA {
 struct Half {
   uint16_t bits;
 };
+
+}  // namespace SHARE4V_ISA
+}  // namespace share4v
+
+#if defined(SHARE4V_NEON)
+#include "lanes_neon.h"
+#endif
+
+namespace share4v {
+namespace SHARE4V_ISA {
 
 #if defined(__AVX512F__)
 
@@ -128,7 +139,7 @@ inline void store_int8(int8_t* p, Lanes x) {
   for (int i = 0; i < kLanes; i++) p[i] = static_cast<int8_t>(wide[i]);
 }
 
-#else
+#elif !defined(SHARE4V_NEON)
 
 struct Lanes {
   float f[kLanes];
@@ -191,7 +202,7 @@ inline void store_int8(int8_t* p, Lanes x) {
 
 #endif
 
-// While an instance lives, its thread treats denormal numbers (below 1e-38) as 0 (FTZ and DAZ). They do not change a
+// While an instance lives, its thread treats denormal numbers (below 1e-38) as 0 (FTZ and DAZ, or FZ). They do not change a
 // sum, but slow a multiply-add down a hundred times, and a softmax over a long sequence produces thousands of them.
 class FlushDenormals {
  public:
@@ -201,6 +212,16 @@ class FlushDenormals {
 
  private:
   unsigned before_;
+#elif defined(__aarch64__)
+  FlushDenormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(before_)::"memory");
+    set(before_ | 1 << 24);
+  }
+  ~FlushDenormals() { set(before_); }
+
+ private:
+  static void set(uint64_t fpcr) { asm volatile("msr fpcr, %0" ::"r"(fpcr) : "memory"); }
+  uint64_t before_;
 #else
   FlushDenormals() {}
   ~FlushDenormals() {}

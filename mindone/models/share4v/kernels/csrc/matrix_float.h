@@ -13,7 +13,7 @@ namespace SHARE4V_ISA {
 #if defined(__AVX512F__)
 constexpr int kFloatRows = 12;  // rows of a tile: 24 sums, 2 weights and 1 input use 27 of 32 registers
 #else
-constexpr int kFloatRows = 6;   // rows of a tile: 12 sums, 2 weights and 1 input use 15 of 16 registers
+constexpr int kFloatRows = 6;   // rows of a tile: 12 sums, 2 weights and 1 input use 15 of 16 registers; of NEON's, 29 of 32
 #endif
 constexpr int64_t kFloatDepth = 512;  // columns of a block: a tile's inputs stay in the L1 cache
 
@@ -86,6 +86,8 @@ template <int R>
 constexpr int float_panels() {
 #if defined(__AVX512F__)
   return R <= 2 ? 4 : 2;
+#elif defined(SHARE4V_NEON)
+  return R == 1 ? 2 : 1;
 #else
   return R == 1 ? 4 : R <= 3 ? 2 : 1;
 #endif

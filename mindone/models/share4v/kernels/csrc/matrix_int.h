@@ -382,6 +382,19 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
   }
 }
 
+#elif defined(SHARE4V_NEON)
+
+constexpr int kIntRows = 6;
+template <Packing kPacking, int R>
+constexpr int int_panels() {
+  if (kPacking == Packing::kInt4Super) return R == 1 ? 2 : 1;
+  return R == 1 ? 4 : R == 2 ? 2 : 1;
+}
+
+// See matrix_neon.h.
+template <Packing kPacking, int R, int P>
+inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite);
+
 #else
 
 constexpr int kIntRows = 1;

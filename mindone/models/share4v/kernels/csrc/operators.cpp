@@ -17,6 +17,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(SHARE4V_AARCH64) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace share4v {
@@ -44,6 +46,25 @@ bool has_amx() {
   return false;
 #endif
 }
+#elif defined(SHARE4V_AARCH64)
+// Linux tells programs what a CPU supports by bits of two numbers; the constants are those of its <asm/hwcap.h>, of which
+// old systems lack some. Elsewhere only NEON, which every aarch64 CPU has, is used.
+bool has_dotprod() {
+#if defined(__linux__)
+  constexpr unsigned long needed = 1ul << 20 | 1ul << 8;  // SDOT, and the atomics of ARMv8.1, which the compiler uses too
+  return (getauxval(AT_HWCAP) & needed) == needed;
+#else
+  return false;
+#endif
+}
+bool has_i8mm() {
+#if defined(__linux__)
+  constexpr unsigned long int8_matrices = 1ul << 13;
+  return has_dotprod() && getauxval(AT_HWCAP2) & int8_matrices;
+#else
+  return false;
+#endif
+}
 #endif
 
 struct InstructionSet {
@@ -60,6 +81,10 @@ const InstructionSet instruction_sets[] = {
     {"amx", has_amx, amx_kernels},
     {"avx512", has_avx512, avx512_kernels},
     {"avx2", has_avx2, avx2_kernels},
+#elif defined(SHARE4V_AARCH64)
+    {"i8mm", has_i8mm, i8mm_kernels},
+    {"dotprod", has_dotprod, dotprod_kernels},
+    {"neon", always, neon_kernels},
 #endif
     {"portable", always, portable_kernels},
 };

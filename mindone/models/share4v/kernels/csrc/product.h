@@ -4,7 +4,9 @@
 
 #include "matrix_amx.h"
 #include "matrix_float.h"
+#include "matrix_i8mm.h"
 #include "matrix_int.h"
+#include "matrix_neon.h"
 #include "memory.h"
 #include "threads.h"
 
@@ -142,7 +144,20 @@ inline void expand_panel(Packing packing, const IntPanels& panel, int64_t first,
   }
 }
 
-// Multiplies many rows by int8 panels, with AMX where it exists.
+// Brings the groups first .. first + count - 1 of a panel into the order in which many rows are multiplied by them.
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr bool kReordersInt8 = true;
+inline void reorder_panel(Packing packing, const IntPanels& panel, int64_t first, int64_t count, uint8_t* out) {
+  if (packing == Packing::kInt8) return pair_quads(panel.data + first * kInt8GroupBytes, count, out);
+  expand_panel(packing, panel, first, count, out);
+  pair_quads(out, count, out);
+}
+#else
+constexpr bool kReordersInt8 = false;
+constexpr auto reorder_panel = expand_panel;
+#endif
+
+// Multiplies many rows by int8 panels, with AMX or SMMLA where they exist.
 inline void int8_many_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
 #if defined(__AMX_INT8__)
   const bool is_deep = x.shift && w.shift;  // spans of several groups
@@ -157,6 +172,10 @@ inline void int8_many_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, 
       int_rows<Packing::kInt8>(std::min<int64_t>(kIntRows, count - i), part.from(i, 0), w.from(p), c.from(r + i, p * kLanes),
                       overwrite);
   }
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+  int8_t inputs[2 * kTilePairs * kExpandedGroups * kGroup];
+  for (int64_t r = 0; r < rows; r += 2 * kTilePairs)
+    mmla_rows(std::min<int64_t>(2 * kTilePairs, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite, inputs);
 #else
   for (int64_t r = 0; r < rows; r += kIntRows)
     int_rows<Packing::kInt8>(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite);
@@ -188,13 +207,13 @@ inline void int_product(int64_t rows, const QuantizedInputs& x, Packing packing,
     block.groups = std::min(kExpandedGroups, w.groups - g);
     block.scales += (g >> w.shift) * kLanes;
     block.pairs = nullptr;
-    if (int8) {
+    if (int8 && !kReordersInt8) {
       block.data += g * kInt8GroupBytes;
     } else {
       block.data = scratch;
       block.stride = block.groups * kInt8GroupBytes;
       for (int64_t p = 0; p < w.count; p++)
-        expand_panel(packing, w.from(p), g, block.groups, scratch + p * block.stride);
+        reorder_panel(packing, w.from(p), g, block.groups, scratch + p * block.stride);
     }
     int8_many_rows(rows, x.from(0, g), block, c, g == 0);
   }

@@ -1,0 +1,255 @@
+// The tile of integer products in NEON: with SDOT, which multiplies four quads by one of the input's, or by widening
+// multiplications. Both read the panels as format.h describes them: a vector holds a quad of four outputs.
+#pragma once
+
+#include "matrix_int.h"
+
+#if defined(SHARE4V_NEON)
+namespace share4v {
+namespace SHARE4V_ISA {
+
+// Sums of R rows and P panels: vector v has the outputs 4 v .. 4 v + 3 of a panel.
+template <int R, int P>
+using PanelSums = int32x4_t[R][P][4];
+
+inline int8x16_t load_weights(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
+
+#if defined(__ARM_FEATURE_DOTPROD)
+
+// Adds the products of quad kQuad of 16 inputs with the quads at `at`.
+template <int kQuad, int R, int P>
+SHARE4V_INLINE void add_int8_quad(const uint8_t* at, int64_t stride, const int8x16_t (&x)[R],
+                                  PanelSums<R, P>& sums) {
+  SHARE4V_UNROLL
+  for (int p = 0; p < P; p++) {
+    SHARE4V_UNROLL
+    for (int v = 0; v < 4; v++) {
+      const int8x16_t weights = load_weights(at + p * stride + kQuad * 64 + v * 16);
+      SHARE4V_UNROLL
+      for (int r = 0; r < R; r++) sums[r][p][v] = vdotq_laneq_s32(sums[r][p][v], weights, x[r], kQuad);
+    }
+  }
+}
+
+// Adds the products of R rows with a group's int8 weights of P panels. `at` and `inputs` point to the group.
+template <int R, int P>
+SHARE4V_INLINE void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                                   PanelSums<R, P>& sums) {
+  SHARE4V_UNROLL
+  for (int half = 0; half < 2; half++) {
+    int8x16_t x[R];
+    SHARE4V_UNROLL
+    for (int r = 0; r < R; r++) x[r] = vld1q_s8(inputs + r * value_stride + half * 16);
+    add_int8_quad<0, R, P>(at + half * 256, stride, x, sums);
+    add_int8_quad<1, R, P>(at + half * 256, stride, x, sums);
+    add_int8_quad<2, R, P>(at + half * 256, stride, x, sums);
+    add_int8_quad<3, R, P>(at + half * 256, stride, x, sums);
+  }
+}
+
+// Adds the products of the inputs' quads kQuad and kQuad + 4 with the two 4-bit quads at `at`, whose values are 0 .. 15.
+template <int kQuad, int R, int P>
+SHARE4V_INLINE void add_int4_quads(const uint8_t* at, int64_t stride, const int8x16_t (&x)[2][R],
+                                   PanelSums<R, P>& sums) {
+  SHARE4V_UNROLL
+  for (int p = 0; p < P; p++) {
+    SHARE4V_UNROLL
+    for (int v = 0; v < 4; v++) {
+      const uint8x16_t both = vld1q_u8(at + p * stride + kQuad * 64 + v * 16);
+      const int8x16_t first = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+      const int8x16_t second = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+      SHARE4V_UNROLL
+      for (int r = 0; r < R; r++) {
+        sums[r][p][v] = vdotq_laneq_s32(sums[r][p][v], first, x[0][r], kQuad);
+        sums[r][p][v] = vdotq_laneq_s32(sums[r][p][v], second, x[1][r], kQuad);
+      }
+    }
+  }
+}
+
+// As add_int8_group, for int4 weights, which are read as 0 .. 15.
+template <int R, int P>
+SHARE4V_INLINE void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                                   PanelSums<R, P>& sums) {
+  int8x16_t x[2][R];
+  SHARE4V_UNROLL
+  for (int r = 0; r < R; r++) {
+    x[0][r] = vld1q_s8(inputs + r * value_stride);
+    x[1][r] = vld1q_s8(inputs + r * value_stride + 16);
+  }
+  add_int4_quads<0, R, P>(at, stride, x, sums);
+  add_int4_quads<1, R, P>(at, stride, x, sums);
+  add_int4_quads<2, R, P>(at, stride, x, sums);
+  add_int4_quads<3, R, P>(at, stride, x, sums);
+}
+
+#else
+
+// Reads a quad of inputs into all four places of a vector.
+inline int8x16_t quad_at(const int8_t* p) {
+  int32_t bits;
+  std::memcpy(&bits, p, 4);
+  return vreinterpretq_s8_s32(vdupq_n_s32(bits));
+}
+
+// Adds the pairs of 16-bit sums of outputs 0, 1 and of outputs 2, 3 to the 32-bit sums of four outputs.
+inline int32x4_t add_pairs(int32x4_t sums, int16x8_t low, int16x8_t high) {
+  return vaddq_s32(sums, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+}
+
+// As with SDOT. Two products of int8, each at most 127 * 127, fit into 16 bits; more would not.
+template <int R, int P>
+SHARE4V_INLINE void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                                   PanelSums<R, P>& sums) {
+  for (int r = 0; r < R; r++) {
+    for (int p = 0; p < P; p++) {
+      int32x4_t low[4], high[4];  // sums of pairs of products of outputs 0, 1 and of outputs 2, 3 of each vector
+      SHARE4V_UNROLL
+      for (int v = 0; v < 4; v++) low[v] = high[v] = vdupq_n_s32(0);
+      SHARE4V_UNROLL
+      for (int q = 0; q < 8; q += 2) {
+        const int8x16_t x = quad_at(inputs + r * value_stride + q * 4);
+        const int8x16_t y = quad_at(inputs + r * value_stride + q * 4 + 4);
+        SHARE4V_UNROLL
+        for (int v = 0; v < 4; v++) {
+          const int8x16_t first = load_weights(at + p * stride + q * 64 + v * 16);
+          const int8x16_t second = load_weights(at + p * stride + q * 64 + 64 + v * 16);
+          const int16x8_t products = vmull_s8(vget_low_s8(first), vget_low_s8(x));
+          low[v] = vpadalq_s16(low[v], vmlal_s8(products, vget_low_s8(second), vget_low_s8(y)));
+          high[v] = vpadalq_s16(high[v], vmlal_high_s8(vmull_high_s8(first, x), second, y));
+        }
+      }
+      SHARE4V_UNROLL
+      for (int v = 0; v < 4; v++) sums[r][p][v] = vaddq_s32(sums[r][p][v], vpaddq_s32(low[v], high[v]));
+    }
+  }
+}
+
+// As with SDOT. Eight products of a 4-bit weight, each at most 15 * 127, fit into 16 bits.
+template <int R, int P>
+SHARE4V_INLINE void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                                   PanelSums<R, P>& sums) {
+  for (int r = 0; r < R; r++) {
+    for (int p = 0; p < P; p++) {
+      int16x8_t low[4], high[4];  // sums of products of outputs 0, 1 and of outputs 2, 3 of each vector
+      SHARE4V_UNROLL
+      for (int v = 0; v < 4; v++) low[v] = high[v] = vdupq_n_s16(0);
+      SHARE4V_UNROLL
+      for (int q = 0; q < 4; q++) {
+        const int8x16_t x = quad_at(inputs + r * value_stride + q * 4);
+        const int8x16_t y = quad_at(inputs + r * value_stride + q * 4 + 16);
+        SHARE4V_UNROLL
+        for (int v = 0; v < 4; v++) {
+          const uint8x16_t both = vld1q_u8(at + p * stride + q * 64 + v * 16);
+          const int8x16_t first = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+          const int8x16_t second = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+          low[v] = vmlal_s8(low[v], vget_low_s8(first), vget_low_s8(x));
+          low[v] = vmlal_s8(low[v], vget_low_s8(second), vget_low_s8(y));
+          high[v] = vmlal_high_s8(vmlal_high_s8(high[v], first, x), second, y);
+        }
+      }
+      SHARE4V_UNROLL
+      for (int v = 0; v < 4; v++) sums[r][p][v] = add_pairs(sums[r][p][v], low[v], high[v]);
+    }
+  }
+}
+
+#endif
+
+// Adds scale times product, and the offsets, of group g of an int4 super-block to sums. The sum of a group's products of
+// q - 8, at most 32 * 8 * 127, fits into 16 bits.
+template <int R, int P>
+SHARE4V_INLINE void add_super_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, PanelSums<R, P>& sums) {
+  PanelSums<R, P> products;
+  SHARE4V_UNROLL
+  for (int r = 0; r < R; r++) {
+    const int32x4_t start = vdupq_n_s32(-8 * x.sums[r * x.group_stride + g]);
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) {
+      SHARE4V_UNROLL
+      for (int v = 0; v < 4; v++) products[r][p][v] = start;
+    }
+  }
+  add_int4_group<R, P>(w.data + g * kInt4GroupBytes, w.stride, x.values + g * kGroup, x.value_stride, products);
+  SHARE4V_UNROLL
+  for (int p = 0; p < P; p++) {
+    const int8x16x2_t pairs =
+        vld2q_s8(w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes);
+    const int16x8_t scales[2] = {vmovl_s8(vget_low_s8(pairs.val[0])), vmovl_high_s8(pairs.val[0])};
+    const int16x8_t offsets[2] = {vmovl_s8(vget_low_s8(pairs.val[1])), vmovl_high_s8(pairs.val[1])};
+    SHARE4V_UNROLL
+    for (int r = 0; r < R; r++) {
+      const int16_t total = static_cast<int16_t>(x.sums[r * x.group_stride + g]);
+      SHARE4V_UNROLL
+      for (int h = 0; h < 2; h++) {
+        int32x4_t &low = sums[r][p][2 * h], &high = sums[r][p][2 * h + 1];
+        const int16x8_t product = vuzp1q_s16(vreinterpretq_s16_s32(products[r][p][2 * h]),
+                                             vreinterpretq_s16_s32(products[r][p][2 * h + 1]));
+        low = vmlal_n_s16(vmlal_s16(low, vget_low_s16(product), vget_low_s16(scales[h])), vget_low_s16(offsets[h]),
+                          total);
+        high = vmlal_high_n_s16(vmlal_high_s16(high, product, scales[h]), offsets[h], total);
+      }
+    }
+  }
+}
+
+// Rows of a tile. The sums of int8 use 24 of 32 registers; int4 weights need more for what they are read as, and those
+// of super-blocks for the products of a group.
+template <Packing kPacking>
+constexpr int tile_rows() {
+  return kPacking == Packing::kInt8 ? kIntRows : kPacking == Packing::kInt4 ? 3 : 2;
+}
+
+// Multiplies R rows by the first P panels: c[r][p] = sum over g of x[r][g] * w[p][g]. With `overwrite` false the sums
+// continue from the values in c. They are read and written once for each span, because the integer sums need the
+// registers.
+template <Packing kPacking, int R, int P>
+inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
+  if constexpr (R > tile_rows<kPacking>()) {
+    constexpr int kFirst = tile_rows<kPacking>();
+    int_tile<kPacking, kFirst, P>(x, w, c, overwrite);
+    int_tile<kPacking, R - kFirst, P>(x.from(kFirst, 0), w, c.from(kFirst, 0), overwrite);
+  } else {
+    for (int64_t begin = 0, end; begin < w.groups; begin = end) {
+      end = span_end(x, w, begin);
+      PanelSums<R, P> sums;
+      SHARE4V_UNROLL
+      for (int r = 0; r < R; r++) {
+        // The offset of int4 weights, which are read as q instead of q - 8.
+        const int32_t offset = kPacking == Packing::kInt4 ? -8 * sum_of(x, r, begin, end) : 0;
+        SHARE4V_UNROLL
+        for (int p = 0; p < P; p++) {
+          SHARE4V_UNROLL
+          for (int v = 0; v < 4; v++) sums[r][p][v] = vdupq_n_s32(offset);
+        }
+      }
+      for (int64_t g = begin; g < end; g++) {
+        const uint8_t* at = w.data + g * group_bytes_of(kPacking);
+        const int8_t* inputs = x.values + g * kGroup;
+        if constexpr (kPacking == Packing::kInt4Super) {
+          add_super_group<R, P>(x, w, g, sums);
+        } else if constexpr (kPacking == Packing::kInt4) {
+          add_int4_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
+        } else {
+          add_int8_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
+        }
+      }
+      const bool is_first = overwrite && begin == 0;
+      SHARE4V_UNROLL
+      for (int p = 0; p < P; p++) {
+        const Lanes factor = load(w.scales + p * w.scale_stride + (begin >> w.shift) * kLanes);
+        SHARE4V_UNROLL
+        for (int r = 0; r < R; r++) {
+          float* at = c.row(r) + p * kLanes;
+          const Lanes scale = set1(x.scales[r * x.group_stride + (begin >> x.shift)]);
+          const int32x4_t(&v)[4] = sums[r][p];
+          store(at, fma(to_lanes(v[0], v[1], v[2], v[3]), mul(factor, scale), is_first ? zero() : load(at)));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace SHARE4V_ISA
+}  // namespace share4v
+#endif

@@ -1,0 +1,63 @@
+# Sourced by the scripts of this folder and by .ci/run, at the repository's root: an aarch64 Python under qemu's user
+# emulation, from Debian's packages and wheels, without an ARM machine, root, chroot or binfmt. It needs Debian's
+# qemu-user-static and g++-aarch64-linux-gnu.
+
+# FOLDER: unpack Python with NumPy and pytest for aarch64 into FOLDER, and set `arm`.
+arm_environment() {
+  arm=$(mkdir -p "$1" && cd "$1" && pwd)
+  [[ ! -e $arm/ready ]] || return 0
+  local packages=(
+    libc6 libgcc-s1 libstdc++6 libgomp1 zlib1g libexpat1 libffi8 libbz2-1.0 liblzma5 libssl3 libuuid1 libsqlite3-0
+    libpython3.11-minimal libpython3.11-stdlib python3.11-minimal python3.11
+  )
+  # apt's lists for another architecture in a folder of their own: nothing of this system changes.
+  local apt=(
+    apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User=root
+    -o Acquire::Languages=none -o "Dir::State=$arm/apt" -o Dir::State::status=/dev/null -o "Dir::Cache=$arm/apt"
+  )
+  mkdir -p "$arm"/{apt/lists/partial,apt/archives/partial,debs,root,site,wheels}
+  "${apt[@]}" update
+  (cd "$arm/debs" && "${apt[@]}" download "${packages[@]}")
+  local deb wheel
+  for deb in "$arm"/debs/*.deb; do dpkg -x "$deb" "$arm/root"; done
+  # Everything by name, because pip would ask for the dependencies of this machine.
+  python3 -m pip download --quiet --no-deps --only-binary :all: --platform manylinux2014_aarch64 \
+    --platform manylinux_2_17_aarch64 --platform any --python-version 311 --dest "$arm/wheels" \
+    'numpy<2' 'pytest>=8,<10' iniconfig packaging pluggy pygments hypothesis sortedcontainers
+  for wheel in "$arm"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$arm/site"; done
+  touch "$arm/ready"
+}
+
+# FOLDER: build the package's wheel for aarch64 into FOLDER, with the cross-compiler.
+arm_wheel() {
+  _PYTHON_HOST_PLATFORM=linux-aarch64 CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ \
+    LDSHARED='aarch64-linux-gnu-g++ -shared' LDCXXSHARED='aarch64-linux-gnu-g++ -shared' \
+    python3 -m pip wheel --quiet --no-deps --wheel-dir "$1" .
+}
+
+# WHEEL: unpack a wheel of this package, with the tests beside it, in place of the one before.
+arm_install() {
+  rm -rf "$arm/package" "$arm/work"
+  mkdir "$arm/package" "$arm/work"
+  python3 -m zipfile -e "$1" "$arm/package"
+  cp -r tests pyproject.toml "$arm/work"
+}
+
+# CPU ARGUMENT...: run Python on a CPU that qemu knows. cortex-a72: NEON; neoverse-n1: SDOT, as Kunpeng 920;
+# neoverse-v1 and max: SMMLA too.
+arm_python() {
+  local cpu=$1 libraries=$arm/root/usr/lib/aarch64-linux-gnu:$arm/root/lib/aarch64-linux-gnu
+  shift
+  (cd "$arm/work" && exec qemu-aarch64-static -cpu "$cpu" -L "$arm/root" -E "LD_LIBRARY_PATH=$libraries" \
+    -E "PYTHONPATH=$arm/package:$arm/site:$arm/work/tests" -E OMP_NUM_THREADS=1 -E PYTHONDONTWRITEBYTECODE=1 \
+    "$arm/root/usr/bin/python3.11" "$@")
+}
+
+# CPU ARGUMENT...: run pytest, with its options and not those of pyproject.toml, which ask for workers. The conftest.py
+# files above the kernels' need MindSpore and PyTorch.
+arm_pytest() {
+  local cpu=$1
+  shift
+  arm_python "$cpu" -m pytest -q -o addopts= --strict-markers --import-mode=importlib -p no:cacheprovider \
+    --confcutdir=tests/models/share4v/kernels "$@"
+}
