@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("rounding",),),
         (("checkpoint",),),
         (("processing",),),
-        (("conversion", "calibration"), ("gguf_export",), ("generation",)),
+        (("conversion", "calibration"), ("gguf_export",), ("generation",), ("device_memory",)),
         (("modeling", "backends", "inputs", "interface"),),
         (("auto",), ("training",), ("integrations",)),
     ),

@@ -9,10 +9,12 @@ from helpers.ascend import portable
 from mindspore import Tensor, nn
 
 from mindone.models.share4v import TextConfig
+from mindone.models.share4v.language.llama import ScatterCache
 from mindone.models.share4v.language.rope import Rotary
 from mindone.models.share4v.language.rope_tables import rope_tables
 from mindone.models.share4v.nn.device_operators import FUSED, DeviceOperators
 from mindone.models.share4v.nn.fused import Arithmetic, FlashAttention
+from mindone.models.share4v.nn.integer_linear import IntegerLinear
 
 # What an error is measured in: half a unit in the last place of 1, and more room where no one rounds the result.
 UNIT = {"float32": 2.0**-20, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -54,6 +56,60 @@ def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, hidden: np.
 
 def test_nothing_is_left_out(operators: DeviceOperators) -> None:
     assert [name for name in FUSED if getattr(operators, name) is None] == []
+
+
+def test_layer_norm(operators: DeviceOperators, rng: np.random.Generator, dtype: str) -> None:
+    weight, bias = rng.normal(1, 0.5, 1024).astype(np.float32), rng.normal(0, 1, 1024).astype(np.float32)
+    for of_type in ("float32", dtype):
+        x, wide = rounded(rng.normal(0.5, 3, (2, 5, 1024)), of_type)
+        centered = wide - wide.mean(-1, keepdims=True)
+        wanted = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
+        for row in (operators, portable(operators)):
+            norm = Arithmetic.of(dtype, row).layer_norm(1024, 1e-5)
+            norm.weight.set_data(Tensor(weight))
+            norm.bias.set_data(Tensor(bias))
+            assert norm.is_fused == (row is operators)
+            assert_close(norm, [x], wanted, of_type)
+
+
+@pytest.mark.parametrize("tokens", [1, CHUNK])
+def test_writing_the_cache(tokens: int, operators: DeviceOperators, rng: np.random.Generator, dtype: str) -> None:
+    """A sequence at the beginning, one inside, one at the last slots; the rest stays as it was."""
+    cache = ScatterCache(3, 2, SLOTS, 64, getattr(ms, dtype), operators.kv_cache_scatter_update)
+    before, wanted = zip(*[rounded(rng.standard_normal((3, 2, SLOTS, 64)), dtype) for _ in "kv"], strict=True)
+    cache.key.set_data(before[0])
+    cache.value.set_data(before[1])
+    starts, new = np.array([0, 40, SLOTS - tokens]), []
+    for values in wanted:
+        tensor, wide = rounded(rng.standard_normal((3, 2, tokens, 64)), dtype)
+        new.append(tensor)
+        for sequence, start in enumerate(starts):
+            values[sequence, :, start : start + tokens] = wide[sequence]
+    found = cache.compile_and_run(*new, Tensor(starts))
+    for ours, stored, values in zip(found, (cache.key, cache.value), wanted, strict=True):
+        np.testing.assert_array_equal(exact(ours), values)
+        np.testing.assert_array_equal(exact(stored), values)
+
+
+@pytest.mark.parametrize("integers", ["int8", "int4"])
+def test_products_with_integer_weights(
+    integers: str, operators: DeviceOperators, rng: np.random.Generator, dtype: str
+) -> None:
+    cell = IntegerLinear(512, 64, False, integers, getattr(ms, dtype), operators)
+    cell.put(
+        rng.normal(0, 0.05, (64, 512)).astype(np.float32), lambda scale: rounded(scale, dtype)[1].astype(np.float32)
+    )
+    x, wide = rounded(rng.standard_normal((3, 2, 512)), dtype)
+    assert_close(cell, [x], wide @ cell.restored().T.astype(np.float64), dtype)
+
+
+def test_embeddings(operators: DeviceOperators, rng: np.random.Generator, dtype: str) -> None:
+    for row in (operators, portable(operators)):
+        cell = Arithmetic.of(dtype, row).embedding(99, 32)
+        table, wide = rounded(rng.standard_normal((99, 32)), dtype)
+        cell.weight.set_data(table)
+        ids = rng.integers(0, 99, (3, 5)).astype(np.int32)
+        assert_close(cell, [Tensor(ids)], wide[ids], dtype)
 
 
 def test_rms_norm(operators: DeviceOperators, rng: np.random.Generator, dtype: str) -> None:

@@ -167,6 +167,133 @@ class Attention:
         return operator
 
 
+def layer_norm(
+    x: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | None = None, bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the axes of normalized_shape."""
+    need_type(x.dtype in FLOATS, "x is not a float")
+    need_type(isinstance(normalized_shape, (tuple, list)), "normalized_shape is not a tuple")
+    need_type(isinstance(eps, float), "eps is not a float")
+    need(
+        len(normalized_shape) == 1 and x.shape[-1:] == tuple(normalized_shape), "normalized_shape is not x's last axis"
+    )
+    need(weight is not None and bias is not None, "the stand-in expects weight and bias")
+    need(weight.shape == tuple(normalized_shape) == bias.shape, "weight or bias has another shape")
+    need_type(weight.dtype == x.dtype == bias.dtype, "x, weight and bias have different types")
+    wide = x.astype(ms.float32)
+    centered = wide - wide.mean(-1, keep_dims=True)
+    variance = ops.square(centered).mean(-1, keep_dims=True)
+    return (centered / ops.sqrt(variance + eps) * weight.astype(ms.float32) + bias.astype(ms.float32)).astype(x.dtype)
+
+
+def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The slices of x along dim; the number of axes stays."""
+    need_type(index.dtype in (ms.int32, ms.int64), "index is not int32 or int64")
+    need(index.ndim == 1, "index has more than one axis")
+    need(dim == 0, "the stand-in implements dim 0")
+    return ops.gather(x, index, 0)
+
+
+def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """`length` slices of x along dim, from `start`."""
+    need(dim == 1, "the stand-in implements dim 1")
+    need(start >= 0 and length > 0 and start + length <= x.shape[1], "start and length leave the axis")
+    return x[:, start : start + length]
+
+
+def kv_cache_scatter_update(var: Tensor, indices: Tensor, updates: Tensor, axis: int, reduce: str = "none") -> Tensor:
+    """var[i, j, indices[i] + k] = updates[i, j, k], in place; for axis -2.
+
+    The documentation excludes negative indices and writing behind the last slot; the stand-in then writes NaN
+    everywhere, as a graph cannot raise an error.
+    """
+    need(axis == -2, "the stand-in implements axis -2")
+    need(reduce == "update", "reduce is not 'update'")
+    need(var.ndim == 4 and updates.ndim == 4, "var and updates do not have four axes")
+    need(indices.ndim == 1 and indices.shape[0] == updates.shape[0], "there is not one index for each sequence")
+    need_type(indices.dtype in (ms.int32, ms.int64), "indices are not int32 or int64")
+    need_type(updates.dtype == var.dtype, "var and updates have different types")
+    need(updates.shape[0] <= var.shape[0], "there are more updates than sequences")
+    need(updates.shape[1] == var.shape[1] and updates.shape[3] == var.shape[3], "other axes than axis differ")
+    batch, heads, slots, size = var.shape
+    need(updates.shape[0] == batch, "the stand-in expects an update of every sequence")
+    count = updates.shape[2]
+    first = indices.astype(ms.int32).reshape(-1, 1)  # [B, 1]
+    source = ops.arange(slots).astype(ms.int32).reshape(1, -1) - first  # [B, S]: which update a slot receives
+    receives = ops.logical_and(source >= 0, source < count).reshape(batch, 1, slots, 1)
+    columns = ops.broadcast_to(ops.clamp(source, 0, count - 1).reshape(batch, 1, slots, 1), (batch, heads, slots, size))
+    moved = ops.gather_elements(updates.astype(ms.float32), 2, columns)
+    wrong = ops.logical_or(first < 0, first + count > slots).astype(ms.float32).sum() > 0
+    values = ops.select(receives, moved, var.astype(ms.float32))
+    values = ops.select(ops.broadcast_to(wrong, values.shape), ops.full_like(values, float("nan")), values)
+    return ops.assign(var, values.astype(var.dtype))
+
+
+def weight_quant_batch_matmul(
+    transpose_x: bool = False, transpose_weight: bool = False, antiquant_group_size: int = 0
+) -> Callable[..., Tensor]:
+    """x @ ((weight + antiquant_offset) * antiquant_scale), with a scale per output or per output and group of inputs.
+
+    A group size means int4 here, in int8 of two values, because a CPU has no operators for MindSpore's type of them.
+    """
+    group = antiquant_group_size
+    need(not transpose_x, "the stand-in does not transpose x")
+
+    def operator(
+        x: Tensor,
+        weight: Tensor,
+        antiquant_scale: Tensor,
+        antiquant_offset: Tensor | None = None,
+        quant_scale: Tensor | None = None,
+        quant_offset: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        need_type(x.dtype in HALF, "x is not float16 or bfloat16")
+        need(x.ndim == 2 and weight.ndim == 2, "x and weight do not have two axes")
+        need_type(weight.dtype == ms.int8, "weight is not int8")
+        need_type(antiquant_scale.dtype == x.dtype, "antiquant_scale has another type than x")
+        need(
+            quant_scale is None and quant_offset is None and bias is None,
+            "the stand-in has no bias and no requantizing",
+        )
+        if antiquant_offset is not None:
+            need_type(antiquant_offset.dtype == x.dtype, "antiquant_offset has another type than x")
+            need(antiquant_offset.shape == antiquant_scale.shape, "antiquant_offset has another shape than the scale")
+        inputs = x.shape[1]
+        if group == 0:
+            columns = weight.transpose(1, 0) if transpose_weight else weight
+            outputs = columns.shape[1]
+            need(antiquant_scale.shape in ((outputs,), (1, outputs)), "antiquant_scale is not (n,) or (1, n)")
+            scale = antiquant_scale.reshape(1, outputs)
+            offset = 0 if antiquant_offset is None else antiquant_offset.reshape(1, outputs).astype(ms.float32)
+        else:
+            need(not transpose_weight, "the stand-in does not transpose int4")
+            need(group % 32 == 0 and 32 <= group <= inputs - 1, "the group size is not a multiple of 32 in [32, k - 1]")
+            columns = unpacked(weight)
+            outputs = columns.shape[1]
+            groups = -(-inputs // group)
+            need(antiquant_scale.shape == (groups, outputs), "antiquant_scale is not (k / group_size, n)")
+            scale = ops.repeat_interleave(antiquant_scale.astype(ms.float32), group, 0)[:inputs]
+            offset = 0
+            if antiquant_offset is not None:
+                offset = ops.repeat_interleave(antiquant_offset.astype(ms.float32), group, 0)[:inputs]
+        need(columns.shape[0] == inputs, "x and weight have different k")
+        wide = (columns.astype(ms.float32) + offset) * scale.astype(ms.float32)
+        return ops.matmul(x.astype(ms.float32), wide).astype(x.dtype)
+
+    return operator
+
+
+def unpacked(pairs: Tensor) -> Tensor:
+    """int8 [k, n / 2] -> float32 [k, n]: column 2i is in the low four bits of a byte, 2i + 1 in the high ones."""
+    wide = pairs.astype(ms.float32)
+    unsigned = wide + 256.0 * (wide < 0).astype(ms.float32)
+    high = ops.floor(unsigned / 16.0)
+    both = ops.stack((unsigned - 16.0 * high, high), -1).reshape(pairs.shape[0], -1)
+    return both - 16.0 * (both >= 8).astype(ms.float32)
+
+
 def check_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, dtypes: tuple[Any, ...]) -> None:
     need(query.ndim == 4 and key.ndim == 4, "query and key are not (B, N, S, D)")
     need_type(query.dtype in dtypes, "query is not float16 or bfloat16")
@@ -199,6 +326,12 @@ def stand_ins(dtypes: tuple[Any, ...] = HALF) -> DeviceOperators:
         rotary_position_embedding=rotary_position_embedding,
         flash_attention_score=attention.flash_attention_score(),
         incre_flash_attention=attention.incre_flash_attention(),
+        layer_norm=layer_norm,
+        kv_cache_scatter_update=kv_cache_scatter_update,
+        index_select=index_select,
+        narrow=narrow,
+        weight_quant_batch_matmul=weight_quant_batch_matmul,
+        int4_pair=ms.int8,
         flash_limits=replace(device.flash_limits, dtypes=dtypes),
         incremental_limits=replace(device.incremental_limits, dtypes=dtypes),
     )

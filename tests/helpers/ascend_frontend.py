@@ -42,6 +42,7 @@ class Case:
         operators: value of SHARE4V_FUSED_OPERATORS.
         left_padded: whether the prompts' padding comes first.
         stage: for `train`, one of the recipe's selections of weights.
+        activations: the checkpoint's dtype, in which a model of integer weights computes.
     """
 
     graph: str
@@ -53,6 +54,7 @@ class Case:
     operators: str = "all"
     left_padded: bool = False
     stage: str = ""
+    activations: str = "float16"
 
     @property
     def is_fused(self) -> bool:
@@ -73,6 +75,9 @@ def _cases() -> dict[str, Case]:
         for graph in ("vision", "prefill", "decode", "sequences"):
             cases[f"{graph}-{dtype}-none"] = Case(graph, dtype, batch=2, operators="none")
         cases[f"prefill-{dtype}-left-padded"] = Case("prefill", dtype, batch=2, left_padded=True)
+        for graph in ("prefill", "decode", "sequences"):
+            for integers in ("int8", "int4"):
+                cases[f"{graph}-{integers}-{dtype}"] = Case(graph, integers, batch=2, activations=dtype)
     cases["prefill-one-key-head"] = Case("prefill", kv_heads=1)
     cases["decode-one-key-head"] = Case("decode", kv_heads=1)
     for stage in ("all", "language-and-projector", "upper-vision"):
@@ -102,7 +107,8 @@ class Mistake:
 FUSED, LLAMA, LAYERS, ROPE = "nn/fused.py", "language/llama.py", "nn/layers.py", "language/rope.py"
 _FLASH_LAYOUT = 'input_layout="BNSD",\n            sparse_mode=0'
 _ONE_LAYOUT = 'input_layout="BNSD",\n            scale_value'
-_PREFILL, _DECODE = Case("prefill"), Case("decode")
+INTEGERS = "nn/integer_linear.py"
+_PREFILL, _DECODE, _INT4 = Case("prefill"), Case("decode"), Case("decode", "int4")
 MISTAKES = {
     "flash-layout": Mistake(FUSED, _FLASH_LAYOUT, _FLASH_LAYOUT.replace("BNSD", "BNDS"), _PREFILL),
     "flash-layout-of-other-axes": Mistake(FUSED, _FLASH_LAYOUT, _FLASH_LAYOUT.replace("BNSD", "BSH"), _PREFILL),
@@ -116,7 +122,36 @@ MISTAKES = {
     "one-query-keyword": Mistake(FUSED, "num_key_value_heads=self.kv_heads,", "num_kv_heads=self.kv_heads,", _DECODE),
     "one-query-head-count": Mistake(FUSED, "num_heads=self.heads,", "num_heads=self.heads + 1,", _DECODE),
     "one-query-scale-no-number": Mistake(FUSED, "scale_value=self.scale", "scale_value=str(self.scale)", _DECODE),
-    "cache-dtype": Mistake(LLAMA, "LayerCache(*shape, llama.activations)", "LayerCache(*shape, ms.float32)", _DECODE),
+    "cache-dtype": Mistake(
+        LLAMA,
+        "LayerCache(*shape, llama.activations)",
+        "LayerCache(*shape, ms.float32)",
+        Case("decode", operators="incre_flash_attention"),
+    ),
+    "scatter-cache-dtype": Mistake(LLAMA, "llama.activations, scatter)", "ms.float32, scatter)", _DECODE),
+    "scatter-mode": Mistake(
+        LLAMA,
+        'self.operator(self.key, rows, key, -2, "update")',
+        'self.operator(self.key, rows, key, -2, "put")',
+        _DECODE,
+    ),
+    "integer-type": Mistake(
+        INTEGERS,
+        "(in_features, out_features // 2), operators.int4_pair)",
+        "(in_features, out_features // 2), activations)",
+        _INT4,
+    ),
+    "integer-pairs": Mistake(
+        INTEGERS, "(in_features, out_features // 2), operators", "(in_features, out_features), operators", _INT4
+    ),
+    "integer-transposed": Mistake(INTEGERS, "make(False, not self.is_int4,", "make(False, True,", _INT4),
+    "integer-scale-type": Mistake(
+        INTEGERS, "self.scale = _parameter(scales, activations)", "self.scale = _parameter(scales, ms.float32)", _INT4
+    ),
+    "layer-norm-axes": Mistake(LAYERS, "(self.dim,), self.weight, self.bias", "self.weight, self.bias", Case("vision")),
+    "rows-of-two-axes": Mistake(
+        LAYERS, "self.operator(matrix, 0, indices.reshape(-1))", "self.operator(matrix, 0, indices)", _DECODE
+    ),
     "value-head-count": Mistake(
         LLAMA,
         "self.split(self.v_proj(x), self.kv_heads)",
@@ -146,7 +181,7 @@ def build(case: Case) -> Any:
     os.environ[SWITCH] = case.operators
     text = TextConfig(50, HIDDEN, 48, 1, case.heads, case.kv_heads, case.head_size, max_position_embeddings=256)
     vision = VisionConfig(2 * case.head_size, 48, 2, 2, image_size=28, patch_size=14)
-    config = Share4VConfig(vision, ProjectorConfig("mlp2x_gelu"), text)
+    config = Share4VConfig(vision, ProjectorConfig("mlp2x_gelu"), text, torch_dtype=case.activations)
     return Share4V(config, case.dtype, language_backend="llama", vision_backend="clip")
 
 

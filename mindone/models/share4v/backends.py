@@ -13,8 +13,11 @@ from .configuration import Share4VConfig
 from .kernels.cache_memory import KV_CACHE_DTYPES
 from .kernels.component import runs_on_kernels
 from .kernels.library import kernels_available, library
+from .language.llama import LlamaForCausalLM
 from .load_options import LoadOptions
-from .nn.layers import DTYPES, weight_dtype
+from .nn.device_operators import device_operators
+from .nn.fused import Arithmetic
+from .nn.layers import DTYPES
 from .projector.mlp import build_projector
 from .projector.weights import projector_plans
 from .quantization import precision_of
@@ -61,15 +64,14 @@ def choose_components(
     """
     precision = precision_of(dtype)
     is_cpu = ms.get_context("device_target") == "CPU"
-    if not precision.is_quantized:
-        weight_dtype(dtype)  # raises if the device does not compute in it
-    elif not is_cpu:
-        raise ValueError(f"dtype {dtype!r} is only supported on a CPU: use 'bfloat16', 'float16' or 'float32' here")
+    if not is_cpu or not precision.is_quantized:
+        Arithmetic.of(dtype)  # raises if the device does not compute in it
     auto = "kernels" if is_cpu and (precision.is_quantized or kernels_available()) else "mindspore"
     tower, language = _registered_name(vision_backend, auto, 0), _registered_name(language_backend, auto, 1)
     components = Components(VISION_TOWERS.resolve(tower), LANGUAGE_MODELS.resolve(language))
     if not runs_on_kernels(components.language_model):
-        asked = {"kv_cache_dtype": kv_cache_dtype, "dtype": dtype if precision.is_quantized else None}
+        integers = precision.is_quantized and not rounds_cells(components.language_model)
+        asked = {"kv_cache_dtype": kv_cache_dtype, "dtype": dtype if integers else None}
         for name, value in asked.items():
             if value is not None:
                 raise ValueError(
@@ -79,6 +81,25 @@ def choose_components(
     elif kv_cache_dtype is not None and kv_cache_dtype not in KV_CACHE_DTYPES:
         raise ValueError(f"kv_cache_dtype {kv_cache_dtype!r} is not supported: use one of {', '.join(KV_CACHE_DTYPES)}")
     return components
+
+
+def rounds_cells(language_model: Any) -> bool:
+    """Return whether a class of language models has integer weights as cells: our LLaMA, where the device has them."""
+    is_ours = isinstance(language_model, type) and issubclass(language_model, LlamaForCausalLM)
+    return is_ours and device_operators().weight_quant_batch_matmul is not None
+
+
+def check_stored_integers(config: Share4VConfig, language_model: Any) -> None:
+    """Check that a language model of this class can be filled from a checkpoint, which may hold integers.
+
+    Raises:
+        ValueError: the checkpoint holds integers that are laid out for the CPU kernels, and the model is not on them.
+    """
+    if config.quantization is not None and not runs_on_kernels(language_model):
+        raise ValueError(
+            f"the checkpoint's weights were converted to {config.quantization} for the CPU kernels, and nothing else "
+            f"can use them: load the checkpoint that they were converted from, with dtype={config.quantization!r}"
+        )
 
 
 def _registered_name(backend: str, auto: str, index: int) -> str:
@@ -95,12 +116,14 @@ def make_projector(config: Share4VConfig, dtype: str, packed: bool) -> Any:
     """Build the projector: on the kernels if `packed` and if they support its type, else as cells."""
     if packed and projector_plans(config, dtype) is not None:
         return PROJECTORS.resolve("packed")(config, dtype)
-    return build_projector(config, cell_dtype(dtype))
+    return build_projector(config, cell_dtype(dtype, config))
 
 
-def cell_dtype(dtype: str) -> str:
-    """Return the dtype of a cell next to packed components: cells do not support integer weights."""
-    return dtype if dtype in DTYPES else "float32"
+def cell_dtype(dtype: str, config: Share4VConfig) -> str:
+    """Return the dtype of a vision tower or projector of cells in a model of `dtype`: they have no integer weights."""
+    if dtype in DTYPES:
+        return dtype
+    return config.computes_in if device_operators().computes_in_weight_dtype else "float32"
 
 
 def open_checkpoint(name_or_path: str | Path, options: LoadOptions) -> Checkpoint:

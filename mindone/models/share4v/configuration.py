@@ -276,6 +276,11 @@ class Share4VConfig:
         """How the checkpoint's integers are laid out, a key of quantization.LAYOUTS[quantization], or None."""
         return None if self.quantization is None else self.quantization_layout or OLDEST_LAYOUT
 
+    @property
+    def computes_in(self) -> str:
+        """Type of activations and embeddings beside integer weights on an Ascend: the checkpoint's, else float16."""
+        return self.torch_dtype if self.torch_dtype in ("float16", "bfloat16") else "float16"
+
     def __post_init__(self) -> None:
         check_fields(self, MODEL_RULES)
         vision, text = self.vision_config, self.text_config

@@ -15,7 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .backends import cell_dtype, choose_components, make_projector, open_checkpoint
+from .backends import cell_dtype, check_stored_integers, choose_components, make_projector, open_checkpoint
 from .concurrency import MINDSPORE, FairLock, check_process, claim_process
 from .configuration import Share4VConfig
 from .generation.arguments import GenerationConfig
@@ -58,8 +58,8 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
 
     Args:
         config: what to build.
-        dtype: type of the weight matrices: "float32", "float16", on an Ascend "bfloat16", and with the backend
-            "kernels" also "int8" or "int4".
+        dtype: type of the weight matrices: "float32", "float16", on an Ascend "bfloat16", and on an Ascend or with the
+            backend "kernels" also "int8" or "int4".
         language_backend, vision_backend: as in LoadOptions; here the default is "mindspore", whose cells can be
             trained.
         kv_cache_dtype: as in LoadOptions.
@@ -98,7 +98,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         chosen = choose_components(dtype, *self._choices)
         self.dtype = dtype
         packed_tower = runs_on_kernels(chosen.vision_tower)
-        self.vision_tower = chosen.vision_tower(self.config, dtype if packed_tower else cell_dtype(dtype))
+        self.vision_tower = chosen.vision_tower(self.config, dtype if packed_tower else cell_dtype(dtype, self.config))
         self.mm_projector = make_projector(self.config, dtype, packed_tower)
         if runs_on_kernels(chosen.language_model):
             self.language_model = chosen.language_model(self.config, dtype, self._choices[-1])
@@ -185,7 +185,9 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
 
         options = LoadOptions() if options is None else options
         dtype = loaded_dtype(options.dtype, checkpoint.config.quantization)
-        config = checkpoint.config_for(dtype)
+        chosen = choose_components(dtype, options.language_backend, options.vision_backend, options.kv_cache_dtype)
+        check_stored_integers(checkpoint.config, chosen.language_model)
+        config = checkpoint.config_for(dtype) if runs_on_kernels(chosen.language_model) else checkpoint.config
         # `no_init_parameters` sets a flag of the whole process.
         with MINDSPORE, ms.nn.utils.no_init_parameters():
             model = cls(config, dtype, options.language_backend, options.vision_backend, options.kv_cache_dtype)
@@ -233,16 +235,22 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         The processor has a `save_pretrained` of its own.
 
         Raises:
-            ValueError: safe_serialization is False.
+            ValueError: safe_serialization is False, or the weights are integers of another device than a CPU.
         """
         if not safe_serialization:
             raise ValueError("weights can be written as safetensors only: set safe_serialization=True")
+        quantized = precision_of(self.dtype).is_quantized
+        if quantized and not runs_on_kernels(self.language_model):
+            raise ValueError(
+                f"weights that were rounded to {self.dtype} for this device cannot be saved: save the model with "
+                "another dtype, or keep the checkpoint that was loaded"
+            )
         from .checkpoint.atomic import staged
         from .checkpoint.packed import stored_weights, write_arrays
         from .checkpoint.saving import byte_count, parameter_array, write_shards
         from .checkpoint.weights import expected_shapes
 
-        quantization = self.dtype if precision_of(self.dtype).is_quantized else None
+        quantization = self.dtype if quantized else None
         dtype = None if quantization else self.dtype
         shapes, parts = expected_shapes(self.config)[0], self.packed_components()
         with self.exclusive(), staged(directory) as staging:

@@ -20,7 +20,7 @@ from helpers.published_formats import write_original
 from mindspore import Tensor
 
 from mindone.models.share4v import Share4V
-from mindone.models.share4v.language.llama import LlamaForCausalLM
+from mindone.models.share4v.language.llama import LlamaForCausalLM, _tokens_first
 from mindone.models.share4v.nn.device_operators import DeviceOperators
 from mindone.models.share4v.nn.fused import Attention, FlashAttention
 from mindone.models.share4v.training.labels import IGNORE_INDEX
@@ -144,6 +144,17 @@ def test_cached_logits_equal(trio: Trio) -> None:
         results.append(np.concatenate(logits))
     assert np.abs(results[1]).max() > 1
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=2e-5)
+
+
+def test_padding_moves_behind_the_tokens() -> None:
+    """A scatter writes consecutive slots, so tokens must be next to each other, wherever the padding was."""
+    embeds = Tensor(np.arange(24, dtype=np.float32).reshape(3, 4, 2))
+    positions = np.array([[-1, -1, 0, 1], [5, 6, -1, -1], [-1, -1, -1, -1]])
+    moved, ordered, last = _tokens_first(embeds, positions, np.array([3, 1, 0]))
+    assert ordered.tolist() == [[0, 1, -1, -1], [5, 6, -1, -1], [-1] * 4] and last.tolist() == [1, 1, 0]
+    np.testing.assert_array_equal(moved.asnumpy()[0], embeds.asnumpy()[0][[2, 3, 0, 1]])
+    np.testing.assert_array_equal(moved.asnumpy()[1:], embeds.asnumpy()[1:])
+    assert _tokens_first(embeds, ordered, last)[0] is embeds
 
 
 def never(*arguments: object, **options: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from .weights import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, expected
 
 if TYPE_CHECKING:
     from mindspore import Parameter, nn
+
+    from ..nn.integer_linear import IntegerLinear
 
 DTYPES = ("float32", "float16", "bfloat16")
 RECOMMENDATION = (
@@ -170,13 +173,22 @@ def load_weights(
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not supported here: use one of {', '.join(DTYPES)}")
     parameters = {parameter.name or key: parameter for key, parameter in cell.parameters_dict().items()}
+    rounded = _integer_layers(cell)
+    for layer in rounded.values():  # their integers and scales are made from one weight of the checkpoint
+        for parameter in (layer.weight, layer.scale, layer.offset):
+            if parameter is not None:
+                del parameters[parameter.name]
     entries = weight_entries(checkpoint)
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    expected |= {name: layer.shape for name, layer in rounded.items()}
     shapes, quantized = expected_shapes(checkpoint.config)[0], checkpoint.config.quantization is not None
     for component in packed:
         expected |= expected_of(component, shapes, quantized)
     check_weights(entries, expected, checkpoint)
     fill_parameters(parameters, entries, dtype)
+    for name, layer in rounded.items():
+        layer.put(entries[name].read(), partial(_narrowed, dtype=str(layer.activations).lower()))
+        entries[name].release()
     mapped: frozenset[FileVersion] = frozenset()
     matrices = (matrix for part in packed for plan in part.plans for matrix in plan.spec.matrices)
     if not quantized and any(matrix.dtype == "int4-256" for matrix in matrices):
@@ -184,6 +196,19 @@ def load_weights(
     for component in packed:
         mapped |= fill(component, entries, quantized, checkpoint.config.text_config)
     return mapped
+
+
+def _integer_layers(cell: nn.Cell) -> dict[str, IntegerLinear]:
+    """Return the layers that round their weight, by the weight's name."""
+    from ..nn.integer_linear import IntegerLinear
+
+    layers = (part for _, part in cell.cells_and_names() if isinstance(part, IntegerLinear))
+    return {layer.weight.name: layer for layer in layers}
+
+
+def _narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Round an array to float16 or bfloat16; as float32."""
+    return from_bfloat16(to_bfloat16(array)) if dtype == "bfloat16" else array.astype(dtype).astype(np.float32)
 
 
 def fill_parameters(

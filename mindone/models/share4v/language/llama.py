@@ -19,7 +19,8 @@ from ..configuration import Share4VConfig, TextConfig
 from ..nn.device_operators import DeviceOperators
 from ..nn.fused import Arithmetic
 from ..nn.graph import Graph
-from ..nn.layers import Embedding, Linear, widened
+from ..nn.host_ops import gather_rows
+from ..nn.layers import Rows, widened
 from .rope import Rotary
 from .rope_tables import rope_tables
 
@@ -35,11 +36,11 @@ class LlamaAttention(nn.Cell):
     def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.kv_heads, config.head_size
-        hidden, bias, dtype = config.hidden_size, config.attention_bias, arithmetic.weights
-        self.q_proj = Linear(hidden, self.heads * self.head_dim, bias, dtype)
-        self.k_proj = Linear(hidden, self.kv_heads * self.head_dim, bias, dtype)
-        self.v_proj = Linear(hidden, self.kv_heads * self.head_dim, bias, dtype)
-        self.o_proj = Linear(self.heads * self.head_dim, hidden, bias, dtype)
+        hidden, bias, integers = config.hidden_size, config.attention_bias, arithmetic.integers
+        self.q_proj = arithmetic.linear(hidden, self.heads * self.head_dim, bias, integers)
+        self.k_proj = arithmetic.linear(hidden, self.kv_heads * self.head_dim, bias, integers)
+        self.v_proj = arithmetic.linear(hidden, self.kv_heads * self.head_dim, bias, integers)
+        self.o_proj = arithmetic.linear(self.heads * self.head_dim, hidden, bias, integers)
         self.rotate_query = Rotary(self.heads, self.head_dim, arithmetic.operators)
         self.rotate_key = Rotary(self.kv_heads, self.head_dim, arithmetic.operators)
         sizes = attention_sizes(config)
@@ -67,12 +68,12 @@ class LlamaAttention(nn.Cell):
 class LlamaMLP(nn.Cell):
     """Gated SiLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: TextConfig, dtype: ms.Type) -> None:
+    def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = Linear(hidden, inner, bias, dtype)
-        self.up_proj = Linear(hidden, inner, bias, dtype)
-        self.down_proj = Linear(inner, hidden, bias, dtype)
+        self.gate_proj = arithmetic.linear(hidden, inner, bias, arithmetic.integers)
+        self.up_proj = arithmetic.linear(hidden, inner, bias, arithmetic.integers)
+        self.down_proj = arithmetic.linear(inner, hidden, bias, arithmetic.integers)
 
     def construct(self, x: Tensor) -> Tensor:
         gate = self.gate_proj(x)  # [B, T, I]
@@ -88,7 +89,7 @@ class LlamaDecoderLayer(nn.Cell):
         self.input_layernorm = arithmetic.rms_norm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = LlamaAttention(config, arithmetic)
         self.post_attention_layernorm = arithmetic.rms_norm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = LlamaMLP(config, arithmetic.weights)
+        self.mlp = LlamaMLP(config, arithmetic)
 
     def construct(
         self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, cache_rows: Tensor | None = None
@@ -102,8 +103,7 @@ class LlamaModel(nn.Cell):
 
     def __init__(self, config: TextConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
-        table = config.vocab_size, config.hidden_size
-        self.embed_tokens = Embedding(*table, arithmetic.weights, arithmetic.activations)
+        self.embed_tokens = arithmetic.embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.CellList([LlamaDecoderLayer(config, arithmetic) for _ in range(config.num_hidden_layers)])
         self.norm = arithmetic.rms_norm(config.hidden_size, config.rms_norm_eps)
 
@@ -117,7 +117,8 @@ class LlamaModel(nn.Cell):
             visible: the mask of the attention operator; or, to decode one token per sequence from a cache, the number
                 of slots that each token attends to, int64 [B].
             caches: one LayerCache per layer; None without a cache.
-            cache_rows: rows of the caches to which the new keys and values are written, int32 [B * Hkv * T].
+            cache_rows: where the caches write the new keys and values: rows, int32 [B * Hkv * T], of a LayerCache, or
+                the first slot of each sequence, int64 [B], of a ScatterCache.
         """
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, visible, None if caches is None else caches[index], cache_rows)
@@ -129,7 +130,8 @@ class LlamaForCausalLM(nn.Cell):
 
     Args:
         config: configuration of the full model; only `text_config` is used.
-        dtype: type of the weight matrices, "float32", "float16", or "bfloat16" on Ascend.
+        dtype: type of the weight matrices, "float32", "float16", or on Ascend "bfloat16", "int8" or "int4". With
+            integers, embeddings and activations have `config.computes_in`, and the output layer is int8.
         operators: the device's operators; by default those of MindSpore's current device.
 
     Raises:
@@ -151,8 +153,9 @@ class LlamaForCausalLM(nn.Cell):
     def __init__(self, config: Share4VConfig, dtype: str = "float32", operators: DeviceOperators | None = None) -> None:
         super().__init__()
         self.config = config.text_config
-        arithmetic = Arithmetic.of(dtype, operators)
+        arithmetic = Arithmetic.of(dtype, operators, config.computes_in)
         self.activations = arithmetic.activations
+        self.operators = arithmetic.operators
         self.model = LlamaModel(self.config, arithmetic)
         sizes = attention_sizes(self.config)
         self.attend = arithmetic.attention(*sizes)
@@ -162,8 +165,9 @@ class LlamaForCausalLM(nn.Cell):
         if self.config.tie_word_embeddings:
             self.lm_head = None
         else:
-            vocabulary = self.config.vocab_size
-            self.lm_head = Linear(self.config.hidden_size, vocabulary, bias=False, dtype=arithmetic.weights)
+            # No later layer averages out what its rounding loses: int8 at the least.
+            integers = None if arithmetic.integers is None else "int8"
+            self.lm_head = arithmetic.linear(self.config.hidden_size, self.config.vocab_size, False, integers)
         self.matmul = ops.MatMul(transpose_b=True)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -203,6 +207,16 @@ class LlamaForCausalLM(nn.Cell):
         return CachedLlama(self, batch_size, capacity)
 
 
+def _tokens_first(embeds: Tensor, positions: np.ndarray, last: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Move the padding of each sequence behind its tokens: embeds [B, C, H], positions [B, C], last [B]."""
+    order = np.argsort(positions < 0, 1, kind="stable")  # [B, C]
+    if (order == np.arange(order.shape[1])).all():  # always, in this package
+        return embeds, positions, last
+    rows = np.arange(len(order))[:, None] * order.shape[1] + order
+    moved = gather_rows(embeds.reshape(-1, embeds.shape[-1]), rows)
+    return moved, np.take_along_axis(positions, order, 1), np.argsort(order, 1)[np.arange(len(order)), last]
+
+
 class LayerCache(nn.Cell):
     """Keys and values of one layer, updated in place.
 
@@ -211,13 +225,15 @@ class LayerCache(nn.Cell):
     they belong, without copying the rest.
     """
 
+    is_flat = True  # whether keys and values are stored as rows
+
     def __init__(self, batch_size: int, heads: int, slots: int, size: int, dtype: ms.Type) -> None:
         super().__init__()
         self.shape = (batch_size, heads, slots, size)
         self.size = size
-        rows = (batch_size * heads * slots, size)
-        self.key = Parameter(Tensor(np.zeros(rows, np.float32), dtype), name="key", requires_grad=False)
-        self.value = Parameter(Tensor(np.zeros(rows, np.float32), dtype), name="value", requires_grad=False)
+        stored = (batch_size * heads * slots, size) if self.is_flat else self.shape
+        self.key = Parameter(Tensor(np.zeros(stored, np.float32), dtype), name="key", requires_grad=False)
+        self.value = Parameter(Tensor(np.zeros(stored, np.float32), dtype), name="value", requires_grad=False)
         self.write = ops.ScatterUpdate()
 
     def construct(self, key: Tensor, value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,37 +249,77 @@ class LayerCache(nn.Cell):
             ops.assign(target, rows.reshape(target.shape))
 
 
+class ScatterCache(LayerCache):
+    """Keys and values of one layer, [B, Hkv, S, D], written with the device's `kv_cache_scatter_update`.
+
+    The operator writes as many slots as a call has tokens, from a first slot of each sequence. So there are S =
+    capacity + C slots: padding after a sequence's tokens goes behind them, where nothing is valid, and the tokens of an
+    idle sequence go behind the capacity.
+    """
+
+    is_flat = False
+
+    def __init__(self, batch_size: int, heads: int, slots: int, size: int, dtype: ms.Type, operator: Any) -> None:
+        super().__init__(batch_size, heads, slots, size, dtype)
+        self.operator = operator
+
+    def construct(self, key: Tensor, value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Write key and value [B, Hkv, C, D] from slots `rows`, int64 [B]; return all slots, [B, Hkv, S, D]."""
+        written = self.operator(self.key, rows, key, -2, "update")
+        keys = ops.depend(self.key, written)
+        written = self.operator(self.value, rows, value, -2, "update")
+        return keys, ops.depend(self.value, written)
+
+
 class CachedForward(nn.Cell):
     """The forward pass with a cache, which the prefill and decode graphs share."""
 
-    def __init__(self, llama: LlamaForCausalLM, batch_size: int, capacity: int) -> None:
+    def __init__(self, llama: LlamaForCausalLM, batch_size: int, capacity: int, chunk: int) -> None:
         super().__init__(auto_prefix=False)  # keep the weights' names in the model
         config = llama.config
         self.llama = llama
         self.capacity = capacity
-        slots = capacity + 1
+        self.last_rows = Rows(llama.operators.index_select)
+        scatter = llama.operators.kv_cache_scatter_update
+        self.scatters = scatter is not None and batch_size <= llama.operators.max_scatter_batch
+        slots = capacity + (chunk if self.scatters else 1)
         shape = (batch_size, config.kv_heads, slots, config.head_size)
-        self.caches = nn.CellList([LayerCache(*shape, llama.activations) for _ in range(config.num_hidden_layers)])
+        layers = range(config.num_hidden_layers)
+        if self.scatters:
+            caches: list[nn.Cell] = [ScatterCache(*shape, llama.activations, scatter) for _ in layers]
+        else:
+            caches = [LayerCache(*shape, llama.activations) for _ in layers]
+        self.caches = nn.CellList(caches)
         self.slot_ids = Tensor(np.arange(slots, dtype=np.int32).reshape(1, 1, 1, slots))
         first_rows = np.arange(batch_size * config.kv_heads, dtype=np.int32) * slots
         self.first_rows = Tensor(first_rows.reshape(batch_size, config.kv_heads, 1))  # of each sequence and head
 
     def construct(
-        self, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor, slot_counts: tuple[Tensor, ...]
+        self,
+        x: Tensor,
+        positions: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        last: Tensor,
+        first_slots: Tensor | None,
+        slot_counts: tuple[Tensor, ...],
     ) -> Tensor:
         """x [B, C, H] at positions [B, C] -> logits [B, V] of the rows `last` [B] of [B * C].
 
-        `slot_counts` is empty, or holds the number of slots that each sequence's single token attends to, int64 [B].
+        `first_slots`, int64 [B], is where a ScatterCache begins to write. `slot_counts` is empty, or holds the number
+        of slots that each sequence's single token attends to, int64 [B].
         """
         slots = ops.select(positions < 0, ops.full_like(positions, self.capacity), positions)  # [B, C]
-        cache_rows = (self.first_rows + slots.expand_dims(1)).reshape(-1)  # [B * Hkv * C]
+        cache_rows = first_slots
+        if not self.scatters:
+            cache_rows = (self.first_rows + slots.expand_dims(1)).reshape(-1)  # [B * Hkv * C]
         if slot_counts:
             visible = slot_counts[0]
         else:
             hidden_keys = self.slot_ids > slots.reshape(slots.shape[0], 1, slots.shape[1], 1)  # [B, 1, C, S]
             visible = self.llama.attend.mask(hidden_keys)
         hidden = self.llama.model(x, cos, sin, visible, self.caches, cache_rows)  # [B, C, H]
-        last_hidden = ops.gather(hidden.reshape(-1, hidden.shape[-1]), last, 0)  # [B, H]
+        last_hidden = self.last_rows(hidden.reshape(-1, hidden.shape[-1]), last)  # [B, H]
         return self.llama.head(last_hidden)
 
 
@@ -280,10 +336,17 @@ class CachedGraph(Graph):
         self.takes_ids = takes_ids
 
     def construct(
-        self, tokens: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, last: Tensor, *slot_counts: Tensor
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        last: Tensor,
+        first_slots: Tensor | None = None,
+        *slot_counts: Tensor,
     ) -> Tensor:
         x = self.cached.llama.embed(tokens) if self.takes_ids else tokens
-        return self.cached(x, positions, cos, sin, last, slot_counts)
+        return self.cached(x, positions, cos, sin, last, first_slots, slot_counts)
 
 
 class CachedLlama:
@@ -304,8 +367,10 @@ class CachedLlama:
     def __init__(self, llama: LlamaForCausalLM, batch_size: int, capacity: int) -> None:
         self.text_config = llama.config
         self.batch_indices = np.arange(batch_size, dtype=np.int32)
-        forward = CachedForward(llama, batch_size, capacity)
+        forward = CachedForward(llama, batch_size, capacity, self.chunk)
         self.caches = forward.caches
+        self.capacity = capacity
+        self.scatters = forward.scatters
         self.uses_slot_counts = batch_size <= llama.max_incremental_batch
         self._prefill = CachedGraph(forward, takes_ids=False)
         self._decode = CachedGraph(forward, takes_ids=True)
@@ -327,9 +392,20 @@ class CachedLlama:
         Returns:
             float32 logits [B, V].
         """
+        if self.scatters:
+            inputs_embeds, positions, last = _tokens_first(inputs_embeds, positions, last)
         cos, sin = self._rope_tables(positions, totals)
         last_rows = Tensor((self.batch_indices * positions.shape[1] + last).astype(np.int32))
-        return self._prefill.compile_and_run(inputs_embeds, Tensor(positions.astype(np.int32)), cos, sin, last_rows)
+        columns = Tensor(positions.astype(np.int32))
+        return self._prefill.compile_and_run(
+            inputs_embeds, columns, cos, sin, last_rows, self._first_slots(positions[:, 0])
+        )
+
+    def _first_slots(self, positions: np.ndarray) -> Tensor | None:
+        """Return where a ScatterCache writes tokens that begin at `positions` [B]; -1 is an idle sequence."""
+        if not self.scatters:
+            return None
+        return Tensor(np.where(positions < 0, self.capacity, positions).astype(np.int64))
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
         """Process one token of each sequence: ids and positions int [B] (-1: finished) -> float32 logits [B, V]."""
@@ -339,7 +415,8 @@ class CachedLlama:
         tokens, last = Tensor(ids.astype(np.int32)[:, None]), Tensor(self.batch_indices)
         # Computed on the host, where the operator reads it: if the graph computed it, every layer would wait for it.
         slot_counts = (Tensor(counts),) if self.uses_slot_counts else ()
-        return self._decode.compile_and_run(tokens, Tensor(columns), cos, sin, last, *slot_counts)
+        first_slots = self._first_slots(positions)
+        return self._decode.compile_and_run(tokens, Tensor(columns), cos, sin, last, first_slots, *slot_counts)
 
     def copy_sequences(self, source: CachedLlama, indices: np.ndarray) -> None:
         """Copy sequence `indices[i]` of `source` (of equal capacity; may be this cache) to every sequence i."""

@@ -1,7 +1,8 @@
 """What each device supports: the dtypes it computes in, and its fused operators with their limits.
 
-The limits come from MindSpore's documentation (2.7.0 to 2.10.0, functions of the same names in `mindspore.ops`) and,
-for the group size, from CANN's page on IncreFlashAttention. docs/hardware.md has the full table.
+The limits come from MindSpore's documentation (2.7.0 to 2.10.0, operators of the same names in `mindspore.ops`) and
+from CANN's pages on IncreFlashAttention (query heads per key/value head), InplaceScatterUpdate (batch size) and
+WeightQuantBatchMatmulV2 (integer weights). docs/hardware.md has the full table.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import mint, ops
 
 SWITCH = "SHARE4V_FUSED_OPERATORS"
 Operator = Callable[..., Any]
@@ -67,15 +68,41 @@ class RotaryLimits:
 
 
 @dataclass(frozen=True)
+class IntegerLimits:
+    """Limits of the product with integer weights.
+
+    Attributes:
+        max_size: largest number of inputs and of outputs. The documentation gives none for the layouts used here; the
+            bound is that of its other layouts, and only vocabularies come near it.
+        group: weights of one output that share a scale in int4; the documentation asks for a multiple of 32 that is
+            less than the number of inputs.
+    """
+
+    max_size: int = 65535
+    group: int = 64
+
+    def allow(self, dtype: str, in_features: int, out_features: int) -> bool:
+        """Return whether a matrix may have integer weights of `dtype`, "int8" or "int4"."""
+        if max(in_features, out_features) > self.max_size:
+            return False
+        # int4: two outputs share a byte, and the last group is complete.
+        return dtype == "int8" or (out_features % 2 == 0 and in_features % self.group == 0 < in_features - self.group)
+
+
+@dataclass(frozen=True)
 class DeviceOperators:
     """A device's dtypes and fused operators; each operator has the signature of its namesake in `mindspore.ops`.
 
     Attributes:
         dtypes: names of the dtypes in which the device computes.
         computes_in_weight_dtype: whether activations have the weights' dtype; otherwise they are float32.
-        rms_norm, rotary_position_embedding, flash_attention_score, incre_flash_attention: fused operators; None selects
-            the portable implementation.
-        rotary_limits, flash_limits, incremental_limits: limits of the operators.
+        rms_norm, rotary_position_embedding, flash_attention_score, incre_flash_attention, layer_norm,
+            kv_cache_scatter_update, index_select, narrow: operators; None selects the portable implementation.
+        weight_quant_batch_matmul: makes the operator from (transpose_x, transpose_weight, antiquant_group_size). None:
+            the device has no integer weights, for which there is no portable implementation.
+        rotary_limits, flash_limits, incremental_limits, integer_limits: limits of the operators.
+        max_scatter_batch: largest batch of kv_cache_scatter_update.
+        int4_pair: MindSpore's type of a byte that holds two int4.
 
     Example:
         >>> from mindone.models.share4v.nn.device_operators import device_operators
@@ -89,14 +116,35 @@ class DeviceOperators:
     rotary_position_embedding: Operator | None = None
     flash_attention_score: Operator | None = None
     incre_flash_attention: Operator | None = None
+    layer_norm: Operator | None = None
+    kv_cache_scatter_update: Operator | None = None
+    index_select: Operator | None = None
+    narrow: Operator | None = None
+    weight_quant_batch_matmul: Operator | None = None
     rotary_limits: RotaryLimits = RotaryLimits()
     flash_limits: AttentionLimits = AttentionLimits()
     incremental_limits: AttentionLimits = AttentionLimits(max_group=64, max_batch=65536)
+    integer_limits: IntegerLimits = IntegerLimits()
+    # The operator holds one int64 index per sequence in a core's buffer, of which the smallest have 192 KB.
+    max_scatter_batch: int = 16384
+    int4_pair: Any = ms.qint4x2
 
 
-FUSED = ("rms_norm", "rotary_position_embedding", "flash_attention_score", "incre_flash_attention")
+# Operator -> how it is taken from mindspore.ops. A primitive without parameters is made once.
+_SOURCES: dict[str, Callable[[], Any]] = {
+    "rms_norm": lambda: ops.rms_norm,
+    "rotary_position_embedding": lambda: ops.rotary_position_embedding,
+    "flash_attention_score": lambda: ops.flash_attention_score,
+    "incre_flash_attention": lambda: ops.incre_flash_attention,
+    "layer_norm": lambda: ops.layer_norm,
+    "kv_cache_scatter_update": lambda: ops.auto_generate.KVCacheScatterUpdate(),
+    "index_select": lambda: mint.index_select,
+    "narrow": lambda: mint.narrow,
+    "weight_quant_batch_matmul": lambda: ops.auto_generate.WeightQuantBatchMatmul,
+}
+FUSED = tuple(_SOURCES)
 PORTABLE = DeviceOperators()
-# MindSpore's device target -> what it supports, and the names of its fused operators in mindspore.ops.
+# MindSpore's device target -> what it supports, and the names of its operators.
 DEVICES: dict[str, tuple[DeviceOperators, tuple[str, ...]]] = {
     "CPU": (PORTABLE, ()),
     "Ascend": (DeviceOperators(("float32", "float16", "bfloat16"), computes_in_weight_dtype=True), FUSED),
@@ -117,8 +165,16 @@ def device_operators(target: str | None = None) -> DeviceOperators:
     """
     supported, fused = DEVICES.get(target or ms.get_context("device_target"), DEVICES["CPU"])
     enabled = enabled_operators(os.environ.get(SWITCH, "all"))
-    found: dict[str, Any] = {name: getattr(ops, name, None) for name in fused if name in enabled}
+    found: dict[str, Any] = {name: _installed(name) for name in fused if name in enabled}
     return replace(supported, **found)
+
+
+def _installed(name: str) -> Any:
+    """Return an operator, or None if the installed MindSpore does not have it."""
+    try:
+        return _SOURCES[name]()
+    except AttributeError:
+        return None
 
 
 def enabled_operators(setting: str) -> tuple[str, ...]:

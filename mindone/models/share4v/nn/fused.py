@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import Tensor, nn
 
-from .device_operators import DeviceOperators, Operator, device_operators
-from .layers import MASKED, RMSNorm, activation_dtype, attention, weight_dtype
+from .device_operators import SWITCH, DeviceOperators, Operator, device_operators
+from .integer_linear import IntegerLinear
+from .layers import DTYPES, MASKED, Embedding, LayerNorm, Linear, RMSNorm, activation_dtype, attention, weight_dtype
+
+INTEGERS = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -17,28 +20,57 @@ class Arithmetic:
     """The dtypes and operators of a component's cells.
 
     Attributes:
-        weights: dtype of the weight matrices.
+        weights: dtype of the weight matrices that are floats.
         activations: dtype of the activations.
         operators: the device's operators.
+        integers: type of the language model's matrices, "int8" or "int4"; None if they are floats too.
     """
 
     weights: ms.Type
     activations: ms.Type
     operators: DeviceOperators
+    integers: str | None = None
 
     @classmethod
-    def of(cls, dtype: str, operators: DeviceOperators | None = None) -> Arithmetic:
-        """Return the arithmetic for weights of `dtype`; `operators` default to those of MindSpore's current device.
+    def of(cls, dtype: str, operators: DeviceOperators | None = None, computes_in: str = "float16") -> Arithmetic:
+        """Return the arithmetic for weights of `dtype`.
+
+        Args:
+            dtype: "float32", "float16", "bfloat16", "int8" or "int4".
+            operators: by default those of MindSpore's current device.
+            computes_in: dtype of the activations, and of the weights that stay floats, if `dtype` is an integer type.
 
         Raises:
             ValueError: the dtype is unknown, or the device does not support it.
         """
         operators = operators or device_operators()
-        return cls(weight_dtype(dtype, operators), activation_dtype(dtype, operators), operators)
+        if dtype not in INTEGERS:
+            return cls(weight_dtype(dtype, operators), activation_dtype(dtype, operators), operators)
+        if operators.weight_quant_batch_matmul is None:
+            raise ValueError(
+                f"dtype {dtype!r} needs the operator weight_quant_batch_matmul, which MindSpore does not offer on this "
+                f"device or which {SWITCH} leaves out: use one of {', '.join(map(repr, operators.dtypes))}"
+            )
+        return cls(DTYPES[computes_in], DTYPES[computes_in], operators, dtype)
+
+    def linear(self, in_features: int, out_features: int, bias: bool, integers: str | None) -> nn.Cell:
+        """Return a linear layer with weights of type `integers`; floats if that is None or the sizes exclude it."""
+        limits = self.operators.integer_limits
+        if integers is None or not limits.allow(integers, in_features, out_features):
+            return Linear(in_features, out_features, bias, self.weights)
+        return IntegerLinear(in_features, out_features, bias, integers, self.activations, self.operators)
+
+    def embedding(self, num_embeddings: int, dim: int) -> Embedding:
+        """Return a table of embeddings, [num_embeddings, dim]."""
+        return Embedding(num_embeddings, dim, self.weights, self.activations, self.operators.index_select)
 
     def rms_norm(self, dim: int, eps: float) -> RMSNorm:
         """Return an RMSNorm over `dim` values."""
         return RMSNorm(dim, eps, self.operators.rms_norm)
+
+    def layer_norm(self, dim: int, eps: float) -> LayerNorm:
+        """Return a LayerNorm over `dim` values."""
+        return LayerNorm(dim, eps, self.operators.layer_norm)
 
     def attention(self, heads: int, kv_heads: int, head_size: int, length: int) -> Attention:
         """Return attention for any number of queries; `length` is the maximum number of keys of a sequence."""

@@ -89,30 +89,57 @@ class Linear(nn.Cell):
         return y.reshape((*x.shape[:-1], self.out_features))
 
 
+class Rows(nn.Cell):
+    """The rows of a matrix with the given indices; `operator` is the device's `index_select`."""
+
+    def __init__(self, operator: Operator | None = None) -> None:
+        super().__init__()
+        self.operator: Any = operator
+        self.gather = ops.Gather()
+
+    def construct(self, matrix: Tensor, indices: Tensor) -> Tensor:
+        """matrix [N, H], indices int32 [...] -> [..., H]."""
+        if self.operator is None:
+            return self.gather(matrix, indices, 0)
+        return self.operator(matrix, 0, indices.reshape(-1)).reshape((*indices.shape, matrix.shape[1]))
+
+
 class Embedding(nn.Cell):
     """The rows of `weight` [V, H] with the given ids, in the dtype of the activations."""
 
-    def __init__(self, num_embeddings: int, dim: int, dtype: ms.Type, activations: ms.Type) -> None:
+    def __init__(
+        self, num_embeddings: int, dim: int, dtype: ms.Type, activations: ms.Type, operator: Operator | None = None
+    ) -> None:
         super().__init__()
         self.weight = _matrix((num_embeddings, dim), dtype)
         self.activations = activations
-        self.gather = ops.Gather()
+        self.rows = Rows(operator)
 
     def construct(self, ids: Tensor) -> Tensor:
-        return self.gather(self.weight, ids, 0).astype(self.activations)  # [...] -> [..., H]
+        return self.rows(self.weight, ids).astype(self.activations)  # [...] -> [..., H]
 
 
 class LayerNorm(nn.Cell):
-    """Layer normalization (Ba et al. 2016) over the last axis, computed in float32."""
+    """Layer normalization (Ba et al. 2016) over the last axis, computed in float32.
 
-    def __init__(self, dim: int, eps: float) -> None:
+    `operator` is the device's `layer_norm`; as it does not say that it accepts several dtypes, it gets float32 only.
+    """
+
+    def __init__(self, dim: int, eps: float, operator: Operator | None = None) -> None:
         super().__init__()
+        self.is_fused = operator is not None
+        self.operator: Any = operator
+        self.dim = dim
+        self.eps = eps
         self.weight = _vector(dim, "ones")
         self.bias = _vector(dim, "zeros")
         self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.norm(x.astype(ms.float32), self.weight, self.bias)[0].astype(x.dtype)
+        wide = x.astype(ms.float32)
+        if self.is_fused:
+            return self.operator(wide, (self.dim,), self.weight, self.bias, self.eps).astype(x.dtype)
+        return self.norm(wide, self.weight, self.bias)[0].astype(x.dtype)
 
 
 class RMSNorm(nn.Cell):

@@ -5,6 +5,8 @@ Shapes: B images of S x S pixels, N patches of P x P pixels, T = 1 + N tokens of
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
@@ -12,7 +14,7 @@ from mindspore.common.initializer import Normal, initializer
 from ..configuration import Share4VConfig, VisionConfig
 from ..nn.device_operators import DeviceOperators
 from ..nn.fused import Arithmetic
-from ..nn.layers import ACTIVATIONS, LayerNorm, Linear, widened
+from ..nn.layers import ACTIVATIONS, Linear, widened
 
 
 class PatchEmbedding(nn.Cell):
@@ -33,7 +35,9 @@ class PatchEmbedding(nn.Cell):
 
     def construct(self, pixel_values: Tensor) -> Tensor:
         grid, patch = self.grid, self.patch
-        used = pixel_values[:, :, : grid * patch, : grid * patch]
+        used = pixel_values
+        if pixel_values.shape[2] != grid * patch:  # no slice of everything, which is an operator too
+            used = pixel_values[:, :, : grid * patch, : grid * patch]
         tiles = used.reshape(-1, self.channels, grid, patch, grid, patch)  # [B, C, G, P, G, P]
         tiles = tiles.transpose(0, 2, 4, 1, 3, 5)  # [B, G, G, C, P, P]
         tiles = tiles.reshape(-1, self.channels * patch * patch)  # [B * N, C * P * P]
@@ -111,9 +115,9 @@ class CLIPEncoderLayer(nn.Cell):
     def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
         self.self_attn = CLIPAttention(config, arithmetic)
-        self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.layer_norm1 = arithmetic.layer_norm(config.hidden_size, config.layer_norm_eps)
         self.mlp = CLIPMLP(config, arithmetic.weights)
-        self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.layer_norm2 = arithmetic.layer_norm(config.hidden_size, config.layer_norm_eps)
 
     def construct(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
@@ -134,9 +138,9 @@ class CLIPVisionTransformer(nn.Cell):
     def __init__(self, config: VisionConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
         self.embeddings = CLIPVisionEmbeddings(config, arithmetic.weights)
-        self.pre_layrnorm = LayerNorm(config.hidden_size, config.layer_norm_eps)  # sic, in the checkpoints
+        self.pre_layrnorm = arithmetic.layer_norm(config.hidden_size, config.layer_norm_eps)  # sic, in the checkpoints
         self.encoder = CLIPEncoder(config, arithmetic)
-        self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.post_layernorm = arithmetic.layer_norm(config.hidden_size, config.layer_norm_eps)
 
     def hidden_state(self, pixel_values: Tensor, index: int) -> Tensor:
         """Return hidden state `index` [B, 1 + N, D]; number 0 is the normalized embeddings."""
@@ -175,9 +179,12 @@ class CLIPVisionTower(nn.Cell):
         self.first = 1 if config.select_feature == "patch" else 0
         arithmetic = Arithmetic.of(dtype, operators)
         self.activations = arithmetic.activations
+        self.narrow: Any = arithmetic.operators.narrow
         self.vision_model = CLIPVisionTransformer(config.vision_config, arithmetic)
 
     def construct(self, pixel_values: Tensor) -> Tensor:
         """pixel_values [B, 3, S, S] float32 -> features [B, N, D]."""
         hidden = self.vision_model.hidden_state(pixel_values.astype(self.activations), self.index)
+        if self.narrow is not None:
+            return self.narrow(hidden, 1, self.first, hidden.shape[1] - self.first)
         return hidden[:, self.first :]

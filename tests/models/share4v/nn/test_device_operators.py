@@ -17,8 +17,13 @@ from mindone.models.share4v.nn.fused import Arithmetic, Attention, FlashAttentio
 
 SIZES = (32, 8, 128, 4097)
 # What the cells pass to each operator: names that are positional there, and names that are keywords.
-CALLS = {
+CALLS: dict[str, tuple[int, tuple[str, ...]]] = {
     "rms_norm": (2, ("epsilon",)),
+    "layer_norm": (5, ()),
+    "kv_cache_scatter_update": (5, ()),
+    "index_select": (3, ()),
+    "narrow": (4, ()),
+    "weight_quant_batch_matmul": (3, ()),
     "rotary_position_embedding": (4, ()),
     "flash_attention_score": (4, ("attn_mask", "scalar_value", "input_layout", "sparse_mode")),
     "incre_flash_attention": (
@@ -35,6 +40,11 @@ CALLS = {
 }
 FIRST = {
     "rms_norm": ["x", "gamma"],
+    "layer_norm": ["input", "normalized_shape", "weight", "bias", "eps"],
+    "kv_cache_scatter_update": ["var", "indices", "updates", "axis", "reduce"],
+    "index_select": ["input", "dim", "index"],
+    "narrow": ["input", "dim", "start", "length"],
+    "weight_quant_batch_matmul": ["transpose_x", "transpose_weight", "antiquant_group_size"],
     "rotary_position_embedding": ["x", "cos", "sin", "mode"],
     "flash_attention_score": ["query", "key", "value", "head_num"],
     "incre_flash_attention": ["query", "key", "value"],
@@ -51,19 +61,23 @@ ASCEND = replace(device_operators("Ascend"), **dict.fromkeys(FUSED, never))
 def test_a_cpu_has_no_fused_operators_and_no_bfloat16() -> None:
     assert ms.get_context("device_target") == "CPU"
     assert device_operators() == device_operators("CPU") == device_operators("GPU") == DeviceOperators()
-    assert [getattr(device_operators(), name) for name in FUSED] == [None] * 4
+    assert [getattr(device_operators(), name) for name in FUSED] == [None] * len(FUSED)
 
 
 def test_an_ascend_has_those_of_mindspore() -> None:
     operators = device_operators("Ascend")
-    assert [getattr(operators, name) for name in FUSED] == [getattr(ops, name) for name in FUSED]
+    for name in ("rms_norm", "rotary_position_embedding", "flash_attention_score", "incre_flash_attention"):
+        assert getattr(operators, name) is getattr(ops, name)
+    assert type(operators.kv_cache_scatter_update) is ops.auto_generate.KVCacheScatterUpdate
+    assert operators.weight_quant_batch_matmul is ops.auto_generate.WeightQuantBatchMatmul
+    assert None not in [getattr(operators, name) for name in FUSED]
     assert operators.dtypes == ("float32", "float16", "bfloat16")
 
 
 @pytest.mark.parametrize("name", FUSED)
 def test_this_mindspore_takes_the_arguments_that_the_cells_pass(name: str) -> None:
     """MindSpore announces another signature of rms_norm for after 2.9.0; 2.10.0 still has the old one."""
-    signature, (count, keywords) = inspect.signature(getattr(ops, name)), CALLS[name]
+    signature, (count, keywords) = inspect.signature(getattr(device_operators("Ascend"), name)), CALLS[name]
     signature.bind(*range(count), **dict.fromkeys(keywords))
     assert list(signature.parameters)[:count] == FIRST[name]
 
@@ -121,10 +135,29 @@ def test_what_rotary_takes(heads: int, size: int, fused: bool) -> None:
     assert Rotary(heads, size, ASCEND).is_fused == fused
 
 
+def test_the_product_with_integers_takes_what_the_cells_pass() -> None:
+    product = device_operators("Ascend").weight_quant_batch_matmul
+    assert product is not None
+    names = ["x", "weight", "antiquant_scale", "antiquant_offset", "quant_scale", "quant_offset", "bias"]
+    assert list(inspect.signature(product(False, False, 64)).parameters) == names
+
+
+def test_an_operator_that_this_mindspore_lacks_is_left_to_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ops.auto_generate, "KVCacheScatterUpdate")
+    assert device_operators("Ascend").kv_cache_scatter_update is None
+
+
 def test_an_operator_that_is_missing_is_left_to_the_cells() -> None:
-    for name in FUSED:
+    for name in (
+        "rms_norm",
+        "rotary_position_embedding",
+        "flash_attention_score",
+        "incre_flash_attention",
+        "layer_norm",
+    ):
         arithmetic = Arithmetic.of("float16", replace(ASCEND, **{name: None}))
         made = {
+            "layer_norm": arithmetic.layer_norm(8, 1e-6).is_fused,
             "rms_norm": arithmetic.rms_norm(8, 1e-6).is_fused,
             "rotary_position_embedding": Rotary(4, 16, arithmetic.operators).is_fused,
             "flash_attention_score": isinstance(arithmetic.attention(*SIZES), FlashAttention),
