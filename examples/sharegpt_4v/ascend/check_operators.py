@@ -44,11 +44,12 @@ def check(name: str, dtype: str) -> dict[str, object]:
     return {"status": "ok" if right else "wrong", "error": error, "seconds": round(time.perf_counter() - start, 3)}
 
 
-def results(names: list[str], dtype: str) -> Iterator[dict[str, object]]:
+def results(names: list[str], dtype: str, device: str | None) -> Iterator[dict[str, object]]:
     """Yield the report of each case; if the process dies, report that case and start another process."""
     remaining = list(names)
     while remaining:
-        command = [sys.executable, __file__, "--dtype", dtype, "--here", *remaining]
+        command = [sys.executable, __file__, *remaining, "--dtype", dtype, "--here"]
+        command += [] if device is None else ["--device", device]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             out, _ = process.communicate(timeout=TIMEOUT)
@@ -66,17 +67,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run: {', '.join(CASES)} (default: all)")
     parser.add_argument("--dtype", choices=DTYPES, default="float16")
+    parser.add_argument("--device", choices=("Ascend", "CPU"), help="default: the one that MindSpore finds")
     parser.add_argument("--here", action="store_true", help="run in this process")
     arguments = parser.parse_args()
     names = arguments.names or list(CASES)
     unknown = [name for name in names if name not in CASES]
     if unknown:
         parser.error(f"unknown operator {', '.join(unknown)}: expected some of {', '.join(CASES)}")
+    if arguments.here and arguments.device:
+        import mindspore as ms
+
+        ms.set_device(arguments.device)
     failed = False
     reports = (
         ({"operator": name, "dtype": arguments.dtype, **check(name, arguments.dtype)} for name in names)
         if arguments.here
-        else results(names, arguments.dtype)
+        else results(names, arguments.dtype, arguments.device)
     )
     for report in reports:
         print(json.dumps(report), flush=True)

@@ -73,23 +73,21 @@ def linear(dtype: str) -> Case:
     return exact(cell.compile_and_run(x)), exact(x) @ exact(cell.weight).T + exact(cell.bias)
 
 
-def embedding(dtype: str) -> Case:
+def embedding(fused: bool, dtype: str) -> Case:
     import mindspore as ms
 
-    from mindone.models.share4v.nn.layers import Embedding
-
-    kind = getattr(ms, dtype)
-    cell, ids = (
-        with_random_weights(Embedding(32000, 64, kind, kind)),
-        np.random.default_rng(2).integers(0, 32000, (BATCH, 9)),
-    )
+    device = arithmetic(dtype, fused)
+    if (device.operators.index_select is not None) != fused:
+        return None
+    cell = with_random_weights(device.embedding(32000, 64))
+    ids = np.random.default_rng(2).integers(0, 32000, (BATCH, 9))
     return exact(cell.compile_and_run(ms.Tensor(ids.astype(np.int32)))), exact(cell.weight)[ids]
 
 
-def layer_norm(dtype: str) -> Case:
-    from mindone.models.share4v.nn.layers import LayerNorm
-
-    cell, (x,) = with_random_weights(LayerNorm(1024, 1e-5)), inputs(dtype, (1, 577, 1024))
+def layer_norm(fused: bool, dtype: str) -> Case:
+    cell, (x,) = with_random_weights(arithmetic(dtype, fused).layer_norm(1024, 1e-5)), inputs(dtype, (1, 577, 1024))
+    if cell.is_fused != fused:
+        return None
     wide = exact(x)
     scaled = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
     return exact(cell.compile_and_run(x)), scaled * exact(cell.weight) + exact(cell.bias)
@@ -129,6 +127,48 @@ def cache_write(dtype: str) -> Case:
             ours.append(exact(cached)[sequence, :, slots[sequence, :count]].ravel())
             expected.append(exact(written)[sequence, :, :count].transpose(1, 0, 2).ravel())
     return np.concatenate(ours), np.concatenate(expected)
+
+
+def cache_scatter(tokens: int, dtype: str) -> Case:
+    """Write `tokens` tokens of each sequence from a first slot, with the device's own operator."""
+    import mindspore as ms
+
+    from mindone.models.share4v.language.llama import ScatterCache
+
+    operator = arithmetic(dtype, True).operators.kv_cache_scatter_update
+    if operator is None:
+        return None
+    cache = ScatterCache(BATCH, 4, SLOTS, HEAD_SIZE, getattr(ms, dtype), operator)
+    key, value = inputs(dtype, *[(BATCH, 4, tokens, HEAD_SIZE)] * 2)
+    starts = np.array([70, SLOTS - tokens])
+    keys, values = cache.compile_and_run(key, value, ms.Tensor(starts))
+    expected = np.zeros((2, BATCH, 4, SLOTS, HEAD_SIZE))
+    for number, written in enumerate((key, value)):
+        for sequence, start in enumerate(starts):
+            expected[number, sequence, :, start : start + tokens] = exact(written)[sequence]
+    return np.stack([exact(keys), exact(values)]), expected
+
+
+def integer_product(integers: str, dtype: str) -> Case:
+    """Multiply by weights of int8, or int4 in groups; expected is the product with the floats that they mean."""
+    from mindone.models.share4v.nn.integer_linear import IntegerLinear
+    from mindone.models.share4v.nn.integer_weights import restored, round_int4, round_int8
+
+    device = arithmetic(dtype, True)
+    if device.operators.weight_quant_batch_matmul is None or dtype == "float32":
+        return None
+    cell = IntegerLinear(HIDDEN, HIDDEN // 4, False, integers, device.activations, device.operators)
+    weight = np.random.default_rng(3).normal(0, HIDDEN**-0.5, cell.shape).astype(np.float32)
+
+    def narrow(array: np.ndarray) -> np.ndarray:
+        import mindspore as ms
+
+        return exact(ms.Tensor(array.astype(np.float32)).astype(device.activations)).astype(np.float32)
+
+    cell.put(weight, narrow)
+    (x,) = inputs(dtype, (BATCH, 8, HIDDEN))
+    rounded = round_int4(weight, cell.group, narrow) if integers == "int4" else round_int8(weight, narrow)
+    return exact(cell.compile_and_run(x)), exact(x) @ restored(rounded).T.astype(np.float64)
 
 
 def rms_norm(fused: bool, dtype: str) -> Case:
@@ -216,8 +256,8 @@ def decode_attention(kv_heads: int, dtype: str) -> Case:
 
 CASES: dict[str, Callable[[str], Case]] = {
     "linear": linear,
-    "embedding": embedding,
-    "layer_norm": layer_norm,
+    "embedding": partial(embedding, False),
+    "layer_norm": partial(layer_norm, False),
     "gelu": partial(activation, "gelu", exact_gelu),
     "quick_gelu": partial(activation, "quick_gelu", quick_gelu),
     "cache_write": cache_write,
@@ -233,4 +273,10 @@ CASES: dict[str, Callable[[str], Case]] = {
     "flash_attention_score_vision": partial(vision_attention, True),
     "incre_flash_attention": partial(decode_attention, HEADS),
     "incre_flash_attention_grouped": partial(decode_attention, 8),
+    "fused_layer_norm": partial(layer_norm, True),
+    "fused_embedding": partial(embedding, True),
+    "fused_cache_write_prefill": partial(cache_scatter, CHUNK),
+    "fused_cache_write_decode": partial(cache_scatter, 1),
+    "int8_product": partial(integer_product, "int8"),
+    "int4_product": partial(integer_product, "int4"),
 }

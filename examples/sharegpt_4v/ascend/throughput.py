@@ -46,7 +46,10 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each caption, at least 2")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions; the median counts")
+    parser.add_argument("--device", choices=("Ascend", "CPU"), help="default: the one that MindSpore finds")
     arguments = parser.parse_args()
+    if arguments.device:
+        ms.set_device(arguments.device)
     # Use MindSpore cells on a CPU too: benchmarks/bench.py measures the CPU kernels.
     model = Share4V.from_pretrained(
         arguments.model,
