@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,7 +21,9 @@ from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import create_queue, find_queue
 from mindone.pipelines.image_to_text.dataset.options import JobOptions
 from mindone.pipelines.image_to_text.dataset.report.report import ReportError, write_report
-from mindone.pipelines.image_to_text.dataset.state import resume
+from mindone.pipelines.image_to_text.dataset.report.status import job_status
+from mindone.pipelines.image_to_text.dataset.report.summary import summarize
+from mindone.pipelines.image_to_text.dataset.state import bounded_reading, journal, resume
 from mindone.pipelines.image_to_text.dataset.state.records import Item, JobError, JobSummary, Record, to_line
 from mindone.pipelines.image_to_text.dataset.state.regular_files import open_own, pin_directory
 from mindone.pipelines.image_to_text.dataset.state.signature import KEY_NAME, sign_directory, sign_listing
@@ -476,3 +478,30 @@ def test_a_rank_takes_no_tasks_of_somebody_elses_job(tmp_path: Path, monkeypatch
         as_somebody_else(monkeypatch, tmp_path)
         with pytest.raises(JobError, match=r"not led by a job of yours, .* another key: set SHARE4V_HOME"):
             find_queue(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "job.json", "speed.jsonl", "output-jsonl.json", "inputs.jsonl"])
+@pytest.mark.parametrize("kind", ["nested", "one endless line"])
+def test_a_damaged_file_of_a_job_costs_little_and_is_named(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """Nesting that Python's parser cannot follow, and lines that do not fit into memory."""
+    monkeypatch.setattr(bounded_reading, "MAX_LINE_BYTES", 10_000)
+    monkeypatch.setattr(bounded_reading, "_MAX_JSON_BYTES", 10_000)
+    monkeypatch.setattr(journal, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(journal, "GROUP_BYTES", 2**20)
+    out = tmp_path / "out.jsonl"
+    run(photos, out)
+    state = tmp_path / "out.jsonl.share4v"
+    assert (state / name).exists()
+    (state / name).write_bytes(b"[" * 200_000 + b"\n" if kind == "nested" else bytes(5 * 2**20))
+
+    def refuses(function: Callable[[], object]) -> None:
+        try:
+            function()
+        except (ValueError, OSError) as error:
+            assert name in str(error) or (name == "inputs.jsonl" and "its signature is missing or" in str(error))
+
+    refuses(lambda: job_status(state))
+    refuses(lambda: summarize(state))
+    refuses(lambda: run(photos, out))

@@ -20,10 +20,11 @@ from .executors.work_queue import remove_queues
 from .inference.caption_cache import delete_caption_caches
 from .job import JobState
 from .state.atomic_files import atomic_write
+from .state.bounded_reading import read_json
 from .state.listing import Listing, write_listing
 from .state.paths import INPUTS, JOB, PROGRESS, TASKS
 from .state.records import Item, JobError
-from .state.regular_files import open_own, own_exists, remove_own
+from .state.regular_files import own_exists, remove_own
 from .state.signature import sign_directory, sign_listing
 
 # Settings with paths, which differ if a job was moved.
@@ -61,8 +62,8 @@ def _with_new_paths(directory: Path, description: Mapping[str, Any]) -> dict[str
     """Return the settings of the job with the paths of this call."""
     stored: Any = {}
     if own_exists(directory / JOB):
-        with suppress(ValueError, RecursionError), open_own(directory / JOB) as file:
-            stored = json.loads(file.read())
+        with suppress(ValueError):
+            stored = read_json(directory / JOB)
     if not isinstance(stored, dict) or not stored:
         return dict(description)
     return {**stored, **{name: description[name] for name in _PATHS}}
@@ -72,8 +73,8 @@ def _forget_outputs(directory: Path, out: str | None) -> None:
     """Let every output be written again from the journal; of their progress, only the names of own files remain."""
     for path in directory.glob(PROGRESS):
         stored: Any = None
-        with suppress(ValueError, RecursionError), open_own(path) as file:
-            stored = json.loads(file.read())
+        with suppress(ValueError):
+            stored = read_json(path)
         names = stored.get("names") if isinstance(stored, dict) else None
         names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
         templates = {"templates": stored["templates"]} if isinstance(stored, dict) and "templates" in stored else {}

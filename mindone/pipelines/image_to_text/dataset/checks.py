@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
@@ -22,8 +21,8 @@ from .prompts.caption_template import CAPTION, WHERE
 from .prompts.variables import BUILT_IN, check_known, variables_of
 from .readers import list_inputs
 from .rules.token_budget import TokenBudget, TokenBudgets
+from .state.bounded_reading import read_json
 from .state.paths import JOB, JOURNAL
-from .state.regular_files import open_own
 from .writers import check_outputs, find_existing_output, output_path, writer_row
 
 if TYPE_CHECKING:
@@ -264,11 +263,14 @@ def _check_not_replaced(formats: Sequence[str], out: str | None, state: Path) ->
 
 
 def _described_outputs(state: Path) -> set[tuple[Any, str]]:
-    """Return the outputs of the job in a state directory, as (path, format); the check was passed for them."""
+    """Return the outputs of the job in a state directory, as (path, format); the check was passed for them.
+
+    Raises:
+        ValueError: the settings of the job cannot be read, so that what it wrote is unknown.
+    """
     try:
-        with open_own(state / JOB) as file:
-            stored = json.loads(file.read())
-    except (OSError, ValueError, RecursionError):
+        stored = read_json(state / JOB)
+    except OSError:
         return set()
     if not isinstance(stored, dict):
         return set()

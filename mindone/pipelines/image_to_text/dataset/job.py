@@ -25,6 +25,7 @@ from .prompts.plan import PromptPlan
 from .prompts.variables import fill, has_variables
 from .rules.retries import breaks_rules, broken_rules, fault_error
 from .state.atomic_files import atomic_write, count_lines
+from .state.bounded_reading import read_json
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
 from .state.job_description import SettingsChangedError, changed_settings, same_results
 from .state.journal import Journal, write_failed
@@ -46,7 +47,7 @@ from .state.paths import (
 )
 from .state.previous_run import PreviousRecords
 from .state.records import Item, JobError, JobRunningError, JobSummary, Record
-from .state.regular_files import open_own, own_exists, pin_directory, remove_own
+from .state.regular_files import own_exists, pin_directory, remove_own
 from .state.resume import count_done, finish_interrupted_start
 from .state.reviews import Reviews
 from .state.signature import (
@@ -202,8 +203,7 @@ class JobState(AbstractContextManager["JobState"]):
         path = self.path(JOB)
         if not own_exists(path):
             return {}
-        with open_own(path) as file:
-            stored = json.loads(file.read())
+        stored = read_json(path)
         return stored if isinstance(stored, dict) else {}
 
     def _check_description(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..state.atomic_files import count_lines, lines_from
+from ..state.bounded_reading import read_json
 from ..state.paths import INPUTS, JOURNAL, LOCK, PROGRESS, SPEED_LOG
 from ..state.records import record_from_line
 from ..state.regular_files import open_own, own_exists
@@ -137,9 +137,8 @@ def _are_closed(state: Path, done: int) -> bool:
     """Return whether all outputs are complete."""
     for path in state.glob(PROGRESS):
         try:
-            with open_own(path) as file:
-                stored = json.loads(file.read())
-        except (ValueError, RecursionError):
+            stored = read_json(path)
+        except ValueError:
             return False
         if not isinstance(stored, dict) or not stored.get("closed") or stored.get("seen") != done:
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,10 +16,11 @@ from ..rules.repetition import find_repetition
 from ..rules.retries import breaks_rules
 from ..rules.words import count_words
 from ..state.atomic_files import count_lines, lines_from
+from ..state.bounded_reading import read_json
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.paths import INPUTS, JOB, JOURNAL, SKIPPED, SPEED_LOG, TOKEN_COUNTS
 from ..state.records import Record, record_from_line
-from ..state.regular_files import open_own, own_exists
+from ..state.regular_files import own_exists
 from ..state.skipped import SkippedGroup, read_skipped
 from ..state.speed_log import SpeedSample, read_speed_log
 from ..state.token_counts import BudgetCounts, read_token_counts
@@ -224,8 +224,7 @@ def summarize(state: Path, trigger: str | None = None) -> Summary:
     if own_exists(state / INPUTS):
         summary.inputs = count_lines(state / INPUTS)
     if own_exists(state / JOB):
-        with open_own(state / JOB) as file:
-            settings = json.loads(file.read())
+        settings = read_json(state / JOB)
         summary.settings = settings if isinstance(settings, dict) else {}
     summary.skipped = read_skipped(state / SKIPPED)
     summary.budgets = read_token_counts(state / TOKEN_COUNTS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..rules.retries import breaks_rules
+from ..state.bounded_reading import bounded_lines
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.records import Record, record_from_line
 from ..state.regular_files import open_own
@@ -90,7 +91,7 @@ class ReviewIndex:
         if file is None:
             return
         file.seek(self._end)
-        for line in file:
+        for line in bounded_lines(file, self._journal):
             if not line.endswith(b"\n"):
                 break
             try:

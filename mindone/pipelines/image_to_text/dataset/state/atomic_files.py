@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
+from .bounded_reading import bounded_lines
 from .regular_files import create_own, open_own, own_exists, remove_own, rename_own
 
 PARTIAL_SUFFIX = ".partial"  # appended to a file's name until the file is complete
@@ -220,7 +221,7 @@ def offset_of_line(file: BinaryIO, line: int) -> int:
 
 
 def lines_from(path: Path, start: int = 0) -> Iterator[bytes]:
-    """Yield a file's lines, including line ends, from line number `start`."""
+    """Yield a file's lines, including line ends, from line number `start`; errors as in `bounded_lines`."""
     with open_own(path) as file:
         file.seek(offset_of_line(file, start))
-        yield from file
+        yield from bounded_lines(file, path)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .atomic_files import GROUP_BYTES, AppendOnlyFile, atomic_write, count_lines, lines_from, offset_of_line
+from .bounded_reading import MAX_LINE_BYTES
 from .listing import Listing
 from .records import Item, Record, dumps, record_from_line, to_line
 from .regular_files import open_own
@@ -105,6 +106,10 @@ class Journal:
             if position or not tail_offset:
                 break
             length *= 2  # a line longer than the tail
+            if length > 2 * MAX_LINE_BYTES:
+                raise JournalError(
+                    f"{self.path}: a line at its end has more than {MAX_LINE_BYTES:,} bytes; {_REMOVE_LINES}"
+                )
         while (end := tail.find(b"\n", position) + 1) and _is_record(tail[position:end]):
             position = end
         if len(tail) - position > GROUP_BYTES and end:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from .atomic_files import atomic_write, lines_from
+from .bounded_reading import bounded_lines, parse_json
 from .existing_captions import KEPT_EXISTING
 from .journal import read_pairs
 from .listing import Listing
@@ -31,7 +31,7 @@ class PreviousRecords:
         self._offsets = TempTable("offset INTEGER")
         self._file = open_own(path) if own_exists(path) else None
         offset = 0
-        for line in self._file or ():
+        for line in bounded_lines(self._file, path) if self._file is not None else ():
             self._offsets.put(_encode(record_from_line(line).key), offset)
             offset += len(line)
 
@@ -81,7 +81,7 @@ class WrittenCaptions:
         self._originals = TempTable("original TEXT")  # by key and digest of what was written
         self.names: set[str] = set()
         for line in lines_from(earlier, 0) if own_exists(earlier) else ():
-            key, digest, original = json.loads(line)
+            key, digest, original = parse_json(line)
             self._note(key, bytes.fromhex(digest), original)
         for key, digest, original in _written(journal, listing, written):
             self._note(key, digest, original)

@@ -11,6 +11,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Union
 
+from .bounded_reading import parse_json
 from .skipped import SkippedGroup
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ def item_from_line(line: str | bytes) -> Item:
 
 
 def _read(line: str | bytes, names: tuple[str, ...]) -> dict[str, Any]:
-    values = json.loads(line)
+    values = parse_json(line)
     if not isinstance(values, dict) or not {"number", "key", "source"} <= values.keys():
         shown = line if isinstance(line, str) else line.decode("utf-8", "replace")
         raise ValueError(f"expected a line with number, key and source, got {shown!r:.80}")

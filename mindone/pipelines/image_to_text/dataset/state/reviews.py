@@ -9,7 +9,6 @@ another way; see `input_names`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 
 from .atomic_files import AppendOnlyFile
+from .bounded_reading import bounded_lines, parse_json
 from .existing_captions import KEPT_EXISTING
 from .records import Record, dumps
 from .regular_files import open_own, own_exists
@@ -187,7 +187,7 @@ class Reviews:
         before = self.end
         with open_own(self._path) as file:
             file.seek(self.end)
-            for line in file:
+            for line in bounded_lines(file, self._path):
                 if not line.endswith(b"\n"):  # being written, or torn by a crash
                     break
                 try:
@@ -248,7 +248,7 @@ class Reviews:
         with open_own(self._path) as file:
             offset = action.offset
             file.seek(offset)
-            for line in file:
+            for line in bounded_lines(file, self._path):
                 if offset >= self.end:
                     return
                 review = self._parsed(line, offset)
@@ -294,7 +294,7 @@ class Reviews:
         Its lines may reach the disk in any order, and it was not confirmed.
         """
         groups = set()
-        for line in rest:
+        for line in bounded_lines(rest, self._path):
             with suppress(ValueError):
                 groups.add(review_from_line(line).group)
         return len(groups) <= 1 and groups <= {self.last_group, self.last_group + 1}
@@ -393,8 +393,8 @@ def review_from_line(line: bytes) -> Review:
         ValueError: it is no review.
     """
     try:
-        values: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        values: Any = parse_json(line)
+    except ValueError as error:
         raise _TornLineError(str(error)) from error
     if not isinstance(values, dict):
         raise _TornLineError(f"expected an object, got {line[:80]!r}")

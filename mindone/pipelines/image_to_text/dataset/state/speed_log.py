@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .bounded_reading import bounded_lines, parse_json
 from .regular_files import open_own, own_exists
 
 
@@ -74,9 +75,9 @@ def read_speed_log(path: Path) -> Iterator[SpeedSample]:
     if not own_exists(path):
         return
     with open_own(path) as file:
-        for line in file:
-            with suppress(ValueError, KeyError, TypeError):
-                row = json.loads(line)
+        for line in bounded_lines(file, path):
+            with suppress(ValueError, KeyError, TypeError, OverflowError):
+                row = parse_json(line)
                 yield SpeedSample(float(row["at"]), float(row["seconds"]), int(row["records"]), int(row["tokens"]))
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .atomic_files import atomic_write
-from .regular_files import open_own, own_exists, remove_own
+from .bounded_reading import read_json
+from .regular_files import own_exists, remove_own
 
 MAX_TOKENS = 4096  # longer captions are counted with this length
 
@@ -77,8 +78,7 @@ def read_token_counts(path: Path) -> dict[str, BudgetCounts]:
     if not own_exists(path):
         return {}
     try:
-        with open_own(path) as file:
-            values: Any = json.loads(file.read())
+        values: Any = read_json(path)
         return {
             str(budget): BudgetCounts(
                 Counter({int(length): int(count) for length, count in entry["tokens"]}),
@@ -87,5 +87,5 @@ def read_token_counts(path: Path) -> dict[str, BudgetCounts]:
             )
             for budget, entry in values.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -14,10 +13,10 @@ from ..prompts.caption_template import apply_template
 from ..prompts.styles import asks_for_tags
 from ..rules.retries import fault_error
 from ..rules.token_budget import Fitted, TokenBudget, TokenBudgets
+from ..state.bounded_reading import read_json
 from ..state.existing_captions import KEPT_EXISTING
 from ..state.paths import PROGRESS
 from ..state.records import Record
-from ..state.regular_files import open_own
 from ..state.reviews import Reviews
 from ..state.token_counts import TokenCounts
 
@@ -258,8 +257,8 @@ def _wordings_on_disk(state: Path) -> tuple[Wording, ...]:
     """Return the wordings with which a job has written captions, by the progress of its outputs."""
     found: dict[Wording, None] = {}
     for path in state.glob(PROGRESS):
-        with suppress(ValueError, RecursionError), open_own(path) as file:
-            stored = json.loads(file.read())
+        with suppress(ValueError):
+            stored = read_json(path)
             templates = stored.get("templates") if isinstance(stored, dict) else None
             for one in templates if isinstance(templates, list) else ():
                 wording = Wording.from_json(one)

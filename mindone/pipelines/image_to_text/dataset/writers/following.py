@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..state.atomic_files import atomic_write, count_lines
+from ..state.bounded_reading import read_json
 from ..state.journal import check_match, read_pairs
 from ..state.listing import Listing
 from ..state.paths import INPUTS, JOURNAL, REVIEWS
 from ..state.records import Item, Record
-from ..state.regular_files import open_own, own_exists
+from ..state.regular_files import own_exists
 from ..state.reviews import Reviews
 from .base import Progress, Target, Writer, WriterOptions
 from .finishing import Wording
@@ -156,8 +157,7 @@ class FollowingWriter:
     def _read_progress(self) -> Progress | None:
         if not own_exists(self._progress_path):
             return None
-        with open_own(self._progress_path) as file:
-            progress: Progress = json.loads(file.read())
+        progress: Progress = read_json(self._progress_path)
         return progress if progress.get("out") == self._out else None  # otherwise it describes files at another path
 
     def _store(self, progress: Progress) -> None:
