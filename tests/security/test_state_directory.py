@@ -499,7 +499,7 @@ def test_a_damaged_file_of_a_job_costs_little_and_is_named(
     def refuses(function: Callable[[], object]) -> None:
         try:
             function()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, JobError) as error:
             assert name in str(error) or (name == "inputs.jsonl" and "its signature is missing or" in str(error))
 
     refuses(lambda: job_status(state))
