@@ -24,10 +24,12 @@ IS_X86 = MACHINE.endswith(("x86_64", "amd64"))
 IS_AARCH64 = MACHINE.endswith(("aarch64", "arm64"))
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
+AVX512_BF16 = [*AVX512, "-mavx512bf16"]
 # Instruction set -> compiler flags; isa.cpp is compiled for each.
 INSTRUCTION_SETS: dict[str, list[str]] = {"portable": []}
 if IS_X86:
-    INSTRUCTION_SETS |= {"avx2": AVX2, "avx512": AVX512, "amx": [*AVX512, "-mamx-tile", "-mamx-int8"]}
+    INSTRUCTION_SETS |= {"avx2": AVX2, "avx512": AVX512, "avx512_bf16": AVX512_BF16}
+    INSTRUCTION_SETS["amx"] = [*AVX512_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"]
 if IS_AARCH64:
     # Every aarch64 CPU has NEON, so the compiler's own macros do not tell neon from portable.
     INSTRUCTION_SETS |= {

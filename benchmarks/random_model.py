@@ -10,6 +10,7 @@ from mindspore import Tensor
 from shapes import SHAPES
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
+from mindone.models.share4v.bfloat16 import to_bfloat16
 from mindone.models.share4v.kernels.blocks import BlockPlan
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import GROUP, LANES, BlockWriter, MatrixSpec
@@ -31,6 +32,8 @@ def random_block(plan: BlockPlan, generator: np.random.Generator) -> np.ndarray:
         data, scales = writer.matrix_bytes(number)
         if matrix.dtype in ("float32", "float16"):
             values = (generator.standard_normal(PIECE // 4, np.float32) * 0.02).astype(matrix.dtype).view(np.uint8)
+        elif matrix.dtype == "bfloat16":
+            values = to_bfloat16(generator.standard_normal(PIECE // 4, np.float32) * np.float32(0.02)).view(np.uint8)
         else:
             values = generator.integers(0, 256, PIECE, np.uint8)
             if matrix.dtype.startswith("int8"):

@@ -20,7 +20,7 @@ SERVE = "mindone.pipelines.image_to_text.serve"
 # may import each other. A module may import its own group and every group of a lower line, and nothing else.
 LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     PACKAGE: (
-        (("concurrency",), ("suggestions", "hugging_face"), ("home",), ("display",)),
+        (("concurrency",), ("bfloat16",), ("suggestions", "hugging_face"), ("home",), ("display",)),
         (("load_options",), ("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
         (("configuration", "configuration_formats", "configuration_schema"),),
         (("protocols",), ("vision",), ("language",), ("projector",), ("merging",)),
@@ -66,7 +66,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
 WITHOUT_MINDSPORE = {
     PACKAGE: (
         *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
-        *("concurrency", "display", "hub", "hugging_face", "checkpoint", "processing", "rounding"),
+        *("bfloat16", "concurrency", "display", "hub", "hugging_face", "checkpoint", "processing", "rounding"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "audit", "options", "keywords"),
     SERVE: tuple(group[0] for layer in LAYERS[SERVE] for group in layer),  # /health answers while MindSpore is imported

@@ -28,7 +28,7 @@ def add_model_arguments(parser: ArgumentParser, is_optional: bool = False) -> No
     group.add_argument(
         "--dtype",
         metavar="TYPE",
-        help="type of the weights in memory: float32, float16, bfloat16 (Ascend only), int8 or int4 "
+        help="type of the weights in memory: float32, float16, bfloat16, int8 or int4 "
         "(default: int8 and int4 as stored, any other type as float32)",
     )
     group.add_argument(

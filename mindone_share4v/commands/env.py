@@ -39,8 +39,8 @@ PACKAGES = {
 }
 # Flags of /proc/cpuinfo for which the kernels have code of their own.
 CPU_FLAGS = (
-    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "amx_tile", "amx_int8",
-    "asimd", "asimddp", "i8mm",
+    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
+    "amx_bf16", "asimd", "asimddp", "i8mm",
 )  # fmt: skip
 VARIABLE_PREFIXES = ("SHARE4V_", "HF_", "OMP_", "ASCEND_", "GLOG_", "MS_", "CUDA_VISIBLE")
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TMPDIR", "HOME")

@@ -13,7 +13,7 @@ from helpers.paths import SCENE
 from mindspore import Tensor
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, Share4VProcessor, TextConfig, VisionConfig
-from mindone.models.share4v.checkpoint.bfloat16 import from_bfloat16, to_bfloat16
+from mindone.models.share4v.bfloat16 import from_bfloat16, to_bfloat16
 from mindone.models.share4v.processing.image_loading import load_image
 
 IS_ASCEND = ms.get_context("device_target") == "Ascend"

@@ -17,12 +17,13 @@ from .kernels import (
     fill_vectors,
     hadamard,
     input_group,
+    inputs_of,
     matrix_offsets,
     norm,
     normals,
     rotary_tables,
     rotate,
-    rounded_inputs,
+    rounds_inputs,
     run_activation,
     run_linear,
     run_norm,
@@ -153,8 +154,8 @@ class ExactLayer:
         matrix = self.layer.spec.matrices[number]
         if matrix.hadamard:
             x = hadamard(x, matrix.hadamard)
-        if matrix.dtype.startswith("int"):
-            x = rounded_inputs(x.astype(np.float32), matrix.input_group)
+        if rounds_inputs(matrix.dtype):
+            x = inputs_of(x.astype(np.float32), matrix.dtype, matrix.input_group)
         bias = self.layer.vector("matrices", number, "bias")
         y = x @ self.weights[number].T
         return y if bias is None else y + bias

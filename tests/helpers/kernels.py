@@ -19,7 +19,7 @@ from mindone.models.share4v.kernels.packing import (
     NormSpec,
 )
 
-DTYPES = ("float32", "float16", "int8", "int4", "int8-256", "int4-256")
+DTYPES = ("float32", "float16", "bfloat16", "int8", "int4", "int8-256", "int4-256")
 CACHE_DTYPES = ("float32", "float16", "int8")
 UNIT = 2.0**-24  # the largest relative error of one float32 rounding
 LANES, GROUP, SUPER = 16, 32, 256
@@ -58,6 +58,24 @@ def rounded_inputs(x: np.ndarray, group: int = GROUP) -> np.ndarray:
     factor = np.where(factor <= np.float32(3e38), factor, np.float32(0))
     whole = np.rint(groups * factor).astype(np.float64)
     return (whole * (size / np.float32(127)).astype(np.float64)).reshape(len(x), -1)[:, : x.shape[1]]
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Return float64 values of x rounded to 8 significant bits, ties to even; bfloat16 is that, in float32's range."""
+    fraction, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.rint(fraction * 256), exponent - 8)
+
+
+def rounds_inputs(dtype: str) -> bool:
+    """Return whether the kernels round the inputs of a product with weights of this type."""
+    return dtype not in ("float32", "float16")
+
+
+def inputs_of(x: np.ndarray, dtype: str, group: int | None = None) -> np.ndarray:
+    """Return float32 inputs [R, K] as the kernels multiply them with weights of a type, in float64."""
+    if dtype == "bfloat16":
+        return to_bfloat16(x)
+    return rounded_inputs(x, group or input_group(dtype)) if rounds_inputs(dtype) else x.astype(np.float64)
 
 
 def hadamard(x: np.ndarray, size: int) -> np.ndarray:
@@ -120,6 +138,12 @@ def stored_weight(block: np.ndarray, spec: BlockSpec, number: int) -> np.ndarray
         stored = stored_integers(block, spec, number)
         return (stored.whole * stored.scales[..., None]).reshape(matrix.rows, -1)[:, : matrix.columns]
     start, _ = matrix_offsets(block, number)
+    if matrix.dtype == "bfloat16":
+        pairs = -(-matrix.columns // GROUP) * GROUP // 2
+        bits = block[start : start + -(-matrix.rows // LANES) * LANES * pairs * 4].view(np.uint16)
+        bits = bits.reshape(-1, pairs, LANES, 2).transpose(0, 2, 1, 3).reshape(-1, pairs * 2)
+        wide = (bits.astype(np.uint32) << 16).view(np.float32)
+        return wide[: matrix.rows, : matrix.columns].astype(np.float64)
     panels, item = -(-matrix.rows // LANES), np.dtype(matrix.dtype).itemsize
     data = block[start : start + panels * LANES * matrix.columns * item].view(matrix.dtype)
     data = data.reshape(panels, matrix.columns, LANES).transpose(0, 2, 1).reshape(panels * LANES, matrix.columns)

@@ -170,7 +170,7 @@ class Reference:
         """Logits [T, V] of one prompt."""
         self._forget()
         with torch.no_grad():
-            return self.model(**self._inputs([prompt], pixel_values)).logits[0].numpy()
+            return self.model(**self._inputs([prompt], pixel_values)).logits[0].float().numpy()
 
     def generate(self, prompts: Sequence[Sequence[int]], pixel_values: np.ndarray, **settings: Any) -> list[list[int]]:
         """New ids of each prompt, up to the end-of-text token; beams only for one prompt at a time."""

@@ -47,20 +47,31 @@ def test_the_dtype_of_the_kv_cache_reaches_the_model(
     assert captured.err.endswith("--kv-cache-dtype 'int4' is not supported: use one of float32, float16, int8\n")
 
 
-@pytest.mark.parametrize(
-    "dtype, message",
-    [
-        ("int3", "dtype 'int3' is not supported: expected one of float32, float16, bfloat16, int8, int4"),
-        (
-            "bfloat16",
-            "dtype 'bfloat16' is not supported on a CPU, only on Ascend: use 'float32'",
-        ),
-    ],
-)
-def test_an_unsupported_dtype_is_a_usage_error(
-    dtype: str, message: str, pictures: list[str], capsys: pytest.CaptureFixture[str]
+def test_an_unsupported_dtype_is_a_usage_error(pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    message = "dtype 'int3' is not supported: expected one of float32, float16, bfloat16, int8, int4"
+    for options, wanted in (
+        (["--dtype", "int3"], message),
+        (["--dtype", "bfloat16", "--language-backend", "mindspore"], "'bfloat16' needs the CPU kernels"),
+    ):
+        assert main(["caption", pictures[0], *options]) == 2
+        captured = capsys.readouterr()
+        assert wanted in captured.err
+        assert captured.out == ""
+
+
+def test_bfloat16_is_a_type_of_every_command(
+    checkpoint: Path, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["caption", pictures[0], "--dtype", dtype]) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.out == ""
+    out = tmp_path / "half"
+    assert main(["convert", str(checkpoint), "--out", str(out), "--dtype", "bfloat16"]) == 0
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    capsys.readouterr()
+    wanted = pipeline("image-to-text", str(checkpoint), dtype="bfloat16")(pictures[0], max_new_tokens=12)
+    for model in (checkpoint, out):
+        options = ["--model", str(model), "--dtype", "bfloat16", *TOKENS]
+        assert main(["caption", pictures[0], *options]) == 0
+        assert capsys.readouterr().out == one_line(wanted[0]["generated_text"]) + "\n"
+        rows = tmp_path / f"{model.name}.jsonl"
+        assert main(["caption-dataset", pictures[0], "--out", str(rows), *options]) == 0
+        assert json.loads(rows.read_text())["caption"] == wanted[0]["generated_text"]
+        capsys.readouterr()

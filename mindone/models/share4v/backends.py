@@ -58,20 +58,21 @@ def choose_components(
 
     Raises:
         ValueError: a name is unknown, the device does not compute in `dtype`, or the chosen language model supports
-            neither integer weights nor a choice of `kv_cache_dtype`.
+            neither the dtype on this device nor a choice of `kv_cache_dtype`.
         KernelsMissingError: the kernels are needed, and they were not built.
         ImportError: a component's package is not installed.
     """
     precision = precision_of(dtype)
     is_cpu = ms.get_context("device_target") == "CPU"
-    if not is_cpu or not precision.is_quantized:
+    needs_kernels = is_cpu and (precision.is_quantized or dtype not in device_operators().dtypes)
+    if not is_cpu:
         Arithmetic.of(dtype)  # raises if the device does not compute in it
-    auto = "kernels" if is_cpu and (precision.is_quantized or kernels_available()) else "mindspore"
+    auto = "kernels" if is_cpu and (needs_kernels or kernels_available()) else "mindspore"
     tower, language = _registered_name(vision_backend, auto, 0), _registered_name(language_backend, auto, 1)
     components = Components(VISION_TOWERS.resolve(tower), LANGUAGE_MODELS.resolve(language))
     if not runs_on_kernels(components.language_model):
-        integers = precision.is_quantized and not rounds_cells(components.language_model)
-        asked = {"kv_cache_dtype": kv_cache_dtype, "dtype": dtype if integers else None}
+        is_missing = needs_kernels and not rounds_cells(components.language_model)
+        asked = {"kv_cache_dtype": kv_cache_dtype, "dtype": dtype if is_missing else None}
         for name, value in asked.items():
             if value is not None:
                 raise ValueError(
@@ -120,10 +121,11 @@ def make_projector(config: Share4VConfig, dtype: str, packed: bool) -> Any:
 
 
 def cell_dtype(dtype: str, config: Share4VConfig) -> str:
-    """Return the dtype of a vision tower or projector of cells in a model of `dtype`: they have no integer weights."""
-    if dtype in DTYPES:
+    """Return the dtype of a vision tower or projector of cells in a model of `dtype`, or one that cells have here."""
+    operators = device_operators()
+    if dtype in DTYPES and dtype in operators.dtypes:
         return dtype
-    return config.computes_in if device_operators().computes_in_weight_dtype else "float32"
+    return config.computes_in if operators.computes_in_weight_dtype else "float32"
 
 
 def open_checkpoint(name_or_path: str | Path, options: LoadOptions) -> Checkpoint:

@@ -77,8 +77,8 @@ class ModelInterface:
 
         Args:
             device: the one that MindSpore uses, or None.
-            dtype: "float32", "float16" or, on an Ascend, "bfloat16"; types of MindSpore, NumPy and PyTorch mean their
-                names.
+            dtype: "float32", "float16", or, on an Ascend or the CPU kernels, "bfloat16"; types of MindSpore, NumPy and
+                PyTorch mean their names.
 
         Raises:
             ValueError: the device is another one, the weights are integers, or the device does not compute in `dtype`.
@@ -109,7 +109,7 @@ class ModelInterface:
         return self.to(dtype="float16")
 
     def bfloat16(self) -> Self:
-        """Convert the weights to bfloat16, on an Ascend; see `to`."""
+        """Convert the weights to bfloat16, on an Ascend or the CPU kernels; see `to`."""
         return self.to(dtype="bfloat16")
 
     def float(self) -> Self:

@@ -58,8 +58,8 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
 
     Args:
         config: what to build.
-        dtype: type of the weight matrices: "float32", "float16", on an Ascend "bfloat16", and on an Ascend or with the
-            backend "kernels" also "int8" or "int4".
+        dtype: type of the weight matrices: "float32", "float16", and on an Ascend or with the backend "kernels" also
+            "bfloat16", "int8" or "int4".
         language_backend, vision_backend: as in LoadOptions; here the default is "mindspore", whose cells can be
             trained.
         kv_cache_dtype: as in LoadOptions.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..bfloat16 import dtype_name, from_bfloat16, to_bfloat16
 from .adapters import merged_entries
-from .bfloat16 import dtype_name, from_bfloat16, to_bfloat16
 from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
 from .formats.mapped_file import FileVersion

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..bfloat16 import to_bfloat16
 from ..configuration import TextConfig
 from ..kernels.blocks import BlockPlan, Piece
 from ..kernels.packing import LANES, BlockWriter, RoundedGroups, block_bytes, check_block, read_vector, unpack_matrix
@@ -159,7 +160,9 @@ def stored_weights(
                 continue
             written.add(name)
             whole = weight.reshape(shapes[name])
-            yield name, whole if dtype == "float32" or whole.ndim == 1 else whole.astype(dtype)
+            if whole.ndim > 1 and dtype != "float32":
+                whole = to_bfloat16(whole) if dtype == "bfloat16" else whole.astype(dtype)
+            yield name, whole
     for name, shape in component.plain.items():
         yield name, component.array(name).reshape(shape)
 

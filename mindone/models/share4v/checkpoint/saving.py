@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import save_file
 
+from ..bfloat16 import dtype_name, to_bfloat16
 from .atomic import OURS_INDEX, OURS_SINGLE, staged
-from .bfloat16 import dtype_name, to_bfloat16
 from .errors import CheckpointError
 from .safetensors_writer import write_aligned
 

@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 LIBRARY = Path(__file__).with_name("libshare4v.so")
 BUILD_ERROR = LIBRARY.with_name("build_error.txt")  # why the compiler failed at installation, written by setup.py
-# Environment variable that selects the kernels' instruction set: avx2, avx512 or amx on x86-64, neon, dotprod or i8mm
-# on aarch64, portable on any; by default the fastest that the CPU supports.
+# Environment variable that selects the kernels' instruction set: avx2, avx512, avx512_bf16 or amx on x86-64, neon,
+# dotprod or i8mm on aarch64, portable on any; by default the fastest that the CPU supports.
 INSTRUCTION_SET_VARIABLE = "SHARE4V_KERNELS"
 
 
@@ -30,7 +30,7 @@ STATUS = {
 }
 NOT_FINITE = 6
 NO_MEMORY = 7
-INTERFACE = 5  # of the functions that are called here; as in csrc/operators.cpp
+INTERFACE = 6  # of the functions that are called here; as in csrc/operators.cpp
 
 
 class KernelError(RuntimeError):

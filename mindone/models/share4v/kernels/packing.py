@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..bfloat16 import BFLOAT16, from_bfloat16, to_bfloat16
 from .library import library
 
 LANES, GROUP, SUPER, HEADER_BYTES, ALIGNMENT = 16, 32, 256, 1024, 64
@@ -25,12 +26,13 @@ _HEADER = np.dtype(
     + [("norms", _NORM, 2), ("matrices", _MATRIX, 4), ("rotation", "<i8")]
 )
 
-# The layouts of a matrix; csrc/format.h describes them. "int8" and "int4" have a float16 scale per 32 weights,
+# The layouts of a matrix; csrc/format.h describes them. "bfloat16" has its columns in pairs, filled up to groups of 32.
+# "int8" and "int4" have a float16 scale per 32 weights,
 # "int8-256" and "int4-256" one per 256, and "int4-256" an integer scale and offset per 32 too.
-TYPES = {"float32": 0, "float16": 1, "int8": 2, "int4": 3, "int8-256": 5, "int4-256": 6}
+TYPES = {"float32": 0, "float16": 1, "bfloat16": 4, "int8": 2, "int4": 3, "int8-256": 5, "int4-256": 6}
 # NumPy dtypes of weights to pack. A bfloat16 weight is given as its bits, uint16.
 SOURCE_TYPES = {"float32": 0, "float16": 1, "uint16": 4}
-ITEM_BYTES = {"float32": 4, "float16": 2}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Bytes of the weights of one group of a panel.
 GROUP_BYTES = {"int8": 512, "int4": 256, "int8-256": 512, "int4-256": 256}
 NORMS = {"rms": 1, "layer": 2}
@@ -67,7 +69,12 @@ class MatrixSpec:
         panels, groups = -(-self.rows // LANES), -(-self.columns // GROUP)
         if self.dtype in GROUP_BYTES:
             return panels * (groups * GROUP_BYTES[self.dtype] + self.scale_bytes)
-        return panels * LANES * self.columns * ITEM_BYTES[self.dtype]
+        return panels * LANES * self.stored_columns * ITEM_BYTES[self.dtype]
+
+    @property
+    def stored_columns(self) -> int:
+        """The columns of a float matrix in panels, with those that only fill it up."""
+        return -(-self.columns // GROUP) * GROUP if self.dtype == "bfloat16" else self.columns
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class NormSpec:
 class BlockSpec:
     """The contents of a block: its matrices and norms, and the sizes of attention in a transformer layer.
 
-    An embedding table (`is_table`) is stored row by row instead of in panels, as float32 or float16 only. A layer with
+    An embedding table (`is_table`) is stored row by row instead of in panels, and never as integers. A layer with
     `is_rotated` first multiplies its rows by an orthogonal matrix (see BlockWriter.rotation).
     """
 
@@ -120,8 +127,8 @@ def _pieces(spec: BlockSpec) -> Iterator[tuple[str, int, str, int]]:
             yield "matrices", number, "scales", panels * matrix.scale_bytes
             yield "matrices", number, "data", panels * groups * GROUP_BYTES[matrix.dtype]
         else:
-            rows = matrix.rows if spec.is_table else panels * LANES
-            yield "matrices", number, "data", rows * matrix.columns * ITEM_BYTES[matrix.dtype]
+            values = matrix.rows * matrix.columns if spec.is_table else panels * LANES * matrix.stored_columns
+            yield "matrices", number, "data", values * ITEM_BYTES[matrix.dtype]
 
 
 def block_bytes(spec: BlockSpec) -> int:
@@ -301,14 +308,12 @@ class BlockWriter:
         target[:] = wide.reshape(panels, LANES, groups).transpose(0, 2, 1).reshape(-1)
 
     def _write_table(self, number: int, source: np.ndarray, first: int) -> None:
-        spec, start = self.spec.matrices[number], int(self._header["matrices"][number]["data"])
-        size = spec.rows * spec.columns * ITEM_BYTES[spec.dtype]
-        rows = self.block[start : start + size].view(spec.dtype).reshape(spec.rows, spec.columns)
-        wide = source if source.dtype != np.uint16 else (source.astype(np.uint32) << 16).view(np.float32)
+        rows = _table(self.block, self.spec.matrices[number], number)[first : first + len(source)]
+        wide = source if source.dtype != np.uint16 else from_bfloat16(source.view(BFLOAT16))
         with np.errstate(over="ignore"):
-            rows[first : first + len(source)] = wide
-        if not np.isfinite(rows[first : first + len(source)]).all():
-            raise OverflowError(f"values are not finite, or too large for {spec.dtype}")
+            rows[:] = to_bfloat16(wide) if rows.dtype == BFLOAT16 else wide
+        if not np.isfinite(from_bfloat16(rows) if rows.dtype == BFLOAT16 else rows).all():
+            raise OverflowError(f"values are not finite, or too large for {self.spec.matrices[number].dtype}")
 
     def matrix_bytes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return views, uint8, of the packed data of matrix `number` and of its scales (empty for float types)."""
@@ -346,6 +351,13 @@ class BlockWriter:
         self.block[start : start + values.size * 4].view(np.float32)[:] = values
 
 
+def _table(block: np.ndarray, matrix: MatrixSpec, number: int) -> np.ndarray:
+    """Return a view of an embedding table, [rows, columns]; of bfloat16 it has the dtype BFLOAT16."""
+    start = int(block[: _HEADER.itemsize].view(_HEADER)[0]["matrices"][number]["data"])
+    stored = block[start : start + matrix.rows * matrix.columns * ITEM_BYTES[matrix.dtype]]
+    return stored.view(BFLOAT16 if matrix.dtype == "bfloat16" else matrix.dtype).reshape(matrix.rows, matrix.columns)
+
+
 def _nibble_panels(codes: np.ndarray) -> np.ndarray:
     """Pack codes 0 .. 15, uint8 [16 N, 32 G], as the int4 types store them, uint8 [N * G * 256]."""
     panels, groups = codes.shape[0] // LANES, codes.shape[1] // GROUP
@@ -371,10 +383,8 @@ def unpack_matrix(block: np.ndarray, spec: BlockSpec, number: int) -> np.ndarray
     """Return matrix `number` of a block as float32 [rows, columns], dequantized."""
     matrix = spec.matrices[number]
     if spec.is_table:
-        start = int(block[: _HEADER.itemsize].view(_HEADER)[0]["matrices"][number]["data"])
-        size = matrix.rows * matrix.columns * ITEM_BYTES[matrix.dtype]
-        rows = block[start : start + size].view(matrix.dtype).reshape(matrix.rows, matrix.columns)
-        return rows.astype(np.float32)
+        rows = _table(block, matrix, number)
+        return from_bfloat16(rows) if rows.dtype == BFLOAT16 else rows.astype(np.float32)
     return library().unpack(block, number, matrix.rows, matrix.columns)
 
 

@@ -25,7 +25,7 @@ class KernelLlamaForCausalLM(KernelComponent):
 
     Args:
         config: configuration of the full model; only `text_config` is used.
-        dtype: "float32", "float16", "int8" or "int4".
+        dtype: "float32", "float16", "bfloat16", "int8" or "int4".
         kv_cache_dtype: type of keys and values, "float32", "float16" or "int8"; by default `dtype` determines it.
 
     Raises:

@@ -35,8 +35,9 @@ def weight_dtype(name: str, operators: DeviceOperators | None = None) -> ms.Type
     supported = (operators or device_operators()).dtypes
     if name not in supported:
         raise ValueError(
-            f"dtype {name!r} is not supported on a CPU, only on Ascend: use "
-            f"{' or '.join(repr(other) for other in supported)} (a checkpoint of any dtype can be loaded as these)"
+            f"dtype {name!r} is not supported by MindSpore's operators on a CPU, only on Ascend: use "
+            f"{' or '.join(repr(other) for other in supported)} (a checkpoint of any dtype can be loaded as these), or "
+            "the CPU kernels, which Share4V.from_pretrained chooses by itself"
         )
     return DTYPES[name]
 

@@ -16,7 +16,7 @@ class KernelProjector(KernelComponent):
 
     Args:
         config: configuration of the full model; the sizes are the hidden sizes of `vision_config` and `text_config`.
-        dtype: "float32", "float16", "int8" or "int4".
+        dtype: "float32", "float16", "bfloat16", "int8" or "int4".
 
     Raises:
         ValueError: the projector type was registered by another package, which alone knows its weights.

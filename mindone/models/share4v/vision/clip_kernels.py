@@ -19,7 +19,7 @@ class KernelCLIPVisionTower(KernelComponent):
 
     Args:
         config: configuration of the full model; uses `vision_config`, `select_layer` and `select_feature`.
-        dtype: "float32", "float16", "int8" or "int4".
+        dtype: "float32", "float16", "bfloat16", "int8" or "int4".
     """
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:

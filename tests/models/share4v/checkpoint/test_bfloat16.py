@@ -19,8 +19,8 @@ from mindspore import Tensor, nn
 from safetensors.torch import load_file
 
 from mindone.models.share4v import Share4V, convert
+from mindone.models.share4v.bfloat16 import BFLOAT16, dtype_name, from_bfloat16, to_bfloat16
 from mindone.models.share4v.checkpoint import Checkpoint, CheckpointError, save_weights
-from mindone.models.share4v.checkpoint.bfloat16 import BFLOAT16, dtype_name, from_bfloat16, to_bfloat16
 from mindone.models.share4v.checkpoint.loading import cast, load_weights
 from mindone.models.share4v.checkpoint.saving import parameter_array
 from mindone.models.share4v.language.llama import LlamaForCausalLM

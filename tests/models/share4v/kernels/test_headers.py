@@ -45,7 +45,7 @@ HUGE, SMALLEST = 2**62, -(2**63)
 # Path of a field in the header of a block -> values that no kernel may accept.
 Values = dict[tuple[str | int, ...], tuple[float, ...]]
 MATRIX_VALUES: Values = {
-    ("type",): (-1, 4, 7),
+    ("type",): (-1, 7, 8),
     ("input_group",): (-1, 1, 32, 255, 512),
     ("hadamard",): (-1, -256, 1, 3, 12, 512),
     ("rows",): (0, -1, HUGE, 10**6),
@@ -85,7 +85,7 @@ LINEAR: Values = {
 }
 TABLE: Values = {
     **COMMON,
-    ("matrices", 0, "type"): (-1, 2, 3, 4),
+    ("matrices", 0, "type"): (-1, 2, 3, 5),
     ("matrices", 0, "rows"): (0, -1, 51, 10**6, HUGE),
     ("matrices", 0, "columns"): (0, -1, 25, 10**6, HUGE),
     ("matrices", 0, "data"): (0, -64, 64, 1025, HUGE, SMALLEST),

@@ -15,7 +15,7 @@ from helpers.kernel_layers import (
     LayerShape,
     run_in_parts,
 )
-from helpers.kernels import CACHE_DTYPES, DTYPES, causal, normals, rows_of
+from helpers.kernels import CACHE_DTYPES, DTYPES, causal, normals, rounds_inputs, rows_of
 
 from mindone.models.share4v.kernels.library import Library
 
@@ -41,7 +41,7 @@ def test_float_layers_match_float64(
     assert error.max() <= 2e-6 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8-256", "int4-256"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8-256", "int4-256"])
 @pytest.mark.parametrize("count", [1, 37])
 def test_a_hadamard_transform_before_the_last_matrix(
     kernels: Library, rng: np.random.Generator, dtype: str, count: int
@@ -50,16 +50,16 @@ def test_a_hadamard_transform_before_the_last_matrix(
     layer, x, rows = Layer.random(rng, shape, dtype), normals(rng, count, shape.hidden), rows_for(shape, count)
     expected = ExactLayer(layer, 1, count)(rows, x)
     error = np.abs(layer.run(kernels, layer.cache(1, count), rows, x) - expected)
-    assert error.max() <= (1e-2 if dtype.startswith("int") else 2e-6) * np.abs(expected).max()
+    assert error.max() <= (1e-2 if rounds_inputs(dtype) else 2e-6) * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4", "int8-256", "int4-256"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int4", "int8-256", "int4-256"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("count", [1, 37, 290])
-def test_integer_layers_match_float64(
+def test_layers_that_round_their_inputs_match_float64(
     kernels: Library, rng: np.random.Generator, dtype: str, shape: LayerShape, count: int
 ) -> None:
-    """An input that differs in the last bit may round to another int8: rarely, and by 1/127 of its group's maximum."""
+    """An input that differs in the last bit may round to another number: rarely, by 1/127 of its group's maximum."""
     layer, x, rows = Layer.random(rng, shape, dtype), normals(rng, count, shape.hidden), rows_for(shape, count)
     expected = ExactLayer(layer, 1, count)(rows, x)
     error = np.abs(layer.run(kernels, layer.cache(1, count), rows, x) - expected)
@@ -97,7 +97,7 @@ def test_texts_of_a_batch_with_padding_and_rows_of_earlier_calls(
         x = normals(rng, len(rows), LLAMA_BIAS.hidden)
         expected = exact(rows, x)
         error = np.abs(layer.run(kernels, cache, rows, x) - expected).max() / np.abs(expected).max()
-        assert error <= (1e-2 if dtype.startswith("int") else 2e-6)
+        assert error <= (1e-2 if rounds_inputs(dtype) else 2e-6)
 
 
 def test_wide_rows_of_several_chunks(kernels: Library, rng: np.random.Generator) -> None:

@@ -8,12 +8,13 @@ from helpers.kernels import (
     DTYPES,
     UNIT,
     activation,
-    input_group,
+    inputs_of,
     linear_block,
     linear_tolerance,
     norm,
     normals,
     rounded_inputs,
+    rounds_inputs,
     run_linear,
     run_norm,
     stored_weight,
@@ -43,8 +44,8 @@ SHAPES = [
 
 
 def expected_of(x: np.ndarray, weight: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return x W^T and its tolerance; integer weights are multiplied by rounded inputs."""
-    inputs = rounded_inputs(x, input_group(dtype)) if dtype.startswith("int") else x.astype(np.float64)
+    """Return x W^T and its tolerance; some types round the inputs."""
+    inputs = inputs_of(x, dtype)
     return inputs @ weight.T, linear_tolerance(inputs, weight, dtype)
 
 
@@ -130,7 +131,7 @@ def test_norm_in_front(kernels: Library, rng: np.random.Generator, dtype: str, s
     y = run_linear(kernels, x, block, 40)
     alone = linear_block(rng, weight, dtype)[0]
     assert np.array_equal(y, run_linear(kernels, run_norm(kernels, spec, scale, bias, x), alone, 40))
-    if not dtype.startswith("int"):  # rounding to integers may turn the norm's last bit into a step
+    if not rounds_inputs(dtype):  # which may turn the norm's last bit into a step
         normal = norm(spec, scale, bias, x)
         stored = stored_weight(block, block_spec, 0)
         tolerance = linear_tolerance(normal, stored, dtype) + 12 * UNIT * (np.abs(normal) + 1) @ np.abs(stored).T

@@ -6,7 +6,18 @@ import math
 
 import numpy as np
 import pytest
-from helpers.kernels import UNIT, activation, erf, norm, normals, rotary_tables, rotate, run_activation, run_norm
+from helpers.kernels import (
+    UNIT,
+    activation,
+    erf,
+    norm,
+    normals,
+    rotary_tables,
+    rotate,
+    run_activation,
+    run_norm,
+    to_bfloat16,
+)
 
 from mindone.models.share4v.kernels.library import Library
 from mindone.models.share4v.kernels.packing import BlockSpec, BlockWriter, MatrixSpec, NormSpec
@@ -106,7 +117,7 @@ def test_activations_keep_what_is_not_finite(kernels: Library, name: str, value:
     assert np.isfinite(np.delete(y, [3, 18])).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("size", [1, 15, 16, 40, 129])
 def test_embedding_gathers_rows(kernels: Library, rng: np.random.Generator, dtype: str, size: int) -> None:
     weight = normals(rng, 50, size)
@@ -115,4 +126,5 @@ def test_embedding_gathers_rows(kernels: Library, rng: np.random.Generator, dtyp
     writer.matrix(0, weight[32:], 32)
     ids = np.array([0, 49, 7, 7, 31, 32], np.int32)
     y = kernels.call("share4v_embedding", [ids, writer.block], np.zeros((6, size), np.float32))
-    assert np.array_equal(y, weight.astype(dtype).astype(np.float32)[ids])
+    stored = to_bfloat16(weight) if dtype == "bfloat16" else weight.astype(dtype)
+    assert np.array_equal(y, stored.astype(np.float32)[ids])

@@ -178,23 +178,18 @@ def test_activations(dtype: str) -> None:
         assert layers.activation_dtype(dtype) == ms.float32
 
 
-def test_bfloat16_on_a_cpu_is_an_error_that_helps() -> None:
-    message = "dtype 'bfloat16' is not supported on a CPU, only on Ascend: use 'float32' or 'float16'"
+def test_cells_of_bfloat16_on_a_cpu_are_an_error_that_helps() -> None:
+    message = "dtype 'bfloat16' is not supported by MindSpore's operators on a CPU, only on Ascend: use 'float32' or"
+    with pytest.raises(ValueError, match=message):
+        layers.weight_dtype("bfloat16")
     config = Share4VConfig(
         VisionConfig(32, 64, 2, 2, image_size=28, patch_size=14), text_config=TextConfig(99, 32, 64, 2, 4)
     )
     for make in (
-        lambda: layers.weight_dtype("bfloat16"),
         lambda: Share4V(config, "bfloat16"),
-        lambda: Share4V.from_pretrained("sharegpt4v-tiny", dtype="bfloat16"),
-        lambda: Share4V.from_pretrained(
-            "sharegpt4v-tiny", dtype="bfloat16", language_backend="llama", vision_backend="clip"
-        ),
+        lambda: Share4V.from_pretrained("sharegpt4v-tiny", dtype="bfloat16", language_backend="mindspore"),
+        lambda: Share4V.from_pretrained("sharegpt4v-tiny", dtype="bfloat16", language_backend="llama"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="dtype 'bfloat16' needs the CPU kernels, but the language model is"):
             make()
-    kernels = {"language_backend": "packed-llama", "vision_backend": "packed-clip"}
-    with pytest.raises(
-        ValueError, match="dtype 'bfloat16' is not supported on a CPU, only on Ascend: use 'float32' or 'float16'"
-    ):
-        Share4V(config, "bfloat16", **kernels)
+    assert Share4V(config, "bfloat16", "kernels", "kernels").dtype == "bfloat16"

@@ -41,7 +41,8 @@ bool is_valid_norm(const Norm& norm, int64_t bytes) {
 }
 
 bool is_float(const Matrix& matrix) {
-  return matrix.type == static_cast<int32_t>(Type::kFloat32) || matrix.type == static_cast<int32_t>(Type::kFloat16);
+  return matrix.type == static_cast<int32_t>(Type::kFloat32) ||
+         matrix.type == static_cast<int32_t>(Type::kFloat16) || matrix.type == static_cast<int32_t>(Type::kBfloat16);
 }
 
 bool has_bias_inside(const Matrix& matrix, int64_t bytes) {
@@ -72,8 +73,11 @@ bool is_valid_matrix(const Matrix& matrix, int64_t bytes) {
   if (!is_size(matrix.rows) || !is_size(matrix.columns) || !has_bias_inside(matrix, bytes)) return false;
   if ((matrix.input_group && matrix.input_group != kSuper) || !is_valid_hadamard(matrix)) return false;
   const int64_t panels = padded(matrix.rows, kLanes) / kLanes, groups = padded(matrix.columns, kGroup) / kGroup;
-  if (is_float(matrix))
-    return is_inside(matrix.data, product_of({panels, matrix.columns, kLanes, item_bytes(matrix.type)}), bytes);
+  if (is_float(matrix)) {
+    const bool in_pairs = matrix.type == static_cast<int32_t>(Type::kBfloat16);
+    const int64_t columns = in_pairs ? groups * kGroup : matrix.columns;
+    return is_inside(matrix.data, product_of({panels, columns, kLanes, item_bytes(matrix.type)}), bytes);
+  }
   const int64_t supers = padded(groups, kSuperGroups) / kSuperGroups;
   int64_t data = 512, scales = groups;  // bytes of a group's weights; scales and pairs of scale and offset of a row
   switch (static_cast<Type>(matrix.type)) {

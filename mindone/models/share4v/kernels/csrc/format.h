@@ -17,7 +17,7 @@ enum class Type : int32_t {
   kFloat16 = 1,
   kInt8 = 2,
   kInt4 = 3,
-  kBfloat16 = 4,  // of a source that is packed, never of a matrix
+  kBfloat16 = 4,
   kInt8Super = 5,
   kInt4Super = 6
 };
@@ -28,6 +28,7 @@ enum class Activation : int32_t { kNone = 0, kGelu = 1, kQuickGelu = 2, kGatedSi
 // 16 rows. Offsets are in bytes from the start of the block. With N panels, K columns, G = ceil(K / 32) groups and
 // S = ceil(K / 256) super-blocks, of which the last may have fewer than 8 groups:
 //   float32, float16   data [N][K][16]
+//   bfloat16           data [N][G][16][16][2]: pairs of consecutive columns
 //   int8               data [N][G][8][16][4], scales float16 [N][G][16]
 //   int4               data [N][G][4][16][4], scales as for int8. A byte holds two weights, each plus 8: one of quad j
 //                      in its low bits and one of quad j + 4 in its high bits; a quad is 4 consecutive columns.
@@ -65,7 +66,7 @@ constexpr char kBlockMagic[8] = {'s', 'h', '4', 'v', 'b', 'l', 'k', '1'};
 // table.
 //   layer       norms: before attention, before the MLP; matrices: query+key+value, output, (gate+)up, down
 //   linear      norms: zero or one; matrices: one
-//   embedding   matrices: one, row-major (not in panels), float32 or float16
+//   embedding   matrices: one, row-major (not in panels), of a float type
 struct Block {
   char magic[8];
   int64_t bytes;

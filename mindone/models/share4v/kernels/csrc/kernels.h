@@ -72,6 +72,7 @@ const Kernels& portable_kernels();
 #if defined(SHARE4V_X86)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512_bf16_kernels();
 const Kernels& amx_kernels();
 #elif defined(SHARE4V_AARCH64)
 const Kernels& neon_kernels();

@@ -265,6 +265,11 @@ void run_embedding(const Matrix& matrix, const uint8_t* weights, const int32_t* 
       std::memcpy(to, reinterpret_cast<const float*>(weights + matrix.data) + at, static_cast<size_t>(size) * 4);
       continue;
     }
+    if (is_bfloat16(matrix)) {
+      const uint16_t* bits = reinterpret_cast<const uint16_t*>(weights + matrix.data) + at;
+      for (int64_t k = 0; k < size; k++) to[k] = from_bfloat16(bits[k]);
+      continue;
+    }
     const Half* row = reinterpret_cast<const Half*>(weights + matrix.data) + at;
     for (int64_t k = 0; k < size; k += kLanes) {
       Half part[kLanes] = {};

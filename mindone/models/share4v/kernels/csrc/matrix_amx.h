@@ -1,6 +1,9 @@
-// int8 products of many rows with Intel's AMX tiles: the same integer sums as the vector kernels, so the same bits.
+// Products with Intel's AMX tiles. int8, for many rows: the same integer sums as the vector kernels, so the same bits.
+// bfloat16, for any number of rows, since a tile adds in an order of its own: of 32 columns, the even ones and the odd
+// ones apart, and both sums to the earlier ones.
 #pragma once
 
+#include "matrix_float.h"
 #include "matrix_int.h"
 
 #if defined(__AMX_INT8__)
@@ -31,6 +34,9 @@ class Tiles {
   ~Tiles() { _tile_release(); }
   Tiles(const Tiles&) = delete;
 };
+
+// GCC's intrinsics do not say that a tile is loaded from memory; after this, what was stored there is there.
+inline void finish_stores() { asm volatile("" ::: "memory"); }
 
 // c[r] = or += sums[r] * factor * scale of row r, for one span. x begins at the span's first group.
 inline void add_scaled(const int32_t* sums, const QuantizedInputs& x, Lanes factor, int64_t rows, FloatRows c,
@@ -78,6 +84,7 @@ inline void tile_pair(int64_t rows, const QuantizedInputs& x, IntPanels w, Float
     if (g < end) {  // a single group at the end: the other half of its tiles is multiplied by weights of 0
       std::memset(last, 0, sizeof last);
       for (int p = 0; p < 2; p++) std::memcpy(last[p], w.data + p * w.stride + g * kInt8GroupBytes, kInt8GroupBytes);
+      finish_stores();
       add_tiles(x.values + g * kGroup, x.value_stride, two, last[0], last[1]);
     }
     _tile_stored(0, sums[0], 64);
@@ -96,6 +103,103 @@ inline void tile_pair(int64_t rows, const QuantizedInputs& x, IntPanels w, Float
       add_scaled(sums[2], second, a, second_rows, c.from(kTileRows, 0), is_first_sum);
       add_scaled(sums[3], second, b, second_rows, c.from(kTileRows, kLanes), is_first_sum);
     }
+  }
+}
+
+constexpr int64_t kTilePairs = 16;        // pairs of columns of a tile
+constexpr int64_t kTileDepth = 16 * kTilePairs;  // of a block: the inputs of 32 rows and two panels stay in the L1 cache
+
+// Where a tile of sums is loaded from and stored to: in place, or, of fewer than 16 rows, in a buffer.
+class SumTile {
+ public:
+  SumTile(FloatRows c, int64_t rows) : c_(c), rows_(std::min(rows, kTileRows)) {}
+
+  float* data() { return rows_ < kTileRows ? buffer_ : c_.data; }
+  int64_t stride() const { return (rows_ < kTileRows ? kLanes : c_.stride) * static_cast<int64_t>(sizeof(float)); }
+  void fetch() {
+    if (rows_ < kTileRows)
+      for (int64_t r = 0; r < rows_; r++) store(buffer_ + r * kLanes, load(c_.row(r)));
+    finish_stores();
+  }
+  void put() {
+    if (rows_ < kTileRows)
+      for (int64_t r = 0; r < rows_; r++) store(c_.row(r), load(buffer_ + r * kLanes));
+  }
+
+ private:
+  FloatRows c_;
+  int64_t rows_;
+  alignas(64) float buffer_[kTileRows * kLanes];  // rows beyond the last are what they happen to be, and are not used
+};
+
+// Multiplies up to 32 rows, x [rows][stride], by one or two panels. A second row of tiles, and a second panel, are left
+// out where there is none.
+inline void pair_tiles(int64_t rows, const Pair* x, int64_t stride, FloatPanels<Pair> w, FloatRows c, bool overwrite) {
+  const bool low = rows > kTileRows, right = w.count > 1, low_right = low && right;
+  const int64_t bytes = stride * static_cast<int64_t>(sizeof(Pair));
+  SumTile a(c, rows), b(c.from(0, kLanes), rows);
+  SumTile d(c.from(kTileRows, 0), rows - kTileRows), e(c.from(kTileRows, kLanes), rows - kTileRows);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  if (!overwrite) {
+    a.fetch();
+    _tile_loadd(0, a.data(), a.stride());
+    if (right) {
+      b.fetch();
+      _tile_loadd(1, b.data(), b.stride());
+    }
+    if (low) {
+      d.fetch();
+      _tile_loadd(2, d.data(), d.stride());
+    }
+    if (low_right) {
+      e.fetch();
+      _tile_loadd(3, e.data(), e.stride());
+    }
+  }
+  for (int64_t k = 0; k < w.depth; k += kTilePairs) {
+    _tile_loadd(4, x + k, bytes);
+    _tile_loadd(6, w.data + k * kLanes, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if (right) {
+      _tile_loadd(7, w.data + w.stride + k * kLanes, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if (low) {
+      _tile_loadd(5, x + kTileRows * stride + k, bytes);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    if (low_right) _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, a.data(), a.stride());
+  a.put();
+  if (right) {
+    _tile_stored(1, b.data(), b.stride());
+    b.put();
+  }
+  if (low) {
+    _tile_stored(2, d.data(), d.stride());
+    d.put();
+  }
+  if (low_right) {
+    _tile_stored(3, e.data(), e.stride());
+    e.put();
+  }
+}
+
+// c [rows, w.count * 16] = x [rows, K] times the panels w. x is row-major, and its rows are padded to a multiple of 32.
+inline void tile_product(int64_t rows, const FloatInputs<Pair>& x, FloatPanels<Pair> w, FloatRows c) {
+  constexpr int64_t kRows = 2 * kTileRows;
+  finish_stores();
+  const Tiles tiles(2);
+  for (int64_t k = 0; k < w.depth; k += kTileDepth) {
+    const FloatPanels<Pair> block = {w.data + k * kLanes, w.stride, w.count, std::min(kTileDepth, w.depth - k)};
+    for (int64_t r = 0; r < rows; r += kRows)
+      for (int64_t p = 0; p < w.count; p += 2)
+        pair_tiles(std::min(kRows, rows - r), x.data + r * x.stride + k, x.stride, block.from(p),
+                   c.from(r, p * kLanes), k == 0);
   }
 }
 

@@ -33,13 +33,14 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 // A Linux process must request permission before it uses AMX tiles.
 bool has_amx() {
 #if defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const bool amx_tile = d >> 24 & 1, amx_int8 = d >> 25 & 1;
-  if (!amx_tile || !amx_int8) return false;
+  if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool amx_bf16 = d >> 22 & 1, amx_tile = d >> 24 & 1, amx_int8 = d >> 25 & 1;
+  if (!amx_bf16 || !amx_tile || !amx_int8) return false;
   constexpr long request_permission = 0x1023, tile_data = 18;
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
@@ -79,6 +80,7 @@ bool always() { return true; }
 const InstructionSet instruction_sets[] = {
 #if defined(SHARE4V_X86)
     {"amx", has_amx, amx_kernels},
+    {"avx512_bf16", has_avx512_bf16, avx512_bf16_kernels},
     {"avx512", has_avx512, avx512_kernels},
     {"avx2", has_avx2, avx2_kernels},
 #elif defined(SHARE4V_AARCH64)
@@ -262,7 +264,7 @@ int share4v_embedding(int count, void** params, int* ndims, int64_t** shapes, co
 }
 
 // The version of this interface, which library.py compares: increase it when a signature changes.
-int share4v_interface() { return 5; }
+int share4v_interface() { return 6; }
 
 // Returns the name of the number-th instruction set that the library was built for and this CPU supports, fastest
 // first; nullptr beyond the last.

@@ -10,12 +10,7 @@ namespace SHARE4V_ISA {
 inline float source_value(const void* source, Type type, int64_t at) {
   if (type == Type::kFloat32) return static_cast<const float*>(source)[at];
   const uint16_t bits = static_cast<const uint16_t*>(source)[at];
-  if (type == Type::kBfloat16) {
-    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, 4);
-    return value;
-  }
+  if (type == Type::kBfloat16) return from_bfloat16(bits);
   Half all[kLanes] = {{bits}};
   float wide[kLanes];
   store(wide, load(all));
@@ -160,6 +155,14 @@ inline void pack_float_panel(const float* rows, int64_t columns, Half* data) {
   }
 }
 
+inline void pack_bf16_panel(const float* rows, int64_t columns, Pair* data) {
+  const auto stored = [&](int64_t n, int64_t k) {
+    return static_cast<uint16_t>(k < columns ? rounded_bits(rows[n * columns + k]) >> 16 : 0);
+  };
+  for (int64_t k = 0; k < ceil_div(columns, kGroup) * kGroup; k += 2)
+    for (int64_t n = 0; n < kLanes; n++) *data++ = {stored(n, k), stored(n, k + 1)};
+}
+
 // Returns the largest magnitude that a matrix of this type can store: of a float16, or of an integer times its float16
 // scale (whose candidates for int4 divide the largest weight by 6.5 or more, and which for int4 super is at most 1/60
 // of it).
@@ -170,6 +173,7 @@ inline float largest_weight(Type type) {
     case Type::kInt8Super: return 65504.0f * 127;
     case Type::kInt4Super: return 65504.0f * 60;
     case Type::kInt4: return 65504.0f * 6;
+    case Type::kBfloat16: return 3.39615e38f;  // what is larger is rounded to infinity
     default: return 3.4e38f;
   }
 }
@@ -203,6 +207,9 @@ int run_pack(uint8_t* base, const Matrix& m, int64_t first, int64_t rows, const 
       case Type::kFloat16:
         pack_float_panel(wide, columns, reinterpret_cast<Half*>(data) + target * columns * kLanes);
         break;
+      case Type::kBfloat16:
+        pack_bf16_panel(wide, columns, reinterpret_cast<Pair*>(data) + target * groups * kGroup / 2 * kLanes);
+        break;
       case Type::kInt4:
         pack_int4_panel(wide, columns, data + target * groups * kInt4GroupBytes, scales);
         break;
@@ -235,6 +242,12 @@ void run_unpack(const uint8_t* base, const Matrix& m, float* out) {
         case Type::kFloat16:
           value = float_of(reinterpret_cast<const Half*>(data)[(p * columns + k) * kLanes + n]);
           break;
+        case Type::kBfloat16: {
+          const Pair* pairs_of = reinterpret_cast<const Pair*>(data) + p * groups * kGroup / 2 * kLanes;
+          const Pair pair = pairs_of[k / 2 * kLanes + n];
+          value = from_bfloat16(k % 2 ? pair.odd : pair.even);
+          break;
+        }
         case Type::kInt4:
         case Type::kInt4Super: {
           const uint8_t both = data[(p * groups + g) * kInt4GroupBytes + quad % 4 * 64 + at];

@@ -17,8 +17,10 @@ constexpr int64_t kUnitPanels = 8;       // panels of one work unit of a thread:
 constexpr int64_t kExpandedGroups = 64;  // groups of int4 weights that are expanded to int8 at a time: whole super-blocks
 constexpr int64_t kRowBlock = 32;        // rows of one block of the many-row integer kernels
 
+inline bool is_bfloat16(const Matrix& m) { return m.type == static_cast<int32_t>(Type::kBfloat16); }
 inline bool is_integer(const Matrix& m) {
-  return m.type != static_cast<int32_t>(Type::kFloat32) && m.type != static_cast<int32_t>(Type::kFloat16);
+  return m.type != static_cast<int32_t>(Type::kFloat32) && m.type != static_cast<int32_t>(Type::kFloat16) &&
+         !is_bfloat16(m);
 }
 inline Packing packing_of(const Matrix& m) {
   if (m.type == static_cast<int32_t>(Type::kInt4Super)) return Packing::kInt4Super;
@@ -42,21 +44,55 @@ inline int64_t scale_stride_of(const Matrix& m) {
 
 // The input rows of a product. Which member is used depends on the type of the matrix.
 struct Inputs {
-  FloatInputs floats = {};
+  FloatInputs<float> floats = {};
+  FloatInputs<PairInput> pairs = {};
   QuantizedInputs quantized = {};
 };
+
+template <class X>
+FloatInputs<X> allocate_items(Arena& arena, int64_t rows, int64_t items) {
+  FloatInputs<X> inputs;
+  const int64_t width = items + kLanes;
+  inputs.stride = rows > kFloatRows ? 0 : width;
+  inputs.rows = ceil_div(rows, kFloatRows) * kFloatRows;
+  inputs.items = items;
+  inputs.data = arena.allocate<X>(inputs.rows * width);
+  return inputs;
+}
+
+// As allocate_items; AMX tiles read all rows of a block, row by row.
+inline FloatInputs<PairInput> allocate_pairs(Arena& arena, int64_t rows, int64_t pairs) {
+#if defined(__AMX_BF16__)
+  FloatInputs<PairInput> inputs;
+  inputs.stride = pairs + kLanes;
+  inputs.rows = ceil_div(rows, kRowBlock) * kRowBlock;
+  inputs.items = pairs;
+  inputs.data = arena.allocate<PairInput>(inputs.rows * inputs.stride);
+  return inputs;
+#else
+  return allocate_items<PairInput>(arena, rows, pairs);
+#endif
+}
+
+inline void bf16_product(int64_t rows, const FloatInputs<PairInput>& x, FloatPanels<Pair> w, FloatRows c) {
+#if defined(__AMX_BF16__)
+  tile_product(rows, x, w, c);
+#else
+  float_product(rows, x, w, c, nullptr);
+#endif
+}
 
 // Allocates inputs for `rows` rows. Strides are not multiples of 4096 bytes: all rows would then compete for one set of
 // the L1 cache.
 inline Inputs allocate_inputs(Arena& arena, const Matrix& m, int64_t rows) {
   Inputs inputs;
   const int64_t width = groups_of(m) * kGroup, padded_rows = ceil_div(rows, kRowBlock) * kRowBlock;
+  if (is_bfloat16(m)) {
+    inputs.pairs = allocate_pairs(arena, rows, width / 2);
+    return inputs;
+  }
   if (!is_integer(m)) {
-    FloatInputs& f = inputs.floats;
-    f.stride = rows > kFloatRows ? 0 : width + kLanes;
-    f.rows = ceil_div(rows, kFloatRows) * kFloatRows;
-    f.columns = m.columns;
-    f.data = arena.allocate<float>(f.rows * (width + kLanes));
+    inputs.floats = allocate_items<float>(arena, rows, m.columns);
     return inputs;
   }
   QuantizedInputs& q = inputs.quantized;
@@ -72,10 +108,8 @@ inline Inputs allocate_inputs(Arena& arena, const Matrix& m, int64_t rows) {
 // Stores columns begin .. end - 1 of an input row; `begin` is a multiple of 256 and x points to column `begin`.
 inline void store_inputs(const Inputs& inputs, const Matrix& m, int64_t row, int64_t begin, int64_t end,
                          const float* x) {
-  if (!is_integer(m)) {
-    store_floats(inputs.floats, row, begin, end, x);
-    return;
-  }
+  if (is_bfloat16(m)) return store_pairs(inputs.pairs, row, begin, end, x);
+  if (!is_integer(m)) return store_items(inputs.floats, row, begin, end, x);
   const QuantizedInputs& q = inputs.quantized;
   const int64_t step = kGroup << q.shift;
   for (int64_t k = begin; k < end; k += step) {
@@ -224,10 +258,11 @@ inline void int_product(int64_t rows, const QuantizedInputs& x, Packing packing,
   }
 }
 
+// `depth` is the number of items of a row: its columns, or pairs of them.
 template <class W>
-FloatPanels<W> float_panels_at(const uint8_t* base, const Matrix& m, int64_t first, int64_t count) {
-  const int64_t stride = m.columns * kLanes;
-  return {reinterpret_cast<const W*>(base + m.data) + first * stride, stride, count, m.columns};
+FloatPanels<W> float_panels_at(const uint8_t* base, const Matrix& m, int64_t depth, int64_t first, int64_t count) {
+  const int64_t stride = depth * kLanes;
+  return {reinterpret_cast<const W*>(base + m.data) + first * stride, stride, count, depth};
 }
 
 inline IntPanels int_panels_at(const uint8_t* base, const Matrix& m, int64_t first, int64_t count) {
@@ -250,7 +285,7 @@ inline IntPanels int_panels_at(const uint8_t* base, const Matrix& m, int64_t fir
 template <class Finish>
 void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t rows, FloatRows c, Finish finish) {
   const int64_t panels = panels_of(m), units = ceil_div(panels, kUnitPanels);
-  constexpr int64_t kPanelBytes = std::max(kFloatDepth * kLanes * 4, kExpandedGroups * kInt8GroupBytes);
+  constexpr int64_t kPanelBytes = std::max(kDepthBytes * kLanes, kExpandedGroups * kInt8GroupBytes);
   uint8_t* scratch = thread_scratch(kUnitPanels * kPanelBytes);
 #pragma omp for schedule(dynamic, 1)
   for (int64_t unit = 0; unit < units; unit++) {
@@ -259,12 +294,15 @@ void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t
     const FloatRows out = c.from(0, first * kLanes);
     switch (static_cast<Type>(m.type)) {
       case Type::kFloat32:
-        float_product(rows, inputs.floats, float_panels_at<float>(base, m, first, count), out,
+        float_product(rows, inputs.floats, float_panels_at<float>(base, m, m.columns, first, count), out,
                       reinterpret_cast<float*>(scratch));
         break;
       case Type::kFloat16:
-        float_product(rows, inputs.floats, float_panels_at<Half>(base, m, first, count), out,
+        float_product(rows, inputs.floats, float_panels_at<Half>(base, m, m.columns, first, count), out,
                       reinterpret_cast<float*>(scratch));
+        break;
+      case Type::kBfloat16:
+        bf16_product(rows, inputs.pairs, float_panels_at<Pair>(base, m, groups_of(m) * kGroup / 2, first, count), out);
         break;
       default:
         int_product(rows, inputs.quantized, packing_of(m), int_panels_at(base, m, first, count), out, scratch);

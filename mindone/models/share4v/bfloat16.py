@@ -13,7 +13,7 @@ def to_bfloat16(array: np.ndarray) -> np.ndarray:
 
     Example:
         >>> import numpy as np
-        >>> from mindone.models.share4v.checkpoint.bfloat16 import from_bfloat16, to_bfloat16
+        >>> from mindone.models.share4v.bfloat16 import from_bfloat16, to_bfloat16
         >>> float(from_bfloat16(to_bfloat16(np.array([0.1], np.float32)))[0])
         0.10009765625
     """
