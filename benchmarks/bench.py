@@ -22,7 +22,7 @@ from shapes import SHAPES
 from mindone.models.share4v.kernels.cache_memory import KV_CACHE_DTYPES
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import anonymous_memory
-from mindone.models.share4v.quantization import KERNEL_DTYPES
+from mindone.models.share4v.quantization import KERNEL_DTYPES, QUANTIZED
 
 READ_BYTES = 1 << 29  # to measure the memory bandwidth
 
@@ -77,6 +77,10 @@ def measure(runner: Runner, arguments: argparse.Namespace, peak: dict[str, float
         print(f"{name:13} {shown}", flush=True)
 
     report("encode", *timed(runner.encode, rounds))
+    if arguments.images > 1:
+        first, seconds = timed(lambda: runner.encode(arguments.images), rounds)
+        singly = arguments.images * result["encode"]["seconds"] / seconds
+        report(f"encode {arguments.images}", first, seconds, times_one=singly)
     first, seconds = timed(lambda: runner.prefill(context), rounds)
     rate = matrix_flops(runner, context) / seconds
     report("prefill", first, seconds, tokens_per_second=context / seconds, share_of_peak=rate / peak["peak_flops"])
@@ -104,17 +108,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
     parser.add_argument("--dtype", choices=KERNEL_DTYPES, default="int4")
+    parser.add_argument("--converted", action="store_true", help="integers as `share4v convert` writes them")
     parser.add_argument("--kv-cache-dtype", choices=KV_CACHE_DTYPES)
     parser.add_argument("--threads", type=int, default=0, help="number of threads (default: all CPUs)")
     parser.add_argument("--tokens", type=int, default=512, help="length of the prompt")
     parser.add_argument("--batch", type=int, default=8, help="batch size; 1 skips the batch phase")
+    parser.add_argument("--images", type=int, default=1, help="also encode so many images at once")
     parser.add_argument("--caption", type=int, default=0, help="also measure a complete caption of this many tokens")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     peak = limits()  # measured first, so that its memory is freed before that of the model is measured
     before = resident_bytes()
     start = time.perf_counter()
-    runner = make_model(arguments.shape, arguments.dtype, arguments.threads, arguments.kv_cache_dtype)
+    if arguments.converted and arguments.dtype not in QUANTIZED:
+        parser.error(f"--converted is for {' and '.join(QUANTIZED)}")
+    runner = make_model(
+        arguments.shape, arguments.dtype, arguments.threads, arguments.kv_cache_dtype, arguments.converted
+    )
     make_seconds = time.perf_counter() - start
     components = runner.model.packed_components()
     weights = sum(component.array(name).size for component in components for name in component.names)
@@ -127,7 +137,13 @@ def main() -> None:
     grown = peak_bytes() - before
     memory = {"weights": weights, "cache": cache, "before_weights": before, "peak": peak_bytes()}
     memory["peak_over_weights_and_cache"] = grown / (weights + cache)
-    result = {"shape": arguments.shape, "dtype": arguments.dtype, "kernels": library().instruction_set, "limits": peak}
+    result = {
+        "shape": arguments.shape,
+        "dtype": arguments.dtype,
+        "converted": arguments.converted,
+        "kernels": library().instruction_set,
+        "limits": peak,
+    }
     result |= {"make_seconds": make_seconds, "phases": phases, "memory_bytes": memory, "machine": machine.describe()}
     print(json.dumps(result))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 from mindspore import Tensor
@@ -14,6 +14,8 @@ from mindone.models.share4v.bfloat16 import to_bfloat16
 from mindone.models.share4v.kernels.blocks import BlockPlan
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import GROUP, LANES, BlockWriter, MatrixSpec
+from mindone.models.share4v.quantization import CONVERTED_LAYOUTS
+from mindone.models.share4v.rounding.rotation import Rotation
 
 PIECE = 1 << 24  # bytes; generated once per matrix and repeated, since random numbers are slow
 
@@ -41,6 +43,8 @@ def random_block(plan: BlockPlan, generator: np.random.Generator) -> np.ndarray:
             _fill_scales(matrix, scales)
         for start in range(0, data.size, values.size):
             data[start : start + values.size] = values[: data.size - start]
+    if plan.spec.is_rotated:
+        writer.rotation(Rotation.random(plan.spec.norms[0].size).table)
     for number, norm in enumerate(plan.spec.norms):
         writer.vector("norms", number, "weight", np.ones(norm.size, np.float32))
     return writer.block
@@ -57,10 +61,15 @@ def _fill_scales(matrix: MatrixSpec, scales: np.ndarray) -> None:
     panels[:, -pairs:] = np.tile(np.array([8, 0], np.uint8), pairs // 2)  # scale and offset of a group
 
 
-def random_model(shape: str, dtype: str, kv_cache_dtype: str | None = None) -> Share4V:
-    """Return a model with random weights, which take the same memory and time as those of a real model."""
-    generator = np.random.default_rng(0)
-    model = Share4V(config_of(shape), dtype, "kernels", "kernels", kv_cache_dtype)
+def random_model(shape: str, dtype: str, kv_cache_dtype: str | None = None, is_converted: bool = False) -> Share4V:
+    """Return a model with random weights, which take the same memory and time as those of a real model.
+
+    `is_converted` gives integers the layout that `share4v convert` writes, and not the one of loading.
+    """
+    generator, config = np.random.default_rng(0), config_of(shape)
+    if is_converted:
+        config = replace(config, quantization=dtype, quantization_layout=CONVERTED_LAYOUTS[dtype])
+    model = Share4V(config, dtype, "kernels", "kernels", kv_cache_dtype)
     for component in model.packed_components():
         for plan in component.plans:
             component.put(plan.name, random_block(plan, generator))
@@ -93,10 +102,10 @@ class Runner:
             total += int((memory.keys.nbytes + memory.values.nbytes) * cached.used / slots)
         return total
 
-    def encode(self) -> float:
-        """Encode one image with the vision tower and the projector."""
+    def encode(self, images: int = 1) -> float:
+        """Encode images with the vision tower and the projector."""
         vision = self.model.config.vision_config
-        pixels = self.generator.standard_normal((1, 3, vision.image_size, vision.image_size)).astype(np.float32)
+        pixels = self.generator.standard_normal((images, 3, vision.image_size, vision.image_size)).astype(np.float32)
         start = time.perf_counter()
         self.model.encode_images(pixels).asnumpy()
         return time.perf_counter() - start
@@ -152,7 +161,9 @@ def _prompt(text: int, image: int) -> np.ndarray:
     return np.concatenate((np.arange(3, 3 + text - 10), [image], np.arange(100, 110)))[None]
 
 
-def make_model(shape: str, dtype: str, threads: int = 0, kv_cache_dtype: str | None = None) -> Runner:
-    """Return a runner for a shape of SHAPES; `threads` 0 means all CPUs."""
+def make_model(
+    shape: str, dtype: str, threads: int = 0, kv_cache_dtype: str | None = None, is_converted: bool = False
+) -> Runner:
+    """Return a runner for a shape of SHAPES; `threads` 0 means all CPUs; `is_converted` as in `random_model`."""
     library().threads = threads
-    return Runner(random_model(shape, dtype, kv_cache_dtype))
+    return Runner(random_model(shape, dtype, kv_cache_dtype, is_converted))

@@ -305,8 +305,9 @@ void attend_blocks(const AttentionPass& pass) {
   const int64_t kv_heads = pass.header->kv_heads, size = pass.header->head_dim;
 #pragma omp for schedule(dynamic, 1)
   for (int64_t i = 0; i < pass.block_count * kv_heads; i++) {
-    const RowBlock& block = pass.blocks[i / kv_heads];
-    const int64_t h = i % kv_heads, column = h * pass.group * size;
+    // One head after the other: its keys and values stay in the L2 cache for all blocks of a sequence.
+    const RowBlock& block = pass.blocks[i % pass.block_count];
+    const int64_t h = i / pass.block_count, column = h * pass.group * size;
     const Row* rows = pass.rows + block.first;
     attend_block(head_of<T>(pass, rows->sequence, h), rows, block.count, pass.group,
                  pass.queries.from(block.first, column), pass.out.from(block.first, column));
