@@ -66,11 +66,11 @@ class LoadOptions(CheckpointOptions):
     """Where the files of a checkpoint come from, and how its model is loaded.
 
     Attributes:
-        dtype: type of the weight matrices in memory: "float32" (the default), "float16", "bfloat16", or "int8" or "int4",
-            to which each weight is rounded as it is read (on an Ascend, the language model's only). On a CPU, "bfloat16"
-            needs the kernels, which round the inputs of products to it too and add in float32. A checkpoint that
-            `share4v convert` wrote as int8 or int4 keeps its type, is used from the file without a copy, and needs a
-            CPU. Types of MindSpore, NumPy and PyTorch mean their names; "auto" is the default.
+        dtype: type of the weight matrices in memory: "float32" (the default), "float16", "bfloat16", or "int8" or
+            "int4", to which each weight is rounded as it is read (on an Ascend, the language model's only). On a CPU,
+            "bfloat16" needs the kernels, which round the inputs of products to it too and add in float32. A checkpoint
+            that `share4v convert` wrote as int8 or int4 keeps its type, is used from the file without a copy, and needs
+            a CPU. Types of MindSpore, NumPy and PyTorch mean their names; "auto" is the default.
         language_backend, vision_backend: which implementation runs the language model and the vision tower. "auto" is
             the fastest for inference on this device ("native" is a synonym), "mindspore" are cells of MindSpore's
             operators, which can be trained and run on every device, and "kernels" are the CPU kernels. The name of a

@@ -11,7 +11,7 @@ import pytest
 from helpers.ascend import stand_ins, weight_quant_batch_matmul
 from mindspore import Tensor
 
-from mindone.models.share4v.checkpoint.bfloat16 import from_bfloat16, to_bfloat16
+from mindone.models.share4v.bfloat16 import from_bfloat16, to_bfloat16
 from mindone.models.share4v.nn import integer_linear
 from mindone.models.share4v.nn.device_operators import IntegerLimits
 from mindone.models.share4v.nn.integer_linear import IntegerLinear
