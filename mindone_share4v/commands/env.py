@@ -77,6 +77,7 @@ def _system() -> dict[str, str]:
     values = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
+        "architecture": platform.machine(),
         "cpu": f"{name}, {cores} cores for this process",
         "cpu features": " ".join(flag for flag in CPU_FLAGS if flag in flags) or "none of those that the kernels use",
         "c++ compiler": shutil.which("c++") or shutil.which("g++") or "not found",

@@ -2,6 +2,8 @@
 # emulation, from Debian's packages and wheels, without an ARM machine, root, chroot or binfmt. It needs Debian's
 # qemu-user-static and g++-aarch64-linux-gnu.
 
+arm_emulator=(qemu-aarch64-static)
+
 # FOLDER: unpack Python with NumPy and pytest for aarch64 into FOLDER, and set `arm`.
 arm_environment() {
   arm=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -40,6 +42,17 @@ arm_wheel() {
   PATH="$arm/tools/bin:$PATH" auditwheel repair --exclude libgomp.so.1 --wheel-dir "$1" "$1"/untagged/*.whl
 }
 
+# Make arm_python use Debian's other qemu, which loads plug-ins (QEMU_PLUGIN); it is unpacked for this machine.
+arm_emulator_with_plugins() {
+  if [[ ! -e $arm/qemu ]]; then
+    mkdir -p "$arm/qemu"
+    (cd "$arm/qemu" && apt-get -qq -o APT::Sandbox::User=root download qemu-user libcapstone4 liburing2)
+    local deb
+    for deb in "$arm"/qemu/*.deb; do dpkg -x "$deb" "$arm/qemu"; done
+  fi
+  arm_emulator=(env "LD_LIBRARY_PATH=$arm/qemu/usr/lib/$(uname -m)-linux-gnu" "$arm/qemu/usr/bin/qemu-aarch64")
+}
+
 # WHEEL: unpack a wheel of this package, with the tests beside it, in place of the one before.
 arm_install() {
   rm -rf "$arm/package" "$arm/work"
@@ -53,7 +66,7 @@ arm_install() {
 arm_python() {
   local cpu=$1 libraries=$arm/root/usr/lib/aarch64-linux-gnu:$arm/root/lib/aarch64-linux-gnu
   shift
-  (cd "$arm/work" && exec qemu-aarch64-static -cpu "$cpu" -L "$arm/root" -E "LD_LIBRARY_PATH=$libraries" \
+  (cd "$arm/work" && exec "${arm_emulator[@]}" -cpu "$cpu" -L "$arm/root" -E "LD_LIBRARY_PATH=$libraries" \
     -E "PYTHONPATH=$arm/package:$arm/site:$arm/work/tests:$arm/work/tests/aarch64/stand_ins" -E OMP_NUM_THREADS=1 -E PYTHONDONTWRITEBYTECODE=1 \
     "$arm/root/usr/bin/python3.11" "$@")
 }

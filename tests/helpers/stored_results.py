@@ -18,12 +18,13 @@ from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import Library, library
 from mindone.models.share4v.kernels.packing import NormSpec
 
-from .kernel_layers import CLIP, LLAMA_BIAS, LLAMA_ROTATED, Layer, LayerShape
+from .kernel_layers import CLIP, LLAMA_BIAS, Layer, LayerShape
 from .kernels import causal, linear_block, normals, rows_of, run_activation, run_linear, run_norm
 
 STORED = Path(__file__).parents[1] / "models/share4v/kernels/stored_results.json"
 DTYPES = ("float32", "float16", "int8", "int4", "int8-256", "int4-256")
 CACHE_DTYPES = ("float32", "float16", "int8")
+HADAMARD = LayerShape(96, 3, 1, 32, 256, hadamard=64)
 # The reference; the other fused kinds have its bits (test_bits.py).
 REFERENCE = "avx2"
 Results = list[np.ndarray]
@@ -44,7 +45,7 @@ def cases() -> Iterator[tuple[str, Callable[[Library], Results]]]:
     """Yield the name of each case, and a function that computes its results with the selected kernels."""
     for dtype in DTYPES:
         yield f"linear {dtype}", lambda kernels, dtype=dtype: _linear(kernels, dtype)
-        for name, shape in (("llama", LLAMA_BIAS), ("rotated llama", LLAMA_ROTATED), ("clip", CLIP)):
+        for name, shape in (("llama", LLAMA_BIAS), ("llama with hadamard", HADAMARD), ("clip", CLIP)):
             yield f"{name} {dtype}", lambda kernels, dtype=dtype, shape=shape: _layer(kernels, dtype, shape)
     for dtype in CACHE_DTYPES:
         for size in (20, 128):
