@@ -18,12 +18,14 @@ import numpy as np
 import smollm2
 from quantization import TOKENS, Model, load_model, log_softmax
 
+from mindone.models.share4v.checkpoint.loading import INPUT_OF
 from mindone.models.share4v.checkpoint.packed import packer
 from mindone.models.share4v.language.weights import language_plans
 from mindone.models.share4v.nn.integer_weights import Rounded, pack_int4, restored, round_int4, round_int8
+from mindone.models.share4v.rounding.importance import Importance
 from mindone.models.share4v.rounding.kernel_layers import run_model
 
-Rounding = Callable[[np.ndarray], Rounded]
+Rounding = Callable[[np.ndarray, "np.ndarray | None"], Rounded]
 
 
 def half(array: np.ndarray) -> np.ndarray:
@@ -43,25 +45,33 @@ def symmetric_int4(weight: np.ndarray, group: int) -> Rounded:
 
 def variants(groups: list[int]) -> dict[str, tuple[float, Rounding]]:
     """Return the variants: bits per weight with scales and offsets, and the rounding."""
-    made: dict[str, tuple[float, Rounding]] = {"int8, per output": (8, lambda weight: round_int8(weight, half))}
+    made: dict[str, tuple[float, Rounding]] = {"int8, per output": (8, lambda weight, _: round_int8(weight, half))}
     for group in groups:
-        made[f"int4, groups of {group}"] = 4 + 16 / group, lambda weight, group=group: symmetric_int4(weight, group)
+        made[f"int4, groups of {group}"] = 4 + 16 / group, lambda weight, _, group=group: symmetric_int4(weight, group)
     for group in groups:
         made[f"int4, groups of {group}, offsets"] = (
             4 + 32 / group,
-            lambda weight, group=group: round_int4(weight, group, half),
+            lambda weight, _, group=group: round_int4(weight, group, half),
+        )
+    for group in groups:
+        made[f"int4, groups of {group}, offsets, weighted"] = (
+            4 + 32 / group,
+            lambda weight, importance, group=group: round_int4(weight, group, half, importance),
         )
     return made
 
 
-def logits_of(model: Model, rounding: Rounding | None) -> np.ndarray:
-    """Return the log probabilities [T, V] of the text."""
+def logits_of(model: Model, rounding: Rounding | None, importances: list[dict[int, np.ndarray]]) -> np.ndarray:
+    """Return the log probabilities [T, V] of the text; `importances` are those of each layer's inputs."""
 
     def read(name: str) -> np.ndarray:
         weight = model.read(name)
         if rounding is None or weight.ndim == 1 or name.endswith("embed_tokens.weight"):
             return weight
-        return restored(round_int8(weight, half) if name == smollm2.HEAD else rounding(weight))
+        if name == smollm2.HEAD:
+            return restored(round_int8(weight, half))
+        number, part = name.removeprefix(f"{smollm2.MODEL}.layers.").removesuffix(".weight").split(".", 1)
+        return restored(rounding(weight, importances[int(number)][INPUT_OF[part]]))
 
     plans = language_plans(model.config, "float32")
     packed = packer(plans, model.config.text_config, read)
@@ -75,13 +85,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # Of the multiples of 32, those that divide this model's sizes, 576 and 1536.
     parser.add_argument("--groups", type=int, nargs="+", default=[32, 64, 192], help="sizes of int4's groups")
+    parser.add_argument("--only", default="", help="measure only variants with this text in their names")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of the text (default: %(default)s)")
     arguments = parser.parse_args()
     model = load_model(arguments.tokens)
-    exact = logits_of(model, None)
+    importance = Importance(model.config.text_config, model.read)
+    importances = [found for plan in language_plans(model.config, "float32") if (found := importance.of(plan))]
+    exact = logits_of(model, None, importances)
     print("| type | bits per weight | KL | perplexity | same top-1 |\n|---|---|---|---|---|")
     for name, (bits, rounding) in variants(arguments.groups).items():
-        found = logits_of(model, rounding)
+        if arguments.only not in name:
+            continue
+        found = logits_of(model, rounding, importances)
         kl = float((np.exp(exact) * (exact - found)).sum(-1).mean())
         perplexity = np.exp(-found[np.arange(len(found)), model.text[1:]].mean())
         same = 100 * (found.argmax(-1) == exact.argmax(-1)).mean()

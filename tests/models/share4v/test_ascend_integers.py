@@ -115,6 +115,19 @@ def test_a_missing_or_misshapen_weight_is_named(checkpoint: Path, device: None, 
         Share4V.from_pretrained(tmp_path, dtype="int4", **CELLS)
 
 
+def test_a_weight_that_is_not_finite_is_named(checkpoint: Path, device: None, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    weights = load_file(checkpoint / "model.safetensors")
+    name = "language_model.model.layers.0.self_attn.k_proj.weight"
+    weights[name][3, 5] = np.nan
+    save_weights(weights.items(), tmp_path)
+    (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    for dtype in ("int8", "int4"):
+        with pytest.raises(ValueError, match=f"{name}: values are not finite"):
+            Share4V.from_pretrained(tmp_path, dtype=dtype, **CELLS)
+
+
 def test_without_the_operator_integers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="needs the operator weight_quant_batch_matmul"):
         LlamaForCausalLM(CONFIG, "int4")

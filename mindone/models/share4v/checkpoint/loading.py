@@ -10,20 +10,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bfloat16 import dtype_name, from_bfloat16, to_bfloat16
+from ..language.weights import language_plans
+from ..rounding.importance import MATRICES, Importance
 from .adapters import merged_entries
 from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
 from .formats.mapped_file import FileVersion
 from .layout import Checkpoint
-from .packed import Packed, expected_of, fill
+from .packed import Packed, expected_of, fill, finite_reader, reader_of
 from .weights import COMPONENTS, LANGUAGE_MODEL, LM_HEAD, VISION_TOWER, expected_shapes, is_known, our_name
 
 if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
+    from ..configuration import Share4VConfig
     from ..nn.integer_linear import IntegerLinear
 
 DTYPES = ("float32", "float16", "bfloat16")
+# Part of a layer -> the key of its input in Importance.of, which queries, keys and values share, and gate and up too.
+INPUT_OF = {
+    **{f"self_attn.{part}_proj": MATRICES["self_attn.q_proj"] for part in "qkv"},
+    "self_attn.o_proj": MATRICES["self_attn.o_proj"],
+    **{f"mlp.{part}_proj": MATRICES["mlp.gate_proj"] for part in ("gate", "up")},
+    "mlp.down_proj": MATRICES["mlp.down_proj"],
+}
 RECOMMENDATION = (
     "%s is rounded to int4 as it is loaded, each time; `share4v convert --dtype int4` rounds it once and better, with "
     "GPTQ, and its result loads at once"
@@ -186,9 +196,7 @@ def load_weights(
         expected |= expected_of(component, shapes, quantized)
     check_weights(entries, expected, checkpoint)
     fill_parameters(parameters, entries, dtype)
-    for name, layer in rounded.items():
-        layer.put(entries[name].read(), partial(_narrowed, dtype=str(layer.activations).lower()))
-        entries[name].release()
+    _round_layers(rounded, entries, checkpoint.config)
     mapped: frozenset[FileVersion] = frozenset()
     matrices = (matrix for part in packed for plan in part.plans for matrix in plan.spec.matrices)
     if not quantized and any(matrix.dtype == "int4-256" for matrix in matrices):
@@ -204,6 +212,27 @@ def _integer_layers(cell: nn.Cell) -> dict[str, IntegerLinear]:
 
     layers = (part for _, part in cell.cells_and_names() if isinstance(part, IntegerLinear))
     return {layer.weight.name: layer for layer in layers}
+
+
+def _round_layers(
+    layers: Mapping[str, IntegerLinear], entries: Mapping[str, StoredTensor], config: Share4VConfig
+) -> None:
+    """Fill layers of integers, by their weights' names, in the order of the model.
+
+    Raises:
+        CheckpointError: a weight has values that are not finite.
+    """
+
+    read = reader_of(entries)
+    checked, importance = finite_reader(read), Importance(config.text_config, read)
+    weighs = any(layer.is_int4 for layer in layers.values())
+    for plan in language_plans(config, "float32") if layers else ():
+        prefix = f"{plan.name}."
+        found = importance.of(plan) if weighs else {}
+        for name in [name for name in layers if name.startswith(prefix)]:
+            layer, part = layers[name], name.removeprefix(prefix).removesuffix(".weight")
+            narrow = partial(_narrowed, dtype=str(layer.activations).lower())
+            layer.put(checked(name), narrow, found.get(INPUT_OF.get(part, -1)))
 
 
 def _narrowed(array: np.ndarray, dtype: str) -> np.ndarray:

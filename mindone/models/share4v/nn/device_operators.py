@@ -79,7 +79,7 @@ class IntegerLimits:
     """
 
     max_size: int = 65535
-    group: int = 64
+    group: int = 32
 
     def allow(self, dtype: str, in_features: int, out_features: int) -> bool:
         """Return whether a matrix may have integer weights of `dtype`, "int8" or "int4"."""

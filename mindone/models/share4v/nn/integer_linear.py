@@ -56,9 +56,15 @@ class IntegerLinear(nn.Cell):
         make: Any = operators.weight_quant_batch_matmul
         self.product: Any = make(False, not self.is_int4, group if self.is_int4 else 0)
 
-    def put(self, weight: np.ndarray, narrow: Narrow) -> None:
-        """Round and store a float weight [O, I]; `narrow` rounds an array to the type of the activations."""
-        rounded = round_int4(weight, self.group, narrow) if self.is_int4 else round_int8(weight, narrow)
+    def put(self, weight: np.ndarray, narrow: Narrow, importance: np.ndarray | None = None) -> None:
+        """Round and store a float weight [O, I].
+
+        Args:
+            weight: the weight.
+            narrow: rounds an array to the type of the activations.
+            importance: [I], as in `round_int4`; int8 does not use it.
+        """
+        rounded = round_int4(weight, self.group, narrow, importance) if self.is_int4 else round_int8(weight, narrow)
         self.weight.set_data(Tensor(rounded.weight, self.weight.dtype))
         self.scale.set_data(Tensor(rounded.scale, self.activations))
         if self.offset is not None:

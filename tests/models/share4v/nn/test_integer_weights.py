@@ -62,9 +62,25 @@ def test_int4_is_off_by_half_a_step_of_its_group(activations: str) -> None:
     np.testing.assert_array_equal(narrow(rounded.scale), rounded.scale)
     np.testing.assert_array_equal(narrow(rounded.offset), rounded.offset)
     steps = rounded.scale.T.repeat(GROUP, 1)  # [O, I]
-    allowed = 1 + 15 * {"float16": 2.0**-11, "bfloat16": 2.0**-8}[activations]  # half for the offset, half for a weight
     error = np.abs(restored(rounded) - weight) / steps
-    assert error.max() <= allowed and np.median(error) < 0.3 and not restored(rounded)[2].any()
+    # Of a group with a smaller range, the largest weights are off by more than a step; in the mean nothing is.
+    assert np.sqrt((error**2).mean()) < 0.45 and np.median(error) < 0.3 and not restored(rounded)[2].any()
+
+
+def test_int4_takes_the_range_with_the_smallest_error_of_what_matters() -> None:
+    """One large weight in each group: if it does not matter, a smaller range brings the others closer."""
+    weight = RNG.normal(0, 1, (8, 2 * GROUP)).astype(np.float32)
+    weight[:, ::GROUP] = 6
+    same = np.ones(2 * GROUP, np.float32)
+    others = np.where(np.arange(2 * GROUP) % GROUP == 0, 1e-4, 1.0).astype(np.float32)
+
+    def error(importance: np.ndarray | None, counted: np.ndarray) -> float:
+        difference = restored(round_int4(weight, GROUP, half, importance)) - weight
+        return float((difference**2 * counted).sum())
+
+    assert error(others, others) < 0.9 * error(None, others)
+    assert error(None, same) < 0.7 * error(others, same)
+    assert error(same, same) == error(None, same)
 
 
 def test_int4_keeps_what_is_on_its_grid() -> None:
@@ -92,7 +108,7 @@ def test_two_int4_in_a_byte() -> None:
         ("int4", (2 * GROUP, 8), True),
         ("int4", (2 * GROUP, 7), False),
         ("int4", (GROUP, 8), False),  # the documentation asks for less than all inputs
-        ("int4", (GROUP + 32, 8), False),
+        ("int4", (GROUP + 16, 8), False),
     ],
 )
 def test_which_matrices_may_be_integers(dtype: str, sizes: tuple[int, int], allowed: bool) -> None:
@@ -126,7 +142,7 @@ def test_the_layer_multiplies_by_what_its_integers_mean(integers: str) -> None:
 
 def test_a_wrong_group_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     half_group = replace(
-        stand_ins(), weight_quant_batch_matmul=lambda *flags: weight_quant_batch_matmul(False, False, 32)
+        stand_ins(), weight_quant_batch_matmul=lambda *flags: weight_quant_batch_matmul(False, False, 64)
     )
     cell, matrix = layer("int4", half_group)
     with pytest.raises(ValueError, match="antiquant_scale is not"):
@@ -136,8 +152,8 @@ def test_a_wrong_group_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_swapped_nibbles_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     swapped = partial(round_int4)
 
-    def swap(weight: np.ndarray, group: int, narrow: object) -> object:
-        rounded = swapped(weight, group, narrow)
+    def swap(*arguments: object) -> object:
+        rounded = swapped(*arguments)
         return replace(
             rounded, weight=((rounded.weight.view(np.uint8) << 4) | (rounded.weight.view(np.uint8) >> 4)).view(np.int8)
         )
@@ -149,8 +165,8 @@ def test_swapped_nibbles_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scales_in_another_order_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scales per output before groups, in the memory of the right shape."""
 
-    def transpose(weight: np.ndarray, group: int, narrow: object) -> object:
-        rounded = round_int4(weight, group, narrow)
+    def transpose(*arguments: object) -> object:
+        rounded = round_int4(*arguments)
         return replace(rounded, scale=np.ascontiguousarray(rounded.scale.T).reshape(rounded.scale.shape))
 
     monkeypatch.setattr(integer_linear, "round_int4", transpose)
