@@ -40,6 +40,7 @@ LONGEST_FIRST = (
     "mindone_share4v/test_caption_dataset.py",
     "models/share4v/test_ascend_model.py",
     "models/share4v/nn/test_ascend_frontend.py",
+    "models/share4v/training/test_mixed_precision.py",
     "models/share4v/integrations/mindone_transformers/test_vision_tower.py",
     "models/share4v/test_kernel_components.py",
     "models/share4v/generation/test_decoding.py",

@@ -29,7 +29,7 @@ from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.training.initialization import initialize
 from mindone.models.share4v.training.labels import TrainingText, collate, tokenize_conversation
 from mindone.models.share4v.training.loss import Batch, make_batch
-from mindone.models.share4v.training.trainer import Schedule, Stage, train, train_all
+from mindone.models.share4v.training.trainer import Schedule, Stage, Trainer, train_all
 
 CONFIG = Share4VConfig(
     vision_config=VisionConfig(
@@ -117,19 +117,22 @@ def batches(course: Course, model: Share4V, processor: Share4VProcessor, length:
             yield ready.result()
 
 
-def run(course: Course, model: Share4V, processor: Share4VProcessor) -> None:
-    """Train one course and print its mean loss every 25 steps."""
+def run(course: Course, model: Share4V, processor: Share4VProcessor, precision: str = "float32") -> None:
+    """Train one course and print its mean loss every 25 steps, and the number of steps that float16 skipped."""
     length = course.width - 1 + model.config.num_image_tokens
     warmup = max(20, course.steps * 3 // 100)
-    stage = Stage(Schedule(course.peak, course.steps, warmup), length, train_all, beta2=0.98)
+    stage = Stage(Schedule(course.peak, course.steps, warmup), length, train_all, beta2=0.98, precision=precision)
     start = time.perf_counter()
     losses: list[float] = []
-    for step, loss in enumerate(train(model, stage, batches(course, model, processor, length)), 1):
-        losses.append(loss)
-        if step % 25 == 0 or step == course.steps:
+    skipped = 0
+    for step in Trainer(model, stage).train(batches(course, model, processor, length)):
+        skipped += step.skipped
+        losses.append(step.loss)
+        if step.number % 25 == 0 or step.number == course.steps:
             seconds = round(time.perf_counter() - start, 1)
-            mean = round(float(np.mean(losses)), 4)
-            print(json.dumps({"course": course.name, "step": step, "loss": mean, "seconds": seconds}), flush=True)
+            line = {"course": course.name, "step": step.number, "loss": round(float(np.mean(losses)), 4)}
+            line |= {"skipped": skipped} if precision == "float16" else {}
+            print(json.dumps({**line, "seconds": seconds}), flush=True)
             losses = []
 
 
@@ -139,6 +142,12 @@ def main() -> None:
         "--out", type=Path, required=True, help="directory to write; a course that is finished in it is not repeated"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="dtype in which the model computes while it is trained; weights are float32 (bfloat16: on Ascend only)",
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     vocabulary = args.out / "tokenizer.model"
@@ -151,7 +160,7 @@ def main() -> None:
         if done.is_dir():
             model = Share4V.from_pretrained(done, language_backend="llama", vision_backend="clip")
             continue
-        run(course, model, processor)
+        run(course, model, processor, args.precision)
         model.save_pretrained(done)
         processor.save_pretrained(done)
     convert(args.out / COURSES[-1].name, args.out / "checkpoint", dtype="float16")

@@ -1,6 +1,10 @@
 """What a component must offer to be put together with the others; the registries' components keep to these.
 
 Tower and projector are compiled as one graph, so both must be cells whose `construct` MindSpore can compile.
+
+Training in half precision (`training.trainer.Stage.precision`) keeps weights in float32 and passes float32 inputs to a
+tower or projector, unless it has the attribute `computes_in_input_dtype = True`: then they are float16 or bfloat16, and
+the component must cast its weights where it uses them. The language model must do so.
 """
 
 from __future__ import annotations

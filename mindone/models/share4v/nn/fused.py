@@ -73,11 +73,14 @@ class Arithmetic:
         return LayerNorm(dim, eps, self.operators.layer_norm)
 
     def attention(self, heads: int, kv_heads: int, head_size: int, length: int) -> Attention:
-        """Return attention for any number of queries; `length` is the maximum number of keys of a sequence."""
+        """Return attention for any number of queries; `length` is the maximum number of keys of a sequence.
+
+        The activations' dtype is not considered: in training in mixed precision it is not that of inference.
+        """
         limits, operator = self.operators.flash_limits, self.operators.flash_attention_score
-        if operator is None or not limits.allow(self.activations, heads, kv_heads, head_size, length):
+        if operator is None or not limits.allow(limits.dtypes[0], heads, kv_heads, head_size, length):
             return Attention()
-        return FlashAttention(operator, heads, head_size, limits.max_batch)
+        return FlashAttention(operator, heads, head_size, limits.max_batch, limits.dtypes)
 
     def one_query_attention(
         self, heads: int, kv_heads: int, head_size: int, length: int
@@ -104,11 +107,14 @@ class Attention(nn.Cell):
 class FlashAttention(Attention):
     """Attention with `flash_attention_score`, whose mask is True where a key is hidden.
 
-    Batches larger than `max_batch` use the portable implementation.
+    Batches larger than `max_batch`, and queries of other dtypes than `dtypes`, use the portable implementation.
     """
 
-    def __init__(self, operator: Operator, heads: int, head_size: int, max_batch: int) -> None:
+    def __init__(
+        self, operator: Operator, heads: int, head_size: int, max_batch: int, dtypes: tuple[ms.Type, ...]
+    ) -> None:
         super().__init__()
+        self.dtypes = dtypes
         self.operator = operator
         self.heads = heads
         self.head_size = head_size
@@ -121,7 +127,7 @@ class FlashAttention(Attention):
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, _, length, _ = query.shape
-        if batch > self.max_batch:
+        if batch > self.max_batch or query.dtype not in self.dtypes:
             return attention(query, key, value, None if mask is None else mask.astype(ms.float32) * MASKED)
         # sparse_mode 0 without bounds on the tokens before and after: only the mask hides keys.
         attended = self.operator(  # [B, Hq, T, D]

@@ -16,6 +16,7 @@ from mindspore.common.initializer import Normal, initializer
 from .device_operators import DeviceOperators, Operator, device_operators
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+HALF = (ms.float16, ms.bfloat16)
 # Far below any attention score, but finite: a query with every key masked then gives an average instead of NaN.
 MASKED = -1e9
 

@@ -20,6 +20,8 @@ MLP_TYPE = re.compile(r"mlp(\d+)x_gelu")
 class LinearProjector(Linear):
     """One linear layer: [B, N, D] -> [B, N, H]."""
 
+    computes_in_input_dtype = True
+
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         sizes = config.vision_config.hidden_size, config.text_config.hidden_size
         super().__init__(*sizes, bias=config.projector_config.bias, dtype=weight_dtype(dtype))
@@ -30,6 +32,8 @@ class MLPProjector(nn.SequentialCell):
 
     The linear layers are numbered 0, 2, 4, ... as in the checkpoints.
     """
+
+    computes_in_input_dtype = True
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         match = MLP_TYPE.fullmatch(config.projector_config.projector_type)
@@ -47,6 +51,8 @@ class MLPProjector(nn.SequentialCell):
 
 class IdentityProjector(nn.Cell):
     """Returns the features unchanged; their size must be that of the embeddings."""
+
+    computes_in_input_dtype = True
 
     def __init__(self, config: Share4VConfig, dtype: str = "float32") -> None:
         super().__init__()

@@ -14,16 +14,19 @@ from ..modeling import Share4V
 RESIDUAL = ("o_proj.weight", "out_proj.weight", "down_proj.weight", "fc2.weight")
 EMBEDDINGS = ("embed_tokens.weight", "class_embedding")
 POSITIONS = "position_embedding.weight"
-# Weight dtypes in which training is refused, and why. nn.Adam keeps its moments in the dtype of the weights.
+# Dtypes of weights that cannot be trained, and why. nn.Adam keeps its moments in the dtype of the weights.
 UNTRAINABLE = {
-    "float16": "Adam's epsilon of 1e-8 and most updates are too small for float16, and MindSpore 2.7.0 cannot compile "
-    "the training step on Ascend",
-    "bfloat16": "MindSpore's Adam does not accept bfloat16 gradients, and most updates are lost in bfloat16's 8 bits",
+    "float16": "Adam's epsilon of 1e-8 and most updates are too small for float16",
+    "bfloat16": "most updates are lost in bfloat16's 8 bits, and MindSpore's Adam does not accept bfloat16 gradients",
+    "int8": "they are integers",
+    "int4": "they are integers",
 }
 
 
 def check_trainable(dtype: str) -> None:
     """Raise an error unless weights of this dtype can be trained; only float32 can, on every device.
+
+    The model may compute in half precision all the same: see `trainer.Stage.precision`.
 
     Raises:
         ValueError: the dtype is not "float32".
@@ -33,14 +36,15 @@ def check_trainable(dtype: str) -> None:
         >>> check_trainable("float32")
         >>> check_trainable("bfloat16")
         Traceback (most recent call last):
-        ValueError: weights of dtype 'bfloat16' cannot be trained: MindSpore's Adam does not accept ...
+        ValueError: weights of dtype 'bfloat16' cannot be trained: most updates are lost in bfloat16's ...
     """
     if dtype != "float32":
+        half = dtype if dtype == "float16" else "bfloat16"
         reason = UNTRAINABLE.get(dtype, "only float32 weights can be trained")
         raise ValueError(
             f"weights of dtype {dtype!r} cannot be trained: {reason}; create or load the model with dtype='float32' "
-            f"(a checkpoint of any dtype can be loaded so), and convert the result with model.to(dtype={dtype!r}) or "
-            "share4v convert"
+            "(a checkpoint of any dtype can be loaded so). For products in half precision give the stage "
+            f"precision={half!r}; convert the result with share4v convert"
         )
 
 

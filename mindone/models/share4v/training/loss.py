@@ -75,16 +75,31 @@ def make_batch(
 
 
 class CaptionLoss(nn.Cell):
-    """Mean cross-entropy over all positions with a target, as in transformers."""
+    """Mean cross-entropy over all positions with a target, as in transformers.
 
-    def __init__(self, model: Share4V, batch_size: int, length: int) -> None:
+    Args:
+        model: the model.
+        batch_size, length: B and T of all batches.
+        dtype: what the components compute in, whatever the dtype of their weights; those that always compute in their
+            weights' dtype (protocols.py) still do. The loss, norms, softmax and activation functions are float32.
+    """
+
+    def __init__(self, model: Share4V, batch_size: int, length: int, dtype: ms.Type = ms.float32) -> None:
         super().__init__(auto_prefix=False)  # keep the weights' names
         self.model = model
         self.cos, self.sin, self.mask = model.language_model.tables(batch_size, length)
+        self.dtype = dtype
+        self.pixels_dtype, self.features_dtype = (
+            dtype if getattr(component, "computes_in_input_dtype", False) else ms.float32
+            for component in (model.vision_tower, model.mm_projector)
+        )
 
     def construct(self, pixel_values: Tensor, input_ids: Tensor, index: Tensor, targets: Tensor) -> Tensor:
-        features = self.model.mm_projector(self.model.vision_tower(pixel_values))  # [N, P, H]
-        embeds = self.model.merge(self.model.language_model.embed(input_ids), features, index)  # [B, T, H]
+        features = self.model.vision_tower(pixel_values.astype(self.pixels_dtype))  # [N, P, D]
+        features = self.model.mm_projector(features.astype(self.features_dtype))  # [N, P, H]
+        # Merged in float32, so that the gradients of a token that occurs several times are added up in float32.
+        tokens = self.model.language_model.embed(input_ids).astype(ms.float32)
+        embeds = self.model.merge(tokens, features.astype(ms.float32), index).astype(self.dtype)  # [B, T, H]
         logits = self.model.language_model.forward(embeds, self.cos, self.sin, self.mask)  # [B, T, V]
         return mean_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
 

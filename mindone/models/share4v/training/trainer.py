@@ -1,18 +1,27 @@
-"""The training loop: one compiled step computes the loss, clips the gradients and applies Adam."""
+"""The training loop, with float32 weights and moments; the model may compute in half precision."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 
 from ..modeling import Share4V
 from .initialization import check_trainable
 from .loss import Batch, CaptionLoss
+from .precision import LossScale, LossScaling, compute_dtype
+from .state import Progress, load_state, save_state
+from .step import OptimizerStep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ class Stage:
         trains: returns whether the parameter of a name is trained.
         max_grad_norm: gradients with a larger norm are scaled down to it.
         beta2: decay rate of Adam's second moment; shorter runs need a smaller value.
+        precision: dtype in which the model computes: "float32", "bfloat16" (the recipe's; on Ascend) or "float16". The
+            weights, Adam's moments, the gradients, the norms and the loss are float32 in any case.
+        loss_scaling: how float16 keeps small gradients; the other dtypes do not need it.
+        gradient_accumulation_steps: batches per step. Their gradients are added up; the loss is the mean over all
+            their targets, as in transformers, and as for one large batch.
     """
 
     schedule: Schedule
@@ -54,6 +68,9 @@ class Stage:
     trains: Callable[[str], bool]
     max_grad_norm: float = 1.0
     beta2: float = 0.999
+    precision: str = "float32"
+    loss_scaling: LossScaling = field(default_factory=LossScaling)
+    gradient_accumulation_steps: int = 1
 
 
 def train_all(name: str) -> bool:
@@ -91,72 +108,164 @@ def trained_parameters(model: Share4V, trains: Callable[[str], bool]) -> list[Pa
     return selected
 
 
-def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[float]:
-    """Train `model` in place; yield the loss of each step.
+@dataclass(frozen=True)
+class Step:
+    """What one step of the optimizer did.
 
-    The recipe's optimizer is AdamW with weight decay 0, which is Adam. Weights and moments are float32.
+    Attributes:
+        number: number of steps until now, this one included.
+        loss: mean cross-entropy over the targets.
+        grad_norm: global norm of the gradients before clipping.
+        learning_rate: the learning rate; that of the next step if this one was skipped.
+        loss_scale: what the loss was multiplied by; 1 unless the precision is float16.
+        skipped: whether a gradient was not finite, so that no weight, moment or learning rate was changed.
+    """
+
+    number: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    loss_scale: float
+    skipped: bool
+
+
+class Trainer:
+    """Trains a model in place with Adam: the recipe's optimizer is AdamW with weight decay 0.
+
+    Args:
+        model: the model, with float32 weights.
+        stage: what is trained, and how.
+
+    Attributes:
+        steps_done: number of steps until now, skipped ones included. After `load`, pass the batches after the first
+            `steps_done * stage.gradient_accumulation_steps`.
+        loss_scale: the present loss scale.
 
     Raises:
-        ValueError: there are fewer batches than steps, `stage.trains` selects no parameter, the model was loaded for
-            inference, or its dtype is not float32.
+        ValueError: the stage trains no parameter, or has an option that is not supported; the model was loaded for
+            inference, or its weights are not float32.
+
+    Example:
+        >>> stage = Stage(Schedule(2e-5, 4875, 147), 2048, train_all, precision="bf16")
+        >>> trainer = Trainer(model, stage)  # doctest: +SKIP
+        >>> for step in trainer.train(batches):  # doctest: +SKIP
+        ...     if step.number % 500 == 0:
+        ...         trainer.save(f"checkpoint-{step.number}")
+    """
+
+    def __init__(self, model: Share4V, stage: Stage) -> None:
+        if model.packed_components():
+            raise ValueError(
+                f"this model was loaded for inference: its weights are packed for the CPU kernels ({model.dtype}) and "
+                "cannot be trained; load it with dtype='float32', language_backend='llama', vision_backend='clip'"
+            )
+        check_trainable(model.dtype)
+        if stage.gradient_accumulation_steps < 1:
+            raise ValueError(
+                f"gradient_accumulation_steps is {stage.gradient_accumulation_steps}: expected 1 batch per step or more"
+            )
+        self.model, self.stage = model, stage
+        self._dtype = compute_dtype(stage.precision)
+        self._weights = ms.ParameterTuple(trained_parameters(model, stage.trains))
+        if not self._weights:
+            raise ValueError("the stage trains no parameter: its `trains` returned False for every name")
+        self._rates = stage.schedule.rates()
+        rates = Tensor(np.array(self._rates, np.float32))
+        self._optimizer = nn.Adam(self._weights, learning_rate=rates, beta2=stage.beta2)
+        self._step: OptimizerStep | None = None
+        self.steps_done = 0
+        self.loss_scale = LossScale(stage.loss_scaling if self._dtype == ms.float16 else LossScaling(1.0))
+
+    def train(self, batches: Iterable[Batch]) -> Iterator[Step]:
+        """Take the schedule's remaining steps; yield after each, when the model may be used or saved.
+
+        Raises:
+            ValueError: there are fewer batches than the steps need.
+            FloatingPointError: the loss or a gradient is not finite, and no smaller loss scale is left to try; the
+                weights are those before this step.
+        """
+        stream, total, count = iter(batches), self.stage.schedule.steps, self.stage.gradient_accumulation_steps
+        self.model.set_train(True)
+        try:
+            while self.steps_done < total:
+                group = list(islice(stream, count))
+                if len(group) < count:
+                    each = "one batch" if count == 1 else f"{count} batches"
+                    raise ValueError(
+                        f"there are only {self.steps_done * count + len(group)} batches for the {total} steps of the "
+                        f"schedule: pass {each} per step"
+                    )
+                yield self._take(group)
+        finally:
+            self.model.set_train(False)
+
+    def _take(self, batches: list[Batch]) -> Step:
+        if self._step is None:
+            loss = CaptionLoss(self.model, batches[0].index.shape[0], self.stage.length, self._dtype)
+            self._step = OptimizerStep(loss, self._optimizer, self._weights, self.stage.max_grad_norm, len(batches))
+        rate, scale = self._rates[int(self._optimizer.global_step.asnumpy()[0])], self.loss_scale.value
+        loss, norm = self._step(batches, scale)
+        self.steps_done += 1
+        self.model.forget_values()  # its caches hold values of the old weights, and the caller may evaluate now
+        step = Step(self.steps_done, loss, norm, rate, scale, not math.isfinite(norm))
+        if self._dtype == ms.float16:
+            self.loss_scale.update(not step.skipped)
+        if step.skipped:
+            self._report(step)
+        return step
+
+    def _report(self, step: Step) -> None:
+        """Log that a step was skipped; raise an error if the next one would fare no better."""
+        if step.loss_scale == self.loss_scale.value:
+            raise FloatingPointError(
+                f"step {step.number} has gradients that are not finite (loss {step.loss:g}, precision "
+                f"{self.stage.precision}, loss scale {step.loss_scale:g}); the weights are those before it. Check "
+                "the batch, or lower the learning rate"
+            )
+        logger.warning(
+            "step %d is skipped: gradients are not finite with loss scale %g; the next has %g",
+            *(step.number, step.loss_scale, self.loss_scale.value),
+        )
+
+    def save(self, directory: str | Path) -> None:
+        """Write a checkpoint to continue from: the model in float32, which `from_pretrained` reads, moments and counts.
+
+        The directory appears when everything is written.
+
+        Raises:
+            FileExistsError: the directory exists and is not empty.
+        """
+        progress = Progress(self.steps_done, self.loss_scale.value, self.loss_scale.good_steps, self._settings())
+        save_state(directory, self.model, self._optimizer, progress)
+
+    def load(self, directory: str | Path) -> None:
+        """Continue from what `save` wrote: the next steps are, to the bit, those that would have followed.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            ValueError: it was written by another stage than this one, or is damaged; the message says what differs.
+            CheckpointError: the weights are not those of this model.
+        """
+        progress = load_state(directory, self.model, self._optimizer, self._settings())
+        self.steps_done = progress.steps_done
+        self.loss_scale.value, self.loss_scale.good_steps = progress.loss_scale, progress.good_steps
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the stage's options on which the steps depend, but `trains`: the names of the moments tell it."""
+        settings = {item.name: getattr(self.stage, item.name) for item in fields(self.stage) if item.name != "trains"}
+        settings |= {"schedule": asdict(self.stage.schedule), "loss_scaling": asdict(self.stage.loss_scaling)}
+        return settings | {"precision": str(self._dtype).lower()}
+
+
+def train(model: Share4V, stage: Stage, batches: Iterable[Batch]) -> Iterator[float]:
+    """Train `model` in place; yield the loss of each step. `Trainer` also saves, continues and reports more.
+
+    Raises:
+        ValueError, FloatingPointError: as `Trainer` and `Trainer.train`.
 
     Example:
         >>> stage = Stage(Schedule(peak=1e-3, steps=100, warmup=3), length=96, trains=train_all)  # doctest: +SKIP
         >>> losses = list(train(model, stage, batches))  # doctest: +SKIP
     """
-    if model.packed_components():
-        raise ValueError(
-            "this model was loaded for inference: the weights of its CPU kernels cannot be trained; load it with "
-            "language_backend='llama', vision_backend='clip' to train it"
-        )
-    check_trainable(model.dtype)
-    weights = ms.ParameterTuple(trained_parameters(model, stage.trains))
-    if not weights:
-        raise ValueError("the stage trains no parameter: its `trains` returned False for every name")
-    rates = stage.schedule.rates()
-    optimizer = nn.Adam(weights, learning_rate=Tensor(np.array(rates, np.float32)), beta2=stage.beta2)
-    step = None
-    model.set_train(True)
-    try:
-        stream = iter(batches)
-        for number in range(stage.schedule.steps):
-            batch = next(stream, None)
-            if batch is None:
-                raise ValueError(
-                    f"there are only {number} batches for the {stage.schedule.steps} steps of the schedule: "
-                    "pass one batch per step"
-                )
-            if step is None:
-                step = _compile_step(
-                    CaptionLoss(model, batch.index.shape[0], stage.length), optimizer, weights, stage.max_grad_norm
-                )
-            loss = float(step(batch.pixel_values, batch.input_ids, batch.index, batch.targets).asnumpy())
-            model.forget_values()  # its caches hold values of the old weights, and the caller may evaluate now
-            yield loss
-    finally:
-        model.set_train(False)
-
-
-def clip_by_norm(gradients: tuple[Tensor, ...], limit: float) -> tuple[Tensor, ...]:
-    """Scale all gradients by one factor so that their global norm is at most `limit` (Pascanu et al. 2013).
-
-    ops.clip_by_global_norm does the same, but takes 15 % of a training step on a CPU.
-    """
-    total = 0.0
-    for gradient in gradients:
-        total = total + ops.square(gradient).sum()
-    scale = limit / ops.maximum(ops.sqrt(total), limit)
-    return tuple([gradient * scale for gradient in gradients])
-
-
-def _compile_step(
-    loss: CaptionLoss, optimizer: nn.Optimizer, weights: ms.ParameterTuple, norm: float
-) -> Callable[..., Tensor]:
-    gradients = ms.value_and_grad(loss, None, weights)
-
-    @ms.jit
-    def step(pixel_values: Tensor, input_ids: Tensor, index: Tensor, targets: Tensor) -> Tensor:
-        value, grads = gradients(pixel_values, input_ids, index, targets)
-        return ops.depend(value, optimizer(clip_by_norm(grads, norm)))
-
-    return step
+    for step in Trainer(model, stage).train(batches):
+        yield step.loss

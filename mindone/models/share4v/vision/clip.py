@@ -14,7 +14,7 @@ from mindspore.common.initializer import Normal, initializer
 from ..configuration import Share4VConfig, VisionConfig
 from ..nn.device_operators import DeviceOperators
 from ..nn.fused import Arithmetic
-from ..nn.layers import ACTIVATIONS, Linear, widened
+from ..nn.layers import ACTIVATIONS, HALF, Linear, widened
 
 
 class PatchEmbedding(nn.Cell):
@@ -173,6 +173,8 @@ class CLIPVisionTower(nn.Cell):
         (1, 4, 32)
     """
 
+    computes_in_input_dtype = True
+
     def __init__(self, config: Share4VConfig, dtype: str = "float32", operators: DeviceOperators | None = None) -> None:
         super().__init__()
         self.index = config.hidden_state_index
@@ -183,8 +185,10 @@ class CLIPVisionTower(nn.Cell):
         self.vision_model = CLIPVisionTransformer(config.vision_config, arithmetic)
 
     def construct(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values [B, 3, S, S] float32 -> features [B, N, D]."""
-        hidden = self.vision_model.hidden_state(pixel_values.astype(self.activations), self.index)
+        """pixel_values [B, 3, S, S] -> features [B, N, D]; pixels in half precision are computed in their own dtype."""
+        if pixel_values.dtype not in HALF:
+            pixel_values = pixel_values.astype(self.activations)
+        hidden = self.vision_model.hidden_state(pixel_values, self.index)
         if self.narrow is not None:
             return self.narrow(hidden, 1, self.first, hidden.shape[1] - self.first)
         return hidden[:, self.first :]
