@@ -21,6 +21,7 @@ START = """# Command line
 NOT_RUN = {
     r"https?://": "needs the network",
     r"--engine ray": "needs a Ray cluster",
+    r"--replicas": "needs a converted checkpoint and four cores",
     r"caption-dataset clips": "needs your own videos",
     r"--fail-above": "its exit status is 1 if a limit is exceeded",
     r"share4v review ": "runs until it is stopped",

@@ -14,6 +14,7 @@ _REWORDED = tuple(
     for pattern, text in (
         (r"argument ([^:]+): invalid int value: (.*)", r"{0} must be a whole number, got {1}"),
         (r"argument ([^:]+): invalid float value: (.*)", r"{0} must be a number, got {1}"),
+        (r"argument ([^:]+): (must be .*)", r"{0} {1}"),
         (r"argument ([^:]+): expected (?:one|at least one) argument", r"{0} needs a value"),
         (r"argument ([^:]+): ignored explicit argument (.*)", r"{0} takes no value, got {1}"),
         (r"the following arguments are required: (.*)", r"{0} is missing"),

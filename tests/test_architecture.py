@@ -20,7 +20,15 @@ SERVE = "mindone.pipelines.image_to_text.serve"
 # may import each other. A module may import its own group and every group of a lower line, and nothing else.
 LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     PACKAGE: (
-        (("concurrency",), ("bfloat16",), ("suggestions", "hugging_face"), ("home",), ("display",)),
+        (
+            ("concurrency",),
+            ("bfloat16",),
+            ("suggestions", "hugging_face"),
+            ("home",),
+            ("display",),
+            ("child_process",),
+            ("processors",),
+        ),
         (("load_options",), ("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
         (("configuration", "configuration_formats", "configuration_schema"),),
         (("protocols",), ("vision",), ("language",), ("projector",), ("merging",)),
@@ -67,6 +75,7 @@ WITHOUT_MINDSPORE = {
     PACKAGE: (
         *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
         *("bfloat16", "concurrency", "display", "hub", "hugging_face", "checkpoint", "processing", "rounding"),
+        *("child_process", "processors"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "audit", "options", "keywords"),
     SERVE: tuple(group[0] for layer in LAYERS[SERVE] for group in layer),  # /health answers while MindSpore is imported

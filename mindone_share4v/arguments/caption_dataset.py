@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, _ArgumentGroup
+from argparse import ArgumentParser, ArgumentTypeError, _ArgumentGroup
 
 from .common import add_generation_arguments, add_model_arguments, add_pixels_argument
 
@@ -19,6 +19,7 @@ EPILOG = """examples:
   share4v caption-dataset photos --out captions.jsonl --style detailed --begin-with "A photograph of"
   share4v caption-dataset photos --out new.jsonl --limit 20 --dry-run
   share4v caption-dataset --config captions.jsonl.share4v/job.json --out again.jsonl
+  share4v caption-dataset photos --model 7b-int4 --replicas 4
   share4v caption-dataset 'shards/{0000..0127}.tar' --out captioned --format webdataset --engine ray --actors 8
   share4v caption-dataset photos --out train --format imagefolder --format txt --existing overwrite
   share4v caption-dataset photos --engine http --endpoint http://gpu1:8000/v1 --model NAME --api-key-env KEY
@@ -419,9 +420,18 @@ def _add_execution_arguments(parser: ArgumentParser) -> None:
     add_pixels_argument(group)
     group.add_argument(
         "--engine",
-        choices=("local", "ray", "msrun", "http"),
-        help="where to run: in this process, on a Ray cluster, in the processes that msrun started, or on servers with "
-        "OpenAI's API (default: msrun under msrun, otherwise local)",
+        choices=("local", "replicas", "ray", "msrun", "http"),
+        help="where to run: in this process, in several on this machine, on a Ray cluster, in the processes that msrun "
+        "started, or on servers with OpenAI's API (default: msrun under msrun, replicas if --replicas is above 1, "
+        "otherwise local)",
+    )
+    group.add_argument(
+        "--replicas",
+        type=_replicas,
+        metavar="N",
+        help="caption in N processes on this machine, each on cores of its own; they share the weights of a converted "
+        "checkpoint (default: auto: one for every 8 cores if there are 16 or more and the checkpoint is converted, "
+        "otherwise 1)",
     )
     group.add_argument(
         "--actors",
@@ -431,6 +441,13 @@ def _add_execution_arguments(parser: ArgumentParser) -> None:
     )
     group.add_argument("--cpus", type=int, metavar="N", help="with --engine ray: CPUs per actor (default: 1)")
     _add_endpoint_arguments(parser)
+
+
+def _replicas(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"must be a number or auto, got {text!r}") from None
 
 
 def _add_endpoint_arguments(parser: ArgumentParser) -> None:

@@ -165,6 +165,8 @@ def _job(arguments: Namespace) -> DatasetOptions:
     unused = [flag_of(name) for name in ("actors", "cpus") if getattr(arguments, name) is not None]
     if unused and arguments.engine != "ray":
         print_error(f"note: {' and '.join(unused)} have no effect without --engine ray")
+    if arguments.replicas is not None and arguments.engine not in (None, "replicas"):
+        print_error(f"note: --replicas has no effect with --engine {arguments.engine}")
     unused = [flag_of(name) for name in _OF_ENDPOINTS if getattr(arguments, name) is not None]
     if unused and arguments.engine != "http":
         print_error(f"note: {' and '.join(unused)} have no effect without --engine http")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..processors import default_threads
+
 logger = logging.getLogger(__name__)
 
 LIBRARY = Path(__file__).with_name("libshare4v.so")
@@ -82,12 +84,12 @@ class Library:
 
     @property
     def threads(self) -> int:
-        """The number of threads of a kernel. Set 0 for the default, one per CPU available to the process."""
+        """The number of threads of a kernel. Set 0 for the default, which `processors.default_threads` returns."""
         return int(self._library.share4v_threads())
 
     @threads.setter
     def threads(self, count: int) -> None:
-        self._library.share4v_set_threads(count)
+        self._library.share4v_set_threads(count or default_threads())
 
     @property
     def busy_seconds(self) -> float:
@@ -329,6 +331,7 @@ def library() -> Library:
         loaded = Library(LIBRARY)
     except OSError as error:
         raise KernelsMissingError(f"the CPU kernels cannot be loaded: {error}") from error
+    loaded.threads = 0
     requested = os.environ.get(INSTRUCTION_SET_VARIABLE)
     if requested:
         loaded.select(requested)

@@ -17,6 +17,7 @@ from .checks import check_job, check_start, check_template_variables, needs_star
 from .executors.base import executor_class
 from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
+from .executors.replicas import replica_count
 from .executors.work_queue import remove_queues
 from .inference.caption_cache import delete_caption_caches
 from .job import CaptionJob, JobState
@@ -86,7 +87,7 @@ def caption_dataset(
       frames, frame_grid, encoding, same_name.
     - `options` (JobOptions, and in it WriterOptions and ExecutorOptions): out, format, existing, on_fault, overwrite,
       engine, state, restart, retry_failed, adopt, limit, near_equal, dry_run; shard_size, seconds, template, fit;
-      actors, cpus; endpoint, api_key_env, max_in_flight, image_size, request_timeout, request_fields.
+      replicas, actors, cpus; endpoint, api_key_env, max_in_flight, image_size, request_timeout, request_fields.
 
     Args:
         inputs: folders, images, videos, lists of paths, tables, WebDataset shards, or directories of Hugging Face data
@@ -158,7 +159,7 @@ def _run(
     options = job.options
     list_inputs(paths, job.readers)  # an input that does not exist is reported before anything else about the paths
     rank, directory = current_rank(), _state_directory(paths, options)
-    engine = _engine_name(options, rank)
+    engine = _engine_name(job, rank)
     check_job(paths, job, directory, engine)  # report all errors before anything is written
     executor = executor_class(engine)
     is_follower = engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler)
@@ -301,10 +302,15 @@ def _readers_beside_output(readers: ReaderOptions, out: str | None, formats: Seq
     )
 
 
-def _engine_name(options: JobOptions, rank: Rank | None) -> str:
-    if options.engine == "msrun" and rank is None:
+def _engine_name(job: DatasetOptions, rank: Rank | None) -> str:
+    engine = job.options.engine
+    if engine == "msrun" and rank is None:
         raise ValueError("the engine 'msrun' needs processes that msrun started: omit engine (--engine), or use 'ray'")
-    return options.engine or ("local" if rank is None else "msrun")
+    if engine is not None:
+        return engine
+    if rank is not None:
+        return "msrun"
+    return "replicas" if replica_count(job.choice, job.options.executor) > 1 else "local"
 
 
 def _state_directory(paths: Sequence[str], options: JobOptions) -> Path:

@@ -17,6 +17,7 @@ from mindone.models.share4v.load_options import LoadOptions
 from mindone.models.share4v.processing.chat_templates import get_template
 
 from .executors.base import executor_class
+from .executors.replicas import check_count, replica_count
 from .prompts.caption_template import CAPTION, WHERE
 from .prompts.variables import BUILT_IN, check_known, variables_of
 from .readers import list_inputs
@@ -50,6 +51,8 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
     """
     _check_generation(job, engine)
     _check_endpoints(job, engine)
+    if engine == "replicas":
+        check_count(replica_count(job.choice, job.options.executor))
     _check_near_equal(job)
     cache_root()  # has the key that signs the job's state; raises if this user has no home directory
     executor_class(engine)

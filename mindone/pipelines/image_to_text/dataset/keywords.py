@@ -160,6 +160,7 @@ class WriterKeywords(TypedDict, total=False):
 class ExecutorKeywords(TypedDict, total=False):
     """Keywords for ExecutorOptions; `endpoint` is `endpoints`, and `request_fields` may be JSON."""
 
+    replicas: int | str
     actors: int
     cpus: int
     endpoint: _Texts

@@ -27,6 +27,7 @@ from .writers import WriterOptions
 
 _RULE_ARGUMENTS = {"openings": "strip"}  # field of TextRules -> argument of caption_dataset
 FAULT_MODES = ("keep", "fail")
+AUTO = "auto"  # number of replicas that suits the machine
 NEAR_EQUAL_MODES = ("note", "once")
 # Settings of `generate` that are part of a job's description only if they are given.
 _OPTIONAL = ("min_p", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size")
@@ -240,9 +241,11 @@ class NamedText:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorOptions:
-    """Resources of the engines "ray" and "http"; the other engines ignore them.
+    """Resources of the engines "replicas", "ray" and "http"; the other engines ignore them.
 
     Attributes:
+        replicas: replicas: number of processes on this machine, each with cores of its own, that share one converted
+            checkpoint; or "auto": 1 below 16 cores or without a converted checkpoint, otherwise one for every 8 cores.
         actors: Ray: number of actors, each with its own model.
         cpus: Ray: CPUs per actor.
         block: Ray: number of inputs that an actor processes at a time.
@@ -257,6 +260,7 @@ class ExecutorOptions:
         ValueError: a value is out of range.
     """
 
+    replicas: int | str = AUTO
     actors: int = 1
     cpus: int = 1
     block: int = 64
@@ -269,6 +273,8 @@ class ExecutorOptions:
 
     def __post_init__(self) -> None:
         _check_positive_integers(self, "actors", "cpus", "block", "max_in_flight")
+        if self.replicas != AUTO:
+            _check_positive_integers(self, "replicas")
         if not isinstance(self.image_size, int) or self.image_size < 0:
             raise ValueError(f"image_size must be a number of pixels, or 0 to scale no image, got {self.image_size!r}")
         if not self.request_timeout > 0:
@@ -289,9 +295,9 @@ class JobOptions:
             "fail" (the input fails; failed.jsonl has the rule and the captions).
         overwrite: replace an output file that exists and that this job did not write; by default that is an error.
         writers: how outputs are written.
-        engine: where to run: "local", "ray", "msrun" or "http"; by default "msrun" in a process that msrun started,
-            else "local".
-        executor: resources of the engines "ray" and "http".
+        engine: where to run: "local", "replicas", "ray", "msrun" or "http"; by default "msrun" in a process that msrun
+            started, "replicas" if the number of replicas is above 1, else "local".
+        executor: resources of the engines "replicas", "ray" and "http".
         state: the job's state directory; by default beside the output.
         restart: discard the progress of an earlier run, and start from the beginning.
         retry_failed: caption the inputs that failed again; all other records are kept. The rules, `attempts` and

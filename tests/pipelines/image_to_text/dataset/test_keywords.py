@@ -116,6 +116,7 @@ VALUES: dict[str, Any] = {
     **{"user_agent_token": "mybot", "disallowed_header_directives": "noai, NoIndex"},
     **{"request_timeout": 9.5, "request_fields": '{"top_k": 20}'},
     **{
+        "replicas": 4,
         "actors": 2,
         "cpus": 3,
         "encoding": "gbk",
@@ -211,6 +212,7 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             writers=WriterOptions(shard_size=7, seconds=True, template="sks, {caption}", fit=("clip:77", "t5:300")),
             engine="ray",
             executor=ExecutorOptions(
+                replicas=4,
                 actors=2,
                 cpus=3,
                 endpoints=("http://a/v1",),

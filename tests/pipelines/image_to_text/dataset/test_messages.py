@@ -78,6 +78,9 @@ def test_a_damaged_journal_stops_the_job(photos: Path, capsys: pytest.CaptureFix
         (("--frames", "-3"), 2, "error: --frames must be at least 1, got -3"),
         (("--restart", "--retry-failed"), 2, "error: --restart and --retry-failed cannot be combined"),
         (("--actors", "0", "--engine", "ray"), 2, "--actors must be an integer of at least 1, got 0"),
+        (("--replicas", "0"), 2, "--replicas must be an integer of at least 1, got 0"),
+        (("--replicas", "9999"), 2, "error: --replicas is 9999, but this process may use"),
+        (("--replicas", "2", "--engine", "local"), 0, "note: --replicas has no effect with --engine local"),
         (("--actors", "2"), 0, "note: --actors have no effect without --engine ray"),
         (("--actors", "2", "--cpus", "1", "--engine", "local"), 0, "note: --actors and --cpus have no effect without"),
     ],
@@ -87,6 +90,12 @@ def test_arguments_that_are_rejected_or_have_no_effect(
 ) -> None:
     assert main(command(photos, *more)) == status
     assert said in capsys.readouterr().err
+
+
+def test_a_number_of_replicas_that_is_none(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(command(photos, "--replicas", "few"))
+    assert "error: --replicas must be a number or auto, got 'few'" in capsys.readouterr().err
 
 
 def test_a_format_named_twice_is_written_once(photos: Path) -> None:

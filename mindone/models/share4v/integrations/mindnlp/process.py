@@ -5,23 +5,15 @@ Method calls go through a pipe, one at a time. The process ends when its owner c
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Callable
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-# Restores the owner's sys.path, of which `-c` changes the first entry.
-BOOT = """
-import json, sys; sys.path[:] = json.loads(sys.argv[1])
-from importlib import import_module; import_module(sys.argv[2]).main(int(sys.argv[3]))
-"""
+from ...child_process import start_python
 
 
 class WorkerError(RuntimeError):
@@ -38,17 +30,7 @@ class Worker:
 
     def __init__(self, module: str, title: str) -> None:
         self.title = title
-        self._connection, theirs = Pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, json.dumps(sys.path), module, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                # Without the OMP_NUM_THREADS that MindSpore sets with C's setenv, which os.environ does not show.
-                env=dict(os.environ),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # its output must not mix with captions
-                start_new_session=True,  # a terminal's Ctrl-C reaches only the owner
-            )
+        self._connection, self._process = start_python(module)
         self._lock = threading.Lock()
         self._call_number = 0
         self.close = weakref.finalize(self, _end, self._connection, self._process)

@@ -1,1 +1,1 @@
-"""Executors: where a job's tasks run (this process, a Ray cluster, or the processes that msrun started)."""
+"""Executors: where a job's tasks run: here, in processes on this machine, on a cluster, or on servers."""

@@ -15,6 +15,7 @@ from ..state.tasks import Task
 EXECUTORS = {
     "local": "mindone.pipelines.image_to_text.dataset.executors.local:LocalExecutor",
     "ray": "mindone.pipelines.image_to_text.dataset.executors.ray_executor:RayExecutor",
+    "replicas": "mindone.pipelines.image_to_text.dataset.executors.replicas:ReplicasExecutor",
     "http": "mindone.pipelines.image_to_text.dataset.executors.http_executor:HttpExecutor",
     "msrun": "mindone.pipelines.image_to_text.dataset.executors.msrun_leader:MsrunLeader",
 }

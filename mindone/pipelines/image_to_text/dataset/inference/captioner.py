@@ -115,6 +115,8 @@ class Captioner:
     def run(self, tasks: Iterable[Task]) -> Iterator[Record]:
         """Yield a record for every task, in the order in which they are completed.
 
+        Tasks may end before all of them have arrived, and go on meanwhile (`Prefetcher`).
+
         Raises:
             FloatingPointError: the model's logits are not finite, for example because the checkpoint is damaged.
         """
@@ -247,6 +249,7 @@ class CaptioningRun:
             settings.downloads,
         ) as prefetcher:
             while not prefetcher.exhausted or self.incomplete:
+                prefetcher.refill()
                 self.fill_engine(prefetcher)
                 for completion in self.engine.step():
                     self._handle(completion)

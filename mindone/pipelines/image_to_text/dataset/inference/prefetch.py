@@ -152,7 +152,8 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
     """Prepares tasks in threads, a limited number ahead of the consumer, and returns them in order.
 
     Args:
-        tasks: read no further than `ahead` tasks beyond those that were taken.
+        tasks: read no further than `ahead` tasks beyond those that were taken. May end, and go on when `refill` asks
+            again: its next tasks have not arrived yet.
         encoder: as in `prepare`.
         workers: number of threads.
         ahead: maximum number of prepared tasks that wait; each holds the pixel values of a picture.
@@ -173,14 +174,14 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
         self._arguments = encoder, max_image_pixels, downloads
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="share4v-prefetch")
         self._futures: deque[Future[PreparedInput]] = deque()
-        self._refill()
+        self.refill()
 
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def exhausted(self) -> bool:
-        """Whether all tasks were taken."""
+        """Whether all tasks that have arrived were taken."""
         return not self._futures
 
     @property
@@ -191,10 +192,11 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
     def take(self) -> PreparedInput:
         """Return the next task, waiting until it is prepared."""
         prepared = self._futures.popleft().result()
-        self._refill()
+        self.refill()
         return prepared
 
-    def _refill(self) -> None:
+    def refill(self) -> None:
+        """Start to prepare further tasks, as many as may wait."""
         while len(self._futures) < self._ahead:
             task = next(self._tasks, None)
             if task is None:
