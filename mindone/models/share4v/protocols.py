@@ -39,7 +39,8 @@ class CachedLanguageModel(Protocol):
     """A language model with a KV cache for a batch of sequences.
 
     Attributes:
-        chunk: tokens per sequence in one prefill step, a multiple of kv_cache.CHUNK.
+        chunk: tokens per sequence in one prefill step, a multiple of kv_cache.CHUNK. If padding is skipped, a step may
+            have any number C, of up to B * chunk tokens together.
         can_copy_prefix: whether `copy_prefix` is implemented.
         skips_padding: whether prefill skips tokens at position -1, so that a sequence with one token in the chunk costs
             one token.

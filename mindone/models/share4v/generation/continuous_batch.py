@@ -25,6 +25,8 @@ from .streaming import AnswerText, GenerationPiece
 
 RequestId = TypeVar("RequestId")
 _log = logging.getLogger(__name__)
+# Tokens of prompts in a pass while no sequence waits for its next token; the kernels process so many rows at once.
+ALONE_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -313,7 +315,9 @@ class ContinuousBatch(Generic[RequestId]):
 
         If the language model skips idle rows, this is a single forward pass (Agrawal et al. 2023, SARATHI): the weights
         are read once for a chunk of a prompt and the other sequences' tokens, and no sequence waits for a prefill.
-        Otherwise new prompts are prefilled completely, in passes of their own.
+        A pass has a chunk for each new prompt; the prompt that joined first gets all of them, as far as it needs them:
+        together they take as long, but the first answers begin earlier. Otherwise new prompts are prefilled completely,
+        in passes of their own.
 
         An error in one sequence (logits that are not finite, an exception of one of its callbacks) ends that sequence
         with finish_reason "error". What the forward pass raises is raised, because it concerns the whole batch.
@@ -346,11 +350,24 @@ class ContinuousBatch(Generic[RequestId]):
     def _forward(self, new: dict[int, _Slot[RequestId]], running: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
         """Compute logits [V]: of every running sequence, and of the new prompts that are complete after this step."""
         if new and self._decoder.skips_padding:
-            return self._prefill(new, running)
+            most = max(self._decoder.chunk * len(new), 0 if running else ALONE_TOKENS)
+            return self._prefill(self._parts(new, most), running)
         logits = self._decode(running) if running else {}
         while len(logits) < len(new) + len(running):
-            logits |= self._prefill({row: slot for row, slot in new.items() if row not in logits}, {})
+            waiting = {row: slot for row, slot in new.items() if row not in logits}
+            logits |= self._prefill({row: (slot, self._decoder.chunk) for row, slot in waiting.items()}, {})
         return logits
+
+    def _parts(self, new: dict[int, _Slot[RequestId]], most: int) -> dict[int, tuple[_Slot[RequestId], int]]:
+        """Return the new sequences of one pass with how many tokens of their prompts it processes, first come first."""
+        parts: dict[int, tuple[_Slot[RequestId], int]] = {}
+        remaining = most
+        for row, slot in sorted(new.items(), key=lambda one: one[1].started):
+            count = min(len(slot.prompt) - slot.prefilled, remaining)
+            if count:
+                parts[row] = slot, count
+                remaining -= count
+        return parts
 
     def _decode(self, slots: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
         """Process the last token of each sequence; return the logits [V] of its next one."""
@@ -360,12 +377,14 @@ class ContinuousBatch(Generic[RequestId]):
         logits = self._decoder.decode(ids, positions).asnumpy()  # [B, V]
         return {row: logits[row] for row in slots}
 
-    def _prefill(self, new: dict[int, _Slot[RequestId]], running: dict[int, _Slot[RequestId]]) -> dict[int, np.ndarray]:
-        """Process the next chunk of each new prompt and the last token of each running sequence.
+    def _prefill(
+        self, new: dict[int, tuple[_Slot[RequestId], int]], running: dict[int, _Slot[RequestId]]
+    ) -> dict[int, np.ndarray]:
+        """Process the next part of each new prompt, of so many tokens, and the last token of each running sequence.
 
         Returns the logits [V] of the running sequences and of the prompts that are now complete.
         """
-        chunk, rows = self._decoder.chunk, len(self._slots)
+        chunk, rows = max(count for _, count in new.values()), len(self._slots)
         embeds = np.zeros((rows, chunk, self._config.hidden_size), np.float32)
         positions, last, totals = np.full((rows, chunk), -1), np.zeros(rows, np.int64), np.ones(rows, np.int64)
         if running:
@@ -374,8 +393,8 @@ class ContinuousBatch(Generic[RequestId]):
             embeds[running_rows, 0] = self._language_model.embed(Tensor(ids)).asnumpy()[0]
             positions[running_rows, 0] = [slot.sequence.position for slot in running.values()]
             totals[running_rows] = positions[running_rows, 0] + 1
-        for row, slot in new.items():
-            part = slot.prompt[slot.prefilled : slot.prefilled + chunk]
+        for row, (slot, count) in new.items():
+            part = slot.prompt[slot.prefilled : slot.prefilled + count]
             embeds[row, : len(part)] = part
             positions[row, : len(part)] = np.arange(slot.prefilled, slot.prefilled + len(part))
             totals[row], last[row] = len(slot.prompt), len(part) - 1
@@ -383,10 +402,11 @@ class ContinuousBatch(Generic[RequestId]):
             if self._copies_prefixes:
                 self.prefixes.store(row, slot.keys[: slot.prefilled])
         logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()  # [B, V]
-        complete = [row for row, slot in new.items() if slot.prefilled >= len(slot.prompt)]
+        complete = [row for row, (slot, _) in new.items() if slot.prefilled >= len(slot.prompt)]
         for row in complete:
-            new[row].prompt = new[row].prompt[:0].copy()  # frees megabytes; the KV cache has the prompt now
-        for slot in new.values():
+            slot = new[row][0]
+            slot.prompt = slot.prompt[:0].copy()  # frees megabytes; the KV cache has the prompt now
+        for slot, _ in new.values():
             slot.report_prefill()
         return {row: logits[row] for row in (*running, *complete)}
 

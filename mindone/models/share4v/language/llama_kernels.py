@@ -132,6 +132,11 @@ class KernelCachedLlama:
         """inputs_embeds [B, C, H] at positions [B, C] -> logits [M, V] of rows `index` [M] of [B * C]; -1: zeros."""
         rows, cos, sin = self._rows_and_tables(positions, totals)
         x = np.ascontiguousarray(inputs_embeds, np.float32).reshape(-1, self.config.hidden_size)
+        is_token = positions.reshape(-1) >= 0
+        if not is_token.all():  # a layer's intermediate results have a row for each of its inputs
+            moved = np.where(is_token, np.cumsum(is_token) - 1, -1)
+            index = np.where(index >= 0, moved[index], -1)
+            x, rows, cos, sin = x[is_token], rows[is_token], cos[is_token], sin[is_token]
         return self.llama.run_prefill(x, index.astype(np.int32), rows, cos, sin, self.cache.memory)
 
     def prefill(self, inputs_embeds: Tensor, positions: np.ndarray, totals: np.ndarray, last: np.ndarray) -> Tensor:

@@ -108,6 +108,26 @@ def test_sequences_continue_while_a_long_prompt_is_prefilled(usual: Pair, tokeni
     assert steps["long"] == (chunks + 1 if batch._decoder.skips_padding else 2)
 
 
+def test_of_prompts_that_come_together_the_first_is_answered_first(usual: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = usual
+    model.tokenizer = tokenizer
+    asked = [np.array([[IMAGE, *reference.text(450)]]) for _ in range(2)]
+    settings = GenerationSettings(max_new_tokens=3, min_new_tokens=3)
+    wanted, answered = [], []
+    batch = model.continuous_batch(2)
+    for name, ids in enumerate(asked):
+        images = reference.images(1)
+        wanted.append(model.generate(ids, images, max_new_tokens=3, min_new_tokens=3)[0])
+        prompts = model.prepare_inputs(ids, images)
+        batch.join(name, prompts, settings, on_piece=lambda piece, name=name: answered.append(name))
+    got = {}
+    while len(batch):
+        got |= {one.request_id: list(one.token_ids) for one in batch.step()}
+    if batch._decoder.skips_padding:
+        assert answered == [0, 0, 0, 1, 1, 1]  # not by turns
+    assert [got[0], got[1]] == wanted
+
+
 def test_stop_strings_and_forbidden_ids_belong_to_one_sequence(usual: Pair, tokenizer: Tokenizer) -> None:
     reference, model = usual
     model.tokenizer = tokenizer

@@ -145,11 +145,11 @@ def test_a_follower_goes_on_when_its_leader_leaves(pair: Pair) -> None:
 def test_progress_is_reported(pair: Pair) -> None:
     reference, model = pair
     batch, seen = model.continuous_batch(4), []
-    ids = np.array([reference.text(200)])
+    ids = np.array([reference.text(450)])
     batch.join(0, model.prepare_inputs(ids), GenerationSettings(max_new_tokens=1), on_prefill=seen.append)
     done = finish(batch)[0]
-    assert [seen[0].processed_tokens, seen[-1].processed_tokens] == [0, 200]
-    assert {one.prompt_tokens for one in seen} == {200} and len(seen) > 2
+    assert [seen[0].processed_tokens, seen[-1].processed_tokens] == [0, 450]
+    assert {one.prompt_tokens for one in seen} == {450} and len(seen) > 2
     assert done.started <= done.first_token <= done.ended
 
 
