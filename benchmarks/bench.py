@@ -16,15 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import machine
+from limits import limits
 from random_model import Runner, make_model
+from roofline import multiplied_as
 from shapes import SHAPES
 
 from mindone.models.share4v.kernels.cache_memory import KV_CACHE_DTYPES
 from mindone.models.share4v.kernels.library import library
-from mindone.models.share4v.kernels.packing import anonymous_memory
 from mindone.models.share4v.quantization import KERNEL_DTYPES, QUANTIZED
-
-READ_BYTES = 1 << 29  # to measure the memory bandwidth
 
 
 def resident_bytes() -> int:
@@ -38,31 +37,10 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def limits() -> dict[str, float]:
-    """Measure the limits of the machine with the kernels' threads: float32 multiply-adds, and memory bandwidth."""
-    data = anonymous_memory(READ_BYTES)
-    data[:] = 1
-    bandwidth = max(library().read_bandwidth(data) for _ in range(3))
-    return {"peak_flops": max(library().peak_flops() for _ in range(2)), "read_bytes_per_second": bandwidth}
-
-
 def timed(work: Callable[[], float], rounds: int) -> tuple[float, float]:
     """Return the seconds of the first call, which includes compilation, and the median of `rounds` later calls."""
     first = work()
     return first, statistics.median(work() for _ in range(rounds))
-
-
-def weight_bytes(runner: Runner, part: str) -> int:
-    """Return the bytes of weights that one pass reads; leaves out the embedding table, of which it reads a few rows."""
-    component = getattr(runner.model, part)
-    names = component.names[1:] if part == "language_model" else component.names
-    return sum(component.array(name).size for name in names)
-
-
-def matrix_flops(runner: Runner, tokens: int) -> float:
-    """Return the floating-point operations of the language model's layers on `tokens` tokens, without attention."""
-    plans = runner.model.language_model.plans[1:-1]
-    return 2.0 * tokens * sum(m.rows * m.columns for plan in plans for m in plan.spec.matrices)
 
 
 def measure(runner: Runner, arguments: argparse.Namespace, peak: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -82,15 +60,18 @@ def measure(runner: Runner, arguments: argparse.Namespace, peak: dict[str, float
         singly = arguments.images * result["encode"]["seconds"] / seconds
         report(f"encode {arguments.images}", first, seconds, times_one=singly)
     first, seconds = timed(lambda: runner.prefill(context), rounds)
-    rate = matrix_flops(runner, context) / seconds
-    report("prefill", first, seconds, tokens_per_second=context / seconds, share_of_peak=rate / peak["peak_flops"])
+    rate = runner.matrix_operations(context) / seconds
+    kind = multiplied_as(runner.model.dtype, peak)
+    report(
+        "prefill", first, seconds, tokens_per_second=context / seconds, **{f"share_of_{kind}_peak": rate / peak[kind]}
+    )
     first = runner.decode(1, context)
     busy = library().busy_seconds
     steps = [runner.decode(8, context) for _ in range(rounds)]
     outside = 1 - (library().busy_seconds - busy) / (8 * sum(steps))
     seconds = statistics.median(steps)
-    read = weight_bytes(runner, "language_model") / seconds
-    share = read / peak["read_bytes_per_second"]
+    read = runner.weight_bytes() / seconds
+    share = read / peak["memory"]
     report(
         "decode", first, seconds, tokens_per_second=1 / seconds, share_of_bandwidth=share, share_outside_kernels=outside
     )

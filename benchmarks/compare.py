@@ -3,7 +3,9 @@
     python benchmarks/compare.py --shape 7b-8l --rows decode,prefill --ours int4 --peers llama.cpp:Q4_0
 
 At most two processes run at once, one of each side, and only one of them works at a time. Prints a Markdown table line
-by line; the last line is one JSON object with the machine, the versions and all measurements.
+by line; the last line is one JSON object with the machine, the versions and all measurements. `--save` stores them in
+benchmarks/results/, from which `python benchmarks/tables.py` writes the tables of docs/performance.md. On a machine
+where other programs run it refuses to measure.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import machine
+from results import Store
+from roofline import roofline
 from shapes import SHAPES
 from workers.process import Contender, Worker, WorkerError
 
@@ -67,7 +71,7 @@ WORKERS = {
 # compared for every pair of types.
 LIBRARY_ROWS = {"torch": frozenset(ROWS), "llama.cpp": frozenset(ROWS) - {"encode"}}
 SAME_WIDTH_ROWS = frozenset({"decode", "batch"})
-SAME_WIDTH = {"int4": "Q4_0", "int8": "Q8_0", "float16": "F16", "float32": "F32"}
+SAME_WIDTH = {"int4": "Q4_0", "int8": "Q8_0", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 
 @dataclass
@@ -79,6 +83,9 @@ class Result:
     peer: Contender
     our_speeds: list[float] = field(default_factory=list)
     peer_speeds: list[float] = field(default_factory=list)
+    variant: str = ""  # of the peer, if it has several: the fastest
+    other_cores: float = 0.0  # that other programs used meanwhile
+    limit: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Return the medians, their ratio (above 1: ours is faster), and the smallest and largest ratio of a round."""
@@ -89,6 +96,7 @@ class Result:
             "ours": str(self.ours), "peer": str(self.peer), "our_median": medians[0], "peer_median": medians[1],
             "ratio": medians[0] / medians[1], "ratio_min": min(ratios), "ratio_max": max(ratios),
             "our_speeds": self.our_speeds, "peer_speeds": self.peer_speeds,
+            "peer_variant": self.variant, "other_cores": self.other_cores, "roofline": self.limit,
         }  # fmt: skip
 
     def line(self) -> str:
@@ -109,20 +117,40 @@ def rows_of(ours: Contender, peer: Contender, wanted: list[str]) -> list[str]:
 
 
 def compare(row: str, request: dict[str, Any], ours: Worker, peer: Worker, rounds: int) -> tuple[Result, float]:
-    """Measure one row, ours and the peer in turn; also return the largest share of a core that a waiting side used."""
+    """Measure one row, ours and the peer in turn; also return the largest share of a core that a waiting side used.
+
+    Of a peer that decodes batches in several ways, the fastest counts.
+    """
     result = Result(row, ours.contender, peer.contender)
-    busiest = 0.0
+    variants = peer.facts.get("variants", ("",)) if row == "batch" else ("",)
+    speeds: dict[str, list[float]] = {name: [] for name in variants}
+    turns = [(ours, peer, request, result.our_speeds)]
+    turns += [(peer, ours, {**request, **({"variant": name} if name else {})}, speeds[name]) for name in variants]
+    busiest = others = total = 0.0
     for number in range(-1, rounds):  # round -1 is a warm-up: page faults, compilation, caches
-        for worker, waiting, speeds in ((ours, peer, result.our_speeds), (peer, ours, result.peer_speeds)):
+        for worker, waiting, asked, found in turns:
             time.sleep(REST_SECONDS)
-            before, start = waiting.cpu_seconds(), time.perf_counter()
-            speed = ROWS[row].speed(worker.ask(request))
+            before, all_before, start = waiting.cpu_seconds(), _unexplained(ours, peer), time.perf_counter()
+            speed = ROWS[row].speed(worker.ask(asked))
             after, seconds = waiting.cpu_seconds(), time.perf_counter() - start
             if number >= 0:
-                speeds.append(speed)
+                found.append(speed)
+                others, total = others + _unexplained(ours, peer) - all_before, total + seconds
                 if before is not None and after is not None and seconds > 0.1:
                     busiest = max(busiest, (after - before) / seconds)
+    result.variant = max(variants, key=lambda name: statistics.median(speeds[name]))
+    result.peer_speeds = speeds[result.variant]
+    result.other_cores = round(max(0.0, others / total), 3)
     return result, busiest
+
+
+def _unexplained(*workers: Worker) -> float:
+    """Return the CPU time that neither these workers nor this process used; 0 if the system does not say."""
+    used = [worker.cpu_seconds() for worker in workers]
+    total = machine.cpu_seconds()
+    if total is None or None in used:
+        return 0.0
+    return total - time.process_time() - sum(one for one in used if one is not None)
 
 
 @dataclass
@@ -134,6 +162,7 @@ class Report:
     machine: dict[str, object] = field(default_factory=machine.describe)
     contenders: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
+    other_cores: float | None = None  # that other programs used before the measurement
     warnings: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -170,6 +199,7 @@ def run(options: argparse.Namespace, report: Report, directory: Path) -> Iterato
 
 def _pair(ours: Worker, start: Callable[[], Worker], rows: list[str], rounds: int, report: Report) -> Iterator[str]:
     """Yield the lines of one pair; a failure is recorded, and the other rows are still measured."""
+    limits = ours.ask({"do": "limits"})  # in the same minutes
     try:
         peer = start()
     except WorkerError as error:
@@ -185,8 +215,24 @@ def _pair(ours: Worker, start: Callable[[], Worker], rows: list[str], rounds: in
                 continue
             if busiest > IDLE_LIMIT:
                 report.note(report.warnings, f"{what}: a waiting side used {busiest:.2f} cores")
+            if result.other_cores > machine.BUSY_CORES:
+                report.note(report.warnings, f"{what}: other programs used {result.other_cores:.2f} cores")
+            median = statistics.median(result.our_speeds)
+            result.limit = roofline(row, ours.contender.dtype, median, BATCH, ours.facts, limits)
             report.results.append(result.summary())
             yield result.line()
+
+
+def save(options: argparse.Namespace, report: Report) -> None:
+    """Store each result in place of an earlier one of the same row and pair."""
+    store = Store.of_this_machine()
+    versions = {name: facts.get("versions") for name, facts in report.contenders.items()}
+    for result in report.results:
+        about = {"shape": options.shape, "threads": options.threads}
+        about |= {name: result[name] for name in ("row", "ours", "peer")}
+        figures = {name: value for name, value in result.items() if name not in about}
+        figures["versions"] = {name: versions.get(result[name]) for name in ("ours", "peer")}
+        store.put("compare", about, figures)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -194,13 +240,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
     parser.add_argument("--rows", type=_choice(ROWS), default="decode,prefill,encode,batch")
-    parser.add_argument("--ours", type=_choice(SAME_WIDTH), default="int8,int4,float16,float32")
+    parser.add_argument("--ours", type=_choice(SAME_WIDTH), default="int8,int4,bfloat16,float16,float32")
     parser.add_argument(
         "--peers", type=_peers, default="llama.cpp:F16,llama.cpp:Q8_0,llama.cpp:Q4_0,torch:float32,torch:bfloat16"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path, help="where to store weights (default: a temporary folder)")
+    parser.add_argument("--allow-busy", action="store_true", help="measure although other programs run")
+    parser.add_argument("--save", action="store_true", help="store the results in benchmarks/results")
     parser.add_argument("--torch-python", default=sys.executable, help="an interpreter with torch and transformers")
     parser.add_argument("--llama-python", default=sys.executable, help="an interpreter with llama-cpp-python and gguf")
     options = parser.parse_args(arguments)
@@ -242,11 +290,18 @@ def main() -> int:
         "rounds": options.rounds,
     }
     report = Report(shown, requests(options.shape))
+    try:
+        report.other_cores = machine.require_idle(options.allow_busy)
+    except machine.BusyMachineError as error:
+        print(error, file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory() as temporary:
         directory = (options.directory or Path(temporary)).resolve()
         directory.mkdir(parents=True, exist_ok=True)
         for line in run(options, report, directory):
             print(line, flush=True)
+    if options.save:
+        save(options, report)
     print(json.dumps(vars(report)))
     return 1 if report.failures else 0
 

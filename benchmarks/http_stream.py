@@ -21,6 +21,7 @@ class Answer:
         pieces: the same, when each piece of text arrived.
         ended: the same, when the answer was complete.
         tokens: new tokens, from `usage` if the server sends it, else the number of pieces.
+        prompt_tokens: tokens of the prompt, from `usage`; 0 if the server does not send it.
         timings: the server's own, if it sends them; in milliseconds.
         error: what the server says if the status is not 200.
     """
@@ -30,6 +31,7 @@ class Answer:
     pieces: list[float] = field(default_factory=list)
     ended: float = 0.0
     tokens: int = 0
+    prompt_tokens: int = 0
     timings: dict[str, float] = field(default_factory=dict)
     error: str = ""
 
@@ -97,5 +99,7 @@ def _note(answer: Answer, event: dict[str, Any]) -> None:
     for choice in event.get("choices", ()):
         if choice.get("delta", choice).get("content") or choice.get("text"):
             answer.pieces.append(time.perf_counter())
-    answer.tokens = (event.get("usage") or {}).get("completion_tokens", answer.tokens)
+    usage = event.get("usage") or {}
+    answer.tokens = usage.get("completion_tokens", answer.tokens)
+    answer.prompt_tokens = usage.get("prompt_tokens", answer.prompt_tokens)
     answer.timings = event.get("timings") or answer.timings

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, replace
 
 import numpy as np
+from limits import limits
 from mindspore import Tensor
 from shapes import SHAPES
 
@@ -101,6 +102,28 @@ class Runner:
             slots = memory.values.shape[3]
             total += int((memory.keys.nbytes + memory.values.nbytes) * cached.used / slots)
         return total
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the language model that a decode step reads: all but the embedding table."""
+        component = self.model.language_model
+        return sum(component.array(name).size for name in component.names[1:])
+
+    def matrix_operations(self, tokens: int) -> float:
+        """Return the operations of the language model's layers on `tokens` tokens, without attention."""
+        plans = self.model.language_model.plans[1:-1]
+        return 2.0 * tokens * sum(m.rows * m.columns for plan in plans for m in plan.spec.matrices)
+
+    def encode_operations(self) -> float:
+        """Return the operations of the matrix products that encode one image, without attention."""
+        vision = self.model.config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        parts = self.model.packed_components()
+        plans = [plan for part in parts if part is not self.model.language_model for plan in part.plans]
+        return 2.0 * patches * sum(m.rows * m.columns for plan in plans for m in plan.spec.matrices)
+
+    def limits(self) -> dict[str, float]:
+        """Return the limits of the machine."""
+        return limits()
 
     def encode(self, images: int = 1) -> float:
         """Encode images with the vision tower and the projector."""

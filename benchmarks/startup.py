@@ -1,10 +1,11 @@
-"""Measure a new process from its start to the first token: imports, reading weights, compiling graphs, one image.
+"""Measure `share4v caption` in a new process up to the first token: imports, mapping weights, computing.
 
-    python benchmarks/startup.py --shape 7b-8l --dtype int4
+    python benchmarks/startup.py --shape 7b-8l --dtype int4 --save
 
-Writes a model with random weights in the format of `share4v convert`, and loads it in new processes: first with
-the file not in the page cache, then with the file in it. The second image of each process shows which costs occur only
-once. The last line is one JSON object.
+Writes a converted checkpoint with random weights, and captions one image with one token in new processes: first with
+the file not in the page cache, then with the file in it. What is not spent in the kernels is start-up: Python, imports,
+mapping, the image and the prompt. The import of MindSpore alone is measured in processes of its own. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,9 +21,20 @@ import time
 from pathlib import Path
 
 import machine
+from results import Store
 from shapes import SHAPES
 
 READ_AT_ONCE = 1 << 24  # bytes
+IMPORT = "import time; start = time.perf_counter(); import mindspore; print(time.perf_counter() - start)"
+# Runs the command and reports when it has answered, and how long the kernels worked until then.
+CAPTION = """
+import sys, time
+from mindone_share4v.cli import main
+status = main(["caption", *sys.argv[1:], "--max-new-tokens", "1"])
+now = time.time()
+from mindone.models.share4v.kernels.library import library
+print("\\n", status, now, library().busy_seconds)
+"""
 
 
 def drop_from_page_cache(directory: Path) -> None:
@@ -42,51 +55,30 @@ def read_through(directory: Path) -> float:
     return time.perf_counter() - start
 
 
-def write_model(shape: str, dtype: str, directory: Path) -> None:
-    """Write a model with random weights."""
-    from random_model import random_model
-
-    random_model(shape, dtype).save_pretrained(directory)
-
-
-def first_tokens(directory: Path) -> None:
-    """Child process: load the model and generate two tokens for each of two images; print the seconds of each step."""
-    times, start = {}, time.perf_counter()
-
-    def lap(name: str) -> None:
-        nonlocal start
-        now = time.perf_counter()
-        times[name] = now - start
-        start = now
-
-    import numpy as np
-
-    from mindone.models.share4v import Share4V
-    from mindone.models.share4v.kernels.library import library
-
-    library()
-    lap("imports")
-    model = Share4V.from_pretrained(directory)
-    lap("from_pretrained")
-    size, ids = model.config.vision_config.image_size, np.arange(3, 53)[None]
-    ids[0, 40] = model.config.image_token_id
-    for name in ("first_picture", "second_picture"):
-        pixels = np.random.default_rng(len(name)).standard_normal((1, 3, size, size)).astype(np.float32)
-        start = time.perf_counter()
-        model.generate(ids, pixels, max_new_tokens=2, min_new_tokens=2)
-        lap(name)
-    print(json.dumps(times))
-
-
-def measure(directory: Path) -> dict[str, float]:
-    """Return the seconds of every step of a new process; `process` is the total."""
-    start, command = time.perf_counter(), [sys.executable, __file__, "--read", str(directory)]
+def run(code: str, *arguments: str) -> str:
+    """Run code in a new process, and return the last line that it prints."""
     # MindSpore sets OMP_NUM_THREADS=1 in the C environment, which children inherit; os.environ has the old value.
-    environment = dict(os.environ)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=dict(os.environ), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
-    return {**json.loads(done.stdout.splitlines()[-1]), "process": time.perf_counter() - start}
+    return done.stdout.splitlines()[-1]
+
+
+def measure(image: Path, model: Path) -> dict[str, float]:
+    """Return the seconds from the start of a new process to its first token, and those of them in the kernels."""
+    start = time.time()
+    status, end, busy = run(CAPTION, str(image), "--model", str(model)).split()
+    if int(status):
+        raise SystemExit(f"share4v caption ended with status {status}")
+    total = float(end) - start
+    return {"to the first token": total, "in the kernels": float(busy), "start-up": total - float(busy)}
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each figure."""
+    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
 
 
 def main() -> None:
@@ -94,29 +86,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
     parser.add_argument("--dtype", default="int4")
-    parser.add_argument(
-        "--directory", type=Path, help="where to write the model (default: the system's temporary directory)"
-    )
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help="a checkpoint that random_checkpoint.py wrote (default: written)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--allow-busy", action="store_true", help="measure although other programs run")
+    parser.add_argument("--save", action="store_true", help="store the results in benchmarks/results")
     arguments = parser.parse_args()
-    if arguments.read:
-        return first_tokens(arguments.read)
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
-        model = Path(folder) / "model"
-        write_model(arguments.shape, arguments.dtype, model)
+    with tempfile.TemporaryDirectory() as folder:
+        model = arguments.model or Path(folder) / "model"
+        if not model.exists():
+            from random_checkpoint import write_checkpoint
+
+            write_checkpoint(arguments.shape, model, arguments.dtype)
+        from PIL import Image
+
+        image = Path(folder) / "image.png"
+        Image.effect_noise((336, 336), 80).save(image)
+        machine.require_idle(arguments.allow_busy)
         drop_from_page_cache(model)
-        result: dict[str, object] = {"shape": arguments.shape, "dtype": arguments.dtype}
-        result["bytes"] = sum(path.stat().st_size for path in model.iterdir())
-        result["reading_alone"] = read_through(model)
+        read = read_through(model)
         drop_from_page_cache(model)
-        for name in ("from_disk", "from_page_cache"):
-            times = result[name] = measure(model)
-            shown = ", ".join(f"{key} {value:.2f} s" for key, value in times.items())
-            print(f"{name:15} {shown}", flush=True)
-        cached = result["from_page_cache"]
-        result["paid_once"] = cached["first_picture"] - cached["second_picture"]  # compiling graphs, mapping pages
-    print(f"only reading the file {result['reading_alone']:.2f} s; compiling and mapping {result['paid_once']:.2f} s")
-    print(json.dumps(result | {"machine": machine.describe()}))
+        disk = measure(image, model)
+        rounds = [measure(image, model) for _ in range(arguments.rounds)]
+    mindspore = statistics.median(float(run(IMPORT)) for _ in range(arguments.rounds))
+    seconds = medians(rounds)
+    seconds |= {"import of MindSpore alone": mindspore, "start-up without it": seconds["start-up"] - mindspore}
+    result = {"seconds": seconds, "from_disk": disk, "reading_the_files_alone": read}
+    about = {"shape": arguments.shape, "dtype": arguments.dtype}
+    for name, value in seconds.items():
+        print(f"{name:28} {value:.2f} s")
+    if arguments.save:
+        Store.of_this_machine().put("startup", about, result)
+    print(json.dumps({**about, **result, "machine": machine.describe()}))
 
 
 if __name__ == "__main__":

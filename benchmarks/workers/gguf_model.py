@@ -15,6 +15,8 @@ BLOCKS = {
     "Q4_0": (gguf.GGMLQuantizationType.Q4_0, 2 + 16, 0.02 / 4.6),
     "Q8_0": (gguf.GGMLQuantizationType.Q8_0, 2 + 32, 0.02 / 73.9),
 }
+# llama.cpp's bfloat16 is stored as its bits.
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 PATTERN = 1_000_003  # values or blocks; a prime, so that repeating the pattern makes no two rows of a matrix equal
 
 
@@ -26,13 +28,13 @@ def write_model(path: Path, shape: LanguageShape, kind: str) -> None:
     Args:
         path: file to write.
         shape: the model's sizes.
-        kind: "F32", "F16", "Q8_0" or "Q4_0".
+        kind: "F32", "F16", "BF16", "Q8_0" or "Q4_0".
 
     Raises:
         ValueError: the kind is unknown.
     """
-    if kind not in ("F32", "F16", *BLOCKS):
-        raise ValueError(f"unknown llama.cpp type {kind!r}: expected one of F32, F16, {', '.join(BLOCKS)}")
+    if kind not in (*FLOATS, *BLOCKS):
+        raise ValueError(f"unknown llama.cpp type {kind!r}: expected one of {', '.join((*FLOATS, *BLOCKS))}")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(part, "llama")
@@ -99,9 +101,10 @@ class _RandomValues:
     def __init__(self, kind: str) -> None:
         generator = np.random.default_rng(0)
         self.quantized = BLOCKS.get(kind)
+        self.raw_dtype = gguf.GGMLQuantizationType.BF16 if kind == "BF16" else None
         if self.quantized is None:
-            dtype = {"F32": np.float32, "F16": np.float16}[kind]
-            self.pattern = (generator.standard_normal((PATTERN, 1), dtype=np.float32) * 0.02).astype(dtype)
+            values = generator.standard_normal((PATTERN, 1), dtype=np.float32) * np.float32(0.02)
+            self.pattern = (values.view(np.uint32) >> 16 if kind == "BF16" else values).astype(FLOATS[kind])
         else:
             _, size, scale = self.quantized
             self.pattern = generator.integers(0, 256, (PATTERN, size), dtype=np.uint8)
@@ -112,7 +115,8 @@ class _RandomValues:
         if len(dimensions) == 1 or self.quantized is None:
             dtype = np.dtype(np.float32) if len(dimensions) == 1 else self.pattern.dtype
             size = int(np.prod(dimensions)) * dtype.itemsize
-            writer.add_tensor_info(name, dimensions, dtype, size)
+            raw_dtype = None if len(dimensions) == 1 else self.raw_dtype
+            writer.add_tensor_info(name, dimensions, dtype, size, raw_dtype=raw_dtype)
             return
         kind, block, _ = self.quantized
         row = dimensions[1] // 32 * block

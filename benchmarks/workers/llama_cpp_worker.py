@@ -21,6 +21,7 @@ from workers.protocol import Options, Runner, serve
 
 BATCH = 512  # maximum number of tokens per call: llama.cpp's default of n_ubatch
 CELLS = 1024  # minimum cache size of a sequence, in tokens
+VARIANTS = ("split", "unified")  # KV caches of a batch
 FIRST_ORDINARY_TOKEN = 259  # after <unk>, <s>, </s> and the 256 bytes
 
 
@@ -36,6 +37,7 @@ class LlamaCppRunner:
             raise RuntimeError(f"llama.cpp cannot load {path}; delete it, and the next run writes it again")
         self._context: Any = None
         self._rows = self._cells = self._filled = 0
+        self._is_unified = False
         self._generator = np.random.default_rng(0)
 
     def encode(self) -> float:
@@ -52,7 +54,7 @@ class LlamaCppRunner:
         return self.batch_decode(1, tokens, context)
 
     def batch_decode(self, batch: int, tokens: int, context: int) -> float:
-        """Every sequence continues a copy of the cache of one prompt, in its own stream (`kv_unified` off)."""
+        """Every sequence continues a copy of the cache of one prompt, in its own stream or in one for all (`use`)."""
         self._open(batch, context + tokens)
         memory = llama_cpp.llama_get_memory(self._context)
         if self._filled != context:
@@ -68,6 +70,12 @@ class LlamaCppRunner:
             following = self._step(following, position)
         return (time.perf_counter() - start) / tokens
 
+    def use(self, variant: str) -> None:
+        """Choose between a cache for each sequence and one for all."""
+        if (variant == "unified") != self._is_unified:
+            self._is_unified = variant == "unified"
+            self._rows = 0  # so that the next call makes another context
+
     def _open(self, rows: int, cells: int) -> None:
         if self._context and self._rows == rows and self._cells >= cells:
             return
@@ -77,6 +85,8 @@ class LlamaCppRunner:
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = rows * self._cells
         parameters.n_seq_max = rows
+        parameters.kv_unified = self._is_unified
+        parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         parameters.n_batch = parameters.n_ubatch = BATCH
         parameters.n_threads = parameters.n_threads_batch = self.threads
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
@@ -151,6 +161,7 @@ def build(options: Options) -> tuple[Runner, dict[str, Any]]:
     return runner, {
         "load_seconds": time.perf_counter() - start,
         "system_info": llama_cpp.llama_print_system_info().decode().strip(),
+        "variants": VARIANTS,
         "weight_buffers": runner.log.about("model buffer size"),
     }
 

@@ -29,6 +29,12 @@ class Runner(Protocol):
     def batch_decode(self, batch: int, tokens: int, context: int) -> float:
         """Generate `tokens` tokens for `batch` sequences, each after `context` others; returns the mean per step."""
 
+    def limits(self) -> dict[str, float]:
+        """Return the limits of the machine, as benchmarks/limits.py measures them; of this package's worker only."""
+
+    def use(self, variant: str) -> None:
+        """Use one of the ways to decode batches that the worker's facts name as "variants", if there are any."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -48,7 +54,9 @@ def _decode(runner: Runner, request: dict[str, int]) -> dict[str, float]:
     return {"seconds_per_token": runner.decode(request["tokens"], request["context"])}
 
 
-def _batch_decode(runner: Runner, request: dict[str, int]) -> dict[str, float]:
+def _batch_decode(runner: Runner, request: dict[str, Any]) -> dict[str, float]:
+    if "variant" in request:
+        runner.use(request["variant"])
     return {"seconds_per_step": runner.batch_decode(request["batch"], request["tokens"], request["context"])}
 
 
@@ -56,8 +64,12 @@ def _encode(runner: Runner, request: dict[str, int]) -> dict[str, float]:
     return {"seconds": runner.encode()}
 
 
-ANSWERS: dict[str, Callable[[Runner, dict[str, int]], dict[str, float]]] = {
-    "prefill": _prefill, "decode": _decode, "batch_decode": _batch_decode, "encode": _encode,
+def _limits(runner: Runner, request: dict[str, int]) -> dict[str, float]:
+    return runner.limits()
+
+
+ANSWERS: dict[str, Callable[[Runner, dict[str, Any]], dict[str, float]]] = {
+    "prefill": _prefill, "decode": _decode, "batch_decode": _batch_decode, "encode": _encode, "limits": _limits,
 }  # fmt: skip
 
 

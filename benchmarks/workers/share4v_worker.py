@@ -8,12 +8,21 @@ from typing import Any
 from random_model import make_model
 from workers.protocol import Options, Runner, serve
 
+from mindone.models.share4v.kernels.library import library
+
 
 def build(options: Options) -> tuple[Runner, dict[str, Any]]:
     """Return a runner for a Share4V with random weights, and facts about it."""
     start = time.perf_counter()
     runner = make_model(options.shape, options.dtype, options.threads)
-    return runner, {"load_seconds": time.perf_counter() - start}
+    return runner, {
+        "load_seconds": time.perf_counter() - start,
+        "instruction_set": library().instruction_set,
+        # What a phase of the row needs at least: bytes of weights that are read, or operations of matrix products.
+        "decode_bytes": runner.weight_bytes(),
+        "prefill_operations_per_token": runner.matrix_operations(1),
+        "encode_operations": runner.encode_operations(),
+    }
 
 
 if __name__ == "__main__":

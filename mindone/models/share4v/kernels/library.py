@@ -32,7 +32,8 @@ STATUS = {
 }
 NOT_FINITE = 6
 NO_MEMORY = 7
-INTERFACE = 6  # of the functions that are called here; as in csrc/operators.cpp
+PEAKS = ("float32", "int8", "bfloat16")  # csrc/kernels.h has the same order
+INTERFACE = 7  # of the functions that are called here; as in csrc/operators.cpp
 
 
 class KernelError(RuntimeError):
@@ -96,9 +97,12 @@ class Library:
         """Total time spent in operators since the library was loaded, in seconds."""
         return float(self._library.share4v_busy_seconds())
 
-    def peak_flops(self) -> float:
-        """Measure the peak float32 operations per second of all threads."""
-        return float(self._library.share4v_peak())
+    def peak_operations(self, dtype: str = "float32") -> float:
+        """Measure the peak operations per second of all threads, in multiply-adds of "float32", "int8" or "bfloat16".
+
+        0 if the instruction set multiplies these as another type. Of "amx" it is the peak without the tiles.
+        """
+        return float(self._library.share4v_peak(PEAKS.index(dtype)))
 
     def read_bandwidth(self, data: np.ndarray) -> float:
         """Measure the bytes per second that all threads can read; `data` is uint8, hundreds of megabytes."""

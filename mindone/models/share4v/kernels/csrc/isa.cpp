@@ -72,7 +72,7 @@ Kernels make_table() {
   table.rotary = run_rotary;
   table.rotate_rows = run_rotate_rows;
   table.activation = run_activation;
-  table.peak_flops = run_peak_flops;
+  table.peak = run_peak;
   table.bandwidth = run_bandwidth;
   return table;
 }

@@ -46,6 +46,9 @@ struct RoundCall {
   uint16_t* scales;         // [rows] d, as the bits of a float16
 };
 
+// What the benchmarks measure the peak of; library.py has the same numbers.
+enum class Peak : int { kFloat32 = 0, kInt8 = 1, kBfloat16 = 2 };
+
 struct Kernels {
   const char* name;
   void (*layer)(const LayerCall& call);
@@ -64,7 +67,7 @@ struct Kernels {
   void (*rotary)(int64_t count, int64_t size, const float* cos, const float* sin, float* x);
   void (*rotate_rows)(const float* rotation, int64_t size, int64_t count, const float* x, float* y);
   void (*activation)(Activation activation, int64_t count, float* x, const float* up);
-  double (*peak_flops)(double* sink);
+  double (*peak)(Peak kind, double* sink);
   double (*bandwidth)(const uint8_t* data, int64_t bytes, double* sink);
 };
 

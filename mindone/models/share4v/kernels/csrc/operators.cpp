@@ -264,7 +264,7 @@ int share4v_embedding(int count, void** params, int* ndims, int64_t** shapes, co
 }
 
 // The version of this interface, which library.py compares: increase it when a signature changes.
-int share4v_interface() { return 6; }
+int share4v_interface() { return 7; }
 
 // Returns the name of the number-th instruction set that the library was built for and this CPU supports, fastest
 // first; nullptr beyond the last.
@@ -287,9 +287,9 @@ int share4v_threads() { return thread_count(); }
 
 // For the benchmarks: seconds spent in operators so far, and the machine's peak arithmetic and bandwidth.
 double share4v_busy_seconds() { return static_cast<double>(busy_nanoseconds.load()) * 1e-9; }
-double share4v_peak() {
+double share4v_peak(int kind) {
   double sink = 0.0;
-  return selected()->peak_flops(&sink);
+  return selected()->peak(static_cast<Peak>(kind), &sink);
 }
 double share4v_bandwidth(const uint8_t* data, int64_t bytes) {
   double sink = 0.0;

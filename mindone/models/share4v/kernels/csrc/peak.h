@@ -2,7 +2,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstring>
 
+#include "kernels.h"
 #include "lanes.h"
 #include "threads.h"
 
@@ -13,14 +15,17 @@ inline double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Returns the float32 operations per second of all threads together: multiply-adds on registers.
-double run_peak_flops(double* sink) {
 #if defined(__AVX512F__)
-  constexpr int kSums = 24;
+constexpr int kPeakSums = 24;
 #else
-  constexpr int kSums = 6;  // two registers each
+constexpr int kPeakSums = 6;  // two registers each
 #endif
-  constexpr int64_t kSteps = 20'000'000;
+constexpr int64_t kPeakSteps = 20'000'000;
+
+// Returns the float32 operations per second of all threads together: multiply-adds on registers.
+inline double peak_float32(double* sink) {
+  constexpr int kSums = kPeakSums;
+  constexpr int64_t kSteps = kPeakSteps;
   double total = 0.0;
   const double start = seconds_now();
 #pragma omp parallel num_threads(thread_count()) reduction(+ : total)
@@ -36,6 +41,51 @@ double run_peak_flops(double* sink) {
   }
   *sink = total;
   return 2.0 * kLanes * kSums * kSteps * thread_count() / (seconds_now() - start);
+}
+
+// Returns the operations per second of `step`, an instruction that adds products to a register, on all threads together.
+// `operations` are those of one instruction. The sums are read as integers, so that no compiler drops them.
+#if defined(__AVX512VNNI__)
+template <class Sum, class Step>
+double peak_of(int operations, Sum zero, Step step, double* sink) {
+  int64_t total = 0;
+  const double start = seconds_now();
+#pragma omp parallel num_threads(thread_count()) reduction(+ : total)
+  {
+    Sum sums[kPeakSums];
+    for (int i = 0; i < kPeakSums; i++) sums[i] = zero;
+    for (int64_t count = 0; count < kPeakSteps; count++) {
+      SHARE4V_UNROLL
+      for (int i = 0; i < kPeakSums; i++) sums[i] = step(sums[i]);
+    }
+    for (int i = 0; i < kPeakSums; i++) {
+      int64_t words[sizeof(Sum) / sizeof(int64_t)];
+      std::memcpy(words, &sums[i], sizeof words);
+      for (int64_t word : words) total += word & 1;
+    }
+  }
+  *sink = static_cast<double>(total);
+  return 1.0 * operations * kPeakSums * kPeakSteps * thread_count() / (seconds_now() - start);
+}
+#endif
+
+// Returns the operations per second of all threads together, of multiply-adds on registers; 0 if the instruction set has
+// none for these. AMX's tiles are not measured: of "amx" these are the peaks of AVX-512's instructions.
+double run_peak(Peak kind, double* sink) {
+  if (kind == Peak::kFloat32) return peak_float32(sink);
+#if defined(__AVX512VNNI__)
+  if (kind == Peak::kInt8) {
+    const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(2);
+    return peak_of(128, _mm512_setzero_si512(), [&](__m512i sum) { return _mm512_dpbusd_epi32(sum, a, b); }, sink);
+  }
+#endif
+#if defined(__AVX512BF16__)
+  if (kind == Peak::kBfloat16) {
+    const __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.5f));
+    return peak_of(64, _mm512_setzero_ps(), [&](__m512 sum) { return _mm512_dpbf16_ps(sum, a, a); }, sink);
+  }
+#endif
+  return 0.0;
 }
 
 // Returns the bytes per second that all threads together read.
