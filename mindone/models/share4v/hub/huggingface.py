@@ -1,6 +1,7 @@
 """Checkpoints from the Hugging Face hub, kept in the layout of huggingface_hub's cache.
 
-The files are downloaded as those of a mirror are: bounded, resumed, and checked before they are recorded.
+The files are downloaded as those of a mirror are: bounded, resumed, and checked before they are recorded. What
+downloads is imported when it is needed: requests takes a tenth of a second, and most runs download nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ from .cache import (
     write_record,
 )
 from .contents import problem_of
-from .download import RemoteFile, download, sha256_of
 from .errors import HubError, NoSpaceError
-from .transfer import fetch_json
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_INFO_BYTES = 32 * 2**20  # of what the hub says about a repository
@@ -79,6 +78,9 @@ def fetch_repo(
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import build_hf_headers, validate_repo_id
+
+    from .download import RemoteFile, download
+    from .transfer import fetch_json
 
     options = options or RepoOptions()
     shown = f"{redacted(endpoint())}/{repo}" + (f" at {options.revision}" if options.revision else "")
@@ -183,6 +185,8 @@ def _stated(item: Any) -> tuple[str, _Stated]:
 
 def _is_complete(path: Path, stated: _Stated, folder: Path) -> bool:
     """Return whether an earlier download of the same commit left the file."""
+    from .download import sha256_of
+
     if not is_inside(path, folder) or stated.size not in (None, path.stat().st_size) or problem_of(path, path.name):
         return False
     return stated.sha256 is None or sha256_of(path) == stated.sha256

@@ -1,4 +1,7 @@
-"""Presets from a mirror: a plain web server with one directory per preset."""
+"""Presets from a mirror: a plain web server with one directory per preset.
+
+As in huggingface.py, what downloads is imported when it is needed.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,8 @@ from filelock import FileLock
 
 from ..display import redacted
 from .cache import FILE_NAME, RECORD, choose_files, is_recorded, read_record, require_space, write_record
-from .download import ABSENT_STATUS, AbsentError, RemoteFile, download, sha256_of
 from .errors import HubError
 from .presets import Preset, is_required
-from .transfer import fetch_json
 
 MIRROR_VARIABLE = "SHARE4V_MIRROR"
 # The mirror of MindSpore weights. Unverified: its files could not be listed so far. Its layout is assumed
@@ -81,6 +82,9 @@ def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress:
 
 def _listing(base: str, preset: Preset) -> list[ListedFile]:
     """Return the files in the mirror's manifest, or the preset's known files if there is no manifest."""
+    from .download import ABSENT_STATUS
+    from .transfer import fetch_json
+
     url = f"{base}/{MANIFEST}"
     shown = redacted(url)
     try:
@@ -110,6 +114,8 @@ def _listed(item: dict) -> ListedFile:
 
 def _fetch_files(base: str, files: list[ListedFile], directory: Path, weights: bool, progress: bool | None) -> None:
     """Download into a separate directory, then move the complete files into place, and write the record last."""
+    from .download import sha256_of
+
     partial = directory.with_name(directory.name + ".partial")
     partial.mkdir(exist_ok=True)
     known = {item["name"]: item for item in (read_record(directory) or {"files": []})["files"]}
@@ -134,6 +140,8 @@ def _fetch_files(base: str, files: list[ListedFile], directory: Path, weights: b
 
 
 def _download(base: str, item: ListedFile, target: Path, progress: bool | None) -> None:
+    from .download import AbsentError, RemoteFile, download
+
     try:
         download(RemoteFile(f"{base}/{item.name}", item.size, item.sha256), target, progress)
     except AbsentError:
