@@ -48,7 +48,7 @@ def run(title: str, command: list[str]) -> None:
 def measure(kernels: Library, kind: str, threads: int) -> None:
     """Print the least time of each case, and multiply-adds per second."""
     kernels.threads = threads
-    peak = kernels.peak_flops() / 2 if kind != "portable" else 0.0
+    peak = kernels.peak_operations() / 2 if kind != "portable" else 0.0
     bandwidth = kernels.read_bandwidth(np.ones(256 << 20, np.uint8))
     print(f"\n## {kind}, {threads} threads: {peak / 1e9:.1f} G float32 multiply-adds/s, {bandwidth / 1e9:.1f} GB/s")
     for name, make in CASES.items():
