@@ -201,8 +201,8 @@ class Trainer:
 
     def _take(self, batches: list[Batch]) -> Step:
         if self._step is None:
-            loss = CaptionLoss(self.model, batches[0].index.shape[0], self.stage.length, self._dtype)
-            self._step = OptimizerStep(loss, self._optimizer, self._weights, self.stage.max_grad_norm, len(batches))
+            cell = CaptionLoss(self.model, batches[0].index.shape[0], self.stage.length, self._dtype)
+            self._step = OptimizerStep(cell, self._optimizer, self._weights, self.stage.max_grad_norm, len(batches))
         rate, scale = self._rates[int(self._optimizer.global_step.asnumpy()[0])], self.loss_scale.value
         loss, norm = self._step(batches, scale)
         self.steps_done += 1
