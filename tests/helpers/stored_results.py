@@ -22,7 +22,7 @@ from .kernel_layers import CLIP, LLAMA_BIAS, Layer, LayerShape
 from .kernels import causal, linear_block, normals, rows_of, run_activation, run_linear, run_norm
 
 STORED = Path(__file__).parents[1] / "models/share4v/kernels/stored_results.json"
-DTYPES = ("float32", "float16", "int8", "int4", "int8-256", "int4-256")
+DTYPES = ("float32", "float16", "bfloat16", "int8", "int4", "int8-256", "int4-256")
 CACHE_DTYPES = ("float32", "float16", "int8")
 HADAMARD = LayerShape(96, 3, 1, 32, 256, hadamard=64)
 # The reference; the other fused kinds have its bits (test_bits.py).

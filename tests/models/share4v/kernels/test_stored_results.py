@@ -16,7 +16,8 @@ CASES = dict(cases())
 def test_results_have_the_stored_bits(any_kernels: Library, name: str) -> None:
     stored, found, before = json.loads(STORED.read_text(encoding="utf-8"))[name], {}, any_kernels.instruction_set
     for kind in any_kernels.instruction_sets():
-        if kind != "portable":  # which has no fused multiply-add
+        # The portable kind has no fused multiply-add, and AMX an order of its own for bfloat16.
+        if kind != "portable" and not (kind == "amx" and "bfloat16" in name):
             any_kernels.select(kind)
             found[kind] = digest(CASES[name](any_kernels))
     any_kernels.select(before)
