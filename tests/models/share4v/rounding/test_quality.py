@@ -31,14 +31,14 @@ def quality(variant: Variant, layers: int | None = None) -> Quality:
 def test_types_of_one_byte_lose_little() -> None:
     assert quality(Variant("float16")).kl < 5e-5
     rotated = quality(Variant("int8", "rotated"))
-    assert rotated.kl < 7e-3
+    assert rotated.kl < 6.8e-3
     assert rotated.kl < 0.8 * quality(Variant("int8", "groups")).kl
     assert rotated.bits < 8.1
 
 
 def test_int4_on_loading_is_far_better_than_the_oldest_layout() -> None:
     weighted = quality(Variant("int4", "weighted"))
-    assert weighted.kl < 1.3e-1
+    assert weighted.kl < 1.15e-1
     assert weighted.kl < 0.3 * quality(Variant("int4", "groups")).kl
     assert weighted.bits < 4.65
 

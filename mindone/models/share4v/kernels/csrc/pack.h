@@ -29,11 +29,11 @@ inline float float_of(Half x) {
   return wide[0];
 }
 
-// Returns the squared error of quantizing 32 weights with this scale to integers low .. high.
-inline float squared_error(const float* w, float scale, float low, float high) {
+// Returns the squared error of quantizing n weights, a multiple of 16, with this scale to integers low .. high.
+inline float squared_error(const float* w, int64_t n, float scale, float low, float high) {
   const Lanes inverse = set1(scale != 0 ? 1.0f / scale : 0.0f);
   Lanes total = zero();
-  for (int64_t i = 0; i < kGroup; i += kLanes) {
+  for (int64_t i = 0; i < n; i += kLanes) {
     const Lanes x = load(w + i);
     const Lanes q = min(set1(high), max(set1(low), round(mul(x, inverse))));
     const Lanes d = fnma(q, set1(scale), x);
@@ -51,7 +51,7 @@ inline float int4_scale(const float* w) {
   float best = 0.0f, best_error = INFINITY;
   for (int step = 0; step < 16; step++) {
     const float scale = float_of(half_of(-largest / (6.5f + 0.15f * static_cast<float>(step))));
-    const float error = squared_error(w, scale, -8.0f, 7.0f);
+    const float error = squared_error(w, kGroup, scale, -8.0f, 7.0f);
     if (error < best_error) {
       best_error = error;
       best = scale;
@@ -60,11 +60,27 @@ inline float int4_scale(const float* w) {
   return best;
 }
 
-// Returns the int8 scale of n weights, a multiple of 16, which maps the largest to 127 or -127.
-inline float int8_scale_of_weights(const float* w, int64_t n) {
+// Candidates of the scale of 256 weights, relative to the one that maps the largest to 127 or -127. Among so many weights
+// the squared error depends on where they happen to lie between integers, so some other scale is nearly always better.
+constexpr float kInt8Shares[] = {1.0f, 0.995f, 1.005f, 0.99f, 1.01f, 0.985f, 0.98f};
+
+// Returns the int8 scale of n weights, a multiple of 16: the one that maps the largest to 127 or -127, or with is_searched
+// the candidate that has the smallest squared error.
+inline float int8_scale_of_weights(const float* w, int64_t n, bool is_searched) {
   Lanes largest = zero();
   for (int64_t i = 0; i < n; i += kLanes) largest = max(largest, abs(load(w + i)));
-  return float_of(half_of(max_lane(largest) / 127.0f));
+  const float full = max_lane(largest) / 127.0f;
+  float best = float_of(half_of(full));
+  if (!is_searched) return best;
+  float best_error = INFINITY;
+  for (const float share : kInt8Shares) {
+    const float scale = float_of(half_of(full * share)), error = squared_error(w, n, scale, -127.0f, 127.0f);
+    if (error < best_error) {
+      best_error = error;
+      best = scale;
+    }
+  }
+  return best;
 }
 
 // Quantizes n weights, a multiple of 16, with this scale to integers low .. high.
@@ -108,7 +124,7 @@ inline void pack_int8_panel(const float* rows, int64_t columns, int64_t span, ui
       const int64_t used = std::min(width, columns - k), padded = ceil_div(used, kGroup) * kGroup;
       float w[kSuper] = {};
       std::memcpy(w, rows + n * columns + k, static_cast<size_t>(used) * sizeof(float));
-      const float scale = int8_scale_of_weights(w, padded);
+      const float scale = int8_scale_of_weights(w, padded, span > 1);
       int8_t q[kSuper];
       quantize_weights(w, padded, scale, -127.0f, 127.0f, q);
       scales[k / width * kLanes + n] = half_of(scale);

@@ -13,6 +13,12 @@ constexpr float kLowCode = -8.0f, kHighCode = 7.0f;  // q - 8
 // Candidates of a group's scale, as shares of the one that covers all its values, and refinements of each.
 constexpr float kShares[] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
 constexpr int kRefinements = 2;
+// Candidates of a group's integers s and z, relative to what the fit gives. A change of z by s would only shift all codes
+// by one, so the candidates of z cover nearly every phase of the grid.
+constexpr float kScaleSteps[] = {0.0f, -1.0f, 1.0f};
+constexpr float kOffsetSteps[] = {0.0f, -1.0f, 1.0f, -2.0f, 2.0f, -4.0f, 4.0f, -6.0f, 6.0f};
+// Candidates of d, relative to the smallest with which all integers fit: with each, other pairs are near the fit.
+constexpr float kStepShares[] = {1.0f, 1.03f, 1.07f};
 
 // One super-block of a panel: the lanes are 16 rows. n is the number of columns.
 struct SuperBlock {
@@ -76,17 +82,33 @@ inline void fit_group(const float* w, const float* importance, int64_t n, Lanes*
   *b_out = best_b;
 }
 
-// Finds the integers s and z of every row's group for which the weighted squared error is least, given d and what
-// fit_group found: for the two integers next to a / d, codes and the offset that fits them alternate.
-inline void fit_integers(const float* w, const float* importance, int64_t n, Lanes d, Lanes a, Lanes b, Lanes* s_out,
-                         Lanes* z_out) {
+// The integers s and z of every row's group, and the error that they leave.
+struct GroupIntegers {
+  Lanes s, z, error;
+};
+
+// The limits of z, within which every integer of the group fits.
+inline Lanes lowest_offset(Lanes s) { return sub(mul(s, set1(-kLowCode)), set1(kMaxInteger)); }
+inline Lanes highest_offset(Lanes s) { return sub(set1(kMaxInteger), mul(s, set1(kHighCode))); }
+inline Lanes clamp_scale(Lanes s) { return min(set1(kMaxScale), max(set1(1.0f), s)); }
+
+inline Lanes weighted_error(const float* w, const float* importance, int64_t n, Lanes scale, Lanes offset) {
+  const Lanes inverse = inverse_of(scale);
+  Lanes error = zero();
+  for (int64_t k = 0; k < n; k++) {
+    const Lanes x = load(w + k * kLanes), e = sub(fnma(scale, nearest_code(x, inverse, offset), x), offset);
+    error = fma(mul(set1(importance[k]), e), e, error);
+  }
+  return error;
+}
+
+// Finds s and z near a and b, given d: for the two integers next to a / d, codes and the offset that fits them alternate.
+inline GroupIntegers fit_integers(const float* w, const float* importance, int64_t n, Lanes d, Lanes a, Lanes b) {
   const Lanes inverse_d = inverse_of(d), floor = round(sub(mul(a, inverse_d), set1(0.5f)));
-  Lanes best_error = set1(INFINITY), best_s = set1(1.0f), best_z = zero();
+  GroupIntegers best = {set1(1.0f), zero(), set1(INFINITY)};
   for (int step = 0; step < 2; step++) {
-    const Lanes s = min(set1(kMaxScale), max(set1(1.0f), add(floor, set1(static_cast<float>(step)))));
+    const Lanes s = clamp_scale(add(floor, set1(static_cast<float>(step))));
     const Lanes scale = mul(s, d), inverse = inverse_of(scale);
-    const Lanes low = sub(mul(s, set1(-kLowCode)), set1(kMaxInteger));
-    const Lanes high = sub(set1(kMaxInteger), mul(s, set1(kHighCode)));
     Lanes offset = b, z = zero();
     for (int i = 0; i <= kRefinements; i++) {
       Lanes weight = zero(), rest = zero();
@@ -95,53 +117,95 @@ inline void fit_integers(const float* w, const float* importance, int64_t n, Lan
         weight = add(weight, h);
         rest = fma(h, fnma(scale, nearest_code(x, inverse, offset), x), rest);
       }
-      z = max(low, min(high, round(mul(div(rest, weight), inverse_d))));
+      z = max(lowest_offset(s), min(highest_offset(s), round(mul(div(rest, weight), inverse_d))));
       offset = mul(z, d);
     }
-    Lanes error = zero();
-    for (int64_t k = 0; k < n; k++) {
-      const Lanes x = load(w + k * kLanes), e = sub(fnma(scale, nearest_code(x, inverse, offset), x), offset);
-      error = fma(mul(set1(importance[k]), e), e, error);
-    }
-    best_s = select_less(error, best_error, s, best_s);
-    best_z = select_less(error, best_error, z, best_z);
-    best_error = min(best_error, error);
+    const Lanes error = weighted_error(w, importance, n, scale, offset);
+    best = {select_less(error, best.error, s, best.s), select_less(error, best.error, z, best.z),
+            min(best.error, error)};
   }
-  *s_out = best_s;
-  *z_out = best_z;
+  return best;
 }
 
-// Rounds one super-block: scales of its groups first, then each weight to the nearest code.
-inline void round_super_block(const SuperBlock& block) {
-  const int64_t groups = ceil_div(block.n, kGroup);
-  Lanes a[kSuperGroups], b[kSuperGroups];
-  Lanes largest = zero();  // the smallest d with which all integers fit
-  for (int64_t g = 0; g < groups; g++) {
-    const int64_t first = g * kGroup, n = std::min(kGroup, block.n - first);
-    fit_group(block.weights + first * kLanes, block.importance + first, n, &a[g], &b[g]);
+// Returns the best pair among the candidates around `middle`; error_of(scale, offset) gives the error of each.
+template <class ErrorOf>
+inline GroupIntegers search_integers(const GroupIntegers& middle, Lanes d, const ErrorOf& error_of) {
+  GroupIntegers best = {middle.s, middle.z, set1(INFINITY)};
+  for (const float scale_step : kScaleSteps) {
+    const Lanes s = clamp_scale(add(middle.s, set1(scale_step)));
+    for (const float offset_step : kOffsetSteps) {
+      const Lanes z = max(lowest_offset(s), min(highest_offset(s), add(middle.z, set1(offset_step))));
+      const Lanes error = error_of(mul(s, d), mul(z, d));
+      best = {select_less(error, best.error, s, best.s), select_less(error, best.error, z, best.z),
+              min(best.error, error)};
+    }
+  }
+  return best;
+}
+
+// Fits a and b of every group of a super-block, and returns d: the smallest with which all integers fit.
+inline Lanes fit_super_block(const float* weights, const float* importance, int64_t columns, Lanes* a, Lanes* b) {
+  Lanes largest = zero();
+  for (int64_t g = 0; g * kGroup < columns; g++) {
+    const int64_t first = g * kGroup, n = std::min(kGroup, columns - first);
+    fit_group(weights + first * kLanes, importance + first, n, &a[g], &b[g]);
     const Lanes extreme = max(fnma(a[g], set1(kLowCode), mul(b[g], set1(-1.0f))), fma(a[g], set1(kHighCode), b[g]));
     largest = max(largest, max(mul(a[g], set1(1.0f / kMaxScale)), mul(extreme, set1(1.0f / kMaxInteger))));
   }
-  store(block.scales, largest);
-  const Lanes d = load(block.scales);
-  for (int64_t g = 0; g < groups; g++) {
-    const int64_t first = g * kGroup, n = std::min(kGroup, block.n - first);
-    Lanes s, z;
-    fit_integers(block.weights + first * kLanes, block.importance + first, n, d, a[g], b[g], &s, &z);
-    int8_t s_bytes[kLanes], z_bytes[kLanes];
-    store_int8(s_bytes, s);
-    store_int8(z_bytes, z);
-    for (int64_t r = 0; r < kLanes; r++) {
-      block.pairs[(g * kLanes + r) * 2] = s_bytes[r];
-      block.pairs[(g * kLanes + r) * 2 + 1] = z_bytes[r];
-    }
-    a[g] = mul(s, d);
-    b[g] = mul(z, d);
+  return largest;
+}
+
+// Stores s and z of a group, [16][2].
+inline void store_pairs(int8_t* pairs, Lanes s, Lanes z) {
+  int8_t s_bytes[kLanes], z_bytes[kLanes];
+  store_int8(s_bytes, s);
+  store_int8(z_bytes, z);
+  for (int64_t r = 0; r < kLanes; r++) {
+    pairs[r * 2] = s_bytes[r];
+    pairs[r * 2 + 1] = z_bytes[r];
   }
-  for (int64_t k = 0; k < block.n; k++) {
-    int8_t codes[kLanes];
-    store_int8(codes, nearest_code(load(block.weights + k * kLanes), inverse_of(a[k / kGroup]), b[k / kGroup]));
-    for (int64_t n = 0; n < kLanes; n++) block.codes[k * kLanes + n] = static_cast<uint8_t>(codes[n] + 8);
+}
+
+// Stores q of a column, given q - 8.
+inline void store_codes(uint8_t* codes, Lanes shifted) {
+  int8_t bytes[kLanes];
+  store_int8(bytes, shifted);
+  for (int64_t n = 0; n < kLanes; n++) codes[n] = static_cast<uint8_t>(bytes[n] + 8);
+}
+
+// Rounds one super-block: d and the integers of its groups first, then each weight to the nearest code.
+inline void round_super_block(const SuperBlock& block) {
+  Lanes a[kSuperGroups], b[kSuperGroups], best_s[kSuperGroups], best_z[kSuperGroups], s[kSuperGroups], z[kSuperGroups];
+  Lanes best_error = set1(INFINITY), best_d = zero();
+  const Lanes smallest = fit_super_block(block.weights, block.importance, block.n, a, b);
+  const int64_t groups = ceil_div(block.n, kGroup);
+  for (const float share : kStepShares) {
+    store(block.scales, mul(smallest, set1(share)));
+    const Lanes d = load(block.scales);
+    Lanes total = zero();
+    for (int64_t g = 0; g < groups; g++) {
+      const int64_t first = g * kGroup, n = std::min(kGroup, block.n - first);
+      const float *w = block.weights + first * kLanes, *importance = block.importance + first;
+      const GroupIntegers found = search_integers(
+          fit_integers(w, importance, n, d, a[g], b[g]), d,
+          [&](Lanes scale, Lanes offset) { return weighted_error(w, importance, n, scale, offset); });
+      s[g] = found.s;
+      z[g] = found.z;
+      total = add(total, found.error);
+    }
+    for (int64_t g = 0; g < groups; g++) {
+      best_s[g] = select_less(total, best_error, s[g], best_s[g]);
+      best_z[g] = select_less(total, best_error, z[g], best_z[g]);
+    }
+    best_d = select_less(total, best_error, d, best_d);
+    best_error = min(best_error, total);
+  }
+  store(block.scales, best_d);
+  for (int64_t g = 0; g < groups; g++) {
+    store_pairs(block.pairs + g * kPairBytes, best_s[g], best_z[g]);
+    const Lanes scale = mul(best_s[g], best_d), offset = mul(best_z[g], best_d), inverse = inverse_of(scale);
+    for (int64_t k = g * kGroup; k < std::min(block.n, (g + 1) * kGroup); k++)
+      store_codes(block.codes + k * kLanes, nearest_code(load(block.weights + k * kLanes), inverse, offset));
   }
 }
 
