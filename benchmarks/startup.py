@@ -4,8 +4,9 @@
 
 Writes a converted checkpoint with random weights, and captions one image with one token in new processes: first with
 the file not in the page cache, then with the file in it. What is not spent in the kernels is start-up: Python, imports,
-mapping, the image and the prompt. The import of MindSpore alone is measured in processes of its own. The last line is
-one JSON object.
+mapping, the image and the prompt. The import of MindSpore alone is measured in processes of its own. On a machine that
+is never idle, the CPU times of `--shape tiny`, whose kernels take next to none, say what the start costs. The last line
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -55,25 +57,38 @@ def read_through(directory: Path) -> float:
     return time.perf_counter() - start
 
 
-def run(code: str, *arguments: str) -> str:
-    """Run code in a new process, and return the last line that it prints."""
+def run(code: str, *arguments: str) -> tuple[str, float]:
+    """Run code in a new process, and return the last line that it prints, and the process's CPU time in seconds."""
+    before = cpu_of_children()
     # MindSpore sets OMP_NUM_THREADS=1 in the C environment, which children inherit; os.environ has the old value.
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=dict(os.environ), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    return done.stdout.splitlines()[-1]
+    return done.stdout.splitlines()[-1], cpu_of_children() - before
+
+
+def cpu_of_children() -> float:
+    """Return the CPU time of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def measure(image: Path, model: Path) -> dict[str, float]:
     """Return the seconds from the start of a new process to its first token, and those of them in the kernels."""
     start = time.time()
-    status, end, busy = run(CAPTION, str(image), "--model", str(model)).split()
+    line, cpu = run(CAPTION, str(image), "--model", str(model))
+    status, end, busy = line.split()
     if int(status):
         raise SystemExit(f"share4v caption ended with status {status}")
     total = float(end) - start
-    return {"to the first token": total, "in the kernels": float(busy), "start-up": total - float(busy)}
+    return {
+        "to the first token": total,
+        "in the kernels": float(busy),
+        "start-up": total - float(busy),
+        "CPU time": cpu,
+    }
 
 
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
@@ -107,9 +122,11 @@ def main() -> None:
         drop_from_page_cache(model)
         disk = measure(image, model)
         rounds = [measure(image, model) for _ in range(arguments.rounds)]
-    mindspore = statistics.median(float(run(IMPORT)) for _ in range(arguments.rounds))
+    imports = [(float(line), cpu) for line, cpu in (run(IMPORT) for _ in range(arguments.rounds))]
+    mindspore, mindspore_cpu = (statistics.median(values) for values in zip(*imports, strict=True))
     seconds = medians(rounds)
     seconds |= {"import of MindSpore alone": mindspore, "start-up without it": seconds["start-up"] - mindspore}
+    seconds["CPU time of MindSpore's import"] = mindspore_cpu
     result = {"seconds": seconds, "from_disk": disk, "reading_the_files_alone": read}
     about = {"shape": arguments.shape, "dtype": arguments.dtype}
     for name, value in seconds.items():

@@ -41,6 +41,8 @@ def page(text: str) -> str:
 
 def tables(machines: Sequence[Store]) -> str:
     """Return all tables as Markdown."""
+    if not machines:
+        return "No machine has stored results yet.\n"
     parts = [_machines(machines), _compare(machines), _roofline(machines)]
     parts += [_servers(machines), _replicas(machines), _startup(machines)]
     return "\n".join(part for part in parts if part)
