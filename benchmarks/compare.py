@@ -290,11 +290,7 @@ def main() -> int:
         "rounds": options.rounds,
     }
     report = Report(shown, requests(options.shape))
-    try:
-        report.other_cores = machine.require_idle(options.allow_busy)
-    except machine.BusyMachineError as error:
-        print(error, file=sys.stderr)
-        return 1
+    report.other_cores = machine.require_idle(options.allow_busy)
     with tempfile.TemporaryDirectory() as temporary:
         directory = (options.directory or Path(temporary)).resolve()
         directory.mkdir(parents=True, exist_ok=True)

@@ -26,8 +26,8 @@ BUSY_CORES = 0.15  # that other programs may use, on average
 _WATCH_SECONDS = 2.0
 
 
-class BusyMachineError(RuntimeError):
-    """Other programs use the processors."""
+class BusyMachineError(SystemExit):
+    """Other programs use the processors; it ends a benchmark with its message and the status 1."""
 
 
 def describe() -> dict[str, object]:

@@ -189,10 +189,7 @@ def main() -> None:
         return
     if not (options.directory and options.llama_server):
         parser.error("--directory and --llama-server are needed")
-    try:
-        rounds = measure(options)
-    except machine.BusyMachineError as error:
-        raise SystemExit(str(error)) from None
+    rounds = measure(options)
     about = {
         name: getattr(options, name) for name in ("shape", "ours", "peer", "clients", "slots", "max_tokens", "side")
     }
