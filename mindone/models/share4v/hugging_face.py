@@ -97,6 +97,10 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("load_in_4bit", (MODEL, PIPELINE), _off, instead="pass dtype='int4'"),
     Argument("quantization_config", (MODEL, PIPELINE), instead=_WEIGHTS),
     Argument("config", (MODEL, PIPELINE), instead="the config is that of the checkpoint: use Share4V(config) to train"),
+    Argument(
+        "gguf_file", LOADING, instead="name it with the repository, as 'owner/name:FILE', or pass the file's path"
+    ),
+    Argument("adapter_name", (MODEL,), instead="pass adapter= with the adapter's directory, or owner/name on a hub"),
     Argument("adapter_kwargs", (MODEL,), _off, instead="pass adapter= with the adapter's directory"),
     Argument("output_loading_info", (MODEL,), _off, instead="loading is strict: a missing weight is an error"),
     Argument("ignore_mismatched_sizes", (MODEL,), _off, instead="loading is strict: correct the checkpoint"),

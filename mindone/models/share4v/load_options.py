@@ -26,14 +26,16 @@ class CheckpointOptions:
 
     Attributes:
         vision_tower: directory or name of the vision tower's own checkpoint; by default the one that the checkpoint
-            contains, or that its config.json names as mm_vision_tower.
+            contains, or that its config.json names as mm_vision_tower. Of a GGUF model, its mmproj file, or the name of
+            one of its repository's.
         cache_dir: directory for downloads; by default SHARE4V_HOME, else ~/.cache/share4v.
         local_files_only: use only files that are on this machine, and open no connection.
         revision: branch, tag or commit of a repository on the Hugging Face hub; by default its main branch.
         token: access token of the Hugging Face hub; by default HF_TOKEN or the one that `hf auth login` stored.
         subfolder: folder of the repository, or of the directory, that holds the checkpoint.
-        adapter: directory of a LoRA adapter as PEFT or LLaVA writes it, or {directory: weight} for several. Adapters
-            are merged into the weights as these are read, in float32 and before they are rounded to `dtype`.
+        adapter: directory of a LoRA adapter as PEFT or LLaVA writes it, or owner/name of its repository on a hub
+            (owner/name/folder for a folder of it), or {directory or name: weight} for several. Adapters are merged into
+            the weights as these are read, in float32 and before they are rounded to `dtype`.
 
     Raises:
         TypeError, ValueError: `adapter` is no directory and no mapping of directories to finite numbers.
@@ -192,7 +194,10 @@ def option_names(options: type[CheckpointOptions]) -> tuple[str, ...]:
 
 
 def explicit_options(options: type[CheckpointOptions]) -> Callable[[Function], Function]:
-    """Decorate a function whose last parameter is `**options`, so that `help()` lists the fields of a dataclass."""
+    """Decorate a function whose last parameter is `**options`, so that `help()` lists the fields of a dataclass.
+
+    Fields that are parameters of the function anyway are not listed twice.
+    """
     return with_parameters(map(_parameter, fields(options)))
 
 
@@ -203,7 +208,8 @@ def with_parameters(parameters: Iterable[Parameter]) -> Callable[[Function], Fun
     def decorate(function: Function) -> Function:
         shown = signature(function)
         own = [item for item in shown.parameters.values() if item.kind is not Parameter.VAR_KEYWORD]
-        function.__signature__ = shown.replace(parameters=[*own, *listed])  # type: ignore[attr-defined]
+        more = [item for item in listed if item.name not in shown.parameters]
+        function.__signature__ = shown.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         return function
 
     return decorate

@@ -14,8 +14,10 @@ from ..configuration import CONFIG_NAME, Share4VConfig, read_json
 from ..configuration_formats import ORIGINAL_MODEL_TYPES, READERS, format_of
 from ..configuration_schema import shown
 from ..home import expand_home
-from ..hub.directories import ADAPTER_NAME
+from ..hub import is_adapter_name, resolve_adapter
+from ..hub.directories import ADAPTER_EXTRAS, ADAPTER_NAME, ADAPTER_WEIGHTS
 from ..language.weights import LANGUAGE_MODEL, LM_HEAD
+from ..load_options import CheckpointOptions, adapter_weights
 from .adapter_config import AdapterConfig
 from .adapter_merging import AdaptedReplacement, BiasShift, Change, LowRank, Replacement, merged
 from .errors import CheckpointError, listing
@@ -23,9 +25,7 @@ from .formats import StoredTensor, WeightFiles, stored_tensors
 from .weights import MM_PROJECTOR, expected_shapes, is_known, our_name
 
 logger = logging.getLogger(__name__)
-# What PEFT writes, in the order in which it looks for them, and what LLaVA writes next to it.
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-OTHER_WEIGHTS = "non_lora_trainables.bin"
+OTHER_WEIGHTS = ADAPTER_EXTRAS[0]
 # LLaVA stores config.json with the adapter; these fields of it say how the adapted model is used.
 CONFIG_FIELDS = ("select_layer", "select_feature", "image_aspect_ratio", "use_im_start_end", "use_im_patch_token")
 MAX_NAME = 256  # characters of a tensor's name
@@ -77,12 +77,13 @@ class Adapter:
         if not (directory / ADAPTER_NAME).is_file():
             problem = f"has no {ADAPTER_NAME}" if directory.is_dir() else "is not a directory on this machine"
             raise FileNotFoundError(
-                f"adapter {str(path)!r} {problem}: give the directory of a LoRA adapter, as PEFT or LLaVA writes it"
+                f"adapter {str(path)!r} {problem}: give the directory of a LoRA adapter, as PEFT or LLaVA writes it, "
+                "or owner/name of its repository on a hub"
             )
         config = AdapterConfig.read(directory)
-        files = [directory / name for name in WEIGHTS if (directory / name).is_file()][:1]
+        files = [directory / name for name in ADAPTER_WEIGHTS if (directory / name).is_file()][:1]
         if not files:
-            raise FileNotFoundError(f"adapter {directory} has no weights: expected {' or '.join(WEIGHTS)}")
+            raise FileNotFoundError(f"adapter {directory} has no weights: expected {' or '.join(ADAPTER_WEIGHTS)}")
         if (directory / OTHER_WEIGHTS).is_file():
             files.append(directory / OTHER_WEIGHTS)
         changes, unknown = _changes(stored_tensors(WeightFiles(tuple(files))), config, directory)
@@ -115,7 +116,7 @@ def adapter_digest(path: str | Path) -> str | None:
 
 
 def _files(directory: Path) -> tuple[Path, ...]:
-    names = (ADAPTER_NAME, *WEIGHTS, OTHER_WEIGHTS)
+    names = (ADAPTER_NAME, *ADAPTER_WEIGHTS, OTHER_WEIGHTS)
     return tuple(directory / name for name in names if (directory / name).is_file())
 
 
@@ -215,14 +216,31 @@ def _known_name(name: str) -> str | None:
     return None
 
 
-def read_adapters(given: Mapping[str, float] | None) -> tuple[Adapter, ...]:
-    """Read the adapters of `CheckpointOptions.adapter`.
+def find_adapter(name: str, options: CheckpointOptions) -> Path:
+    """Return the directory of an adapter: one on this machine, or that of a repository, downloaded if necessary.
+
+    A directory has precedence over a repository of the same name. The options' revision and subfolder are those of the
+    checkpoint; an adapter is taken from its main revision, and from a folder as owner/name/folder.
+
+    Raises:
+        HubError: it is no directory, and was not found on the hub; the message lists what was tried.
+    """
+    path = expand_home(name)
+    if path.exists() or not is_adapter_name(name):
+        return path
+    return resolve_adapter(name, options.cache_dir, options.local_files_only, options.token)
+
+
+def read_adapters(options: CheckpointOptions) -> tuple[Adapter, ...]:
+    """Find and read the adapters of `options.adapter`.
 
     Raises:
         ValueError: two paths lead to one directory.
+        HubError: as in `find_adapter`.
         FileNotFoundError, CheckpointError: as in `Adapter.read`.
     """
-    adapters = tuple(Adapter.read(path, weight) for path, weight in (given or {}).items())
+    given = adapter_weights(options.adapter)
+    adapters = tuple(Adapter.read(find_adapter(path, options), weight) for path, weight in given.items())
     for index, one in enumerate(adapters):
         for other in adapters[:index]:
             if one.directory.samefile(other.directory):

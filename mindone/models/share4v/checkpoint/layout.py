@@ -19,9 +19,9 @@ from ..configuration_formats import (
     tower_paths,
 )
 from ..home import expand_home
-from ..hub import HubError, RepoOptions, is_checkpoint_name, resolve
+from ..hub import HubError, RepoOptions, is_checkpoint_name, resolve, split_tag
 from ..hub.directories import adapter_advice, is_adapter
-from ..load_options import CheckpointOptions, adapter_weights
+from ..load_options import CheckpointOptions
 from .adapters import Adapter, adapted_config, check_adapters, completed_config, read_adapters
 from .errors import CheckpointError
 from .formats import find_weights, stored_tensors
@@ -84,7 +84,8 @@ class Checkpoint:
 
         Args:
             name_or_path: a directory, the name of a preset such as "sharegpt4v-7b", owner/name on a hub, or a GGUF
-                file; `options.vision_tower` is then its mmproj file, by default the one beside it.
+                file; `options.vision_tower` is then its mmproj file, by default the one beside it. owner/name:TAG is
+                one of a repository's GGUF models, where TAG is a quantization ("Q4_0") or a file's name.
             options: where to look for the files; LoadOptions are accepted too.
             weights: False if only configs, tokenizer and preprocessor files are needed. A vision tower that is not
                 found is then not an error: the sizes come from mm_hidden_size and preprocessor_config.json. Without
@@ -105,32 +106,45 @@ class Checkpoint:
         options = CheckpointOptions() if options is None else options
         path = expand_home(name_or_path)
         if is_gguf_source(path / options.subfolder):
+            _refuse_revision(path, options)
             return _open_gguf(path / options.subfolder, options)
-        if path.suffix == SUFFIX:
+        if path.suffix == SUFFIX and not split_tag(str(name_or_path))[1]:
             raise FileNotFoundError(f"there is no file {path}")
 
         def check_config(directory: Path) -> None:
             _read(directory, options, weights=False)
 
-        directory = resolve(
+        mmproj = _mmproj_in_repository(options.vision_tower)
+        found = resolve(
             name_or_path,
             options.cache_dir,
             options.local_files_only,
             weights,
             before_weights=check_config,
-            repo_options=RepoOptions(options.revision, options.token, options.subfolder),
+            repo_options=RepoOptions(options.revision, options.token, options.subfolder, mmproj=mmproj),
         )
-        return _read(directory, options, weights)
+        return _open_gguf(found, options) if is_gguf_source(found) else _read(found, options, weights)
 
 
-def _open_gguf(path: Path, options: CheckpointOptions) -> Checkpoint:
+def _mmproj_in_repository(vision_tower: str | Path | None) -> str | None:
+    """Return which `mmproj` file of a GGUF repository is meant, as in RepoOptions: any, one by its name, or none."""
+    if vision_tower is None:
+        return None
+    name = str(vision_tower)
+    return name if name.endswith(SUFFIX) and Path(name).name == name and not Path(name).is_file() else ""
+
+
+def _refuse_revision(path: Path, options: CheckpointOptions) -> None:
     RepoOptions(options.revision, options.token, options.subfolder).check()
     if options.revision not in (None, "main"):
         raise ValueError(f"revision {options.revision!r} was given, but {path} has none: leave revision out")
+
+
+def _open_gguf(path: Path, options: CheckpointOptions) -> Checkpoint:
     pair = open_pair(path, options.vision_tower)
     for note in pair.notes:
         logger.info("%s: %s", pair.language.path, note)
-    adapters = read_adapters(adapter_weights(options.adapter))
+    adapters = read_adapters(options)
     config = adapted_config(pair.config, adapters)
     check_adapters(adapters, config, pair.language.path)
     return Checkpoint(pair.language.path, None, config, "gguf", adapters, pair)
@@ -138,7 +152,7 @@ def _open_gguf(path: Path, options: CheckpointOptions) -> Checkpoint:
 
 def _read(directory: Path, options: CheckpointOptions, weights: bool) -> Checkpoint:
     """Read the config of the checkpoint in `directory`, and find its vision tower."""
-    adapters = read_adapters(adapter_weights(options.adapter))
+    adapters = read_adapters(options)
     data = completed_config(read_json(directory / CONFIG_NAME), adapters, directory)
     checkpoint_format = format_of(data)
     if weights:

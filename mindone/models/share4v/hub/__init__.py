@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from .errors import HubError, NoSpaceError
-from .huggingface import RepoOptions
+from .options import RepoOptions
 from .presets import PRESETS, Preset
-from .resolution import is_checkpoint_name, resolve
+from .resolution import is_adapter_name, is_checkpoint_name, resolve, resolve_adapter, split_tag
 
-__all__ = ["PRESETS", "HubError", "NoSpaceError", "Preset", "RepoOptions", "is_checkpoint_name", "resolve"]
+__all__ = [
+    "PRESETS",
+    "HubError",
+    "NoSpaceError",
+    "Preset",
+    "RepoOptions",
+    "is_adapter_name",
+    "is_checkpoint_name",
+    "resolve",
+    "resolve_adapter",
+    "split_tag",
+]

@@ -15,6 +15,7 @@ from .errors import NoSpaceError
 
 HOME_VARIABLE = "SHARE4V_HOME"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.ckpt")
+OTHER_FILES = ("*.gguf", "adapter_model*.safetensors", "*.bin")  # that a snapshot may hold besides
 COMPANION_SUFFIXES = (".json", ".model", ".txt", ".jinja")
 RECORD = ".share4v.json"  # written when a download is complete; lists its files
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a downloaded file: no folder, not hidden
@@ -94,14 +95,35 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 def is_safe(directory: Path, folder: Path) -> bool:
     """Return whether the files that a checkpoint in `directory` could consist of are regular files inside `folder`."""
-    wanted = (*WEIGHTS, *(f"*{suffix}" for suffix in COMPANION_SUFFIXES))
+    wanted = (*WEIGHTS, *OTHER_FILES, *(f"*{suffix}" for suffix in COMPANION_SUFFIXES))
     paths = {path for pattern in wanted for path in directory.glob(pattern)}
     return directory.resolve().is_relative_to(folder.resolve()) and all(is_inside(path, folder) for path in paths)
 
 
-def write_record(directory: Path, source: str, weights: bool, files: Sequence[Mapping[str, Any]]) -> None:
-    """Record that a download is complete, with the name and size of each file; the record is written atomically."""
-    text = json.dumps({"source": source, "weights": weights, "files": list(files)}, indent=2)
+def write_record(
+    directory: Path, source: str, weights: bool, files: Sequence[Mapping[str, Any]], gguf: Sequence[str] = ()
+) -> None:
+    """Record that a download is complete, with the name and size of each file; the record is written atomically.
+
+    Args:
+        directory: of the files.
+        source: where they are from.
+        weights: whether they are a complete checkpoint.
+        files: those of this download. What an earlier one completed here, such as another GGUF quantization, stays
+            recorded.
+        gguf: names of all GGUF files of the source.
+    """
+    earlier = (read_record(directory) or {"files": []})["files"]
+    new = {item["name"] for item in files}
+    kept = [item for item in earlier if _is_recorded_file(directory, item) and item["name"] not in new]
+    content: dict[str, Any] = {
+        "source": source,
+        "weights": weights or is_recorded(directory, weights=True),
+        "files": [*kept, *files],
+    }
+    if gguf:
+        content["gguf"] = list(gguf)
+    text = json.dumps(content, indent=2)
     temporary = directory / f"{RECORD}.{os.getpid()}"
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(directory / RECORD)
@@ -121,15 +143,16 @@ def is_recorded(directory: Path, weights: bool) -> bool:
     record = read_record(directory)
     if record is None or (weights and not record["weights"]):
         return False
+    return isinstance(record["files"], list) and all(_is_recorded_file(directory, item) for item in record["files"])
+
+
+def _is_recorded_file(directory: Path, item: Any) -> bool:
+    """Return whether a file is there as an entry of a record says; an entry that was edited says nothing."""
     try:
-        return all(_is_there(directory, item["name"], item["size"]) for item in record["files"])
-    except (KeyError, TypeError):  # the record was edited
+        path, size = directory / item["name"], item["size"]
+        return bool(FILE_NAME.fullmatch(item["name"])) and path.is_file() and size in (None, path.stat().st_size)
+    except (KeyError, TypeError):
         return False
-
-
-def _is_there(directory: Path, name: str, size: int | None) -> bool:
-    path = directory / name
-    return bool(FILE_NAME.fullmatch(name)) and path.is_file() and size in (None, path.stat().st_size)
 
 
 def require_space(directory: Path, size: int) -> None:

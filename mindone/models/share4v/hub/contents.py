@@ -91,6 +91,7 @@ _CHECKS: dict[str, Callable[[Path, str], str | None]] = {
     ".safetensors": _safetensors,
     ".bin": _starts_with(b"PK\3\4", b"\x80", what="a torch file"),
     ".ckpt": _starts_with(b"\x0a", what="a MindSpore checkpoint"),
+    ".gguf": _starts_with(b"GGUF", what="a GGUF file"),
     ".txt": _text,
     ".jinja": _text,
 }

@@ -8,6 +8,9 @@ from pathlib import Path
 
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter_config.json"
+# Of an adapter: what PEFT writes, in the order in which it looks for them, and what LLaVA writes next to it.
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_EXTRAS = ("non_lora_trainables.bin", CONFIG_NAME)
 _MAX_NAMES = 5  # of files or subdirectories in a message
 _MAX_CONFIG_BYTES = 2**20
 # File or pattern that identifies what a directory holds -> what that is, and what to do.

@@ -17,24 +17,23 @@ from filelock import FileLock
 from ..display import redacted
 from .cache import (
     FILE_NAME,
-    choose_files,
     has_all_files,
-    has_companions,
     is_inside,
-    is_recorded,
     is_safe,
     require_space,
     write_record,
 )
 from .contents import problem_of
+from .directories import ADAPTER_NAME, CONFIG_NAME
 from .errors import HubError, NoSpaceError
+from .gguf_files import is_gguf, is_projector_name
+from .options import RepoOptions
+from .selection import stored, wanted_files
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_INFO_BYTES = 32 * 2**20  # of what the hub says about a repository
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(/[\w.+-]+)*")
-_SUBFOLDER = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*")
 
 
 def endpoint() -> str:
@@ -43,10 +42,12 @@ def endpoint() -> str:
 
 
 def cached_repo(repo: str, root: Path, weights: bool, options: RepoOptions | None = None) -> Path | None:
-    """Return the complete snapshot of a repository in our cache or in Hugging Face's own, None if there is none.
+    """Return what is wanted of a repository, from our cache or from Hugging Face's own, None if it is in neither.
 
-    Ours has a record of what was completed. In Hugging Face's own, other programs fetch the files that they need. A
-    snapshot with a link that leads out of its repository's folder, or with a file that is not regular, is not used.
+    A snapshot with a link that leads out of its repository's folder, or with a file that is not regular, is not used.
+
+    Returns:
+        The directory of the snapshot; for GGUF files, the path of the language model's file.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -55,22 +56,24 @@ def cached_repo(repo: str, root: Path, weights: bool, options: RepoOptions | Non
     for cache_dir in (root / "huggingface", None):
         is_ours = cache_dir is not None
         try:
-            found = snapshot_download(repo, revision=options.revision, cache_dir=cache_dir, local_files_only=True)
+            folder_of_commit = snapshot_download(
+                repo, revision=options.revision, cache_dir=cache_dir, local_files_only=True
+            )
         except (LocalEntryNotFoundError, HFValidationError, OSError):
             continue
-        folder, snapshot = Path(found).parents[1], Path(found) / options.subfolder
+        folder, snapshot = Path(folder_of_commit).parents[1], Path(folder_of_commit) / options.subfolder
         if not is_safe(snapshot, folder):
             continue
-        is_complete = is_recorded(snapshot, weights) if is_ours else has_companions(snapshot)
-        if is_complete and has_all_files(snapshot, weights):
-            return snapshot
+        found = stored(snapshot, weights, options, is_ours)
+        if found is not None:
+            return found
     return None
 
 
 def fetch_repo(
     repo: str, root: Path, weights: bool, progress: bool | None = None, options: RepoOptions | None = None
 ) -> Path:
-    """Download the files of a repository that a checkpoint needs.
+    """Download the files of a repository that are wanted, and return the same as `cached_repo`.
 
     Raises:
         HubError: the hub does not have it, or sends something else; the message says which file.
@@ -90,18 +93,12 @@ def fetch_repo(
         headers = build_hf_headers(token=options.token)
         info = fetch_json(f"{endpoint()}/api/models/{repo}{at}?blobs=true", MAX_INFO_BYTES, headers)
         commit, files = _listing(info, prefix)
-        chosen = choose_files(files, weights)
-        if "config.json" not in chosen:
-            found = next((name for name in files if name.endswith(".gguf")), None)
-            advice = (
-                ""
-                if found is None
-                else (
-                    f"; it has GGUF files such as {found}: download the language model's and its mmproj file with "
-                    f"`hf download {repo} FILE --local-dir DIR`, and give the first as the model"
-                )
-            )
-            raise HubError(f"has no {prefix}config.json, so it is not a checkpoint{advice}")
+        try:
+            chosen = wanted_files(files, weights, options)
+        except HubError as error:
+            raise HubError(f"{error}{_advice(info, prefix)}") from None
+        if options.is_adapter:
+            _refuse_tower(info, prefix)
         folder = root / "huggingface" / f"models--{repo.replace('/', '--')}"
         snapshot = folder / "snapshots" / commit / options.subfolder
         snapshot.mkdir(parents=True, exist_ok=True)
@@ -113,40 +110,14 @@ def fetch_repo(
                 (snapshot / name).unlink(missing_ok=True)
                 remote = RemoteFile(url, files[name].size, files[name].sha256)
                 download(remote, snapshot / name, progress, headers=headers)
-            _publish(folder, snapshot, shown, weights, chosen)
+            _publish(snapshot, shown, weights, chosen, list(filter(is_gguf, files)))
             _write_reference(folder, options.revision or "main", commit)
     except NoSpaceError:
         raise
     except (HubError, HFValidationError, OSError) as error:
         raise HubError(f"{shown}: {redacted(str(error))}") from error
-    return snapshot
-
-
-class RepoOptions(NamedTuple):
-    """Which files of a repository are meant, and who asks for them.
-
-    Attributes:
-        revision: a branch, a tag or a commit; None is the main branch.
-        token: an access token of the hub; True uses the stored one, False none; None uses HF_TOKEN or the stored one.
-        subfolder: the folder of the repository that holds the checkpoint; empty for the top.
-    """
-
-    revision: str | None = None
-    token: str | bool | None = None
-    subfolder: str = ""
-
-    def check(self) -> None:
-        """Check the values, which become parts of URLs and paths.
-
-        Raises:
-            ValueError: one is malformed.
-        """
-        for name, pattern in (("revision", _REVISION), ("subfolder", _SUBFOLDER)):
-            value = getattr(self, name)
-            if value and (not isinstance(value, str) or not pattern.fullmatch(value) or ".." in value.split("/")):
-                raise ValueError(f"{name} {value!r:.80} is malformed: give a name such as 'main', without spaces or ..")
-        if self.token is not None and not isinstance(self.token, (str, bool)):
-            raise ValueError(f"token must be a string, True or False, got a {type(self.token).__name__}")
+    language = next((name for name in chosen if is_gguf(name) and not is_projector_name(name)), None)
+    return snapshot if language is None else snapshot / language
 
 
 class _Stated(NamedTuple):
@@ -192,13 +163,37 @@ def _is_complete(path: Path, stated: _Stated, folder: Path) -> bool:
     return stated.sha256 is None or sha256_of(path) == stated.sha256
 
 
-def _publish(folder: Path, snapshot: Path, source: str, weights: bool, names: list[str]) -> None:
-    """Record a complete snapshot."""
-    if not has_all_files(snapshot, weights):
+def _publish(snapshot: Path, source: str, weights: bool, names: list[str], gguf: list[str]) -> None:
+    """Record what of a snapshot is complete.
+
+    Args:
+        names: of the files that were downloaded.
+        gguf: all GGUF files of the repository, so that a later choice among them needs no connection.
+    """
+    is_checkpoint = CONFIG_NAME in names and ADAPTER_NAME not in names and not any(map(is_gguf, names))
+    if is_checkpoint and not has_all_files(snapshot, weights):
         raise HubError("it has no weights in a format that is known here, or not all of its shards")
-    write_record(
-        snapshot, source, weights, [{"name": name, "size": (snapshot / name).stat().st_size} for name in names]
-    )
+    files = [{"name": name, "size": (snapshot / name).stat().st_size} for name in names]
+    write_record(snapshot, source, weights and is_checkpoint, files, gguf)
+
+
+def _advice(info: Any, prefix: str) -> str:
+    """Return what to do if the folders of a repository may have what its top has not."""
+    folders = {
+        item["rfilename"].rpartition("/")[0] for item in info["siblings"] if is_gguf(item["rfilename"]) and not prefix
+    }
+    listed = ", ".join(sorted(filter(None, folders)))
+    return f"; there are GGUF files in its folders {listed}: give one as subfolder" if listed else ""
+
+
+def _refuse_tower(info: Any, prefix: str) -> None:
+    """Refuse to leave out a vision tower that was trained with an adapter, which ShareGPT4V's training stores so."""
+    if any(item["rfilename"] == f"{prefix}vision_tower/{CONFIG_NAME}" for item in info["siblings"]):
+        raise HubError(
+            "its adapter comes with a vision tower of its own, in the folder vision_tower: download the repository "
+            "(`hf download`), and give its directory as adapter (--adapter), and its folder vision_tower as "
+            "vision_tower (--vision-tower)"
+        )
 
 
 def _write_reference(folder: Path, revision: str, commit: str) -> None:

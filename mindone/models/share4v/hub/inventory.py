@@ -16,6 +16,7 @@ from .errors import HubError
 from .huggingface import cached_repo
 from .mirror import preset_directory
 from .presets import PRESETS, embedded_directory, preset_of
+from .selection import has_other
 
 _REPO_PREFIX = "models--"  # of a repository's folder in the layout of huggingface_hub's cache
 
@@ -123,7 +124,9 @@ def _entry(name: str, repo: str | None, size: int | None, root: Path, candidates
 
 def _is_complete(directory: Path) -> bool:
     snapshots = [directory, *directory.glob("snapshots/*")]
-    return any(is_recorded(path, weights=True) and has_all_files(path, weights=True) for path in snapshots)
+    return any(
+        (is_recorded(path, weights=True) and has_all_files(path, weights=True)) or has_other(path) for path in snapshots
+    )
 
 
 def _repo_directory(repo: str, root: Path) -> Path:

@@ -13,17 +13,36 @@ from ..suggestions import unknown
 from .cache import cache_root
 from .directories import CONFIG_NAME, describe_directory
 from .errors import HubError, NoSpaceError
-from .huggingface import RepoOptions, cached_repo, endpoint, fetch_repo
+from .gguf_files import is_gguf
+from .huggingface import cached_repo, endpoint, fetch_repo
 from .mirror import cached_preset, fetch_preset, mirror_base, preset_directory
+from .options import RepoOptions
 from .presets import PRESETS, embedded_directory, preset_of
 
 OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# With the quantization of a GGUF repository, or the name of one of its files.
+_TAGGED = re.compile(rf"(?P<name>{OWNER_AND_NAME.pattern}):(?P<tag>[A-Za-z0-9_][\w.-]*)")
+# An adapter may be in a folder of its repository.
+_ADAPTER = re.compile(rf"(?P<name>{OWNER_AND_NAME.pattern})(?:/(?P<folder>[\w.-]+(?:/[\w.-]+)*))?")
 TRUE_VALUES = ("1", "on", "yes", "true")
+_OFFLINE = "the network: not used, because of local_files_only or HF_HUB_OFFLINE"
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Return whether this is a preset's name or has the format owner/name; the checkpoint may not exist."""
-    return preset_of(name) is not None or OWNER_AND_NAME.fullmatch(name) is not None
+    """Return whether this is a preset's name or has the format owner/name or owner/name:TAG; it may not exist."""
+    return preset_of(name) is not None or any(pattern.fullmatch(name) for pattern in (OWNER_AND_NAME, _TAGGED))
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Return a repository's name, and which of its GGUF files is meant; empty if the name does not say it.
+
+    Example:
+        >>> from mindone.models.share4v.hub import split_tag
+        >>> split_tag("owner/name-GGUF:Q4_0"), split_tag("owner/name")
+        (('owner/name-GGUF', 'Q4_0'), ('owner/name', ''))
+    """
+    found = _TAGGED.fullmatch(name)
+    return (name, "") if found is None else (found["name"], found["tag"])
 
 
 def is_offline(local_files_only: bool = False) -> bool:
@@ -46,7 +65,8 @@ def resolve(
     address), the Hugging Face hub (HF_ENDPOINT).
 
     Args:
-        name_or_path: a directory, a preset's name (see PRESETS), or owner/name on the Hugging Face hub.
+        name_or_path: a directory, a preset's name (see PRESETS), or owner/name on the Hugging Face hub; owner/name:TAG
+            for one of its GGUF models, where TAG is a quantization or a file's name.
         cache_dir: directory for downloads; by default SHARE4V_HOME, else ~/.cache/share4v.
         local_files_only: use only files on this machine and open no connection; HF_HUB_OFFLINE=1 does the same.
         weights: False fetches only configs, tokenizer and preprocessor files.
@@ -55,6 +75,9 @@ def resolve(
             gigabytes; an exception that it raises stops the download.
         repo_options: the revision and the folder of a repository on the Hugging Face hub, and the token to use; the
             mirror is not asked for a revision or a folder. A directory may have a subfolder too.
+
+    Returns:
+        The directory; of a repository whose weights are GGUF files, the path of the language model's file.
 
     Raises:
         ValueError: a revision is given for a directory or for a checkpoint of this package.
@@ -71,9 +94,12 @@ def resolve(
     """
     name, path = str(name_or_path), expand_home(name_or_path)
     options = repo_options or RepoOptions()
+    is_name = isinstance(name_or_path, str) and is_checkpoint_name(name)
+    if is_name and not path.is_dir():
+        name, tag = split_tag(name)
+        options = options._replace(gguf=tag or options.gguf)
     options.check()
     preset = preset_of(name)
-    is_name = isinstance(name_or_path, str) and is_checkpoint_name(name)
     # A directory with the same name as a known checkpoint is used only if it is a checkpoint itself.
     inside = path / options.subfolder
     if path.is_dir() and (not is_name or (inside / "config.json").is_file()):
@@ -99,12 +125,58 @@ def resolve(
             "repository of this name on the Hugging Face hub, run the command in another directory"
         )
     if is_offline(local_files_only):
-        tried.append("the network: not used, because of local_files_only or HF_HUB_OFFLINE")
+        tried.append(_OFFLINE)
         raise _not_found(name, tried)
     if weights and before_weights is not None:
         small = _cached(name, root, False, [], options)
-        before_weights(small or _download(name, root, False, progress, list(tried), options))
+        small = small or _download(name, root, False, progress, list(tried), options)
+        if is_gguf(small.name):  # its config is in the file itself
+            return small
+        before_weights(small)
     return _download(name, root, weights, progress, tried, options)
+
+
+def is_adapter_name(name: str) -> bool:
+    """Return whether this has the format of an adapter's name on a hub, owner/name or owner/name/folder."""
+    return _ADAPTER.fullmatch(name) is not None
+
+
+def resolve_adapter(
+    name: str,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    progress: bool | None = None,
+) -> Path:
+    """Return the directory of a LoRA adapter on the Hugging Face hub, downloaded if it is not on this machine yet.
+
+    Args:
+        name: owner/name, or owner/name/folder.
+        cache_dir, local_files_only, progress: as in `resolve`.
+        token: access token of the hub.
+
+    Raises:
+        HubError: it was not found, or is no adapter; the message lists what was tried.
+        NoSpaceError: as in `resolve`.
+
+    Example:
+        >>> from mindone.models.share4v.hub import resolve_adapter
+        >>> resolve_adapter("someone/my-lora")  # doctest: +SKIP
+        PosixPath('/home/user/.cache/share4v/huggingface/models--someone--my-lora/snapshots/...')
+    """
+    found = _ADAPTER.fullmatch(name)
+    if found is None:
+        raise HubError(f"{name!r} is no name of an adapter on a hub: expected owner/name")
+    options = RepoOptions(token=token, subfolder=found["folder"] or "", is_adapter=True)
+    options.check()
+    root, tried = cache_root(cache_dir), [f"directory {name}: does not exist"]
+    cached = _cached(found["name"], root, True, tried, options)
+    if cached is not None:
+        return cached
+    if is_offline(local_files_only):
+        tried.append(_OFFLINE)
+        raise _not_found(name, tried)
+    return _download(found["name"], root, True, progress, tried, options)
 
 
 def _refuse_revision(options: RepoOptions, why: str, subfolder: str = "") -> None:
@@ -125,8 +197,8 @@ def _not_a_checkpoint(name_or_path: str | Path) -> OSError:
 
 
 def _is_plain(options: RepoOptions) -> bool:
-    """Return whether the main revision's top folder is meant, which is what a mirror has."""
-    return options.revision in (None, "main") and not options.subfolder
+    """Return whether the checkpoint in the main revision's top folder is meant, which is what a mirror has."""
+    return options.revision in (None, "main") and not (options.subfolder or options.gguf or options.is_adapter)
 
 
 def _cached(name: str, root: Path, weights: bool, tried: list[str], options: RepoOptions) -> Path | None:

@@ -9,12 +9,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers.hub_server import Handler, HubServer, serving
 
 from mindone.models.share4v import hub
 from mindone.models.share4v.hub import PRESETS, HubError, NoSpaceError, Preset, RepoOptions, resolve
@@ -26,45 +25,14 @@ WEIGHTS = (2).to_bytes(8, "little") + b"{}" + bytes(range(256)) * 400  # begins 
 FILES = {"config.json": b'{"a": 1}', "tokenizer.model": PIECES, "model.safetensors": WEIGHTS}
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves `server.files`: path -> bytes, or a status; counts what it is asked for."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path)  # type: ignore[attr-defined]
-        found = self.server.files.get(path, 404)  # type: ignore[attr-defined]
-        status, body = (200, found) if isinstance(found, bytes) else (found, b"")
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        if status == 200:
-            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "c" * 40)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.files, httpd.asked = {}, []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield httpd
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+def server() -> Iterator[HubServer]:
+    with serving() as httpd:
+        yield httpd
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ThreadingHTTPServer) -> None:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: HubServer) -> None:
     """Everything goes to the server of the test, and the cache to its folder."""
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("SHARE4V_HOME", str(tmp_path / "home"))
@@ -89,14 +57,7 @@ def fill_mirror(server, files: dict[str, bytes] = FILES, with_manifest: bool = T
 
 
 def fill_hub(server, files: dict[str, bytes] = FILES, **wrong: object) -> None:
-    siblings = []
-    for name, body in files.items():
-        lfs = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 1, **wrong}
-        large = name.endswith((".safetensors", ".bin"))
-        siblings.append({"rfilename": name, "size": len(body), **({"lfs": lfs} if large else {})})
-        server.files[f"/{REPO}/resolve/{'c' * 40}/{name}"] = body
-    info = json.dumps({"id": REPO, "modelId": REPO, "sha": "c" * 40, "siblings": siblings}).encode()
-    server.files |= {f"/api/models/{REPO}": info, f"/api/models/{REPO}/revision/main": info}
+    server.add_repository(REPO, files, **wrong)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -405,24 +366,24 @@ def test_a_directory_without_a_config_is_not_reported_as_missing(
 
 
 def test_a_revision_and_a_subfolder_of_a_repository(
-    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {f"inner/{name}": body for name, body in FILES.items()} | {
         "config.json": b"{}",
         "inner/deep/config.json": b"{}",
     }
     fill_hub(server, other)
-    server.files[f"/api/models/{REPO}/revision/v2%2Fb"] = server.files.pop(f"/api/models/{REPO}")  # type: ignore[attr-defined]
+    server.files[f"/api/models/{REPO}/revision/v2%2Fb"] = server.files.pop(f"/api/models/{REPO}")
     options = RepoOptions("v2/b", "hf_secret", "inner")
     sent = []
     monkeypatch.setattr(Handler, "do_GET", lambda self: (sent.append(self.headers["Authorization"]), answer(self)))
     found = resolve(REPO, repo_options=options)
     assert contents(found) == FILES and found.name == "inner"
     assert set(sent) == {"Bearer hf_secret"}
-    server.asked.clear()  # type: ignore[attr-defined]
+    server.asked.clear()
     assert resolve(REPO, repo_options=options, local_files_only=True) == found
     assert resolve(REPO, repo_options=RepoOptions("c" * 40, None, "inner"), local_files_only=True) == found
-    assert server.asked == []  # type: ignore[attr-defined]
+    assert server.asked == []
     with pytest.raises(HubError, match="missing or incomplete"):
         resolve(REPO, local_files_only=True)
     with pytest.raises(HubError, match=r"has no lost/config.json"):
