@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .configuration_formats import READERS, format_of, named_tower, tower_paths
+from .configuration_formats import NO_PROJECTOR, READERS, format_of, named_tower, tower_paths
 from .configuration_schema import (
     MAX_PATCHES,
     MAX_PROJECTOR_LAYERS,
@@ -30,6 +30,10 @@ IGNORE_INDEX = -100
 IMAGE_TOKEN_INDEX = -200
 CONFIG_NAME = "config.json"
 PREPROCESSOR_NAME = "preprocessor_config.json"
+NO_VISION = (
+    "this model is a language model without a vision tower, which cannot see images: ask about texts only, or load it "
+    "with its vision tower (vision_tower, --vision-tower; for a GGUF file, the mmproj file of the same model)"
+)
 MAX_JSON_BYTES = 64 << 20
 MAX_JSON_DEPTH = 32
 
@@ -95,6 +99,8 @@ class VisionConfig:
 @dataclass(frozen=True)
 class ProjectorConfig:
     """The projector from image features to token embeddings: `linear`, `mlp{N}x_gelu` or `identity`.
+
+    "none" is that of a language model without a vision tower, which answers texts only.
 
     Example:
         >>> from mindone.models.share4v import ProjectorConfig
@@ -175,6 +181,7 @@ class TextConfig:
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     max_position_embeddings: int = 2048
+    sliding_window: int | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -218,9 +225,26 @@ class TextConfig:
 
     @property
     def context_length(self) -> int:
-        """Maximum number of tokens in prompt and answer together."""
+        """Maximum number of tokens in prompt and answer together.
+
+        Attention within a window of the last tokens (Mistral) equals full attention, which is what is computed here, as
+        long as all tokens are within it: a window limits the context.
+        """
         stretched = self.rope_scaling.factor if self.rope_scaling is not None else 1
-        return int(self.max_position_embeddings * stretched)
+        length = int(self.max_position_embeddings * stretched)
+        return length if self.sliding_window is None else min(length, self.sliding_window)
+
+    def check_window(self, longest: int) -> None:
+        """Check that attention to all tokens is what the model was trained with; for sequences that are only read.
+
+        Raises:
+            ValueError: a sequence is longer than the window of attention.
+        """
+        if self.sliding_window is not None and longest > self.sliding_window:
+            raise ValueError(
+                f"a sequence has {longest} tokens with its images, but the model attends to the last "
+                f"{self.sliding_window} only (sliding_window), which is not computed here: shorten it"
+            )
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -323,8 +347,15 @@ class Share4VConfig:
             )
 
     @property
+    def has_vision(self) -> bool:
+        """Whether there is a vision tower; a language model alone has none, and its vision_config means nothing."""
+        return self.projector_config.projector_type != NO_PROJECTOR
+
+    @property
     def num_image_tokens(self) -> int:
-        """Number of embeddings per image in the prompt."""
+        """Number of embeddings per image in the prompt; 0 without a vision tower."""
+        if not self.has_vision:
+            return 0
         return self.vision_config.num_patches + (self.select_feature == "cls_patch")
 
     @property
@@ -374,7 +405,10 @@ class Share4VConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return this project's own format: nested, with every field."""
-        return {"model_type": self.model_type, "architectures": ["Share4V"], **asdict(self)}
+        stated = {"model_type": self.model_type, "architectures": ["Share4V"], **asdict(self)}
+        if self.text_config.sliding_window is None:
+            del stated["text_config"]["sliding_window"]  # which earlier versions do not know
+        return stated
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `directory`/config.json."""

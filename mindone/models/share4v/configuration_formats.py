@@ -60,6 +60,7 @@ LLAVA_FIELDS: dict[str, tuple[str, ...]] = {
     "projector_act": ("projector_hidden_act",),
     "torch_dtype": ("torch_dtype", "dtype"),
 }
+NO_PROJECTOR = "none"  # projector_type of a language model without a vision tower
 LLAVA_SELECT_FEATURE = {"default": "patch", "full": "cls_patch"}
 # transformers writes only what differs from its defaults; LLaVA's vision default is CLIP ViT-L/14 at 336 px.
 CLIP_LARGE_336 = {
@@ -153,19 +154,14 @@ def rope_of(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_text(data: Mapping[str, Any], model_type: str = "llama") -> dict[str, Any]:
-    """Read the config of a language model, nested or flat.
-
-    Attention within a window of the last tokens (Mistral) equals full attention as long as all tokens are within it, so
-    a window limits the context.
-    """
+    """Read the config of a language model, nested or flat."""
     fields = {**pick({**LANGUAGE_MODELS[model_type], **data}, TEXT_FIELDS), **rope_of(data)}
     window = data.get("sliding_window", LANGUAGE_MODELS[model_type].get("sliding_window"))
     if model_type == "mistral" and window is not None:
         error = Integer(1, 2**24).error(window)
         if error is not None:
             raise ValueError(f"config.json's sliding_window {error}")
-        length = fields["max_position_embeddings"]
-        fields["max_position_embeddings"] = min(length, window) if type(length) is int else length
+        fields["sliding_window"] = window
     return fields
 
 
@@ -241,13 +237,29 @@ def read_own(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[
     return fields
 
 
-READERS = {"original": read_original, "llava": read_llava, "own": read_own}
+def read_language(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Read the config of a language model without a vision tower, transformers' LlamaForCausalLM or Mistral's."""
+    if vision is not None:
+        raise ValueError(
+            f"config.json's model_type is {shown(data['model_type'])}, a language model: it has no projector for the "
+            "features of a vision tower, so leave vision_tower (--vision-tower) out"
+        )
+    nested = {"": ("model_type", "architectures", "rope_parameters")}
+    return {
+        **pick(data, {"torch_dtype": ("torch_dtype", "dtype")}),
+        "projector_config": {"projector_type": NO_PROJECTOR},
+        "text_config": read_text(data, data["model_type"]),
+        "extra": leftover(data, TEXT_FIELDS, {"torch_dtype": ("torch_dtype", "dtype")}, nested),
+    }
+
+
+READERS = {"original": read_original, "llava": read_llava, "own": read_own, "language": read_language}
 ORIGINAL_MODEL_TYPES = ("share4v", "llava_llama", "llava", "llava_mistral")
 TOWER_MODEL_TYPES = ("clip_vision_model", "clip")
 
 
 def format_of(data: Mapping[str, Any]) -> str:
-    """Return the format of a config.json: "own", "llava" or "original".
+    """Return the format of a config.json: "own", "llava", "original", or "language" for a LLaMA without a tower.
 
     Raises:
         ValueError: the format is unknown.
@@ -260,6 +272,8 @@ def format_of(data: Mapping[str, Any]) -> str:
         return "llava"
     if model_type in ORIGINAL_MODEL_TYPES and "hidden_size" in data:
         return "original"
+    if model_type in LANGUAGE_MODELS and "hidden_size" in data:
+        return "language"
     if model_type in TOWER_MODEL_TYPES:
         raise ValueError(
             f"config.json has model_type {shown(model_type)}: this is only a vision tower. Name the model that it "

@@ -149,6 +149,7 @@ TEXT_RULES: dict[str, Rule] = {
     "rms_norm_eps": Real(0, 1),
     "rope_theta": Real(0, 1e12, is_open=True),
     "max_position_embeddings": Integer(1, 2**24),
+    "sliding_window": Optional(Integer(1, 2**24)),
     "tie_word_embeddings": Flag(),
     "attention_bias": Flag(),
     "mlp_bias": Flag(),

@@ -7,8 +7,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -29,13 +30,19 @@ from .kernels.blocks import BlockPlan, Shapes
 from .kernels.library import library
 from .kernels.packing import BlockWriter
 from .language.weights import LANGUAGE_MODEL
-from .load_options import CheckpointOptions
-from .processing.gguf_vocabulary import template_of_gguf
+from .load_options import CheckpointOptions, checked_options, explicit_options
+from .processing.gguf_vocabulary import BYTE_LEVEL, template_of_gguf
 from .processing.processor import Share4VProcessor
 from .quantization import CONVERTED_LAYOUTS, LOADED_LAYOUTS, PRECISIONS, QUANTIZED
+from .registry import TOKENIZERS
 from .rounding.finished_layers import FinishedLayers, fingerprint
 from .rounding.gptq_layers import LayerRounder
 from .rounding.rotation import RotatedWeights, Rotation
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .load_options import CheckpointArguments
 
 logger = logging.getLogger(__name__)
 TOKENIZER_NAME = "tokenizer.model"
@@ -53,22 +60,19 @@ COMPANIONS = (
 )
 
 
-def convert(
+@explicit_options(CheckpointOptions)
+def convert(  # type: ignore[misc]  # vision_tower, an option, may be given by position, as before
     source: str | Path,
     out: str | Path,
     vision_tower: str | Path | None = None,
     dtype: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
+    *,
     max_shard_size: str | int = "5GB",
     progress: bool | None = None,
     fast: bool = False,
-    adapter: str | Path | Mapping[str, float] | None = None,
     on_note: Callable[[str], object] | None = None,
     calibrate: str | Path | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    subfolder: str = "",
+    **options: Unpack[CheckpointArguments],
 ) -> Path:
     """Write a checkpoint of any published format in this project's format: one directory with everything.
 
@@ -80,7 +84,7 @@ def convert(
         source: a directory, the name of a preset, owner/name on a hub, or a GGUF file.
         out: directory to write. It may be missing, empty, or hold an earlier checkpoint in this project's format,
             which is replaced.
-        vision_tower, cache_dir, local_files_only, revision, token, subfolder: as described at `CheckpointOptions`.
+        vision_tower: as described at `CheckpointOptions`.
         dtype: "float32", "float16" or "bfloat16"; None keeps the stored dtypes, except that bfloat16 becomes float32.
             "int8" or "int4" packs the weights for the CPU kernels into one file, which is used without a copy. For int4
             the language model is rotated (QuaRot) and its layers are rounded by GPTQ, which calibrates on a text that
@@ -89,13 +93,13 @@ def convert(
         progress: show a progress bar on standard error; None shows it if that is a terminal.
         fast: for int4, skip rotation and GPTQ, and round as loading a float checkpoint as int4 does: minutes instead of
             hours, and more loss of quality.
-        adapter: LoRA adapters to merge before the weights are rounded, as described at `CheckpointOptions`. A weight
-            that they change is written in its stored dtype if `dtype` is None, as every other one.
         on_note: called with each line on how a GGUF file was understood, and on which of its types stay exact. Where
             they do in `dtype`, its integers are kept, and there is neither rotation nor GPTQ.
         calibrate: for int4, a folder of images like those to be captioned, with or without captions in .txt files
             beside them. GPTQ then calibrates on up to 200 of them too, each with the default prompt and its caption.
             A picture is some 600 tokens of a 7B, the text 13,000: the more pictures, the longer it takes.
+        options: the other fields of `CheckpointOptions`, which describes them. A weight that an adapter changes is
+            written in its stored dtype if `dtype` is None, as every other one.
 
     Returns:
         `out`.
@@ -118,16 +122,9 @@ def convert(
     layout = None if quantization is None else (LOADED_LAYOUTS if fast else CONVERTED_LAYOUTS)[quantization]
     limit = byte_count(max_shard_size)
     _check_target(out)
-    options = CheckpointOptions(
-        vision_tower=vision_tower,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        revision=revision,
-        token=token,
-        subfolder=subfolder,
-        adapter=adapter,
-    )
-    checkpoint = Checkpoint.open(source, options)
+    own = signature(convert).parameters
+    given = checked_options("convert", {**options, "vision_tower": vision_tower}, CheckpointOptions, own)
+    checkpoint = Checkpoint.open(source, CheckpointOptions(**given))
     _check_source(checkpoint, out)
     if checkpoint.gguf is not None:
         layout = checkpoint.kept_layout(quantization) or layout
@@ -248,11 +245,13 @@ def _check_source(checkpoint: Checkpoint, out: Path) -> None:
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:
     """Log a warning if the result will have no tokenizer, which captioning needs."""
-    if checkpoint.gguf is None and not (checkpoint.directory / TOKENIZER_NAME).is_file():
+    directory = checkpoint.directory
+    has_tokenizer = (directory / TOKENIZER_NAME).is_file() or TOKENIZERS.resolve(BYTE_LEVEL).is_in(directory)
+    if checkpoint.gguf is None and not has_tokenizer:
         logger.warning(
             "%s has no %s, so the result will have none either, and cannot caption until you copy one there: the file "
             "of this name from any Vicuna or LLaMA checkpoint",
-            checkpoint.directory,
+            directory,
             TOKENIZER_NAME,
         )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint.formats.gguf import SUFFIX
 from .checkpoint.gguf.writing import (
@@ -18,23 +18,24 @@ from .checkpoint.gguf.writing import (
 from .checkpoint.layout import Checkpoint
 from .checkpoint.loading import check_weights, weight_entries
 from .checkpoint.weights import expected_shapes
-from .load_options import CheckpointOptions
+from .load_options import CheckpointOptions, checked_options, explicit_options
 from .processing.gguf_vocabulary import vocabulary_metadata
 from .processing.processor import Share4VProcessor
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def export_gguf(
+    from .load_options import CheckpointArguments
+
+
+@explicit_options(CheckpointOptions)
+def export_gguf(  # type: ignore[misc]  # vision_tower, an option, may be given by position, as before
     source: str | Path,
     out: str | Path,
     mmproj: str | Path,
     vision_tower: str | Path | None = None,
     dtype: str = "f16",
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    adapter: str | Path | Mapping[str, float] | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    subfolder: str = "",
+    **options: Unpack[CheckpointArguments],
 ) -> tuple[Path, Path]:
     """Write a checkpoint of any format as two GGUF files that llama.cpp reads; needs the package `gguf`.
 
@@ -45,10 +46,10 @@ def export_gguf(
         out: the language model's file, which must not exist.
         mmproj: the file of the vision tower and the projector, which must not exist. Its matrices are float16, as in
             published files, or float32 with the dtype "f32".
-        vision_tower, cache_dir, local_files_only, adapter, revision, token, subfolder: as described at
-            `CheckpointOptions`.
+        vision_tower: as described at `CheckpointOptions`.
         dtype: type of the language model's matrices: "f32", "f16", "q8_0", or "q4_0" (with "q8_0" for embeddings and
             output layer). Matrices whose rows are no multiple of 32 values are written as "f16" instead of integers.
+        options: the other fields of `CheckpointOptions`, which describes them.
 
     Returns:
         (out, mmproj).
@@ -76,17 +77,14 @@ def export_gguf(
     if out.absolute() == mmproj.absolute():
         raise ValueError(f"out and mmproj are both {out}: language model and vision tower are two files")
     _require_gguf()
-    options = CheckpointOptions(
-        vision_tower=vision_tower,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        revision=revision,
-        token=token,
-        subfolder=subfolder,
-        adapter=adapter,
-    )
-    checkpoint = Checkpoint.open(source, options)
+    own = signature(export_gguf).parameters
+    given = checked_options("export_gguf", {**options, "vision_tower": vision_tower}, CheckpointOptions, own)
+    checkpoint = Checkpoint.open(source, CheckpointOptions(**given))
     config = checkpoint.config
+    if not config.has_vision:
+        raise ValueError(
+            f"{checkpoint.directory} is a language model without a vision tower: there is no mmproj to write"
+        )
     if config.quantization is not None:
         raise ValueError(
             f"{checkpoint.directory} holds weights that were already rounded to {config.quantization}: export the "

@@ -6,16 +6,19 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from .configuration import VisionConfig
+from .configuration import NO_VISION, Share4VConfig
 from .generation.mixin import Array
 
 
-def check_pixels(vision: VisionConfig, pixel_values: Array | None) -> np.ndarray:
+def check_pixels(config: Share4VConfig, pixel_values: Array | None) -> np.ndarray:
     """Return pixel_values as float32 [N, 3, S, S]; None is no image.
 
     Raises:
-        ValueError: the shape is another, or a value is not finite.
+        ValueError: the shape is another, a value is not finite, or the model has no vision tower.
     """
+    if pixel_values is not None and len(pixel_values) and not config.has_vision:
+        raise ValueError(NO_VISION)
+    vision = config.vision_config
     shape = (vision.num_channels, vision.image_size, vision.image_size)
     if pixel_values is None:
         return np.zeros((0, *shape), np.float32)

@@ -15,7 +15,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .backends import cell_dtype, check_stored_integers, choose_components, make_projector, open_checkpoint
+from .backends import (
+    Components,
+    cell_dtype,
+    check_stored_integers,
+    choose_components,
+    make_projector,
+    open_checkpoint,
+)
 from .concurrency import MINDSPORE, FairLock, check_process, claim_process
 from .configuration import Share4VConfig
 from .generation.arguments import GenerationConfig
@@ -54,7 +61,7 @@ class Share4VOutput:
 
 
 class Share4V(GenerationMixin, ModelInterface, nn.Cell):
-    """ShareGPT4V (Chen et al. 2023): captions and answers about images.
+    """ShareGPT4V (Chen et al. 2023): captions and answers about images. Without a vision tower, a LLaMA for texts.
 
     Args:
         config: what to build.
@@ -97,15 +104,21 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         """Make the components, without weights, and the caches for them."""
         chosen = choose_components(dtype, *self._choices)
         self.dtype = dtype
-        packed_tower = runs_on_kernels(chosen.vision_tower)
-        self.vision_tower = chosen.vision_tower(self.config, dtype if packed_tower else cell_dtype(dtype, self.config))
-        self.mm_projector = make_projector(self.config, dtype, packed_tower)
+        self.vision_tower, self.mm_projector = self._vision(chosen, dtype)
         if runs_on_kernels(chosen.language_model):
             self.language_model = chosen.language_model(self.config, dtype, self._choices[-1])
         else:
             self.language_model = chosen.language_model(self.config, dtype)
         self._features = ImageFeatures(self.vision_tower, self.mm_projector)
         self._make_caches()
+
+    def _vision(self, chosen: Components, dtype: str) -> tuple[Any, Any]:
+        """Return the vision tower and the projector; None for both if the model is for texts only."""
+        if not self.config.has_vision:
+            return None, None
+        packed = runs_on_kernels(chosen.vision_tower)
+        tower = chosen.vision_tower(self.config, dtype if packed else cell_dtype(dtype, self.config))
+        return tower, make_projector(self.config, dtype, packed)
 
     def _make_caches(self) -> None:
         self._caches: WeakSet[KVCache] = WeakSet()
@@ -151,7 +164,9 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         """Load a checkpoint of any published format for inference; it need not be converted first.
 
         Args:
-            name_or_path: "sharegpt4v-tiny", "sharegpt4v-7b", "sharegpt4v-13b", a directory, or owner/name on a hub.
+            name_or_path: "sharegpt4v-tiny", "sharegpt4v-7b", "sharegpt4v-13b", a directory, a GGUF file, owner/name on
+                a hub, or owner/name:TAG for one of a repository's GGUF models. A LLaMA without a vision tower loads
+                too, and answers texts only.
             options: the fields of `LoadOptions`, which describes them; other arguments of Hugging Face's
                 from_pretrained are accepted or refused as `hugging_face.ARGUMENTS` says.
 
@@ -225,7 +240,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
     def _runtime(self) -> AbstractContextManager[object]:
         """Return the lock of MindSpore's runtime if a component uses it while the model computes."""
         components = self.vision_tower, self.mm_projector, self.language_model
-        return nullcontext() if all(map(runs_on_kernels, components)) else MINDSPORE
+        return nullcontext() if all(map(runs_on_kernels, filter(None, components))) else MINDSPORE
 
     def save_pretrained(
         self, directory: str | Path, max_shard_size: int | str = "5GB", safe_serialization: bool = True
@@ -338,7 +353,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         Raises:
             ValueError: the shape is another, or a value is not finite.
         """
-        pixels = check_pixels(self.config.vision_config, pixel_values)
+        pixels = check_pixels(self.config, pixel_values)
         digests = [pixel_digest(image) for image in pixels]
         with self.exclusive():
             features = self._features.of(pixels, digests)
@@ -426,7 +441,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         image_features: Tensor | None = None,
         context_length: int | None = None,
     ) -> Prompts:
-        """As `prepare_inputs`. Lengths are checked before anything is embedded; None allows any length."""
+        """As `prepare_inputs`. Lengths are checked before anything is embedded; with None, nothing is generated."""
         mask = None if attention_mask is None else as_numpy(attention_mask)
         if inputs_embeds is not None:
             if input_ids is not None or pixel_values is not None or image_features is not None:
@@ -446,8 +461,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         if embeds.ndim != 3 or embeds.shape[-1] != hidden:
             raise ValueError(f"inputs_embeds must be [B, T, {hidden}], got {list(embeds.shape)}")
         plan = plan_merge(np.zeros(embeds.shape[:2], np.int64), mask, 0, 0)
-        if context_length is not None:
-            check_context(int(plan.lengths.max()), context_length)
+        self._check_length(int(plan.lengths.max()), context_length)
         if not np.isfinite(as_numpy(embeds)).all():
             raise ValueError("inputs_embeds are not all finite numbers")
         with MINDSPORE:  # `astype` is an operator of MindSpore's
@@ -464,13 +478,12 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         context_length: int | None,
     ) -> Prompts:
         """ids int64 [B, L], mask [B, L], images as pixels [N, 3, S, S] or features [N, P, H]."""
-        pixels = check_pixels(self.config.vision_config, pixel_values)
+        pixels = check_pixels(self.config, pixel_values)
         if image_features is not None:
             self._check_features(image_features, pixels)
         images = len(pixels) if image_features is None else len(image_features)
         plan = plan_merge(ids, mask, images, self.config.num_image_tokens, self.config.image_token_id)
-        if context_length is not None:
-            check_context(int(plan.lengths.max()), context_length)
+        self._check_length(int(plan.lengths.max()), context_length)
         placed = plan.place(ids, -1)  # [B, T]
         vocabulary = self.config.text_config.vocab_size
         check_vocabulary(plan, placed, vocabulary)
@@ -486,6 +499,11 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
             ]
         table = stack_rows([embeds] if image_features is None else [embeds, image_features])
         return Prompts(table, plan.index, placed, plan.lengths, names)
+
+    def _check_length(self, longest: int, context_length: int | None) -> None:
+        if context_length is not None:
+            check_context(longest, context_length)
+        self.config.text_config.check_window(longest)
 
     def _check_features(self, image_features: Tensor, pixels: np.ndarray) -> None:
         patches, hidden = self.config.num_image_tokens, self.config.text_config.hidden_size

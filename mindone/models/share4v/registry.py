@@ -104,6 +104,10 @@ PROJECTORS.register("mlp", "mindone.models.share4v.projector.mlp:MLPProjector")
 PROJECTORS.register("identity", "mindone.models.share4v.projector.mlp:IdentityProjector")
 PROJECTORS.register("packed", "mindone.models.share4v.projector.mlp_kernels:KernelProjector")
 
+# Other tokenizers than sentencepiece's, by tokenizer.ggml.model of GGUF files.
+TOKENIZERS = Registry("tokenizer")
+TOKENIZERS.register("gpt2", "mindone.models.share4v.processing.byte_level:ByteLevelTokenizer")
+
 LANGUAGE_MODELS = Registry("language_model")
 LANGUAGE_MODELS.register("llama", "mindone.models.share4v.language.llama:LlamaForCausalLM")
 LANGUAGE_MODELS.register("packed-llama", "mindone.models.share4v.language.llama_kernels:KernelLlamaForCausalLM")

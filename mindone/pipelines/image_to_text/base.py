@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
+from mindone.models.share4v.configuration import NO_VISION
 from mindone.models.share4v.generation.decoding import MAX_NEW_TOKENS, stop_strings
 from mindone.models.share4v.generation.streaming import Streamer, feed_streamer
 from mindone.models.share4v.processing.chat_templates import Template, get_template
@@ -62,10 +63,11 @@ class Pipeline:
         defaults: what calls use if they do not say otherwise.
 
     Raises:
-        ValueError: the template is unknown.
+        ValueError: the template is unknown, or the task needs images and the model has no vision tower.
     """
 
     task: ClassVar[str]
+    needs_vision: ClassVar[bool] = False  # whether there is nothing to ask without an image
 
     def __init__(
         self,
@@ -77,6 +79,8 @@ class Pipeline:
         self.defaults = CallDefaults() if defaults is None else defaults
         self.conversation = processor.conversation if conversation is None else conversation
         get_template(self.conversation)
+        if self.needs_vision and not model.config.has_vision:
+            raise ValueError(NO_VISION)
         self.model, self.processor = model, processor
         model.tokenizer = processor.tokenizer
 

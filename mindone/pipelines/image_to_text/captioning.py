@@ -37,6 +37,7 @@ class ImageToTextPipeline(Pipeline):
     """
 
     task = "image-to-text"
+    needs_vision = True
 
     @overload
     def __call__(  # type: ignore[overload-overlap]

@@ -1,6 +1,18 @@
 """Other published models of this architecture, each as a small random checkpoint in its format, against transformers.
 
-The config.json files have the fields of the published ones; only sizes are small. Nothing was downloaded.
+The config.json files have the fields of the published ones; only sizes are small. Nothing was downloaded. What public
+sources confirm of them (searched in November 2026):
+
+- liuhaotian/llava-v1.5-13b and -7b: every field of ORIGINAL_LLAVA and SIZES_13B, and `pad`, mm_hidden_size 1024 and
+  mlp2x_gelu, in copies of the two config.json in the source code of other loaders and in a printed LlavaConfig.
+- TinyLlama 1.1B: the sizes in TINY_LLAMA, in a copy of its config.json. Of bczhou/tiny-llava-v1-hf only the name, in
+  TinyLLaVA_Factory's README.
+- Mistral 7B v0.1: 32 layers, 8 key heads, 14336, epsilon 1e-05, sliding_window 4096 (its params.json, quoted in
+  ggml-org/llama.cpp#3362). That BakLLaVA-1 has these sizes, a context of 32768 and mlp2x_gelu is said in an article.
+- microsoft/llava-med-v1.5-mistral-7b: the model type llava_mistral (huggingface/transformers#37087); its window and
+  rope_theta were not found.
+- llava-hf/llava-1.5-13b-hf and bakLlava-v1-hf: no copy of config.json was found. transformers' converter, which wrote
+  them, sets pad_token_id 32001 and image_token_index 32000, and pads the vocabulary to a multiple of 64 (32064).
 """
 
 from __future__ import annotations
@@ -16,10 +28,13 @@ from helpers.llava import IMAGE, Reference, Shape
 from helpers.published_formats import write_llava, write_original
 from transformers import LlamaConfig, MistralConfig
 
-from mindone.models.share4v import Share4V, Share4VConfig
+from mindone.models.share4v import Share4V, Share4VConfig, Tokenizer
 from mindone.models.share4v.checkpoint import Checkpoint
 from mindone.models.share4v.checkpoint.weights import expected_shapes
+from mindone.models.share4v.generation.decoding import GenerationSettings
+from mindone.models.share4v.generation.engine import Engine, Request
 from mindone.models.share4v.hub import PRESETS, resolve
+from mindone.models.share4v.training.loss import make_batch
 
 CLIP = {"image_size": 28, "patch_size": 14, "num_hidden_layers": 2}
 VISION = {
@@ -171,8 +186,23 @@ def test_a_window_of_attention_limits_the_context(tmp_path: Path) -> None:
     ids = np.array([[1, *reference.text(15)]])
     theirs = reference.logits(ids[0].tolist(), reference.images(0))
     np.testing.assert_allclose(model(input_ids=ids).logits.asnumpy()[0], theirs, rtol=0, atol=5e-4)
+    longer = np.array([[1, *reference.text(16)]])
     with pytest.raises(ValueError, match="the prompt has 17 tokens with its images, but the model's context is 16"):
-        model.generate(input_ids=np.array([[1, *reference.text(16)]]))
+        model.generate(input_ids=longer)
+    model.tokenizer = Tokenizer.from_pretrained("sharegpt4v-tiny")  # which an engine needs
+    engine: Engine[int] = Engine(model, 1)
+    engine.submit(Request(1, longer, GenerationSettings()))
+    (completion,) = engine.step()
+    assert "the model's context is 16" in str(completion.error)
+    for compute in (
+        lambda: model(input_ids=longer),
+        lambda: model.prepare_inputs(input_ids=longer),
+        lambda: make_batch(model, np.zeros((0, 3, 28, 28), np.float32), longer, np.ones_like(longer), longer),
+    ):
+        with pytest.raises(ValueError, match="17 tokens with its images, but the model"):
+            compute()
+    copied = Share4VConfig.from_dict(model.config.to_dict())
+    assert copied == model.config and copied.text_config.sliding_window == 16
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def expected_shapes(config: Share4VConfig) -> tuple[Shapes, bool]:
         >>> shapes["language_model.lm_head.weight"]
         (32000, 4096)
     """
+    if not config.has_vision:
+        return language_shapes(config.text_config), True
     projector = projector_shapes(config)
     shapes = {**vision_shapes(config.vision_config), **(projector or {}), **language_shapes(config.text_config)}
     return shapes, projector is not None
@@ -142,4 +144,6 @@ def expected_shapes(config: Share4VConfig) -> tuple[Shapes, bool]:
 
 def all_plans(config: Share4VConfig, dtype: str) -> tuple[BlockPlan, ...]:
     """Return the blocks of a complete model."""
+    if not config.has_vision:
+        return language_plans(config, dtype)
     return language_plans(config, dtype) + vision_plans(config, dtype) + (projector_plans(config, dtype) or ())

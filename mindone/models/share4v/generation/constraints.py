@@ -29,7 +29,6 @@ _MAX_SHORTEST = 4096  # tokens of a grammar's shortest text
 _SEARCH_SECONDS = 5.0  # for it, once for each grammar
 _MASKS, _MASKS_PER_TOKEN = 128, 4  # during generation: so many, and so many for each token that may still come
 _CACHED_GRAMMARS = 128  # more than a server's queue has by default, so that the engine never compiles
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # The template ends with "ASSISTANT:", so an answer usually begins with a space, which the decoder removes.
 _START = 'start: " "? answer\n'
 # Between values only one space, so that a text cannot consist of white space without end.
@@ -329,18 +328,13 @@ class _Vocabulary:
         self.eos_token_id = tokenizer.eos_token_id
         self.bos_token_id = tokenizer.bos_token_id
         self.special_token_ids = sorted(tokenizer.special_ids)
-        self.tokens = [_bytes_of(tokenizer.token_of(token_id)) for token_id in range(len(tokenizer))]
+        self.tokens = [tokenizer.bytes_of(token_id) for token_id in range(len(tokenizer))]
 
     def __call__(self, text: bytes | str) -> list[int]:
         decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         plain = protect(decoded, self._tokenizer.split_tokens)
         start = self._tokenizer.unk_token  # text after a special token gets no space in front
         return self._tokenizer.encode(start + plain, add_bos=False, is_protected=True)[1:]
-
-
-def _bytes_of(token: str) -> bytes:
-    found = _BYTE.fullmatch(token)
-    return bytes([int(found[1], 16)]) if found else token.replace("▁", " ").encode()
 
 
 def _first_line(message: str) -> str:

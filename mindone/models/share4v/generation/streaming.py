@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from ..processing.tokenizer import IncrementalDecoder, Tokenizer
+from ..processing.tokenizer import Tokenizer
 from .sampling import TokenLogprobs
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class AnswerText:
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
-        self._decoder = IncrementalDecoder(tokenizer)
+        self._decoder = tokenizer.decoder()
         self._vocabulary_size = len(tokenizer)
         self._stops = tuple(stops)
         self._pending = ""

@@ -35,9 +35,10 @@ class Template:
 
     Attributes:
         name: the name for `get_template`.
-        style: "two", "single", "plain" or "llama_2": how the parts below are combined.
+        style: "two", "single", "plain", "llama_2" or "tagged": how the parts below are combined.
         roles: names of the user and the assistant in the prompt.
-        separators: end of the user's and of the assistant's text ("llama_2": start and end of a turn).
+        separators: end of the user's and of the assistant's text ("llama_2": start and end of a turn;
+            "tagged": end of a role's tag, and of a turn).
         system: the default system prompt, which a message with the role "system" replaces; empty for none.
         stop_strings: strings that end an answer. In every style an answer also ends at the tokenizer's eos id (`</s>`,
             2 in Vicuna's vocabulary), which is sufficient for "two" and "llama_2".
@@ -88,6 +89,8 @@ class Template:
         """The start of the assistant's turn, such as "ASSISTANT:"; empty in the style "plain"."""
         if self.style == "llama_2":
             return "[/INST]"
+        if self.style == "tagged":
+            return f"{self.roles[1]}{self.separators[0]}"
         return f"{self.roles[1]}:" if self.roles[1] else ""
 
     def is_complete(self, text: str) -> bool:
@@ -106,9 +109,9 @@ class Template:
         start, stripped = self.answer_start, text.strip()
         if not start:
             return False
-        if stripped.endswith(start):
+        if stripped.endswith(start.strip()):
             return True
-        user = "[INST]" if self.style == "llama_2" else f"{self.roles[0]}:"
+        user = {"llama_2": "[INST]", "tagged": self.roles[0]}.get(self.style, f"{self.roles[0]}:")
         begins = stripped.startswith((user, f"{self.separators[0].strip()}{user}", self.system or user))
         return begins and start in stripped
 
@@ -172,12 +175,40 @@ def _render_llama_2(template: Template, system: str, turns: Sequence[Message], o
     return text
 
 
-_STYLES = {"two": _render_roles, "single": _render_roles, "plain": _render_plain, "llama_2": _render_llama_2}
+def _render_tagged(template: Template, system: str, turns: Sequence[Message], open_turn: bool) -> str:
+    """Render ChatML and LLaMA 3: each turn, the system prompt too, as `tag text end`."""
+    head, end = template.separators
+    tags = dict(zip(("user", "assistant"), template.roles, strict=True))
+    text = f"{template.roles[0].replace('user', 'system')}{head}{system}{end}" if system else ""
+    for turn in turns:
+        text += f"{tags[turn.role]}{head}{turn.text}{end}"
+    return text + template.answer_start if open_turn else text
+
+
+_STYLES = {
+    "two": _render_roles,
+    "single": _render_roles,
+    "plain": _render_plain,
+    "llama_2": _render_llama_2,
+    "tagged": _render_tagged,
+}
 
 _V1 = {"style": "two", "roles": ("USER", "ASSISTANT"), "separators": (" ", "</s>")}
 _V0 = {"style": "single", "roles": ("Human", "Assistant"), "separators": ("###", "###"), "stop_strings": ("###",)}
 _LLAMA_2 = {"style": "llama_2", "roles": ("USER", "ASSISTANT"), "separators": ("<s>", "</s>")}
 _PLAIN = {"style": "plain", "separators": ("\n", "\n"), "stop_strings": ("\n",), "question": ""}
+_CHATML = {
+    "style": "tagged",
+    "roles": ("<|im_start|>user", "<|im_start|>assistant"),
+    "separators": ("\n", "<|im_end|>\n"),
+}
+_LLAMA_3_TAG = "<|start_header_id|>{}<|end_header_id|>"
+_LLAMA_3 = {
+    "style": "tagged",
+    "roles": (_LLAMA_3_TAG.format("user"), _LLAMA_3_TAG.format("assistant")),
+    "separators": ("\n\n", "<|eot_id|>"),
+}
+_SMOLLM_2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 _ROWS: dict[str, dict[str, Any]] = {
     "vicuna_v1": {**_V1, "system": _USER_SYSTEM},  # stage 2 was trained with it
     "plain": _PLAIN,  # stage 1
@@ -186,6 +217,10 @@ _ROWS: dict[str, dict[str, Any]] = {
     "share4v_llama_2": {**_LLAMA_2, "system": _LLAMA_2_SYSTEM},
     "v0_mmtag": {**_V0, "system": _TAG_SYSTEM, "image_tags": True},
     "v1_mmtag": {**_V1, "system": _TAG_SYSTEM, "image_tags": True},
+    # Of language models and of LLaVA on them.
+    "chatml": _CHATML,
+    "smollm2": {**_CHATML, "system": _SMOLLM_2_SYSTEM},
+    "llama_3": _LLAMA_3,
 }
 TEMPLATES: dict[str, Template] = {name: Template(name=name, **row) for name, row in _ROWS.items()}
 

@@ -15,6 +15,7 @@ from .chat_templates import DEFAULT_TEMPLATE, TEMPLATES, Template
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
+BYTE_LEVEL = "gpt2"  # tokenizer.ggml.model of a byte-level BPE; see byte_level.py
 TEMPLATE_KEY, OUR_TEMPLATE_KEY = "tokenizer.chat_template", "share4v.conversation"
 # ggml's types of tokens, which are sentencepiece's types of pieces.
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5
@@ -22,6 +23,9 @@ _JINJA = ("two", "single")  # styles of templates that are written as Jinja too
 _ADDED_SCORE = -1000.0  # what llama.cpp's converter gives to a token that is not in the sentencepiece model
 # What a Jinja template contains -> the template of ours with the same roles.
 _TEMPLATE_MARKS = {
+    "smollm2": ("<|im_start|>", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama_3": ("<|start_header_id|>", "<|eot_id|>"),
     "vicuna_v1": ("USER:", "ASSISTANT:"),
     "share4v_v0": ("Human:", "###"),
     "share4v_llama_2": ("[INST]",),
@@ -42,7 +46,8 @@ def tokenizer_arguments(metadata: Mapping[str, Any]) -> dict[str, Any]:
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "llama":
         raise ValueError(
-            f"the GGUF file has the tokenizer {shown(kind)}, expected 'llama', the sentencepiece vocabulary of Vicuna"
+            f"the GGUF file has the tokenizer {shown(kind)}, expected 'llama', the sentencepiece vocabulary of Vicuna, "
+            f"or {BYTE_LEVEL!r}, a byte-level BPE"
         )
     for key, expected in (("add_bos_token", True), ("add_eos_token", False), ("add_space_prefix", True)):
         stated = metadata.get(f"tokenizer.ggml.{key}", expected)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import configuration_schema as schema
-from ..configuration import CONFIG_NAME, IMAGE_TOKEN_INDEX, read_json
+from ..configuration import CONFIG_NAME, IMAGE_TOKEN_INDEX, NO_VISION, read_json
 from ..home import expand_home
 from ..hugging_face import FILES, PROCESSOR, check_arguments
 from ..load_options import CheckpointOptions, checked_options, explicit_options
 from .arrays import NamedArrays, check_tensor_type
 from .call_arguments import named_arguments, pair
 from .chat_templates import DEFAULT_TEMPLATE, Template, get_template
-from .gguf_vocabulary import template_of_gguf, tokenizer_arguments
+from .gguf_vocabulary import template_of_gguf
 from .image_loading import ImageSource
 from .image_processor import ImageProcessor
 from .messages import IMAGE_TOKEN, Message, read_messages
@@ -54,7 +54,7 @@ class Share4VProcessor:
     """Tokenizer, image processor and chat template: everything between a user's images and text and the model.
 
     Args:
-        image_processor: turns an image into pixel_values.
+        image_processor: turns an image into pixel_values; None for a model without a vision tower.
         tokenizer: turns text into token ids and back.
         conversation: name of the default chat template.
         image_token_id: the id that stands for an image in input_ids (-200; 32000 in LLaVA's checkpoints).
@@ -75,7 +75,7 @@ class Share4VProcessor:
 
     def __init__(
         self,
-        image_processor: ImageProcessor,
+        image_processor: ImageProcessor | None,
         tokenizer: Tokenizer,
         conversation: str = DEFAULT_TEMPLATE,
         image_token_id: int = IMAGE_TOKEN_INDEX,
@@ -88,7 +88,7 @@ class Share4VProcessor:
                 f"use_im_start_end needs the added tokens {' and '.join(missing)}, which the tokenizer lacks: copy "
                 "added_tokens.json to the folder of tokenizer.model"
             )
-        self.image_processor = image_processor
+        self._image_processor = image_processor
         self.tokenizer = tokenizer
         self.conversation = conversation
         self.image_token_id = image_token_id
@@ -156,6 +156,22 @@ class Share4VProcessor:
             pixels = [self.image_processor(image, max_image_pixels) for image in batch_images]
             inputs["pixel_values"] = np.stack(pixels)  # [N, 3, S, S]
         return inputs.as_tensors(return_tensors)
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether images can be given."""
+        return self._image_processor is not None
+
+    @property
+    def image_processor(self) -> ImageProcessor:
+        """What turns an image into pixel_values.
+
+        Raises:
+            ValueError: the model has no vision tower.
+        """
+        if self._image_processor is None:
+            raise ValueError(NO_VISION)
+        return self._image_processor
 
     def apply_chat_template(
         self,
@@ -297,7 +313,7 @@ class Share4VProcessor:
             if error is not None:
                 raise ValueError(f"{path}: {name} {error}")
         return cls(
-            ImageProcessor.from_pretrained(directory),
+            ImageProcessor.from_pretrained(directory) if stated.get("has_images", True) is not False else None,
             Tokenizer.from_pretrained(directory),
             conversation=stated.get("conversation", DEFAULT_TEMPLATE),
             image_token_id=stated.get("image_token_id", IMAGE_TOKEN_INDEX),
@@ -310,9 +326,10 @@ class Share4VProcessor:
         config, directory = checkpoint.config, checkpoint.directory
         if checkpoint.gguf is not None:
             metadata = checkpoint.gguf.language.metadata
+            vision = checkpoint.gguf.vision
             return cls(
-                ImageProcessor.from_gguf(checkpoint.gguf.vision.metadata, config),
-                Tokenizer(**tokenizer_arguments(metadata)),
+                None if vision is None else ImageProcessor.from_gguf(vision.metadata, config),
+                Tokenizer.from_gguf(metadata),
                 conversation=template_of_gguf(metadata)[0],
                 image_token_id=config.image_token_id,
             )
@@ -322,7 +339,9 @@ class Share4VProcessor:
         if error is not None:
             raise ValueError(f"{path}: conversation {error}")
         return cls(
-            ImageProcessor.from_pretrained(directory, config, checkpoint.vision_directory),
+            ImageProcessor.from_pretrained(directory, config, checkpoint.vision_directory)
+            if config.has_vision
+            else None,
             Tokenizer.from_pretrained(directory),
             conversation=stated.get("conversation", DEFAULT_TEMPLATE),
             image_token_id=config.image_token_id,
@@ -333,8 +352,10 @@ class Share4VProcessor:
         """Write the files of the tokenizer, the image processor and this processor. The model writes config.json."""
         directory = Path(directory)
         self.tokenizer.save_pretrained(directory)
-        self.image_processor.save_pretrained(directory)
-        stated = {
+        stated: dict[str, Any] = {} if self.has_vision else {"has_images": False}
+        if self._image_processor is not None:
+            self._image_processor.save_pretrained(directory)
+        stated |= {
             "processor_class": "Share4VProcessor",
             "conversation": self.conversation,
             "image_token_id": self.image_token_id,
@@ -357,7 +378,7 @@ class Share4VProcessor:
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(conversation={self.conversation!r}, image_token_id={self.image_token_id}, "
-            f"image_processor={self.image_processor!r}, tokenizer={self.tokenizer!r})"
+            f"image_processor={self._image_processor!r}, tokenizer={self.tokenizer!r})"
         )
 
     def _template(self, name: str | None) -> Template:

@@ -6,19 +6,24 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from operator import index
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ..configuration_schema import shown
 from ..home import expand_home
+from ..registry import TOKENIZERS
 from .arrays import NamedArrays, check_tensor_type
 from .files import find_directory
-from .gguf_vocabulary import tokenizer_arguments
+from .gguf_vocabulary import BYTE_LEVEL, tokenizer_arguments
+from .incremental_decoding import IncrementalDecoder
 from .plain_text import unprotect
 from .tokenizer_files import CONFIG_NAME, read_arguments
 
+if TYPE_CHECKING:
+    from .byte_level import ByteLevelPieces
+
 VOCABULARY_NAME = "tokenizer.model"
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how sentencepiece writes a byte
 _SPACE = "▁"  # how sentencepiece writes a space
 # Protobuf merges repeated occurrences of a message field, so appending these bytes to the model (field 3,
 # normalizer_spec, containing field 3, add_dummy_prefix, 0) turns the dummy prefix off without a protobuf library.
@@ -32,7 +37,7 @@ class Tokenizer:
     does not. Checkpoints that state `legacy: true` are read in the same way, which is how ShareGPT4V was trained.
 
     Args:
-        model: path of a sentencepiece model, or its bytes.
+        model: path of a sentencepiece model, or its bytes; the vocabulary of a `ByteLevelTokenizer`.
         added_tokens: text -> id of tokens that are not in the model, such as `{"<image>": 32000, "<pad>": 32001}`.
         special_tokens: the added tokens that `decode` skips; None for all of them.
         bos_token, eos_token, unk_token, pad_token: texts of pieces or added tokens. LLaMA has no pad token, so a
@@ -51,7 +56,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        model: str | Path | bytes,
+        model: str | Path | bytes | ByteLevelPieces,
         added_tokens: Mapping[str, int] | None = None,
         *,
         special_tokens: Collection[str] | None = None,
@@ -62,6 +67,7 @@ class Tokenizer:
     ) -> None:
         self._model, self._pieces = _load_model(model)
         _check_added_tokens(added_tokens or {})
+        self.adds_bos = True
         own = {bos_token, eos_token, unk_token}  # tokenizer_config.json lists these too, but they are in the model
         self.added_tokens = {
             text: token_id
@@ -77,6 +83,7 @@ class Tokenizer:
         self.pad_token = pad_token if self.pad_token_id is not None else None
         named = own | ({self.pad_token} if self.pad_token is not None else set())
         listed = self.added_tokens if special_tokens is None else special_tokens
+        self._own_tokens = named
         self._special = [text for text in self.added_tokens if text in listed]  # in order, for save_pretrained
         self.special_ids = frozenset(self._named_id(text, "token") for text in {*named, *self._special})
         # `decode` writes these within a run; the other added tokens separate runs.
@@ -173,13 +180,10 @@ class Tokenizer:
                 f"the text contains an unpaired surrogate {text[error.start]!r} at index {error.start}, which UTF-8 "
                 "cannot encode: read the text with the right encoding"
             ) from error
-        ids = [self.bos_token_id] if add_bos and add_special_tokens else []
+        ids = [self.bos_token_id] if add_bos and add_special_tokens and self.adds_bos else []
         if not text:
             return ids
-        parts = self._splitter.split(text.replace(_SPACE, " "))  # text, token, text, token, ..., text
-        if parts[0] or self._id_of(parts[1]) not in self.special_ids:
-            parts[0] = _SPACE + parts[0]
-        for position, part in enumerate(parts):
+        for position, part in enumerate(self._parts(text)):
             if position % 2:
                 ids.append(self._named_id(part, "token"))
             elif part:
@@ -192,8 +196,38 @@ class Tokenizer:
         Raises:
             ValueError: an id is not a token, such as the placeholder -200.
         """
-        decoder = IncrementalDecoder(self, skip_special_tokens)
+        decoder = self.decoder(skip_special_tokens)
         return "".join([decoder.push(token_id) for token_id in ids]) + decoder.finish()
+
+    def decoder(self, skip_special_tokens: bool = True) -> IncrementalDecoder:
+        """Return a decoder that takes ids one by one; see `decode`."""
+        return IncrementalDecoder(self, skip_special_tokens)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Return the bytes that a token writes within a text; of a control token, those of its name.
+
+        Raises:
+            ValueError: the id is not a token.
+        """
+        token = self.token_of(token_id)
+        found = _BYTE.fullmatch(token)
+        return bytes([int(found[1], 16)]) if found else token.replace(_SPACE, " ").encode()
+
+    def surface_of(self, token_id: int) -> str | int:
+        """Return the text that a token writes within a text, or one byte as a number.
+
+        Raises:
+            ValueError: the id is not a token.
+
+        Example:
+            >>> from mindone.models.share4v import Tokenizer
+            >>> tokenizer = Tokenizer.from_pretrained("sharegpt4v-tiny")
+            >>> [tokenizer.surface_of(one) for one in tokenizer.encode("a red", add_bos=False)]
+            [' a', ' red']
+        """
+        token = self.token_of(token_id)
+        found = _BYTE.fullmatch(token)
+        return int(found[1], 16) if found else token.replace(_SPACE, " ")
 
     def batch_decode(self, ids: Iterable[Iterable[int]], skip_special_tokens: bool = True) -> list[str]:
         """Turn several lists of ids into texts; see `decode`."""
@@ -249,11 +283,17 @@ class Tokenizer:
         """
         from ..checkpoint.gguf.pair import is_gguf_source, tokenizer_metadata
 
-        if is_gguf_source(expand_home(name_or_path)):
-            return cls(**tokenizer_arguments(tokenizer_metadata(expand_home(name_or_path))))
-        directory = find_directory(name_or_path, options)
+        directory = expand_home(name_or_path)
+        if not is_gguf_source(directory):
+            directory = find_directory(name_or_path, options)
+        if is_gguf_source(directory):
+            return cls.from_gguf(tokenizer_metadata(directory))
         path = directory / VOCABULARY_NAME
         if not path.is_file():
+            byte_level = TOKENIZERS.resolve(BYTE_LEVEL)
+            if byte_level.is_in(directory):
+                read: Tokenizer = byte_level.from_file(directory)
+                return read
             fast = " (tokenizer.json, the fast tokenizer's file, does not contain it)"
             found = fast if (directory / "tokenizer.json").is_file() else ""
             raise FileNotFoundError(
@@ -261,6 +301,18 @@ class Tokenizer:
                 "original checkpoint; it is the same in all Vicuna and LLaMA checkpoints"
             )
         return cls(path, **read_arguments(directory))
+
+    @staticmethod
+    def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
+        """Rebuild the tokenizer of a GGUF language model from its metadata.
+
+        Raises:
+            ValueError: the vocabulary is missing, malformed, or of a kind that is not known here.
+        """
+        if metadata.get("tokenizer.ggml.model") == BYTE_LEVEL:
+            rebuilt: Tokenizer = TOKENIZERS.resolve(BYTE_LEVEL).from_gguf(metadata)
+            return rebuilt
+        return Tokenizer(**tokenizer_arguments(metadata))
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write tokenizer.model and tokenizer_config.json, which transformers' LlamaTokenizer can also read."""
@@ -288,6 +340,13 @@ class Tokenizer:
         (directory / VOCABULARY_NAME).write_bytes(self._model)
         text = json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
         (directory / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+    def _parts(self, text: str) -> list[str]:
+        """Split a text at its special and added tokens: text, token, text, token, ..., text."""
+        parts = self._splitter.split(text.replace(_SPACE, " "))
+        if parts[0] or self._id_of(parts[1]) not in self.special_ids:
+            parts[0] = _SPACE + parts[0]
+        return parts
 
     def _encode_run(self, text: str) -> list[int]:
         """Encode text without special tokens. Encoding it after unk_token, which is cut off, keeps leading space."""
@@ -324,103 +383,10 @@ class Tokenizer:
         return surfaces
 
 
-class IncrementalDecoder:
-    """Decodes ids one by one, in whole characters; all results, joined, equal `tokenizer.decode` of all ids.
-
-    Example:
-        decoder = IncrementalDecoder(tokenizer)
-        for token_id in ids:
-            print(decoder.push(token_id), end="", flush=True)
-        print(decoder.finish())
-    """
-
-    # As in transformers, the tokens between two added tokens form a run, and runs are separated by a space.
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        self._bytes = b""  # bytes of an incomplete character
-        self._run = 0  # number of tokens in the current run
-        self._after_special = False
-        self._text_in_run = False
-        self._earlier_runs = False
-
-    def push(self, token_id: int) -> str:
-        """Decode the next id; return the text that is now certain, in whole characters.
-
-        Raises:
-            ValueError: the id is not a token.
-        """
-        tokenizer = self._tokenizer
-        try:
-            token_id = index(token_id)  # also accepts NumPy integers
-        except TypeError:
-            raise ValueError(
-                f"an id must be an integer, got {token_id!r:.80}; decode one list of ids at a time"
-            ) from None
-        if self._skip and token_id in tokenizer.special_ids:
-            return ""
-        if token_id in tokenizer._inline_ids:
-            text = self._in_run(self._flush() + tokenizer.token_of(token_id))
-            self._run, self._after_special = self._run + 1, True
-            return text
-        if token_id in tokenizer._added_texts:
-            return self._added(tokenizer.token_of(token_id))
-        tokenizer.token_of(token_id)  # raises if the id is not a token
-        surface = tokenizer._surfaces[token_id]
-        lead = self._after_special and self._run == 1 and not (isinstance(surface, str) and surface.startswith(" "))
-        first = self._run == 0
-        self._run, self._after_special = self._run + 1, False
-        if isinstance(surface, int):
-            self._bytes += bytes([surface])
-            text = self._whole_characters()
-        else:
-            text = self._flush() + (surface[1:] if first and surface.startswith(" ") else surface)
-        return self._in_run((" " if lead else "") + text)
-
-    def finish(self) -> str:
-        """Return the rest of the text; each byte of an incomplete character becomes U+FFFD."""
-        text = self._in_run(self._flush())
-        if self._run and not self._text_in_run and self._earlier_runs:
-            text += " "
-        self._run = 0
-        return text
-
-    def _added(self, token: str) -> str:
-        """End the run and append an added token."""
-        text = self._in_run(self._flush())
-        gap = " " if self._text_in_run or self._earlier_runs else ""
-        self._run, self._after_special, self._text_in_run, self._earlier_runs = 0, False, False, True
-        return text + gap + token
-
-    def _in_run(self, text: str) -> str:
-        """Separate the first text of a run from the previous run."""
-        if not text or self._text_in_run:
-            return text
-        self._text_in_run = True
-        return f" {text}" if self._earlier_runs else text
-
-    def _whole_characters(self) -> str:
-        """Remove and return the complete characters at the start of the buffer; at most three bytes remain."""
-        text = ""
-        while self._bytes:
-            lead = self._bytes[0]
-            length = 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4 if lead < 0xF8 else 1
-            head = self._bytes[:length]
-            continues = all(0x80 <= byte < 0xC0 for byte in head[1:])
-            if continues and len(head) < length:
-                break
-            character = head.decode("utf-8", "ignore") if continues else ""
-            text += character or "\ufffd"
-            self._bytes = self._bytes[length if character else 1 :]
-        return text
-
-    def _flush(self) -> str:
-        """Empty the buffer: each byte of an incomplete character becomes U+FFFD, as in sentencepiece."""
-        count, self._bytes = len(self._bytes), b""
-        return "\ufffd" * count
-
-
-def _load_model(model: str | Path | bytes) -> tuple[bytes, Any]:
+def _load_model(model: str | Path | bytes | ByteLevelPieces) -> tuple[bytes, Any]:
+    """Return the bytes of a sentencepiece model, and the vocabulary."""
+    if not isinstance(model, (str, Path, bytes)):
+        return b"", model
     import sentencepiece
 
     name = "the given bytes" if isinstance(model, bytes) else str(model)

@@ -57,9 +57,10 @@ def make_batch(
         raise ValueError(f"labels contains id {invalid[0]}; valid ids are 0 to {vocabulary - 1} and {IGNORE_INDEX}")
     if (placed[:, 1:] == IGNORE_INDEX).all():
         raise ValueError(f"the batch has nothing to train on: every label is {IGNORE_INDEX}")
-    pixels = check_pixels(config.vision_config, pixel_values)
+    pixels = check_pixels(config, pixel_values)
     if not len(pixels):  # graphs do not support empty tensors: add an image to which `index` does not refer
         pixels = np.zeros((1, *pixels.shape[1:]), np.float32)
+    config.text_config.check_window(placed.shape[1])
     targets = np.full_like(placed, IGNORE_INDEX)
     targets[:, :-1] = placed[:, 1:]  # each position predicts the next id
     longest = targets.shape[1]

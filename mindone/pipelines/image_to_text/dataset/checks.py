@@ -176,10 +176,13 @@ def _check_model(choice: ModelChoice, engine: str) -> None:
         return
     from mindone.models.share4v.backends import check_options
     from mindone.models.share4v.checkpoint import Checkpoint
+    from mindone.models.share4v.configuration import NO_VISION
 
     options = LoadOptions.pick(asdict(choice))
     check_options(options)
-    Checkpoint.open(choice.model, options, weights=Path(choice.model).is_dir())
+    checkpoint = Checkpoint.open(choice.model, options, weights=Path(choice.model).is_dir())
+    if not checkpoint.config.has_vision:
+        raise ValueError(NO_VISION)
 
 
 def _check_inputs_have(

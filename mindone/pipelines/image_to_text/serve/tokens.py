@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from .fields import Field, Fields
@@ -31,16 +30,11 @@ DETOKENIZE = Fields(
         Field("tokens", "works", "ids of tokens", ListOf(Integer(0), 1_000_000), (), True),
     ]
 )
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
     """Return the bytes that a token stands for; none for an id beyond the vocabulary, which padded models have."""
-    if token_id >= len(tokenizer):
-        return b""
-    token = tokenizer.token_of(token_id)
-    found = _BYTE.fullmatch(token)
-    return bytes([int(found[1], 16)]) if found else token.replace("▁", " ").encode()
+    return b"" if token_id >= len(tokenizer) else tokenizer.bytes_of(token_id)
 
 
 def token_text(tokenizer: Tokenizer, token_id: int) -> str:

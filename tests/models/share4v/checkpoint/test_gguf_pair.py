@@ -360,7 +360,8 @@ LANGUAGE_ERRORS = {
     "end": (put("tokenizer.ggml.eos_token_id", True), "eos_token_id True, expected an integer"),
 }
 TOKENIZER_ERRORS = {
-    "kind": (put("tokenizer.ggml.model", "gpt2"), "tokenizer 'gpt2', expected 'llama'"),
+    "kind": (put("tokenizer.ggml.model", "bert"), "tokenizer 'bert', expected 'llama'.* or 'gpt2'"),
+    "split": (put("tokenizer.ggml.model", "gpt2"), "tokenizer.ggml.pre, .* is 'default'|no complete vocabulary"),
     "prefix": (put("tokenizer.ggml.add_space_prefix", False), "add_space_prefix is False"),
     "scores": (put("tokenizer.ggml.scores", [0.0]), "no complete vocabulary"),
     "infinite": (put("tokenizer.ggml.scores", [float("inf")] * 640), "not finite"),
@@ -419,8 +420,9 @@ def test_files_that_are_not_what_was_asked_for(pairs: Path, tmp_path: Path) -> N
         shutil.copy(model, tmp_path / name)
     with pytest.raises(CheckpointError, match=r"2 language models: a.gguf, b.gguf; give the file's path"):
         Checkpoint.open(tmp_path)
+    assert not Checkpoint.open(tmp_path / "a.gguf").config.has_vision, "there is no mmproj file beside it"
     with pytest.raises(CheckpointError, match=r"no mmproj files; give .*--vision-tower"):
-        Checkpoint.open(tmp_path / "a.gguf")
+        open_file(tmp_path / "a.gguf", vision_tower=tmp_path)
     assert open_file(tmp_path / "a.gguf", vision_tower=pairs / "q8_0").format == "gguf", "a directory with one"
 
 

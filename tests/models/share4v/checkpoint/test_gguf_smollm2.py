@@ -18,7 +18,15 @@ from helpers.paths import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import smollm2
 
-from mindone.models.share4v import Share4V, Share4VConfig, VisionConfig
+from mindone.models.share4v import (
+    Share4V,
+    Share4VConfig,
+    Share4VProcessor,
+    Tokenizer,
+    VisionConfig,
+    convert,
+    export_gguf,
+)
 from mindone.models.share4v.checkpoint.formats import StoredTensor
 from mindone.models.share4v.checkpoint.formats.gguf import open_gguf_model
 from mindone.models.share4v.checkpoint.gguf.metadata import read_text
@@ -148,3 +156,110 @@ def test_image_features_among_real_embeddings(model: Share4V, reference: Any, id
         features = torch.tensor(model.encode_images(pixels).asnumpy()[0])
         expected = reference(inputs_embeds=torch.cat([before, features, after])[None]).logits[0].numpy()
     np.testing.assert_allclose(logits, expected, atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(file: Path) -> Share4V:
+    """The file through the public API, without a vision tower."""
+    return Share4V.from_pretrained(file)
+
+
+def test_a_language_model_alone_answers_texts(alone: Share4V, file: Path, reference: Any) -> None:
+    import torch
+    from jinja2 import Environment
+
+    processor = Share4VProcessor.from_pretrained(file)
+    assert not alone.config.has_vision and alone.num_parameters() == 134_515_008
+    question = "What is the capital of France?"
+    template = Environment().from_string(open_gguf_model(file).metadata["tokenizer.chat_template"])
+    written = template.render(messages=[{"role": "user", "content": question}], add_generation_prompt=True)
+    inputs = processor(text=question)
+    assert inputs.input_ids[0].tolist() == smollm2_ids(file, written)
+    ours = alone.generate(**inputs, max_new_tokens=16)
+    with torch.no_grad():
+        theirs = reference.generate(torch.tensor(inputs.input_ids), max_new_tokens=16, do_sample=False, eos_token_id=2)
+    assert [one for one in ours[0] if one != 2] == [
+        one for one in theirs[0, inputs.input_ids.shape[1] :].tolist() if one != 2
+    ]
+    assert processor.decode(ours[0]) == "The capital of France is Paris."
+    assert ours.finish_reasons == ["eos"]
+    streamed = "".join(piece.text for piece in alone.stream(**inputs, max_new_tokens=16))
+    assert streamed.strip() == "The capital of France is Paris."
+
+
+def smollm2_ids(file: Path, text: str) -> list[int]:
+    """The ids of a text with control tokens, which the library is told of here."""
+    built = smollm2.tokenizer(file)
+    built.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return list(built.encode(text, add_special_tokens=False).ids)
+
+
+def test_images_are_refused(alone: Share4V, file: Path) -> None:
+    from mindone.pipelines import pipeline
+    from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
+    from mindone.pipelines.image_to_text.captioning import ImageToTextPipeline
+
+    processor = Share4VProcessor.from_pretrained(file)
+    image = np.zeros((8, 8, 3), np.uint8)
+    said = "language model without a vision tower, which cannot see images.*--vision-tower"
+    for ask in (
+        lambda: processor(text="What is this?", images=image),
+        lambda: processor.image_processor,
+        lambda: alone.generate(input_ids=[[1, -200, 5]], pixel_values=np.zeros((1, 3, 336, 336))),
+        lambda: alone.encode_images(np.zeros((1, 3, 336, 336))),
+        lambda: ImageToTextPipeline(alone, processor),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ask()
+    with pytest.raises(ValueError, match="images"):
+        alone.generate(input_ids=[[1, -200, 5]])
+    answerer = pipeline("image-text-to-text", model=alone, processor=processor)
+    assert isinstance(answerer, ImageTextToTextPipeline)
+    (answer,) = answerer(text="What is the capital of France?", return_full_text=False, max_new_tokens=8)
+    assert answer["generated_text"].startswith("The capital of France is Paris")
+    with pytest.raises(ValueError, match=said):
+        answerer(text="What is this?", images=image)
+
+
+@pytest.fixture(scope="module")
+def llama_directory(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """transformers' directory of a small LLaMA, with SmolLM2's tokenizer as tokenizer.json."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    directory = tmp_path_factory.mktemp("small")
+    sizes = {"vocab_size": 49152, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(directory)
+    Tokenizer.from_pretrained(file).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("backend", ["kernels", "mindspore"])
+def test_transformers_own_directory_of_a_language_model(llama_directory: Path, backend: str) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    ids = np.array([[1, 5, 9, 300, 7]])
+    ours = Share4V.from_pretrained(llama_directory, language_backend=backend)
+    with torch.no_grad():
+        expected = LlamaForCausalLM.from_pretrained(llama_directory)(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(ours(input_ids=ids).logits.asnumpy(), expected, atol=2e-4)
+    with pytest.raises(ValueError, match="a language model"):
+        Share4V.from_pretrained(llama_directory, vision_tower=llama_directory)
+
+
+def test_a_converted_and_a_saved_language_model_are_the_same(llama_directory: Path, file: Path, tmp_path: Path) -> None:
+    convert(llama_directory, tmp_path / "int8", dtype="int8")
+    Share4V.from_pretrained(llama_directory).save_pretrained(tmp_path / "saved")
+    processor = Share4VProcessor.from_pretrained(llama_directory)
+    processor.save_pretrained(tmp_path / "saved")
+    inputs = processor(text="What is the capital of France?")
+    for directory, dtype in ((tmp_path / "int8", "int8"), (tmp_path / "saved", "float32")):
+        model, again = Share4V.from_pretrained(directory), Share4VProcessor.from_pretrained(directory)
+        assert not model.config.has_vision and not again.has_vision
+        assert again(text="What is the capital of France?").input_ids.tolist() == inputs.input_ids.tolist()
+        loaded = Share4V.from_pretrained(llama_directory, dtype=dtype)
+        assert model.generate(**inputs, max_new_tokens=8) == loaded.generate(**inputs, max_new_tokens=8)
+    with pytest.raises(ValueError, match="no mmproj to write"):
+        export_gguf(file, tmp_path / "m.gguf", tmp_path / "v.gguf")

@@ -32,6 +32,7 @@ TAGS = (
     "visual content that the user provides, and assist the user with a variety of tasks using natural language.The "
     "visual content will be provided with the following format: <Image>visual content</Image>."
 )
+SMOLLM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 GOLDEN = {
     "vicuna_v1": (
         f"{USER} USER: <image>\nDescribe this image ASSISTANT:",
@@ -59,6 +60,24 @@ GOLDEN = {
         f"{TAGS} USER: <Image><image></Image> ASSISTANT: Received.</s>USER: Describe this image ASSISTANT:",
         f"{TAGS} USER: <Image><image></Image> ASSISTANT: Received.</s>USER: What is it? ASSISTANT: A cat.</s>"
         "USER: Which colour? ASSISTANT:",
+    ),
+    "chatml": (
+        "<|im_start|>user\n<image>\nDescribe this image<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\nA cat.<|im_end|>\n"
+        "<|im_start|>user\nWhich colour?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "smollm2": (
+        f"{SMOLLM}<|im_start|>user\n<image>\nDescribe this image<|im_end|>\n<|im_start|>assistant\n",
+        f"{SMOLLM}<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\nA cat.<|im_end|>\n"
+        "<|im_start|>user\nWhich colour?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "llama_3": (
+        "<|start_header_id|>user<|end_header_id|>\n\n<image>\nDescribe this image<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|start_header_id|>user<|end_header_id|>\n\n<image>\nWhat is it?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nA cat.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nWhich colour?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
 }
 
@@ -139,7 +158,7 @@ def test_templates_are_immutable() -> None:
 
 def test_unknown_name_lists_known_names_and_closest_match() -> None:
     with pytest.raises(
-        ValueError, match=r"'vicuna_v2'; known: plain, .*v1_mmtag, vicuna_v1\. Did you mean 'vicuna_v1'\?"
+        ValueError, match=r"'vicuna_v2'; known: chatml, .*v1_mmtag, vicuna_v1\. Did you mean 'vicuna_v1'\?"
     ):
         get_template("vicuna_v2")
     with pytest.raises(ValueError, match="unknown conversation template None"):

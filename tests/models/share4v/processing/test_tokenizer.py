@@ -16,7 +16,8 @@ import pytest
 import sentencepiece
 from transformers import LlamaTokenizer
 
-from mindone.models.share4v.processing.tokenizer import IncrementalDecoder, Tokenizer
+from mindone.models.share4v.processing.incremental_decoding import IncrementalDecoder
+from mindone.models.share4v.processing.tokenizer import Tokenizer
 
 REAL = os.environ.get("SHARE4V_LLAMA_TOKENIZER")
 WORDS = "the a photo of red cat on green table under blue sky Describe this image USER ASSISTANT </s> <s> <unk> \n"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...configuration import ProjectorConfig, RopeScaling, Share4VConfig, TextConfig, VisionConfig
+from ...configuration_formats import NO_PROJECTOR
 from ..errors import CheckpointError
 from ..formats.gguf import GGUFFile, GGUFTensor
 
@@ -20,6 +21,7 @@ LANGUAGE_ARCHITECTURE, VISION_ARCHITECTURE = "llama", "clip"
 CLIP_DEPTHS = {768: 12, 1024: 24, 1280: 32}
 # What other programs' files have that changes the function, and what it is.
 _FOREIGN_TENSORS = {"rope_freqs.weight": "LLaMA 3's rotary frequencies", "v.image_newline": "LLaVA-1.6's image tiles"}
+_TURN_ENDS = ("<|eot_id|>", "<|im_end|>")
 _REQUIRED = object()
 
 
@@ -41,14 +43,17 @@ def is_projector(file: GGUFFile) -> bool:
     return file.metadata.get(ARCHITECTURE) == VISION_ARCHITECTURE
 
 
-def describe(language: GGUFFile, vision: GGUFFile) -> Described:
-    """Return the config of a language model and its `mmproj` file.
+def describe(language: GGUFFile, vision: GGUFFile | None) -> Described:
+    """Return the config of a language model and its `mmproj` file; without the file, of a model for texts only.
 
     Raises:
         CheckpointError: a value is missing or malformed, something is not supported, or the files do not fit together.
         ValueError: sizes contradict each other.
     """
     text = read_text(language)
+    if vision is None:
+        config = Share4VConfig(projector_config=ProjectorConfig(NO_PROJECTOR), text_config=text)
+        return Described(config, ["there is no mmproj file: a language model without a vision tower, for texts only"])
     tower, notes, select_layer = read_vision(vision)
     projector = _projector(vision, tower, text, language)
     aspect_ratio = _value(vision, "clip.vision.image_aspect_ratio", str, "pad")
@@ -107,8 +112,18 @@ def read_text(file: GGUFFile) -> TextConfig:
         attention_bias="blk.0.attn_q.bias" in file.tensors,
         mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
         bos_token_id=_value(file, "tokenizer.ggml.bos_token_id", int, 1),
-        eos_token_id=_value(file, "tokenizer.ggml.eos_token_id", int, 2),
+        eos_token_id=_ends(file),
     )
+
+
+def _ends(file: GGUFFile) -> int | tuple[int, ...]:
+    """Return the ids that end an answer: eos, and as in llama.cpp the token that ends a turn of a chat."""
+    eos = _value(file, "tokenizer.ggml.eos_token_id", int, 2)
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    found = _value(file, "tokenizer.ggml.eot_token_id", int, -1)
+    if found < 0 and isinstance(tokens, list):
+        found = next((tokens.index(name) for name in _TURN_ENDS if name in tokens), eos)
+    return eos if found in (eos, -1) else (eos, found)
 
 
 def _rope_scaling(file: GGUFFile) -> RopeScaling | None:

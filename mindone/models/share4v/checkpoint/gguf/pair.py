@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...configuration import CONFIG_NAME, Share4VConfig
+from ...hub.gguf_files import preferred_projector
 from ...quantization import LAYOUTS, OLDEST_LAYOUT, precision_of
 from ..errors import CheckpointError, listing
 from ..formats.gguf import SUFFIX, GGUFFile, is_later_part, open_gguf_model
@@ -18,24 +19,25 @@ from .tensors import KEPT_IN, is_swapped, language_tensors, main_type, types_in,
 
 @dataclass(frozen=True)
 class GGUFPair:
-    """An open pair of GGUF files; their tensors are not read yet.
+    """An open pair of GGUF files, or a language model alone; their tensors are not read yet.
 
     Attributes:
         language: the language model's file, which also has the tokenizer.
-        vision: the `mmproj` file, with the vision tower and the projector.
+        vision: the `mmproj` file, with the vision tower and the projector; None if there is none.
         config: what both say.
         notes: how they were understood, in sentences for the user.
     """
 
     language: GGUFFile
-    vision: GGUFFile
+    vision: GGUFFile | None
     config: Share4VConfig
     notes: tuple[str, ...]
 
     def stored_tensors(self) -> Iterator[StoredTensor]:
         """Yield every tensor, by the name of the file's format."""
         yield from language_tensors(self.language, self.config)
-        yield from vision_tensors(self.vision, self.config)
+        if self.vision is not None:
+            yield from vision_tensors(self.vision, self.config)
 
     def kept_layout(self, dtype: str | None) -> str | None:
         """Return the layout in which the kernels compute with the file's own integers, or None if there is none.
@@ -60,6 +62,8 @@ class GGUFPair:
         """
         lines = []
         for file, is_language in ((self.language, True), (self.vision, False)):
+            if file is None:
+                continue
             for name, (matrices, weights) in types_in(file).items():
                 kept = _fate(name, dtype, layout, is_language)
                 lines.append(f"{name} ({matrices} matrices, {weights / 1e6:.3g} M weights of {file.path.name}): {kept}")
@@ -97,7 +101,8 @@ def open_pair(source: Path, vision_tower: str | Path | None) -> GGUFPair:
 
     Args:
         source: the language model's file (of several parts, any one), or a directory with both files.
-        vision_tower: the `mmproj` file, or a directory with one; by default the one beside the language model.
+        vision_tower: the `mmproj` file, or a directory with one; by default the one beside the language model, and
+            without one the language model is opened alone.
 
     Raises:
         CheckpointError: a file is missing, damaged, not supported, or one of several that could be meant, or the files
@@ -114,28 +119,40 @@ def open_pair(source: Path, vision_tower: str | Path | None) -> GGUFPair:
             f"{source} is an mmproj file, a vision tower without a language model: give the language model's file as "
             "the model and this one as vision_tower (--vision-tower)"
         )
-    vision = open_gguf_model(_projector_path(source, vision_tower, candidates))
+    path = _projector_path(source, vision_tower, candidates)
+    vision = None if path is None else open_gguf_model(path)
     found = describe(language, vision)
-    notes = [f"vision tower and projector: {vision.path}", *found.notes]
-    if is_swapped(vision, found.config):
+    notes = found.notes if vision is None else [f"vision tower and projector: {vision.path}", *found.notes]
+    if vision is not None and is_swapped(vision, found.config):
         notes.append("the MLP's matrices of the vision tower have each other's names, as in old files: put right")
     return GGUFPair(language, vision, found.config, tuple(notes))
 
 
-def _projector_path(source: Path, vision_tower: str | Path | None, candidates: Sequence[Path]) -> Path:
+def _projector_path(source: Path, vision_tower: str | Path | None, candidates: Sequence[Path]) -> Path | None:
+    """Return the `mmproj` file; None if none is named and there is none beside the language model."""
     if vision_tower is None:
-        beside = [path for path in candidates if _looks_like_projector(path)]
-        return _only(beside, source.parent, "mmproj files", "the model's own as vision_tower (--vision-tower)")
+        return _projector_among(candidates, source.parent)
     path = Path(vision_tower).expanduser()
     if path.is_dir():
-        inside = [file for file in _files_in(path) if _looks_like_projector(file)]
-        return _only(inside, path, "mmproj files", "the model's own as vision_tower (--vision-tower)")
+        return _projector_among(_files_in(path), path, is_required=True)
+    if path.name == str(path) and not path.is_file():  # a name that is meant beside the language model
+        path = source.parent / path
     if not path.is_file():
         raise CheckpointError(
             f"the vision tower {str(vision_tower)!r} was not found: a GGUF language model needs its mmproj file, a "
             "path such as mmproj-model-f16.gguf"
         )
     return path
+
+
+def _projector_among(files: Sequence[Path], directory: Path, is_required: bool = False) -> Path | None:
+    found = {path.name: path for path in files if _looks_like_projector(path)}
+    if not found and not is_required:
+        return None
+    preferred = preferred_projector([*found])
+    if preferred is not None:
+        return found[preferred]
+    return _only([*found.values()], directory, "mmproj files", "the model's own as vision_tower (--vision-tower)")
 
 
 def _files_in(directory: Path) -> list[Path]:

@@ -196,7 +196,7 @@ def language_metadata(config: TextConfig) -> dict[str, Any]:
     if scaling is not None and scaling.rope_type != "linear":
         raise ValueError(f"rope_scaling {scaling.rope_type!r} cannot be written to GGUF: llama.cpp only has 'linear'")
     stated: dict[str, Any] = {
-        "llama.context_length": config.max_position_embeddings,
+        "llama.context_length": min(config.max_position_embeddings, config.sliding_window or 2**24),
         "llama.embedding_length": config.hidden_size,
         "llama.block_count": config.num_hidden_layers,
         "llama.feed_forward_length": config.intermediate_size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from mindone.models.share4v.processing.processor import Share4VProcessor
     from mindone.models.share4v.processing.tokenizer import Tokenizer
 
-_SPACE = "▁"  # sentencepiece's symbol for a space
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # A word of nine letters can be split into pieces in up to 256 ways. Of a longer word, only the splits with the fewest
 # pieces are forbidden; models do not write the others, which consist of almost only single letters.
 MAX_SPELLINGS = 256
@@ -205,10 +202,9 @@ class _Vocabulary:
         for token_id in range(tokenizer.vocab_size):
             if token_id in tokenizer.special_ids:
                 continue
-            surface = tokenizer.token_of(token_id).replace(_SPACE, " ")
-            byte = _BYTE.fullmatch(surface)
-            if byte:
-                self._bytes[int(byte[1], 16)] = token_id
+            surface = tokenizer.surface_of(token_id)
+            if isinstance(surface, int):
+                self._bytes[surface] = token_id
                 continue
             self._add(surface, token_id)
             if _is_letter(surface[-1:]):
