@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindone.models.share4v.checkpoint.adapters import adapter_digest
-from mindone.models.share4v.load_options import adapter_weights
+from mindone.models.share4v.load_options import LoadOptions, adapter_weights
 
 from .adoption import adopt_state
 from .checks import check_job, check_start, check_template_variables, needs_start
-from .executors.base import executor_class
+from .executors.base import Executor, executor_class
 from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
 from .executors.replicas import replica_count
@@ -27,6 +29,7 @@ from .options import CaptioningSettings, JobOptions, ModelChoice
 from .preview import preview_job
 from .prompts.plan import PromptPlan
 from .readers import InputError, ReaderOptions, list_inputs, split_pattern
+from .state.job_description import SettingsChangedError, changed_settings, model_files, with_model_files
 from .state.limits import limited, store_limit, stored_limit
 from .state.listing import Listing
 from .state.paths import INPUTS, JOURNAL, PREVIOUS, RESTARTED, SKIPPED, STATE_SUFFIX
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
     from .keywords import DatasetKeywords
 
+_log = logging.getLogger(__name__)
 _SIDECAR_FORMATS = frozenset(("txt", "caption"))
 # Options that the first version of job.json lacks, with their defaults: they are stored if they are set, so that a job
 # of an older version can be resumed.
@@ -165,7 +169,8 @@ def _run(
     is_follower = engine == "msrun" and rank is not None and (rank.number or rank.is_scheduler)
     if is_follower and rank is not None and not options.dry_run:
         return run_follower(choice=job.choice, settings=job.settings, state=directory, rank=rank)
-    description = _description(paths, job)
+    files = _model_files(job, engine)
+    description = with_model_files(_description(paths, job), files)
     check_template_variables(paths, job)
     if needs_start(directory, options.restart):
         check_start(paths, job, engine)
@@ -183,6 +188,7 @@ def _run(
         entered.inspect()
         return _previewed(paths, job, directory)
     with entered as state:
+        description = _with_stored_files(state, description, options.restart)
         listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
         _store_description(state, description)
         remove_queues(state.directory)
@@ -201,9 +207,63 @@ def _run(
             find_near_equal=find_near_equal(options.near_equal, state.directory, job.settings),
             texts=job.settings.texts,
         )
-        return captioning.run(
-            lambda: executor(choice=job.choice, settings=job.settings, options=options.executor, state=state.directory)
-        )
+        made = partial(executor, choice=job.choice, settings=job.settings, options=options.executor)
+        return captioning.run(lambda: _checked(made(state=state.directory), state, description, files, job, engine))
+
+
+def _model_files(job: DatasetOptions, engine: str) -> dict[str, str]:
+    """Return what the model's files contain, by part, of those that are on this machine."""
+    if engine == "http":
+        return {}
+    from mindone.models.share4v.checkpoint.fingerprint import checkpoint_digests
+
+    digests = checkpoint_digests(job.choice.model, LoadOptions.pick(asdict(job.choice)))
+    return {part: f"files with the digest {digest}" for part, digest in digests.items()}
+
+
+def _with_stored_files(state: JobState, description: dict[str, Any], is_restarted: bool) -> dict[str, Any]:
+    """Return a description with what is stored about files of the model that are not on this machine yet.
+
+    What cannot be compared is said: the state of an older version says nothing about the files.
+    """
+    stored, now = {} if is_restarted else state.stored_model_files(), model_files(description)
+    if not is_restarted and count_done(state.directory):
+        for part in sorted({*now} - {*stored}):
+            _log.warning(
+                "whether %s has the files of the earlier run is unknown: its settings do not say what they contained",
+                part,
+            )
+    return with_model_files(description, {**stored, **now})
+
+
+def _checked(
+    made: Executor,
+    state: JobState,
+    description: dict[str, Any],
+    known: dict[str, str],
+    job: DatasetOptions,
+    engine: str,
+) -> Executor:
+    """Return an executor, after comparing the files that its model has now with those of the earlier run.
+
+    Args:
+        made: the executor; it may have downloaded its model.
+        state: of the job; what the files contain is stored.
+        description: the job's settings, with what is stored about the files.
+        known: what was known about the files before.
+        job, engine: the options.
+
+    Raises:
+        SettingsChangedError: the files are others.
+    """
+    files = _model_files(job, engine)
+    if files != known:
+        loaded = with_model_files(description, {**model_files(description), **files})
+        changes = changed_settings(description, loaded)
+        if changes:
+            raise SettingsChangedError(state.directory, count_done(state.directory), changes, job.options.existing)
+        _store_description(state, loaded)
+    return made
 
 
 def _open_writers(job: DatasetOptions, directory: Path) -> list[FollowingWriter]:

@@ -16,7 +16,7 @@ from mindone.models.share4v.suggestions import unknown
 from .api import describe_job
 from .keywords import KEYWORDS, DatasetKeywords
 from .prompts.styles import STYLES
-from .state.job_description import changed_settings
+from .state.job_description import changed_settings, with_model_files
 from .state.regular_files import open_input
 from .text_specs import TextSpec
 
@@ -267,7 +267,7 @@ def _check_same(path: str | os.PathLike[str], job: Mapping[str, Any], keywords: 
     inputs: Sequence[str] = values.pop(_INPUTS)
     described = json.loads(json.dumps(describe_job(inputs, values)))
     changes = changed_settings(job, described)
-    if described != job:
+    if with_model_files(described, {}) != with_model_files(job, {}):
         names = ", ".join(change.argument for change in changes) or "some of them"
         raise ValueError(
             f"{os.fspath(path)}: it has settings that no flag or keyword sets, or those of another version ({names}): "

@@ -27,7 +27,7 @@ from .rules.retries import breaks_rules, broken_rules, fault_error
 from .state.atomic_files import atomic_write, count_lines
 from .state.bounded_reading import read_json
 from .state.existing_captions import KEPT_EXISTING, merge_captions, needs_caption
-from .state.job_description import SettingsChangedError, changed_settings, same_results
+from .state.job_description import SettingsChangedError, changed_settings, model_files, same_results
 from .state.journal import Journal, write_failed
 from .state.listing import Listing
 from .state.paths import (
@@ -194,6 +194,10 @@ class JobState(AbstractContextManager["JobState"]):
                 "write: run the same caption-dataset command again"
             )
         return stored
+
+    def stored_model_files(self) -> dict[str, str]:
+        """Return what the stored settings say about the content of the model's files, by part."""
+        return model_files(self._stored_description())
 
     def is_described_by(self, description: Mapping[str, Any]) -> bool:
         """Return whether the stored settings are equal to these, except for those that may change."""

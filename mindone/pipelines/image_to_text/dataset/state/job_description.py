@@ -20,12 +20,16 @@ _ARGUMENTS: dict[str, str | None] = {
     "captions.rules.required_words": "require",
     "formats": "format",
     "model.adapter_files": "adapter",
+    "model.model_files.model": "model",
+    "model.model_files.vision_tower": "vision_tower",
+    "model.model_files.adapter": "adapter",
     "prompts.every": "every_prompt",
     "prompts.prompts": "prompt",
     "sources.caption_root": "caption_root",
     "sources.frame_mode": "frame_grid",
     "sources.ignored": None,
 }
+_MODEL_FILES = "model_files"  # digests by part; a part that is not in both descriptions is unknown, and no difference
 # Outputs are written again if these differ; the records remain valid.
 _OF_OUTPUTS = ("sinks.template", "sinks.fit", "sinks.text_templates", "sinks.text_fits")
 # A pass that captions only the inputs that failed may have other values of these; the other records remain valid.
@@ -125,6 +129,25 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
     return tuple(changes.values())
 
 
+def with_model_files(description: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """Return a description that states what the model's files contain, by part, and nothing if `files` is empty.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.state.job_description import with_model_files
+        >>> with_model_files({"model": {"model": "m"}}, {"model": "files with the digest ab"})
+        {'model': {'model': 'm', 'model_files': {'model': 'files with the digest ab'}}}
+    """
+    model = {name: value for name, value in description["model"].items() if name != _MODEL_FILES}
+    return {**description, "model": {**model, **({_MODEL_FILES: dict(files)} if files else {})}}
+
+
+def model_files(description: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a description states about the content of the model's files, by part."""
+    model = description.get("model")
+    stated = model.get(_MODEL_FILES) if isinstance(model, Mapping) else None
+    return dict(stated) if isinstance(stated, Mapping) else {}
+
+
 def _split_text(name: str) -> tuple[str, str]:
     """Return the text that a setting is of, as "texts.short", and the setting's name in it; "" if it is the job's."""
     parts = name.split(".", 2)
@@ -135,7 +158,10 @@ def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, 
     """Return dotted name, old value and new value of everything that differs."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         found = []
+        is_known = name == f"model.{_MODEL_FILES}"
         for key in sorted({*before, *now}):
+            if (is_known or (name == "model" and key == _MODEL_FILES)) and not (key in before and key in now):
+                continue
             found += _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
         return found
     return [] if before == now else [(name, before, now)]
