@@ -43,7 +43,7 @@ def run(arguments: Namespace) -> int:
         print_error(f"error: cannot listen on {options.host}:{options.port}: {error.strerror}{advice}")
         return USAGE_ERROR
     address = server.address_of(listener)
-    print_error(f"listening on {address}; loading {arguments.model} ...")
+    print_error(f"listening on {address}; loading {' + '.join([arguments.model, *(arguments.adapter or ())])} ...")
     if not (options.is_loopback or options.api_keys):
         print_error("warning: anyone who can connect may use this server, since --without-key is set")
 
@@ -131,8 +131,13 @@ def server_options(arguments: Namespace) -> ServerOptions:
         "choices": arguments.max_choices,
         "new_tokens": arguments.max_new_tokens,
     }
+    name, adapters = PurePath(arguments.model).name or arguments.model, arguments.adapter or {}
     return ServerOptions(
-        model_name=arguments.served_name or PurePath(arguments.model).name or arguments.model,
+        model_name=arguments.served_name or name,
+        base_model=name,
+        adapters=tuple(
+            PurePath(path).name + (f":{weight:g}" if weight != 1 else "") for path, weight in adapters.items()
+        ),
         max_batch=arguments.max_batch,
         **network_options(arguments),
         allow_url_hosts=tuple(arguments.allow_url_hosts),

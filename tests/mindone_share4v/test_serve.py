@@ -162,3 +162,12 @@ def test_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHARE4V_API_KEY", "one,two")
     options = server_options(build_parser().parse_args(["serve", "--host", "0.0.0.0", "--model", "/models/my-7b/"]))
     assert options.api_keys == ("one", "two") and options.model_name == "my-7b"
+
+
+def test_the_base_and_its_adapters_are_told_apart() -> None:
+    from mindone_share4v.cli import build_parser
+    from mindone_share4v.commands.serve import server_options
+
+    flags = ["--model", "/models/my-7b/", "--adapter", "/loras/birds:0.5", "--adapter", "owner/cats"]
+    options = server_options(build_parser().parse_args(["serve", *flags, "--served-name", "mine"]))
+    assert (options.model_name, options.base_model, options.adapters) == ("mine", "my-7b", ("birds:0.5", "cats"))

@@ -86,6 +86,7 @@ class PromptBuilder:
         stop_strings: of the template.
         context_length: of the model, in tokens.
         vocabulary: number of token ids.
+        has_vision: whether the model can see images.
     """
 
     def __init__(self, pipeline: Pipeline, reader: ImageReader, limits: Limits) -> None:
@@ -97,6 +98,7 @@ class PromptBuilder:
         self.stop_strings = pipeline.template().stop_strings
         self.context_length: int = config.text_config.context_length
         self.vocabulary: int = config.text_config.vocab_size
+        self.has_vision: bool = config.has_vision
         self._patches: int = config.num_image_tokens
 
     def chat(self, turns: Sequence[Turn], param: str = "messages") -> Prompt:

@@ -86,6 +86,8 @@ class ServerOptions:
 
     Attributes:
         model_name: the name that requests use for the model.
+        base_model: name of the checkpoint, without the path to it; by default model_name.
+        adapters: names of the LoRA adapters that were merged into it, with their weights, such as "my-lora:0.75".
         host: address to listen on.
         port: 0 takes a free port.
         max_batch: sequences that are decoded together.
@@ -104,6 +106,8 @@ class ServerOptions:
     """
 
     model_name: str
+    base_model: str = ""
+    adapters: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
     max_batch: int = 8

@@ -184,14 +184,14 @@ class Handlers:
     def _show(self, values: Mapping[str, Any]) -> dict[str, Any]:
         if "name" in values:
             self._service.check_model({"model": values["name"]})
-        length = self._service.check_ready().context_length
+        builder = self._service.check_ready()
         return {
             "modelfile": "",
             "parameters": "",
             "template": "",
             "details": self._details(),
-            "model_info": {"general.architecture": "share4v", "share4v.context_length": length},
-            "capabilities": ["completion", "vision"],
+            "model_info": {"general.architecture": "share4v", "share4v.context_length": builder.context_length},
+            "capabilities": ["completion", "vision"] if builder.has_vision else ["completion"],
             "modified_at": self._modified,
         }
 
@@ -218,6 +218,11 @@ class Handlers:
     def _model(self) -> dict[str, Any]:
         builder = self._service.check_ready()
         own = {"id": self._name, "object": "model", "created": self._service.created, "owned_by": "mindone-share4v"}
+        # As vLLM lists a LoRA: `root` is what was loaded, and `parent` the model that it adapts.
+        options = self._service.options
+        base = options.base_model or self._name
+        own |= {"root": " + ".join(options.adapters) or base, "parent": base if options.adapters else None}
+        own["adapters"] = list(options.adapters)
         anthropic = {"type": "model", "display_name": self._name, "created_at": self._modified}
         return {**own, **anthropic, "max_model_len": builder.context_length}
 

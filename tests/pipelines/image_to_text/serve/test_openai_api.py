@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from helpers.serving import MODEL, SCENE, Live, chat
+from helpers.serving import MODEL, SCENE, Live, chat, serving
 
 QUESTIONS = ("Describe this image", "What is in the bottom right?", "Is there a circle?", "Where are the stars?")
 
@@ -205,3 +205,16 @@ def test_models(client: openai.OpenAI) -> None:
     assert client.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
+
+
+def test_the_base_model_and_its_adapters_are_listed(tiny: Any) -> None:
+    """As vLLM lists a LoRA: `root` is what was loaded, `parent` the model that it adapts."""
+    with serving(tiny, model_name="mine", base_model="my-7b", adapters=("birds:0.5", "cats")) as running:
+        (listed,) = running.get("/v1/models").json()["data"]
+    assert (listed["id"], listed["root"], listed["parent"]) == ("mine", "birds:0.5 + cats", "my-7b")
+    assert listed["adapters"] == ["birds:0.5", "cats"]
+
+
+def test_a_model_without_adapters_has_no_parent(live: Live) -> None:
+    (listed,) = live.get("/v1/models").json()["data"]
+    assert (listed["id"], listed["root"], listed["parent"], listed["adapters"]) == (MODEL, MODEL, None, [])
