@@ -9,7 +9,7 @@ from typing import Any
 
 MODELS = (
     "sharegpt4v-tiny, sharegpt4v-7b, sharegpt4v-13b, llava-1.5-7b, a directory, a GGUF file, or owner/name on the "
-    "Hugging Face hub"
+    "Hugging Face hub, with :Q4_0 or :FILE for one of its GGUF models"
 )
 
 
@@ -93,8 +93,8 @@ def add_adapter_argument(group: _ArgumentGroup) -> None:
         "--adapter",
         action=AdapterAction,
         metavar="DIR[:WEIGHT]",
-        help="directory of a LoRA adapter, as PEFT or LLaVA writes it, to merge into the weights before they are "
-        "rounded; WEIGHT scales it (default: 1); can be repeated",
+        help="directory of a LoRA adapter, as PEFT or LLaVA writes it, or owner/name of its repository on the Hugging "
+        "Face hub, to merge into the weights before they are rounded; WEIGHT scales it (default: 1); can be repeated",
     )
 
 
