@@ -120,6 +120,15 @@ def make_projector(config: Share4VConfig, dtype: str, packed: bool) -> Any:
     return build_projector(config, cell_dtype(dtype, config))
 
 
+def make_vision(config: Share4VConfig, chosen: Components, dtype: str) -> tuple[Any, Any]:
+    """Build the vision tower and the projector; None for both if the model is for texts only."""
+    if not config.has_vision:
+        return None, None
+    packed = runs_on_kernels(chosen.vision_tower)
+    tower = chosen.vision_tower(config, dtype if packed else cell_dtype(dtype, config))
+    return tower, make_projector(config, dtype, packed)
+
+
 def cell_dtype(dtype: str, config: Share4VConfig) -> str:
     """Return the dtype of a vision tower or projector of cells in a model of `dtype`, or one that cells have here."""
     operators = device_operators()

@@ -15,20 +15,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .backends import (
-    Components,
-    cell_dtype,
-    check_stored_integers,
-    choose_components,
-    make_projector,
-    open_checkpoint,
-)
+from .backends import check_stored_integers, choose_components, make_vision, open_checkpoint
 from .concurrency import MINDSPORE, FairLock, check_process, claim_process
 from .configuration import Share4VConfig
 from .generation.arguments import GenerationConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
-from .generation.prefill import Prompts, check_context
+from .generation.prefill import Prompts, check_length
 from .hugging_face import MODEL
 from .inputs import as_numpy, check_pixels, embedding_table
 from .interface import ModelInterface
@@ -104,21 +97,13 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         """Make the components, without weights, and the caches for them."""
         chosen = choose_components(dtype, *self._choices)
         self.dtype = dtype
-        self.vision_tower, self.mm_projector = self._vision(chosen, dtype)
+        self.vision_tower, self.mm_projector = make_vision(self.config, chosen, dtype)
         if runs_on_kernels(chosen.language_model):
             self.language_model = chosen.language_model(self.config, dtype, self._choices[-1])
         else:
             self.language_model = chosen.language_model(self.config, dtype)
         self._features = ImageFeatures(self.vision_tower, self.mm_projector)
         self._make_caches()
-
-    def _vision(self, chosen: Components, dtype: str) -> tuple[Any, Any]:
-        """Return the vision tower and the projector; None for both if the model is for texts only."""
-        if not self.config.has_vision:
-            return None, None
-        packed = runs_on_kernels(chosen.vision_tower)
-        tower = chosen.vision_tower(self.config, dtype if packed else cell_dtype(dtype, self.config))
-        return tower, make_projector(self.config, dtype, packed)
 
     def _make_caches(self) -> None:
         self._caches: WeakSet[KVCache] = WeakSet()
@@ -461,7 +446,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
         if embeds.ndim != 3 or embeds.shape[-1] != hidden:
             raise ValueError(f"inputs_embeds must be [B, T, {hidden}], got {list(embeds.shape)}")
         plan = plan_merge(np.zeros(embeds.shape[:2], np.int64), mask, 0, 0)
-        self._check_length(int(plan.lengths.max()), context_length)
+        check_length(int(plan.lengths.max()), context_length, self.config.text_config)
         if not np.isfinite(as_numpy(embeds)).all():
             raise ValueError("inputs_embeds are not all finite numbers")
         with MINDSPORE:  # `astype` is an operator of MindSpore's
@@ -483,7 +468,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
             self._check_features(image_features, pixels)
         images = len(pixels) if image_features is None else len(image_features)
         plan = plan_merge(ids, mask, images, self.config.num_image_tokens, self.config.image_token_id)
-        self._check_length(int(plan.lengths.max()), context_length)
+        check_length(int(plan.lengths.max()), context_length, self.config.text_config)
         placed = plan.place(ids, -1)  # [B, T]
         vocabulary = self.config.text_config.vocab_size
         check_vocabulary(plan, placed, vocabulary)
@@ -499,11 +484,6 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
             ]
         table = stack_rows([embeds] if image_features is None else [embeds, image_features])
         return Prompts(table, plan.index, placed, plan.lengths, names)
-
-    def _check_length(self, longest: int, context_length: int | None) -> None:
-        if context_length is not None:
-            check_context(longest, context_length)
-        self.config.text_config.check_window(longest)
 
     def _check_features(self, image_features: Tensor, pixels: np.ndarray) -> None:
         patches, hidden = self.config.num_image_tokens, self.config.text_config.hidden_size

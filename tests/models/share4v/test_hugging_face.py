@@ -201,7 +201,7 @@ def test_a_conversion_that_fails_leaves_the_model_as_it_was(
     steps = [
         (chosen.vision_tower, "__init__"),
         (chosen.language_model, "__init__"),
-        (modeling, "make_projector"),
+        (backends, "make_projector"),
         (casting, "fill_parameters"),
         (modeling, "ImageFeatures"),
         *([(casting, "fill")] if backend == "kernels" else []),

@@ -56,6 +56,22 @@ def check_context(longest: int, context_length: int) -> None:
         )
 
 
+def check_length(longest: int, context_length: int | None, text: TextConfig) -> None:
+    """Check the longest of several sequences, before anything is computed.
+
+    Args:
+        longest: number of its tokens.
+        context_length: of the model, if an answer is generated; None if the sequence is only read.
+        text: its window of attention limits what is read, too.
+
+    Raises:
+        ValueError: it is too long.
+    """
+    if context_length is not None:
+        check_context(longest, context_length)
+    text.check_window(longest)
+
+
 def require_finite(logits: np.ndarray, cache: KVCache) -> np.ndarray:
     """Return `logits` if all are finite; otherwise reset `cache`, which may hold NaNs, and raise.
 
