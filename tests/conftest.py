@@ -85,6 +85,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def echo_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of this process have no model: each question is its answer."""
+    from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
+
+    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+
+
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentencepiece model of 400 pieces with LLaMA's options, trained on random sentences."""

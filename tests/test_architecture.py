@@ -43,7 +43,8 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("state",),),
         (("readers",), ("rules",)),
         (("prompts",),),
-        (("writers",), ("report", "audit")),
+        (("writers",),),
+        (("report", "audit"),),  # of what the writers write
         (("options", "keywords", "text_specs"),),
         (("inference",),),
         (("executors",),),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, _ArgumentGroup
 
-from .common import add_generation_arguments, add_model_arguments, add_pixels_argument
+from .common import add_generation_arguments, add_model_arguments, add_pixels_argument, add_url_arguments
 
 HELP = "caption a data set; can be interrupted and resumed"
 STATUS = "starting MindSpore"
@@ -32,7 +32,7 @@ exit status: 0 success, 1 some inputs failed, 2 usage error, 3 stopped (run the 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add every argument of the command."""
     _add_input_arguments(parser)
-    _add_url_arguments(parser)
+    add_url_arguments(parser)
     _add_output_arguments(parser)
     _add_job_arguments(parser)
     _add_prompt_arguments(parser)
@@ -118,45 +118,6 @@ def _add_table_arguments(group: _ArgumentGroup) -> None:
         "--encoding",
         metavar="NAME",
         help="encoding of tables and lists, such as cp1252 or gbk (default: UTF-8, or UTF-16 if the file says so)",
-    )
-
-
-def _add_url_arguments(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("images at URLs of a table or a list")
-    group.add_argument(
-        "--url-attempts",
-        type=int,
-        metavar="N",
-        help="maximum number of requests for an image that is busy or fails by chance (default: 3)",
-    )
-    group.add_argument(
-        "--url-seconds",
-        type=float,
-        metavar="SECONDS",
-        help="maximum duration of one of them (default: 120)",
-    )
-    group.add_argument("--url-bytes", type=int, metavar="N", help="maximum size of an image (default: 268435456)")
-    group.add_argument(
-        "--url-per-host",
-        type=int,
-        metavar="N",
-        help="maximum number of requests to one host at a time; see also --workers (default: 4)",
-    )
-    group.add_argument(
-        "--url-private",
-        action="store_true",
-        help="allow hosts whose addresses are not public, such as those of your own network (default: an error)",
-    )
-    group.add_argument(
-        "--user-agent-token",
-        metavar="NAME",
-        help="name of the crawler, to servers and in their opt-outs (default: mindone-share4v)",
-    )
-    group.add_argument(
-        "--disallowed-header-directives",
-        metavar="LIST",
-        help="do not use images whose header X-Robots-Tag has one of these; '' uses all (default: "
-        "noai,noimageai,noindex,noimageindex)",
     )
 
 

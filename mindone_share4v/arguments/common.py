@@ -227,3 +227,43 @@ def add_pixels_argument(group: _ArgumentGroup) -> None:
 def add_json_argument(group: _ArgumentGroup) -> None:
     """Add --json for commands that print one record per line."""
     group.add_argument("--json", action="store_true", help="print one JSON object per line")
+
+
+def add_url_arguments(parser: ArgumentParser, see: str = "; see also --workers") -> None:
+    """Add the group about downloads; `see` names a flag that limits them too."""
+    group = parser.add_argument_group("images at URLs of a table or a list")
+    group.add_argument(
+        "--url-attempts",
+        type=int,
+        metavar="N",
+        help="maximum number of requests for an image that is busy or fails by chance (default: 3)",
+    )
+    group.add_argument(
+        "--url-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="maximum duration of one of them (default: 120)",
+    )
+    group.add_argument("--url-bytes", type=int, metavar="N", help="maximum size of an image (default: 268435456)")
+    group.add_argument(
+        "--url-per-host",
+        type=int,
+        metavar="N",
+        help=f"maximum number of requests to one host at a time{see} (default: 4)",
+    )
+    group.add_argument(
+        "--url-private",
+        action="store_true",
+        help="allow hosts whose addresses are not public, such as those of your own network (default: an error)",
+    )
+    group.add_argument(
+        "--user-agent-token",
+        metavar="NAME",
+        help="name of the crawler, to servers and in their opt-outs (default: mindone-share4v)",
+    )
+    group.add_argument(
+        "--disallowed-header-directives",
+        metavar="LIST",
+        help="do not use images whose header X-Robots-Tag has one of these; '' uses all (default: "
+        "noai,noimageai,noindex,noimageindex)",
+    )

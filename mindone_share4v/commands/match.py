@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from argparse import Namespace
+from pathlib import Path
 from statistics import fmean, quantiles
 from typing import TYPE_CHECKING, Any
 
 from ..printing import one_line, print_error, print_json, print_text
-from .common import model_options, usage_error
+from ..signals import INTERRUPTED, raise_interrupt, signal_handler
+from .common import model_options, usage_error, with_flags
 from .exit_status import DONE, SOME_FAILED
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from mindone.pipelines.image_to_text.evaluation.match_table import Check, MatchSummary, Score
 
 _SHOWN_PROBLEMS = 5
@@ -18,23 +24,35 @@ _SHOWN_PROBLEMS = 5
 
 def run(arguments: Namespace) -> int:
     """Score the rows, print a summary, and return the exit status."""
+    from tqdm import tqdm
+
+    from mindone.pipelines.image_to_text.dataset.keywords import download_options
     from mindone.pipelines.image_to_text.evaluation.match_table import add_match
 
+    progress = _Progress(tqdm(unit="row", dynamic_ncols=True, disable=not sys.stderr.isatty()))
     try:
         if arguments.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}")
         if not arguments.clip and not arguments.verify:
             raise ValueError("there is nothing to add to the table: give --clip DIR, --verify or both")
-        summary = add_match(
-            arguments.table,
-            _score(arguments),
-            _check(arguments),
-            out=arguments.out,
-            image_column=arguments.image_column,
-            caption_column=arguments.caption_column,
-            image_root=arguments.image_root,
-            batch_size=arguments.batch_size,
-        )
+        with progress.bar, signal_handler(raise_interrupt):
+            summary = add_match(
+                arguments.table,
+                _score(arguments),
+                _check(arguments),
+                out=arguments.out,
+                image_column=arguments.image_column,
+                caption_column=arguments.caption_column,
+                image_root=arguments.image_root,
+                batch_size=arguments.batch_size,
+                encoding=arguments.encoding,
+                downloads=download_options(vars(arguments)),
+                resume=_functions(arguments),
+                on_rows=progress.on_rows,
+            )
+    except KeyboardInterrupt:
+        print_error("interrupted; the same command continues after the scores that were computed")
+        return INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         return usage_error(arguments, error)
     result = _result(summary)
@@ -46,10 +64,36 @@ def run(arguments: Namespace) -> int:
         parts = [f"{summary.rows:,} rows"]
         parts += [scores] if arguments.clip else []
         parts += [f"{summary.contradicted:,} with contradictions"] if arguments.verify else []
+        parts += [f"{summary.resumed:,} of an interrupted command"] if summary.resumed else []
         print_text(one_line(f"{summary.path}: {', '.join(parts)}; {summary.failed:,} rows failed"))
     for problem in summary.problems[:_SHOWN_PROBLEMS]:
-        print_error(one_line(problem))
+        print_error(one_line(with_flags(arguments, problem)))
     return SOME_FAILED if summary.failed else DONE
+
+
+class _Progress:
+    """A bar on a terminal, otherwise a line every minute."""
+
+    LINE_SECONDS = 60.0
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self.bar, self._last_line = bar, time.monotonic()
+
+    def on_rows(self, rows: int, failed: int) -> None:
+        """Called after every batch."""
+        self.bar.update(rows - self.bar.n)
+        if self.bar.disable and time.monotonic() - self._last_line >= self.LINE_SECONDS:
+            self._last_line = time.monotonic()
+            print_error(f"{rows:,} rows, {failed:,} of them failed")
+
+
+def _functions(arguments: Namespace) -> dict[str, Any]:
+    """Return what computes the columns; scores of an interrupted command with anything else are not continued."""
+    clip = Path(arguments.clip) if arguments.clip else None
+    files = sorted(clip.iterdir()) if clip is not None and clip.is_dir() else []
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
+    model = {name: str(value) for name, value in sorted(model_options(arguments).items())} if arguments.verify else {}
+    return {"clip": None if clip is None else [str(clip.absolute()), states], "model": model}
 
 
 def _score(arguments: Namespace) -> Score | None:

@@ -26,6 +26,14 @@ def png(number: int) -> bytes:
     return file.getvalue()
 
 
+def write_photos(folder: Path, names: int | Sequence[str]) -> Path:
+    """Write a folder of PNG images, different from each other: a number of them, 0.png first, or of these names."""
+    folder.mkdir(parents=True)
+    for number, name in enumerate(map(str, range(names)) if isinstance(names, int) else names):
+        (folder / f"{name}.png").write_bytes(png(number))
+    return folder
+
+
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mode: str = "w", **header: Any) -> None:
     """Write an archive."""
     with tarfile.open(path, mode) as archive:

@@ -16,13 +16,11 @@ import pytest
 from helpers.jobs import png
 
 from mindone.pipelines.image_to_text import caption_dataset
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone_share4v.cli import main
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+def job(tmp_path: Path, echo_executor: None) -> Path:
     (tmp_path / "photo.png").write_bytes(png(1))
     caption_dataset(tmp_path / "photo.png", out=str(tmp_path / "captions.jsonl"), prompt="A picture")
     return tmp_path / "captions.jsonl"

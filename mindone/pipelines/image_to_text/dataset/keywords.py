@@ -243,7 +243,7 @@ def build_options(
         values["request_fields"] = _json_object("request_fields", values["request_fields"])
     _check_keywords([*keywords], [name for name, given in objects.items() if given is not None], [*values])
     rules = TextRules(**_fields(values, RuleKeywords))
-    downloads = DownloadOptions(**_fields(values, DownloadKeywords))
+    downloads = download_options(values)
     writers = WriterOptions(**_fields(values, WriterKeywords))
     executor = ExecutorOptions(**_fields(values, ExecutorKeywords))
     made = DatasetOptions(
@@ -255,6 +255,16 @@ def build_options(
         options=options or JobOptions(**_fields(values, JobKeywords), writers=writers, executor=executor),
     )
     return _with_texts(made, read_texts(values.get("texts") or ()))
+
+
+def download_options(values: Mapping[str, Any]) -> DownloadOptions:
+    """Return how images at URLs are downloaded, from keywords among others; one that is None has its default.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    given = {name: _plain(name, value) for name, value in values.items() if value is not None}
+    return DownloadOptions(**_fields(given, DownloadKeywords))
 
 
 def _with_texts(job: DatasetOptions, specs: Sequence[TextSpec]) -> DatasetOptions:

@@ -6,25 +6,25 @@ same name. `contradictions` are words of a caption that a captioning model does 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from itertools import islice, zip_longest
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
-from mindone.models.share4v.suggestions import unknown
 
-from ..dataset.readers import ItemError, ReaderOptions, list_inputs, read_item
+from ..dataset.readers import ItemError, ReaderOptions, read_item
+from ..dataset.readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
 from ..dataset.readers.rows import IMAGE_COLUMNS
+from ..dataset.report.match_scores import match_table
 from ..dataset.state.atomic_files import atomic_write
-from ..dataset.state.records import dumps
 from .caption_files import CAPTION_COLUMNS
+from .match_images import WithImages, images_of_job, images_of_rows
+from .match_progress import MatchProgress, Values, digest_of_files
+from .scored_tables import TABLE_FORMATS, Row, Scored, Table, chosen_column, find_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from .verify import Contradiction
 
 MATCH, CONTRADICTIONS = "match", "contradictions"
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_DECIMALS = 4
+_OF_JOBS = {"key", "source"}  # columns of a job's own tables
 _MAX_PROBLEMS = 100
 # Images and texts -> a value for each.
 Score = Callable[[Sequence["PILImage"], Sequence[str]], Iterable[Any]]
@@ -52,6 +51,7 @@ class MatchSummary:
         contradicted: number of rows with contradictions.
         failed: number of rows that could not be scored; their cells are empty.
         problems: the first of them, with the reasons.
+        resumed: number of rows whose values an interrupted call had computed.
     """
 
     path: Path
@@ -60,6 +60,7 @@ class MatchSummary:
     contradicted: int = 0
     failed: int = 0
     problems: list[str] = field(default_factory=list)
+    resumed: int = 0
 
 
 def add_match(
@@ -72,19 +73,31 @@ def add_match(
     caption_column: str | None = None,
     image_root: str | Path | None = None,
     batch_size: int = 16,
+    encoding: str | None = None,
+    downloads: DownloadOptions = DEFAULT_DOWNLOADS,
+    resume: Mapping[str, Any] | None = None,
+    on_rows: Callable[[int, int], None] | None = None,
 ) -> MatchSummary:
     """Write a table again, with the columns `match` and `contradictions` of each row's image and caption.
 
     Args:
-        table: .csv, .tsv, .jsonl or .parquet file.
+        table: .csv, .tsv, .json (a list of objects), .jsonl or .parquet file; or a folder with one table that
+            `caption_dataset` wrote, which may be in Parquet parts. Of a job's own table, with the job's state directory
+            beside it, the images are the job's inputs, wherever they are: also in archives and at URLs.
         score: computes the column `match` of a batch, such as `ClipScorer.scores`.
-        check: finds the contradictions of a batch, such as `Verifier.check`; they are a list in JSONL, and in other
+        check: finds the contradictions of a batch, such as `Verifier.check`; they are a list in JSON, and in other
             tables the same as JSON text.
-        out: file to write; by default `table` with "_match" after its name, as Open-Sora's tool does.
+        out: file to write; by default `table` with "_match" after its name, as Open-Sora's tool does, and
+            captions_match.parquet in the folder of Parquet parts. Texts are UTF-8.
         image_column, caption_column: by default "path", "source" or what `caption_dataset` takes for images; and
             "caption", "text" or another name of captions. Of a list of captions, the first counts.
         image_root: directory of relative paths; by default the current one for "source", else the table's.
         batch_size: number of rows that are scored together.
+        encoding: of a text file; by default UTF-8, or UTF-16 if the file says so.
+        downloads: how images at URLs are downloaded.
+        resume: what tells `score` and `check` apart from others, as JSON values. With it, values are stored as soon as
+            they are computed, in a file beside `out`; after an interruption, the same call computes only the others.
+        on_rows: called after every batch with the number of rows so far, and that of rows that could not be scored.
 
     Raises:
         ValueError: the table's kind is unknown, it has no such columns, or there is nothing to add.
@@ -96,83 +109,105 @@ def add_match(
         >>> add_match("open_sora.csv", ClipScorer("clip-vit-large-patch14").scores).path  # doctest: +SKIP
         PosixPath('open_sora_match.csv')
     """
-    table = Path(table)
     functions = {name: function for name, function in ((MATCH, score), (CONTRADICTIONS, check)) if function is not None}
     if not functions:
         raise ValueError("there is nothing to add to the table: give score (--clip) or check (--verify)")
-    if table.suffix.lower() not in _FORMATS:
-        raise ValueError(f"{table}: expected a table that ends in {', '.join(_FORMATS)}; a job writes one with format")
-    if not table.is_file():
-        raise FileNotFoundError(f"{table}: there is no such file")
-    names = _FORMATS[table.suffix.lower()].names(table)
-    image = _chosen(table, "image", image_column, ("path", "source", *IMAGE_COLUMNS), names)
-    caption = _chosen(table, "caption", caption_column, CAPTION_COLUMNS, names)
-    root = image_root if image_root is not None else "." if image == "source" else None
-    options = ReaderOptions(image_column=image, image_root=None if root is None else str(root))
-    summary = MatchSummary(Path(out) if out is not None else table.with_name(f"{table.stem}_match{table.suffix}"))
-    if summary.path.exists() and summary.path.samefile(table):
-        raise ValueError(f"{table} is read while {summary.path} is written: choose another name (out, --out)")
-    scored = partial(_scored, list_inputs([str(table)], options), caption, functions, batch_size, summary)
-    with atomic_write(summary.path) as file:
-        _FORMATS[table.suffix.lower()].copy(table, file, scored, tuple(functions))
+    found = find_table(Path(table), encoding)
+    names = TABLE_FORMATS[found.suffix].names(found)
+    caption = chosen_column(found, "caption", caption_column, CAPTION_COLUMNS, names)
+    images = None
+    if image_column is None and image_root is None and names and set(names) >= _OF_JOBS:
+        images = images_of_job(found)
+    if images is None:
+        image_column = chosen_column(found, "image", image_column, ("path", "source", *IMAGE_COLUMNS), names)
+        root = image_root if image_root is not None else "." if image_column == "source" else None
+        root = None if root is None else str(root)
+        images = images_of_rows(found, ReaderOptions(image_column=image_column, image_root=root, encoding=encoding))
+    summary = MatchSummary(Path(out) if out is not None else match_table(found.path))
+    if summary.path.exists() and any(summary.path.samefile(file) for file in found.files):
+        raise ValueError(f"{found.path} is read while {summary.path} is written: choose another name (out, --out)")
+    report = on_rows or (lambda rows, failed: None)
+    scoring = _Scoring(summary, images, caption, functions, batch_size, downloads, report)
+    with ExitStack() as stack:
+        if resume is not None:
+            settings = {**_inputs(found, caption, image_column, image_root), "functions": sorted(functions), **resume}
+            scoring.progress = stack.enter_context(closing(MatchProgress(summary.path, settings)))
+            summary.resumed = scoring.progress.known
+        with atomic_write(summary.path) as file:
+            TABLE_FORMATS[found.suffix].copy(found, file, scoring.scored, tuple(functions))
+        if scoring.progress is not None:
+            scoring.progress.remove()
     return summary
 
 
-def _chosen(table: Path, what: str, given: str | None, known: Sequence[str], names: Sequence[str]) -> str:
-    if given is not None:
-        if given not in names:
-            raise ValueError(f"{table}: {unknown('column', given, names)}")
-        return given
-    found = next((name for name in known if name in names), None)
-    if found is None:
-        shown = ", ".join(map(repr, names[:20]))
-        raise ValueError(f"{table}: no column of {what}s among {shown}; name it with {what}_column (--{what}-column)")
-    return found
+def _inputs(table: Table, caption: str, image: str | None, root: str | Path | None) -> dict[str, Any]:
+    """Return what says, of an interrupted call, that it read the same rows."""
+    place = None if root is None else str(Path(root).absolute())
+    return {"table": digest_of_files(table.files), "caption": caption, "image": image, "root": place}
 
 
-Row = Mapping[str, Any]
-Scored = Iterator[tuple[Row, Mapping[str, Any]]]  # rows with their new columns
+@dataclass
+class _Scoring:
+    """Computes the new columns of the rows, in batches; those of an interrupted call are read from its progress."""
 
+    summary: MatchSummary
+    images: WithImages
+    caption: str
+    functions: Mapping[str, Callable[[Sequence[PILImage], Sequence[str]], Iterable[Any]]]
+    batch_size: int
+    downloads: DownloadOptions
+    on_rows: Callable[[int, int], None]
+    progress: MatchProgress | None = None
 
-def _scored(
-    items: Iterator[Item],
-    caption: str,
-    functions: Mapping[str, Callable[[Sequence[PILImage], Sequence[str]], Iterable[Any]]],
-    batch_size: int,
-    summary: MatchSummary,
-    rows: Iterator[Row],
-) -> Scored:
-    """Yield each row with its new columns, which are empty if it cannot be scored."""
-    pairs = zip_longest(rows, items)
-    while batch := list(islice(pairs, batch_size)):
+    def scored(self, rows: Iterator[Row]) -> Scored:
+        """Yield each row with its new columns, which are empty if it cannot be scored."""
+        known = () if self.progress is None else self.progress.values()
+        stored = 0 if self.progress is None else self.progress.known
+        triples = zip(self.images(rows), chain(known, repeat(None)))  # noqa: B905  rows end
+        done = 0
+        while batch := list(islice(triples, self.batch_size)):
+            values: list[Values | None] = [earlier for _, earlier in batch]
+            missing = [index for index, value in enumerate(values) if value is None]
+            for index, value in zip(missing, self._computed([batch[index][0] for index in missing]), strict=True):
+                values[index] = value
+            if self.progress is not None:
+                self.progress.add(values[max(stored - done, 0) :])
+            done += len(batch)
+            self._count(values)
+            self.on_rows(done, self.summary.failed)
+            empty = dict.fromkeys(self.functions)
+            yield from ((row, empty | dict(value or {})) for ((row, _), _), value in zip(batch, values, strict=True))
+
+    def _computed(self, pairs: Sequence[tuple[Row, Item]]) -> list[Values | None]:
         images: list[PILImage] = []
         texts: list[str] = []
         indices = []
-        for index, (row, item) in enumerate(batch):
-            if row is None or item is None:
-                raise ValueError("the table changed while it was read: run the command again")
-            text = _text(row.get(caption))
+        for index, (row, item) in enumerate(pairs):
             try:
-                if text is None:
-                    raise ItemError(f"there is no {caption!r}")
-                frames = read_item(item).frames
+                texts_of_row = _text(row, self.caption)
+                frames = read_item(item, self.downloads).frames
                 image = load_image(frames[len(frames) // 2])
             except (ItemError, ImageLoadError, OSError, ValueError, MemoryError) as error:
-                summary.failed += 1
-                if len(summary.problems) < _MAX_PROBLEMS:
-                    summary.problems.append(f"{item.source}: {error}")
+                if len(self.summary.problems) < _MAX_PROBLEMS:
+                    self.summary.problems.append(f"{item.source}: {error}")
                 continue
             images.append(image)
-            texts.append(text)
+            texts.append(texts_of_row)
             indices.append(index)
-        values: list[dict[str, Any]] = [{} for _ in batch]
-        for name, function in functions.items() if images else ():
+        computed: list[dict[str, Any] | None] = [None] * len(pairs)
+        for index in indices:
+            computed[index] = {}
+        for name, function in self.functions.items() if images else ():
             for index, value in zip(indices, function(images, texts), strict=True):
-                values[index][name] = _plain(name, value)
-        summary.rows += len(indices)
-        summary.scores += [value[MATCH] for value in values if MATCH in value]
-        summary.contradicted += sum(bool(value.get(CONTRADICTIONS)) for value in values)
-        yield from ((row, dict.fromkeys(functions) | value) for (row, _), value in zip(batch, values, strict=True))
+                computed[index] = {**(computed[index] or {}), name: _plain(name, value)}
+        return list(computed)
+
+    def _count(self, values: Sequence[Values | None]) -> None:
+        done = [value for value in values if value is not None]
+        self.summary.rows += len(done)
+        self.summary.failed += len(values) - len(done)
+        self.summary.scores += [value[MATCH] for value in done if MATCH in value]
+        self.summary.contradicted += sum(bool(value.get(CONTRADICTIONS)) for value in done)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -180,150 +215,21 @@ def _plain(name: str, value: Any) -> Any:
     return float(value) if name == MATCH else [asdict(one) for one in value]
 
 
-def _cell(name: str, value: Any) -> Any:
-    """Return a value as a cell of a CSV or Parquet table."""
-    if value is None or name == MATCH:
-        return value
-    return dumps(value)
+def _text(row: Row, column: str) -> str:
+    """Return the caption of a row; of a list, also as JSON in a CSV cell, the first.
 
-
-def _text(value: Any) -> str | None:
-    """Return the caption in a cell; of a list, also as JSON in a CSV cell, the first."""
+    Raises:
+        ItemError: there is none.
+    """
+    value = row.get(column)
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return value
+            return str(value)
     if isinstance(value, (list, tuple)):
         value = next(iter(value), None)
-    return value if isinstance(value, str) and value.strip() else None
-
-
-ScoreRows = Callable[[Iterator[Row]], Scored]
-
-
-@dataclass(frozen=True)
-class _Format:
-    names: Callable[[Path], list[str]]
-    copy: Callable[[Path, BinaryIO, ScoreRows, tuple[str, ...]], None]
-
-
-def _csv_names(table: Path) -> list[str]:
-    with _utf8(table), table.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file, delimiter=_DELIMITERS[table.suffix.lower()]), [])
-
-
-@contextmanager
-def _utf8(table: Path) -> Iterator[None]:
-    """Say of a file in another encoding what to do."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise ValueError(f"{table}: not UTF-8 text (byte {byte:#04x}): save it as UTF-8") from error
-
-
-def _csv_rows(reader: csv.DictReader[str]) -> Iterator[Row]:
-    """Yield the rows that `list_inputs` has too: without those of a spreadsheet that were emptied."""
-    for row in reader:
-        further = row.pop(None, [])  # type: ignore[call-overload]
-        if any(further):
-            raise ValueError(f"it has more fields than the {len(reader.fieldnames or ())} columns: quote its commas")
-        if any(row.values()):
-            yield row
-
-
-def _copy_csv(table: Path, out: BinaryIO, score: ScoreRows, added: tuple[str, ...]) -> None:
-    delimiter = _DELIMITERS[table.suffix.lower()]
-    with _utf8(table), table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        names = [*(name for name in reader.fieldnames or () if name not in added), *added]
-        text = io.TextIOWrapper(out, "utf-8", newline="", write_through=True)
-        writer = csv.DictWriter(text, names, delimiter=delimiter)
-        writer.writeheader()
-        try:
-            for row, values in score(_csv_rows(reader)):
-                cells = {name: _cell(name, value) for name, value in values.items()}
-                if cells.get(MATCH) is not None:
-                    cells[MATCH] = f"{cells[MATCH]:.{_DECIMALS}f}"
-                writer.writerow({**row, **cells})
-        except UnicodeDecodeError:
-            raise
-        except (csv.Error, ValueError) as error:
-            raise ValueError(f"{table}, line {reader.line_num}: {error}") from error
-        finally:
-            text.detach()
-
-
-def _jsonl_rows(file: BinaryIO, table: Path) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{table}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{table}, line {number}: expected an object, got {row!r:.60}")
-        yield row
-
-
-def _jsonl_names(table: Path) -> list[str]:
-    with table.open("rb") as file:
-        return list(next(_jsonl_rows(file, table), {}))
-
-
-def _copy_jsonl(table: Path, out: BinaryIO, score: ScoreRows, added: tuple[str, ...]) -> None:
-    with table.open("rb") as file:
-        for row, values in score(_jsonl_rows(file, table)):
-            rounded = {
-                name: round(value, _DECIMALS) if isinstance(value, float) else value for name, value in values.items()
-            }
-            out.write(f"{dumps({**row, **rounded})}\n".encode())
-
-
-def _parquet_names(table: Path) -> list[str]:
-    from ..dataset.readers.arrow_columns import import_pyarrow
-
-    import_pyarrow()
-    import pyarrow.parquet as parquet
-
-    return list(parquet.read_schema(table).names)
-
-
-def _copy_parquet(table: Path, out: BinaryIO, score: ScoreRows, added: tuple[str, ...]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    with ExitStack() as stack:
-        file = stack.enter_context(parquet.ParquetFile(table))
-        kept = [name for name in file.schema_arrow.names if name not in added]
-        types = {MATCH: pa.float32(), CONTRADICTIONS: pa.string()}
-        fields = [file.schema_arrow.field(name) for name in kept]
-        schema = pa.schema([*fields, *((name, types[name]) for name in added)])
-        writer = stack.enter_context(parquet.ParquetWriter(out, schema))
-        # The rows go through one generator, so that batches of scores may span batches of the file.
-        batches: list[Any] = []
-
-        def rows() -> Iterator[Row]:
-            for batch in file.iter_batches(1024):
-                batches.append(batch.select(kept))
-                yield from batch.to_pylist()
-
-        waiting: list[Mapping[str, Any]] = []
-        for _, values in score(rows()):
-            waiting.append(values)
-            while batches and len(waiting) >= len(batches[0]):
-                batch = batches.pop(0)
-                own = waiting[: len(batch)]
-                del waiting[: len(batch)]
-                columns = [pa.array([_cell(name, one[name]) for one in own], types[name]) for name in added]
-                writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema))
-
-
-_FORMATS = {
-    ".csv": _Format(_csv_names, _copy_csv),
-    ".tsv": _Format(_csv_names, _copy_csv),
-    ".jsonl": _Format(_jsonl_names, _copy_jsonl),
-    ".parquet": _Format(_parquet_names, _copy_parquet),
-}
+    if isinstance(value, str) and value.strip():
+        return value
+    error = row.get("error")
+    raise ItemError(f"it has no caption, since it failed: {error}" if error else f"there is no {column!r}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.jobs import write_tar
+from helpers.warm_processes import warm_python
 from PIL import Image
 
+from mindone.pipelines.image_to_text import caption_dataset
 from mindone.pipelines.image_to_text.evaluation.match_table import add_match
 from mindone.pipelines.image_to_text.evaluation.verify import Contradiction
 
@@ -45,14 +50,14 @@ def expected(rows: list[dict[str, Any]]) -> list[float | None]:
     ]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
 def test_every_format(tmp_path: Path, rows: list[dict[str, Any]], suffix: str) -> None:
     table = tmp_path / f"t{suffix}"
     frame = pd.DataFrame(rows)
     if suffix == ".parquet":
         frame.to_parquet(table, row_group_size=10)
-    elif suffix == ".jsonl":
-        frame.to_json(table, orient="records", lines=True)
+    elif suffix.startswith(".json"):
+        frame.to_json(table, orient="records", lines=suffix == ".jsonl", indent=None if suffix == ".jsonl" else 2)
     else:
         frame.to_csv(table, index=False, sep="," if suffix == ".csv" else "\t")
     summary = add_match(table, score, batch_size=8)
@@ -62,6 +67,7 @@ def test_every_format(tmp_path: Path, rows: list[dict[str, Any]], suffix: str) -
     read = {
         ".csv": pd.read_csv,
         ".tsv": lambda path: pd.read_csv(path, sep="\t"),
+        ".json": pd.read_json,
         ".jsonl": lambda path: pd.read_json(path, lines=True),
         ".parquet": pd.read_parquet,
     }[suffix]
@@ -121,6 +127,8 @@ def test_columns_of_caption_dataset(
         ("t.xlsx", "", {}, "expected a table that ends in"),
         ("t.jsonl", '{"path": "x", "text": "y"}\n{', {}, "line 2: not JSON"),
         ("t.jsonl", "[" * 100_000, {}, "line 1: not JSON: maximum recursion depth"),
+        ("t.json", '{"path": "x", "text": "y"}', {}, "expected a list of objects"),
+        ("t.json", '[{"path": "x", "text": "y"}, 3]', {}, "entry 2: expected an object, got int"),
     ],
 )
 def test_what_cannot_be_scored_is_an_error_and_writes_nothing(
@@ -151,8 +159,7 @@ def test_rows_that_were_emptied_in_a_spreadsheet_are_no_rows(tmp_path: Path, row
     ("content", "message"),
     [
         (b"path,text\nimg/1.png,a,b\n", "line 2: it has more fields than the 2 columns"),
-        ("path,text\nimg/1.png,\u00e9\n".encode("latin-1"), "t.csv: not UTF-8 text .byte 0xe9.: save it as UTF-8"),
-        ("path,text\nimg/1.png,a\n".encode("utf-16"), "t.csv: not UTF-8 text .byte 0xff."),
+        ("path,text\nimg/1.png,\u00e9\n".encode("latin-1"), r"t.csv: not UTF-8 .byte 0xe9.*name its encoding"),
     ],
 )
 def test_a_csv_that_cannot_be_read_is_an_error_with_a_next_step(
@@ -162,3 +169,101 @@ def test_a_csv_that_cannot_be_read_is_an_error_with_a_next_step(
     table.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         add_match(table, score)
+
+
+@pytest.mark.parametrize(("name", "given"), [("utf-16", None), ("cp1252", "cp1252"), ("gbk", "gbk")])
+def test_other_encodings_become_utf8(tmp_path: Path, rows: list[dict[str, Any]], name: str, given: str | None) -> None:
+    text = "写真" if name == "gbk" else "é"
+    (tmp_path / "t.csv").write_bytes(f"path,text\r\nimg/1.png,{text}\r\n".encode(name))
+    assert add_match(tmp_path / "t.csv", score, encoding=given).scores == [1 + len(text) / 100]
+    assert list(pd.read_csv(tmp_path / "t_match.csv")["text"]) == [text]
+
+
+# Outputs of jobs
+
+
+@pytest.fixture
+def job(tmp_path: Path, rows: list[dict[str, Any]], echo_executor: None) -> Path:
+    """A job on images that no path names: in an archive. One fails."""
+    names = [f"{number}-fail" if number == 3 else f"{number}" for number in range(6)]
+    data = [(tmp_path / f"img/{number + 10}.png").read_bytes() for number in range(6)]
+    write_tar(tmp_path / "a.tar", [(f"{name}.png", one) for name, one in zip(names, data, strict=True)])
+    formats = ("jsonl", "json", "csv", "parquet")
+    caption_dataset(tmp_path / "a.tar", out=tmp_path / "out", prompt="It is {key}.", format=formats, shard_size=4)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("name", ["captions.jsonl", "captions.json", "captions.csv", "part-*.parquet"])
+def test_the_images_of_a_jobs_output_are_the_jobs_inputs(job: Path, name: str) -> None:
+    for path in job.glob("*.*"):  # a folder with several tables is an error
+        if not path.match(name) and path.is_file():
+            path.unlink()
+    summary = add_match(job, score)
+    expected = [n + 10 + len(f"It is a/{n}.") / 100 for n in range(6) if n != 3]
+    assert summary.scores == expected and summary.failed == 1
+    assert summary.problems[0].endswith("a.tar::3-fail.png: it has no caption, since it failed: it cannot be read")
+    read = {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}
+    found = read.get(summary.path.suffix, lambda path: pd.read_json(path, lines=True))(summary.path)
+    np.testing.assert_allclose(found["match"].dropna(), expected, atol=1e-4)
+    assert list(found["key"]) == [f"a/{n}" for n in (0, 1, 2, "3-fail", 4, 5)]
+
+
+def test_rows_that_a_person_removed_are_skipped_and_another_order_is_an_error(job: Path) -> None:
+    table = job / "captions.jsonl"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(lines[1:3] + lines[4:]))
+    assert [int(one) for one in add_match(table, score).scores] == [11, 12, 14, 15]
+    table.write_text("".join(reversed(lines)))
+    with pytest.raises(ValueError, match=r"no input 'a/4' behind those of the rows before.*--image-column"):
+        add_match(table, score)
+
+
+def test_folders(job: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has several tables: give one of .*captions.jsonl"):
+        add_match(job, score)
+    with pytest.raises(ValueError, match=r"has no table that caption_dataset wrote.*--format"):
+        add_match(tmp_path / "img", score)
+
+
+# Interruptions
+
+
+KILLED = """
+import os, signal, sys
+from mindone.pipelines.image_to_text.evaluation.match_table import add_match
+
+most = int(sys.argv[2])
+
+def score(images, texts):
+    with open("log", "a") as log:
+        log.writelines(f"{text}\\n" for text in texts)
+    if most and open("log").read().count("\\n") >= most:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [image.getpixel((0, 0))[0] + len(text) / 100 for image, text in zip(images, texts)]
+
+summary = add_match(sys.argv[1], score, batch_size=4, resume={"name": sys.argv[3]})
+print(summary.resumed)
+"""
+
+
+def test_a_killed_command_continues_after_the_scores_that_it_had(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    table = tmp_path / "t.parquet"
+    pd.DataFrame(rows).to_parquet(table)
+    whole = add_match(table, score, out=tmp_path / "whole.parquet").path.read_bytes()
+
+    def run(most: int, name: str) -> tuple[int, str]:
+        arguments = [warm_python(), "-c", KILLED, str(table), str(most), name]
+        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+        return done.returncode, done.stdout.strip()
+
+    assert run(10, "a") == (-signal.SIGKILL, "")  # the third batch is lost, the first two are not
+    assert run(20, "a") == (-signal.SIGKILL, "")
+    assert not (tmp_path / "t_match.parquet").exists()
+    assert run(0, "a")[0] == 0
+    assert (tmp_path / "t_match.parquet").read_bytes() == whole
+    log = (tmp_path / "log").read_text().splitlines()
+    assert len(set(log)) == COUNT - 2 and len(log) == COUNT - 2 + 2 * 4  # only the batches of the kills, twice
+    assert not list(tmp_path.glob("*.progress"))
+    (tmp_path / "log").unlink()
+    assert run(10, "a") == (-signal.SIGKILL, "")
+    assert run(0, "another model") == (0, "0")  # other scores are not continued

@@ -210,6 +210,8 @@ def _charts(summary: Summary) -> dict[str, str]:
         charts["tokens"] = histogram(summary.tokens, "tokens of a caption", "tokens")
     if any(sample.tokens for sample in summary.speed):
         charts["speed"] = speed_chart(summary.speed, summary.run_starts, "speed")
+    if summary.match is not None:
+        charts["match"] = histogram(summary.match.counts, "match: 100 times CLIP's cosine, rounded down", "match")
     for number, (budget, counts) in enumerate(summary.budgets.items()):
         if counts.tokens:
             charts[budget] = histogram(counts.tokens, "tokens of a text, as the encoder counts them", f"budget{number}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..state.paths import INPUTS, JOURNAL, LOCK, PROGRESS, SPEED_LOG
 from ..state.records import record_from_line
 from ..state.regular_files import open_own, own_exists
 from ..state.speed_log import SpeedSample, read_speed_log
+from ..writers.stored import stored_finisher
 from .report import find_state
 from .streaming_stats import TopCounts
 from .summary import common_reason
@@ -32,7 +34,8 @@ class JobStatus:
             "stopped" (the same command resumes it).
         done: number of inputs that have a record in the current pass over the inputs.
         total: number of inputs; None while they are listed.
-        failed: number of inputs that failed.
+        failed: number of inputs that failed, as the summary of the job counts them: also those that a person rejected,
+            or whose captions fit into no template or budget.
         failures: reason, without names and numbers -> number of inputs; the 100 most frequent.
         rate: inputs per second in the last ten minutes of work of the last run; None if it is not known yet.
         seconds_left: estimated duration of the rest; 0 for a finished job, None if there is no rate or nobody works.
@@ -72,7 +75,7 @@ def job_status(out: str | os.PathLike[str]) -> JobStatus:
     """
     state = find_state(out, (JOURNAL, LOCK))  # there is no journal while the inputs are listed
     is_running = _is_locked(state / LOCK)
-    done, reasons = _count(state / JOURNAL)
+    done, reasons = _count(state)
     # Counted after the journal: the listing of a new pass comes first.
     total = count_lines(state / INPUTS) if own_exists(state / INPUTS) else None
     is_complete = total is not None and done >= total and _are_closed(state, done)
@@ -94,24 +97,29 @@ def job_status(out: str | os.PathLike[str]) -> JobStatus:
     )
 
 
-def _count(journal: Path) -> tuple[int, TopCounts]:
+def _count(state: Path) -> tuple[int, TopCounts]:
     """Return the number of records, and the reasons of failures."""
     done, reasons = 0, TopCounts(500)
-    for line in lines_from(journal) if own_exists(journal) else ():
-        if not line.endswith(b"\n"):  # it is being written
-            break
-        done += 1
-        # Most lines are not parsed. What comes before the error are texts, whose quotes JSON escapes, so that the first
-        # one that reads so is the error itself.
-        at = line.find(b'"error":')
-        if line.startswith(_SUCCESS, at):
-            continue
-        try:
-            record = record_from_line(line)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{journal}, line {done}: not a record ({error}); the journal is damaged there") from error
-        if record.error is not None:
-            reasons.add(common_reason(record))
+    journal = state / JOURNAL
+    stored = stored_finisher(state)
+    with closing(stored.finisher.reviews):
+        for line in lines_from(journal) if own_exists(journal) else ():
+            if not line.endswith(b"\n"):  # it is being written
+                break
+            done += 1
+            # Most lines are not parsed. What comes before the error are texts, whose quotes JSON escapes, so that the
+            # first one that reads so is the error itself.
+            if not stored.changes_failures and line.startswith(_SUCCESS, line.find(b'"error":')):
+                continue
+            try:
+                record = record_from_line(line)
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{journal}, line {done}: not a record ({error}); the journal is damaged there"
+                ) from error
+            record = stored.finisher.finish(record)
+            if record.error is not None:
+                reasons.add(common_reason(record))
     return done, reasons
 
 

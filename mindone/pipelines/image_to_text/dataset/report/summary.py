@@ -24,6 +24,8 @@ from ..state.regular_files import own_exists
 from ..state.skipped import SkippedGroup, read_skipped
 from ..state.speed_log import SpeedSample, read_speed_log
 from ..state.token_counts import BudgetCounts, read_token_counts
+from ..writers.stored import own_description, stored_finisher
+from .match_scores import MatchScores, read_match_scores
 from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
 
 SAMPLE_SIZE, EXTREMES, MAX_LISTED = 24, 5, 50
@@ -80,6 +82,9 @@ class Summary:
         near_images: near-equal images; None until all records were added.
         hashes: collects the hashes of images.
         budgets: token budget -> lengths of the captions in its tokens; known once the outputs are complete.
+        reviewed: verdict -> number of inputs whose captions are those of a review, or were rejected in one.
+        remarks: what outputs have and the captions here lack, such as a budget whose tokenizer is not here.
+        match: scores of `share4v match`; None if there are none.
     """
 
     inputs: int | None = None
@@ -120,6 +125,9 @@ class Summary:
     near_images: NearEqualImages | None = None
     hashes: NearImages | None = None
     budgets: Mapping[str, BudgetCounts] = field(default_factory=dict)
+    reviewed: Counter[str] = field(default_factory=Counter)
+    remarks: tuple[str, ...] = ()
+    match: MatchScores | None = None
 
     def add(self, record: Record) -> None:
         """Count one record."""
@@ -209,7 +217,8 @@ class Summary:
 def summarize(state: Path, trigger: str | None = None) -> Summary:
     """Summarize the state directory of a job: journal.jsonl, and inputs.jsonl, speed.jsonl and job.json if they exist.
 
-    The job may be running: an incomplete last line is ignored.
+    Captions are those of the outputs: as people reviewed them, in the job's template and budgets. The job may be
+    running: an incomplete last line is ignored.
 
     Args:
         state: the state directory.
@@ -228,12 +237,18 @@ def summarize(state: Path, trigger: str | None = None) -> Summary:
         summary.settings = settings if isinstance(settings, dict) else {}
     summary.skipped = read_skipped(state / SKIPPED)
     summary.budgets = read_token_counts(state / TOKEN_COUNTS)
-    with summary.audit as audit, closing(hashes):
+    stored = stored_finisher(state)
+    reviews, summary.remarks = stored.finisher.reviews, stored.left_out
+    with summary.audit as audit, closing(hashes), closing(reviews):
         for record in read_records(state / JOURNAL):
-            summary.add(record)
+            review = reviews.get(record)
+            if review is not None and review.apply(record) is not record:
+                summary.reviewed[review.verdict] += 1
+            summary.add(stored.finisher.finish(record))
         _ = audit.near_duplicates  # while its temporary files exist
         summary.near_images = hashes.find()
     summary.add_speed(read_speed_log(state / SPEED_LOG))
+    summary.match = read_match_scores(own_description(state))
     return summary
 
 

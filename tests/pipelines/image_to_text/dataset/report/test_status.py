@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.jobs import png
+from helpers.jobs import png, write_photos
 
 from mindone.pipelines.image_to_text import JobStatus, caption_dataset, job_status
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone.pipelines.image_to_text.dataset.report.report import ReportError
+from mindone.pipelines.image_to_text.dataset.review.session import Change, ReviewSession
 from mindone.pipelines.image_to_text.dataset.state.records import Record, to_line
 from mindone_share4v.cli import main
 
-
-@pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+pytestmark = pytest.mark.usefixtures("echo_executor")
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("0", "1", "2-fail", "3-fail", "4"):
-        (folder / f"{name}.png").write_bytes(png(int(name[0])))
-    return folder
+    return write_photos(tmp_path / "photos", ("0", "1", "2-fail", "3-fail", "4"))
 
 
 def caption(photos: Path, **options: Any) -> Path:
@@ -95,6 +89,22 @@ def test_failures_are_told_from_texts_that_look_like_one(tmp_path: Path) -> None
     (state / "journal.jsonl").write_text('{"error":7}\n')
     with pytest.raises(ValueError, match=r"line 1: not a record"):
         job_status(state)
+
+
+def test_the_counts_are_those_of_the_summary(photos: Path) -> None:
+    """Inputs that fail for want of a template's value, or by a person are in the journal as captions."""
+    table = photos.parent / "table.jsonl"
+    rows = [{"image": f"photos/{path.name}", "who": "Ann" if "1" in path.name else ""} for path in photos.iterdir()]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = photos.parent / "out.jsonl"
+    summary = caption_dataset(table, out=out, prompt="What is it?", template="by {who}, {caption}")
+    status = job_status(out)
+    assert (summary.inputs, summary.failed) == (5, 4) == (status.total, status.failed)
+    assert status.failures["it cannot be read"] == 2
+    with closing(ReviewSession(out.with_name("out.jsonl.share4v"))) as session:
+        number = next(n for n, row in enumerate(rows) if row["who"])
+        session.change([Change(number=number, verdict="rejected", captions=())])
+    assert job_status(out).failed == 5
 
 
 def test_a_job_that_lists_its_inputs(tmp_path: Path) -> None:

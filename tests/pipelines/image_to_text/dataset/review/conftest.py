@@ -5,21 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.jobs import png
-
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
+from helpers.jobs import write_photos
 
 
 @pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+def no_model(echo_executor: None) -> None:
+    """Jobs answer a question with itself."""
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of six images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.png").write_bytes(png(number))
-    return folder
+    return write_photos(tmp_path / "photos", 6)
