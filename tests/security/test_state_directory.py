@@ -137,7 +137,7 @@ def test_the_signature_of_another_directory_is_not_valid(photos: Path, tmp_path:
 LINKED = (
     *("job.json", "job.json.partial", "inputs.jsonl", "inputs.jsonl.partial", "inputs.next.jsonl"),
     *("journal.jsonl", "failed.jsonl.partial", "output-txt.json", "output-txt.json.partial", "speed.jsonl"),
-    *("lock", "signature.json", "signature.json.partial", "seen.sqlite", "seen.sqlite-wal", "restarted", "queue"),
+    *("lock", "signature.json", "signature.json.partial", "answers.jsonl", "seen.sqlite", "restarted", "queue"),
 )
 
 

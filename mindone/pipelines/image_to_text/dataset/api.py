@@ -281,8 +281,6 @@ def _previewed(paths: Sequence[str], job: DatasetOptions, directory: Path) -> Jo
 
 def _store_description(state: JobState, description: dict[str, Any]) -> None:
     """Store and sign the settings, which may differ from the stored ones where the records remain valid."""
-    if not state.has_same_captions(description):  # the inputs that failed are captioned with other rules
-        delete_caption_caches(state.directory)
     state.update_description(description)
     state.sign_description(description)
 

@@ -52,6 +52,7 @@ from .state.resume import count_done, finish_interrupted_start
 from .state.reviews import Reviews
 from .state.signature import (
     check_files,
+    description_digest,
     has_state,
     is_job_signed,
     is_listing_signed,
@@ -166,10 +167,6 @@ class JobState(AbstractContextManager["JobState"]):
         if self._stored_description() != json.loads(json.dumps(description)):
             self.describe(description)
 
-    def has_same_captions(self, description: Mapping[str, Any]) -> bool:
-        """Return whether captions that were made with the stored settings would be the same with these."""
-        return same_results(self._stored_description(), json.loads(json.dumps(description)))
-
     def describe(self, description: Mapping[str, Any]) -> None:
         """Store the job's settings; `sign_description` signs them."""
         with atomic_write(self.path(JOB)) as file:
@@ -177,7 +174,7 @@ class JobState(AbstractContextManager["JobState"]):
 
     def sign_description(self, description: Mapping[str, Any]) -> None:
         """Sign settings, those of this call, so that `signed_description` returns them later if they are stored."""
-        digest = _digest_of(description)
+        digest = description_digest(description)
         if not is_job_signed(self.directory, digest):
             sign_job(self.directory, digest)
 
@@ -188,7 +185,7 @@ class JobState(AbstractContextManager["JobState"]):
             JobError: there are none, or no job of this user stored them.
         """
         stored = self._stored_description()
-        if not stored or not is_job_signed(self.directory, _digest_of(stored)):
+        if not stored or not is_job_signed(self.directory, description_digest(stored)):
             raise JobError(
                 f"{self.path(JOB)} is missing, was changed, or is from an older version, and it names the files to "
                 "write: run the same caption-dataset command again"
@@ -218,10 +215,6 @@ class JobState(AbstractContextManager["JobState"]):
         if records or self.path(PREVIOUS).exists():
             changes = changed_settings(stored, self._description)
             raise SettingsChangedError(self.directory, records, changes, self._description.get("existing", "skip"))
-
-
-def _digest_of(description: Mapping[str, Any]) -> bytes:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).digest()
 
 
 class CaptionJob:

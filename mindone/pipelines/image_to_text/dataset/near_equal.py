@@ -11,7 +11,7 @@ import json
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from mindone.models.share4v.processing.image_loading import ImageLoadError, load
 from .audit.image_hash import hash_of_frames
 from .audit.near_images import NearImages
 from .readers import ItemError, read_item
+from .readers.read_pool import ReadPool
 from .state.atomic_files import AppendOnlyFile, lines_from
 from .state.existing_captions import KEPT_EXISTING
 from .state.paths import IMAGE_HASHES
@@ -175,11 +176,11 @@ class NearEqualInputs:
 
     def _read(self, inputs: Iterator[tuple[Item, Record | None]], workers: int) -> Iterator[ImageFacts]:
         """Yield what is found out about each input, in order; threads read the images."""
-        with ThreadPoolExecutor(workers, thread_name_prefix="share4v-hash") as pool:
+        with ReadPool(workers, "share4v-hash") as pool:
             waiting: deque[Future[ImageFacts]] = deque()
             for item, settled in inputs:
                 waiting.append(pool.submit(self._facts_of, item, settled))
-                if len(waiting) > _AHEAD * workers:
+                if len(waiting) > _AHEAD * workers + pool.waiting:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

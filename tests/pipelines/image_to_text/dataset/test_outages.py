@@ -13,6 +13,7 @@ import pytest
 from helpers.jobs import png, run, tree, write_tar
 from helpers.paths import HELPERS, ROOT
 
+from mindone.pipelines.image_to_text.dataset.state import atomic_files
 from mindone.pipelines.image_to_text.dataset.writers import WriterOptions
 
 
@@ -66,6 +67,7 @@ def test_a_crash_at_any_step_does_not_change_the_final_output(
 
         return taken
 
+    monkeypatch.setattr(atomic_files, "_SYNC_THREADS", 1)  # one step after the other
     monkeypatch.setattr(os, "fsync", counted(os.fsync))
     monkeypatch.setattr(Path, "replace", counted(Path.replace))
     job(tmp_path / "counted")

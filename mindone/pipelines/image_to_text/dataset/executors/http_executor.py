@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from urllib.parse import urlsplit
 from ..inference.caption_cache import CaptionCache, cache_name, caption_key
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
 from ..prompts.steps import next_steps
-from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt
+from ..readers.read_pool import ReadPool
+from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt, of_text
 from ..state.records import Record
 from ..state.tasks import Task
 from .http_endpoints import EndpointPool, EndpointsError, InputRejectedError, Spending
@@ -109,11 +109,11 @@ class HttpExecutor:
             EndpointsError: no endpoint is left; all records of answers that were received have been yielded.
         """
         remaining = iter(tasks)
-        finished: SimpleQueue[tuple[int, Record | BaseException]] = SimpleQueue()
+        finished: SimpleQueue[tuple[int, Record | BaseException] | None] = SimpleQueue()
         started: dict[int, int] = {}  # number of the input -> how many were started before it
         count, is_exhausted = 0, False
         error: EndpointsError | None = None
-        with _Session(self) as session:
+        with _Session(self, lambda: finished.put(None)) as session:
             while True:
                 while not is_exhausted and error is None and len(started) < session.capacity:
                     if started and count - next(iter(started.values())) >= _MAX_AHEAD:
@@ -127,7 +127,10 @@ class HttpExecutor:
                     session.submit(task, finished)
                 if not started:
                     break
-                number, result = finished.get()
+                found = finished.get()
+                if found is None:  # an image is read, or waited for: there may be room for another one
+                    continue
+                number, result = found
                 del started[number]
                 if isinstance(result, Record):
                     yield result
@@ -138,7 +141,7 @@ class HttpExecutor:
         if error is not None:
             raise error
 
-    def make_run(self, readers: ThreadPoolExecutor) -> HttpRun:
+    def make_run(self, readers: ReadPool) -> HttpRun:
         """Return what works on tasks; to be called in the event loop."""
         pool = EndpointPool(
             self._urls,
@@ -147,7 +150,8 @@ class HttpExecutor:
             self._options.request_timeout,
             any(one.schema is not None for one in (self._settings, *(text.settings for text in self._settings.texts))),
         )
-        return HttpRun(pool, readers, self._choice, self._settings, self._options, CaptionCache(self._cache))
+        cache = CaptionCache(self._cache, self._settings)
+        return HttpRun(pool, readers, self._choice, self._settings, self._options, cache)
 
 
 class _Session(AbstractContextManager["_Session"]):
@@ -156,9 +160,9 @@ class _Session(AbstractContextManager["_Session"]):
     Tasks are taken from the iterator in the caller's thread, which owns the files behind it.
     """
 
-    def __init__(self, executor: HttpExecutor) -> None:
+    def __init__(self, executor: HttpExecutor, on_change: Callable[[], None]) -> None:
         self._executor = executor
-        self._readers = ThreadPoolExecutor(executor._settings.workers, thread_name_prefix="share4v-read")
+        self._readers = ReadPool(executor._settings.workers, "share4v-read", on_change)
         self._ahead = _READ_AHEAD * executor._settings.workers
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="share4v-http", daemon=True)
@@ -169,7 +173,7 @@ class _Session(AbstractContextManager["_Session"]):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
         self._call(self._run.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -178,9 +182,9 @@ class _Session(AbstractContextManager["_Session"]):
     @property
     def capacity(self) -> int:
         """Number of inputs that may be in work now."""
-        return self._run.pool.capacity + self._ahead
+        return self._run.pool.capacity + self._ahead + self._readers.waiting
 
-    def submit(self, task: Task, finished: SimpleQueue[tuple[int, Record | BaseException]]) -> None:
+    def submit(self, task: Task, finished: SimpleQueue[tuple[int, Record | BaseException] | None]) -> None:
         """Start a task; its record, or the error that ends the job, is put into `finished`."""
 
         async def work() -> None:
@@ -213,7 +217,7 @@ class HttpRun:
     def __init__(
         self,
         pool: EndpointPool,
-        readers: ThreadPoolExecutor,
+        readers: ReadPool,
         choice: ModelChoice,
         settings: CaptioningSettings,
         options: ExecutorOptions,
@@ -245,9 +249,9 @@ class HttpRun:
         Raises:
             EndpointsError: no endpoint is left.
         """
-        loop, settings = asyncio.get_running_loop(), self._settings
+        settings = self._settings
         arguments = self._options.image_size, settings.max_image_pixels, settings.downloads
-        read = await loop.run_in_executor(self._readers, encode_item, task.item, *arguments)
+        read = await asyncio.wrap_future(self._readers.submit(encode_item, task.item, *arguments))
         blank = self._blank(task, read)
         if read.error is not None:
             return replace(blank, error=read.error)
@@ -310,16 +314,18 @@ class HttpRun:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for one in done:
                 index = running.pop(one)
-                results[index] = one.exception() or one.result()
-                if one.exception() is not None:
+                error = one.exception()
+                if error is not None:
+                    results[index] = _named(error, task.text_of(index))
                     continue
+                results[index] = one.result()
                 answers = [result.text if isinstance(result, Caption) else None for result in results]
                 try:
                     for place, prompt in next_steps(task, answers, index):
                         prompts[place] = prompt
                         running[asyncio.ensure_future(self._caption(task, read, place, prompt))] = place
                 except ValueError as error:  # an answer is empty, or contains what no prompt can
-                    results[index] = InputRejectedError(f"{task.text_of(index)}: {error}")
+                    results[index] = InputRejectedError(of_text(task.text_of(index), str(error)))
         return [result for result in results if result is not None], prompts
 
     async def _caption(self, task: Task, read: EncodedInput, index: int, prompt: str) -> Caption:
@@ -363,6 +369,15 @@ class HttpRun:
     ) -> dict[str, Any]:
         generation = {"max_new_tokens": _DEFAULT_TOKENS, **settings.of_style(style)[0]}
         return request_body(self._model, prompt, uris, generation, changes, self._options.request_fields)
+
+
+def _named(error: BaseException, text: str) -> BaseException:
+    """Return the failure of a text with the text's name; several inputs may have the same error object."""
+    if not isinstance(error, InputRejectedError) or not text:
+        return error
+    named = InputRejectedError(of_text(text, str(error)))
+    named.source = error.source
+    return named
 
 
 def _usage(key: str, results: Iterable[Caption | BaseException]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from mindone.models.share4v.generation.engine import IMAGES_PER_RUN, Engine, Ima
 
 from ..prompts.steps import next_steps
 from ..prompts.variables import has_variables
-from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt
+from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt, of_text
 from ..rules.text_rules import TextRules
 from ..state.records import Record
 from .caption_cache import CaptionCache, caption_key
@@ -73,7 +73,7 @@ class Captioner:
         self.pipeline = pipeline
         self.model_name = model_name
         self.settings = settings
-        self.cache = CaptionCache(None) if cache is None else cache
+        self.cache = CaptionCache(None, settings) if cache is None else cache
         named = {text.name: text.settings for text in settings.texts}
         self.recipes = {name: self._recipe(one) for name, one in (named or {"": settings}).items()}
         self._forbidden: dict[tuple[str, ...], Callable[[Sequence[int]], Collection[int]]] = {(): lambda token_ids: ()}
@@ -190,7 +190,7 @@ def make_captioner(choice: ModelChoice, settings: CaptioningSettings, cache: Pat
     from mindone.pipelines import pipeline
 
     loaded = pipeline("image-to-text", **asdict(choice))
-    return Captioner(loaded, choice.name, settings, CaptionCache(cache))
+    return Captioner(loaded, choice.name, settings, CaptionCache(cache, settings))
 
 
 @dataclass(eq=False)
@@ -357,7 +357,7 @@ class CaptioningRun:
         if not pending.receivers:  # all of them failed in the meantime
             return
         if isinstance(completion.error, ValueError):  # the prompt fills the model's context, or pixels are not finite
-            self._fail(pending, str(completion.error))
+            self._fail(pending, of_text(pending.text, str(completion.error)))
             return
         if completion.error is not None:
             raise completion.error

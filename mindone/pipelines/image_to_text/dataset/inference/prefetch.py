@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,15 @@ from mindone.models.share4v.processing.image_loading import ImageLoadError, load
 from ..audit.image_hash import hash_of_frames
 from ..readers import ItemError, read_item
 from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
+from ..readers.read_pool import ReadPool
 from ..rules.retries import Caption
 from ..state.tasks import Task
 from .token_rules import forced_ids
 
 if TYPE_CHECKING:
     from mindone.models.share4v import Share4VProcessor
+
+ARRIVAL_SECONDS = 0.1  # after which tasks that have arrived meanwhile are noticed, while all others wait for servers
 
 
 @dataclass(eq=False)
@@ -151,11 +155,14 @@ def prepare(
 class Prefetcher(AbstractContextManager["Prefetcher"]):
     """Prepares tasks in threads, a limited number ahead of the consumer, and returns them in order.
 
+    Tasks whose images are being downloaded are passed over and do not count towards the limit, as far as `ReadPool` has
+    threads for them: a slow host does not keep others waiting.
+
     Args:
         tasks: read no further than `ahead` tasks beyond those that were taken. May end, and go on when `refill` asks
             again: its next tasks have not arrived yet.
         encoder: as in `prepare`.
-        workers: number of threads.
+        workers: number of tasks that are prepared at a time.
         ahead: maximum number of prepared tasks that wait; each holds the pixel values of a picture.
         max_image_pixels, downloads: as in `prepare`.
     """
@@ -172,12 +179,13 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
         self._tasks = tasks
         self._ahead = ahead
         self._arguments = encoder, max_image_pixels, downloads
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="share4v-prefetch")
+        self._changed = threading.Event()  # a task was prepared, or waits for a server
+        self._pool = ReadPool(workers, "share4v-prefetch", self._changed.set)
         self._futures: deque[Future[PreparedInput]] = deque()
         self.refill()
 
     def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     @property
     def exhausted(self) -> bool:
@@ -187,18 +195,30 @@ class Prefetcher(AbstractContextManager["Prefetcher"]):
     @property
     def ready(self) -> bool:
         """Whether `take` would return without waiting."""
-        return bool(self._futures) and self._futures[0].done()
+        self.refill()
+        return self._next() is not None
 
     def take(self) -> PreparedInput:
-        """Return the next task, waiting until it is prepared."""
-        prepared = self._futures.popleft().result()
-        self.refill()
-        return prepared
+        """Return the next task, waiting until one is prepared."""
+        while True:
+            self._changed.clear()
+            self.refill()
+            future = self._next()
+            if future is not None:
+                self._futures.remove(future)
+                self.refill()
+                return future.result()
+            self._changed.wait(ARRIVAL_SECONDS)
 
     def refill(self) -> None:
         """Start to prepare further tasks, as many as may wait."""
-        while len(self._futures) < self._ahead:
+        while len(self._futures) < self._ahead + self._pool.waiting:
             task = next(self._tasks, None)
             if task is None:
                 return
             self._futures.append(self._pool.submit(prepare, task, *self._arguments))
+
+    def _next(self) -> Future[PreparedInput] | None:
+        """Return the first task that waits for no server, if it is prepared."""
+        first = next((one for one in self._futures if not self._pool.is_waiting(one)), None)
+        return first if first is not None and first.done() else None

@@ -22,6 +22,7 @@ from mindone.models.share4v.display import redacted
 from ...remote_files import Fetched, Fetcher, FetchError, PrivateAddressError, RefusedError, is_public
 from ...retry_after import retry_after
 from .base import ItemError
+from .read_pool import waiting_for_server
 
 # The directives of X-Robots-Tag that img2dataset honours by default.
 DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex")
@@ -174,6 +175,10 @@ class ImageDownloads:
         Raises:
             ItemError: it cannot be downloaded, or its server asks not to use it; the message gives the reason.
         """
+        with waiting_for_server():
+            return self._read(url, log)
+
+    def _read(self, url: str, log: dict[str, Any]) -> bytes:
         host = (urlsplit(url).hostname or "") if "[" not in url else ""
         attempt = 0
         while True:

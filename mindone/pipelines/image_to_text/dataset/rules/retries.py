@@ -83,6 +83,11 @@ def fault_error(broken: Iterable[str]) -> str:
     return f"breaks a rule: {'; '.join(broken)}"
 
 
+def of_text(name: str, reason: str) -> str:
+    """Return why an input fails, with the name of the text that does; "" is a text without a name."""
+    return f"{name}: {reason}" if name else reason
+
+
 def next_attempt(previous: Sequence[Attempt], seed: int, key: CaptionKey) -> Attempt:
     """Return the next attempt; its random seed depends only on `seed`, the image, the prompt and its number."""
     image_sha256, prompt = key[0], key[1].partition(TEXT_MARK)[0]

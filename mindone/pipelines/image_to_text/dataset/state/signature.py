@@ -15,10 +15,12 @@ import hmac
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from typing import Any
 
 from mindone.models.share4v.hub.cache import HOME_VARIABLE, cache_root
 
@@ -54,6 +56,11 @@ def is_listing_signed(directory: Path, digest: bytes) -> bool:
     """Return whether this user's job made the listing with this SHA-256."""
     listings = _stored(directory).get("listings")
     return isinstance(listings, list) and any(_is_valid(one, directory, "listing", digest) for one in listings)
+
+
+def description_digest(description: Mapping[str, Any]) -> bytes:
+    """Return the SHA-256 of a job's settings, which `sign_job` signs."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).digest()
 
 
 def is_job_signed(directory: Path, digest: bytes) -> bool:

@@ -31,7 +31,9 @@ class TempTable:
 
     def __init__(self, *columns: str) -> None:
         self._placeholders = ", ".join("?" * (1 + len(columns)))
-        self._database = sqlite3.connect("", isolation_level=None)  # an empty name means a temporary file
+        # An empty name means a temporary file. Ray may call an actor from another thread than the one that created it,
+        # but never from two at a time.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for setting in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -8192"):
             self._execute(f"PRAGMA {setting}")
         self._execute(f"CREATE TABLE entries ({', '.join(('key BLOB PRIMARY KEY', *columns))}) WITHOUT ROWID")

@@ -379,7 +379,7 @@ try:
         for number in range(100_000):
             registry.claim(f"{number}/" + "x" * 230, "y")
     else:
-        seen = CaptionCache(path / "seen.sqlite" if what == "seen" else None)
+        seen = CaptionCache(path / "answers.jsonl" if what == "seen" else None)
         for number in range(6_000):
             seen.put((number.to_bytes(32, "big"), "Describe"), Caption("x" * 500, 9, "eos"))
     print("done")
@@ -396,9 +396,9 @@ except OSError as error:
             2**20,
             "free space in the temporary directory, usually /var/tmp, or set SQLITE_TMPDIR or TMPDIR to another one",
         ),
-        ("seen", 0, "the caption cache cannot be written (disk I/O error): free disk space for "),
-        ("seen", 2**20, "done"),  # it is emptied whenever it is full, because it only saves work
-        ("seen-temporary", 2**20, "done"),
+        ("seen", 0, "the answers cannot be written (File too large): free disk space for "),
+        ("seen", 2**20, "the answers cannot be written (File too large): free disk space for "),
+        ("seen-temporary", 2**20, "done"),  # it is emptied whenever it is full, because it only saves work
     ],
 )
 def test_the_error_of_a_full_disk_says_what_to_do(tmp_path: Path, what: str, limit: int, said: str) -> None:
@@ -414,6 +414,6 @@ def test_the_error_of_a_full_disk_says_what_to_do(tmp_path: Path, what: str, lim
 
 
 def test_a_caption_cache_in_a_missing_directory(tmp_path: Path) -> None:
-    message = r"cannot be written \(unable to open database file\): free disk space for .*seen.sqlite"
+    message = r"cannot be written \(No such file or directory\): free disk space for .*answers.jsonl"
     with pytest.raises(OSError, match=message):
-        CaptionCache(tmp_path / "gone" / "seen.sqlite")
+        CaptionCache(tmp_path / "gone" / "answers.jsonl")
