@@ -75,6 +75,7 @@ def preview_lines(summary: JobSummary) -> Iterator[str]:
     yield from (group.line() for group in summary.skipped)
     if preview.actions.get("caption") or preview.actions.get("retry"):
         yield f"would write {', '.join(preview.outputs)}; the job's journal is in {summary.state}"
+    yield from preview.unknown
     if preview.first:
         yield f"the first {len(preview.first)} inputs:" if len(preview.first) < summary.inputs else "the inputs:"
     for shown in preview.first:

@@ -8,29 +8,21 @@ from typing import Any
 
 import pytest
 from helpers.echo_executor import EchoExecutor
-from helpers.jobs import tree
+from helpers.jobs import tree, write_photos
 
 from mindone.pipelines.image_to_text import caption_dataset
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone.pipelines.image_to_text.dataset.state.records import JobSummary
 from mindone.pipelines.image_to_text.dataset.state.skipped import SkippedGroup
 from mindone_share4v.cli import main
 from mindone_share4v.commands.dataset_summary import preview_lines, summary_lines
 
-
-@pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+pytestmark = pytest.mark.usefixtures("echo_executor")
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.png").write_bytes(b"never read")
-    return folder
+    return write_photos(tmp_path / "photos", 6)
 
 
 def run(*arguments: str) -> int:
@@ -161,6 +153,26 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(photos: Path, caps
         *(f"  photos/{n}.png: What is {n}?, beginning with 'In photos'" for n in range(2, 6)),
     ]
     assert err == "" and tree(photos.parent) == before and not (photos / ".share4v").exists()
+
+
+def test_a_dry_run_shows_the_beginnings_of_texts_and_what_it_cannot_know(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("job.toml").write_text(
+        'begin-with = "A"\n[texts.long]\nprompt = "What is {stem}?"\n'
+        '[texts.short]\nprompt = "Shorten {long}"\nbegin-with = "In {stem}"\n'
+    )
+    assert run("photos/0.png", "--out", "o.jsonl", "--config", "job.toml", "--near-equal", "note", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("long: What is 0?, beginning with 'A' | short: Shorten {long}, beginning with 'In 0'")
+    [said] = [line for line in lines if "--near-equal" in line]
+    assert said == (
+        "--near-equal note: the job first reads all images and compares them, which a dry run does not do; the records "
+        "of those that nearly equal an earlier one get a note"
+    )
+    caption_dataset("photos/0.png", out="o.jsonl", prompt="Why?")
+    summary = caption_dataset("photos/0.png", out="o.jsonl", prompt="Why?", dry_run=True)
+    assert summary.preview is not None and summary.preview.unknown == ()
 
 
 def test_a_dry_run_of_a_job_that_has_records(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,25 +9,17 @@ from pathlib import Path
 
 import pytest
 from helpers.echo_executor import EchoExecutor
-from helpers.jobs import tree
+from helpers.jobs import tree, write_photos
 
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone_share4v.cli import main
 
-
-@pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+pytestmark = pytest.mark.usefixtures("echo_executor")
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(b"never read")
-    return folder
+    return write_photos(tmp_path / "photos", 3)
 
 
 def run(*arguments: str) -> int:

@@ -56,8 +56,8 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
     _check_near_equal(job)
     cache_root()  # has the key that signs the job's state; raises if this user has no home directory
     executor_class(engine)
-    check_outputs(job.options.formats, job.options.out, paths)
     writers = job.options.writers
+    check_outputs(job.options.formats, job.options.out, paths, writers.texts)
     fits = dict.fromkeys(one for fit in (writers.fit, *writers.text_fits.values()) for one in fit)
     budgets = [TokenBudget.parse(one) for one in fits]
     TokenBudgets(budgets, job.choice.local_files_only)  # downloads the tokenizers, which are small

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +21,11 @@ from .state.temp_table import TempTable
 from .writers import WriterRow, writer_row, written_texts
 
 MAX_SHOWN = 10  # inputs in a preview
+# What a job with near_equal does, which is not known before it reads the images: mode -> text.
+_NEAR_EQUAL = {
+    "note": "the records of those that nearly equal an earlier one get a note",
+    "once": "those that nearly equal an earlier one get its captions and are not captioned themselves",
+}
 
 
 def preview_job(list_inputs: Callable[[], Iterable[Item]], job: DatasetOptions, directory: Path) -> JobSummary:
@@ -55,8 +60,18 @@ def preview_job(list_inputs: Callable[[], Iterable[Item]], job: DatasetOptions, 
         seconds=perf_counter() - started,
         tokens=0,
         state=str(directory),
-        preview=JobPreview(dict(actions), tuple(first), outputs),
+        preview=JobPreview(dict(actions), tuple(first), outputs, tuple(_unknown(job, actions))),
     )
+
+
+def _unknown(job: DatasetOptions, actions: Counter[str]) -> Iterator[str]:
+    """Yield what the job would do that is not known without opening the images."""
+    mode = job.options.near_equal
+    if mode is not None and (actions["caption"] or actions["retry"]):
+        yield (
+            f"near_equal (--near-equal) {mode}: the job first reads all images and compares them, which a dry run does "
+            f"not do; {_NEAR_EQUAL[mode]}"
+        )
 
 
 def _unchanged(item: Item) -> Item:
@@ -70,7 +85,8 @@ def _preview(item: Item, record: tuple[str | None, ...] | None, job: DatasetOpti
     if not needs_caption(job.options.existing, item.caption):
         return InputPreview(item.source, "keep")
     try:
-        prompts, beginning = _prompts(item, job), fill(job.settings.begin_with, item)
+        prompts = _prompts(item, job)
+        beginning = "" if job.settings.texts else fill(job.settings.begin_with, item)  # texts have their own
     except ValueError as error:
         return InputPreview(item.source, "fail", error=str(error))
     return InputPreview(item.source, "caption" if record is None else "retry", prompts, beginning)
@@ -81,7 +97,11 @@ def _prompts(item: Item, job: DatasetOptions) -> tuple[str, ...]:
     texts = job.settings.texts
     names = [text.name for text in texts]
     steps = [text.plan.step(item, names[:index]) for index, text in enumerate(texts)]
-    named = tuple(f"{name}: {step.text}" for name, step in zip(names, steps, strict=True))
+    begins = [fill(text.settings.begin_with, item) for text in texts]
+    named = tuple(
+        f"{name}: {step.text}" + (f", beginning with {begin!r}" if begin else "")
+        for name, step, begin in zip(names, steps, begins, strict=True)
+    )
     return named or job.plan.texts(item)
 
 

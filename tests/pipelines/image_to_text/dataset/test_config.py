@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.jobs import png
+from helpers.jobs import write_photos
 
 from mindone.pipelines.image_to_text import caption_dataset, read_config
 from mindone.pipelines.image_to_text.dataset.api import describe_job
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone.pipelines.image_to_text.dataset.keywords import KEYWORDS
 from mindone_share4v.arguments.caption_dataset import add_arguments
 from mindone_share4v.cli import main
@@ -42,19 +41,13 @@ JOBS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+pytestmark = pytest.mark.usefixtures("echo_executor")
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(2):
-        (folder / f"{number}.png").write_bytes(png(number))
-    return folder
+    return write_photos(tmp_path / "photos", 2)
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from helpers.jobs import png
 
 from mindone.pipelines.image_to_text import JobOptions, JobSummary, TextRules, caption_dataset
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone.pipelines.image_to_text.dataset.report.summary import summarize
 from mindone.pipelines.image_to_text.dataset.rules.phrase_lists import PHRASE_LISTS, find_phrase
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import violations
@@ -34,12 +32,6 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
-    yield
-
-
 def run(table: Path, **options: Any) -> JobSummary:
     settings = {"out": table.parent / "out.jsonl", "prompt": PROMPT, "require": "unicorn", **options}
     return caption_dataset(table, **settings)
@@ -49,7 +41,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 def test_captions_that_break_a_rule_are_counted_either_way(table: Path) -> None:
     kept = run(table)
     assert (kept.captioned, kept.failed, kept.breaking_rules) == (3, 0, 2)
@@ -68,7 +60,7 @@ def test_captions_that_break_a_rule_are_counted_either_way(table: Path) -> None:
     assert all(NOTE in row["error"] for row in listed)
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 @pytest.mark.parametrize("change", [{"on_fault": "keep"}, {"attempts": 1, "require": "cat", "on_fault": "keep"}])
 def test_a_retry_with_other_rules_writes_them(table: Path, change: dict[str, Any]) -> None:
     run(table, on_fault="fail")
@@ -85,7 +77,7 @@ def test_a_retry_with_other_rules_writes_them(table: Path, change: dict[str, Any
         run(table, **{**options, "prompt": "Another"})
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 def test_a_restart_leaves_no_caption_file_of_an_input_that_fails_now(table: Path) -> None:
     folder = table.parent
     (folder / "1.txt").write_text("from a person\n")

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from helpers.echo_executor import EchoExecutor
-from helpers.jobs import png, tree
+from helpers.jobs import tree, write_photos
 from helpers.text_tokenizers import write_clip, write_t5
 
 from mindone.pipelines.image_to_text import JobSummary, caption_dataset
@@ -54,11 +54,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(png(number))
-    return folder
+    return write_photos(tmp_path / "photos", 3)
 
 
 def budget(tokenizer: Path, text: str) -> str:

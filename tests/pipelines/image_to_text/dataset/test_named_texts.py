@@ -19,7 +19,7 @@ from helpers.warm_processes import warm_python
 from mindone.models.share4v.modeling import Share4V
 from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text import JobSummary, TextSpec, caption_dataset
-from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache
 from mindone.pipelines.image_to_text.dataset.inference.captioner import CaptioningRun
 from mindone.pipelines.image_to_text.dataset.inference.token_rules import forced_ids
 from mindone.pipelines.image_to_text.dataset.review.publishing import publish
@@ -166,9 +166,37 @@ def test_a_text_without_the_image_is_the_answer_to_a_prompt_without_one(photos: 
     assert row["blind"] == tiny.processor.tokenizer.decode([*begin, *answer[0]]).strip()
 
 
-@pytest.fixture
-def echo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+def test_a_retry_asks_only_for_the_text_whose_rules_are_new(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And failed.jsonl names the text."""
+    made: list[str] = []
+    put = CaptionCache.put
+
+    def noted(self: CaptionCache, key: tuple[bytes, str], caption: Any) -> None:
+        made.append(key[1].rpartition("text ")[2])
+        put(self, key, caption)
+
+    monkeypatch.setattr(CaptionCache, "put", noted)
+    long = TextSpec("long", prompt=LONG, max_new_tokens=8)
+    strict = TextSpec("short", prompt=SHORT, max_new_tokens=4, require="unicorn", attempts=1)
+    options: dict[str, Any] = {"out": tmp_path / "out.jsonl", "on_fault": "fail"}
+    image = photos / "0.png"
+    assert caption_dataset(image, texts=[long, strict], **options).failed == 1
+    assert made == ["long", "short"]
+    assert rows(tmp_path / "out.jsonl.share4v" / "failed.jsonl")[0]["error"].startswith("breaks a rule: short: ")
+    caption_dataset(image, texts=[long, strict], retry_failed=True, **options)
+    assert made == ["long", "short"]  # the same question has the same answer
+    loose = TextSpec("short", prompt=SHORT, max_new_tokens=4, attempts=1)
+    assert caption_dataset(image, texts=[long, loose], retry_failed=True, **options).failed == 0
+    assert made == ["long", "short", "short"]
+
+
+def test_a_text_that_the_model_cannot_write_is_named(photos: Path, tmp_path: Path) -> None:
+    texts = [TextSpec("long", prompt=LONG, max_new_tokens=8), TextSpec("big", prompt="Read this: " + "a " * 3000)]
+    assert caption_dataset(photos / "0.png", out=tmp_path / "out.jsonl", texts=texts).failed == 1
+    error = rows(tmp_path / "out.jsonl.share4v" / "failed.jsonl")[0]["error"]
+    assert error.startswith("big: ")
 
 
 @pytest.fixture
@@ -184,7 +212,7 @@ ECHOED = ["long:A long text of {stem}", "short:A text of {stem}"]
 FORMATS = ("txt", "jsonl", "parquet", "webdataset", "csv", "json", "imagefolder", "open-sora-csv")
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 def test_every_output_has_the_texts_by_name(drawings: Path, tmp_path: Path) -> None:
     import csv
 
@@ -215,7 +243,7 @@ def test_every_output_has_the_texts_by_name(drawings: Path, tmp_path: Path) -> N
 ENDS = {"long": "", "short": ".short"}
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 def test_files_beside_images_are_replaced_only_if_the_job_wrote_them(drawings: Path) -> None:
     (drawings / "0.short.txt").write_text("By hand.")
     (drawings / "2.txt").write_text("By hand, too.")
@@ -242,7 +270,7 @@ def test_files_beside_images_are_replaced_only_if_the_job_wrote_them(drawings: P
     assert not (drawings / "1.txt").exists() and not (drawings / "1.short.txt").exists()
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
@@ -265,7 +293,7 @@ def test_what_people_wrote_stays_under_its_name_if_a_restart_has_other_texts(
     assert row["captions"] == list(expected.values())
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 def test_a_restart_with_other_texts_leaves_no_file_of_the_earlier_ones(drawings: Path) -> None:
     caption_dataset(drawings, texts=["long:A {stem}.", "short:The {stem}.", "tags:{stem}, a"])
     first = sorted(item.stem for item in drawings.glob("*.png"))
@@ -281,7 +309,7 @@ def test_a_restart_with_other_texts_leaves_no_file_of_the_earlier_ones(drawings:
     assert left == {f"{first[0]}.tags.txt", *(f"{stem}.txt" for stem in first)}
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 def test_texts_have_templates_of_their_own_which_may_contain_the_others(drawings: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
@@ -303,7 +331,7 @@ def test_texts_have_templates_of_their_own_which_may_contain_the_others(drawings
         run(None, "zwx")
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 def test_a_file_name_that_two_images_would_share_is_refused(drawings: Path) -> None:
     (drawings / "0.short.png").write_bytes(png(9))
     with pytest.raises(ValueError, match=r"0\.short\.txt would be that of two images"):
@@ -311,7 +339,7 @@ def test_a_file_name_that_two_images_would_share_is_refused(drawings: Path) -> N
     assert caption_dataset(drawings, out=drawings.parent / "out.jsonl", texts=ECHOED).captioned == 4
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [
@@ -354,7 +382,7 @@ def test_tables_and_specs_and_flags_are_the_same_job(
     assert "--text: unknown caption style" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("echo")
+@pytest.mark.usefixtures("echo_executor")
 def test_a_text_that_breaks_its_own_rule_is_written_by_a_retry(drawings: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     broken = "A text. {note|} note: 3 words, at least 9 required"

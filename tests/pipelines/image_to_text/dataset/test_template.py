@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.echo_executor import EchoExecutor
-from helpers.jobs import png, tree
+from helpers.jobs import png, tree, write_photos
 
 from mindone.pipelines.image_to_text import JobSummary, WriterOptions, caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
@@ -52,11 +52,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(png(number))
-    return folder
+    return write_photos(tmp_path / "photos", 3)
 
 
 def run(photos: Path, template: str | None, **options: Any) -> JobSummary:

@@ -211,6 +211,7 @@ class JobPreview:
         actions: action of an InputPreview -> number of inputs.
         first: the first inputs.
         outputs: what would be written.
+        unknown: what the job would do that is not known before it reads the images.
 
     Example:
         >>> from mindone.pipelines.image_to_text import caption_dataset
@@ -222,6 +223,7 @@ class JobPreview:
     actions: Mapping[str, int]
     first: tuple[InputPreview, ...]
     outputs: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
 _ITEM_FIELDS = tuple(one.name for one in fields(Item))

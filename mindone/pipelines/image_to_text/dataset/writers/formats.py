@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from mindone.models.share4v.suggestions import unknown
 
+from .tags import check_texts
+
 
 class WriterRow(NamedTuple):
     """One output format.
@@ -114,17 +116,24 @@ def output_path(row: WriterRow, out: str) -> Path:
     return path
 
 
-def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str]) -> None:
-    """Check that every format can be written to `out`, and that no output file is also an input.
+def check_outputs(formats: Sequence[str], out: str | None, inputs: Sequence[str], texts: Sequence[str] = ()) -> None:
+    """Check that every format can be written to `out` and has all texts, and that no output file is also an input.
+
+    Args:
+        formats, out, inputs: of the job.
+        texts: names of its texts.
 
     Raises:
-        ValueError: a format is unknown or cannot be written to `out`, or an output file is an input.
+        ValueError: a format is unknown, cannot be written to `out` or has no place for a text, or an output file is an
+            input.
         ImportError: a package that a format needs is not installed.
     """
     rows = [writer_row(name) for name in formats]
     for row in rows:
         if out is None and not row.writes_sidecars:
             raise ValueError(f"out (--out) must be a file or a directory for the format {row.name!r}")
+        if row.name == "sd-scripts-json":
+            check_texts(texts)
         if row.name == "parquet":
             from ..readers.arrow_columns import import_pyarrow
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..readers.base import ItemError
 from ..readers.reader import Reader
-from ..state.atomic_files import partial_path, sync_directory
+from ..state.atomic_files import partial_path, sync_directory, sync_files
 from ..state.records import ON_DISK, Item, portable_dumps
 from ..state.regular_files import create_own, open_own, remove_own, rename_own
 from .appended import AppendedFileWriter
@@ -115,9 +115,10 @@ class ImageFolderWriter(AppendedFileWriter):
                 remove_own(path)
 
     def _rename_images(self) -> None:
-        for path in self._waiting:
-            with open_own(partial_path(path), "rb+") as file:
-                os.fsync(file.fileno())
+        partials = [partial_path(path) for path in self._waiting]
+        missing = sync_files(partials)
+        if missing:
+            raise FileNotFoundError(f"{min(missing)} was deleted before it could be renamed: run the job again")
         for path in self._waiting:
             rename_own(partial_path(path), path)
         for directory in {parent for path in self._waiting for parent in path.parents if self._holds(parent)}:

@@ -13,8 +13,7 @@ from ..state.records import ON_DISK, Item, Record, portable_dumps
 from ..state.temp_table import TempTable
 from .base import Progress, Target, note_left_out
 from .rows import joined
-
-_TAGS = "tags"  # of an entry, and the column of an input that has them
+from .tags import TAGS
 
 
 class SdScriptsWriter:
@@ -22,7 +21,8 @@ class SdScriptsWriter:
 
     A key is an absolute path, so that no `image_dir` is needed. `caption` has one line for each of several captions, of
     which the trainer draws one with `enable_wildcard`, and uses the first without. `tags` are the captions of the style
-    "tags", or the column "tags" of the input; the trainer puts them behind the caption. The size is not written, since
+    "tags", or the column "tags" of the input; the trainer puts them behind the caption. Of named texts, the one named
+    "tags" is the tags, and the other one the caption (`tags.check_texts`). The size is not written, since
     the trainer needs it as the file stores it, before the rotation in its EXIF data, and measures it itself. Inputs
     that failed, and videos, have no entry.
 
@@ -78,13 +78,15 @@ def _problem(item: Item, written: TempTable) -> str | None:
 
 def _entry(record: Record) -> dict[str, str]:
     are_tags = [asks_for_tags(prompt) for prompt in record.prompts]
+    if record.texts:
+        are_tags = [name == TAGS for name in record.texts[: len(record.captions)]]
     if len(are_tags) != len(record.captions):  # a caption that existed was asked for by nobody
         are_tags = [False] * len(record.captions)
     pairs = list(zip(record.captions, are_tags, strict=True))
     captions = [caption for caption, is_tags in pairs if not is_tags]
-    tags = ", ".join(caption for caption, is_tags in pairs if is_tags) or _as_tags(record.columns.get(_TAGS))
+    tags = ", ".join(caption for caption, is_tags in pairs if is_tags) or _as_tags(record.columns.get(TAGS))
     entry = {"caption": joined(captions)} if captions else {}
-    return {**entry, _TAGS: tags} if tags else entry
+    return {**entry, TAGS: tags} if tags else entry
 
 
 def _as_tags(value: Any) -> str:

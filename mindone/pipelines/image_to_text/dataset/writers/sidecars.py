@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from ..state.atomic_files import PARTIAL_SUFFIX, lines_from, sync_directory
+from ..state.atomic_files import PARTIAL_SUFFIX, lines_from, sync_directory, sync_files
 from ..state.existing_captions import KEPT_EXISTING, MAX_CAPTION_BYTES, decode_caption
 from ..state.keys import fold
 from ..state.paths import WRITTEN
@@ -217,13 +217,10 @@ class SidecarWriter:
             self._changed_directories.add(path.parent)
 
     def _rename_all(self) -> None:
-        for partial, (_, item) in list(self._waiting.items()):
-            try:
-                with open_own(partial, "rb+") as file:
-                    os.fsync(file.fileno())
-            except FileNotFoundError:
-                note_left_out(self.left_out, item, "its temporary file was deleted before it could be renamed")
-                del self._waiting[partial]
+        missing = sync_files(self._waiting)
+        for partial in [path for path in self._waiting if path in missing]:
+            _, item = self._waiting.pop(partial)
+            note_left_out(self.left_out, item, "its temporary file was deleted before it could be renamed")
         for partial, (path, _) in self._waiting.items():
             rename_own(partial, path)
         for directory in {path.parent for path, _ in self._waiting.values()} | self._changed_directories:

@@ -225,6 +225,22 @@ def test_sd_scripts_gets_tags_of_the_style_and_of_a_column(tmp_path: Path) -> No
     assert read_as_sd_scripts(tmp_path / "meta.json")["/d.png"] == "A dog., dog, grass"
 
 
+def test_sd_scripts_takes_two_named_texts_the_caption_and_the_tags(
+    tmp_path: Path, photos: Path, echo_executor: None
+) -> None:
+    out = tmp_path / "meta.json"
+    options: dict[str, Any] = {"out": out, "format": "sd-scripts-json"}
+    with pytest.raises(
+        ValueError, match=r"it takes the texts 'long' and 'tags', and has no place for 'short'"
+    ) as error:
+        caption_dataset(photos, texts=["long:A long text", "short:Some text", "tags:one, two"], **options)
+    assert "--text" in str(error.value) and not list(tmp_path.glob("meta.json*"))  # before the work begins
+    with pytest.raises(ValueError, match="has no place for 'keywords'"):
+        caption_dataset(photos, texts=["long:A long text", "keywords:tags"], **options)
+    caption_dataset(photos / "1.png", texts=["tags:one, {stem}", "long:A long text of {tags}."], **options)
+    assert list(json.loads(out.read_text()).values()) == [{"caption": "A long text of {tags}.", "tags": "one, 1"}]
+
+
 def test_sd_scripts_needs_files(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", [("1.png", png(1))])
     with pytest.raises(ValueError, match=r"s\.tar::1\.png is not a separate file, which sd-scripts needs: the formats"):
