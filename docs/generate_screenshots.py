@@ -1,11 +1,14 @@
-"""Take the screenshots of the server's pages in docs/assets, of sharegpt4v-tiny: `python docs/generate_screenshots.py`.
+"""Take the screenshots in docs/assets, of sharegpt4v-tiny: `python docs/generate_screenshots.py [page|report]`.
 
-Needs the extra `test` and the distribution's chromium and chromium-driver.
+`page` are those of the server's pages, `report` those of the tutorial about captions for training. Needs the extra
+`test` and the distribution's chromium and chromium-driver.
 """
 
 from __future__ import annotations
 
 import io
+import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +30,24 @@ from mindone.pipelines.image_to_text.serve.review_routes import Review  # noqa: 
 ASSETS = ROOT / "docs" / "assets"
 WIDTH, HEIGHT = 1100, 700
 MAX_BYTES = 150_000
+TUTORIAL = ROOT / "docs" / "tutorials" / "training_captions.md"
+# What a Python block of the tutorial has from those before it.
+SHARED = """
+import json
+from pathlib import Path
+
+rows = [json.loads(line) for line in open("train/metadata.jsonl")]
+"""
+# Scrolls to the heading of a level that begins with a text, and opens the details below it.
+TO_HEADING = """
+const found = [...document.querySelectorAll(arguments[0])].find((one) => one.textContent.startsWith(arguments[1]));
+for (const one of found.parentElement.querySelectorAll(":scope > details")) one.open = true;
+scrollTo(0, found.getBoundingClientRect().top + scrollY - 16);
+"""
+# Whether the images that are in view were decoded: the report's load when they are scrolled to.
+IS_LOADED = """
+return [...document.images].every((one) => one.complete || one.getBoundingClientRect().top > innerHeight);
+"""
 
 
 def save(tab: Tab, name: str) -> None:
@@ -82,18 +103,44 @@ def show_review(tab: Tab, server_options: ServerOptions, folder: Path, loaded: P
     review.close()
 
 
-def main() -> None:
-    """Take all screenshots."""
-    loaded = pipeline("image-text-to-text", model=MODEL)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serving(loaded) as server,
-        chromium(Path(folder)) as driver,
+def show_report(tab: Tab, folder: Path) -> None:
+    """Show parts of the report of the tutorial's job, after running the tutorial's commands up to it."""
+    text = TUTORIAL.read_text(encoding="utf-8").partition("share4v report")[0]
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    earlier = ""  # the Python blocks of the page share their names
+    for language, code in blocks:
+        if language == "python" and ("Image.new" in code or "tokenizer" in code):
+            subprocess.run([sys.executable, "-c", earlier + code], cwd=folder, check=True)
+            earlier = SHARED
+        elif language == "bash" and "--dry-run" not in code:
+            shell = code.replace("share4v ", f"{sys.executable} -m mindone_share4v ")
+            subprocess.run(["bash", "-ec", shell], cwd=folder, check=True)
+    command = ["report", "train", "--trigger", "zwx", "--html", "report.html"]
+    subprocess.run([sys.executable, "-m", "mindone_share4v", *command], cwd=folder, check=True)
+    for name, level, heading in (
+        ("report_lengths", "h2", "Length and speed"),
+        ("report_words", "h2", "Words"),
+        ("report_copies", "h3", "Near-equal images"),
     ):
+        tab.driver.get((folder / "report.html").as_uri())
+        tab.driver.execute_script(TO_HEADING, level, heading)
+        tab.wait(lambda: tab.driver.execute_script(IS_LOADED))
+        save(tab, name)
+
+
+def main() -> None:
+    """Take the screenshots that the command line names, or all."""
+    asked = sys.argv[1:] or ["page", "report"]
+    with tempfile.TemporaryDirectory() as folder, chromium(Path(folder)) as driver:
         tab = Tab(driver)
         tab.resize(WIDTH, HEIGHT)
-        show_page(tab, server.url, Path(folder))
-        show_review(tab, ServerOptions(model_name=MODEL), Path(folder), loaded)
+        if "page" in asked:
+            loaded = pipeline("image-text-to-text", model=MODEL)
+            with serving(loaded) as server:
+                show_page(tab, server.url, Path(folder))
+                show_review(tab, ServerOptions(model_name=MODEL), Path(folder), loaded)
+        if "report" in asked:
+            show_report(tab, Path(folder))
 
 
 if __name__ == "__main__":
