@@ -247,6 +247,7 @@ class Trainer:
             CheckpointError: the weights are not those of this model.
         """
         progress = load_state(directory, self.model, self._optimizer, self._settings())
+        self._step = None  # a compiled step of MindSpore 2.10 would go on with the weights that it had
         self.steps_done = progress.steps_done
         self.loss_scale.value, self.loss_scale.good_steps = progress.loss_scale, progress.good_steps
 
