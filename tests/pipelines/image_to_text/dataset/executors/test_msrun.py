@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from helpers.pictures import write_folder, write_small_copies
+from helpers.pictures import write_folder
 from helpers.warm_processes import warm_python
 
 from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
 
-COUNT, DUPLICATES, BROKEN, COPIES = 160, 6, 20, 6
+COUNT, DUPLICATES, BROKEN = 160, 6, 20
 TIMEOUT = 600.0  # seconds after which a hanging process fails the test
 
 
@@ -30,8 +30,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(folder: Path, out: Path) -> list[str]:
-    flags = ["--batch-size", "4", "--near-equal", "once"]
-    return ["-m", "mindone_share4v", "caption-dataset", str(folder), "--out", str(out), *flags]
+    return ["-m", "mindone_share4v", "caption-dataset", str(folder), "--out", str(out), "--batch-size", "4"]
 
 
 def start_rank(folder: Path, out: Path, rank: int, count: int) -> subprocess.Popen[str]:
@@ -105,7 +104,6 @@ def is_stopped_outside_a_claim(pid: int, queue: Path) -> bool:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("msrun") / "photos"
     write_folder(place, COUNT, broken=True, duplicates=DUPLICATES)
-    write_small_copies(place / "small", COPIES)
     return place
 
 
@@ -115,9 +113,7 @@ def local(folder: Path) -> list[dict[str, object]]:
     done = subprocess.run([warm_python(), *command(folder, out)], capture_output=True, text=True, env=environment())
     assert done.returncode == 1, done.stderr
     records = stable(out)
-    assert len(records) == COUNT + DUPLICATES + BROKEN + COPIES
-    shared = [record for record in records if "caption of a near-equal image" in str(record["notes"])]
-    assert sum(str(record["key"]).startswith("small/") for record in shared) == COPIES
+    assert len(records) == COUNT + DUPLICATES + BROKEN
     return records
 
 
