@@ -40,6 +40,7 @@ class OptimizerStep:
             sums = weights.clone(prefix="accumulated", init="zeros")
             self._accumulate = _accumulation(loss, weights, sums)
             self._apply = _update_from_sums(sums, update)
+            self._clear = _clearing(sums)
 
     def __call__(self, batches: Sequence[Batch], scale: float) -> tuple[float, float]:
         """Update the weights, unless a gradient is not finite, with `scale` as the factor of the loss.
@@ -56,7 +57,9 @@ class OptimizerStep:
         for batch, targets in zip(batches, counts, strict=True):
             share = targets / sum(counts)
             total += share * float(self._accumulate(*_inputs(batch), Tensor(scale * share, ms.float32)).asnumpy())
-        return total, float(self._apply(factor).asnumpy())
+        norm = float(self._apply(factor).asnumpy())
+        self._clear()
+        return total, norm
 
 
 def _inputs(batch: Batch) -> tuple[Tensor, ...]:
@@ -131,13 +134,25 @@ def _accumulation(loss: CaptionLoss, weights: ms.ParameterTuple, sums: Sequence[
 
 
 def _update_from_sums(sums: Sequence[Parameter], update: Update) -> Callable[..., Tensor]:
-    """Return a function that updates the weights from `sums` and sets these to 0."""
+    """Return a function that updates the weights from `sums`."""
 
     @ms.jit
     def apply(scale: Tensor) -> Tensor:
-        norm = update(tuple(sums), scale)
-        for accumulated in sums:
-            ops.assign(accumulated, ops.zeros_like(accumulated))
-        return norm
+        return update(tuple(sums), scale)
 
     return apply
+
+
+def _clearing(sums: Sequence[Parameter]) -> Callable[[], None]:
+    """Return a function that sets `sums` to 0.
+
+    It is a graph of its own: in one graph with what reads them, the norms on MindSpore 2.7.0 were up to 1.5 times those
+    of PyTorch, from about the sixth step on.
+    """
+
+    @ms.jit
+    def clear() -> None:
+        for accumulated in sums:
+            ops.assign(accumulated, ops.zeros_like(accumulated))
+
+    return clear
