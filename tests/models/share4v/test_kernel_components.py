@@ -39,7 +39,7 @@ def model(request: pytest.FixtureRequest, stored: tuple[Reference, Path]) -> Sha
     return Share4V.from_pretrained(stored[1], dtype=request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # the same for every test, in whatever order they run
 def texts(stored: tuple[Reference, Path]) -> Texts:
     """Prompts of one token to some more than a chunk, with images in three of them; all their images in order."""
     reference, words = stored[0], Reference.text
