@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import logging
 import os
 import random
 import shutil
 import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -83,6 +85,18 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Records of this package too, although mindone.transformers, once imported, keeps those of `mindone` to itself."""
+    logger = logging.getLogger("mindone")
+    level, propagates = logger.level, logger.propagate
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    yield caplog
+    logger.setLevel(level)
+    logger.propagate = propagates
 
 
 @pytest.fixture

@@ -78,8 +78,11 @@ inline __m256 half_of_weights(const Pair* w, int step) {
 inline Lanes weights_of(const Pair* w, int step) { return {half_of_weights(w, step), half_of_weights(w + 8, step)}; }
 #else
 inline Lanes weights_of(const Pair* w, int step) {
+  uint32_t wide[kLanes];
+  std::memcpy(wide, w, sizeof wide);
+  for (uint32_t& bits : wide) bits = step ? bits << 16 : bits & 0xffff0000;
   float values[kLanes];
-  for (int i = 0; i < kLanes; i++) values[i] = from_bfloat16(step ? w[i].even : w[i].odd);
+  std::memcpy(values, wide, sizeof values);
   return load(values);
 }
 #endif
