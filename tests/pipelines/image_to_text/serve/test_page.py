@@ -111,11 +111,11 @@ def test_a_chat(tab: Tab, live: Live, downloads: Path, ask_pipeline: Callable[..
     assert re.search(r"\d+ tokens · [\d.]+/s · first after [\d.]+ s", tab.text(".message.assistant .info"))
     follow_up = send(tab, BACKGROUND)
     # Retry adds a version; editing the first question starts a branch, and the other branch remains.
-    tab.all(".message.assistant button")[-1].click()
+    tab.wait(lambda: tab.all(".message.assistant button")[-1].click() or True)  # again if it was drawn anew meanwhile
     tab.wait(lambda: "2 of 2" in tab.text(".message.assistant:last-child"))
     tab.wait(lambda: answers(tab) == [expected, follow_up])
-    tab.all(".message.user button")[1].click()
-    assert tab.driver.switch_to.active_element.get_property("value") == DESCRIBE
+    tab.wait(lambda: tab.all(".message.user button")[1].click() or True)
+    tab.wait(lambda: tab.driver.switch_to.active_element.get_property("value") == DESCRIBE)
     tab.driver.switch_to.active_element.send_keys("!\n")
     tab.wait(lambda: answers(tab) == [ask_pipeline(f"{DESCRIBE}!")])
     tab.click(".message.user [aria-label='Previous version']")
