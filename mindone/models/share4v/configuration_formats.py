@@ -209,7 +209,7 @@ def read_llava(data: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dic
             projector[ours] = fields.pop(field)
     language = check_object(data.get("text_config", {}), "config.json's text_config")
     model_type = language.get("model_type", "llama")
-    if model_type not in LANGUAGE_MODELS:
+    if model_type not in tuple(LANGUAGE_MODELS):  # a file may state anything, also what has no hash
         raise ValueError(
             f"config.json's text_config is a {shown(model_type)}, expected {' or '.join(map(repr, LANGUAGE_MODELS))}"
         )
@@ -272,7 +272,7 @@ def format_of(data: Mapping[str, Any]) -> str:
         return "llava"
     if model_type in ORIGINAL_MODEL_TYPES and "hidden_size" in data:
         return "original"
-    if model_type in LANGUAGE_MODELS and "hidden_size" in data:
+    if model_type in tuple(LANGUAGE_MODELS) and "hidden_size" in data:
         return "language"
     if model_type in TOWER_MODEL_TYPES:
         raise ValueError(
