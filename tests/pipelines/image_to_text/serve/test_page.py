@@ -108,7 +108,7 @@ def downloaded(tab: Tab, downloads: Path, name: str) -> Path:
 def test_a_chat(tab: Tab, live: Live, downloads: Path, ask_pipeline: Callable[..., str]) -> None:
     expected = ask_pipeline(DESCRIBE)
     assert send(tab, DESCRIBE, SCENE) == expected
-    assert re.search(r"\d+ tokens · [\d.]+/s · first after [\d.]+ s", tab.text(".message.assistant .info"))
+    assert re.search(r"\d+ tokens · [\d.,]+/s · first after [\d.]+ s", tab.text(".message.assistant .info"))
     follow_up = send(tab, BACKGROUND)
     # Retry adds a version; editing the first question starts a branch, and the other branch remains.
     tab.wait(lambda: tab.all(".message.assistant button")[-1].click() or True)  # again if it was drawn anew meanwhile
