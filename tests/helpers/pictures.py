@@ -77,14 +77,6 @@ def broken_files() -> dict[str, bytes]:
     }
 
 
-def write_small_copies(folder: Path, count: int) -> None:
-    """Write the first scenes of `write_folder` a second time: at half their size, as JPEG of quality 60."""
-    folder.mkdir(parents=True)
-    for number in range(count):
-        image = scene(number)
-        image.resize((image.width // 2, image.height // 2)).save(folder / f"small{number:04d}.jpg", quality=60)
-
-
 def write_folder(folder: Path, count: int, broken: bool = True, duplicates: int = 0) -> None:
     """Write `count` scenes into subfolders, the broken files, and copies of the first `duplicates` scenes."""
     for number in range(count):

@@ -38,7 +38,7 @@ class GGUFChoice:
 
     @property
     def names(self) -> list[str]:
-        """All names, the small `mmproj` file first: if it cannot be had, nothing large was downloaded."""
+        """All names, the small `mmproj` file first: if its download fails, nothing large was downloaded in vain."""
         return [*([] if self.vision is None else [self.vision]), *self.language]
 
 
