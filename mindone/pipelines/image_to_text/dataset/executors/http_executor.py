@@ -18,11 +18,11 @@ from ..inference.caption_cache import CaptionCache, cache_name, caption_key
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
 from ..prompts.steps import next_steps
 from ..readers.read_pool import ReadPool
-from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt, of_text
+from ..rules.retries import Attempt, Caption, CaptionKey, accept, complete_record, next_attempt, of_text
 from ..state.records import Record
 from ..state.tasks import Task
 from .http_endpoints import EndpointPool, EndpointsError, InputRejectedError, Spending
-from .http_images import EncodedInput, encode_item, probe_uri
+from .http_images import encode_task, probe_uri
 from .http_requests import request_body
 
 _DEFAULT_TOKENS = 256  # of a prompt without a style
@@ -251,12 +251,13 @@ class HttpRun:
         """
         settings = self._settings
         arguments = self._options.image_size, settings.max_image_pixels, settings.downloads
-        read = await asyncio.wrap_future(self._readers.submit(encode_item, task.item, *arguments))
-        blank = self._blank(task, read)
-        if read.error is not None:
-            return replace(blank, error=read.error)
+        read, uris = await asyncio.wrap_future(self._readers.submit(encode_task, task, *arguments))
+        recorded = {**settings.recorded, **self._options.request_fields}
+        blank = replace(read, model=self._model, settings=recorded)
+        if blank.error is not None:
+            return blank
         started = time.perf_counter()
-        results, prompts = await self._captions(task, read)
+        results, prompts = await self._captions(task, blank.sha256, uris)
         blank = replace(blank, prompts=tuple(prompts))
         usage = _usage(task.item.key, results)
         rejected = None
@@ -269,44 +270,20 @@ class HttpRun:
             return replace(blank, error=rejected, usage=usage)
         captions = [result for result in results if isinstance(result, Caption)]
         return replace(
-            blank,
+            complete_record(blank, captions),
             model=captions[0].source.get("model") or self._model,
-            captions=tuple(caption.text for caption in captions),
-            tokens=tuple(caption.tokens for caption in captions),
-            finish_reasons=tuple(caption.finish_reason for caption in captions),
-            notes=tuple(
-                f"{name}: {note}" if name else note
-                for name, caption in zip(task.texts or ("",) * len(captions), captions, strict=True)
-                for note in caption.notes
-            ),
             seconds=round(time.perf_counter() - started, 3) if usage else 0.0,
             usage=usage,
         )
 
-    def _blank(self, task: Task, read: EncodedInput) -> Record:
-        item = task.item
-        return Record(
-            number=item.number,
-            key=item.key,
-            source=item.source,
-            model=self._model,
-            prompts=task.prompts,
-            texts=task.texts,
-            settings={**self._settings.recorded, **self._options.request_fields},
-            sha256=read.sha256,
-            width=read.width,
-            height=read.height,
-            image_hash=read.image_hash,
-            columns={**item.columns, **read.columns},
-            download=read.download,
-        )
-
-    async def _captions(self, task: Task, read: EncodedInput) -> tuple[list[Caption | BaseException], list[str]]:
+    async def _captions(
+        self, task: Task, sha256: str | None, uris: tuple[str, ...]
+    ) -> tuple[list[Caption | BaseException], list[str]]:
         """Return the captions of an input, or why there is none, and the prompts, with earlier texts filled in."""
         count = len(task.prompts)
         prompts, results = list(task.prompts), list[Caption | BaseException | None]([None] * count)
         running = {
-            asyncio.ensure_future(self._caption(task, read, index, prompts[index])): index
+            asyncio.ensure_future(self._caption(task, sha256, uris, index, prompts[index])): index
             for index in range(count)
             if not task.needs_of(index)
         }
@@ -323,24 +300,24 @@ class HttpRun:
                 try:
                     for place, prompt in next_steps(task, answers, index):
                         prompts[place] = prompt
-                        running[asyncio.ensure_future(self._caption(task, read, place, prompt))] = place
+                        running[asyncio.ensure_future(self._caption(task, sha256, uris, place, prompt))] = place
                 except ValueError as error:  # an answer is empty, or contains what no prompt can
                     results[index] = InputRejectedError(of_text(task.text_of(index), str(error)))
         return [result for result in results if result is not None], prompts
 
-    async def _caption(self, task: Task, read: EncodedInput, index: int, prompt: str) -> Caption:
+    async def _caption(self, task: Task, sha256: str | None, uris: tuple[str, ...], index: int, prompt: str) -> Caption:
         """Return a caption: from the cache, from a request for an equal image that is in flight, or from a new one."""
-        key = caption_key(task, read.sha256, index, prompt)
+        key = caption_key(task, sha256, index, prompt)
         cached = self._cache.get(key)
         if cached is not None:
             return cached
         if key not in self._pending:
-            self._pending[key] = asyncio.ensure_future(self._generate(task, read, index, prompt, key))
+            self._pending[key] = asyncio.ensure_future(self._generate(task, uris, index, prompt, key))
         return await self._pending[key]
 
-    async def _generate(self, task: Task, read: EncodedInput, index: int, prompt: str, key: CaptionKey) -> Caption:
+    async def _generate(self, task: Task, uris: tuple[str, ...], index: int, prompt: str, key: CaptionKey) -> Caption:
         style, settings = task.styles[index], self._settings.of_text(task.text_of(index))
-        uris = [] if task.text_of(index) in self._settings.blind_texts else read.uris
+        shown = () if task.text_of(index) in self._settings.blind_texts else uris
         rules = settings.of_style(style)[1]
         attempts: list[Attempt] = self._cache.attempts(key, settings.seed, settings.attempts - 1)
         spending = Spending()
@@ -348,7 +325,7 @@ class HttpRun:
         try:
             while caption is None:
                 attempts.append(next_attempt(attempts, settings.seed, key))
-                body = self._body(settings, style, prompt, uris, attempts[-1].changes)
+                body = self._body(settings, style, prompt, shown, attempts[-1].changes)
                 answer = await self.pool.ask(body, spending)
                 made = Caption(answer.text, answer.tokens, answer.finish_reason)
                 caption = accept(attempts, rules, settings.attempts, made, ())

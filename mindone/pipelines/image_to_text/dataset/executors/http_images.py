@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mindone.models.share4v.processing.image_formats import RejectedError, UnknownFormatError, open_image
 from mindone.models.share4v.processing.image_limits import LimitedFile
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
 from ..audit.image_hash import hash_of_frames
-from ..readers import ItemError, read_item
+from ..readers import read_task
 from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
-from ..state.records import Frame, Item
+from ..state.records import Frame, Record
+from ..state.tasks import Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -27,54 +27,29 @@ _ORIENTATION_TAG = 0x0112
 _PNG_SIGNATURE_BYTES = 8
 
 
-@dataclass(frozen=True)
-class EncodedInput:
-    """An input that was read for an endpoint.
+def encode_task(
+    task: Task, size: int, max_image_pixels: int | None = None, downloads: DownloadOptions = DEFAULT_DOWNLOADS
+) -> tuple[Record, tuple[str, ...]]:
+    """Read and encode one input; return the beginning of its record, and a data URI for each of its frames.
 
-    Attributes:
-        sha256: of the file's bytes, hexadecimal; None if they could not be read.
-        uris: data URI of the picture, or of each frame of a video.
-        width, height: of the picture in pixels, as it is shown, before it is scaled; None if it could not be decoded.
-        image_hash: perceptual hash of the picture; None if it could not be decoded.
-        columns: what reading the input found out about it.
-        error: why it cannot be captioned, or None.
-        download: as of a Record.
-    """
-
-    sha256: str | None = None
-    uris: tuple[str, ...] = ()
-    width: int | None = None
-    height: int | None = None
-    image_hash: str | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    download: Mapping[str, int] = field(default_factory=dict)
-
-
-def encode_item(
-    item: Item, size: int, max_image_pixels: int | None = None, downloads: DownloadOptions = DEFAULT_DOWNLOADS
-) -> EncodedInput:
-    """Read and encode one input; a problem with it becomes its `error`.
+    What prevents it becomes the record's `error`; there are no URIs then.
 
     Args:
-        item: the input.
+        task: the input and its prompts.
         size: maximum length of the longer side in pixels; 0 for no limit.
         max_image_pixels: as in `load_image`.
         downloads: how images at URLs are downloaded.
     """
+    record, frames = read_task(task, downloads)
+    if record.error is not None:
+        return record, ()
     try:
-        picture = read_item(item, downloads)
-    except (ItemError, OSError, ValueError) as error:
-        return EncodedInput(error=str(error) or type(error).__name__, download=getattr(error, "download", {}))
-    common: dict[str, Any] = {"sha256": picture.sha256, "columns": dict(picture.columns), "download": picture.download}
-    try:
-        images = [load_image(frame, max_image_pixels) for frame in picture.frames]
-        uris = tuple([_uri(frame, image, size) for frame, image in zip(picture.frames, images, strict=True)])
-        hashed = hash_of_frames(images)
+        images = [load_image(frame, max_image_pixels) for frame in frames]
+        uris = tuple([_uri(frame, image, size) for frame, image in zip(frames, images, strict=True)])
+        width, height = images[0].size
+        return replace(record, width=width, height=height, image_hash=hash_of_frames(images)), uris
     except (ImageLoadError, ValueError, MemoryError) as error:
-        return EncodedInput(**common, error=str(error) or type(error).__name__)
-    width, height = images[0].size
-    return EncodedInput(**common, uris=uris, width=width, height=height, image_hash=hashed)
+        return replace(record, error=str(error) or type(error).__name__), ()
 
 
 def data_uri(frame: Frame, size: int, max_image_pixels: int | None = None) -> tuple[str, tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -14,7 +14,7 @@ from mindone.models.share4v.generation.engine import IMAGES_PER_RUN, Engine, Ima
 
 from ..prompts.steps import next_steps
 from ..prompts.variables import has_variables
-from ..rules.retries import Attempt, Caption, CaptionKey, accept, next_attempt, of_text
+from ..rules.retries import Attempt, Caption, CaptionKey, accept, complete_record, next_attempt, of_text
 from ..rules.text_rules import TextRules
 from ..state.records import Record
 from .caption_cache import CaptionCache, caption_key
@@ -23,8 +23,6 @@ from .token_rules import ForbiddenWords, forced_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy as np
 
     from mindone.models.share4v.generation.continuous_batch import Completion
 
@@ -123,44 +121,14 @@ class Captioner:
         yield from CaptioningRun(self, iter(tasks)).records()
 
     def record(self, prepared: PreparedInput) -> Record:
-        """Return the record of an input whose captions are complete."""
+        """Return the record of an input whose captions are complete, or which cannot be captioned."""
+        dtype = self.pipeline.model.dtype
+        record = replace(prepared.record, model=self.model_name, dtype=dtype, settings=self.settings.recorded)
+        if record.error is not None:
+            return record
+        seconds = 0.0 if prepared.started is None else round(time.perf_counter() - prepared.started, 3)
         captions = [caption for caption in prepared.captions if caption is not None]
-        names = prepared.task.texts or ("",) * len(captions)
-        return replace(
-            self._common(prepared),
-            captions=tuple(caption.text for caption in captions),
-            tokens=tuple(caption.tokens for caption in captions),
-            finish_reasons=tuple(caption.finish_reason for caption in captions),
-            notes=tuple(
-                f"{name}: {note}" if name else note
-                for name, caption in zip(names, captions, strict=True)
-                for note in caption.notes
-            ),
-            seconds=0.0 if prepared.started is None else round(time.perf_counter() - prepared.started, 3),
-        )
-
-    def failure(self, prepared: PreparedInput, reason: str) -> Record:
-        """Return the record of an input that cannot be captioned."""
-        return replace(self._common(prepared), error=reason)
-
-    def _common(self, prepared: PreparedInput) -> Record:
-        item = prepared.task.item
-        return Record(
-            number=item.number,
-            key=item.key,
-            source=item.source,
-            model=self.model_name,
-            dtype=self.pipeline.model.dtype,
-            prompts=tuple(prepared.prompts) or prepared.task.prompts,
-            texts=prepared.task.texts,
-            settings=self.settings.recorded,
-            sha256=prepared.sha256,
-            width=prepared.width,
-            height=prepared.height,
-            image_hash=prepared.image_hash,
-            columns={**item.columns, **prepared.columns},
-            download=prepared.download,
-        )
+        return replace(complete_record(record, captions), seconds=seconds)
 
     def generation_settings(self, text: str, style: str | None, attempt: Attempt) -> GenerationSettings:
         """Return the settings of an attempt: the style's, overridden by the text's, overridden by the retry's."""
@@ -193,29 +161,9 @@ def make_captioner(choice: ModelChoice, settings: CaptioningSettings, cache: Pat
     return Captioner(loaded, choice.name, settings, CaptionCache(cache, settings))
 
 
-@dataclass(eq=False)
-class PendingCaption:
-    """A caption to be generated, for all inputs with the same picture and question; the engine's request id.
-
-    Attributes:
-        key: identifies the caption.
-        text: name of its text; "" in a job without named texts.
-        style: name of the style that the question comes from, or None.
-        input_ids: int [1, L], the prompt.
-        beginning: ids at the end of the prompt with which the caption begins.
-        images: of the prompt.
-        receivers: the inputs that need the caption, each with its index among the input's captions.
-        attempts: made so far.
-    """
-
-    key: CaptionKey
-    text: str
-    style: str | None
-    input_ids: np.ndarray
-    beginning: Sequence[int]
-    images: ImageSet | None
-    receivers: list[tuple[PreparedInput, int]]
-    attempts: list[Attempt] = field(default_factory=list)
+# A caption to be generated, the engine's request id: the first input that needs it, and its index among the captions of
+# that input, whose prompt, images and attempts are those of the caption.
+CaptionId = tuple[PreparedInput, int]
 
 
 class CaptioningRun:
@@ -223,15 +171,18 @@ class CaptioningRun:
 
     Attributes:
         incomplete: inputs that wait for captions, by number, oldest first.
-        pending: captions that the engine works on.
+        asked: captions that the engine works on, by what determines them.
+        receivers: what gets each of them: the caption itself, and those of equal pictures with the same prompt. Inputs
+            that failed meanwhile are left out, even the first.
     """
 
     def __init__(self, captioner: Captioner, tasks: Iterator[Task]) -> None:
         self.captioner = captioner
         self.tasks = tasks
-        self.engine: Engine[PendingCaption] = Engine(captioner.pipeline.model, captioner.settings.batch_size)
+        self.engine: Engine[CaptionId] = Engine(captioner.pipeline.model, captioner.settings.batch_size)
         self.incomplete: dict[int, PreparedInput] = {}
-        self.pending: dict[CaptionKey, PendingCaption] = {}
+        self.asked: dict[CaptionKey, CaptionId] = {}
+        self.receivers: dict[CaptionId, list[CaptionId]] = {}
         self._images: WeakValueDictionary[str | None, ImageSet] = WeakValueDictionary()  # by sha256
         self._records: deque[Record] = deque()
         self._started = 0  # inputs; their numbers may have gaps
@@ -281,14 +232,14 @@ class CaptioningRun:
     def start(self, prepared: PreparedInput) -> None:
         """Request the captions of an input."""
         self._started += 1
-        if prepared.error is not None:
-            self._records.append(self.captioner.failure(prepared, prepared.error))
+        if prepared.record.error is not None:
+            self._records.append(self.captioner.record(prepared))
             return
         prepared.order = self._started
         if prepared.images is not None:  # hundreds of equal pictures may wait for the same captions: keep one copy
-            prepared.images = self._images.setdefault(prepared.sha256, prepared.images)
+            prepared.images = self._images.setdefault(prepared.record.sha256, prepared.images)
         self.incomplete[prepared.task.item.number] = prepared
-        for index in [index for index, ids in enumerate(prepared.input_ids) if ids is not None]:
+        for index in list(prepared.input_ids):
             self._request(prepared, index)
 
     def _request(self, prepared: PreparedInput, index: int, is_step: bool = False) -> None:
@@ -299,40 +250,36 @@ class CaptioningRun:
             index: which of its captions.
             is_step: whether the prompt contains an earlier text of the input, whose row of the KV cache has the image.
         """
-        ids = prepared.input_ids[index]
-        if prepared.error is not None or ids is None:
+        if prepared.record.error is not None:
             return
-        captioner, task = self.captioner, prepared.task
-        key = caption_key(task, prepared.sha256, index, prepared.prompts[index])
-        cached = captioner.cache.get(key)
+        cache, caption_id = self.captioner.cache, (prepared, index)
+        key = _key(caption_id)
+        cached = cache.get(key)
         if cached is not None:
-            self._deliver(prepared, index, cached)
-        elif key in self.pending:
-            self.pending[key].receivers.append((prepared, index))
+            self._deliver(caption_id, cached)
+        elif key in self.asked:
+            self.receivers[self.asked[key]].append(caption_id)
         else:
-            name = task.text_of(index)
-            images = None if name in captioner.settings.blind_texts else prepared.images
-            pending = PendingCaption(
-                key, name, task.styles[index], ids, prepared.beginnings[index], images, [(prepared, index)]
-            )
-            settings = captioner.recipes[name].settings
-            pending.attempts = captioner.cache.attempts(key, settings.seed, settings.attempts - 1)
-            self.pending[key] = pending
-            self._submit(pending, is_step)
+            settings = self.captioner.recipes[prepared.task.text_of(index)].settings
+            prepared.attempts[index] = cache.attempts(key, settings.seed, settings.attempts - 1)
+            self.asked[key] = caption_id
+            self.receivers[caption_id] = [caption_id]
+            self._submit(caption_id, is_step)
 
-    def _submit(self, pending: PendingCaption, is_first: bool = False) -> None:
+    def _submit(self, caption_id: CaptionId, is_first: bool = False) -> None:
         """Queue the next attempt at a caption; it comes before all others if `is_first`."""
-        captioner = self.captioner
-        settings = captioner.recipes[pending.text].settings
-        attempt = next_attempt(pending.attempts, settings.seed, pending.key)
-        pending.attempts.append(attempt)
+        prepared, index = caption_id
+        captioner, name, style = self.captioner, prepared.task.text_of(index), prepared.task.styles[index]
+        settings = captioner.recipes[name].settings
+        attempt = next_attempt(prepared.attempts[index], settings.seed, _key(caption_id))
+        prepared.attempts[index].append(attempt)
         request = Request(
-            request_id=pending,
-            input_ids=pending.input_ids,
-            settings=captioner.generation_settings(pending.text, pending.style, attempt),
-            images=pending.images,
-            forbidden=captioner.forbidden_by(settings.of_style(pending.style)[1]),
-            beginning=pending.beginning,
+            request_id=caption_id,
+            input_ids=prepared.input_ids[index],
+            settings=captioner.generation_settings(name, style, attempt),
+            images=None if name in captioner.settings.blind_texts else prepared.images,
+            forbidden=captioner.forbidden_by(settings.of_style(style)[1]),
+            beginning=prepared.beginnings[index],
         )
         self.engine.submit(request, is_first)
 
@@ -342,42 +289,47 @@ class CaptioningRun:
         answers = [None if caption is None else caption.text for caption in prepared.captions]
         try:
             for place, prompt in list(next_steps(task, answers, index)):
-                prepared.prompts[place] = prompt
-                count = prepared.frames
-                ids = captioner.encoder.encode(task, place, prompt, count, prepared.beginnings[place])
-                prepared.input_ids[place] = ids
+                prompts = prepared.record.prompts
+                prepared.record = replace(prepared.record, prompts=(*prompts[:place], prompt, *prompts[place + 1 :]))
+                beginning = prepared.beginnings[place]
+                prepared.input_ids[place] = captioner.encoder.encode(task, place, prompt, prepared.frames, beginning)
                 self._request(prepared, place, is_step=True)
         except ValueError as error:  # an answer is empty, or contains what no prompt can
             self._fail_inputs([prepared], f"{task.text_of(index)}: {error}")
 
-    def _handle(self, completion: Completion[PendingCaption]) -> None:
+    def _handle(self, completion: Completion[CaptionId]) -> None:
         """Accept a caption, retry it, or fail the inputs that need it."""
-        pending = completion.request_id
-        settings = self.captioner.recipes[pending.text].settings
-        if not pending.receivers:  # all of them failed in the meantime
+        caption_id = completion.request_id
+        receivers = self.receivers.get(caption_id)
+        if receivers is None:  # all of them failed in the meantime
             return
+        prepared, index = caption_id
+        name, attempts = prepared.task.text_of(index), prepared.attempts[index]
         if isinstance(completion.error, ValueError):  # the prompt fills the model's context, or pixels are not finite
-            self._fail(pending, of_text(pending.text, str(completion.error)))
+            self._close(caption_id)
+            self._fail_inputs([receiver for receiver, _ in receivers], of_text(name, str(completion.error)))
             return
         if completion.error is not None:
             raise completion.error
-        first, started = pending.receivers[0][0], completion.started
+        first, started = receivers[0][0], completion.started
         if first.started is None or (started is not None and started < first.started):
             first.started = started
         answer = Caption(completion.text, len(completion.token_ids), completion.finish_reason)
-        rules = settings.of_style(pending.style)[1]
-        caption = accept(pending.attempts, rules, settings.attempts, answer, completion.token_ids)
+        settings = self.captioner.recipes[name].settings
+        rules = settings.of_style(prepared.task.styles[index])[1]
+        caption = accept(attempts, rules, settings.attempts, answer, completion.token_ids)
         if caption is None:
-            self.captioner.cache.put_attempt(pending.key, len(pending.attempts), pending.attempts[-1])
-            self._submit(pending)
+            self.captioner.cache.put_attempt(_key(caption_id), len(attempts), attempts[-1])
+            self._submit(caption_id)
             return
-        self.captioner.cache.put(pending.key, caption)
-        del self.pending[pending.key]
-        for prepared, index in pending.receivers:
-            self._deliver(prepared, index, caption)
+        self.captioner.cache.put(_key(caption_id), caption)
+        self._close(caption_id)
+        for receiver in receivers:
+            self._deliver(receiver, caption)
 
-    def _deliver(self, prepared: PreparedInput, index: int, caption: Caption) -> None:
-        if prepared.error is not None:  # another of its captions failed
+    def _deliver(self, caption_id: CaptionId, caption: Caption) -> None:
+        prepared, index = caption_id
+        if prepared.record.error is not None:  # another of its captions failed
             return
         prepared.captions[index] = caption
         if None not in prepared.captions:
@@ -386,19 +338,23 @@ class CaptioningRun:
         elif prepared.task.needs:
             self._request_steps(prepared, index)
 
-    def _fail(self, pending: PendingCaption, reason: str) -> None:
-        """Record the failure of all inputs that need a caption."""
-        del self.pending[pending.key]
-        self._fail_inputs([prepared for prepared, _ in pending.receivers], reason)
+    def _close(self, caption_id: CaptionId) -> None:
+        """Generate a caption no longer, because it is complete or nothing needs it."""
+        del self.receivers[caption_id], self.asked[_key(caption_id)]
 
     def _fail_inputs(self, failed: Collection[PreparedInput], reason: str) -> None:
         """Record the failure of inputs, and stop generating what only they need."""
         for prepared in dict.fromkeys(failed):
-            prepared.error = reason
+            prepared.record = replace(prepared.record, error=reason)
             del self.incomplete[prepared.task.item.number]
-            self._records.append(self.captioner.failure(prepared, reason))
-        for other in list(self.pending.values()):
-            other.receivers = [receiver for receiver in other.receivers if receiver[0].error is None]
-            if not other.receivers:
-                del self.pending[other.key]
-                self.engine.cancel(other)
+            self._records.append(self.captioner.record(prepared))
+        for caption_id, receivers in list(self.receivers.items()):
+            receivers[:] = [receiver for receiver in receivers if receiver[0].record.error is None]
+            if not receivers:
+                self._close(caption_id)
+                self.engine.cancel(caption_id)
+
+
+def _key(caption_id: CaptionId) -> CaptionKey:
+    prepared, index = caption_id
+    return caption_key(prepared.task, prepared.record.sha256, index, prepared.record.prompts[index])

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from mindone.models.share4v.generation.engine import ImageSet
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
 from ..audit.image_hash import hash_of_frames
-from ..readers import ItemError, read_item
+from ..readers import read_task
 from ..readers.downloads import DEFAULT_DOWNLOADS, DownloadOptions
 from ..readers.read_pool import ReadPool
-from ..rules.retries import Caption
+from ..rules.retries import Attempt, Caption
+from ..state.records import Record
 from ..state.tasks import Task
 from .token_rules import forced_ids
 
@@ -31,42 +32,32 @@ ARRIVAL_SECONDS = 0.1  # after which tasks that have arrived meanwhile are notic
 
 @dataclass(eq=False)
 class PreparedInput:
-    """An input between its Task and its Record: first what was read, then the captions as they are completed.
+    """An input between its Task and its Record: its pixels and prompts, and its captions as they are completed.
 
     Attributes:
         task: the input and its prompts.
-        sha256: of the picture's bytes, hexadecimal; None if they could not be read.
-        images: pixels or features of the picture, or of the frames of a video.
-        prompts: of the captions; one that waits for an earlier text still has its variables.
-        input_ids: for each prompt int64 [1, L]; None while it waits for an earlier text.
-        beginnings: for each prompt, ids at its end with which its caption begins.
+        record: what is known of its record; it has an error if the input cannot be captioned. A prompt that waits for
+            an earlier text still has its variables.
+        images: pixels or features of the picture, or of the frames of a video; None if it cannot be captioned.
         frames: number of images of the prompts.
-        width, height: of the picture in pixels, as it is shown; None if it could not be decoded.
-        image_hash: perceptual hash of the picture; None if it could not be decoded.
-        columns: what reading the input found out about it, such as the length of a video.
-        error: why it cannot be captioned, or None.
+        input_ids: int64 [1, L], by the index of the prompt; those that wait for an earlier text are not there yet.
+        beginnings: for each prompt, ids at its end with which its caption begins.
+        attempts: for each prompt, those of which this input is the first that needs the caption.
         captions: one for each prompt; None until it is completed.
         order: number of inputs that were started before this one and including it.
         started: `time.perf_counter()` when the first of its captions was started; None if equal pictures provided them.
-        download: as of a Record.
     """
 
     task: Task
-    sha256: str | None = None
+    record: Record
     images: ImageSet | None = None
-    prompts: list[str] = field(default_factory=list)
-    input_ids: list[np.ndarray | None] = field(default_factory=list)
-    beginnings: list[Sequence[int]] = field(default_factory=list)
     frames: int = 1
-    width: int | None = None
-    height: int | None = None
-    image_hash: str | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
+    input_ids: dict[int, np.ndarray] = field(default_factory=dict)
+    beginnings: list[Sequence[int]] = field(default_factory=list)
+    attempts: list[list[Attempt]] = field(default_factory=list)
     captions: list[Caption | None] = field(default_factory=list)
     order: int = 0
     started: float | None = None
-    download: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ def prepare(
     max_image_pixels: int | None = None,
     downloads: DownloadOptions = DEFAULT_DOWNLOADS,
 ) -> PreparedInput:
-    """Read and preprocess one input; a problem with it becomes its `error`.
+    """Read and preprocess one input; a problem with it becomes the `error` of its record.
 
     Args:
         task: the input and its prompts.
@@ -122,34 +113,31 @@ def prepare(
         max_image_pixels: as in `load_image`.
         downloads: how images at URLs are downloaded.
     """
+    record, frames = read_task(task, downloads)
+    if record.error is not None:
+        return PreparedInput(task, record)
     try:
-        picture = read_item(task.item, downloads)
-    except (ItemError, OSError, ValueError) as error:
-        return PreparedInput(task, error=str(error) or type(error).__name__, download=getattr(error, "download", {}))
-    prepared = PreparedInput(
-        task,
-        picture.sha256,
-        prompts=list(task.prompts),
-        columns=dict(picture.columns),
-        captions=[None] * len(task.prompts),
-        download=picture.download,
-    )
-    try:
-        images = [load_image(frame, max_image_pixels) for frame in picture.frames]
+        images = [load_image(frame, max_image_pixels) for frame in frames]
         pixels = [encoder.processor.image_processor(image) for image in images]
-        prepared.images = ImageSet(np.stack(pixels))  # [N, 3, S, S]
-        prepared.beginnings = [encoder.beginning(task, index) for index in range(len(task.prompts))]
-        prepared.input_ids = [
-            None if task.needs_of(index) else encoder.encode(task, index, prompt, len(images), beginning)
-            for index, (prompt, beginning) in enumerate(zip(task.prompts, prepared.beginnings, strict=True))
-        ]
-        prepared.frames = len(images)
-        prepared.width, prepared.height = images[0].size
-        prepared.image_hash = hash_of_frames(images)
+        beginnings = [encoder.beginning(task, index) for index in range(len(task.prompts))]
+        input_ids = {
+            index: encoder.encode(task, index, prompt, len(images), beginning)
+            for index, (prompt, beginning) in enumerate(zip(task.prompts, beginnings, strict=True))
+            if not task.needs_of(index)
+        }
+        width, height = images[0].size
+        return PreparedInput(
+            task,
+            replace(record, width=width, height=height, image_hash=hash_of_frames(images)),
+            images=ImageSet(np.stack(pixels)),  # [N, 3, S, S]
+            frames=len(images),
+            input_ids=input_ids,
+            beginnings=beginnings,
+            attempts=[[] for _ in task.prompts],
+            captions=[None] * len(task.prompts),
+        )
     except (ImageLoadError, ValueError, MemoryError) as error:
-        prepared.images = None
-        prepared.error = str(error) or type(error).__name__
-    return prepared
+        return PreparedInput(task, replace(record, error=str(error) or type(error).__name__))
 
 
 class Prefetcher(AbstractContextManager["Prefetcher"]):

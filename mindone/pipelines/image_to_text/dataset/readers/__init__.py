@@ -6,7 +6,7 @@ from .base import InputError, ItemError, ReaderOptions
 from .formats import KINDS
 from .inputs import list_inputs
 from .patterns import split_pattern
-from .reader import Reader, read_item
+from .reader import Reader, read_item, read_task
 
 __all__ = [
     "KINDS",
@@ -16,5 +16,6 @@ __all__ = [
     "ReaderOptions",
     "list_inputs",
     "read_item",
+    "read_task",
     "split_pattern",
 ]

@@ -11,12 +11,14 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from threading import Lock, local
 from typing import Any
 
-from ..state.records import Item, Picture
+from ..state.records import Frame, Item, Picture, Record
 from ..state.regular_files import open_input
+from ..state.tasks import Task
 from .archives import Archive, PlainArchive, open_archive
 from .arrow_columns import import_pyarrow
 from .arrow_table import ArrowColumn
@@ -294,3 +296,18 @@ def _shared_reader(downloads: DownloadOptions) -> Reader:
 def read_item(item: Item, downloads: DownloadOptions = DEFAULT_DOWNLOADS) -> Picture:
     """Read an item with a Reader that this process shares; arguments and errors as of `Reader`."""
     return _shared_reader(downloads).read(item)
+
+
+def read_task(task: Task, downloads: DownloadOptions = DEFAULT_DOWNLOADS) -> tuple[Record, tuple[Frame, ...]]:
+    """Read the input of a task; return the beginning of its record, and its frames, as of a Picture.
+
+    What prevents reading it becomes the record's `error`; there are no frames then.
+    """
+    blank = task.record()
+    try:
+        picture = read_item(task.item, downloads)
+    except (ItemError, OSError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        return replace(blank, error=reason, download=getattr(error, "download", {})), ()
+    columns = {**blank.columns, **picture.columns}
+    return replace(blank, sha256=picture.sha256, columns=columns, download=picture.download), picture.frames

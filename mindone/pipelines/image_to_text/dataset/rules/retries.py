@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
+from ..state.records import Record
 from .text_rules import TextRules, clean, violations
 
 # Identifies a caption: SHA-256 of the image's bytes; prompt, its style, and its index among equal prompts.
@@ -121,3 +122,17 @@ def accept(
     if len(attempts) > 1:
         notes.append(f"{_ATTEMPT}{attempts.index(best) + 1} of {len(attempts)} ({', '.join(attempts[0].violations)})")
     return Caption(chosen.text, chosen.tokens, chosen.finish_reason, tuple(notes))
+
+
+def complete_record(record: Record, captions: Sequence[Caption]) -> Record:
+    """Return a record with the captions of its prompts; the notes of a named text begin with its name."""
+    names = record.texts or ("",) * len(captions)
+    return replace(
+        record,
+        captions=tuple(caption.text for caption in captions),
+        tokens=tuple(caption.tokens for caption in captions),
+        finish_reasons=tuple(caption.finish_reason for caption in captions),
+        notes=tuple(
+            of_text(name, note) for name, caption in zip(names, captions, strict=True) for note in caption.notes
+        ),
+    )

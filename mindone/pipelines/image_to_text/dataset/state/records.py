@@ -1,4 +1,4 @@
-"""Item, Picture and Record: an input as it was listed, its decoded contents, and its captions; and their JSON lines."""
+"""Item, Picture and Record: an input as it was listed, its contents, and its captions; and their JSON lines."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Picture:
-    """The contents of an input.
+    """The contents of an input, as a `Reader` returns them.
 
     Attributes:
         frames: inputs of `load_image`: the bytes of one image file, or the frames of a video.
@@ -83,6 +83,9 @@ class Picture:
 @dataclass(frozen=True)
 class Record:
     """The result of one input: its captions, or the reason why it failed.
+
+    What reads an input begins its record (`readers.read_task`), and what captions it completes that. A record with
+    neither captions nor an error is incomplete, and stays with the executor that works on it.
 
     Attributes:
         number, key, source: as in its Item.
@@ -133,6 +136,11 @@ class Record:
     download: Mapping[str, int] = field(default_factory=dict)
     image_hash: str | None = None
     texts: tuple[str, ...] = ()
+
+    @property
+    def new_tokens(self) -> int:
+        """Number of tokens that were generated for it; 0 if its captions are those of an equal image."""
+        return sum(self.tokens) if self.seconds else 0
 
 
 class JobError(RuntimeError):

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .records import Item, dumps
+from .records import Item, Record, dumps
 from .regular_files import create_own, open_own
 
 
@@ -36,6 +36,11 @@ class Task:
     texts: tuple[str, ...] = ()
     beginnings: tuple[str | None, ...] = ()
     needs: tuple[tuple[str, ...], ...] = ()
+
+    def record(self) -> Record:
+        """Return the record of the input before it is read."""
+        item = self.item
+        return Record(item.number, item.key, item.source, prompts=self.prompts, columns=item.columns, texts=self.texts)
 
     def text_of(self, index: int) -> str:
         """Return the name of a prompt's text; "" if it has none."""

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from mindone.models.share4v.processing.image_loading import load_image
-from mindone.pipelines.image_to_text.dataset.executors.http_images import data_uri, encode_item
+from mindone.pipelines.image_to_text.dataset.executors.http_images import data_uri, encode_task
 from mindone.pipelines.image_to_text.dataset.state.records import Item
+from mindone.pipelines.image_to_text.dataset.state.tasks import Task
 
 SECRET = b"51.5007N 0.1246W"
 
@@ -114,10 +115,13 @@ def test_images_are_scaled_down_to_the_longer_side(
 def test_what_cannot_be_decoded_is_an_error_of_the_input(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(drawing(), "PNG")[:300])
-    read = encode_item(Item(0, "a", "a.png", {"kind": "file", "path": str(path)}), 1024)
-    assert "truncated or damaged" in (read.error or "") and read.sha256 and not read.uris
-    missing = encode_item(Item(0, "b", "b.png", {"kind": "file", "path": str(tmp_path / "b.png")}), 1024)
-    assert missing.error == "there is no such file"
+    item = Item(0, "a", "a.png", {"kind": "file", "path": str(path)}, columns={"tag": "x"})
+    read, uris = encode_task(Task(item, ("What?",), (None,)), 1024)
+    assert "truncated or damaged" in (read.error or "") and read.sha256 and not uris
+    assert (read.key, read.prompts, read.columns, read.width) == ("a", ("What?",), {"tag": "x"}, None)
+    absent = Item(0, "b", "b.png", {"kind": "file", "path": str(tmp_path / "b.png")})
+    missing, uris = encode_task(Task(absent, ("What?",), (None,)), 1024)
+    assert missing.error == "there is no such file" and not uris
 
 
 def test_damaged_metadata_of_an_image_is_no_error() -> None:
