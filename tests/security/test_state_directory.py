@@ -119,6 +119,18 @@ def test_state_of_an_older_version_is_refused(photos: Path) -> None:
             run(photos, **more)
 
 
+def test_a_job_that_was_moved_keeps_its_answers(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have been paid for, and are texts; what an earlier version stored is a database, which is not opened."""
+    killed_run(photos, after=2)
+    answer = '{"image":"00","prompt":"0  What?","settings":"","answer":["A cat.",3,"eos",[]]}\n'
+    (photos / ".share4v" / "answers.jsonl").write_text(answer)
+    (photos / ".share4v" / "seen.sqlite").write_bytes(b"SQLite format 3\0")
+    moved = photos.rename(tmp_path / "moved")
+    run(moved, adopt=True)
+    assert (moved / ".share4v" / "answers.jsonl").read_text() == answer
+    assert not (moved / ".share4v" / "seen.sqlite").exists()
+
+
 @pytest.mark.parametrize("signature", ["{}", "[]", '{"directory": 7}', "[" * 50_000, '{"directory": "\\ud800"}', ""])
 def test_a_signature_that_is_none(photos: Path, signature: str) -> None:
     killed_run(photos, after=1)

@@ -22,7 +22,7 @@ from .job import JobState
 from .state.atomic_files import atomic_write
 from .state.bounded_reading import read_json
 from .state.listing import Listing, write_listing
-from .state.paths import INPUTS, JOB, PROGRESS, TASKS
+from .state.paths import INPUTS, JOB, OLDER_ANSWERS, PROGRESS, TASKS
 from .state.records import Item, JobError
 from .state.regular_files import own_exists, remove_own
 from .state.signature import sign_directory, sign_listing
@@ -47,7 +47,7 @@ def adopt_state(state: JobState, list_inputs: Callable[[], Iterable[Item]], desc
     directory = state.directory
     settings = _with_new_paths(directory, description)
     remove_queues(directory)
-    delete_caption_caches(directory)
+    delete_caption_caches(directory, (OLDER_ANSWERS,))  # the answers of this version are texts, as the journal's are
     remove_own(directory / TASKS)
     _forget_outputs(directory, description["out"])
     state.describe(settings)

@@ -21,7 +21,7 @@ from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
 from .executors.replicas import replica_count
 from .executors.work_queue import remove_queues
-from .inference.caption_cache import delete_caption_caches
+from .inference.caption_cache import delete_caption_caches, remove_failed_answers
 from .job import CaptionJob, JobState
 from .keywords import DatasetOptions, build_options
 from .near_equal import find_near_equal
@@ -419,6 +419,8 @@ def _listing(
     is_changed = options.retry_failed or (is_complete and inputs_changed(listing, list_again))
     if is_extended or (has_started and is_changed):
         retries = options.retry_failed and has_started
+        if retries and options.engine == "http":
+            remove_failed_answers(directory, options.on_fault == "fail")
         _check_none_missing(start_next_pass(directory, list_again, retries, written_texts(directory)))
         listing = Listing(state.path(INPUTS))
     store_limit(directory, options.limit)

@@ -1,6 +1,7 @@
 """RayExecutor: captioning on a Ray cluster. Ray Data hands blocks of tasks to actors that hold one model each.
 
-Every node must see the state directory and the inputs under the same paths, as on a shared file system.
+Every node must see the state directory and the inputs under the same paths, as on a shared file system: actors read
+their tasks from it, and store their answers in it, so that they outlive the actors and the driver.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from ..inference.caption_cache import cache_name
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
 from ..state.paths import TASKS
 from ..state.records import Record, record_from_line, to_line
@@ -62,8 +65,11 @@ class CaptionActor:
     def __init__(self, choice: ModelChoice, settings: CaptioningSettings, tasks: str) -> None:
         from ..inference.captioner import make_captioner  # imports MindSpore: not needed in the driver process
 
-        self.captioner = make_captioner(choice, settings)
         self.tasks = Path(tasks)
+        # Actors have no numbers that stay theirs, and one that was lost may still be running.
+        answers = self.tasks.with_name(cache_name(uuid4().hex[:12]))
+        is_writable = os.access(answers.parent, os.W_OK)
+        self.captioner = make_captioner(choice, settings, answers if is_writable else None)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[str]]:
         """Caption blocks of tasks, given by their start offsets and counts; records come back in task order."""

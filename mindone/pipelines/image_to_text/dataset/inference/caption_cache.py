@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..rules.retries import TEXT_MARK, Attempt, Caption, CaptionKey, next_attempt
-from ..state.atomic_files import lines_from, sync_directory
+from ..rules.retries import TEXT_MARK, Attempt, Caption, CaptionKey, breaks_rules, next_attempt
+from ..state.atomic_files import atomic_write, lines_from, sync_directory
 from ..state.bounded_reading import parse_json
-from ..state.paths import ANSWERS, CAPTION_CACHES
+from ..state.paths import ALL_ANSWERS, ANSWERS, OLDER_ANSWERS
 from ..state.records import dumps
 from ..state.regular_files import open_own, own_exists, remove_own
 from ..state.tasks import Task
@@ -31,7 +32,9 @@ from ..state.temp_table import TempTable
 if TYPE_CHECKING:
     from ..options import CaptioningSettings
 
+_log = logging.getLogger(__name__)
 SYNC_SECONDS = 1.0  # between two flushes to disk, while answers arrive
+_OWN = -1  # number of this process's file in the index
 _CAPTION = 0  # number of an accepted caption; attempts that broke a rule have numbers from 1
 
 
@@ -43,7 +46,11 @@ class CaptionCache:
     source; an `attempt` that broke a rule has its number, and the rules in `broken`. Answers under other settings are
     not found, so a job may be resumed with other rules for one of its texts.
 
-    Damage at the end of the file is what a crash leaves; the file is cut there, and what is lost is asked again.
+    The answers in the files of the job's other processes are found too, as far as they were there when this was opened:
+    a job that resumes may give an input to another process than before.
+
+    Damage at the end of the file is what a crash leaves; the file is cut there. Damaged lines before answers that can
+    be read are skipped. What is lost is asked again.
 
     Args:
         path: the file; None uses a temporary one, which is emptied if its disk is full.
@@ -51,23 +58,29 @@ class CaptionCache:
 
     Raises:
         OSError: the file cannot be created, for example because the disk is full; `put` and `put_attempt` raise it too.
+        ValueError: a line is longer than any answer, which no crash leaves.
     """
 
     def __init__(self, path: Path | None, settings: CaptioningSettings | None = None) -> None:
         self._path = path
         self._digests = {} if settings is None else _digests(settings)
-        self._index = TempTable("offset INTEGER", "length INTEGER")
+        self._index = _new_index()
         self._size, self._synced = 0, time.monotonic()
+        self._others: list[Path] = []  # files of the job's other processes
+        self._file: Any = None
         try:
             is_new = path is not None and not own_exists(path)
-            self._file: Any = _temporary() if path is None else open_own(path, "ab+")
+            self._file = _temporary() if path is None else open_own(path, "ab+")
             if path is not None:
                 self._read(path)
                 if is_new:
                     sync_directory(path.parent)
         except OSError as error:
-            self._index.close()
+            self.close()
             raise self._full(error) from error
+        except ValueError as error:
+            self.close()
+            raise ValueError(f"{error}: delete it, and its answers are asked again") from error
 
     def get(self, key: CaptionKey) -> Caption | None:
         """Return the caption, or None."""
@@ -103,17 +116,24 @@ class CaptionCache:
 
     def close(self) -> None:
         """Flush the file to disk, and close it."""
-        with suppress(OSError):  # the disk is full, or gone
-            self._sync()
-        self._file.close()
+        if self._file is not None:
+            with suppress(OSError):  # the disk is full, or gone
+                self._sync()
+            self._file.close()
         self._index.close()
 
-    def _find(self, key: CaptionKey, number: int) -> dict[str, Any] | None:
-        row = self._index.get(self._name(key, number))
+    def _find(self, key: CaptionKey, attempt: int) -> dict[str, Any] | None:
+        row = self._index.get(self._name(key, attempt))
         if row is None:
             return None
-        offset, length = row
-        values: dict[str, Any] = parse_json(os.pread(self._file.fileno(), length, offset))
+        number, offset, length = row
+        values: dict[str, Any]
+        if number == _OWN:
+            values = parse_json(os.pread(self._file.fileno(), length, offset))
+            return values
+        with open_own(self._others[number]) as file:
+            file.seek(offset)
+            values = parse_json(file.read(length))
         return values
 
     def _append(self, key: CaptionKey, number: int, values: dict[str, Any]) -> None:
@@ -129,7 +149,7 @@ class CaptionCache:
                 raise self._full(error) from error
             self._empty()
             return
-        self._index.put(self._name(key, number), self._size, len(data))
+        self._index.put(self._name(key, number), _OWN, self._size, len(data))
         self._size += len(data)
 
     def _write(self, data: bytes) -> None:
@@ -149,24 +169,32 @@ class CaptionCache:
         self._file.seek(0)
         self._size = 0
         self._index.close()
-        self._index = TempTable("offset INTEGER", "length INTEGER")
+        self._index = _new_index()
 
     def _read(self, path: Path) -> None:
-        """Read which answers there are, and cut off what a crash left at the end."""
-        with suppress(ValueError):  # a line that is longer than any answer
-            for line in lines_from(path):
-                try:
-                    values = parse_json(line)
-                    key = bytes.fromhex(values["image"]), values["prompt"]
-                    name = _entry(key, values["settings"], values.get("attempt", _CAPTION))
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    break
-                if not line.endswith(b"\n"):
-                    break
-                self._index.put(name, self._size, len(line))
-                self._size += len(line)
+        """Read which answers there are, those of this process last, and cut off what a crash left at the end."""
+        for other in sorted(path.parent.glob(ALL_ANSWERS)):
+            if other != path:
+                self._others.append(other)
+                self._read_file(other, len(self._others) - 1)
+        self._size = self._read_file(path, _OWN)
         if os.fstat(self._file.fileno()).st_size > self._size:
             os.ftruncate(self._file.fileno(), self._size)
+
+    def _read_file(self, path: Path, number: int) -> int:
+        """Add the answers of a file to the index, and return where the last one ends."""
+        offset = end = damaged = skipped = 0
+        for line in lines_from(path):
+            name = _name_of(line)
+            if name is None:
+                damaged += 1
+            else:
+                self._index.put(name, number, offset, len(line))
+                end, skipped = offset + len(line), damaged
+            offset += len(line)
+        if skipped:
+            _log.warning("%s: %d damaged lines, whose answers are asked again", path, skipped)
+        return end
 
     def _name(self, key: CaptionKey, number: int) -> bytes:
         return _entry(key, self._settings(key[1]), number)
@@ -199,17 +227,43 @@ def caption_key(task: Task, sha256: str | None, index: int, prompt: str | None =
     return bytes.fromhex(sha256 or ""), question + own + (f"{TEXT_MARK}{name}" if name else "")
 
 
-def cache_name(rank: int = 0) -> str:
-    """Return the file name of the answers of one of a job's processes."""
+def cache_name(rank: int | str = 0) -> str:
+    """Return the file name of the answers of one of a job's processes, by its number or another name."""
     stem, _, suffix = ANSWERS.partition(".")
     return f"{stem}-{rank}.{suffix}" if rank else ANSWERS
 
 
-def delete_caption_caches(directory: Path) -> None:
+def delete_caption_caches(directory: Path, patterns: Sequence[str] = (ALL_ANSWERS, OLDER_ANSWERS)) -> None:
     """Delete the answers of all processes of a job, and what earlier versions stored in their place."""
-    for pattern in CAPTION_CACHES:
+    for pattern in patterns:
         for path in directory.glob(pattern):
             remove_own(path)
+
+
+def remove_failed_answers(directory: Path, breaks_a_rule: bool) -> None:
+    """Remove the empty answers of a job, whose inputs have failed, so that a server is asked again for them.
+
+    A model in this process would give the same answers again.
+
+    Args:
+        directory: state directory of the job.
+        breaks_a_rule: whether inputs with captions that break a rule have failed too.
+
+    Raises:
+        OSError: a file cannot be written; it is as it was before.
+    """
+
+    def is_kept(line: bytes) -> bool:
+        try:
+            values = parse_json(line)
+            text, _, _, notes, *_ = values["answer"]
+            return "attempt" in values or (bool(text.strip()) and not (breaks_a_rule and breaks_rules(notes)))
+        except (ValueError, KeyError, TypeError, AttributeError):  # an attempt, which has no notes; or damaged
+            return True
+
+    for path in directory.glob(ALL_ANSWERS):
+        with atomic_write(path) as file:
+            file.writelines(filter(is_kept, lines_from(path)))
 
 
 def _digests(settings: CaptioningSettings) -> Mapping[str, str]:
@@ -228,6 +282,29 @@ def _entry(key: CaptionKey, settings: str, number: int) -> bytes:
     text = prompt.encode("utf-8", "surrogatepass")  # a prompt may contain a file name that is not valid UTF-8
     parts = picture, settings.encode(), str(number).encode(), text
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+def _name_of(line: bytes) -> bytes | None:
+    """Return the key of the answer in a line; None if it is none, or incomplete."""
+    try:
+        values = parse_json(line)
+        key = bytes.fromhex(values["image"]), values["prompt"]
+        text, tokens, reason, *more = values["answer"]
+        is_answer = isinstance(text, str) and type(tokens) is int and isinstance(reason, str)
+        if "attempt" in values:
+            is_answer = is_answer and not more and isinstance(values["broken"], list)
+        else:
+            is_answer = is_answer and isinstance(more[0], list) and all(isinstance(one, dict) for one in more[1:])
+        if not is_answer or len(more) > 2 or not line.endswith(b"\n"):
+            return None
+        return _entry(key, values["settings"], values.get("attempt", _CAPTION))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+
+
+def _new_index() -> TempTable:
+    """Return a table of where answers are: which of the files, its bytes from where on, and how many."""
+    return TempTable("file INTEGER", "offset INTEGER", "length INTEGER")
 
 
 def _temporary() -> Any:

@@ -19,7 +19,7 @@ TOKEN_COUNTS = "token_counts.json"  # lengths of the captions in the outputs, if
 QUEUE = "queue"  # directory of the tasks that msrun's ranks share
 TASKS = "tasks.jsonl"  # the tasks of Ray's actors
 ANSWERS = "answers.jsonl"  # the answers so far, of one process
-CAPTION_CACHES = ("answers*.jsonl", "seen*.sqlite*")  # of all processes, and of earlier versions
+ALL_ANSWERS, OLDER_ANSWERS = "answers*.jsonl", "seen*.sqlite*"  # of all processes; of earlier versions
 PROGRESS = "output-*.json"  # what an output has on disk; with the name of its format
 # Patterns of what a job keeps in its state directory; a directory with none of these is a new job's.
 STATE_FILES = (
@@ -27,5 +27,5 @@ STATE_FILES = (
         f"{name}*"
         for name in (IMAGE_HASHES, JOB, SKIPPED, JOURNAL, PREVIOUS, FAILED, SPEED_LOG, TASKS, PROGRESS, WRITTEN, LIMIT)
     ),
-    *("inputs.*", f"{TOKEN_COUNTS}*", *CAPTION_CACHES, RESTARTED, QUEUE, f"{REVIEWS}*"),
+    *("inputs.*", f"{TOKEN_COUNTS}*", ALL_ANSWERS, OLDER_ANSWERS, RESTARTED, QUEUE, f"{REVIEWS}*"),
 )

@@ -109,6 +109,21 @@ def test_the_summary_counts_what_was_spent_also_on_failures(photos: Path) -> Non
     assert summarize(photos.parent / "out.jsonl.share4v").usage == summary.usage  # which the report shows
 
 
+def test_a_retry_asks_the_server_again(photos: Path) -> None:
+    """Answers that failed are not taken from the earlier run; all others are."""
+    failed = {5: completion(""), 6: completion("A strange picture.")}
+
+    def script(number: int, count: int) -> Reply | None:
+        return Reply(200, failed[number]) if number in failed and count < 2 else None
+
+    options: dict[str, Any] = {"attempts": 2, "forbid": ["strange"], "on_fault": "fail"}
+    with stub(script) as server:
+        assert run(photos, server.url, **options)[0].failed == 2
+        summary, rows = run(photos, server.url, retry_failed=True, **options)
+    assert summary.failed == 0 and [row["caption"] for row in rows] == [caption(number) for number in range(12)]
+    assert server.counts == {PROBE: 2, **{number: 3 if number in failed else 1 for number in range(12)}}
+
+
 @pytest.mark.parametrize("is_date", [False, True])
 def test_no_request_comes_before_the_time_that_a_throttled_endpoint_named(photos: Path, is_date: bool) -> None:
     """One request at a time, so that none is on its way while the refusal is; measured by the endpoint's clock."""

@@ -62,6 +62,33 @@ def test_a_torn_end_is_cut_off_and_the_file_grows_behind_it(tmp_path: Path, tail
     assert path.read_bytes() == b"".join(lines)
 
 
+def test_a_damaged_line_costs_only_its_own_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of what a power cut left, or a person edited, in front of other answers, nothing else is asked again."""
+    path = tmp_path / "answers.jsonl"
+    lines = filled(path)
+    odd = [lines[5].replace(b'"A \\"cat', new) for new in (b'3,"', b'"a","b","')] + [b"[]\n", b"{}\n"]
+    path.write_bytes(b"".join((*lines[:3], bytes(300) + lines[3], *odd, *lines[4:])))
+    before = path.read_bytes()
+    assert found(path) == [(1, 0), (1, None), (1, 2)] and path.read_bytes() == before
+    assert f"{path}: 5 damaged lines, whose answers are asked again" in caplog.text
+
+
+def test_answers_of_the_other_processes_are_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A job that resumes may give an input to another process, or have fewer of them."""
+    mine = tmp_path / cache_name()
+    for number, key in enumerate(KEYS[:2]):
+        cache = CaptionCache(tmp_path / cache_name(("a1b2", 3)[number]))
+        cache.put_attempt(key, 1, Attempt({}, Caption("", 1, "eos"), ("empty",)))
+        cache.put(key, replace(CAPTION, tokens=number))
+        cache.close()
+    other = tmp_path / cache_name(3)
+    with other.open("ab") as file:
+        file.write(b'{"image":"00')  # being written
+    size = other.stat().st_size
+    assert found(mine) == [(1, 0), (1, 1), (0, None)]
+    assert other.stat().st_size == size and not mine.stat().st_size and not caplog.text
+
+
 def test_other_rules_of_a_text_find_no_answer_and_leave_those_of_others(tmp_path: Path) -> None:
     first, path = CaptioningSettings(), tmp_path / cache_name(2)
     key = KEYS[0][0], "0  What?"
