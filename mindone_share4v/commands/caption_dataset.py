@@ -237,7 +237,7 @@ class Progress:
 
     def _count(self, record: Record) -> None:
         self.made += 1
-        self.tokens += sum(record.tokens)
+        self.tokens += record.new_tokens
         self.bar.set_postfix_str(f"{self.tokens / self._elapsed():.0f} tokens/s", refresh=False)
         if record.error is not None:
             self.failures += 1

@@ -43,4 +43,4 @@ class FakeExecutor:
             else:
                 captions = tuple(f"{self.opening}{text} ({prompt})" for prompt in task.prompts)
                 tokens = (3,) * len(captions)
-                yield Record(item.number, item.key, item.source, captions, tokens=tokens, **common)
+                yield Record(item.number, item.key, item.source, captions, tokens=tokens, seconds=1.0, **common)

@@ -289,7 +289,7 @@ class CaptionJob:
                     counts["kept"] += KEPT_EXISTING in record.notes
                     if is_new:
                         counts["captioned"] += record.error is None
-                        counts["tokens"] += sum(record.tokens)
+                        counts["tokens"] += record.new_tokens
                     self._append(journal, record)
                 self._flush(journal)
             failed = self._finish(journal, count)
@@ -441,6 +441,6 @@ class CaptionJob:
                 writer.write(record)
             writer.flush()
         made = [record for record in self._pending if not record.stands]
-        self._speed.note(len(made), sum(sum(record.tokens) for record in made))
+        self._speed.note(len(made), sum(record.new_tokens for record in made))
         self._pending.clear()
         self._last_flush = time.monotonic()

@@ -26,6 +26,7 @@ from .audit.near_images import NearImages
 from .readers import ItemError, read_item
 from .readers.read_pool import ReadPool
 from .state.atomic_files import AppendOnlyFile, lines_from
+from .state.bounded_reading import parse_json
 from .state.existing_captions import KEPT_EXISTING
 from .state.paths import IMAGE_HASHES
 from .state.records import Item, Record, dumps, record_from_line, to_line
@@ -163,7 +164,7 @@ class NearEqualInputs:
         lines = lines_from(self._path) if own_exists(self._path) else iter(())
         count = size = 0
         for line, (item, _) in zip(lines, inputs(0), strict=False):
-            if not line.endswith(b"\n") or json.loads(line)["key"] != item.key:
+            if _key_in(line) != item.key:
                 break
             count, size = count + 1, size + len(line)
         with closing(AppendOnlyFile(self._path)) as file:
@@ -212,6 +213,14 @@ def find_near_equal(
     if mode is None:
         return None
     return lambda inputs: NearEqualInputs(directory, mode, inputs, settings)
+
+
+def _key_in(line: bytes) -> str | None:
+    """Return the key of the input that a line is about; None if a crash damaged it, or another version wrote it."""
+    try:
+        return ImageFacts(**parse_json(line)).key if line.endswith(b"\n") else None
+    except (ValueError, TypeError):
+        return None
 
 
 def _key(number: int) -> bytes:

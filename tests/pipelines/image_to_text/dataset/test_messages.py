@@ -117,7 +117,7 @@ def test_progress_lines_without_a_terminal(
 
 
 def record(number: int, **more: Any) -> Record:
-    return Record(number, str(number), f"{number}.png", tokens=(5,), **more)
+    return Record(number, str(number), f"{number}.png", tokens=(5,), seconds=1.0, **more)
 
 
 def test_the_rate_is_of_what_this_run_made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,8 @@ from mindone.pipelines.image_to_text.dataset import near_equal as near_equal_mod
 from mindone.pipelines.image_to_text.dataset.audit.image_hash import image_hash, near_equal, read_hash
 from mindone.pipelines.image_to_text.dataset.audit.near_images import NearImages
 from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
+from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
+from mindone.pipelines.image_to_text.dataset.readers import list_inputs
 from mindone.pipelines.image_to_text.dataset.report.summary import summarize
 from mindone.pipelines.image_to_text.dataset.state.records import Record
 from mindone.pipelines.image_to_text.dataset.state.tasks import Task
@@ -169,7 +172,7 @@ class Worker(EchoExecutor):
             hashed = image_hash(Image.open(task.item.path or "").convert("RGB"))
         except OSError as error:
             return replace(record, captions=(), tokens=(), error=type(error).__name__)
-        return replace(record, captions=(f"picture of {task.item.key}",), image_hash=hashed)
+        return replace(record, captions=(f"picture of {task.item.key}",), image_hash=hashed, seconds=0.5)
 
 
 @pytest.fixture
@@ -197,6 +200,7 @@ def test_once_captions_the_first_of_a_group(photos: Path, tmp_path: Path) -> Non
     out = tmp_path / "out.jsonl"
     summary = caption_dataset(photos, out=out, near_equal="once")
     assert (summary.inputs, summary.captioned, summary.failed) == (17, 16, 1)
+    assert summary.tokens == 8 * 3  # those of copies were not generated
     assert sorted(Worker.asked) == [*(f"a{n}" for n in range(4)), "broken", *(f"d{n}" for n in range(4))]
     journal = {row["key"]: row for row in rows(tmp_path / "out.jsonl.share4v" / "journal.jsonl")}
     for number in range(4):
@@ -283,6 +287,24 @@ def test_a_repaired_copy_is_hashed_again_when_failures_are_retried(photos: Path,
     (photos / "broken.png").write_bytes((photos / "a0.png").read_bytes())
     caption_dataset(photos, out=out, near_equal="once", retry_failed=True)
     assert {row["key"]: row["caption"] for row in rows(out)}["broken"] == "picture of a0"
+
+
+def test_hashes_that_a_power_cut_damaged_are_computed_again(photos: Path, tmp_path: Path) -> None:
+    items, path = list(list_inputs([str(photos)])), tmp_path / "image-hashes.jsonl"
+
+    def firsts() -> list[int | None]:
+        inputs = near_equal_module.NearEqualInputs(
+            tmp_path, "once", lambda start: ((item, None) for item in items[start:]), CaptioningSettings()
+        )
+        with closing(inputs) as near:
+            return [near.first(item.number) for item in items]
+
+    whole, content = firsts(), path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    assert len(lines) == 17 and whole.count(None) == 9
+    for damage in (lines[4][:20], bytes(50), bytes(50) + b"\n", b"[]\n", b'{"key":"a0","new":1}\n', b"{}\n"):
+        path.write_bytes(b"".join((*lines[:4], damage, *lines[6:])))
+        assert firsts() == whole and path.read_bytes() == content
 
 
 def test_settings_that_contradict(photos: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def run_follower(
                     os.fsync(file.fileno())
                 inputs += 1
                 failed += record.error is not None
-                tokens += sum(record.tokens)
+                tokens += record.new_tokens
             os.fsync(file.fileno())
     return JobSummary(
         inputs=inputs,
