@@ -34,6 +34,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     table.add_argument("--out", metavar="FILE", help="file to write (default: TABLE with _match after its name)")
     table.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the file if it exists, and discard the scores of an interrupted command with other settings "
+        "(default: an error)",
+    )
+    table.add_argument(
         "--image-column",
         metavar="NAME",
         help="column of the images (default: the inputs of the job that wrote TABLE, or path, source, image, ...)",

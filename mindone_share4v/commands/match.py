@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.evaluation.match_table import Check, MatchSummary, Score
 
 _SHOWN_PROBLEMS = 5
+_FILE_ARGUMENTS = ("out", "image_column", "caption_column", "image_root", "encoding", "overwrite")
 
 
 def run(arguments: Namespace) -> int:
@@ -27,7 +28,7 @@ def run(arguments: Namespace) -> int:
     from tqdm import tqdm
 
     from mindone.pipelines.image_to_text.dataset.keywords import download_options
-    from mindone.pipelines.image_to_text.evaluation.match_table import add_match
+    from mindone.pipelines.image_to_text.evaluation.match_table import add_match, check_match
 
     progress = _Progress(tqdm(unit="row", dynamic_ncols=True, disable=not sys.stderr.isatty()))
     try:
@@ -35,17 +36,15 @@ def run(arguments: Namespace) -> int:
             raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}")
         if not arguments.clip and not arguments.verify:
             raise ValueError("there is nothing to add to the table: give --clip DIR, --verify or both")
+        files: dict[str, Any] = {name: getattr(arguments, name) for name in _FILE_ARGUMENTS}
+        check_match(arguments.table, **files)  # before a model is loaded
         with progress.bar, signal_handler(raise_interrupt):
             summary = add_match(
                 arguments.table,
                 _score(arguments),
                 _check(arguments),
-                out=arguments.out,
-                image_column=arguments.image_column,
-                caption_column=arguments.caption_column,
-                image_root=arguments.image_root,
+                **files,
                 batch_size=arguments.batch_size,
-                encoding=arguments.encoding,
                 downloads=download_options(vars(arguments)),
                 resume=_functions(arguments),
                 on_rows=progress.on_rows,

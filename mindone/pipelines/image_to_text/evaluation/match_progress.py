@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..dataset.state.atomic_files import AppendOnlyFile, lines_from
+from ..dataset.state.atomic_files import AppendOnlyFile, count_lines, lines_from
 from ..dataset.state.bounded_reading import parse_json
 from ..dataset.state.records import dumps
 from ..dataset.state.regular_files import own_exists, remove_own
@@ -24,19 +24,28 @@ class MatchProgress:
 
     Args:
         out: the table to write.
-        settings: everything that the values depend on, as JSON values; a file with others is started again.
+        settings: everything that the values depend on, as JSON values.
+        discards: whether values that were computed with other settings are discarded.
 
     Raises:
+        ValueError: there are such values, and they are not to be discarded.
         OSError: another process writes the file, or it cannot be written.
 
     Attributes:
         known: number of rows whose values are on disk.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], discards: bool = False) -> None:
         self._path = out.with_name(f"{out.name}{_SUFFIX}")
         header = (dumps(settings) + "\n").encode()
         self.known, size = _valid_lines(self._path, header)
+        others = 0 if size or discards else _other_lines(self._path)
+        if others:
+            raise ValueError(
+                f"{self._path} has the values of {others:,} rows that were computed with other settings, or from a "
+                "table that has changed: repeat that command to continue it, write to another file with out (--out), "
+                "or discard them with overwrite (--overwrite)"
+            )
         self._file = AppendOnlyFile(self._path)
         self._file.truncate(size)
         if not size:
@@ -87,6 +96,11 @@ def _valid_lines(path: Path, header: bytes) -> tuple[int, int]:
             break
         count, size = count + 1, size + len(line)
     return count, size
+
+
+def _other_lines(path: Path) -> int:
+    """Return the number of lines after the first of a file that has another header."""
+    return max(0, count_lines(path) - 1) if own_exists(path) else 0
 
 
 def _is_row(line: bytes) -> bool:

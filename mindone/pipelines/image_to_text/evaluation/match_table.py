@@ -7,12 +7,13 @@ same name. `contradictions` are words of a caption that a captioning model does 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mindone.models.share4v.processing.image_loading import ImageLoadError, load_image
 
@@ -77,6 +78,7 @@ def add_match(
     downloads: DownloadOptions = DEFAULT_DOWNLOADS,
     resume: Mapping[str, Any] | None = None,
     on_rows: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
 ) -> MatchSummary:
     """Write a table again, with the columns `match` and `contradictions` of each row's image and caption.
 
@@ -98,9 +100,13 @@ def add_match(
         resume: what tells `score` and `check` apart from others, as JSON values. With it, values are stored as soon as
             they are computed, in a file beside `out`; after an interruption, the same call computes only the others.
         on_rows: called after every batch with the number of rows so far, and that of rows that could not be scored.
+        overwrite: whether `out` is replaced if it exists, and values of an interrupted call with other settings are
+            discarded.
 
     Raises:
-        ValueError: the table's kind is unknown, it has no such columns, or there is nothing to add.
+        ValueError: the table's kind is unknown, it has no such columns, there is nothing to add, or there are values of
+            a call with other settings.
+        FileExistsError: `out` exists.
         OSError: a file cannot be read or written.
         ImportError: the table is Parquet, and pyarrow is not installed.
 
@@ -112,7 +118,71 @@ def add_match(
     functions = {name: function for name, function in ((MATCH, score), (CONTRADICTIONS, check)) if function is not None}
     if not functions:
         raise ValueError("there is nothing to add to the table: give score (--clip) or check (--verify)")
+    opened = _open(table, out, image_column, caption_column, image_root, encoding, overwrite)
+    found, summary = opened.table, MatchSummary(opened.out)
+    report = on_rows or (lambda rows, failed: None)
+    scoring = _Scoring(summary, opened.images, opened.caption, functions, batch_size, downloads, report)
+    with ExitStack() as stack:
+        if resume is not None:
+            settings = {**opened.settings, "functions": sorted(functions), **resume}
+            scoring.progress = stack.enter_context(closing(MatchProgress(summary.path, settings, overwrite)))
+            summary.resumed = scoring.progress.known
+        with atomic_write(summary.path) as file:
+            TABLE_FORMATS[found.suffix].copy(found, file, scoring.scored, tuple(functions))
+        if scoring.progress is not None:
+            scoring.progress.remove()
+    return summary
+
+
+def check_match(
+    table: str | Path,
+    *,
+    out: str | Path | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    image_root: str | Path | None = None,
+    encoding: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Return the file that `add_match` would write; arguments and errors as there, before a model is loaded."""
+    return _open(table, out, image_column, caption_column, image_root, encoding, overwrite).out
+
+
+class _Opened(NamedTuple):
+    """What is known before the first row is read.
+
+    Attributes:
+        table: to read.
+        out: file to write.
+        caption: column of the captions.
+        images: finds the images.
+        settings: what says, of an interrupted call, that it read the same rows.
+    """
+
+    table: Table
+    out: Path
+    caption: str
+    images: WithImages
+    settings: Mapping[str, Any]
+
+
+def _open(
+    table: str | Path,
+    out: str | Path | None,
+    image_column: str | None,
+    caption_column: str | None,
+    image_root: str | Path | None,
+    encoding: str | None,
+    overwrite: bool,
+) -> _Opened:
     found = find_table(Path(table), encoding)
+    path = Path(out) if out is not None else match_table(found.path)
+    if path.exists() and any(path.samefile(file) for file in found.files):
+        raise ValueError(f"{found.path} is read while {path} is written: choose another name (out, --out)")
+    if os.path.lexists(path) and not overwrite:
+        raise FileExistsError(
+            f"{path} exists: write to another file with out (--out), or replace it with overwrite (--overwrite)"
+        )
     names = TABLE_FORMATS[found.suffix].names(found)
     caption = chosen_column(found, "caption", caption_column, CAPTION_COLUMNS, names)
     images = None
@@ -123,27 +193,14 @@ def add_match(
         root = image_root if image_root is not None else "." if image_column == "source" else None
         root = None if root is None else str(root)
         images = images_of_rows(found, ReaderOptions(image_column=image_column, image_root=root, encoding=encoding))
-    summary = MatchSummary(Path(out) if out is not None else match_table(found.path))
-    if summary.path.exists() and any(summary.path.samefile(file) for file in found.files):
-        raise ValueError(f"{found.path} is read while {summary.path} is written: choose another name (out, --out)")
-    report = on_rows or (lambda rows, failed: None)
-    scoring = _Scoring(summary, images, caption, functions, batch_size, downloads, report)
-    with ExitStack() as stack:
-        if resume is not None:
-            settings = {**_inputs(found, caption, image_column, image_root), "functions": sorted(functions), **resume}
-            scoring.progress = stack.enter_context(closing(MatchProgress(summary.path, settings)))
-            summary.resumed = scoring.progress.known
-        with atomic_write(summary.path) as file:
-            TABLE_FORMATS[found.suffix].copy(found, file, scoring.scored, tuple(functions))
-        if scoring.progress is not None:
-            scoring.progress.remove()
-    return summary
-
-
-def _inputs(table: Table, caption: str, image: str | None, root: str | Path | None) -> dict[str, Any]:
-    """Return what says, of an interrupted call, that it read the same rows."""
-    place = None if root is None else str(Path(root).absolute())
-    return {"table": digest_of_files(table.files), "caption": caption, "image": image, "root": place}
+    settings = {
+        "table": digest_of_files(found.files),
+        "encoding": encoding,
+        "caption": caption,
+        "image": image_column,
+        "root": None if image_root is None else str(Path(image_root).absolute()),
+    }
+    return _Opened(found, path, caption, images, settings)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from PIL import Image
 from mindone.pipelines.image_to_text import caption_dataset
 from mindone.pipelines.image_to_text.evaluation.match_table import add_match
 from mindone.pipelines.image_to_text.evaluation.verify import Contradiction
+from mindone_share4v.cli import main
 
 COUNT = 37
 BROKEN = 5
@@ -215,7 +216,7 @@ def test_rows_that_a_person_removed_are_skipped_and_another_order_is_an_error(jo
     assert [int(one) for one in add_match(table, score).scores] == [11, 12, 14, 15]
     table.write_text("".join(reversed(lines)))
     with pytest.raises(ValueError, match=r"no input 'a/4' behind those of the rows before.*--image-column"):
-        add_match(table, score)
+        add_match(table, score, out=job / "reversed.jsonl")
 
 
 def test_folders(job: Path, tmp_path: Path) -> None:
@@ -264,6 +265,68 @@ def test_a_killed_command_continues_after_the_scores_that_it_had(tmp_path: Path,
     log = (tmp_path / "log").read_text().splitlines()
     assert len(set(log)) == COUNT - 2 and len(log) == COUNT - 2 + 2 * 4  # only the batches of the kills, twice
     assert not list(tmp_path.glob("*.progress"))
-    (tmp_path / "log").unlink()
-    assert run(10, "a") == (-signal.SIGKILL, "")
-    assert run(0, "another model") == (0, "0")  # other scores are not continued
+
+
+def interrupted(images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
+    """Score the first batches, and then be interrupted."""
+    if len(texts[0]) > 9 + 8:
+        raise KeyboardInterrupt
+    return score(images, texts)
+
+
+@pytest.mark.parametrize("change", ["model", "encoding", "table"])
+def test_scores_of_an_interrupted_command_are_not_discarded_silently(
+    tmp_path: Path, rows: list[dict[str, Any]], change: str
+) -> None:
+    table = tmp_path / "t.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    original = table.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        add_match(table, interrupted, batch_size=4, resume={"model": "a"})
+    if change == "table":
+        table.write_bytes(original.replace(b'say ""x""', b'say ""z""'))
+    other = {"resume": {"model": "b" if change == "model" else "a"}}
+    other |= {"encoding": "latin-1"} if change == "encoding" else {}
+    with pytest.raises(ValueError, match=r"has the values of 12 rows .*other settings.*--overwrite"):
+        add_match(table, score, **other)
+    table.write_bytes(original)
+    if change == "model":
+        assert add_match(table, score, overwrite=True, **other).resumed == 0
+    else:
+        assert add_match(table, score, resume={"model": "a"}).resumed == 12
+
+
+def test_an_existing_output_is_replaced_only_on_request(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    table, out = tmp_path / "t.csv", tmp_path / "t_match.csv"
+    pd.DataFrame(rows[:4]).to_csv(table, index=False)
+    out.write_text("edited by hand")
+
+    def unused(images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
+        raise AssertionError("this is known before the first image is scored")
+
+    for named in (None, out):
+        with pytest.raises(FileExistsError, match=r"t_match.csv exists: .*--out.*--overwrite"):
+            add_match(table, unused, out=named, resume={})
+    assert out.read_text() == "edited by hand" and {path.name for path in tmp_path.iterdir()} == {
+        "img",
+        "t.csv",
+        out.name,
+    }
+    add_match(table, score, overwrite=True)
+    assert list(pd.read_csv(out)["match"]) == expected(rows)[:4]
+
+
+def test_a_mistake_in_the_table_is_reported_before_a_model_is_loaded(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("path,text\n1.png,x\n")
+    Path("t_match.csv").write_text("mine")
+    for arguments, message in (
+        (["none.csv"], "none.csv: there is no such file"),
+        (["t.csv"], "t_match.csv exists"),
+        (["t.csv", "--out", "new.csv", "--caption-column", "txt"], "Did you mean 'text'"),
+    ):
+        assert main(["match", *arguments, "--clip", "no-such-model"]) == 2
+        assert message in capfd.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"t.csv", "t_match.csv"}
