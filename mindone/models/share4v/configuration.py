@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -422,6 +423,25 @@ def _local_tower(data: Mapping[str, Any], directory: Path) -> Path | None:
     if not isinstance(named, str) or format_of(data) != "original":
         return None
     return next((path for path in tower_paths(named, directory) if (path / CONFIG_NAME).is_file()), None)
+
+
+def has_file(path: Path) -> bool:
+    """Return whether a file that a checkpoint may lack is there.
+
+    Raises:
+        ValueError: there is something else in its place, which would otherwise count as a missing file.
+    """
+    if path.is_file():
+        return True
+    if os.path.lexists(path):
+        what = "a link to a file that does not exist" if path.is_symlink() else "not a regular file"
+        raise ValueError(f"{path} is {what}: replace it by the checkpoint's own file, or delete it")
+    return False
+
+
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object, {} if there is no such file; errors as in `has_file` and `read_json`."""
+    return read_json(path) if has_file(path) else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

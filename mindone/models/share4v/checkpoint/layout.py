@@ -9,7 +9,7 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
-from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, Share4VConfig, read_json
+from ..configuration import CONFIG_NAME, PREPROCESSOR_NAME, Share4VConfig, has_file, read_json
 from ..configuration_formats import (
     CLIP_LARGE_336,
     ORIGINAL_MODEL_TYPES,
@@ -321,7 +321,7 @@ def _assumed_tower(data: dict[str, Any], directory: Path) -> dict[str, Any] | No
 
     preprocessor_config.json gives the image size; None if the file does not exist.
     """
-    if not (directory / PREPROCESSOR_NAME).is_file():
+    if not has_file(directory / PREPROCESSOR_NAME):
         return None
     edge = read_crop_size(read_json(directory / PREPROCESSOR_NAME))
     hidden = data.get("mm_hidden_size") or CLIP_LARGE_336["hidden_size"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..home import expand_home
+from .contents import MAX_COMPANION_BYTES
 from .errors import NoSpaceError
 
 HOME_VARIABLE = "SHARE4V_HOME"
@@ -72,7 +73,7 @@ def has_companions(directory: Path) -> bool:
     """Return whether a directory has the small files that a checkpoint of its kind needs, judged by its config.json.
 
     For directories that other programs filled, which may have fetched only the config. A vision tower needs
-    preprocessor_config.json, a language model tokenizer.model, and LLaVA's format both.
+    preprocessor_config.json, a language model tokenizer.model or a byte-level tokenizer.json, and LLaVA's format both.
     """
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -81,8 +82,18 @@ def has_companions(directory: Path) -> bool:
     if not isinstance(config, dict):
         return False
     is_tower = str(config.get("model_type")).startswith("clip")
-    needed = {"preprocessor_config.json": is_tower or "text_config" in config, "tokenizer.model": not is_tower}
-    return all((directory / name).is_file() for name, is_needed in needed.items() if is_needed)
+    needs_preprocessor = is_tower or "text_config" in config
+    if needs_preprocessor and not (directory / "preprocessor_config.json").is_file():
+        return False
+    return is_tower or (directory / "tokenizer.model").is_file() or _is_byte_level(directory / "tokenizer.json")
+
+
+def _is_byte_level(path: Path) -> bool:
+    """Return whether a tokenizer.json needs no tokenizer.model beside it; that of sentencepiece's models does."""
+    try:
+        return path.stat().st_size <= MAX_COMPANION_BYTES and b'"ByteLevel"' in path.read_bytes()
+    except OSError:
+        return False
 
 
 def is_inside(path: Path, folder: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from ..configuration_schema import shown
 from .incremental_decoding import IncrementalDecoder
 from .tokenizer import Tokenizer
-from .tokenizer_files import CONFIG_NAME, read_arguments
+from .tokenizer_files import CONFIG_NAME, check_flags, read_arguments
 
 logger = logging.getLogger(__name__)
 FILE_NAME = "tokenizer.json"
@@ -201,6 +201,8 @@ class ByteLevelTokenizer(Tokenizer):
         if "eos_token" not in arguments:
             raise ValueError(f"{directory / CONFIG_NAME} names no eos_token, so an answer would not end")
         added = content.get("added_tokens") or []
+        for one in added:
+            check_flags(one, path)
         tokens = {**{one["content"]: one["id"] for one in added}, **arguments.pop("added_tokens")}
         special = {one["content"] for one in added if one.get("special")} | {*arguments.pop("special_tokens")}
         # Added tokens are found by `encode`, which knows which of them are plain text.

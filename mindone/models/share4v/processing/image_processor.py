@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..configuration import PREPROCESSOR_NAME, Share4VConfig, read_json
+from ..configuration import PREPROCESSOR_NAME, Share4VConfig, has_file, read_json
 from ..configuration_formats import read_crop_size, read_size
 from ..configuration_schema import Integer, Real, shown
 from .files import find_directory
@@ -204,7 +204,7 @@ class ImageProcessor:
         """
         directory = find_directory(name_or_path, options)
         paths = [Path(folder) / PREPROCESSOR_NAME for folder in (directory, vision_directory) if folder is not None]
-        path = next((path for path in paths if path.is_file()), None)
+        path = next((path for path in paths if has_file(path)), None)
         if path is None:
             if config is None:
                 raise FileNotFoundError(f"no {PREPROCESSOR_NAME} in {directory}: add the file, or pass config")

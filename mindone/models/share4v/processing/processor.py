@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import configuration_schema as schema
-from ..configuration import CONFIG_NAME, IMAGE_TOKEN_INDEX, NO_VISION, read_json
+from ..configuration import CONFIG_NAME, IMAGE_TOKEN_INDEX, NO_VISION, read_json, read_optional_json
 from ..home import expand_home
 from ..hugging_face import FILES, PROCESSOR, check_arguments
 from ..load_options import CheckpointOptions, checked_options, explicit_options
@@ -334,7 +334,7 @@ class Share4VProcessor:
                 image_token_id=config.image_token_id,
             )
         path = directory / PROCESSOR_NAME
-        stated = read_json(path) if path.is_file() else {}
+        stated = read_optional_json(path)
         error = schema.Text().error(stated.get("conversation", DEFAULT_TEMPLATE))
         if error is not None:
             raise ValueError(f"{path}: conversation {error}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..configuration import read_json
+from ..configuration import read_optional_json
 from ..configuration_schema import check_object, shown
 
 CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
@@ -15,8 +15,7 @@ CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME = "tokenizer_config.json", "added_tokens
 def read_arguments(directory: Path) -> dict[str, Any]:
     """Read the arguments of Tokenizer from a checkpoint's tokenizer files."""
     config, added_file, special_file = (
-        read_json(directory / name) if (directory / name).is_file() else {}
-        for name in (CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME)
+        read_optional_json(directory / name) for name in (CONFIG_NAME, _ADDED_NAME, _SPECIAL_NAME)
     )
     stated: dict[str, Any] = {}
     for role in ("bos_token", "eos_token", "unk_token", "pad_token"):
@@ -38,11 +37,7 @@ def read_arguments(directory: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{CONFIG_NAME}'s added_tokens_decoder has {shown(token_id)}: expected an id and an object"
             )
-        trims = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
-        if trims:
-            raise ValueError(
-                f"{directory / CONFIG_NAME}: added token {shown(text)} has {', '.join(trims)}, which is not supported"
-            )
+        check_flags(token, directory / CONFIG_NAME)
         if added.setdefault(text, int(token_id)) != int(token_id):
             raise ValueError(
                 f"{directory}: added token {shown(text)} has two ids, {added[text]} and {token_id}; remove one"
@@ -50,6 +45,17 @@ def read_arguments(directory: Path) -> dict[str, Any]:
         if token.get("special"):
             special.add(text)
     return {**stated, "added_tokens": added, "special_tokens": special}
+
+
+def check_flags(token: Mapping[str, Any], path: Path) -> None:
+    """Check that an added token is found in a text whatever surrounds it.
+
+    Raises:
+        ValueError: it is not, which is not supported here; ids would differ from those of the training.
+    """
+    flags = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
+    if flags:
+        raise ValueError(f"{path}: added token {shown(_text_of(token))} has {', '.join(flags)}, which is not supported")
 
 
 def _text_of(token: Any) -> str:

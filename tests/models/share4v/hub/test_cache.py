@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindone.models.share4v.hub.cache import cache_root, choose_files, has_all_files
+from mindone.models.share4v.hub.cache import cache_root, choose_files, has_all_files, has_companions
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -38,3 +38,18 @@ def test_when_a_directory_has_all_files(tmp_path: Path) -> None:
     assert not has_all_files(tmp_path, weights=True)
     (tmp_path / "pytorch_model-00002-of-00002.bin").write_bytes(b"1")
     assert has_all_files(tmp_path, weights=True)
+
+
+def test_a_language_model_needs_a_tokenizer_that_can_be_read(tmp_path: Path) -> None:
+    """Other programs may fetch tokenizer.json alone; only a byte-level one is complete without tokenizer.model."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert not has_companions(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"decoder": {"type": "ByteFallback"}}))
+    assert not has_companions(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": {"type": "ByteLevel"}}, indent=2))
+    assert has_companions(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(b"1")
+    assert has_companions(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "text_config": {}}))
+    assert not has_companions(tmp_path)

@@ -227,6 +227,11 @@ def test_a_tokenizer_json_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(bpe))
     with pytest.raises(ValueError, match="names no eos_token"):
         Tokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    added = [{"id": 0, "content": "<end>", "special": True}, {"id": 1, "content": "<mask>", "lstrip": True}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**bpe, "added_tokens": added}))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: added token '<mask>' has lstrip, which is not supported"):
+        Tokenizer.from_pretrained(tmp_path)
 
 
 def test_the_chat_template_of_the_file(metadata: dict[str, Any]) -> None:

@@ -378,6 +378,24 @@ def test_invalid_directories(small_model: Path, tmp_path: Path) -> None:
         Tokenizer.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("kind", ["pipe", "broken link", "directory"])
+def test_what_is_in_place_of_a_small_file_is_an_error(small_model: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """As if it did not exist, added tokens would be split; a cache whose files were deleted has links to nowhere."""
+    place(small_model, tmp_path)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("blobs/1")
+    said = "a link to a file that does not exist" if kind == "broken link" else "not a regular file"
+    with pytest.raises(ValueError, match=f"{name} is {said}: replace it"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
 def test_tokenizer_can_be_pickled(small_model: Path) -> None:
     tokenizer = Tokenizer(small_model, {"<image>": 400})
     again = pickle.loads(pickle.dumps(tokenizer))

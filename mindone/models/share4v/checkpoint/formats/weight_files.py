@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...configuration import read_json
+from ...configuration import has_file, read_json
 from ..errors import CheckpointError, listing
 from .mindspore_ckpt import open_ckpt
 from .safetensors_file import open_safetensors
@@ -43,7 +43,7 @@ def find_weights(directory: str | Path) -> WeightFiles:
     """
     directory = Path(directory)
     for name in CANDIDATES:
-        if (directory / name).is_file():
+        if has_file(directory / name):
             return _indexed(directory / name) if name in INDEXES else WeightFiles((directory / name,))
     checkpoints = tuple(sorted(directory.glob("*.ckpt")))
     if checkpoints:

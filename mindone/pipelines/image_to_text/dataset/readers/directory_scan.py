@@ -145,6 +145,10 @@ class DirectoryScan:
             self._skip(reason, name)
             return
         kind = _entry_kind(entry)
+        if kind == "other":
+            if not self._include or any(matches(inside, pattern) for pattern in self._include):
+                self._others.append(("special", name))
+            return
         is_metadata = kind == "file" and name in METADATA_FILES and not self.is_requested(name)
         if is_metadata:
             self.metadata.append(name)

@@ -38,8 +38,13 @@ def single_file(location: Location, options: ReaderOptions, builder: ItemBuilder
     """Yield one image or video."""
     directory = os.path.dirname(location.path)
     if builder.is_new_directory(directory):
-        names = [name for name in METADATA_FILES if os.path.isfile(os.path.join(directory, name))]
-        read_metadata(directory, names, os.path.dirname(location.name), options, builder)
+        shown = os.path.dirname(location.name)
+        present = [name for name in METADATA_FILES if os.path.exists(os.path.join(directory, name))]
+        names = [name for name in present if os.path.isfile(os.path.join(directory, name))]
+        for name in present:
+            if name not in names and not os.path.isdir(os.path.join(directory, name)):
+                builder.skipped.note("special", os.path.join(shown, name))
+        read_metadata(directory, names, shown, options, builder)
     if builder.is_new_file(location.path):
         keys = key_pair(location.prefix + os.path.basename(location.path))
         yield _file_item(location.path, location.name, keys, options, builder)

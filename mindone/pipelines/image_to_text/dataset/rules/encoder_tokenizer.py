@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from mindone.models.share4v.configuration import has_file
 from mindone.models.share4v.hub import HubError, is_checkpoint_name, resolve
 
 from ..state.regular_files import open_input
@@ -198,7 +199,7 @@ def _read_pieces(path: Path) -> Count:
     from sentencepiece import SentencePieceProcessor
 
     config: Any = {}
-    if path.with_name(_CONFIG).is_file():
+    if has_file(path.with_name(_CONFIG)):
         with open_input(str(path.with_name(_CONFIG))) as file:
             config = json.loads(file.read(_MAX_BYTES))
     kind = config.get("tokenizer_class", "T5Tokenizer" if path.name == _PIECES[0] else None)

@@ -81,6 +81,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "inputs that were taken for captions or metadata of images among the inputs",
         "to read one as a list or table of images, pass it alone",
     ),
+    "special": (
+        "pipes, sockets or devices, or links to such",
+        "nothing is read from them: store their contents in files",
+    ),
     "hidden": ("hidden files or folders", ""),
     "system": ("files that an operating system or program left behind", ""),
     "other": ("other files", ""),

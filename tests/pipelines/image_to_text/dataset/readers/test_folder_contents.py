@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,21 @@ def write_parquet(path: Path, **columns: Any) -> None:
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def test_pipes_and_sockets_are_counted_and_never_opened(tmp_path: Path) -> None:
+    write(tmp_path, "in/1.png", "in/2.png")
+    for name in ("3.png", "metadata.jsonl", "1.json", "a.tar", "notes"):
+        os.mkfifo(tmp_path / "in" / name)
+    (tmp_path / "in" / "link.jpg").symlink_to("3.png")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("in/socket.csv")
+    items, skipped = listing("in")
+    assert keys(items) == ["1", "2"]
+    names = ["1.json", "3.png", "a.tar", "link.jpg", "metadata.jsonl", "notes", "socket.csv"]
+    assert skipped == {"special": [f"in/{name}" for name in names]}
+    assert listing("in/*.png")[1] == {"special": ["in/3.png"]}
+    assert listing("in/1.png")[1] == {"special": ["in/metadata.jsonl"]}
 
 
 def test_shards_beside_images_and_in_subfolders_are_listed_with_them(tmp_path: Path) -> None:
