@@ -88,3 +88,18 @@ def write_folder(folder: Path, count: int, broken: bool = True, duplicates: int 
     if broken:
         for name, data in broken_files().items():
             (folder / f"part{len(name) % 3}" / f"bad-{name}").write_bytes(data)
+
+
+def write_near_copies(folder: Path) -> None:
+    """Write scenes of `write_folder` again in other files, three that are listed before it and three after it."""
+    for number, name in enumerate(("again",) * 3 + ("small",) * 3):
+        path = folder / name / f"{name}{number:04d}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(scene(number), "BMP"))
+
+
+def shared_by_copies(records: list[dict[str, object]]) -> dict[str, str]:
+    """Return, of records with captions of near-equal images, the name of that image by the key."""
+    mark = "caption of a near-equal image: "
+    notes = {str(record["key"]): str(note) for record in records for note in record["notes"]}  # type: ignore[attr-defined]
+    return {key: Path(note).name for key, note in notes.items() if note.startswith(mark)}

@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from helpers.pictures import write_folder
+from helpers.pictures import shared_by_copies, write_folder, write_near_copies
 from helpers.warm_processes import warm_python
 
 from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
 from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
 
-COUNT, DUPLICATES, BROKEN = 160, 6, 20
+COUNT, DUPLICATES, BROKEN, COPIES = 160, 6, 20, 6
 TIMEOUT = 600.0  # seconds after which a hanging process fails the test
 
 
@@ -30,7 +30,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(folder: Path, out: Path) -> list[str]:
-    return ["-m", "mindone_share4v", "caption-dataset", str(folder), "--out", str(out), "--batch-size", "4"]
+    flags = ["--out", str(out), "--batch-size", "4", "--near-equal", "once"]
+    return ["-m", "mindone_share4v", "caption-dataset", str(folder), *flags]
 
 
 def start_rank(folder: Path, out: Path, rank: int, count: int) -> subprocess.Popen[str]:
@@ -104,6 +105,7 @@ def is_stopped_outside_a_claim(pid: int, queue: Path) -> bool:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("msrun") / "photos"
     write_folder(place, COUNT, broken=True, duplicates=DUPLICATES)
+    write_near_copies(place)
     return place
 
 
@@ -113,7 +115,10 @@ def local(folder: Path) -> list[dict[str, object]]:
     done = subprocess.run([warm_python(), *command(folder, out)], capture_output=True, text=True, env=environment())
     assert done.returncode == 1, done.stderr
     records = stable(out)
-    assert len(records) == COUNT + DUPLICATES + BROKEN
+    assert len(records) == COUNT + DUPLICATES + BROKEN + COPIES
+    shared = shared_by_copies(records)  # from the first in the list, be it the copy or the original
+    assert shared["part0/scene0000"] == "again0000.bmp" and "again/again0000" not in shared
+    assert shared["small/small0003"] == "scene0003.png"
     return records
 
 

@@ -13,11 +13,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers.pictures import write_folder
+from helpers.pictures import shared_by_copies, write_folder, write_near_copies
 from helpers.warm_processes import warm_python
 
+from mindone.models.share4v.generation.engine import Engine
+from mindone.pipelines import pipeline
 from mindone.pipelines.image_to_text.dataset.executors import ray_executor
+from mindone.pipelines.image_to_text.dataset.inference import captioner
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache
+from mindone.pipelines.image_to_text.dataset.inference.captioner import Captioner
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ExecutorOptions, ModelChoice
+from mindone.pipelines.image_to_text.dataset.readers import list_inputs
+from mindone.pipelines.image_to_text.dataset.state.tasks import Task, write_tasks
 
 TIMEOUT = 600.0  # seconds after which a hanging job fails the test
 SCRIPT = """
@@ -42,7 +49,7 @@ class CaptionActor(ray_executor.CaptionActor):
         return super().__call__(block)
 
 ray_executor.CaptionActor = CaptionActor
-options = JobOptions(out=out, engine=engine, executor=ExecutorOptions(actors=2, cpus=1, block=8))
+options = JobOptions(out=out, engine=engine, near_equal="once", executor=ExecutorOptions(actors=2, cpus=1, block=8))
 print(caption_dataset(folder, settings=CaptioningSettings(batch_size=4), options=options))
 """
 
@@ -77,6 +84,7 @@ def listening_addresses(pid: int) -> set[str]:
 
 def test_a_killed_worker_is_replaced_and_no_other_machine_can_connect(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", 160, broken=True, duplicates=4)
+    write_near_copies(tmp_path / "photos")
     local = start(tmp_path / "photos", tmp_path / "local.jsonl", "local")
     output, _ = local.communicate(timeout=TIMEOUT)
     assert local.returncode == 0, output
@@ -94,7 +102,33 @@ def test_a_killed_worker_is_replaced_and_no_other_machine_can_connect(tmp_path: 
     finally:
         job.kill()
     assert job.returncode == 0, output
-    assert stable(tmp_path / "ray.jsonl") == stable(tmp_path / "local.jsonl")
+    records = stable(tmp_path / "ray.jsonl")
+    assert records == stable(tmp_path / "local.jsonl")
+    shared = shared_by_copies(records)
+    assert shared["part0/scene0000"] == "again0000.bmp" and shared["small/small0003"] == "scene0003.png"
+
+
+def test_answers_outlive_the_actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver or an actor is killed; the actors of the next run ask nothing again."""
+    write_folder(tmp_path / "photos", 5, broken=False)
+    tasks = [Task(item, ("What is it?",), (None,)) for item in list_inputs([str(tmp_path / "photos")])]
+    (block,) = write_tasks(tmp_path / "tasks.jsonl", tasks, 8)
+    tiny = pipeline("image-to-text")
+
+    def make(choice: ModelChoice, settings: CaptioningSettings, answers: Path) -> Captioner:
+        return Captioner(tiny, "tiny", settings, CaptionCache(answers, settings))
+
+    def records() -> list[dict[str, object]]:
+        actor = ray_executor.CaptionActor(
+            ModelChoice(model="tiny"), CaptioningSettings(), str(tmp_path / "tasks.jsonl")
+        )
+        found = map(json.loads, actor({"start": [block.start], "count": [block.count]})["record"])
+        return [{name: value for name, value in record.items() if name != "seconds"} for record in found]
+
+    monkeypatch.setattr(captioner, "make_captioner", make)
+    first = records()  # the actor is not closed
+    monkeypatch.setattr(Engine, "submit", None)
+    assert records() == first and len(first) == 5 and all(record["captions"] for record in first)
 
 
 @pytest.mark.parametrize("address", [None, "auto"])
