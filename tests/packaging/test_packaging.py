@@ -35,6 +35,9 @@ def link_upstream(site: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from these sources, which takes a minute; or the one that was already, in SHARE4V_TEST_WHEEL."""
+    if built := os.environ.get("SHARE4V_TEST_WHEEL"):
+        return Path(built)
     out = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT, cwd=out)
     return next(out.glob("*.whl"))
