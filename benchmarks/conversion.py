@@ -1,19 +1,31 @@
-"""What `share4v convert --dtype int4` costs for one layer of a shape with random weights: CPU time and peak memory.
+"""What `share4v convert --dtype int4` costs on weights of a named shape that are random: time, CPU time, peak memory.
 
-    python benchmarks/conversion.py --shape 7b
+    python benchmarks/conversion.py --shape 13b
+    python benchmarks/conversion.py --shape 7b-2l --whole FOLDER
 
-One layer is rounded twice, on one calibration sequence and on three, and the time for all sequences and all layers is
-extrapolated: a part that does not depend on the sequences (GPTQ) and one that grows with them (the layer in NumPy, its
-second moments, and the rounded layer on the kernels). CPU seconds of all threads are reported, because they hold on a
-busy machine too; on N idle cores the conversion takes about 1/N of them.
+The first rounds one layer twice in this process, on one calibration sequence and on three, and extrapolates: a part
+that does not depend on the sequences (GPTQ) and one that grows with them (both models and the second moments). CPU
+seconds of all threads are reported, because they hold on a busy machine too; N idle cores take about 1/N of them.
+
+The second writes a complete checkpoint of few layers into FOLDER (gigabytes), converts it with the command, and loads
+the result. Then it converts again, kills the command with SIGKILL in the middle of the last layer, resumes it, and
+compares the bytes of the two results. Time and memory are those of the command's processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import filecmp
+import os
 import resource
+import shutil
+import signal
+import subprocess
+import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from shapes import SHAPES
@@ -21,13 +33,21 @@ from shapes import SHAPES
 from mindone.models.share4v import Share4VConfig, TextConfig
 from mindone.models.share4v.calibration import PICTURES, SEQUENCE, TOKENS
 from mindone.models.share4v.checkpoint.packed import write_vectors
+from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import BlockWriter
 from mindone.models.share4v.language.weights import language_plans, language_shapes
-from mindone.models.share4v.rounding.gptq_layers import LayerRounder
+from mindone.models.share4v.rounding.gptq_layers import LayerRounder, Streams
 from mindone.models.share4v.rounding.rotation import RotatedWeights, Rotation
 
 PROMPT = 50  # tokens around a picture
 PATTERN = 1_000_003  # random values that are repeated; a prime, so that no two rows of a matrix are equal
+LOAD = """
+import resource, sys, time
+from mindone.models.share4v import Share4V
+start = time.perf_counter()
+Share4V.from_pretrained(sys.argv[1])
+print(f"{time.perf_counter() - start:.1f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}")
+"""
 
 
 def cpu_seconds(config: Share4VConfig, sequences: int) -> float:
@@ -43,35 +63,115 @@ def cpu_seconds(config: Share4VConfig, sequences: int) -> float:
     plan = next(plan for plan in language_plans(config, "int4") if plan.spec.heads)
     weights = RotatedWeights(read, text, Rotation.random(text.hidden_size))
     inputs = [generator.standard_normal((SEQUENCE, text.hidden_size), np.float32) for _ in range(sequences)]
-    rounder = LayerRounder(text, weights.layer, weights.rotation, inputs)
     start = time.process_time()
     writer = BlockWriter(plan.spec)
     write_vectors(writer, plan, weights.layer)
-    rounder.block(plan, writer)
+    LayerRounder(text, weights.layer, weights.rotation).block(plan, writer, Streams.of(inputs))
     return time.process_time() - start
 
 
-def main() -> None:
-    """Measure one shape and print a line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="7b")
-    arguments = parser.parse_args()
-    text = TextConfig(**asdict(SHAPES[arguments.shape].language))
+def measure_layer(shape: str) -> None:
+    """Measure one layer of a shape and print a line."""
+    text = TextConfig(**asdict(SHAPES[shape].language))
     config = replace(Share4VConfig(), text_config=text, quantization="int4", quantization_layout="rotated")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     one, three = (cpu_seconds(config, count) for count in (1, 3))
     each, count = (three - one) / 2, -(-TOKENS // SEQUENCE)
     layer = one + (count - 1) * each
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    sequence = SEQUENCE * text.hidden_size * 4 / 2**30  # of which two were in memory at the peak
-    picture = (config.vision_config.num_patches + PROMPT) / SEQUENCE  # in sequences
-    more = PICTURES * picture
+    pictures = PICTURES * (config.vision_config.num_patches + PROMPT) / SEQUENCE  # in sequences
     print(
-        f"{arguments.shape}: {one - each:.0f} + {count} x {each:.1f} = {layer:.0f} CPU seconds for a layer, "
-        f"{layer * text.num_hidden_layers / 3600:.1f} CPU hours for {text.num_hidden_layers}; with {PICTURES} pictures "
-        f"{(layer + more * each) * text.num_hidden_layers / 3600:.1f}. Peak {peak:.2f} GiB ({before:.2f} before), "
-        f"{peak + count * sequence:.2f} GiB with all sequences, {peak + (count + more) * sequence:.2f} with pictures"
+        f"{shape}, {library().instruction_set}: {one - each:.0f} + {count} x {each:.1f} = {layer:.0f} CPU seconds for "
+        f"a layer, {layer * text.num_hidden_layers / 3600:.1f} CPU hours for {text.num_hidden_layers}; with {PICTURES} "
+        f"pictures {(layer + pictures * each) * text.num_hidden_layers / 3600:.1f}. Peak {peak:.2f} GiB"
     )
+
+
+@dataclass
+class Run:
+    """A run of the command.
+
+    Attributes:
+        seconds: until it ended.
+        cpu_seconds: of all its threads.
+        peak: memory, in GiB.
+        layers: the seconds after which each layer was finished; the first entry is when the first one began.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak: float = 0.0
+    layers: list[float] = field(default_factory=list)
+
+
+def finished_layers(out: Path) -> int:
+    """Return how many layers of an unfinished conversion are on disk; -1 if it has not begun to round."""
+    numbers = [int(path.name.rpartition("-")[2]) for path in out.glob(".writing-int4-*/rounded-*")]
+    return max(numbers, default=-1)
+
+
+def convert(source: Path, out: Path, is_time_to_kill: Callable[[Run, float], bool] = lambda run, now: False) -> Run:
+    """Convert in a process of its own, which is killed when `is_time_to_kill` says so."""
+    command = [sys.executable, "-m", "mindone_share4v", "convert", str(source), "--out", str(out), "--dtype", "int4"]
+    run, begin = Run(), time.perf_counter()
+    process = subprocess.Popen(command)
+    while True:
+        pid, _, usage = os.wait4(process.pid, os.WNOHANG)
+        now = time.perf_counter() - begin
+        if pid:
+            break
+        run.layers += [now] * (finished_layers(out) + 1 - len(run.layers))
+        if is_time_to_kill(run, now):
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.1)
+    run.seconds, run.cpu_seconds, run.peak = now, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
+    return run
+
+
+def measure_whole(shape: str, folder: Path) -> None:
+    """Convert a checkpoint of a shape twice, once killed and resumed, and print what it cost."""
+    from random_checkpoint import write_checkpoint
+
+    source, whole, killed = folder / "source", folder / "whole", folder / "killed"
+    count = SHAPES[shape].language.num_hidden_layers
+    if not (source / "config.json").is_file():
+        write_checkpoint(shape, source)
+    for out in (whole, killed):
+        shutil.rmtree(out, ignore_errors=True)
+    run = convert(source, whole)
+    layers = np.diff(run.layers)  # the last layer's end is not seen if the rest is over at once
+    rest = run.seconds - layers.sum()
+    print(
+        f"{shape}, {library().instruction_set}, {library().threads} threads: {run.seconds:.0f} s, "
+        f"{run.cpu_seconds:.0f} CPU seconds, peak {run.peak:.2f} GiB; layers of "
+        f"{', '.join(f'{one:.0f}' for one in layers)} s, the rest {rest:.0f} s; 32 layers by extrapolation "
+        f"{(rest + 32 * layers.mean()) / 60:.0f} minutes",
+        flush=True,
+    )
+    size = (whole / "model.safetensors").stat().st_size / 1e9
+    loaded = subprocess.run([sys.executable, "-c", LOAD, str(whole)], check=True, capture_output=True, text=True)
+    seconds, peak = loaded.stdout.split()[-2:]
+    print(f"loading {size:.2f} GB: {seconds} s, peak {peak} GiB", flush=True)
+
+    def in_the_last_layer(run: Run, now: float) -> bool:
+        return len(run.layers) == count and now > run.layers[-1] + layers.mean() / 2
+
+    first = convert(source, killed, in_the_last_layer)
+    print(f"killed after {first.seconds:.0f} s, with {finished_layers(killed)} of {count} layers finished", flush=True)
+    second = convert(source, killed)
+    is_equal = filecmp.cmp(whole / "model.safetensors", killed / "model.safetensors", shallow=False)
+    print(f"resumed: {second.seconds:.0f} s; the bytes are {'equal' if is_equal else 'DIFFERENT'}")
+
+
+def main() -> None:
+    """Measure one layer or a complete conversion of a shape."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="7b")
+    parser.add_argument("--whole", metavar="FOLDER", type=Path, help="convert a complete checkpoint, written there")
+    arguments = parser.parse_args()
+    if arguments.whole is None:
+        measure_layer(arguments.shape)
+    else:
+        measure_whole(arguments.shape, arguments.whole)
 
 
 if __name__ == "__main__":

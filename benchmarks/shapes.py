@@ -41,6 +41,8 @@ class Shape:
 SHAPES = {
     "7b": Shape(LanguageShape(4096, 11008, 32, 32)),
     "7b-8l": Shape(LanguageShape(4096, 11008, 8, 32)),
+    "7b-2l": Shape(LanguageShape(4096, 11008, 2, 32)),
+    "13b": Shape(LanguageShape(5120, 13824, 40, 40)),
     "13b-4l": Shape(LanguageShape(5120, 13824, 4, 40)),
     "tiny": Shape(LanguageShape(128, 384, 3, 4, 1024, 512), VisionShape(128, 512, 4, 4, 96, 24)),
 }

@@ -199,20 +199,20 @@ def _packer(
     if not calibration:
         return packer(plans, text, read, groups_of(entries))
     weights = RotatedWeights(finite_reader(read), text, Rotation.random(text.hidden_size))
-    rounder = LayerRounder(text, weights.layer, weights.rotation, calibration)
+    rounder = LayerRounder(text, weights.layer, weights.rotation)
+    finished.begin(calibration)
+    calibration.clear()  # on disk now; pictures can take gigabytes
 
     def packed(plan: BlockPlan) -> np.ndarray:
         if not plan.name.startswith(f"{LANGUAGE_MODEL}layers."):
             return pack(plan, weights.reader(plan))
-        layer, done = plan.spec.cache_layer, finished.count
-        if layer < done:
-            if layer == done - 1:
-                rounder.hidden = finished.sequences(len(calibration))
+        layer = plan.spec.cache_layer
+        if layer < finished.count:
             return finished.block(layer)
         writer = BlockWriter(plan.spec)
         write_vectors(writer, plan, weights.layer)
-        block = rounder.block(plan, writer)
-        finished.add(layer, block, rounder.hidden)
+        block = rounder.block(plan, writer, finished.streams())
+        finished.add(layer, block)
         return block
 
     return packed

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..bfloat16 import dtype_name, from_bfloat16, to_bfloat16
 from ..language.weights import language_plans
-from ..rounding.importance import MATRICES, Importance
+from ..rounding.importance import Importance
+from ..rounding.reference import STACKED
 from .adapters import merged_entries
 from .errors import CheckpointError, listing
 from .formats import StoredTensor, find_weights, stored_tensors
@@ -28,12 +29,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16")
 # Part of a layer -> the key of its input in Importance.of, which queries, keys and values share, and gate and up too.
-INPUT_OF = {
-    **{f"self_attn.{part}_proj": MATRICES["self_attn.q_proj"] for part in "qkv"},
-    "self_attn.o_proj": MATRICES["self_attn.o_proj"],
-    **{f"mlp.{part}_proj": MATRICES["mlp.gate_proj"] for part in ("gate", "up")},
-    "mlp.down_proj": MATRICES["mlp.down_proj"],
-}
+INPUT_OF = {part: number for number, parts in enumerate(STACKED) for part in parts}
 RECOMMENDATION = (
     "%s is rounded to int4 as it is loaded, each time; `share4v convert --dtype int4` rounds it once and better, with "
     "GPTQ, and its result loads at once"

@@ -33,7 +33,7 @@ STATUS = {
 NOT_FINITE = 6
 NO_MEMORY = 7
 PEAKS = ("float32", "int8", "bfloat16")  # csrc/kernels.h has the same order
-INTERFACE = 7  # of the functions that are called here; as in csrc/operators.cpp
+INTERFACE = 8  # of the functions that are called here; as in csrc/operators.cpp
 
 
 class KernelError(RuntimeError):
@@ -144,12 +144,15 @@ class Library:
         return 0
 
     def round_super_block(
-        self, weight: np.ndarray, importance: np.ndarray
+        self, weight: np.ndarray, importance: np.ndarray, feedback: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Round weight float32 [R, K], at most 256 columns, to one int4 super-block per row.
 
         Args:
+            weight: the weights; with `feedback` the targets, which are replaced by the rounded weights.
             importance: float32 [K], positive: how much the squared error of each column matters.
+            feedback: float32 [K, K]: columns make up for the errors of the columns behind them
+                (csrc/error_feedback.h). Only what is above the diagonal is read.
 
         Returns:
             codes uint8 [R, K], pairs int8 [R, ceil(K / 32), 2], and scales float16 [R]; see packing.RoundedRows.
@@ -158,16 +161,48 @@ class Library:
             KernelError: a shape or dtype is wrong.
         """
         rows, columns = weight.shape
-        _check_floats("round_super_block", [weight, importance], [importance.shape == (columns,)])
+        given = [weight, importance] if feedback is None else [weight, importance, feedback]
+        fits = [importance.shape == (columns,), feedback is None or feedback.shape == (columns, columns)]
+        _check_floats("round_super_block", given, fits)
         codes, pairs = np.empty((rows, columns), np.uint8), np.empty((rows, -(-columns // 32), 2), np.int8)
         scales = np.empty(rows, np.float16)
         status = self._library.share4v_round(
             ctypes.c_int64(rows),
             ctypes.c_int64(columns),
-            *[_pointer(array) for array in (weight, importance, codes, pairs, scales)],
+            _pointer(weight),
+            _pointer(importance),
+            None if feedback is None else _pointer(feedback),
+            *[_pointer(array) for array in (codes, pairs, scales)],
         )
-        _check("round_super_block", status, [weight, importance])
+        _check("round_super_block", status, given)
         return codes, pairs, scales
+
+    def refine_super_block(
+        self, gradient: np.ndarray, moment: np.ndarray, codes: np.ndarray, pairs: np.ndarray, scales: np.ndarray
+    ) -> None:
+        """Change the codes of one int4 super-block per row, in place, each to the best one while the others stay.
+
+        Args:
+            gradient: float32 [R, K], at most 256 columns: the rows' errors times the second moments of all inputs. It
+                becomes the change of the errors.
+            moment: float32 [K, K], the second moments of these columns.
+            codes, pairs, scales: as `round_super_block` returns them.
+
+        Raises:
+            KernelError: a shape or dtype is wrong.
+        """
+        rows, columns = gradient.shape
+        fits = (
+            codes.shape == (rows, columns) and pairs.shape == (rows, -(-columns // 32), 2) and scales.shape == (rows,)
+        )
+        _check_floats("refine_super_block", [gradient, moment], [moment.shape == (columns, columns), fits])
+        if (codes.dtype, pairs.dtype, scales.dtype) != (np.uint8, np.int8, np.float16):
+            _check("refine_super_block", 2, [codes, pairs, scales])
+        given = [gradient, moment, codes, pairs, scales]
+        status = self._library.share4v_refine(
+            ctypes.c_int64(rows), ctypes.c_int64(columns), *[_pointer(array) for array in given]
+        )
+        _check("refine_super_block", status, given)
 
     def rotate_rows(self, rotation: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Multiply rows x float32 [R, H] by a rotation, float32 [H + m * m]; csrc/format.h (Block) describes it.

@@ -6,12 +6,16 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-VERSION = 3  # of the files and of the method: increase it when a change of either would give other bits
+from .gptq_layers import Streams
+
+VERSION = 4  # of the files and of the method: increase it when a change of either would give other bits
+STREAMS = ("exact", "rounded")
 
 
 def fingerprint(*parts: Any) -> str:
@@ -25,52 +29,86 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-class FinishedLayers:
-    """A directory of finished blocks and of the calibration sequences behind the last of them.
-
-    A layer counts as finished when the file of its sequences has its final name, which it gets last.
+class SequenceFile:
+    """Sequences, float32 [T, H] each, one after the other in a file, so that only one is in memory.
 
     Args:
-        directory: created with the first layer; it belongs to one conversion (see `fingerprint`).
+        path: the file, which exists.
+        shapes: of the sequences.
+    """
+
+    def __init__(self, path: Path, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.path, self.shapes = path, tuple(shapes)
+        self._starts = [0, *accumulate(4 * int(np.prod(shape)) for shape in shapes)]
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        count = int(np.prod(self.shapes[index]))
+        return np.fromfile(self.path, np.float32, count, offset=self._starts[index]).reshape(self.shapes[index])
+
+    def __setitem__(self, index: int, value: np.ndarray, /) -> None:
+        with self.path.open("r+b") as file:
+            file.seek(self._starts[index])
+            file.write(np.ascontiguousarray(value, np.float32).data)
+
+
+class FinishedLayers:
+    """A directory of finished blocks and of the calibration data behind the last of them.
+
+    A layer counts as finished when the file of its outputs in the rounded model has its final name, which it gets last.
+
+    Args:
+        directory: it belongs to one conversion (see `fingerprint`).
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._shapes: list[tuple[int, ...]] = []
 
     @property
     def count(self) -> int:
         """The number of finished layers."""
-        numbers = [int(path.stem.rpartition("-")[2]) for path in self.directory.glob("sequences-*.npy")]
-        return max(numbers, default=-1) + 1
+        return max((int(path.name.rpartition("-")[2]) for path in self.directory.glob("rounded-*")), default=0)
+
+    def begin(self, sequences: Sequence[np.ndarray]) -> None:
+        """Store what goes into the first layer, [T, H] each, unless layers are finished already."""
+        self._shapes = [sequence.shape for sequence in sequences]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.count:
+            return
+        for stream in STREAMS:
+            with (self.directory / stream).open("wb") as file:
+                for sequence in sequences:
+                    file.write(np.ascontiguousarray(sequence, np.float32).data)
+            (self.directory / stream).replace(self._path(stream, 0))
+
+    def streams(self) -> Streams:
+        """Return the inputs of the next layer, which it may change: they are copies."""
+        for stream in STREAMS:
+            shutil.copyfile(self._path(stream, self.count), self.directory / stream)
+        exact, rounded = (SequenceFile(self.directory / stream, self._shapes) for stream in STREAMS)
+        return Streams(rounded, exact)
 
     def block(self, layer: int) -> np.ndarray:
         """Return the block of a finished layer, uint8."""
-        return np.fromfile(self._block_path(layer), np.uint8)
+        return np.fromfile(self._path("block", layer), np.uint8)
 
-    def sequences(self, count: int) -> list[np.ndarray]:
-        """Return the outputs of the last finished layer: `count` sequences, float32 [T, H] each."""
-        with self._sequences_path(self.count - 1).open("rb") as file:
-            return [np.load(file, allow_pickle=False) for _ in range(count)]
-
-    def add(self, layer: int, block: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
-        """Store a layer's block and outputs; the outputs of the layer before it are deleted."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+    def add(self, layer: int, block: np.ndarray) -> None:
+        """Store a layer's block; the streams have become its outputs. Those of the layer before it are deleted."""
         unfinished = self.directory / "unfinished"
         with unfinished.open("wb") as file:
             file.write(block.data)
-        unfinished.replace(self._block_path(layer))
-        with unfinished.open("wb") as file:
-            for sequence in sequences:
-                np.save(file, sequence)
-        unfinished.replace(self._sequences_path(layer))
-        self._sequences_path(layer - 1).unlink(missing_ok=True)
+        unfinished.replace(self._path("block", layer))
+        for stream in STREAMS:
+            (self.directory / stream).replace(self._path(stream, layer + 1))
+        for stream in STREAMS:
+            self._path(stream, layer).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete everything, once the checkpoint is complete."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _block_path(self, layer: int) -> Path:
-        return self.directory / f"block-{layer:05d}"
-
-    def _sequences_path(self, layer: int) -> Path:
-        return self.directory / f"sequences-{layer:05d}.npy"
+    def _path(self, kind: str, number: int) -> Path:
+        return self.directory / f"{kind}-{number:05d}"

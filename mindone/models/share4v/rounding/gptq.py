@@ -1,4 +1,9 @@
-"""GPTQ (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), for the super-blocks of int4."""
+"""GPTQ (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), for the super-blocks of int4.
+
+The target is that of GPTAQ (Li et al. 2025): the outputs of the exact weights W for the inputs y of the exact model, of
+which the rounded weights Q get the inputs x of the rounded model. With the second moments H of x, damped, and
+C = E[(y - x) x^T], the best weights without rounding are W + W C H^-1.
+"""
 
 from __future__ import annotations
 
@@ -7,69 +12,125 @@ import numpy as np
 from ..kernels.library import library
 from ..kernels.packing import GROUP, SUPER, RoundedRows
 from .importance import normalized
+from .moments import Moments
 
-DAMPING = 0.01  # of the second moments' mean, added to their diagonal
-BLOCK = 256  # columns whose errors are fed back one by one; those of earlier blocks come in one product
+# Times the number of inputs of the matrix, divided by that of samples, and times the mean of the second moments: added
+# to their diagonal. The fewer samples there are, the more of the moments is chance.
+DAMPING = 0.4
+SWEEPS = 2  # of coordinate descent over all codes, behind GPTQ
 
 
-def gptq(weight: np.ndarray, second_moment: np.ndarray) -> RoundedRows:
-    """Round weight [N, K] column by column; each column makes up for the rounding errors of those before it.
+def gptq(weight: np.ndarray, moments: Moments) -> RoundedRows:
+    """Round weight [N, K]; columns make up for the rounding errors of those behind them.
 
-    The scales of all super-blocks come first. Then columns are rounded in the order of their inputs' mean squares, so
-    that as many columns as possible can make up for the important ones. With the factors H = U D U^T of the second
-    moments in that order, U unit upper triangular, column k is rounded after adding the errors of the columns before it
-    times column k of U.
+    With H = L D L^T, L unit lower triangular, and E = W + W C H^-1 - Q, the error is the sum of D[k] * (E L)[k]^2 over
+    the columns k. A super-block's columns are rounded together (csrc/error_feedback.h), the last super-block first.
+    Then coordinate descent changes single codes, since a column could not know the errors of those in front of it.
 
     Args:
         weight: float32 [N, K].
-        second_moment: H, [K, K]: the mean of x x^T over the inputs x of the matrix.
+        moments: of the inputs. They are changed in place: of the widest matrix, a 7B has a gigabyte.
     """
     columns = weight.shape[1]
-    variance = np.diag(second_moment).copy()
-    pairs, scales = _scales(weight, normalized(variance))
-    order = np.argsort(-variance, kind="stable")
-    upper = _unit_upper(second_moment, order)
-    ordered = np.ascontiguousarray(weight.T[order], np.float32)  # [K, N]
-    errors, codes = np.empty_like(ordered), np.empty((columns, len(weight)), np.uint8)
-    for first in range(0, columns, BLOCK):
-        end = min(columns, first + BLOCK)
-        d = scales.T[order[first:end] // SUPER].astype(np.float32)  # [B, N]
-        step, offset = (d * pairs[:, order[first:end] // GROUP, part].T for part in (0, 1))
-        inverse = np.divide(1, step, out=np.zeros_like(step), where=step > 0)
-        targets = ordered[first:end] + upper[:first, first:end].T @ errors[:first]
-        for k in range(first, end):
-            target = targets[k - first] + upper[first:k, k] @ errors[first:k]
-            code = np.clip(np.rint((target - offset[k - first]) * inverse[k - first]), -8, 7)
-            errors[k] = ordered[k] - (code * step[k - first] + offset[k - first])
-            codes[order[k]] = code + 8
-    return RoundedRows(np.ascontiguousarray(codes.T), pairs, scales)
+    pivots, lower = _factors(moments)
+    shifts = _shifts(moments.missing, lower, pivots)
+    # Super-block by super-block `errors` changes from what C adds to E L to W - Q, and `left` becomes E L sqrt(D).
+    errors = np.zeros_like(weight) if shifts is None else weight @ shifts
+    moments.missing = shifts = None  # its memory is needed
+    left = np.empty_like(weight)
+    importance = normalized(pivots**2)
+    codes = np.empty(weight.shape, np.uint8)
+    pairs = np.empty((len(weight), -(-columns // GROUP), 2), np.int8)
+    scales = np.empty((len(weight), -(-columns // SUPER)), np.float16)
+    for block in reversed(_blocks(columns)):
+        inner, behind = lower[block, block], slice(block.stop, columns)
+        targets = weight[:, block] @ inner
+        targets += errors[:, behind] @ lower[behind, block]
+        targets += errors[:, block]
+        values = targets.copy()
+        rounded = library().round_super_block(values, importance[block], np.ascontiguousarray(inner.T))
+        codes[:, block], pairs[:, _groups(block)], scales[:, block.start // SUPER] = rounded
+        errors[:, block] = weight[:, block] - values
+        left[:, block] = (targets - values @ inner) * pivots[block]
+    del errors
+    lower *= pivots
+    result = RoundedRows(codes, pairs, scales)
+    for _ in range(SWEEPS):
+        _refine(result, left, lower)
+    return result
 
 
-def _scales(weight: np.ndarray, importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return scales and offsets int8 [N, G, 2] and float16 scales [N, S] that round the weights best one by one."""
-    parts = []
-    for first in range(0, weight.shape[1], SUPER):
-        part = np.ascontiguousarray(weight[:, first : first + SUPER], np.float32)
-        parts.append(library().round_super_block(part, importance[first : first + SUPER].copy()))
-    return np.concatenate([part[1] for part in parts], 1), np.stack([part[2] for part in parts], 1)
+def _refine(rounded: RoundedRows, left: np.ndarray, factor: np.ndarray) -> None:
+    """Change each code to the best one while all others stay, in place.
 
-
-def _unit_upper(second_moment: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return U of H = U D U^T, float32 [K, K], for the second moments H in this order of the inputs.
-
-    The damping grows until the factorization succeeds. Large matrices are changed in place: of the widest one, a 7B
-    has half a gigabyte.
+    Args:
+        rounded: the matrix.
+        left: the errors E times the factor, [N, K], which follow the codes.
+        factor: a lower triangular matrix whose product with its transpose is H.
     """
-    size, backwards = len(second_moment), order[::-1]
-    mean = max(float(np.diag(second_moment)[order].mean()), 1e-30)
-    for damping in (DAMPING, 10 * DAMPING, 100 * DAMPING):
-        damped = second_moment[np.ix_(backwards, backwards)]
-        damped[np.arange(size), np.arange(size)] += damping * mean
+    for block in _blocks(len(factor)):
+        rows = factor[block, : block.stop]
+        moment, changes = rows @ rows.T, left[:, : block.stop] @ rows.T
+        codes = np.ascontiguousarray(rounded.codes[:, block])
+        pairs = np.ascontiguousarray(rounded.pairs[:, _groups(block)])
+        scales = np.ascontiguousarray(rounded.scales[:, block.start // SUPER])
+        library().refine_super_block(changes, moment, codes, pairs, scales)
+        rounded.codes[:, block] = codes
+        left[:, : block.stop] += changes @ rows
+
+
+def _blocks(columns: int) -> list[slice]:
+    """Return the columns of each super-block."""
+    return [slice(first, min(first + SUPER, columns)) for first in range(0, columns, SUPER)]
+
+
+def _groups(block: slice) -> slice:
+    """Return the groups of a super-block's columns."""
+    return slice(block.start // GROUP, -(-block.stop // GROUP))
+
+
+def _factors(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """Return sqrt(D) [K], and L [K, K], valid below the diagonal and within super-blocks, of the damped second moments.
+
+    `squares` becomes L, and `missing` is divided by the same mean. A Cholesky factorization, block by block in place.
+    """
+    lower, size = moments.squares, len(moments.squares)
+    mean = float(np.diag(lower).mean())
+    if not np.isfinite(mean) or mean <= 0:  # nothing is known about the inputs
+        moments.missing = None
+        lower[:] = np.eye(size, dtype=np.float32)
+        return np.ones(size, np.float32), lower
+    lower /= np.float32(mean)
+    if moments.missing is not None:
+        moments.missing /= np.float32(mean)
+    damping = DAMPING * size / max(moments.count, 1)
+    for block in _blocks(size):
+        here, before, below = slice(block.start, None), slice(0, block.start), slice(block.stop, None)
+        lower[here, block] -= lower[here, before] @ lower[block, before].T
+        corner, damping = _cholesky(lower[block, block].astype(np.float64), damping)
+        lower[block, block] = corner
+        lower[below, block] = lower[below, block] @ np.linalg.inv(corner).T.astype(np.float32)
+    pivots = np.diag(lower).copy()
+    lower /= pivots
+    return pivots, lower
+
+
+def _cholesky(block: np.ndarray, damping: float) -> tuple[np.ndarray, float]:
+    """Return the Cholesky factor of a block and its damping, which grows until the factorization succeeds."""
+    while True:
         try:
-            lower = np.linalg.cholesky(damped)  # of the reversed matrix, so that reversing it gives the upper factor
+            return np.linalg.cholesky(block + damping * np.eye(len(block))), damping
         except np.linalg.LinAlgError:
-            continue
-        del damped
-        lower /= np.diag(lower).copy()
-        return np.ascontiguousarray(lower[::-1, ::-1], np.float32)
-    return np.eye(size, dtype=np.float32)
+            damping *= 10
+
+
+def _shifts(missing: np.ndarray | None, lower: np.ndarray, pivots: np.ndarray) -> np.ndarray | None:
+    """Return C H^-1 L = C L^-T D^-1, in place of C."""
+    if missing is None:
+        return None
+    for block in _blocks(len(lower)):
+        before = slice(0, block.start)
+        rest = missing[:, block] - missing[:, before] @ lower[block, before].T
+        missing[:, block] = rest @ np.linalg.inv(lower[block, block].astype(np.float64)).T.astype(np.float32)
+    missing /= pivots**2
+    return missing

@@ -10,8 +10,6 @@ from ..language.weights import LANGUAGE_MODEL
 from .reference import run_layer
 from .rotation import Reader
 
-# Matrices of a layer's block by the first of the matrices that they stack (language/weights.py).
-MATRICES = {"self_attn.q_proj": 0, "self_attn.o_proj": 1, "mlp.gate_proj": 2, "mlp.down_proj": 3}
 TOKENS = 256
 SEED = 0
 
@@ -37,11 +35,11 @@ class Importance:
             return {}
         if self._hidden is None:
             ids = np.random.RandomState(SEED).randint(0, self.config.vocab_size, TOKENS)
-            self._hidden = np.asarray(self.read(f"{LANGUAGE_MODEL}embed_tokens.weight")[ids], np.float32)[None]
+            self._hidden = np.asarray(self.read(f"{LANGUAGE_MODEL}embed_tokens.weight")[ids], np.float32)
         found: dict[int, np.ndarray] = {}
 
-        def observe(part: str, inputs: np.ndarray) -> None:
-            found[MATRICES[part]] = normalized((inputs * inputs).mean(0))
+        def observe(number: int, inputs: np.ndarray) -> None:
+            found[number] = normalized((inputs * inputs).mean(0))
 
         with np.errstate(all="ignore"):  # weights that are not finite are reported when they are packed
             self._hidden = run_layer(self.config, plan.name, self.read, self._hidden, observe)

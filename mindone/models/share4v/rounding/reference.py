@@ -10,76 +10,112 @@ from ..configuration import TextConfig
 from ..language.rope_tables import rope_tables
 from .rotation import Reader, hadamard_rows
 
-# Called with the name of the first matrix that reads the inputs, and the inputs [R, K].
-Observer = Callable[[str, np.ndarray], None]
+# What the matrices of a layer's block stack, in the order of the block (language/weights.py).
+STACKED = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+# Called with the number of a matrix in the block, and inputs [T, K]; returns the outputs [T, N], with the bias.
+Multiply = Callable[[int, np.ndarray], np.ndarray]
+# Called with the number of a matrix in the block, and its inputs [T, K].
+Observer = Callable[[int, np.ndarray], None]
+
+
+class ReferenceLayer:
+    """What a layer computes between its matrices, for one sequence that starts at position 0.
+
+    Args:
+        config: the language model.
+        name: the layer's name, "language_model.model.layers.0".
+        read: returns a weight by its name; only the norms are read.
+        hadamard: block size of the transform before the down projection, or 0.
+    """
+
+    def __init__(self, config: TextConfig, name: str, read: Reader, hadamard: int = 0) -> None:
+        self.config, self.hadamard = config, hadamard
+        norms = (f"{name}.{part}_layernorm.weight" for part in ("input", "post_attention"))
+        self._norms = [np.asarray(read(norm), np.float32) for norm in norms]
+
+    def attention_inputs(self, x: np.ndarray) -> np.ndarray:
+        """Return the inputs of the query, key and value projections, [T, H], given the layer's, x float32 [T, H]."""
+        return self._normal(0, x)
+
+    def attended(self, inputs: np.ndarray, multiply: Multiply) -> np.ndarray:
+        """Return the inputs of the output projection, [T, heads * D], given those of matrix 0."""
+        config, length, size = self.config, len(inputs), self.config.head_size
+        query, key, value = np.split(
+            multiply(0, inputs).reshape(length, -1, size).transpose(1, 0, 2),  # [heads, T, D]
+            (config.num_attention_heads, config.num_attention_heads + config.kv_heads),
+        )
+        tables = rope_tables(config, np.arange(length)[None], np.array([length]))
+        cos, sin = (table.reshape(length, size) for table in tables)
+        attended = _attention(_rotate(query, cos, sin), _rotate(key, cos, sin), value)
+        return attended.transpose(1, 0, 2).reshape(length, -1)
+
+    def mlp_inputs(self, x: np.ndarray) -> np.ndarray:
+        """Return the inputs of the gate and up projections, [T, H], given the stream x [T, H] behind attention."""
+        return self._normal(1, x)
+
+    def down_inputs(self, inputs: np.ndarray, multiply: Multiply) -> np.ndarray:
+        """Return the inputs of the down projection, [T, I], given those of matrix 2."""
+        gate, up = np.split(multiply(2, inputs), 2, 1)
+        with np.errstate(over="ignore"):
+            share = np.exp(-gate)
+        share += 1
+        np.divide(gate, share, out=share)
+        share *= up
+        return hadamard_rows(share, self.hadamard)
+
+    def _normal(self, number: int, x: np.ndarray) -> np.ndarray:
+        scale = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(self.config.rms_norm_eps))
+        return x * scale * self._norms[number]
 
 
 def run_layer(
     config: TextConfig, name: str, read: Reader, x: np.ndarray, observe: Observer, hadamard: int = 0
 ) -> np.ndarray:
-    """Return a layer's outputs for sequences x [B, T, H] that start at position 0.
+    """Return a layer's outputs for a sequence x float32 [T, H] that starts at position 0.
 
     Args:
         config: the language model.
         name: the layer's name, "language_model.model.layers.0".
         read: returns a weight by its name; matrices are read one at a time.
-        x: float32 [B, T, H].
-        observe: is given the inputs of q_proj (and k, v), o_proj, gate_proj (and up), and down_proj.
+        x: the sequence.
+        observe: is given the inputs of each matrix.
         hadamard: block size of the transform before the down projection, or 0.
     """
-    batch, length, hidden = x.shape
-    heads, groups, size = config.num_attention_heads, config.kv_heads, config.head_size
-    rows = x.reshape(-1, hidden)
+    layer = ReferenceLayer(config, name, read, hadamard)
 
-    def linear(part: str, inputs: np.ndarray, bias: bool) -> np.ndarray:
-        y = inputs @ np.asarray(read(f"{name}.{part}.weight"), np.float32).T
-        return y + np.asarray(read(f"{name}.{part}.bias"), np.float32) if bias else y
+    def multiply(number: int, inputs: np.ndarray) -> np.ndarray:
+        observe(number, inputs)
+        has_bias = config.attention_bias if number < 2 else config.mlp_bias
+        outputs = []
+        for part in STACKED[number]:
+            outputs.append(inputs @ np.asarray(read(f"{name}.{part}.weight"), np.float32).T)
+            if has_bias:
+                outputs[-1] += np.asarray(read(f"{name}.{part}.bias"), np.float32)
+        return np.concatenate(outputs, 1)
 
-    def normal(part: str, values: np.ndarray) -> np.ndarray:
-        scale = 1 / np.sqrt((values * values).mean(-1, keepdims=True) + np.float32(config.rms_norm_eps))
-        return values * scale * np.asarray(read(f"{name}.{part}.weight"), np.float32)
-
-    def split(y: np.ndarray, count: int) -> np.ndarray:
-        return y.reshape(batch, length, count, size).transpose(0, 2, 1, 3)  # [B, heads, T, D]
-
-    inputs = normal("input_layernorm", rows)
-    observe("self_attn.q_proj", inputs)
-    query, key, value = (
-        split(linear(f"self_attn.{part}_proj", inputs, config.attention_bias), count)
-        for part, count in (("q", heads), ("k", groups), ("v", groups))
-    )
-    positions = np.broadcast_to(np.arange(length), (batch, length))
-    cos, sin = rope_tables(config, positions, np.full(batch, length))  # [B, 1, T, D]
-    attended = _attention(_rotate(query, cos, sin), _rotate(key, cos, sin), value)
-    attended = attended.transpose(0, 2, 1, 3).reshape(batch * length, heads * size)
-    observe("self_attn.o_proj", attended)
-    rows = rows + linear("self_attn.o_proj", attended, config.attention_bias)
-    inputs = normal("post_attention_layernorm", rows)
-    observe("mlp.gate_proj", inputs)
-    gate = linear("mlp.gate_proj", inputs, config.mlp_bias)
-    with np.errstate(over="ignore"):
-        gate /= 1 + np.exp(-gate)
-    gate *= linear("mlp.up_proj", inputs, config.mlp_bias)
-    gate = hadamard_rows(gate, hadamard)
-    observe("mlp.down_proj", gate)
-    return (rows + linear("mlp.down_proj", gate, config.mlp_bias)).reshape(x.shape)
+    x = x + multiply(1, layer.attended(layer.attention_inputs(x), multiply))
+    return x + multiply(3, layer.down_inputs(layer.mlp_inputs(x), multiply))
 
 
 def _rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
-    """Apply rotary embedding to x [B, heads, T, D]."""
+    """Apply rotary embedding to x [heads, T, D]; cos and sin are [T, D]."""
     half = x.shape[-1] // 2
     return x * cos + np.concatenate((-x[..., half:], x[..., :half]), -1) * sin
 
 
 def _attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Causal attention of query [B, Hq, T, D] to key and value [B, Hkv, T, D] -> [B, Hq, T, D], a head at a time."""
+    """Causal attention of query [Hq, T, D] to key and value [Hkv, T, D] -> [Hq, T, D], a head at a time."""
     out = np.empty_like(query)
-    batch, heads, length, size = query.shape
-    shared = heads // key.shape[1]
+    heads, length, size = query.shape
+    shared = heads // len(key)
     mask = np.triu(np.full((length, length), -np.inf, np.float32), 1)
-    for b in range(batch):
-        for h in range(heads):
-            scores = query[b, h] @ key[b, h // shared].T / np.float32(size**0.5) + mask
-            scores = np.exp(scores - scores.max(-1, keepdims=True))
-            out[b, h] = (scores / scores.sum(-1, keepdims=True)) @ value[b, h // shared]
+    for h in range(heads):
+        scores = query[h] @ key[h // shared].T / np.float32(size**0.5) + mask
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        out[h] = (scores / scores.sum(-1, keepdims=True)) @ value[h // shared]
     return out

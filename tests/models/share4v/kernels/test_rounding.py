@@ -96,12 +96,81 @@ def test_every_kind_of_kernels_rounds_alike(kernels: Library, kind: str, rng: np
     assert abs(loss[0] / loss[1] - 1) < 0.01
 
 
+def feedback_of(rng: np.random.Generator, columns: int) -> np.ndarray:
+    """Return the transpose of a unit lower triangular matrix."""
+    return (np.triu(0.1 * rng.standard_normal((columns, columns)), 1) + np.eye(columns)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_feedback_is_the_error_of_columns_behind(
+    kernels: Library, rng: np.random.Generator, size: tuple[int, int]
+) -> None:
+    """The codes are those nearest to what the known errors leave, column by column in float64."""
+    weight, columns = normals(rng, *size)[:, :256], min(size[1], 256)
+    feedback, importance = feedback_of(rng, columns), rng.uniform(0.5, 2, columns).astype(np.float32)
+    values = (weight @ feedback.T).astype(np.float32)
+    codes, pairs, scales = kernels.round_super_block(values, importance, feedback)
+    assert np.allclose(values, dequantized(codes, pairs, scales), rtol=1e-6)
+    step, offset = (
+        scales.astype(np.float64)[:, None] * pairs[..., part].astype(np.float64).repeat(32, 1)[:, :columns]
+        for part in (0, 1)
+    )
+    left = (weight.astype(np.float64) - values) @ feedback.T.astype(np.float64)  # what each column leaves
+    nearest = np.rint((left + values - offset) / step).clip(-8, 7) * step + offset
+    assert (np.abs(nearest - values) <= 1e-3 * np.abs(step)).mean() > 0.99
+
+
+def test_feedback_leaves_less_error(kernels: Library, rng: np.random.Generator) -> None:
+    """Less than the columns rounded by themselves, and less than scales that were found without feedback."""
+    weight, importance = normals(rng, 64, 256), np.ones(256, np.float32)
+    feedback = feedback_of(rng, 256)
+
+    def error(values: np.ndarray) -> float:
+        return float((((weight - values) @ feedback.T) ** 2).sum())
+
+    alone = dequantized(*kernels.round_super_block(weight, importance))
+    fed = (weight @ feedback.T).astype(np.float32)
+    kernels.round_super_block(fed, importance, feedback)
+    assert error(fed) < 0.5 * error(alone)
+    independent = weight.copy()
+    kernels.round_super_block(independent, importance, np.eye(256, dtype=np.float32))
+    assert ((independent - weight) ** 2).sum() < 1.01 * ((alone - weight) ** 2).sum()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_codes_are_refined_one_after_the_other(
+    kernels: Library, rng: np.random.Generator, size: tuple[int, int]
+) -> None:
+    """As coordinate descent in float64 does it."""
+    weight, columns = normals(rng, *size)[:, :256].copy(), min(size[1], 256)
+    factor = feedback_of(rng, columns).astype(np.float64)
+    moment = factor @ factor.T
+    codes, pairs, scales = kernels.round_super_block(weight, np.ones(columns, np.float32))
+    step = scales.astype(np.float64)[:, None] * pairs[..., 0].astype(np.float64).repeat(32, 1)[:, :columns]
+    errors = weight - dequantized(codes, pairs, scales)
+    before, expected, changes = errors @ moment, codes - 8.0, np.zeros_like(errors)
+    gradient = before.copy()
+    for k in range(columns):
+        best = np.rint(expected[:, k] + gradient[:, k] / moment[k, k] / step[:, k]).clip(-8, 7)
+        changes[:, k] = (expected[:, k] - best) * step[:, k]
+        expected[:, k] = best
+        gradient += changes[:, k, None] * moment[k]
+    given = before.astype(np.float32)
+    kernels.refine_super_block(given, moment.astype(np.float32), codes, pairs, scales)
+    assert (codes == expected + 8).mean() > 0.99  # a tie in float32 changes what follows
+    assert np.allclose(errors + given, weight - dequantized(codes, pairs, scales), atol=1e-5)
+    with pytest.raises(KernelError, match="shapes"):
+        kernels.refine_super_block(given, moment.astype(np.float32), codes[:, :0].copy(), pairs, scales)
+
+
 def test_wrong_shapes_are_refused(kernels: Library, rng: np.random.Generator) -> None:
     weight, importance = normals(rng, 2, 257), np.ones(257, np.float32)
     with pytest.raises(KernelError, match="shapes"):
         kernels.round_super_block(weight, importance)
     with pytest.raises(KernelError, match="shapes"):
         kernels.round_super_block(weight[:, :32].copy(), importance)
+    with pytest.raises(KernelError, match="shapes"):
+        kernels.round_super_block(weight[:, :32].copy(), importance[:32], np.eye(33, dtype=np.float32))
     with pytest.raises(KernelError, match="dtype"):
         kernels.round_super_block(weight[:, :32].astype(np.float64), importance[:32])
     writer = BlockWriter(BlockSpec((MatrixSpec(2, 257, "int4-256"),)))

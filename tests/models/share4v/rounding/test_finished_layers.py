@@ -19,8 +19,8 @@ from mindone.models.share4v import calibration, convert
 calibration.TOKENS = {TOKENS}
 from mindone.models.share4v.rounding.finished_layers import FinishedLayers
 add = FinishedLayers.add
-def add_and_die(self, layer, block, sequences):
-    add(self, layer, block, sequences)
+def add_and_die(self, layer, block):
+    add(self, layer, block)
     if layer == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 FinishedLayers.add = add_and_die
@@ -39,9 +39,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: py
     rounded = []
     add = FinishedLayers.add
 
-    def counted(self: FinishedLayers, layer: int, block: np.ndarray, sequences: list[np.ndarray]) -> None:
+    def counted(self: FinishedLayers, layer: int, block: np.ndarray) -> None:
         rounded.append(layer)
-        add(self, layer, block, sequences)
+        add(self, layer, block)
 
     monkeypatch.setattr(FinishedLayers, "add", counted)
     convert("sharegpt4v-tiny", killed, dtype="int4")
@@ -51,19 +51,33 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: py
 
 
 def test_layers_come_back_and_count_once_complete(tmp_path: Path) -> None:
-    finished = FinishedLayers(tmp_path / "work")
-    assert finished.count == 0
     sequences = [np.full((length, 4), length, np.float32) for length in (3, 5)]
+    finished = FinishedLayers(tmp_path / "work")
+    finished.begin(sequences)
+    assert finished.count == 0
     for layer in range(2):
-        finished.add(layer, np.full(7, layer, np.uint8), [sequence + layer for sequence in sequences])
+        streams = finished.streams()
+        assert [one.shape for one in streams.rounded] == [(3, 4), (5, 4)]
+        for index in range(2):
+            streams.rounded[index] = streams.rounded[index] + 1
+            streams.exact[index] = streams.exact[index] - 1
+        finished.add(layer, np.full(7, layer, np.uint8))
     again = FinishedLayers(tmp_path / "work")
+    again.begin(sequences)
     assert again.count == 2
     assert np.array_equal(again.block(0), np.zeros(7, np.uint8))
-    assert [one.shape for one in again.sequences(2)] == [(3, 4), (5, 4)]
-    assert np.array_equal(again.sequences(2)[1], sequences[1] + 1)
+    killed = again.streams()
+    assert np.array_equal(killed.rounded[1], sequences[1] + 2)
+    assert np.array_equal(killed.exact[1], sequences[1] - 2)
+    killed.rounded[0] = killed.exact[0] = sequences[0] * 0  # in the middle of a layer
     (tmp_path / "work" / "block-00002").write_bytes(b"killed before the sequences were stored")
-    assert again.count == 2
-    again.remove()
+    (tmp_path / "work" / "exact").replace(tmp_path / "work" / "exact-00003")  # one of two files had its final name
+    resumed = FinishedLayers(tmp_path / "work")
+    resumed.begin(sequences)
+    assert resumed.count == 2
+    assert np.array_equal(resumed.streams().rounded[0], sequences[0] + 2)
+    assert np.array_equal(resumed.streams().exact[0], sequences[0] - 2)
+    resumed.remove()
     assert FinishedLayers(tmp_path / "work").count == 0
 
 

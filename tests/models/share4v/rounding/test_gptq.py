@@ -11,10 +11,11 @@ from mindone.models.share4v.checkpoint.packed import pack, packer, write_vectors
 from mindone.models.share4v.configuration import Share4VConfig, TextConfig
 from mindone.models.share4v.kernels.packing import BlockSpec, BlockWriter, MatrixSpec, RoundedRows, unpack_matrix
 from mindone.models.share4v.language.weights import language_plans, language_shapes
-from mindone.models.share4v.rounding.gptq import gptq
-from mindone.models.share4v.rounding.gptq_layers import LayerRounder
+from mindone.models.share4v.rounding.gptq import DAMPING, gptq
+from mindone.models.share4v.rounding.gptq_layers import LayerRounder, Streams
 from mindone.models.share4v.rounding.importance import Importance, normalized
 from mindone.models.share4v.rounding.kernel_layers import run_model
+from mindone.models.share4v.rounding.moments import Moments
 from mindone.models.share4v.rounding.rotation import RotatedWeights, Rotation
 
 
@@ -25,13 +26,25 @@ def dequantized(rounded: RoundedRows) -> np.ndarray:
     return unpack_matrix(writer.block, spec, 0)
 
 
+def correlated(rng: np.random.Generator, columns: int) -> np.ndarray:
+    """Return inputs [3000, columns] that are correlated, as a network's are."""
+    inputs = (rng.standard_normal((3000, 24)) @ rng.standard_normal((24, columns))).astype(np.float32)
+    return inputs + 0.3 * rng.standard_normal(inputs.shape).astype(np.float32)
+
+
+def moments_of(inputs: np.ndarray, exact: np.ndarray | None = None) -> Moments:
+    moments = Moments(inputs.shape[1])
+    for part in range(2):  # as two sequences
+        moments.add(inputs[part::2], None if exact is None else exact[part::2])
+    return moments
+
+
 @pytest.mark.parametrize("columns", [40, 576, 800])
 def test_outputs_are_nearer_than_by_rounding_alone(columns: int) -> None:
     rng = np.random.default_rng(columns)
     weight = rng.standard_normal((48, columns)).astype(np.float32)
-    inputs = (rng.standard_normal((3000, 24)) @ rng.standard_normal((24, columns))).astype(np.float32)
-    inputs += 0.3 * rng.standard_normal(inputs.shape).astype(np.float32)  # correlated, as a network's are
-    rounded = dequantized(gptq(weight, inputs.T @ inputs / 3000))
+    inputs = correlated(rng, columns)
+    rounded = dequantized(gptq(weight, moments_of(inputs)))
     spec = BlockSpec((MatrixSpec(48, columns, "int4-256"),))
     plain = BlockWriter(spec)
     plain.matrix(0, weight, importance=(inputs**2).mean(0))
@@ -39,12 +52,58 @@ def test_outputs_are_nearer_than_by_rounding_alone(columns: int) -> None:
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_outputs_are_those_of_the_exact_inputs() -> None:
+    """Inputs that come from rounded layers are shifted and scaled; the rounded weights make up for it."""
+    rng = np.random.default_rng(3)
+    weight, exact = rng.standard_normal((48, 300)).astype(np.float32), correlated(rng, 300)
+    inputs = 0.8 * exact + 0.1 * exact[:, ::-1] + 0.05 * rng.standard_normal(exact.shape).astype(np.float32)
+    errors = []
+    for wanted in (None, exact):
+        rounded = dequantized(gptq(weight, moments_of(inputs, wanted)))
+        errors.append(((inputs @ rounded.T - exact @ weight.T) ** 2).mean())
+    best = np.linalg.lstsq(inputs, exact @ weight.T, rcond=None)[0]
+    unrounded = ((inputs @ best - exact @ weight.T) ** 2).mean()
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 2 * unrounded + 0.02 * ((exact @ weight.T) ** 2).mean()
+
+
+def test_columns_are_rounded_as_the_definition_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Column by column in float64, with the scales that were found."""
+    rng = np.random.default_rng(4)
+    weight, inputs = rng.standard_normal((20, 320)).astype(np.float32), correlated(rng, 320)
+    refined = gptq(weight, moments_of(inputs))
+    monkeypatch.setattr("mindone.models.share4v.rounding.gptq.SWEEPS", 0)
+    rounded = gptq(weight, moments_of(inputs))
+    moment = inputs.T.astype(np.float64) @ inputs
+    moment /= np.diag(moment).mean()
+    moment += DAMPING * 320 / len(inputs) * np.eye(320)
+    lower = np.linalg.cholesky(moment)
+    lower /= np.diag(lower)
+    step, offset = (
+        np.repeat(rounded.scales.astype(np.float64), 256, 1)[:, :320] * np.repeat(rounded.pairs[..., part], 32, 1)
+        for part in (0, 1)
+    )
+    errors, codes = np.zeros((20, 320)), np.zeros((20, 320))
+    for k in reversed(range(320)):
+        target = weight[:, k] + errors[:, k + 1 :] @ lower[k + 1 :, k]
+        codes[:, k] = np.clip(np.rint((target - offset[:, k]) / step[:, k]), -8, 7)
+        errors[:, k] = weight[:, k] - (codes[:, k] * step[:, k] + offset[:, k])
+    assert (codes + 8 == rounded.codes).mean() > 0.99  # a tie in float32 changes what follows
+    left = weight - (refined.codes - 8.0) * step - offset
+    assert np.einsum("nk,kj,nj->", left, moment, left) < 0.97 * np.einsum("nk,kj,nj->", errors, moment, errors)
+    assert np.array_equal(refined.pairs, rounded.pairs) and np.array_equal(refined.scales, rounded.scales)
+    gradient = left @ moment / np.diag(moment)  # the best change of each code by itself is less than half a step
+    is_free = (refined.codes > 0) & (refined.codes < 15)
+    assert (np.abs(gradient) < 0.51 * step)[is_free].mean() > 0.97
+
+
 def test_inputs_that_are_always_zero_and_too_few_samples() -> None:
     rng = np.random.default_rng(0)
     weight, inputs = rng.standard_normal((20, 300)).astype(np.float32), np.zeros((8, 300), np.float32)
     inputs[:, :100] = rng.standard_normal((8, 100))
-    for moment in (inputs.T @ inputs, np.zeros((300, 300), np.float32)):
-        assert np.abs(dequantized(gptq(weight, moment)) - weight).mean() < 0.3
+    for given in (inputs, np.zeros_like(inputs)):
+        for exact in (None, given, given + 1):
+            assert np.abs(dequantized(gptq(weight, moments_of(given, exact))) - weight).mean() < 0.3
 
 
 def small_model() -> tuple[TextConfig, dict[str, np.ndarray]]:
@@ -67,12 +126,13 @@ def test_layers_rounded_in_sequence_make_a_model_near_the_plain_one() -> None:
         if layout == "rotated":
             turned = RotatedWeights(read, text, Rotation.random(288))
             table = weights["language_model.model.embed_tokens.weight"]
-            rounder, blocks = LayerRounder(text, turned.layer, turned.rotation, [table[row] for row in ids[1:]]), []
+            rounder, streams = LayerRounder(text, turned.layer, turned.rotation), Streams.of(table[ids[1:]])
+            blocks = []
             for plan in plans:
                 if plan.spec.heads:
                     writer = BlockWriter(plan.spec)
                     write_vectors(writer, plan, turned.layer)
-                    blocks.append(rounder.block(plan, writer))
+                    blocks.append(rounder.block(plan, writer, streams))
                 else:
                     blocks.append(pack(plan, turned.reader(plan)))
         else:

@@ -59,10 +59,10 @@ def test_the_layers_in_numpy_are_those_of_the_kernels(name: str) -> None:
     weights, ids = weights_of(text), np.random.default_rng(2).integers(0, text.vocab_size, 30)
     plans = language_plans(replace(Share4VConfig(), text_config=text), "float32")
     kernels = run_model(text, [pack(plan, weights.__getitem__) for plan in plans], ids)
-    x, seen = weights["language_model.model.embed_tokens.weight"][ids][None], []
+    x, seen = weights["language_model.model.embed_tokens.weight"][ids], []
     for plan in plans[1:-1]:
-        x = run_layer(text, plan.name, weights.__getitem__, x, lambda part, inputs: seen.append(inputs.shape))
-    normal = x[0] / np.sqrt((x[0] ** 2).mean(-1, keepdims=True) + text.rms_norm_eps)
+        x = run_layer(text, plan.name, weights.__getitem__, x, lambda number, inputs: seen.append(inputs.shape))
+    normal = x / np.sqrt((x**2).mean(-1, keepdims=True) + text.rms_norm_eps)
     head = weights.get("language_model.lm_head.weight", weights["language_model.model.embed_tokens.weight"])
     logits = (normal * weights["language_model.model.norm.weight"]) @ head.T
     assert np.abs(logits - kernels).max() <= 1e-5 * np.abs(kernels).max()

@@ -1,5 +1,6 @@
 // Compiled once for each instruction set, with its compiler flags and with SHARE4V_ISA defined as its name. Everything
 // is in a namespace of that name, so that the linker never merges functions of different instruction sets.
+#include "error_feedback.h"
 #include "kernels.h"
 #include "layer.h"
 #include "pack.h"
@@ -66,6 +67,7 @@ Kernels make_table() {
   table.embedding = run_embedding;
   table.pack = run_pack;
   table.round = run_round;
+  table.refine = run_refine;
   table.unpack = run_unpack;
   table.attention = run_attention;
   table.norm = run_norm;

@@ -35,15 +35,28 @@ struct AttentionCall {
   float* out;            // [R, heads, D]
 };
 
-// Weights [rows, columns] of one super-block, at most 256 columns, and what they are rounded to; see rounding.h.
+// Weights [rows, columns] of one super-block, at most 256 columns, and what they are rounded to; see rounding.h. With
+// `feedback` (error_feedback.h) the weights are the targets, and become the rounded weights.
 struct RoundCall {
   int64_t rows;
   int64_t columns;
-  const float* weights;     // [rows][columns]
+  float* weights;           // [rows][columns]
   const float* importance;  // [columns], positive
+  const float* feedback;    // [columns][columns], or nullptr
   uint8_t* codes;           // [rows][columns] q
   int8_t* pairs;            // [rows][groups][2] s and z
   uint16_t* scales;         // [rows] d, as the bits of a float16
+};
+
+// Codes [rows, columns] of one super-block that are changed to lessen the error; see error_feedback.h.
+struct RefineCall {
+  int64_t rows;
+  int64_t columns;
+  float* gradient;         // [rows][columns] errors times the second moments; becomes the change of the errors
+  const float* moment;     // [columns][columns] second moments, positive on the diagonal
+  uint8_t* codes;          // [rows][columns] q
+  const int8_t* pairs;     // [rows][groups][2] s and z
+  const uint16_t* scales;  // [rows] d, as the bits of a float16
 };
 
 // What the benchmarks measure the peak of; library.py has the same numbers.
@@ -61,6 +74,7 @@ struct Kernels {
   int (*pack)(uint8_t* block, const Matrix& matrix, int64_t first, int64_t rows, const void* source, Type type,
               const float* importance);
   void (*round)(const RoundCall& call);
+  void (*refine)(const RefineCall& call);
   void (*unpack)(const uint8_t* block, const Matrix& matrix, float* out);
   void (*attention)(const AttentionCall& call);
   void (*norm)(const Norm& norm, const uint8_t* base, int64_t count, const float* x, float* y);

@@ -264,7 +264,7 @@ int share4v_embedding(int count, void** params, int* ndims, int64_t** shapes, co
 }
 
 // The version of this interface, which library.py compares: increase it when a signature changes.
-int share4v_interface() { return 7; }
+int share4v_interface() { return 8; }
 
 // Returns the name of the number-th instruction set that the library was built for and this CPU supports, fastest
 // first; nullptr beyond the last.
@@ -316,11 +316,20 @@ int share4v_pack(uint8_t* data, int64_t bytes, int number, int64_t first, int64_
   });
 }
 // Rounds weights [rows, columns] of one super-block; the arguments are RoundCall's.
-int share4v_round(int64_t rows, int64_t columns, const float* weights, const float* importance, uint8_t* codes,
-                  int8_t* pairs, uint16_t* scales) {
+int share4v_round(int64_t rows, int64_t columns, float* weights, const float* importance, const float* feedback,
+                  uint8_t* codes, int8_t* pairs, uint16_t* scales) {
   if (rows < 0 || columns < 1 || columns > kSuper) return kWrongShape;
   return guarded([&] {
-    selected()->round({rows, columns, weights, importance, codes, pairs, scales});
+    selected()->round({rows, columns, weights, importance, feedback, codes, pairs, scales});
+    return kOk;
+  });
+}
+// Refines the codes of one super-block; the arguments are RefineCall's.
+int share4v_refine(int64_t rows, int64_t columns, float* gradient, const float* moment, uint8_t* codes,
+                   const int8_t* pairs, const uint16_t* scales) {
+  if (rows < 0 || columns < 1 || columns > kSuper) return kWrongShape;
+  return guarded([&] {
+    selected()->refine({rows, columns, gradient, moment, codes, pairs, scales});
     return kOk;
   });
 }

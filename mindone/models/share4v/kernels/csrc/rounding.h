@@ -209,28 +209,5 @@ inline void round_super_block(const SuperBlock& block) {
   }
 }
 
-// Rounds weights [rows, n] of one super-block; see RoundCall.
-void run_round(const RoundCall& call) {
-  const int64_t panels = ceil_div(call.rows, kLanes), n = call.columns, groups = ceil_div(n, kGroup);
-#pragma omp parallel for num_threads(thread_count()) schedule(dynamic, 1)
-  for (int64_t p = 0; p < panels; p++) {
-    const int64_t count = std::min(kLanes, call.rows - p * kLanes);
-    float weights[kSuper * kLanes] = {};
-    uint8_t codes[kSuper * kLanes];
-    int8_t pairs[kSuperGroups * kLanes * 2];
-    Half scales[kLanes];
-    for (int64_t r = 0; r < count; r++)
-      for (int64_t k = 0; k < n; k++) weights[k * kLanes + r] = call.weights[(p * kLanes + r) * n + k];
-    round_super_block({weights, call.importance, n, codes, pairs, scales});
-    for (int64_t r = 0; r < count; r++) {
-      const int64_t row = p * kLanes + r;
-      call.scales[row] = scales[r].bits;
-      for (int64_t g = 0; g < groups; g++)
-        for (int64_t i = 0; i < 2; i++) call.pairs[(row * groups + g) * 2 + i] = pairs[(g * kLanes + r) * 2 + i];
-      for (int64_t k = 0; k < n; k++) call.codes[row * n + k] = codes[k * kLanes + r];
-    }
-  }
-}
-
 }  // namespace SHARE4V_ISA
 }  // namespace share4v
