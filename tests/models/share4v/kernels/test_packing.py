@@ -145,19 +145,19 @@ def test_packing_in_pieces_is_packing_at_once(kernels: Library, rng: np.random.G
 
 @pytest.mark.parametrize("is_table", [False, True], ids=["panels", "table"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, "beyond"])
 def test_what_is_not_finite_or_too_large_is_refused(
-    kernels: Library, rng: np.random.Generator, dtype: str, is_table: bool, value: float | str
+    kernels: Library, rng: np.random.Generator, dtype: str, is_table: bool
 ) -> None:
     if is_table and dtype.startswith("int"):
         pytest.skip("a table holds floats")
     integers = {"int8": 128, "int8-256": 128, "int4": 8.8, "int4-256": 128}
     beyond = {"float32": np.inf, "float16": 65600.0, "bfloat16": 3.397e38}.get(dtype) or 65504.0 * integers[dtype]
     weight = normals(rng, 40, 33)
-    weight[39, 32] = beyond if value == "beyond" else value
-    writer = BlockWriter(BlockSpec((MatrixSpec(40, 33, dtype),), is_table=is_table))
-    with pytest.raises(OverflowError, match="not finite, or too large"):
-        writer.matrix(0, weight)
+    for value in (np.nan, np.inf, -np.inf, beyond):
+        weight[39, 32] = value
+        writer = BlockWriter(BlockSpec((MatrixSpec(40, 33, dtype),), is_table=is_table))
+        with pytest.raises(OverflowError, match="not finite, or too large"):
+            writer.matrix(0, weight)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
