@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -159,6 +160,23 @@ class ExactLayer:
         bias = self.layer.vector("matrices", number, "bias")
         y = x @ self.weights[number].T
         return y if bias is None else y + bias
+
+
+_expected: dict[bytes, np.ndarray] = {}
+
+
+def exact_result(layer: Layer, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return y [R, H] of a layer and a new cache for one sequence, in float64; not to be changed.
+
+    It is computed once for all kinds of kernels that pack the same bytes, since it takes longer than the kernels.
+    """
+    call = hashlib.sha256(layer.block)
+    for array in (rows, x):
+        call.update(array)
+    key = call.digest()
+    if key not in _expected:
+        _expected[key] = ExactLayer(layer, 1, len(rows))(rows, x)
+    return _expected[key]
 
 
 def run_in_parts(layer: Layer, kernels: Library, cache: CacheMemory, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
