@@ -14,7 +14,7 @@ from .words import count_words, has_word, missing_words, split_sentences
 
 _TAG_HEAD = re.compile(r"^\s*(?:here (?:are|is) the )?tags?\s*:\s*", re.IGNORECASE)
 _TAG_BREAK = re.compile(r"[,;\n•，、]+")
-_TAG_EDGE = re.compile(r"^(?:\s|[-*#\"'`]|\d+[.)](?=\s)|and\s)+|[\s.\"'`]+$", re.IGNORECASE)
+_TAG_EDGE = re.compile(r"^(?:\s|[-*#\"'`]|\d+[.)](?=\s)|and\s)+|(?<![\s.\"'`])[\s.\"'`]+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from functools import lru_cache
 # In scripts without spaces each character counts as a word, which is a good approximation.
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+\S)|[。！？]+|(?=\n)")
+# A run of points is looked at from its start only: from each of its points, a long one would take quadratic time.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’)\]]*(?=\s+\S)|[。！？]+|(?=\n)")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:mr|mrs|ms|dr|prof|st|no|vs|etc|approx|jr|sr|inc|co|ltd|fig|vol|ca|cf|e\.g|i\.e|a\.m|p\.m)|\b[a-z])\.$",
     re.IGNORECASE,
@@ -45,7 +46,7 @@ def split_sentences(text: str) -> list[str]:
     """
     parts, start = [], 0
     for end in _SENTENCE_END.finditer(text):
-        if end.end() == start or _ABBREVIATION.search(text, max(start, end.end() - 12), end.end()):
+        if end.end() <= start or _ABBREVIATION.search(text, max(start, end.end() - 12), end.end()):
             continue
         stop = end.end()
         while stop < len(text) and text[stop].isspace():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from helpers.limits import run_limited
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindone.pipelines.image_to_text.dataset.rules import words
 from mindone.pipelines.image_to_text.dataset.rules.words import count_words, has_word, missing_words, split_sentences
 
 
@@ -20,6 +24,7 @@ def test_concatenated_sentences_are_the_text(text: str) -> None:
         ("Mr. and Mrs. Fox live at No. 5, St. Louis. They are 3.5 ft. tall.", 2),
         ('He says "Stop!" and waits. "Stop!" She stops. Then?', 4),
         ("One line\nanother line", 2),
+        ("One paragraph.\n\nAnother one. It ends.", 3),  # the space between paragraphs is no sentence
         ("It costs 3.50. J. R. Smith paid, e.g. in cash.", 2),
         ("狗在跑。猫在睡。", 2),
         ("no end", 1),
@@ -28,6 +33,27 @@ def test_concatenated_sentences_are_the_text(text: str) -> None:
 )
 def test_sentences(text: str, count: int) -> None:
     assert len(split_sentences(text)) == count
+
+
+RUN = r"""
+from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules, clean
+runs = [(one * 80_000)[:80_000] for one in (".", "!?", "...", "\"'", " ", ",", "- ", "(", "In this picture, ", "。", "\n")]
+rules = [TextRules(max_sentences=2), TextRules(as_tags=True), TextRules(strip_openings=True), TextRules(max_words=9)]
+report(lambda: sum(bool(clean(f"A cat{run}x", one)) + bool(clean(f"{run}x", one)) for run in runs for one in rules))
+"""
+
+
+def test_a_caption_that_is_one_long_run_takes_linear_time() -> None:
+    """Models that end in a loop write such captions: "........"."""
+    assert run_limited(RUN) == ("value", "88")
+
+
+@given(st.text(alphabet=st.sampled_from("ab.!? \n\"')。"), max_size=40))
+def test_the_ends_of_sentences_are_those_without_the_look_behind(text: str) -> None:
+    plain = words._SENTENCE_END.pattern.removeprefix("(?<![.!?…])")
+    assert [one.span() for one in re.finditer(plain, text)] == [
+        one.span() for one in words._SENTENCE_END.finditer(text)
+    ]
 
 
 def test_words_match_whole_and_lower_case_matches_any_case() -> None:
