@@ -50,14 +50,14 @@ class EndingFinder:
             is_json: whether the text is JSON, in which a quote that the grammar forces is progress.
             max_tokens: maximum length of the ending.
             max_masks: number of times that llguidance may be asked which tokens are allowed.
-            seconds: duration of the search; None for no limit, so that the result depends on the matcher only.
+            seconds: CPU time of the search; None for no limit. A result of None may be due to it.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
+        deadline = None if seconds is None else time.thread_time() + seconds
         search = _Search(matcher, is_json, self.size, max_masks)
         path: list[int] = []
         branches: list[tuple[int, list[list[int]]]] = []  # (length of the path, what was not tried there yet)
         found = None
-        while search.masks > 0 and not (deadline is not None and time.monotonic() > deadline):
+        while search.masks > 0 and not (deadline is not None and time.thread_time() > deadline):
             if matcher.is_accepting():
                 found = tuple(path)
                 break

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _LEXER_FUEL = 2_000_000  # llguidance's own limit of work, double what its schem
 _MAX_SHORTEST = 4096  # tokens of a grammar's shortest text
 _SEARCH_SECONDS = 5.0  # for it, once for each grammar
 _MASKS, _MASKS_PER_TOKEN = 128, 4  # during generation: so many, and so many for each token that may still come
+# CPU time of a grammar in the thread that generates, in which all other sequences wait: of one step, and of a text.
+_STEP_SECONDS, _TEXT_SECONDS = 2.0, 10.0
 _CACHED_GRAMMARS = 128  # more than a server's queue has by default, so that the engine never compiles
 # The template ends with "ASSISTANT:", so an answer usually begins with a space, which the decoder removes.
 _START = 'start: " "? answer\n'
@@ -69,6 +72,7 @@ class Constraint:
         self._mask = np.zeros((1, -(-finder.size // 32)), np.int32)
         self._known, self._size = min(finder.size, vocabulary_size), vocabulary_size
         self._consumed = 0
+        self._seconds = 0.0  # of CPU time so far
         self.ending = grammar.shortest
         self.is_cut = False
 
@@ -79,10 +83,12 @@ class Constraint:
             new_ids: the ids generated so far; those of the last call, and at most a few more.
 
         Raises:
-            GrammarError: llguidance gave up, because the grammar takes too much work at this point.
+            GrammarError: llguidance gave up, because the grammar takes too much work at this point; or it took too much
+                time.
         """
         from llguidance.numpy import fill_next_token_bitmask
 
+        started = time.thread_time()
         for token_id in new_ids[self._consumed :]:
             self._matcher.consume_token(int(token_id))
         self._consumed = len(new_ids)
@@ -93,6 +99,7 @@ class Constraint:
             return allowed
         fill_next_token_bitmask(self._matcher, self._mask, 0)
         self._check()
+        self._count_time(started)
         bits = np.unpackbits(self._mask.view(np.uint8)[0], bitorder="little")
         allowed[: self._known] = bits[: self._known]
         if self._matcher.is_accepting():
@@ -105,6 +112,9 @@ class Constraint:
         Args:
             token_id: an allowed one; None if none is left to choose.
             capacity: number of tokens that may still come, this one included; the ending must fit into it.
+
+        Raises:
+            GrammarError: the search for an ending took too much time.
         """
         if token_id in self._eos:
             return int(token_id)  # type: ignore[arg-type]
@@ -135,8 +145,24 @@ class Constraint:
         known = [*self.ending, self._grammar.end_token_id]
         if len(self.ending) <= capacity and self._matcher.validate_tokens(known) == len(known):
             return self.ending
-        masks = _MASKS + _MASKS_PER_TOKEN * capacity
-        return self._finder.find(self._matcher, self._grammar.is_json, capacity, masks)
+        masks, started = _MASKS + _MASKS_PER_TOKEN * capacity, time.thread_time()
+        ending = self._finder.find(self._matcher, self._grammar.is_json, capacity, masks, _STEP_SECONDS)
+        self._count_time(started)
+        return ending
+
+    def _count_time(self, started: float) -> None:
+        """Add the CPU time since `started`; a result that depended on a limit of time is never used.
+
+        Raises:
+            GrammarError: it is too much.
+        """
+        seconds = time.thread_time() - started
+        self._seconds += seconds
+        if seconds >= _STEP_SECONDS or self._seconds >= _TEXT_SECONDS:
+            raise GrammarError(
+                f"following it took {self._seconds:.1f} s of CPU time, while other texts wait: make it simpler, with "
+                "fewer alternatives and repetitions"
+            )
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -320,13 +320,21 @@ class ContinuousBatch(Generic[RequestId]):
         in passes of their own.
 
         An error in one sequence (logits that are not finite, an exception of one of its callbacks) ends that sequence
-        with finish_reason "error". What the forward pass raises is raised, because it concerns the whole batch.
+        with finish_reason "error". If the forward pass gets no memory, the sequence that joined last ends so: first of
+        those whose prompts are being processed, which need most. The others are as before the step, because a pass
+        writes keys and values only behind those that its sequences have, where the next pass writes them again. What
+        else the forward pass raises is raised, because it concerns the whole batch.
         """
         slots = {row: slot for row, slot in enumerate(self._slots) if slot is not None and not self._waits(row, slot)}
         new = {row: slot for row, slot in slots.items() if slot.token_id is None}
         running = {row: slot for row, slot in slots.items() if row not in new}
-        with self._exclusive():
-            logits = self._forward(new, running)
+        try:
+            with self._exclusive():
+                logits = self._forward(new, running)
+        except MemoryError as error:
+            row, slot = max((new or running).items(), key=lambda one: one[1].started)
+            self._free(row, slot)
+            return [slot.completion("error", error)]
         completions = []
         not_finite = []
         for row, values in sorted(logits.items()):
@@ -398,10 +406,11 @@ class ContinuousBatch(Generic[RequestId]):
             embeds[row, : len(part)] = part
             positions[row, : len(part)] = np.arange(slot.prefilled, slot.prefilled + len(part))
             totals[row], last[row] = len(slot.prompt), len(part) - 1
-            slot.prefilled += len(part)
+        logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()  # [B, V]
+        for row, (slot, count) in new.items():  # only now, since the pass may have failed
+            slot.prefilled += min(count, len(slot.prompt) - slot.prefilled)
             if self._copies_prefixes:
                 self.prefixes.store(row, slot.keys[: slot.prefilled])
-        logits = self._decoder.prefill(self._tensor(embeds), positions, totals, last).asnumpy()  # [B, V]
         complete = [row for row, (slot, _) in new.items() if slot.prefilled >= len(slot.prompt)]
         for row in complete:
             slot = new[row][0]

@@ -98,7 +98,7 @@ class Engine(Generic[RequestId]):
     sequence of the batch by a chunk of its prompt or by one token. Images of waiting requests are encoded together,
     `IMAGES_PER_RUN` at a time. The answer to a request does not depend on the order of the requests or on the others in
     the batch: it is the one `model.generate` gives. A failing request does not affect the others; its `Completion` has
-    the error.
+    the error. A step that gets no memory ends the request that got its slot last, and the others go on.
 
     Args:
         model: the model; must have a tokenizer.
@@ -314,7 +314,7 @@ class Engine(Generic[RequestId]):
                 count += len(other)
         try:
             features = self._encode_pixels(group)
-        except ValueError:  # one of the others may be the cause
+        except (ValueError, MemoryError):  # one of the others may be the cause, or all together need too much memory
             group = [images]
             features = self._encode_pixels(group)
         parts = split_rows(features, [len(one) for one in group])

@@ -67,6 +67,17 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return ApiError(400, message, param, code)
 
 
+def no_memory() -> ApiError:
+    """Return the error of a request for which the server has no memory at the moment."""
+    message = "the server has not enough memory for this request now: try again later, or send less"
+    return ApiError(503, message, code="out_of_memory", retry_after=10)
+
+
+def restarting() -> ApiError:
+    """Return the error of a request that comes between the end of an engine and the start of the next one."""
+    return ApiError(503, "the model is being restarted: try again in a few seconds", retry_after=5)
+
+
 def openai_error(error: ApiError) -> dict[str, object]:
     """Return the body of an error in OpenAI's format; all routes but Anthropic's and Ollama's use it."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .chat import Prompt
-from .errors import ApiError
+from .errors import ApiError, no_memory, restarting
 from .options import Limits
 
 if TYPE_CHECKING:
@@ -152,9 +152,7 @@ class Generation:
                 self._engine.submit(request)
             except RuntimeError as error:
                 self.cancel()
-                raise ApiError(
-                    503, "the model is being restarted: try again in a few seconds", retry_after=5
-                ) from error
+                raise restarting() from error
 
     # In the model's thread
 
@@ -213,6 +211,9 @@ def _error_of(error: Exception) -> ApiError:
         return ApiError(
             500, "the model computed values that are not finite numbers for this request", code="not_finite"
         )
+    if isinstance(error, MemoryError):
+        _log.error("a request got no memory: %s", error)
+        return no_memory()
     if isinstance(error, GrammarError):  # only the answer shows that a schema takes too much work
         return ApiError(400, str(error), code="invalid_schema")
     _log.error("a request failed", exc_info=error)

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .anthropic_api import anthropic_error
-from .errors import ApiError, openai_error
+from .errors import ApiError, no_memory, openai_error
 from .http import ClientLeftError, header, send_json, timed
 from .metrics import Metrics
 from .ollama_api import ollama_error
@@ -24,7 +24,8 @@ from .options import ServerOptions, is_address
 _OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 # The page has nothing of this server's users in it; it is where people enter their key.
 PATHS_WITHOUT_KEY = ("/health", "/")
-_SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff"}
+# Pages of other origins cannot show what this server sends; they would learn the size of a reviewed image.
+_SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
 _log = logging.getLogger(__name__)
 
 
@@ -91,6 +92,9 @@ class Guard:
             await self._send_error(scope, response, _routing_error(error, scope))
         except ClientLeftError:
             raise
+        except MemoryError as error:
+            _log.error("request %s got no memory: %s", scope["state"]["request_id"], error)
+            await self._send_error(scope, response, no_memory())
         except Exception:
             _log.exception("request %s failed", scope["state"]["request_id"])
             if response.status is None:

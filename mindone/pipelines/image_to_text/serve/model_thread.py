@@ -30,7 +30,8 @@ class ModelThread:
         status: "absent" (there is no model), "loading", "ready", "failed" (loading failed, or batch after batch) or
             "closed".
         pipeline: None until the model is loaded.
-        engine: None until the model is loaded; another object after an error that concerned a whole batch.
+        engine: None until the model is loaded, and for a moment after an error that concerned a whole batch, which
+            makes another one necessary.
     """
 
     def __init__(
@@ -61,10 +62,15 @@ class ModelThread:
         if self.status == "absent":
             return True
         self.status = "closed"
-        if self.engine is not None:
-            self.engine.close(cancel=True)
+        self.cancel_all()
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def cancel_all(self) -> None:
+        """Cancel all requests; their clients get an error, and further requests are refused."""
+        engine = self.engine  # the thread may replace it at any time
+        if engine is not None:
+            engine.close(cancel=True)
 
     def _run(self) -> None:
         try:
@@ -85,15 +91,18 @@ class ModelThread:
         failures, completed = 0, 0
         while self.status == "ready":
             try:
+                if self.engine is None:
+                    self.engine, completed = self._new_engine(), 0
                 self.engine.run()
                 return
             except Exception as error:
                 _log.exception("an error ended all running requests")
-                failures = 1 if self.engine.completed > completed else failures + 1
+                done = 0 if self.engine is None else self.engine.completed
+                failures = 1 if done > completed else failures + 1
                 if failures >= _MAX_FAILURES:
                     self._fail(error)
                     return
-                self.engine, completed = self._new_engine(), 0
+                self.engine = None  # first, so that there are never two KV caches
 
     def _new_engine(self) -> Engine[object]:
         from mindone.models.share4v.generation.engine import Engine

@@ -27,6 +27,8 @@ class Limits:
 
     Attributes:
         body_bytes: size of a request's body.
+        body_values: number of values in a request's body. Many small ones take long to read, and much more memory than
+            the body.
         images: images in one request.
         image_pixels: width times height of an image, checked before it is decoded.
         image_side: width and height of an image; a long line is padded to a square.
@@ -40,6 +42,8 @@ class Limits:
         request_seconds: how long a request may take, from its headers to the end of its answer.
         body_seconds: how long a client may take to send its body.
         write_seconds: how long a client may take to accept an answer, or a piece of a stream.
+        idle_seconds: how long a connection may have no running request: before its first one, between two, while the
+            headers of one arrive, and while its client reads the last answer.
         drain_seconds: how long running requests may take after SIGTERM.
         schema_seconds: how long a schema or regular expression may take to compile.
         ping_seconds: after this time without an event, a stream gets a comment, so that clients do not time out.
@@ -49,6 +53,7 @@ class Limits:
     """
 
     body_bytes: int = 64 * 2**20
+    body_values: int = 1_000_000
     images: int = 8
     image_pixels: int = 50_000_000
     image_side: int = 30_000
@@ -62,6 +67,7 @@ class Limits:
     request_seconds: float = 600.0
     body_seconds: float = 60.0
     write_seconds: float = 30.0
+    idle_seconds: float = 40.0
     drain_seconds: float = 30.0
     schema_seconds: float = 5.0
     ping_seconds: float = 5.0

@@ -8,12 +8,14 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.routing import BaseRoute
 
 from .app import make_app
+from .connection import Connection
 from .options import ServerOptions
 from .service import Service
 
@@ -118,7 +120,7 @@ class Run:
         self.service = Service(options, load, image_cache_bytes, self._report_ready, self._report_failure)
         config = uvicorn.Config(
             make_app(self.service, log, own_routes),
-            http="h11",
+            http=partial(Connection, options.limits.idle_seconds),  # type: ignore[arg-type]
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -162,8 +164,7 @@ class Run:
         try:
             await asyncio.wait_for(self.service.admission.wait_idle(), self._options.limits.drain_seconds)
         except asyncio.TimeoutError:
-            if self.service.model.engine is not None:
-                self.service.model.engine.close(cancel=True)  # their clients get an error
+            self.service.model.cancel_all()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.service.admission.wait_idle(), _END_SECONDS)
         self._server.should_exit = True

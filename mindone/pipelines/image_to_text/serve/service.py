@@ -12,7 +12,7 @@ from .admission import Admission
 from .anthropic_api import MessagesReader, MessageWriter
 from .chat import PromptBuilder
 from .endpoint import Endpoint
-from .errors import ApiError, invalid
+from .errors import ApiError, invalid, restarting
 from .generation import FINISH_REASONS, Generation
 from .images import ImageReader, names_url
 from .json_text import loads
@@ -133,11 +133,12 @@ class Service:
             check: returns the fields, or raises ApiError.
 
         Raises:
-            ApiError: (400) the body is no JSON, or `check` raised; (404) it names another model.
+            ApiError: (400) the body is no JSON, or `check` raised; (413) it has too many values; (404) it names another
+                model.
         """
 
         def fields() -> tuple[Values, bool]:
-            values = check(loads(body))
+            values = check(loads(body, self.options.limits.body_values))
             self.check_model(values)
             return values, self._downloader is not None and names_url(values)
 
@@ -174,7 +175,7 @@ class Service:
         """
         engine = self.model.engine
         if engine is None or self.builder is None:
-            raise ApiError(503, "the model is being loaded", code="loading", retry_after=5)
+            raise restarting()
         for _, settings in job.prompts:
             try:
                 settings.check_vocabulary(self.builder.vocabulary)

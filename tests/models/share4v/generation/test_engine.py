@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -294,6 +295,37 @@ def test_logits_that_are_not_finite_fail_one_request_and_leave_a_clean_slot(pair
     assert list(completions[2].token_ids) == expected[2]
     if batch_size > 1:
         assert list(completions[0].token_ids) == expected[0]
+
+
+@pytest.mark.parametrize("function", ["prefill", "decode"])
+def test_a_pass_without_memory_ends_the_sequence_that_joined_last(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """What the pass has written to the KV cache before it failed is used by nobody, not as a prefix either."""
+    reference, model = pair
+    beside = Request(0, np.array([reference.text(70)]), long(3))
+    last = Request(1, np.array([reference.text(90)]), long(4))
+    expected = {request.request_id: generate(model, request) for request in (beside, last)}
+    engine: Engine[int] = Engine(model, 2)
+    decoder = engine._batch._decoder
+    real = getattr(decoder, function)
+
+    def without_memory(inputs: Any, *others: Any) -> Any:
+        monkeypatch.setattr(decoder, function, real)
+        real(-inputs if function == "prefill" else (inputs + 1) % 50, *others)  # other keys and values
+        raise MemoryError("share4v_layer got no memory for its intermediate results")
+
+    engine.submit(beside)
+    engine.step()
+    engine.submit(last)
+    for _ in range(0 if function == "prefill" else 6):
+        engine.step()
+    monkeypatch.setattr(decoder, function, without_memory)
+    completions = finish(engine)
+    assert isinstance(completions[1].error, MemoryError) and completions[1].finish_reason == "error"
+    assert list(completions[0].token_ids) == expected[0]
+    engine.submit(last)
+    assert list(finish(engine)[1].token_ids) == expected[1]
 
 
 def test_an_error_of_the_whole_batch_fails_all_requests_and_closes_the_engine(

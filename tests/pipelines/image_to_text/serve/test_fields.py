@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from typing import Any, get_type_hints
 
 import pytest
@@ -135,12 +136,23 @@ def test_right_values() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"nan", b'{"a": NaN}', b'{"a": Infinity}', b"\xff", b"[" * 10**5])
 def test_bodies_that_are_no_json_object(body: bytes) -> None:
     with pytest.raises(ApiError, match="the body") as found:
-        loads(body)
+        loads(body, 10**6)
     assert found.value.status == 400
 
 
+def test_many_small_values_are_refused_before_they_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing 64 MiB of empty lists takes seconds, in which no other thread runs, and 1.5 GB."""
+    assert loads(b'{"a": [[], {"b": [1, 2]}, "x"]}', 9) == {"a": [[], {"b": [1, 2]}, "x"]}
+    assert loads(b'{"a": "' + b"A" * 1000 + b'"}', 2) == {"a": "A" * 1000}  # an image is one value
+    monkeypatch.setattr(json, "loads", lambda *given, **settings: pytest.fail("it was parsed"))
+    for many in (b'{"a": [' + b"[]," * 2_000_000 + b"[]]}", b"{}" + b',{"a":{}}' * 1000, b"[" * 10**7):
+        with pytest.raises(ApiError, match="more than 1,000 values: send fewer") as found:
+            loads(many, 1000)
+        assert found.value.status == 413
+
+
 def test_text_that_utf8_cannot_encode_does_not_break_an_answer() -> None:
-    assert loads(dumps({"a": "\ud800 \u4e2d"})) == {"a": "? \u4e2d"}
+    assert loads(dumps({"a": "\ud800 \u4e2d"}), 1000) == {"a": "? \u4e2d"}
 
 
 def test_options_are_checked() -> None:

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,63 @@ def test_an_error_of_a_whole_batch_starts_another_engine(own: Live, monkeypatch:
     engine = own.service.model.engine
 
     def fail() -> None:
-        raise MemoryError("no memory for this step")
+        raise RuntimeError("no memory for this step")
 
     monkeypatch.setattr(engine, "step", fail)
     found = own.post(PATH, chat("Hello", max_tokens=5))
     assert found.status_code == 500 and "no memory" not in found.text
-    wait_until(lambda: own.service.model.engine is not engine)
+    wait_until(lambda: own.service.model.engine not in (engine, None))
     assert own.post(PATH, chat("Hello", max_tokens=5)).status_code == 200
     assert own.get("/health").status_code == 200
+
+
+def test_a_step_without_memory_ends_only_the_request_that_came_last(own: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """std::bad_alloc in a kernel comes as MemoryError."""
+    model = own.service.model
+    assert model.engine is not None
+    engine, decoder = model.engine, model.engine._batch._decoder
+    steps = Steps(own, monkeypatch)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(own.post, PATH, chat("Hello", max_tokens=20, ignore_eos=True))
+        wait_until(lambda: len(engine))
+        steps.make()
+        prefill = decoder.prefill
+
+        def without_memory(*arguments: Any) -> Any:
+            monkeypatch.setattr(decoder, "prefill", prefill)
+            raise MemoryError("share4v_layer got no memory at 0x7fff")
+
+        monkeypatch.setattr(decoder, "prefill", without_memory)
+        second = pool.submit(own.post, PATH, chat("Goodbye", max_tokens=5))
+        wait_until(lambda: len(engine) == 2)
+        steps.run()
+        failed, went_on = second.result(60), first.result(60)
+    assert failed.status_code == 503 and failed.json()["error"]["code"] == "out_of_memory" and "0x" not in failed.text
+    assert int(failed.headers["retry-after"]) >= 1
+    assert went_on.json()["usage"]["completion_tokens"] == 20
+    assert own.post(PATH, chat("Hello", max_tokens=20, ignore_eos=True)).json()["choices"] == went_on.json()["choices"]
+    assert model.engine is engine and own.get("/health").status_code == 200
+
+
+def test_an_engine_that_cannot_be_made_ends_the_server_with_a_reason(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mindone.models.share4v.generation import engine as module
+
+    failures: list[Exception] = []
+    with serving(tiny, max_batch=1) as running:
+        model = running.service.model
+
+        def fail(*arguments: Any) -> None:
+            raise RuntimeError("no memory for the KV cache")
+
+        monkeypatch.setattr(module.Engine, "__init__", fail)
+        monkeypatch.setattr(model, "_on_failure", failures.append)
+        monkeypatch.setattr(model.engine, "step", fail)
+        assert running.post(PATH, chat("Hello", max_tokens=5)).status_code == 500
+        wait_until(lambda: model.status == "failed")
+        assert running.get("/health").status_code == 503
+    assert str(failures[0]) == "no memory for the KV cache"
 
 
 def test_an_error_of_the_program_is_not_the_clients(
