@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .image_limits import LimitedFile
 from .jpeg_xl_header import jpeg_xl_size
 from .png_chunks import PNG_SIGNATURE, without_metadata
+from .webp_header import webp_size
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -172,14 +173,17 @@ def application_plugin(prefix: bytes) -> tuple[str, str] | None:
 
 
 def header_size(file: LimitedFile) -> tuple[int, int] | None:
-    """Return (width, height) of a format whose plug-in decodes when it opens a file (JPEG XL), else None.
+    """Return (width, height) of a format whose plug-in reads or decodes the whole file when it opens it, else None.
+
+    These are JPEG XL and WebP; None as well for a WebP file that is damaged, which its plug-in says better.
 
     Raises:
-        ValueError: the header is damaged.
+        ValueError: the header of a JPEG XL file is damaged.
     """
     file.seek(0)
-    is_decoded = _starts_like("JXL", file.read(PREFIX_BYTES)) and _plugin("JXL") is not None
-    size = jpeg_xl_size(file) if is_decoded else None
+    prefix = file.read(PREFIX_BYTES)
+    is_jpeg_xl = _starts_like("JXL", prefix) and _plugin("JXL") is not None
+    size = jpeg_xl_size(file) if is_jpeg_xl else webp_size(prefix)
     file.seek(0)
     return size
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .remote_images import ImageDownloader
 
 # Pillow's names of the formats that are accepted; the content decides, whatever the client calls it.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # and WebP, see `_check`
+_RIFF = b"RIFF"
 _ACCEPTED = "a JPEG, PNG, WebP, GIF or BMP file"
 _URL = ("http://", "https://")
 _EXAMPLE = 'expected "data:image/png;base64,..." or the base64 alone'
@@ -72,19 +73,25 @@ class ImageReader:
 
     def _check(self, data: bytes, param: str) -> None:
         """Check the format and the size that the header states, before anything is decoded."""
-        from mindone.models.share4v.processing.image_formats import open_image
+        from mindone.models.share4v.processing.image_formats import header_size, open_image
         from mindone.models.share4v.processing.image_limits import LimitedFile
 
         if not data:
             raise invalid(f"{param} is empty: send {_ACCEPTED}", param, "invalid_image")
         try:
-            with open_image(LimitedFile(io.BytesIO(data)), FORMATS) as image:
-                width, height = image.size
+            file = LimitedFile(io.BytesIO(data))
+            if data[:4] == _RIFF:  # WebP, of which nothing but the size is read in this process
+                width, height = header_size(file) or (0, 0)
+            else:
+                with open_image(file, FORMATS) as image:
+                    width, height = image.size
         except MemoryError:
             raise
         except Exception as error:  # the text of Pillow's errors may contain addresses, so it is not passed on
             raise not_an_image(param) from error
         limits, limit = self._limits, None
+        if not width * height:
+            raise not_an_image(param)
         if width * height > limits.image_pixels:
             limit = f"{limits.image_pixels:,}"
         elif max(width, height) > limits.image_side:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,6 +290,23 @@ def real(name: str) -> object:
     from mindone.models.share4v.processing.image_formats import FORMATS
 
     return getattr(import_module(FORMATS[name].module), FORMATS[name].plugin, None)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 8), (16383, 5)])
+@pytest.mark.parametrize("kind", ["lossy", "lossless", "metadata", "animation"])
+def test_the_size_in_a_webp_header(mode: str, size: tuple[int, int], kind: str) -> None:
+    from mindone.models.share4v.processing.webp_header import webp_size
+
+    options: dict[str, Any] = {"lossless": kind == "lossless", "exif": b"Exif" if kind == "metadata" else b""}
+    if kind == "animation":
+        options |= {"save_all": True, "append_images": [Image.new(mode, size, "red")], "duration": 5}
+    buffer = io.BytesIO()
+    Image.new(mode, size, "blue").save(buffer, "WEBP", method=0, **options)
+    assert webp_size(buffer.getvalue()[:64]) == size
+    for end in range(30):  # a header that is cut
+        webp_size(buffer.getvalue()[:end])
+    assert load_image(buffer.getvalue()).size == size
 
 
 @pytest.mark.parametrize("size", [(8, 8), (256, 160), (300, 17), (4000, 3000), (16, 12)])

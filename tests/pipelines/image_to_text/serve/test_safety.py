@@ -262,6 +262,23 @@ def test_cve_2026_5497_only_the_first_frame_is_decoded(live: Live, scene: str) -
     assert done.json()["usage"]["prompt_tokens_details"]["image_tokens"] > 0
 
 
+def test_cve_2023_4863_webp_is_given_to_its_library_in_another_process_only(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libwebp has had an overflow that a file could use; here, a file can end only the process that decodes it."""
+    from PIL import WebPImagePlugin
+
+    done = live.post("/v1/chat/completions", chat("What?", picture(40, 30, "WEBP"), max_tokens=2))
+    monkeypatch.setattr(WebPImagePlugin.WebPImageFile, "_open", lambda self: pytest.fail("opened in the server"))
+    again = live.post("/v1/chat/completions", chat("What?", picture(40, 30, "WEBP"), max_tokens=2))
+    assert done.status_code == 200 and again.json()["choices"] == done.json()["choices"]
+    canvas = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff\xff\x00" * 2
+    found = live.post("/v1/chat/completions", chat("What?", base64.b64encode(canvas).decode()))
+    assert "has 65536 x 65536 pixels, more than the limit" in message(found)
+    found = live.post("/v1/chat/completions", chat("What?", base64.b64encode(b"RIFF" + bytes(40)).decode()))
+    assert "is damaged or not an image" in message(found)
+
+
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "TGA", "ICO"])
 def test_formats_that_are_not_accepted(live: Live, kind: str) -> None:
     assert "not an image" in message(live.post("/v1/chat/completions", chat("What?", picture(32, 32, kind))))
