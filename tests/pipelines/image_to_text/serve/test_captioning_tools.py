@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -137,15 +138,16 @@ def test_9_the_api_with_and_without_v1(live: Live, scene: str) -> None:
     assert live.get("/models").json() == live.get("/v1/models").json()
 
 
-def test_10_a_slow_queue_refuses_early(small: Live) -> None:
-    admission = small.service.admission
-    admission.finished(100.0)  # requests that take 100 s
-    assert admission.expected_wait == 0.0
-    admission.active = 2
-    try:
-        assert admission.expected_wait == pytest.approx(100.0, rel=0.99)
-    finally:
-        admission.active = 0
+def test_10_a_slow_queue_refuses_early(tiny: Any) -> None:
+    """A verifier gives up after 30 s, so a request that would wait longer than 20 s is refused at once."""
+    with serving(tiny, max_batch=1, limits=Limits(queue=8)) as running, ExitStack() as stack:
+        admission = running.service.admission
+        admission.finished(100.0)  # requests that take 100 s
+        for _ in range(2):  # one that is running, and one that waits
+            stack.enter_context(admission.reserve())
+        found = running.post(PATH, chat("What?"))
+        assert found.status_code == 429 and "would wait about 100 s" in found.json()["error"]["message"]
+        assert 1 <= int(found.headers["retry-after"]) <= 60
 
 
 def test_11_photographs_of_several_megabytes(live: Live) -> None:
