@@ -59,6 +59,16 @@ document.body.dispatchEvent(arguments[1] === "paste"
   : new DragEvent("drop", { ...options, dataTransfer: transfer }));
 """
 
+# The model's next answers are a text.
+ANSWER = """
+const send = window.realFetch ||= window.fetch, text = arguments[0];
+window.fetch = async (path, options) => {
+  if (path !== "/v1/chat/completions") return send(path, options);
+  const choice = { index: 0, delta: { content: text }, finish_reason: "stop" };
+  return new Response(`data: ${JSON.stringify({ choices: [choice] })}\\n\\ndata: [DONE]\\n\\n`);
+};
+"""
+
 
 @contextmanager
 def chromium(downloads: Path, language: str = "en-US") -> Iterator[Chrome]:
@@ -142,6 +152,10 @@ class Tab:
     def drop(self, image: Path, event: str) -> None:
         """Drop or paste ("drop", "paste") an image and a file that is none."""
         self.driver.execute_script(DROP, base64.b64encode(image.read_bytes()).decode(), event)
+
+    def answer(self, text: str) -> None:
+        """Let the page get this text from the model from now on."""
+        self.driver.execute_script(ANSWER, text)
 
     def faults(self) -> list[str]:
         """Return what is illegible, has no name, or does not fit into the window."""

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from . import anthropic_api, ollama_api, openai_requests
+from .caption_styles import APPLY_STYLE
 from .errors import STATUSES
 from .fields import Fields
 from .options import Limits
@@ -43,6 +44,7 @@ def request_fields(limits: Limits) -> dict[str, Fields]:
         "/api/show": ollama_api.SHOW,
         "/tokenize": TOKENIZE,
         "/detokenize": DETOKENIZE,
+        "/apply_style": APPLY_STYLE,
     }
 
 
@@ -57,6 +59,7 @@ _SUMMARIES: dict[str, tuple[str, str, str | None]] = {
     "/api/show": ("Describe the model (Ollama)", _JSON, None),
     "/tokenize": ("Turn a text or a chat into token ids (vLLM)", _JSON, None),
     "/detokenize": ("Turn token ids into text (vLLM)", _JSON, None),
+    "/apply_style": ("Apply the rules of a style to a caption (the pages)", _JSON, None),
     "/v1/models": ("List the model (OpenAI, Anthropic)", _JSON, None),
     "/v1/models/{name}": ("Describe the model (OpenAI, Anthropic)", _JSON, None),
     "/api/tags": ("List the model (Ollama)", _JSON, None),

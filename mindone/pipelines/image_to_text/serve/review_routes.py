@@ -18,6 +18,7 @@ from ..dataset.review.publishing import publish
 from ..dataset.review.session import Change, ConflictError, ReviewSession
 from ..dataset.state.records import JobError, JobRunningError
 from ..dataset.state.reviews import VERDICTS
+from .caption_styles import APPLY_STYLE, styled
 from .errors import ApiError, invalid
 from .fields import Field, Fields
 from .http import read_body
@@ -33,6 +34,9 @@ _MAX_ROWS = 200
 _PAUSE_SECONDS = 3.0  # without an edit, after which the outputs are written
 _RUNNING_SECONDS = 10.0  # after which a running job is asked again
 _SIDE = 640  # pixels of an image on the page
+_MAX_VALUES = 5 * _MAX_RECORDS  # in a body
+_DIGITS = 15  # of the number of an input
+_BODIES = 16  # that are in memory at a time; further requests wait
 _CAPTIONS = ListOf(Text(1_000_000), 1000)
 FIND = Fields(
     [
@@ -106,6 +110,8 @@ class Review:
         self._page = review_page(options, has_model)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="share4v-review")
         self._images = ThreadPoolExecutor(2, thread_name_prefix="share4v-images")
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="share4v-read")  # a body can have a million changes
+        self._bodies = asyncio.Semaphore(_BODIES)
         self._session: ReviewSession = self._worker.submit(ReviewSession, out).result()
         self.state = self._session.state
         self._published = -1  # changes that the outputs have; an earlier session may have left some
@@ -119,19 +125,21 @@ class Review:
         return [
             Route("/", self.page, methods=["GET"]),
             Route("/review/status", self.status, methods=["GET"]),
-            Route("/review/image/{number:int}", self.image, methods=["GET"]),
+            Route("/review/image/{number}", self.image, methods=["GET"]),
             Route("/review/find", self.find, methods=["POST"]),
             Route("/review/rows", self.rows, methods=["POST"]),
             Route("/review/changes", self.change, methods=["POST"]),
             Route("/review/replace", self.replace, methods=["POST"]),
             Route("/review/undo", self.undo, methods=["POST"]),
+            Route("/apply_style", self.apply_style, methods=["POST"]),  # in place of the server's own
         ]
 
     def close(self) -> Problem | None:
         """Publish what is not published and close the session; return why the outputs are not up to date, if so."""
         if self._timer is not None:
             self._timer.cancel()
-        self._images.shutdown(cancel_futures=True)
+        for pool in (self._images, self._readers):
+            pool.shutdown(cancel_futures=True)
         self._worker.submit(self._publish).result()
         self._worker.submit(self._session.close).result()
         self._worker.shutdown()
@@ -153,9 +161,11 @@ class Review:
 
     async def image(self, request: Request) -> Response:
         """An input's image; small, or with `?full=1` as it is."""
-        number, is_full = request.path_params["number"], request.query_params.get("full") == "1"
+        given, is_full = request.path_params["number"], request.query_params.get("full") == "1"
+        if not (given.isascii() and given.isdecimal() and len(given) <= _DIGITS):  # int() refuses thousands of digits
+            raise ApiError(404, f"there is no input {given[:20]}")
         work = asyncio.get_running_loop().run_in_executor(
-            self._images, self._session.image, number, None if is_full else _SIDE, request.query_params.get("key")
+            self._images, self._session.image, int(given), None if is_full else _SIDE, request.query_params.get("key")
         )
         try:
             data, kind = await work
@@ -165,7 +175,7 @@ class Review:
 
     async def find(self, request: Request) -> Response:
         """Numbers of the records that a filter lets through, and some of them as rows."""
-        values = await self._values(request, FIND)
+        values = await self._values(request, FIND.read)
         start, count = values.pop("start", 0), values.pop("count", 50)
 
         def read() -> dict[str, Any]:
@@ -176,32 +186,36 @@ class Review:
 
     async def rows(self, request: Request) -> Response:
         """Some records as they are now."""
-        values = await self._values(request, ROWS)
+        values = await self._values(request, ROWS.read)
         return _json({"rows": await self._run(lambda: self._session.rows(values["numbers"], values["listing"]))})
 
     async def change(self, request: Request) -> Response:
         """Make changes as one action."""
-        values = await self._values(request, CHANGES)
-        changes = []
-        for index, one in enumerate(values["changes"]):
-            if not isinstance(one, dict):
-                raise invalid(f"changes[{index}] must be an object", "changes")
-            changes.append(Change(**CHANGE.read(one, f"changes[{index}].")))
-        reviewer = values.get("reviewer") or ""
-        return await self._changed(lambda: self._session.change(changes, values["listing"], reviewer))
+        values = await self._values(request, _read_changes)
+        return await self._changed(lambda: self._session.change(**values))
 
     async def replace(self, request: Request) -> Response:
         """Replace a text in captions as one action."""
-        values = await self._values(request, REPLACE)
+        values = await self._values(request, REPLACE.read)
         return await self._changed(lambda: self._session.replace(**values))
 
     async def undo(self, request: Request) -> Response:
         """Take back the last action of a reviewer, or of anybody if none is named."""
-        values = await self._values(request, UNDO)
+        values = await self._values(request, UNDO.read)
         return await self._changed(lambda: self._session.undo(**values))
 
-    async def _values(self, request: Request, fields: Fields) -> dict[str, Any]:
-        return fields.read(loads(await read_body(request.scope, request.receive, self._limits)))
+    async def apply_style(self, request: Request) -> Response:
+        """A caption that was generated again, as the job would have recorded it: by its rules and those of a style."""
+        values = await self._values(request, APPLY_STYLE.read)
+        return _json(await self._run(lambda: styled(values, self._session.rules(values.get("name", "")))))
+
+    async def _values(self, request: Request, read: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Return what `read` makes of the JSON object of a body, in a thread."""
+        async with self._bodies:
+            body = await read_body(request.scope, request.receive, self._limits)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._readers, lambda: read(loads(body, _MAX_VALUES))
+            )
 
     async def _changed(self, action: Callable[[], list[dict[str, Any]]]) -> Response:
         rows = await self._run(action)
@@ -261,6 +275,17 @@ class Review:
                 more = f" ({len(left_out) - 1} more)" if len(left_out) > 1 else ""
                 self._problem = Problem(f"not in the outputs: {left_out[0]}{more}", True) if left_out else None
                 self._published = self._session.changed
+
+
+def _read_changes(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of CHANGES, with its changes as `Change`."""
+    values = CHANGES.read(body)
+    changes = []
+    for index, one in enumerate(values["changes"]):
+        if not isinstance(one, dict):
+            raise invalid(f"changes[{index}] must be an object", "changes")
+        changes.append(Change(**CHANGE.read(one, f"changes[{index}].")))
+    return {**values, "changes": changes}
 
 
 def _json(body: Mapping[str, Any]) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from .api_description import description, description_page
+from .caption_styles import APPLY_STYLE, APPLY_STYLE_BYTES, styled
 from .errors import invalid
 from .generation_route import GenerationRoute, in_time
 from .http import read_body, unless_left, watched
@@ -55,6 +57,7 @@ def routes(service: Service) -> list[BaseRoute]:
     posts: dict[str, Handler] = {
         "/tokenize": handlers.tokenize,
         "/detokenize": handlers.detokenize,
+        "/apply_style": handlers.apply_style,
         "/v1/messages/count_tokens": handlers.count_tokens,
         "/api/show": handlers.show,
     }
@@ -139,6 +142,16 @@ class Handlers:
         """The text of token ids."""
         builder = self._service.check_ready()
         return await self._answer(request, DETOKENIZE.read, lambda values: {"prompt": builder.decode(values["tokens"])})
+
+    async def apply_style(self, request: Request) -> Response:
+        """A caption as the data sets' command would write it, by the rules of its style.
+
+        It needs neither the model nor a place in the queue, without which a page would lose a caption that it has.
+        """
+        began, limits = time.perf_counter(), replace(self._service.options.limits, body_bytes=APPLY_STYLE_BYTES)
+        body = await read_body(request.scope, request.receive, limits)
+        work = self._service.compute(body, APPLY_STYLE.read, lambda values: dumps(styled(values)))
+        return Response(await in_time(work, limits, began), media_type="application/json")
 
     async def count_tokens(self, request: Request) -> Response:
         """Anthropic's count of a prompt's tokens."""

@@ -17,8 +17,10 @@ import pytest
 from helpers.browser import Tab, chromium
 from helpers.paths import ROOT
 from helpers.serving import SCENE, Live, serving
+from selenium.webdriver.support.ui import Select
 
 STATIC = ROOT / "mindone" / "pipelines" / "image_to_text" / "serve" / "static"
+HOSTILE = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>'
 DESCRIBE, BACKGROUND = "Describe this image", "What is in the background?"
 
 
@@ -48,7 +50,7 @@ def test_every_text_exists_in_both_languages() -> None:
         )
     }
     sources = "".join(path.read_text() for path in sorted(STATIC.iterdir()) if path.name != "texts.js")
-    used = set(re.findall(r'data-(?:text|label|placeholder)="([\w-]+)"|\bt\("([\w-]+)"', sources))
+    used = set(re.findall(r'data-(?:text|label|placeholder|title)="([\w-]+)"|\bt\("([\w-]+)"', sources))
     names = {one or other for one, other in used}
     assert len(texts) > 80 and not names - texts.keys()
     assert not {key for key in texts if f'"{key}"' not in sources}, "texts that nothing shows"
@@ -243,6 +245,18 @@ def test_many_images(tab: Tab, downloads: Path, tmp_path: Path, ask_pipeline: Ca
     tab.click("#save-jsonl")
     lines = downloaded(tab, downloads, "captions.jsonl").read_text().splitlines()
     assert [set(json.loads(line)) for line in lines] == [{"source", "caption", "prompts"}] * 4
+    # The rules of a style are applied, as share4v caption-dataset does; those that are broken are named.
+    tab.answer("The image shows a cat. It sleeps.")
+    Select(tab.one("#grid-style")).select_by_value("one-sentence")
+    tab.one(".card .tools button").click()
+    tab.wait(lambda: tab.one(".card textarea").get_property("value") == "A cat.")
+    tab.answer("A red square, " * 40)
+    Select(tab.one("#grid-style")).select_by_value("tags")
+    tab.one(".card .tools button").click()
+    tab.wait(lambda: tab.one(".card textarea").get_property("value") == "a red square")
+    Select(tab.one("#grid-style")).select_by_value("detailed")
+    tab.one(".card .tools button").click()
+    tab.wait(lambda: "breaks a rule: repetition" in tab.text(".card .info"))
     # Where the browser writes into a folder, a full disk is shown.
     full = """Object.defineProperty(navigator, "webdriver", { value: false });
         const getDirectoryHandle = async () => { throw new Error("the disk is full"); };
@@ -250,6 +264,30 @@ def test_many_images(tab: Tab, downloads: Path, tmp_path: Path, ask_pipeline: Ca
     tab.driver.execute_script(full)
     tab.click("#save-txt")
     tab.wait(lambda: "could not be saved: the disk is full" in tab.text("#alert"))
+
+
+def test_cross_site_scripting_texts_are_shown_as_text(tab: Tab, tmp_path: Path) -> None:
+    """What the model, a person, a file's name and an imported history say."""
+    picture = tmp_path / f"{HOSTILE.replace('/', '')}.png"
+    picture.write_bytes(SCENE.read_bytes())
+    tab.answer(HOSTILE)
+    tab.keys("#question", f"{HOSTILE}\n")
+    tab.wait(lambda: [str(one.get_property("textContent")) for one in tab.all(".message .body")] == [HOSTILE] * 2)
+    node = {"role": "<b>", "text": HOSTILE, "info": HOSTILE, "images": [], "children": [], "parent": "root"}
+    root = {**node, "role": "root", "children": [HOSTILE]}
+    chat = {"id": HOSTILE, "title": HOSTILE, "updated": 2**53, "nodes": {"root": root, HOSTILE: node}}
+    history = tmp_path / "history.json"
+    history.write_text(json.dumps({"format": "share4v history 1", "chats": [chat], "images": {}}))
+    tab.keys("#import", str(history))
+    tab.wait(lambda: [one.text for one in tab.all("#chats .open")] == [HOSTILE, HOSTILE[:60]])
+    tab.click("#chats .open")
+    tab.wait(lambda: tab.text(".message .info") == HOSTILE)
+    tab.click("#view-grid")
+    tab.keys("#grid-files", str(picture))
+    tab.click("#caption-all")
+    tab.wait(lambda: tab.one(".card textarea").get_property("value") == HOSTILE)
+    assert tab.text(".card .name") == picture.name
+    assert tab.driver.execute_script("return [window.hacked, document.querySelector('img[src=x]')]") == [None, None]
 
 
 @pytest.mark.parametrize("width", [1280, 390])

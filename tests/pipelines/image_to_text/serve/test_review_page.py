@@ -11,6 +11,7 @@ import pytest
 from helpers.browser import Tab, chromium
 from helpers.serving import SCENE, Live, serving
 from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
+from selenium.webdriver.support.ui import Select
 
 from mindone.pipelines.image_to_text import caption_dataset
 from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
@@ -215,6 +216,38 @@ def pressed(browser: Tab, selector: str, key: str) -> bool:
     return True
 
 
+def test_one_of_several_captions_is_generated_again_by_the_rules(
+    browser: Tab, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job's rules and those of the style; the other caption, which a person has edited, stays."""
+    name = "<img src=x onerror=window.hacked=1>"  # texts of a job are shown as text
+    (tmp_path / f"{name}.png").write_bytes(SCENE.read_bytes())
+    out = tmp_path / "captions.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
+        prompts = {"prompt": ["A cat", "One cat"], "every_prompt": True, "template": "sks, {caption}"}
+        caption_dataset(tmp_path / f"{name}.png", out=str(out), require=["cat"], attempts=1, **prompts)
+    review = Review(out, ServerOptions(model_name="m"), has_model=True)
+    with serving(tiny, own_routes=review.routes()) as running:
+        browser.resize(1280, 900)
+        browser.open(f"{running.url}/")
+        browser.one("#card-0 textarea").send_keys(" by hand", CONTROL, ENTER, NULL)
+        browser.wait(lambda: browser.text("#card-0 .badge") == "Edited")
+        browser.answer("The image shows a dog. It sleeps.")
+        browser.one("#card-0").send_keys("g")
+        Select(browser.one("#again-style")).select_by_value("one-sentence")
+        Select(browser.one("#again-text")).select_by_visible_text("2")
+        browser.click("#again-form .primary")
+        browser.wait(lambda: browser.text("#card-0 .badge") == "Regenerated")
+        assert f"The new caption of {name} breaks a rule: required word missing: cat" in browser.text("#alert-text")
+        assert [one.get_property("value") for one in browser.all("#card-0 textarea")] == ["A cat by hand", "A dog."]
+        assert browser.text("#card-0 .name") == name
+        hacked = "return [window.hacked, document.querySelector('img[src=x]')]"
+        assert browser.driver.execute_script(hacked) == [None, None]
+    assert review.close() is None
+    assert json.loads(out.read_text())["captions"] == ["sks, A cat by hand", "sks, A dog."]
+
+
 def row(live: Live, number: int) -> Any:
     return live.post("/review/find", {}, headers={"Authorization": f"Bearer {KEY}"}).json()["rows"][number]
 
@@ -223,7 +256,13 @@ def test_routes_check_what_they_get(job: Path, tiny: Any) -> None:
     review = Review(job, ServerOptions(model_name="m"), has_model=False)
     with serving(None, own_routes=review.routes()) as running:
         assert running.post("/v1/chat/completions", {"messages": []}).json()["error"]["code"] == "no_model"
-        assert running.get("/review/image/99").status_code == 404
+        for number in ("99", "9" * 15, "9" * 5000, "-1", "1e3", "x"):
+            assert running.get(f"/review/image/{number}").status_code == 404
+        image = running.get("/review/image/0")
+        assert image.headers["cross-origin-resource-policy"] == "same-origin"  # no other page can show it
+        styled = running.post("/apply_style", {"text": "The image shows a cat. It sleeps.", "style": "one-sentence"})
+        assert styled.json() == {"text": "A cat.", "broken_rules": []}
+        assert running.post("/apply_style", {"text": "A cat", "name": "nothing"}).status_code == 400
         assert running.get("/review/image/0?full=1").content == SCENE.read_bytes()
         listing = {"listing": running.post("/review/find", {}).json()["listing"]}
         change = {"number": 0, "verdict": "edited", "captions": ["New."], "shown": ["Another."]}

@@ -7,7 +7,7 @@ from typing import Any
 
 from mindone.models.share4v.suggestions import unknown
 
-from ..rules.text_rules import TextRules
+from ..rules.text_rules import TextRules, clean, violations
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,28 @@ STYLES: dict[str, Style] = {name: Style(name=name, **row) for name, row in _ROWS
 def asks_for_tags(prompt: str) -> bool:
     """Return whether a prompt is that of a style whose captions are lists of tags."""
     return any(style.prompt == prompt for style in STYLES.values() if style.rules.as_tags)
+
+
+def apply_style(text: str, style: str | None, rules: TextRules) -> tuple[str, tuple[str, ...]]:
+    """Return a caption after the rules of its style, combined with others, and the rules that it breaks then.
+
+    Args:
+        text: the caption as the model gave it.
+        style: name of its style; None for a caption of another prompt.
+        rules: those of the job; where they set a limit, that of the style does not count.
+
+    Raises:
+        ValueError: the style is unknown, or contradicts the rules.
+
+    Example:
+        >>> from mindone.pipelines.image_to_text.dataset.prompts.styles import apply_style
+        >>> from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
+        >>> apply_style("The image shows a cat. It sleeps.", "one-sentence", TextRules(required_words=("dog",)))
+        ('A cat.', ('required word missing: dog',))
+    """
+    combined = rules if style is None else get_style(style).rules.combine(rules)
+    cleaned = clean(text, combined)
+    return cleaned, violations(cleaned, combined)
 
 
 def get_style(name: str) -> Style:

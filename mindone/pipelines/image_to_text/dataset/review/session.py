@@ -12,14 +12,17 @@ from typing import Any
 
 from ..readers import Reader
 from ..report.report import find_state
+from ..rules.text_rules import TextRules
 from ..state.atomic_files import count_lines
+from ..state.bounded_reading import read_json
 from ..state.listing import Listing
-from ..state.paths import INPUTS, JOURNAL, REVIEWS
+from ..state.paths import INPUTS, JOB, JOURNAL, REVIEWS
 from ..state.records import Item, JobError, Picture, Record, printable
 from ..state.regular_files import own_exists, pin_directory
 from ..state.reviews import Decision, ReviewLog, Verdict
 from ..state.signature import is_listing_signed, require_signature
 from .index import Filter, ReviewIndex
+from .job_rules import job_rules
 
 _MAX_CAPTION = 100_000  # characters
 # Starts of the files that browsers and the server know; others are sent as PNG.
@@ -118,7 +121,8 @@ class ReviewSession:
         return [self.row(number) for number in numbers]
 
     def row(self, number: int) -> dict[str, Any]:
-        """Return a record as JSON values: number, listing, key, source, captions, error, notes, verdict and size.
+        """Return a record as JSON values: number, listing, key, source, captions, names of texts, error, notes, verdict
+        and size.
 
         Its texts are `printable`: bytes of a caption file that are not UTF-8 are shown as escapes.
         """
@@ -163,18 +167,31 @@ class ReviewSession:
         """Replace a text in the captions of records as one action, and return the rows that changed; errors as above.
 
         Raises:
-            ValueError: the text to find is empty, or a caption would be.
+            ValueError: the text to find is empty, or a caption would be empty or too long.
         """
         if not find:
             raise ValueError("the text to find is empty")
         self._check_is_listed(listing)
-        changes = []
+        changes, grown = [], len(replacement) - len(find)
         for number in numbers:
             captions = self._captions_of(self._index.record(number))
             if any(find in caption for caption in captions):
+                for caption in captions:  # before the text is made, which could be as long as the memory
+                    _check_length(len(caption) + grown * caption.count(find))
                 replaced = tuple(caption.replace(find, replacement) for caption in captions)
                 changes.append(Change(number=number, verdict="edited", captions=replaced))
         return self.change(changes, listing, reviewer) if changes else []
+
+    def rules(self, text: str = "") -> TextRules:
+        """Return the job's rules for captions.
+
+        Args:
+            text: name of a text, in a job with named texts.
+
+        Raises:
+            ValueError: the job's settings are missing or damaged.
+        """
+        return job_rules(read_json(self.state / JOB), text)
 
     def undo(self, reviewer: str | None = None) -> list[dict[str, Any]]:
         """Take back the last action that was not taken back, and return the rows that changed.
@@ -264,6 +281,7 @@ class ReviewSession:
             "key": printable(record.key),
             "source": printable(record.source),
             "captions": [printable(caption) for caption in self._captions_of(record)],
+            "texts": list(record.texts),
             "error": None if is_rejected or applied.error is None else printable(applied.error),
             "notes": [printable(note) for note in record.notes],
             "verdict": "none" if review is None or is_stale else review.verdict,
@@ -290,8 +308,8 @@ class ReviewSession:
         if change.verdict in ("accepted", "edited", "regenerated"):
             if not captions or not all(captions):
                 raise ValueError("a caption must not be empty: reject it instead")
-            if any(len(caption) > _MAX_CAPTION for caption in captions):
-                raise ValueError(f"a caption can have at most {_MAX_CAPTION:,} characters")
+            for caption in captions:
+                _check_length(len(caption))
         return captions
 
     def _add(self, decisions: Sequence[Decision], reviewer: str, undoes: int | None = None) -> list[dict[str, Any]]:
@@ -300,6 +318,11 @@ class ReviewSession:
         for decision in decisions:
             self._index.update(decision.record.number)
         return [self._row(decision.record) for decision in decisions]
+
+
+def _check_length(characters: int) -> None:
+    if characters > _MAX_CAPTION:
+        raise ValueError(f"a caption can have at most {_MAX_CAPTION:,} characters")
 
 
 def _encoded(picture: Picture, side: int | None) -> tuple[bytes, str]:

@@ -56,6 +56,7 @@ function applyLook() {
   else delete document.documentElement.dataset.theme;
   for (const one of document.querySelectorAll("[data-text]")) one.textContent = t(one.dataset.text);
   for (const one of document.querySelectorAll("[data-placeholder]")) one.placeholder = t(one.dataset.placeholder);
+  for (const one of document.querySelectorAll("[data-title]")) one.title = t(one.dataset.title);
   for (const one of document.querySelectorAll("[data-label]")) {
     one.setAttribute("aria-label", t(one.dataset.label));
     if (one.tagName === "BUTTON") one.title = t(one.dataset.label);
@@ -148,6 +149,16 @@ async function complete(messages, { signal, maxTokens, on = {} }) {
   }
   if (!state.finishReason) throw new Problem(t("error-cut"));
   return state;
+}
+
+/**
+ * Return a caption as caption-dataset would record it, by the rules of its style (and of the job, on the page of one),
+ * and the rules that it breaks then: { text, broken }.
+ */
+async function applyStyle(text, style, signal, name = "") {
+  const body = { text, ...(style ? { style: style.name } : {}), ...(name ? { name } : {}) };
+  const answer = await (await post("/apply_style", body, signal)).json();
+  return { text: answer.text, broken: answer.broken_rules };
 }
 
 function take(event, state, on) {

@@ -2,7 +2,7 @@
 
 let cards = []; // { id, name, blob, caption, prompt, order }; `element` is what shows it
 let captioning = null; // AbortController while captions are generated
-let gridTokens = null; // of the chosen style
+let gridStyle = null; // the chosen style of captions
 
 function stored({ id, name, blob, caption, prompt, order }) {
   return { id, name, blob, caption, prompt, order };
@@ -114,10 +114,13 @@ async function captionOne(card, prompt) {
     text: (text) => { card.area.value = text; },
   };
   const messages = [await question(prompt, [card.blob])];
-  const result = await complete(messages, { signal: captioning.signal, maxTokens: gridTokens, on });
-  Object.assign(card, { caption: result.text.trim(), prompt });
+  const { signal } = captioning, style = gridStyle;
+  const result = await complete(messages, { signal, maxTokens: style?.max_new_tokens || null, on });
+  const { text, broken } = await applyStyle(result.text, style, signal);
+  Object.assign(card, { caption: text, prompt });
   card.area.value = card.caption;
-  card.status.textContent = speedText(result.timings, result.finishReason);
+  const breaks = broken.length ? [t("breaks", broken.join("; "))] : [];
+  card.status.textContent = [speedText(result.timings, result.finishReason), ...breaks].filter(Boolean).join(" · ");
   await keepCard(card);
   return result;
 }

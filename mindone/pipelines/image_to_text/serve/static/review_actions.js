@@ -105,12 +105,22 @@ async function replaceText() {
   if (done) $("selection").textContent = t("edited-done", number(done.count));
 }
 
-/** Generate captions again, a few at a time; what is finished is stored at once, also if the rest is stopped. */
-async function generateAgain(prompt, maxTokens) {
+/**
+ * Generate captions again, a few at a time; what is finished is stored at once, also if the rest is stopped.
+ *
+ * Of records with several captions, the one at `index` is replaced, and the others stay.
+ */
+async function generateAgain(prompt, style, index) {
   if (generating) return;
   generating = new AbortController();
-  const { signal } = generating;
-  const numbers = targets(), mine = listing;
+  const { signal } = generating, numbers = targets(), mine = listing;
+  try {
+    await inTurn(() => checkStored(numbers));
+  } catch (error) {
+    generating = null;
+    showAlert(error.message);
+    return;
+  }
   let done = 0, failed = 0, isStale = false;
   const report = () => {
     $("again-progress").value = (done + failed) / numbers.length;
@@ -122,9 +132,14 @@ async function generateAgain(prompt, maxTokens) {
     if (signal.aborted) return;
     try {
       const [row] = (await (await post("/review/rows", { numbers: [one], listing: mine }, signal)).json()).rows;
+      const maxTokens = style?.max_new_tokens || null;
       const result = await complete([await question(prompt, [await pictureOf(row, true)])], { signal, maxTokens });
-      const change = { number: one, verdict: "regenerated", captions: [result.text], shown: row.captions };
+      const { text, broken } = await applyStyle(result.text, style, signal, row.texts[index]);
+      const replaced = Math.min(index, row.captions.length - 1);
+      const captions = row.captions.length > 1 ? row.captions.map((one, at) => (at === replaced ? text : one)) : [text];
+      const change = { number: one, verdict: "regenerated", captions, shown: row.captions };
       await inTurn(() => send("/review/changes", { changes: [change], listing: mine }, "edited-done"));
+      if (broken.length) showAlert(t("breaks-of", row.key, broken.join("; ")));
       done += 1;
     } catch (error) {
       if (error.name === "AbortError") return;

@@ -64,8 +64,17 @@ function keyPressed(event) {
   action();
 }
 
+/** Offer the captions of which one is generated again, by their names if the job has named texts. */
+function fillTextChoice() {
+  const several = [...rows.values()].filter((row) => row.captions.length > 1);
+  const most = several.reduce((found, row) => (row.captions.length > found.captions.length ? row : found), { captions: [""], texts: [] });
+  $("again-text").replaceChildren(...most.captions.map((_, index) => make("option", { value: String(index) }, most.texts[index] || number(index + 1))));
+  $("again-text-field").hidden = most.captions.length < 2;
+}
+
 function openDialog(id) {
   if (id !== "keys-dialog" && !targets().length) return;
+  if (id === "again-dialog") fillTextChoice();
   $(id).showModal();
 }
 
@@ -114,7 +123,7 @@ async function start() {
   $("replace-form").addEventListener("submit", replaceText);
   $("again-form").addEventListener("submit", () => {
     const style = DATA.styles.find((one) => one.name === $("again-style").value);
-    generateAgain($("again-prompt").value, style?.max_new_tokens || null);
+    generateAgain($("again-prompt").value, style, Number($("again-text").value));
   });
   addEventListener("keydown", keyPressed);
   addEventListener("beforeunload", (event) => { if (drafts.size) event.preventDefault(); });

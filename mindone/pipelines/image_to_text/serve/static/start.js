@@ -48,7 +48,7 @@ function renderAll() {
     $("question").focus();
   });
   fillStyles($("grid-style"), (style) => {
-    gridTokens = style?.max_new_tokens || null;
+    gridStyle = style;
     if (style) $("grid-prompt").value = style.prompt;
   });
   renderMessages();

@@ -13,6 +13,7 @@ from mindone.pipelines.image_to_text import caption_dataset
 from mindone.pipelines.image_to_text.dataset.review.index import Filter
 from mindone.pipelines.image_to_text.dataset.review.publishing import publish
 from mindone.pipelines.image_to_text.dataset.review.session import Change, ReviewSession
+from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
 from mindone.pipelines.image_to_text.dataset.state.reviews import ReviewError, Reviews
 from mindone.pipelines.image_to_text.dataset.writers.jsonl import JsonlWriter
 
@@ -129,6 +130,31 @@ def test_a_review_with_a_wrong_value_is_one_clear_error(tmp_path: Path, damage: 
             Reviews(path)
         assert f"byte {len(first)}: {message}" in str(error.value)
         assert "remove the lines from there" in str(error.value)
+
+
+def test_a_replacement_that_would_fill_the_memory_is_refused(photos: Path) -> None:
+    """100,000 letters, each replaced by 100,000, would be 10 GB."""
+    run(photos)
+    long = "a" * 100_000
+    with ReviewSession(photos.parent / "captions.jsonl") as session:
+        session.change([edit(0, long)])
+        with pytest.raises(ValueError, match="a caption can have at most 100,000 characters"):
+            session.replace([0, 1], "a", long)
+        assert session.row(0)["captions"] == [long] and session.row(1)["verdict"] == "none"
+        assert session.replace([0], "a", "b")[0]["captions"] == ["b" * 100_000]
+
+
+def test_a_session_knows_the_rules_of_its_job(photos: Path) -> None:
+    out = run(photos, require=["cat"], max_sentences=2)
+    with ReviewSession(out) as session:
+        assert session.rules() == TextRules(required_words=("cat",), max_sentences=2)
+        with pytest.raises(ValueError, match=r"rules in the job's job\.json cannot be read"):
+            session.rules("short")
+    rules = ('{"later": 1}', '{"max_sentences": 0}', "[]")
+    for damaged in ("[]", "{", '{"rules": {}}', *(f'{{"captions": {{"rules": {one}}}}}' for one in rules)):
+        (session.state / "job.json").write_text(damaged)
+        with ReviewSession(out) as session, pytest.raises(ValueError):
+            session.rules()
 
 
 def test_a_review_without_a_field_names_it(tmp_path: Path) -> None:
