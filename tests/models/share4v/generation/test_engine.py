@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -299,10 +299,11 @@ def test_logits_that_are_not_finite_fail_one_request_and_leave_a_clean_slot(pair
 
 @pytest.mark.parametrize("function", ["prefill", "decode"])
 def test_a_pass_without_memory_ends_the_sequence_that_joined_last(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, function: str
+    pair_of: Callable[..., Pair], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     """What the pass has written to the KV cache before it failed is used by nobody, not as a prefix either."""
-    reference, model = pair
+    reference, model = pair_of("usual", "kernels")
+    model.tokenizer = tokenizer
     beside = Request(0, np.array([reference.text(70)]), long(3))
     last = Request(1, np.array([reference.text(90)]), long(4))
     expected = {request.request_id: generate(model, request) for request in (beside, last)}

@@ -37,7 +37,8 @@ def test_sentences(text: str, count: int) -> None:
 
 RUN = r"""
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules, clean
-runs = [(one * 80_000)[:80_000] for one in (".", "!?", "...", "\"'", " ", ",", "- ", "(", "In this picture, ", "。", "\n")]
+units = (".", "!?", "...", "\"'", " ", ",", "- ", "(", "In this picture, ", "。", "\n")
+runs = [(one * 80_000)[:80_000] for one in units]
 rules = [TextRules(max_sentences=2), TextRules(as_tags=True), TextRules(strip_openings=True), TextRules(max_words=9)]
 report(lambda: sum(bool(clean(f"A cat{run}x", one)) + bool(clean(f"{run}x", one)) for run in runs for one in rules))
 """
