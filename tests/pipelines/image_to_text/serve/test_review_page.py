@@ -225,8 +225,15 @@ def test_one_of_several_captions_is_generated_again_by_the_rules(
     out = tmp_path / "captions.jsonl"
     with monkeypatch.context() as patch:
         patch.setitem(EXECUTORS, "local", "helpers.echo_executor:EchoExecutor")
-        prompts = {"prompt": ["A cat", "One cat"], "every_prompt": True, "template": "sks, {caption}"}
-        caption_dataset(tmp_path / f"{name}.png", out=str(out), require=["cat"], attempts=1, **prompts)
+        caption_dataset(
+            tmp_path / f"{name}.png",
+            out=str(out),
+            prompt=["A cat", "One cat"],
+            every_prompt=True,
+            template="sks, {caption}",
+            require=["cat"],
+            attempts=1,
+        )
     review = Review(out, ServerOptions(model_name="m"), has_model=True)
     with serving(tiny, own_routes=review.routes()) as running:
         browser.resize(1280, 900)
