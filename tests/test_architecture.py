@@ -55,11 +55,11 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("config",),),
     ),
     SERVE: (
-        (("errors",), ("options",), ("model_thread",), ("cpu_time",), ("grammar_trial",)),
+        (("errors",), ("options",), ("connection",), ("model_thread",), ("cpu_time",), ("grammar_trial",)),
         (("page",), ("metrics",)),
         (("kinds",), ("json_text",), ("admission",), ("remote_images",), ("sampling",)),
         (("fields",), ("images",), ("http",), ("structured_output",)),
-        (("tokens",),),
+        (("tokens",), ("caption_styles",)),
         (("chat",),),
         (("generation",),),
         (("endpoint",), ("openai_requests",), ("anthropic_api",), ("ollama_api",)),
