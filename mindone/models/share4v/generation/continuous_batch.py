@@ -331,10 +331,10 @@ class ContinuousBatch(Generic[RequestId]):
         try:
             with self._exclusive():
                 logits = self._forward(new, running)
-        except MemoryError as error:
+        except MemoryError as no_memory:
             row, slot = max((new or running).items(), key=lambda one: one[1].started)
             self._free(row, slot)
-            return [slot.completion("error", error)]
+            return [slot.completion("error", no_memory)]
         completions = []
         not_finite = []
         for row, values in sorted(logits.items()):

@@ -24,7 +24,9 @@ def job_rules(description: Any, text: str = "") -> TextRules:
     """
     try:
         captions = (description["texts"][text] if text else description)["captions"]
-        values = {name: tuple(one) if isinstance(one, list) else one for name, one in captions["rules"].items()}
+        values: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in captions["rules"].items()
+        }
         return TextRules(**values)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError("the rules in the job's job.json cannot be read: run the job again") from error
