@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from .sampling import Sampling
 
+_LARGEST = 1e30  # of a score, which is float32
+
 
 def process(scores: np.ndarray, prompt: np.ndarray, new_ids: Sequence[int], sampling: Sampling) -> np.ndarray:
     """Return the scores [V] of the next token after logit_bias, all penalties and no_repeat_ngram_size.
@@ -63,8 +65,13 @@ def penalize_repetition(scores: np.ndarray, seen: np.ndarray, penalty: float) ->
     if penalty == 1.0:
         return scores
     ids = np.unique(seen[(seen >= 0) & (seen < scores.shape[-1])])
-    scores = scores.copy()
-    scores[ids] = np.where(scores[ids] < 0, scores[ids] * penalty, scores[ids] / penalty)
+    scores, values = scores.copy(), scores[ids]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        changed = np.where(values < 0, values * penalty, values / penalty)
+        if not np.isfinite(changed).all():  # a penalty near 0: infinite scores have no probabilities
+            exact = values.astype(np.float64)
+            changed = np.clip(np.where(exact < 0, exact * penalty, exact / penalty), -_LARGEST, _LARGEST)
+    scores[ids] = changed
     return scores
 
 

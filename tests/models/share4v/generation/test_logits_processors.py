@@ -18,7 +18,7 @@ from mindone.models.share4v.generation.logits_processors import (
     process,
     repeated_ngrams,
 )
-from mindone.models.share4v.generation.sampling import Sampling
+from mindone.models.share4v.generation.sampling import Sampler, Sampling
 
 VOCABULARY = 40
 
@@ -39,6 +39,15 @@ def test_repetition_penalty_equals_transformers(penalty: float) -> None:
         logits, seen = random_logits(seed), rng.integers(0, VOCABULARY, 40)
         wanted = run(RepetitionPenaltyLogitsProcessor(penalty), seen, logits)
         np.testing.assert_allclose(penalize_repetition(logits, seen, penalty), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e-40, 1e-30])
+def test_a_repetition_penalty_near_0_gives_finite_scores(penalty: float) -> None:
+    """They are sampled from: infinite ones would have no probabilities."""
+    scores = np.array([-3.0, 0.0, 2.0, 5.0], np.float32)
+    found = penalize_repetition(scores, np.array([0, 1, 2]), penalty)
+    assert np.isfinite(found).all() and found[1] == 0 and found[2] >= 1e30 and -3 < found[0] <= 0 and found[3] == 5
+    assert Sampler(Sampling(do_sample=True, repetition_penalty=penalty)).choose(scores, np.array([2]), []) == 2
 
 
 def test_repetition_penalty_ignores_placeholders_and_does_not_change_its_input() -> None:
