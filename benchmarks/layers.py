@@ -14,75 +14,23 @@ import argparse
 import inspect
 import os
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # before the libraries read it
 
 import numpy as np
 import torch
+from random_layer import Sizes, cpu_seconds, layer_call, types_of
 from shapes import SHAPES
 from transformers import CLIPVisionConfig, DynamicCache, LlamaConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import library
-from mindone.models.share4v.kernels.packing import LANES, SUPER, BlockSpec, BlockWriter, MatrixSpec, NormSpec
-from mindone.models.share4v.quantization import CONVERTED_LAYOUTS, LAYOUTS, PRECISIONS, Precision
+from mindone.models.share4v.quantization import Precision
 
 TOKENS = 512
-REPEATED = 2 * LANES  # rows of random weights, which fill a matrix again and again
 VISION, LANGUAGE = SHAPES["7b"].vision, SHAPES["7b"].language
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of a layer, and the types of its weights and of its cache."""
-
-    hidden: int
-    inner: int
-    heads: int
-    is_language: bool
-    dtype: str
-    cache: str
-    input_group: int
-
-
-def packed_layer(sizes: Sizes, generator: np.random.Generator) -> np.ndarray:
-    """Return a block of random weights."""
-    hidden, inner = sizes.hidden, sizes.inner
-    shapes = [(3 * hidden, hidden), (hidden, hidden), (inner * (1 + sizes.is_language), hidden), (hidden, inner)]
-    is_rotated = sizes.input_group == SUPER
-    matrices = [MatrixSpec(*shape, sizes.dtype, not sizes.is_language, sizes.input_group) for shape in shapes]
-    matrices[3] = replace(matrices[3], hadamard=SUPER if is_rotated else 0)
-    norm = NormSpec("rms" if sizes.is_language else "layer", hidden, 1e-5, not sizes.is_language)
-    head_dim, activation = hidden // sizes.heads, "gated_silu" if sizes.is_language else "quick_gelu"
-    spec = BlockSpec(
-        tuple(matrices), (norm, norm), activation, sizes.heads, sizes.heads, head_dim, is_rotary=sizes.is_language
-    )
-    writer = BlockWriter(spec)
-    for number, matrix in enumerate(matrices):
-        part = BlockWriter(BlockSpec((MatrixSpec(REPEATED, matrix.columns, sizes.dtype, False, sizes.input_group),)))
-        part.matrix(
-            0, (generator.standard_normal((REPEATED, matrix.columns)) * matrix.columns**-0.5).astype(np.float32)
-        )
-        for target, source in zip(writer.matrix_bytes(number), part.matrix_bytes(0), strict=True):
-            if source.size:
-                target[:] = np.tile(source, -(-target.size // source.size))[: target.size]
-    for number in range(2):
-        writer.vector("norms", number, "weight", np.ones(hidden, np.float32))
-    return writer.block
-
-
-def ours(sizes: Sizes, rows: np.ndarray, x: np.ndarray) -> Callable[[], object]:
-    """Return a call of our layer on rows x [R, H]."""
-    block, head_dim = packed_layer(sizes, np.random.default_rng(0)), sizes.hidden // sizes.heads
-    cache = CacheMemory(1, 1, sizes.heads, head_dim, len(rows), sizes.cache)
-    cos, sin = np.ones((len(rows), head_dim), np.float32), np.zeros((len(rows), head_dim), np.float32)
-    y = np.empty_like(x)
-    return lambda: library().call("share4v_layer", [x, block, cache.memory, rows, cos, sin], y)
 
 
 def prompt_pair(types: Precision, dtype: torch.dtype) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -106,7 +54,7 @@ def prompt_pair(types: Precision, dtype: torch.dtype) -> tuple[Callable[[], obje
     tensor, positions = torch.from_numpy(x)[None].to(dtype), torch.arange(TOKENS)[None]
     tables = tuple(table.to(dtype) for table in LlamaRotaryEmbedding(config)(tensor.float(), positions))
     fixed = {"position_ids": positions, "use_cache": True, "position_embeddings": tables}
-    return ours(sizes, rows, x), lambda: layer(tensor, past_key_values=DynamicCache(), **fixed)
+    return layer_call(sizes, rows, x), lambda: layer(tensor, past_key_values=DynamicCache(), **fixed)
 
 
 def image_pair(types: Precision, dtype: torch.dtype) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -121,13 +69,7 @@ def image_pair(types: Precision, dtype: torch.dtype) -> tuple[Callable[[], objec
     )
     layer, tensor = CLIPEncoderLayer(config).to(dtype).eval(), torch.from_numpy(x)[None].to(dtype)
     masks = [None] * sum("mask" in name for name in inspect.signature(layer.forward).parameters)
-    return ours(sizes, rows, x), lambda: layer(tensor, *masks)
-
-
-def cpu_seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    return layer_call(sizes, rows, x), lambda: layer(tensor, *masks)
 
 
 def main() -> None:
@@ -143,7 +85,7 @@ def main() -> None:
     print("| | ours | PyTorch | ours, CPU s | PyTorch, CPU s | ratio | rounds |\n|---|---|---|---|---|---|---|")
     for pair in arguments.pairs:
         dtype, _, peer = pair.partition(":")
-        types = LAYOUTS[dtype][CONVERTED_LAYOUTS[dtype]] if dtype in LAYOUTS else PRECISIONS[dtype]
+        types = types_of(dtype)
         for name, make in (("prompt of 512", prompt_pair), ("image", image_pair)):
             calls = make(types, getattr(torch, peer))
             times = [[cpu_seconds(call) for call in calls] for _ in range(arguments.rounds + 1)][1:]

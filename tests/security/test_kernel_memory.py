@@ -1,4 +1,4 @@
-"""A kernel that gets no memory raises MemoryError, in whichever of its threads that happens; the process goes on."""
+"""A kernel that gets no memory, or no threads, raises an error, wherever that happens; the process goes on."""
 
 from __future__ import annotations
 
@@ -67,3 +67,24 @@ def test_a_kernel_without_memory(code: str, function: str) -> None:
     kind, text = run_limited(PREPARE + code, megabytes=1000)
     assert kind == "value", text
     assert f"{function} got no memory for its intermediate results" in text and "'computed'" in text
+
+
+THREADS = """
+from mindone.models.share4v.kernels.library import ThreadsRefusedError
+def run():
+    small = block(64, 64)
+    call = lambda: small.matrix(0, np.ones((64, 64), np.float32))
+    try:
+        with_memory(1, call)  # less than a thread's stack
+    except ThreadsRefusedError as error:
+        call()
+        return str(error), float(small.block.sum()) > 0
+report(run)
+"""
+
+
+def test_a_kernel_without_threads() -> None:
+    """OpenMP's library would end the process: "Thread creation failed: Resource temporarily unavailable"."""
+    kind, text = run_limited(PREPARE + THREADS, megabytes=1000)
+    assert kind == "value", text
+    assert "refused to start the 2 threads" in text and "OMP_NUM_THREADS" in text and text.endswith("True)")

@@ -32,12 +32,17 @@ STATUS = {
 }
 NOT_FINITE = 6
 NO_MEMORY = 7
+NO_THREADS = 9
 PEAKS = ("float32", "int8", "bfloat16")  # csrc/kernels.h has the same order
 INTERFACE = 8  # of the functions that are called here; as in csrc/operators.cpp
 
 
 class KernelError(RuntimeError):
     """A kernel rejected its arguments."""
+
+
+class ThreadsRefusedError(OSError):
+    """The system does not start as many threads as a kernel uses; the message says what to do."""
 
 
 class KernelsMissingError(OSError):
@@ -328,6 +333,12 @@ def _memory(data: np.ndarray) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
 def _check(function: str, status: int, arrays: list[np.ndarray]) -> None:
     if status:
         shapes = ", ".join(f"{array.dtype.name}{list(array.shape)}" for array in arrays)
+        if status == NO_THREADS:
+            raise ThreadsRefusedError(
+                f"the system refused to start the {library().threads} threads that the CPU kernels use: raise its "
+                "limit of threads (`ulimit -u`, or pids.max of a container) or of memory (`ulimit -v`), or set "
+                "OMP_NUM_THREADS to a smaller number"
+            )
         if status == NO_MEMORY:
             raise MemoryError(
                 f"{function} got no memory for its intermediate results; its arrays are {shapes}: use smaller batches "

@@ -61,3 +61,14 @@ def test_sums_have_the_documented_order(
                 sums += group[..., column + 1]
                 sums += group[..., column]
     assert np.array_equal(run_linear(kernels, x, block, outputs), sums)
+
+
+def test_denormal_inputs_are_zero_in_every_kind(kernels: Library, kind: str) -> None:
+    """The largest one would be rounded to the smallest normal number; vcvtne2ps2bf16 takes it for zero."""
+    largest, smallest_normal = np.float32(2.0**-126 - 2.0**-149), np.float32(2.0**-126)
+    block, _ = linear_block(np.random.default_rng(0), np.ones((16, 32), np.float32), "bfloat16")
+    x = np.zeros((40, 32), np.float32)  # many rows, and one
+    x[:, 3], x[1::2, 3] = largest, smallest_normal
+    for rows in (x, x[:1]):
+        outputs = run_linear(kernels, rows, block, 16)
+        assert not outputs[::2].any() and (outputs[1::2] == smallest_normal).all()

@@ -233,7 +233,33 @@ class FlushDenormals {
 
 inline Lanes zero() { return set1(0.0f); }
 
-// Adds the upper half to the lower half, four times.
+// Horizontal operations. A sum adds the upper half to the lower half, four times, whichever way the halves are moved.
+#if defined(__AVX2__)
+
+#if defined(__AVX512F__)
+inline __m256 lower_half(Lanes x) { return _mm512_castps512_ps256(x.v); }
+inline __m256 upper_half(Lanes x) { return _mm512_extractf32x8_ps(x.v, 1); }
+#else
+inline __m256 lower_half(Lanes x) { return x.a; }
+inline __m256 upper_half(Lanes x) { return x.b; }
+#endif
+
+inline float sum(Lanes x) {
+  const __m256 eight = _mm256_add_ps(lower_half(x), upper_half(x));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline float max_lane(Lanes x) {
+  const __m256 eight = _mm256_max_ps(lower_half(x), upper_half(x));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+#else
+
 inline float sum(Lanes x) {
   alignas(64) float f[kLanes];
   store(f, x);
@@ -249,6 +275,8 @@ inline float max_lane(Lanes x) {
   for (int i = 1; i < kLanes; i++) best = f[i] > best ? f[i] : best;
   return best;
 }
+
+#endif
 
 // Loads or stores the first n of 16 floats. A load sets the other lanes to `fill`; a store does not write them.
 inline Lanes load_part(const float* p, int64_t n, float fill = 0.0f) {

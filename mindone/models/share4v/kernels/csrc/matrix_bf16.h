@@ -88,10 +88,17 @@ inline Lanes weights_of(const Pair* w, int step) {
 #endif
 inline Lanes input_of(PairInput x, int step) { return set1(step ? x.even : x.odd); }
 
+// A denormal input is zero, as to vcvtne2ps2bf16: the largest of them would be rounded to a normal number.
+inline uint32_t input_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits & 0x7f800000 ? rounded_bits(x) : bits & 0x80000000;
+}
+
 inline void round_pairs(const float* x, int64_t groups, PairInput* out) {
   float values[8 * kGroup];
   for (int64_t i = 0; i < groups * kGroup; i++) {
-    const uint32_t bits = rounded_bits(x[i]);
+    const uint32_t bits = input_bits(x[i]);
     std::memcpy(values + i, &bits, sizeof bits);
   }
   std::memcpy(out, values, static_cast<size_t>(groups * kGroup) * sizeof(float));

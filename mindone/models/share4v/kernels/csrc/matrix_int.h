@@ -36,17 +36,33 @@ struct IntPanels {
   int64_t groups;
   int64_t shift;        // 2^shift groups share a scale: 1 or 8; a division would cost as much as a group
   const int8_t* pairs; // of int4 super: scale and offset of each group's rows, [G][16][2]; nullptr for other types
+  int64_t ahead = 0;   // how many groups ahead weights are fetched; 0: that is left to the processor
 
   IntPanels from(int64_t panel) const {
     const int8_t* from_pairs = pairs ? pairs + panel * scale_stride * static_cast<int64_t>(sizeof(Half)) : nullptr;
     return {data + panel * stride, stride, scales + panel * scale_stride, scale_stride,
-            count - panel,         groups, shift,                         from_pairs};
+            count - panel,         groups, shift,                         from_pairs,   ahead};
   }
 };
 
 constexpr int64_t kInt8GroupBytes = 512;  // of one panel
 constexpr int64_t kInt4GroupBytes = 256;
 constexpr int64_t kPairBytes = 32;  // of one group's pairs of scale and offset
+
+// Returns the sum of a group's values.
+inline int32_t group_sum(const int8_t* values) {
+#if defined(__AVX2__)
+  const __m256i ones = _mm256_set1_epi8(1), bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+  const __m256i words = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, bytes), _mm256_set1_epi16(1));
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+#else
+  int32_t total = 0;
+  for (int64_t i = 0; i < kGroup; i++) total += values[i];
+  return total;
+#endif
+}
 
 // Quantizes `groups` groups of 32 values with one scale. If any value is not finite, the scale becomes NaN, and with it
 // every output of the row.
@@ -63,10 +79,19 @@ inline void quantize_groups(const float* x, int64_t groups, int8_t* values, floa
   const Lanes factor = set1(inverse <= 3.0e38f ? inverse : 0.0f);
   for (int64_t i = 0; i < groups * kGroup; i += kLanes) store_int8(values + i, mul(load(x + i), factor));
   *scale = largest / 127.0f + poison;
-  for (int64_t g = 0; g < groups; g++) {
-    int32_t total = 0;
-    for (int64_t i = 0; i < kGroup; i++) total += values[g * kGroup + i];
-    sums[g] = total;
+  for (int64_t g = 0; g < groups; g++) sums[g] = group_sum(values + g * kGroup);
+}
+
+// Asks for group `g` of P panels, or if they end before it, of the P panels after them, to be brought into the L1 cache.
+template <int P>
+SHARE4V_INLINE void prefetch_group(const IntPanels& w, int64_t g, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  const int64_t panels = g < w.groups ? 0 : P, group = g < w.groups ? g : g - w.groups;
+  for (int64_t p = panels; p < panels + P; p++) {
+    const uint8_t* at = w.data + p * w.stride + group * bytes;
+    for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(at + i);
+    if (w.pairs)
+      __builtin_prefetch(w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + group * kPairBytes);
   }
 }
 
@@ -103,11 +128,17 @@ inline int32_t quad_at(const int8_t* p) {
 }
 
 constexpr int kIntRows = 6;
+constexpr int kInt4SuperRows = 8;  // of a tile of int4 super
 template <Packing kPacking, int R>
 constexpr int int_panels() {
-  if (kPacking == Packing::kInt4Super) return R == 1 ? 4 : R <= 3 ? 2 : 1;
+  if (kPacking == Packing::kInt4Super) return R == 1 ? 4 : R == 4 ? 1 : 2;
   return R <= 3 ? 4 : 2;
 }
+
+// Whether a tile of R rows expands the weights of int4 super to bytes before it multiplies. That takes a multiplication
+// for every 64 weights, and the sums of a super-block then need no scale; for few rows it is less work to scale the sums
+// of each group.
+constexpr bool expands_super(int R) { return R >= 5; }
 
 // Adds the products of R rows with a group's int4 weights of P panels, unsigned, to sums. `at` and `inputs` point to the
 // group.
@@ -182,6 +213,50 @@ SHARE4V_INLINE void add_super_group(const QuantizedInputs& x, const IntPanels& w
   }
 }
 
+// As add_super_group, but expands the weights first, to s * (q - 8) + z + 128, unsigned: two bytes with one 16-bit
+// multiplication and addition, since all of them are 1 .. 255, so that nothing is carried from one byte to the other.
+template <int R, int P>
+SHARE4V_INLINE void add_expanded_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, __m512i (&sums)[R][P]) {
+  const uint8_t* at = w.data + g * kInt4GroupBytes;
+  const int8_t* inputs = x.values + g * kGroup;
+  const __m512i low = _mm512_set1_epi8(15), low_word = _mm512_set1_epi32(0xffff), flip = _mm512_set1_epi16(128);
+  __m512i scales[P], offsets[P];
+  SHARE4V_UNROLL
+  for (int p = 0; p < P; p++) {
+    const int8_t* from = w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes;
+    const __m512i pairs = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    scales[p] = _mm512_or_si512(_mm512_and_si512(pairs, low_word), _mm512_slli_epi32(pairs, 16));
+    const __m512i z = _mm512_or_si512(_mm512_andnot_si512(low_word, pairs), _mm512_srli_epi32(pairs, 16));
+    const __m512i byte = _mm512_add_epi16(_mm512_sub_epi16(z, _mm512_slli_epi16(scales[p], 3)), flip);
+    offsets[p] = _mm512_add_epi16(byte, _mm512_slli_epi16(byte, 8));
+  }
+  SHARE4V_UNROLL
+  for (int q = 0; q < 4; q++) {
+    __m512i first[P], second[P];
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) {
+      const __m512i both = _mm512_loadu_si512(at + p * w.stride + q * 64);
+      const __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+      first[p] = _mm512_add_epi16(_mm512_mullo_epi16(_mm512_and_si512(both, low), scales[p]), offsets[p]);
+      second[p] = _mm512_add_epi16(_mm512_mullo_epi16(high, scales[p]), offsets[p]);
+    }
+    SHARE4V_UNROLL
+    for (int r = 0; r < R; r++) {
+      const __m512i a = _mm512_set1_epi32(quad_at(inputs + r * x.value_stride + q * 4));
+      const __m512i b = _mm512_set1_epi32(quad_at(inputs + r * x.value_stride + q * 4 + 16));
+      SHARE4V_UNROLL
+      for (int p = 0; p < P; p++)
+        sums[r][p] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums[r][p], first[p], a), second[p], b);
+    }
+  }
+}
+
+// What a tile of R rows adds to each weight, so that it is unsigned.
+constexpr int32_t weight_offset(Packing packing, int R) {
+  if (packing == Packing::kInt4) return 8;
+  return packing == Packing::kInt8 || expands_super(R) ? 128 : 0;
+}
+
 // Multiplies R rows by the first P panels: c[r][p] = sum over g of x[r][g] * w[p][g]. With `overwrite` false the sums
 // continue from the values in c. AVX-512 VNNI multiplies unsigned by signed bytes, so weights are stored or flipped to
 // unsigned (plus 8 or 128), and the sums of the inputs subtract the offset.
@@ -198,15 +273,18 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
     __m512i sums[R][P];
     SHARE4V_UNROLL
     for (int r = 0; r < R; r++) {
-      const int32_t offset = kPacking == Packing::kInt8 ? -128 : kPacking == Packing::kInt4 ? -8 : 0;
-      const __m512i start = _mm512_set1_epi32(offset ? offset * sum_of(x, r, begin, end) : 0);
+      constexpr int32_t kOffset = weight_offset(kPacking, R);
+      const __m512i start = _mm512_set1_epi32(kOffset ? -kOffset * sum_of(x, r, begin, end) : 0);
       SHARE4V_UNROLL
       for (int p = 0; p < P; p++) sums[r][p] = start;
     }
     for (int64_t g = begin; g < end; g++) {
       const uint8_t* at = w.data + g * group_bytes_of(kPacking);
       const int8_t* inputs = x.values + g * kGroup;
-      if constexpr (kPacking == Packing::kInt4Super) {
+      if (w.ahead) prefetch_group<P>(w, g + w.ahead, group_bytes_of(kPacking));
+      if constexpr (kPacking == Packing::kInt4Super && expands_super(R)) {
+        add_expanded_group<R, P>(x, w, g, sums);
+      } else if constexpr (kPacking == Packing::kInt4Super) {
         add_super_group<R, P>(x, w, g, sums);
       } else if constexpr (kPacking == Packing::kInt4) {
         add_int4_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
@@ -443,6 +521,10 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
   store(c.data, totals);
 }
 
+#endif
+
+#if !defined(__AVX512VNNI__)
+constexpr int kInt4SuperRows = kIntRows;
 #endif
 
 // Multiplies R rows by all panels of w.

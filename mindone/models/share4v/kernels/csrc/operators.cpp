@@ -158,13 +158,15 @@ enum Status {
   kWrongRow = 5,
   kNotFinite = 6,
   kNoMemory = 7,
-  kException = 8
+  kException = 8,
+  kNoThreads = 9
 };
 
 // Runs `compute`, which returns a status; an exception, which must not reach the caller in another language, or a
 // thread without memory becomes one. If another call runs out of memory at the same time, this one may fail too.
 template <class Compute>
 int guarded(Compute compute) noexcept {
+  if (!can_start_threads()) return kNoThreads;
   const int64_t failures = memory_failures();
   try {
     const int status = compute();

@@ -228,12 +228,18 @@ constexpr int64_t kFewRows = 12;
 constexpr int64_t kFewRows = 2 * kIntRows;
 #endif
 
+// int4 super: for more rows than this, a tile computes so long on a group that the processor does not look far enough ahead.
+// Fetching weights gained nothing for one row, and slowed int8 down.
+constexpr int64_t kFetchedRows = 4, kGroupsAhead = 8;
+
 inline void few_rows(Packing packing, int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c) {
+  const bool is_super = packing == Packing::kInt4Super;
+  if (is_super && rows > kFetchedRows) w.ahead = kGroupsAhead;
+  const int64_t step = is_super ? kInt4SuperRows : kIntRows;
   const auto multiply = packing == Packing::kInt8   ? int_rows<Packing::kInt8>
                         : packing == Packing::kInt4 ? int_rows<Packing::kInt4>
-                                                    : int_rows<Packing::kInt4Super>;
-  for (int64_t r = 0; r < rows; r += kIntRows)
-    multiply(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), true);
+                                                    : int_rows<Packing::kInt4Super, kInt4SuperRows>;
+  for (int64_t r = 0; r < rows; r += step) multiply(std::min(step, rows - r), x.from(r, 0), w, c.from(r, 0), true);
 }
 
 // c [rows, w.count * 16] = x [rows, K] times the panels w of an int4 or int8 matrix.
