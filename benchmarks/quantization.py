@@ -62,7 +62,10 @@ VARIANTS = (
     *(Variant(dtype, layout) for dtype, layouts in LAYOUTS.items() for layout in layouts),
     Variant("int4", "weighted", True),
     Variant("int4", "rotated", True),
+    Variant("float32", cache_dtype="float16"),
     Variant("float32", cache_dtype="int8"),
+    Variant("int4", "weighted", cache_dtype="float16"),
+    Variant("int4", "weighted", cache_dtype="int8"),
 )
 
 

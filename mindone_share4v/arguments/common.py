@@ -36,6 +36,12 @@ def add_model_arguments(parser: ArgumentParser, is_optional: bool = False) -> No
         metavar="TYPE",
         help="type of the KV cache: float32, float16 or int8 (default: follows --dtype)",
     )
+    group.add_argument(
+        "--numa",
+        choices=("interleave", "local"),
+        help="on a machine with several NUMA nodes (sockets), copy the weights into memory that is spread over them, "
+        "or that belongs to the only node on which the process runs (default: the system decides)",
+    )
     for part in ("vision", "language"):
         group.add_argument(
             f"--{part}-backend",

@@ -45,6 +45,7 @@ _PLAIN_NAMES = (
     "fit",
     "frames",
     "limit",
+    "numa",
     "replicas",
     "restart",
     "seed",

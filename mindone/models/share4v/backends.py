@@ -13,6 +13,7 @@ from .configuration import Share4VConfig
 from .kernels.cache_memory import KV_CACHE_DTYPES
 from .kernels.component import runs_on_kernels
 from .kernels.library import kernels_available, library
+from .kernels.placement import weight_nodes
 from .language.llama import LlamaForCausalLM
 from .load_options import LoadOptions
 from .nn.device_operators import device_operators
@@ -152,7 +153,14 @@ def check_options(options: LoadOptions) -> None:
 
     Raises:
         As `choose_components`.
+        ValueError: `numa` is unknown, does not suit the CPUs of this process, or needs the kernels.
     """
-    choose_components(
+    chosen = choose_components(
         options.dtype or "float32", options.language_backend, options.vision_backend, options.kv_cache_dtype
     )
+    weight_nodes(options.numa)
+    if options.numa is not None and not runs_on_kernels(chosen.language_model):
+        raise ValueError(
+            f"numa {options.numa!r} places the weights of the CPU kernels, and the language model does not run on "
+            "them: leave numa out, or leave language_backend out"
+        )

@@ -79,6 +79,10 @@ class LoadOptions(CheckpointOptions):
             registered component is accepted too.
         kv_cache_dtype: type of the cached keys and values on the kernels, "float32", "float16" or "int8"; by default
             float32 for float32 weights, else float16.
+        numa: on a machine with several NUMA nodes (sockets), where the weights on the kernels lie: "interleave" spreads
+            them over the nodes that this process runs on, "local" puts them on its only node. Either copies them, also
+            those of a converted checkpoint. By default the system decides, and a mapped file lies where it was read
+            first.
 
     Example:
         >>> from mindone.models.share4v.load_options import LoadOptions
@@ -90,6 +94,7 @@ class LoadOptions(CheckpointOptions):
     language_backend: str = "auto"
     vision_backend: str = "auto"
     kv_cache_dtype: str | None = None
+    numa: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +123,7 @@ class LoadArguments(CheckpointArguments, total=False):
     language_backend: str
     vision_backend: str
     kv_cache_dtype: str | None
+    numa: str | None
 
 
 _SHORT_NAMES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}

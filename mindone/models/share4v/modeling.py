@@ -26,6 +26,7 @@ from .hugging_face import MODEL
 from .inputs import as_numpy, check_pixels, embedding_table
 from .interface import ModelInterface
 from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
+from .kernels.placement import place_weights
 from .load_options import LoadOptions, checked_options, dtype_name, explicit_options
 from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows
@@ -171,7 +172,7 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
 
         Args:
             checkpoint: what `Checkpoint.open` returned.
-            options: dtype, backends and kv_cache_dtype are read; by default the default options.
+            options: dtype, backends, kv_cache_dtype and numa are read; by default the default options.
 
         Example:
             >>> from mindone.models.share4v import Share4V, Share4VProcessor
@@ -193,6 +194,8 @@ class Share4V(GenerationMixin, ModelInterface, nn.Cell):
             model = cls(config, dtype, options.language_backend, options.vision_backend, options.kv_cache_dtype)
         # Each parameter already has its type: norms are float32 whatever dtype is.
         model._mapped_files = load_weights(model, checkpoint, packed=model.packed_components())
+        if place_weights(model.packed_components(), options.numa):
+            model._mapped_files = frozenset()
         model.set_train(False)
         model._directory = checkpoint.directory
         return model

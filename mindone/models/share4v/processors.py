@@ -48,6 +48,30 @@ def usable_cores(cpus: Sequence[int] | None = None, root: Path = ROOT) -> list[C
     return [Core(node, tuple(found)) for (node, _), found in sorted(cores.items())]
 
 
+def memory_nodes(cores: Sequence[Core], root: Path = ROOT) -> tuple[int, ...]:
+    """Return the NUMA nodes of some cores, without those that have no memory or none for this process.
+
+    Args:
+        cores: as `usable_cores` returns them.
+        root: where `sys` and `proc` are mounted.
+
+    Example:
+        >>> from mindone.models.share4v.processors import memory_nodes, usable_cores
+        >>> len(memory_nodes(usable_cores())) >= 1
+        True
+    """
+    found = {core.node for core in cores}
+    allowed = "".join(
+        line.partition(":")[2].strip()
+        for line in _read(root / "proc/self/status").splitlines()
+        if line.startswith("Mems_allowed_list:")
+    )
+    for usable in (_read(root / "sys/devices/system/node/has_memory"), allowed):
+        if usable:
+            found &= set(_numbers(usable))
+    return tuple(sorted(found))
+
+
 def cpu_quota(root: Path = ROOT) -> float | None:
     """Return how many CPUs' time the cgroups of this process allow it, or None if they do not limit it.
 

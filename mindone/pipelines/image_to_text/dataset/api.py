@@ -78,7 +78,7 @@ def caption_dataset(
     Settings are plain keyword arguments, named as the flags of `share4v caption-dataset`, or options objects; an object
     replaces all keywords of its line below. Keywords that are None have their defaults.
 
-    - `choice` (ModelChoice): model, vision_tower, dtype, kv_cache_dtype, language_backend, vision_backend,
+    - `choice` (ModelChoice): model, vision_tower, dtype, kv_cache_dtype, numa, language_backend, vision_backend,
       conversation, cache_dir, local_files_only, revision, token, subfolder, adapter.
     - `plan` (PromptPlan): style, prompt, prompt_file, captions, every_prompt. By default the style "default".
     - `settings` (CaptioningSettings, and in it TextRules and DownloadOptions): max_new_tokens, min_new_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -52,7 +52,7 @@ def check_job(paths: Sequence[str], job: DatasetOptions, state: Path, engine: st
     _check_generation(job, engine)
     _check_endpoints(job, engine)
     if engine == "replicas":
-        check_count(replica_count(job.choice, job.options.executor))
+        check_count(replica_count(job.choice, job.options.executor), job.choice.numa)
     _check_near_equal(job)
     cache_root()  # has the key that signs the job's state; raises if this user has no home directory
     executor_class(engine)
@@ -179,7 +179,8 @@ def _check_model(choice: ModelChoice, engine: str) -> None:
     from mindone.models.share4v.configuration import NO_VISION
 
     options = LoadOptions.pick(asdict(choice))
-    check_options(options)
+    # Each replica has CPUs of its own, so `check_count` has checked where its weights can lie.
+    check_options(replace(options, numa=None) if engine == "replicas" else options)
     checkpoint = Checkpoint.open(choice.model, options, weights=Path(choice.model).is_dir())
     if not checkpoint.config.has_vision:
         raise ValueError(NO_VISION)

@@ -57,7 +57,7 @@ class ModelChoice(LoadOptions):
 
         The fields that were added later are left out if they are not set, so that older jobs can be resumed.
         """
-        ignored = ("cache_dir", "local_files_only", "token")
+        ignored = ("cache_dir", "local_files_only", "token", "numa")
         values = {name: value for name, value in asdict(self).items() if name not in ignored}
         values["adapter"] = self._adapters
         newer = ("revision", "subfolder", "adapter")

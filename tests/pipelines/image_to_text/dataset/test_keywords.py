@@ -75,6 +75,7 @@ def test_keywords_and_flags_have_the_same_names() -> None:
 
 VALUES: dict[str, Any] = {
     **{"model": Path("models/7b"), "vision_tower": "tower", "dtype": "int4", "kv_cache_dtype": "int8"},
+    **{"numa": "interleave"},
     **{"language_backend": "mindspore", "vision_backend": "kernels", "conversation": "plain", "cache_dir": "cache"},
     **{"local_files_only": True, "style": "tags", "prompt": ["What?", "Why?"], "captions": 2, "every_prompt": False},
     **{"max_new_tokens": 9, "min_new_tokens": 1, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "stop": "###"},
@@ -140,6 +141,7 @@ def test_every_keyword_sets_its_field(tmp_path: Path) -> None:
             vision_tower="tower",
             dtype="int4",
             kv_cache_dtype="int8",
+            numa="interleave",
             language_backend="mindspore",
             vision_backend="kernels",
             conversation="plain",

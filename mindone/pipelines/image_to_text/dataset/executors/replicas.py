@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from mindone.models.share4v.checkpoint import Checkpoint
 from mindone.models.share4v.child_process import start_python
+from mindone.models.share4v.kernels.placement import check_placement
 from mindone.models.share4v.load_options import LoadOptions
 from mindone.models.share4v.processors import Core, cpu_quota, default_threads, usable_cores
 
@@ -34,11 +36,14 @@ def replica_count(choice: ModelChoice, options: ExecutorOptions) -> int:
     """Return the number of replicas that a job asks for, or that suits this machine.
 
     The latter is 1 below 16 cores, and for a checkpoint that is not converted: each replica would have weights of its
-    own. Otherwise it is one for every 8 cores of a NUMA node.
+    own. Otherwise it is one for every 8 cores of a NUMA node. If each has a copy of the weights on its own node, it is
+    one for each node.
     """
     if options.replicas != AUTO:
         return int(options.replicas)
     cores, quota = usable_cores(), cpu_quota()
+    if choice.numa == "local":
+        return len({core.node for core in cores})
     count = automatic_count(cores, quota)
     return count if count > 1 and shares_weights(choice) else 1
 
@@ -73,9 +78,26 @@ def shares_weights(choice: ModelChoice) -> bool:
     )
 
 
-def cores_of(cores: Sequence[Core], number: int, count: int) -> Sequence[Core]:
-    """Return the cores of replica `number` of `count`: neighbours, so that few replicas have cores of two nodes."""
-    return cores[number * len(cores) // count : (number + 1) * len(cores) // count]
+def shares_of(cores: Sequence[Core], count: int) -> list[list[Core]]:
+    """Divide cores, those of a NUMA node together, among `count` replicas: no two nodes for one, if there are enough.
+
+    Example:
+        >>> from mindone.models.share4v.processors import Core
+        >>> [len(share) for share in shares_of([Core(cpu // 12, (cpu,)) for cpu in range(20)], 3)]
+        [6, 6, 8]
+    """
+    nodes = [list(group) for _, group in groupby(cores, key=lambda core: core.node)]
+    if count < len(nodes):
+        nodes = [list(cores)]
+    parts = [1] * len(nodes)
+    for _ in range(count - len(nodes)):
+        fullest = max(range(len(nodes)), key=lambda number: len(nodes[number]) / parts[number])
+        parts[fullest] += 1
+    return [
+        node[part * len(node) // all_parts : (part + 1) * len(node) // all_parts]
+        for node, all_parts in zip(nodes, parts, strict=True)
+        for part in range(all_parts)
+    ]
 
 
 class ReplicasExecutor:
@@ -96,10 +118,12 @@ class ReplicasExecutor:
         self, *, choice: ModelChoice, settings: CaptioningSettings, options: ExecutorOptions, state: Path
     ) -> None:
         self.count = replica_count(choice, options)
-        check_count(self.count)
+        check_count(self.count, choice.numa)
         self._setup = choice, settings, state
         self.in_flight = 2 * settings.batch_size + 16  # of a replica: decoding, encoding, prefetched
-        if self.count > 1 and not shares_weights(choice):
+        if self.count > 1 and choice.numa is not None:
+            _log.warning("each of the %d processes copies the weights into memory of its NUMA node", self.count)
+        elif self.count > 1 and not shares_weights(choice):
             _log.warning(
                 "%s is not a converted checkpoint, so each of the %d processes has its own copy of the weights: "
                 "convert it once (share4v convert), and they share one",
@@ -117,8 +141,7 @@ class ReplicasExecutor:
         cores, quota = usable_cores(), cpu_quota()
         team: list[Replica] = []
         try:
-            for number in range(self.count):
-                own = cores_of(cores, number, self.count)
+            for number, own in enumerate(shares_of(cores, self.count)):
                 threads = default_threads(own, None if quota is None else quota / self.count)
                 team.append(Replica(self._setup, number, own, threads))
             if self.count > 1:
@@ -249,10 +272,24 @@ class Replica:
     def _start(self) -> None:
         choice, settings, state = self._setup
         self.connection, self._process = start_python(main.__module__, {"OMP_NUM_THREADS": str(self.threads)})
+        self._pin()  # before it imports anything that starts threads
         with suppress(OSError):  # it has ended already, which `receive` finds out
-            if hasattr(os, "sched_setaffinity"):  # before it imports anything that starts threads
-                os.sched_setaffinity(self._process.pid, self._cpus)
             self.connection.send(ReplicaSetup(choice=choice, settings=settings, state=state, number=self.number))
+
+    def _pin(self) -> None:
+        if not hasattr(os, "sched_setaffinity"):
+            return
+        try:
+            os.sched_setaffinity(self._process.pid, self._cpus)
+        except ProcessLookupError:  # it has ended already, which `receive` finds out
+            return
+        except OSError as error:  # a sandbox forbids it, or the CPUs were taken from this process meanwhile
+            _log.warning(
+                "process %d of the job is not pinned to cores of its own, so the processes may get in each other's "
+                "way: %s",
+                self.number + 1,
+                error.strerror,
+            )
 
     def _replace(self, backlog: Backlog) -> None:
         self.close()
@@ -275,16 +312,29 @@ class Replica:
         self._start()
 
 
-def check_count(count: int) -> None:
-    """Check that every replica gets a core.
+def check_count(count: int, numa: str | None = None) -> None:
+    """Check that every replica gets a core, and suits the placement of the weights.
 
     Raises:
-        ValueError: there are fewer cores.
+        ValueError: there are fewer cores, or more NUMA nodes than replicas, or `numa` is for one process.
     """
-    cores = len(usable_cores())
-    if count > cores:
+    check_placement(numa)
+    cores = usable_cores()
+    if count > len(cores):
         raise ValueError(
-            f"replicas (--replicas) is {count}, but this process may use {cores} cores: use at most one for each core"
+            f"replicas (--replicas) is {count}, but this process may use {len(cores)} cores: use at most one for each "
+            "core"
+        )
+    nodes = len({core.node for core in cores})
+    if numa == "local" and count < nodes:
+        raise ValueError(
+            f"numa 'local' puts a copy of the weights on each of the {nodes} NUMA nodes, but replicas (--replicas) is "
+            f"{count}: use at least {nodes}, or leave replicas out"
+        )
+    if numa == "interleave" and count > 1:
+        raise ValueError(
+            f"numa 'interleave' is for one process on several NUMA nodes, but replicas (--replicas) is {count}: use 1, "
+            "or numa 'local', which gives each node a copy of the weights"
         )
 
 

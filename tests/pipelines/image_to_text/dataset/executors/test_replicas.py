@@ -24,8 +24,9 @@ from mindone.pipelines.image_to_text.dataset.executors.replicas import (
     Backlog,
     ReplicasExecutor,
     automatic_count,
-    cores_of,
+    check_count,
     replica_count,
+    shares_of,
     shares_weights,
 )
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings, ExecutorOptions, ModelChoice
@@ -212,10 +213,66 @@ def test_the_automatic_number_follows_cores_sockets_and_quota(
 
 @pytest.mark.parametrize(("cores", "count"), [(2, 2), (7, 3), (16, 2), (48, 6)])
 def test_every_core_belongs_to_one_replica(cores: int, count: int) -> None:
-    found = [core for number in range(count) for core in cores_of(all_cores(cores), number, count)]
-    assert found == all_cores(cores)
-    sizes = {len(cores_of(all_cores(cores), number, count)) for number in range(count)}
+    shares = shares_of(all_cores(cores), count)
+    assert [core for share in shares for core in share] == all_cores(cores)
+    sizes = {len(share) for share in shares}
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "sizes"),
+    [
+        ((12, 8), 3, [6, 6, 8]),  # equal parts of all cores would give the second one cores of both nodes
+        ((24, 4), 4, [8, 8, 8, 4]),
+        ((3, 3, 2), 3, [3, 3, 2]),
+        ((2, 2, 2, 2), 3, [2, 3, 3]),  # fewer than nodes
+        ((1, 1), 2, [1, 1]),
+    ],
+)
+def test_no_replica_has_cores_of_two_nodes_if_there_are_enough(
+    nodes: tuple[int, ...], count: int, sizes: list[int]
+) -> None:
+    cores = [Core(node, (100 * node + cpu,)) for node, size in enumerate(nodes) for cpu in range(size)]
+    shares = shares_of(cores, count)
+    assert [len(share) for share in shares] == sizes and [core for share in shares for core in share] == cores
+    if count >= len(nodes):
+        assert all(len({core.node for core in share}) == 1 for share in shares)
+
+
+def test_a_copy_for_each_node_needs_a_replica_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mindone.pipelines.image_to_text.dataset.executors import replicas
+
+    monkeypatch.setattr(replicas, "usable_cores", lambda: all_cores(8))  # of two nodes
+    monkeypatch.setattr(replicas, "cpu_quota", lambda: None)
+    assert replica_count(ModelChoice(numa="local"), ExecutorOptions()) == 2
+    for count in (2, 5):
+        check_count(count, "local")
+    with pytest.raises(ValueError, match=r"each of the 2 NUMA nodes, but replicas \(--replicas\) is 1: use at least 2"):
+        check_count(1, "local")
+    check_count(1, "interleave")
+    with pytest.raises(ValueError, match=r"numa 'interleave' is for one process.*replicas \(--replicas\) is 2"):
+        check_count(2, "interleave")
+
+
+def test_a_sandbox_that_forbids_pinning_does_not_stop_the_job(
+    folder: Path,
+    model: Path,
+    local: dict[int, Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The replica was never given its settings, and both processes waited for ever."""
+
+    def refuse(pid: int, cpus: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.sched_setaffinity", refuse)
+    tasks = list(tasks_of(folder))[:8]
+    with caplog.at_level(logging.WARNING):
+        records = list(executor(ReplicasExecutor, model, tmp_path, replicas=1).run(tasks))
+    assert by_number(records) == {task.item.number: local[task.item.number] for task in tasks}
+    assert "process 1 of the job is not pinned to cores of its own" in caplog.text
 
 
 def all_cores(count: int) -> list[Core]:
