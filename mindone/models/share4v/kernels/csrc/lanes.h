@@ -237,8 +237,9 @@ inline Lanes zero() { return set1(0.0f); }
 #if defined(__AVX2__)
 
 #if defined(__AVX512F__)
-inline __m256 lower_half(Lanes x) { return _mm512_castps512_ps256(x.v); }
-inline __m256 upper_half(Lanes x) { return _mm512_extractf32x8_ps(x.v, 1); }
+// With a mask of ones, because GCC 12 warns of the undefined values in its other intrinsics of this instruction.
+inline __m256 lower_half(Lanes x) { return _mm512_maskz_extractf32x8_ps(0xff, x.v, 0); }
+inline __m256 upper_half(Lanes x) { return _mm512_maskz_extractf32x8_ps(0xff, x.v, 1); }
 #else
 inline __m256 lower_half(Lanes x) { return x.a; }
 inline __m256 upper_half(Lanes x) { return x.b; }
