@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ from helpers.backends import BACKENDS
 from helpers.llava import SHAPES, SMALL, Reference
 from helpers.published_formats import write_original
 from helpers.scripted import ScriptedModel
+from mindspore import ops
 
 from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
+from mindone.models.share4v.language.llama import CachedLlama, LlamaForCausalLM
 from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.registry import LANGUAGE_MODELS
 
@@ -73,6 +77,35 @@ def small(pair_of: Callable[..., Pair], backend: str) -> Pair:
 def small_cells(pair_of: Callable[..., Pair]) -> Pair:
     """A shape with one layer on MindSpore's cells, so that its weights are Parameters."""
     return pair_of("small", "cells")
+
+
+@pytest.fixture(scope="module")
+def shared_graphs() -> Iterator[None]:
+    """Caches of MindSpore's cells that are not needed any more are emptied and used again, with their graphs.
+
+    Every new cache would compile two graphs, which takes seconds, and these tests make many of the same size. Not for
+    tests that replace weights: a graph may go on with those that it was compiled with.
+    """
+    new_cached = LlamaForCausalLM.new_cached
+    made: dict[tuple[int, int, int], list[tuple[CachedLlama, weakref.ref[CachedLlama]]]] = {}
+
+    def lend(model: LlamaForCausalLM, batch_size: int, capacity: int) -> CachedLlama:
+        known = made.setdefault((id(model), batch_size, capacity), [])
+        free = next((number for number, (_, lent) in enumerate(known) if lent() is None), None)
+        if free is None:
+            cached = new_cached(model, batch_size, capacity)  # which keeps the model alive
+        else:
+            cached, _ = known.pop(free)
+            for layer in cached.caches:
+                for stored in (layer.key, layer.value):
+                    ops.assign(stored, ops.zeros_like(stored))
+        lent = copy.copy(cached)
+        known.append((cached, weakref.ref(lent)))
+        return lent
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlamaForCausalLM, "new_cached", lend)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,8 @@ from mindone.models.share4v.processing.tokenizer import Tokenizer
 
 Pair = tuple[Reference, Share4V]
 
+pytestmark = pytest.mark.usefixtures("shared_graphs")
+
 
 def requests(reference: Reference, count: int, shared: int = 20) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Return prompts with a common prefix and different lengths, with 0 to 2 images."""
@@ -45,8 +47,8 @@ def generate(model: Share4V, inputs: tuple[np.ndarray, np.ndarray | None], setti
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_sequences_that_join_and_leave_get_the_ids_of_generate(usual: Pair, tokenizer: Tokenizer, size: int) -> None:
-    reference, model = usual
+def test_sequences_that_join_and_leave_get_the_ids_of_generate(small: Pair, tokenizer: Tokenizer, size: int) -> None:
+    reference, model = small
     model.tokenizer = tokenizer
     waiting = list(enumerate(requests(reference, 14)))
     wanted = [generate(model, inputs, settings_of(number)) for number, inputs in waiting]
@@ -65,8 +67,8 @@ def test_sequences_that_join_and_leave_get_the_ids_of_generate(usual: Pair, toke
     assert most == size
 
 
-def test_a_common_prefix_is_computed_once(usual: Pair, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference, model = usual
+def test_a_common_prefix_is_computed_once(small: Pair, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, model = small
     model.tokenizer = tokenizer
     asked = requests(reference, 6, shared=30)
     batch, computed = model.continuous_batch(2), []
@@ -87,8 +89,8 @@ def test_a_common_prefix_is_computed_once(usual: Pair, tokenizer: Tokenizer, mon
     assert sum(computed) == (total - 5 * 30 if decoder.can_copy_prefix else total)
 
 
-def test_sequences_continue_while_a_long_prompt_is_prefilled(usual: Pair, tokenizer: Tokenizer) -> None:
-    reference, model = usual
+def test_sequences_continue_while_a_long_prompt_is_prefilled(small: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = small
     model.tokenizer = tokenizer
     batch = model.continuous_batch(2)
     short = model.prepare_inputs(np.array([reference.text(5)]))
@@ -108,8 +110,8 @@ def test_sequences_continue_while_a_long_prompt_is_prefilled(usual: Pair, tokeni
     assert steps["long"] == (chunks + 1 if batch._decoder.skips_padding else 2)
 
 
-def test_of_prompts_that_come_together_the_first_is_answered_first(usual: Pair, tokenizer: Tokenizer) -> None:
-    reference, model = usual
+def test_of_prompts_that_come_together_the_first_is_answered_first(small: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = small
     model.tokenizer = tokenizer
     asked = [np.array([[IMAGE, *reference.text(450)]]) for _ in range(2)]
     settings = GenerationSettings(max_new_tokens=3, min_new_tokens=3)
@@ -128,8 +130,8 @@ def test_of_prompts_that_come_together_the_first_is_answered_first(usual: Pair, 
     assert [got[0], got[1]] == wanted
 
 
-def test_stop_strings_and_forbidden_ids_belong_to_one_sequence(usual: Pair, tokenizer: Tokenizer) -> None:
-    reference, model = usual
+def test_stop_strings_and_forbidden_ids_belong_to_one_sequence(small: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = small
     model.tokenizer = tokenizer
     inputs, settings = requests(reference, 1)[0], GenerationSettings(max_new_tokens=12)
     plain = generate(model, inputs, settings)
@@ -147,8 +149,8 @@ def test_stop_strings_and_forbidden_ids_belong_to_one_sequence(usual: Pair, toke
     assert got["without"].token_ids[:2] == tuple(plain[:2]) and got["without"].token_ids[2] != plain[2]
 
 
-def test_min_new_tokens_delays_the_end(usual: Pair, tokenizer: Tokenizer) -> None:
-    reference, model = usual
+def test_min_new_tokens_delays_the_end(small: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = small
     model.tokenizer = tokenizer
     settings = GenerationSettings(max_new_tokens=30, min_new_tokens=30)
     inputs = requests(reference, 1)[0]
@@ -160,8 +162,8 @@ def test_min_new_tokens_delays_the_end(usual: Pair, tokenizer: Tokenizer) -> Non
     assert list(finished[0].token_ids) == generate(model, inputs, settings)
 
 
-def test_a_sequence_that_cannot_join_is_refused(usual: Pair, tokenizer: Tokenizer) -> None:
-    reference, model = usual
+def test_a_sequence_that_cannot_join_is_refused(small: Pair, tokenizer: Tokenizer) -> None:
+    reference, model = small
     model.tokenizer = tokenizer
     with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
         model.continuous_batch(0)

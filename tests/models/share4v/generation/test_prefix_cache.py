@@ -17,6 +17,8 @@ from mindone.models.share4v.processing.tokenizer import Tokenizer
 
 Pair = tuple[Reference, Share4V]
 
+pytestmark = pytest.mark.usefixtures("shared_graphs")
+
 
 def test_keys_differ_where_prompts_do() -> None:
     embeds = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
@@ -71,9 +73,9 @@ def finish(batch: Any) -> dict[Any, Any]:
 
 
 @pytest.fixture
-def pair(usual: Pair, tokenizer: Tokenizer) -> Pair:
-    usual[1].tokenizer = tokenizer
-    return usual
+def pair(small: Pair, tokenizer: Tokenizer) -> Pair:
+    small[1].tokenizer = tokenizer
+    return small
 
 
 def test_another_question_about_an_image(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
