@@ -173,11 +173,14 @@ class Trainer:
         rates = Tensor(np.array(self._rates, np.float32))
         self._optimizer = nn.Adam(self._weights, learning_rate=rates, beta2=stage.beta2)
         self._step: OptimizerStep | None = None
+        self._addresses: list[int] = []  # of the parameters, after the last step
         self.steps_done = 0
         self.loss_scale = LossScale(stage.loss_scaling if self._dtype == ms.float16 else LossScaling(1.0))
 
     def train(self, batches: Iterable[Batch]) -> Iterator[Step]:
         """Take the schedule's remaining steps; yield after each, when the model may be used or saved.
+
+        If its weights were replaced meanwhile (`set_data`, loading), the next step is compiled anew, for them.
 
         Raises:
             ValueError: there are fewer batches than the steps need.
@@ -200,19 +203,26 @@ class Trainer:
             self.model.set_train(False)
 
     def _take(self, batches: list[Batch]) -> Step:
-        if self._step is None:
+        # A compiled step of MindSpore 2.10 goes on with the memory that it had: weights that `set_data` replaced would
+        # neither be used nor trained.
+        if self._step is None or self._addresses != self._present_addresses():
             cell = CaptionLoss(self.model, batches[0].index.shape[0], self.stage.length, self._dtype)
             self._step = OptimizerStep(cell, self._optimizer, self._weights, self.stage.max_grad_norm, len(batches))
         rate, scale = self._rates[int(self._optimizer.global_step.asnumpy()[0])], self.loss_scale.value
-        loss, norm = self._step(batches, scale)
+        step, self._step = self._step, None  # after an error, what was added up of its gradients must not be used
+        loss, norm = step(batches, scale)
+        self._step, self._addresses = step, self._present_addresses()
         self.steps_done += 1
         self.model.forget_values()  # its caches hold values of the old weights, and the caller may evaluate now
-        step = Step(self.steps_done, loss, norm, rate, scale, not math.isfinite(norm))
+        result = Step(self.steps_done, loss, norm, rate, scale, not math.isfinite(norm))
         if self._dtype == ms.float16:
-            self.loss_scale.update(not step.skipped)
-        if step.skipped:
-            self._report(step)
-        return step
+            self.loss_scale.update(not result.skipped)
+        if result.skipped:
+            self._report(result)
+        return result
+
+    def _present_addresses(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self.model.get_parameters()]
 
     def _report(self, step: Step) -> None:
         """Log that a step was skipped; raise an error if the next one would fare no better."""
@@ -247,7 +257,7 @@ class Trainer:
             CheckpointError: the weights are not those of this model.
         """
         progress = load_state(directory, self.model, self._optimizer, self._settings())
-        self._step = None  # a compiled step of MindSpore 2.10 would go on with the weights that it had
+        self._step = None  # its optimizer's moments were replaced too; see _take
         self.steps_done = progress.steps_done
         self.loss_scale.value, self.loss_scale.good_steps = progress.loss_scale, progress.good_steps
 

@@ -225,13 +225,41 @@ def test_gradients_that_are_never_finite_end_the_run(run: Run, curves: dict[str,
     ):
         trainer, taken = curves[precision][0], list[Step]()
         weight = trainer.model.mm_projector[0].weight
-        # In place: a compiled step of MindSpore 2.10 would not notice `set_data`.
         ops.assign(weight, Tensor(np.full(weight.shape, np.inf, np.float32)))
         before = weights_of(trainer.model)
         with pytest.raises(FloatingPointError, match=message):
             taken.extend(trainer.train(itertools.repeat(run.batches(trainer.model)[0])))
         assert [step.loss_scale for step in taken] == [2.0**power for power in range(16, 0, -1)][: len(taken)]
         assert_same(weights_of(trainer.model), before)
+
+
+def unmoving(model: Share4V, count: int = 1) -> Trainer:
+    """A trainer whose rate is 0, with `count` batches per step."""
+    stage = Stage(Schedule(0.0, 4, 0), LENGTH, lambda name: "mm_projector" in name, gradient_accumulation_steps=count)
+    return Trainer(model, stage)
+
+
+def test_weights_that_are_replaced_between_two_steps_are_used(run: Run) -> None:
+    """MindSpore 2.10 would go on with the weights of the first step, and train those."""
+    model = copy_of(run.pair[1])
+    batch = run.batches(model)[0]
+    steps = unmoving(model).train(itertools.repeat(batch))
+    before = next(steps).loss
+    embedding = model.vision_tower.vision_model.embeddings.class_embedding  # not trained
+    embedding.set_data(Tensor(-embedding.asnumpy()))
+    inputs = batch.pixel_values, batch.input_ids, batch.index, batch.targets
+    wanted = CaptionLoss(model, *batch.index.shape)(*inputs).asnumpy()
+    assert next(steps).loss == pytest.approx(wanted, rel=1e-5) != before
+
+
+def test_an_error_in_the_middle_of_a_step_leaves_no_gradients_behind(run: Run) -> None:
+    """The second batch of a step has another length than the stage's."""
+    model, first = copy_of(run.pair[1]), run.inputs[0]
+    trainer, good = unmoving(model, 2), batch_of(model, *first, LENGTH)
+    with pytest.raises((RuntimeError, ValueError)):
+        next(trainer.train([good, batch_of(model, *first, LENGTH + 4)]))
+    steps = trainer.train([good] * 6)
+    assert next(steps).grad_norm == next(steps).grad_norm > 0
 
 
 def test_the_loss_scale_is_that_of_grad_scaler() -> None:
