@@ -22,7 +22,12 @@ MODELS = {
 DTYPES = {"float16, bfloat16": "float16", "int8": "int8", "int4": "int4"}
 CONTEXTS = (2048, 4096)
 BATCHES = (1, 4, 16)
-CARDS = (32, 64)
+# Card -> its memory in GB, and the types that are documented for it.
+CARDS = {
+    "910A, 32 GB": (32, {"float16": "float16"}),
+    "910B, 32 GB": (32, DTYPES),
+    "910B, 64 GB": (64, DTYPES),
+}
 RESERVED = 2  # GiB, assumed for the driver, MindSpore and workspaces
 GIB = 2**30
 
@@ -46,13 +51,13 @@ def sizes() -> Iterator[str]:
 
 def largest() -> Iterator[str]:
     """Yield the rows of the table of the largest batches."""
-    columns = [f"{card} GB, {context:,}" for card in CARDS for context in CONTEXTS]
-    yield f"| model | dtype | {' | '.join(columns)} |"
-    yield "|---|---" + "|---" * len(columns) + "|"
-    for model, config in MODELS.items():
-        for name, dtype in DTYPES.items():
-            cells = [largest_batch(config, dtype, card, context) for card in CARDS for context in CONTEXTS]
-            yield f"| {model} | {name} | {' | '.join(str(cell or 'none') for cell in cells)} |"
+    yield f"| card | model | dtype | {' | '.join(f'{context:,}' for context in CONTEXTS)} |"
+    yield "|---|---|---" + "|---" * len(CONTEXTS) + "|"
+    for card, (memory, dtypes) in CARDS.items():
+        for model, config in MODELS.items():
+            for name, dtype in dtypes.items():
+                cells = [largest_batch(config, dtype, memory, context) for context in CONTEXTS]
+                yield f"| {card} | {model} | {name} | {' | '.join(str(cell or 'none') for cell in cells)} |"
 
 
 def largest_batch(config: Share4VConfig, dtype: str, card: int, context: int) -> int:

@@ -19,7 +19,6 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Weights that cells hold as float32 although they have two axes.
 _FLOAT32 = (".position_embedding.weight",)
 _EMBEDDING = f"{LANGUAGE_MODEL}embed_tokens.weight"
-IMAGES = 8  # encoded at a time
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class DeviceMemory:
     Attributes:
         weights: of the vision tower, the projector and the language model.
         cache: keys and values of all sequences.
-        activations: an estimate for the larger of a prefill step and the encoding of a batch of images.
+        activations: an estimate for the larger of a prefill step and the encoding of an image.
     """
 
     weights: int
@@ -99,7 +98,7 @@ def activation_bytes(config: Share4VConfig, dtype: str, batch_size: int, context
     prefill = batch_size * (chunk * row + chunk * (context + chunk) + text.vocab_size * (size + 4))
     patch = 2 * vision.hidden_size * (size + 4) + 4 * vision.hidden_size * size
     patch += vision.intermediate_size * (2 * size + 4)
-    return max(prefill, min(batch_size, IMAGES) * (vision.num_patches + 1) * patch)
+    return max(prefill, (vision.num_patches + 1) * patch)  # cells encode images one by one
 
 
 def _bytes_of(name: str, shape: tuple[int, ...], dtype: str) -> int:
