@@ -26,6 +26,7 @@ class Settings:
     device: str
     model: str
     patience: float
+    dtype: object = None
     def flags(self):
         return ["--device", self.device, "--model", self.model, "--patience", str(self.patience)]
 
@@ -103,6 +104,14 @@ def test_a_rehearsal(tmp_path: Path) -> None:
     assert [check["status"] for check in found.values()] == ["ok"] * 3
     assert found["environment"]["versions"]["mindspore"][:2] == "2."
     assert found["parity-float16"]["error"] < 1e-4 and found["parity-float16"]["same_top"] == "39 of 39"
+
+
+def test_a_rehearsal_of_training(tmp_path: Path) -> None:
+    """In each precision of the device, as the recipe needs it; a CPU has no bfloat16."""
+    found = report(ASCEND / "report.py", tmp_path, "--only", "training")["checks"]["training"]
+    assert found["status"] == "ok" and list(found["losses"]) == ["float32", "float16"]
+    assert all(len(losses) == 3 and losses[2] < losses[0] for losses in found["losses"].values())
+    assert found["losses"]["float16"] == pytest.approx(found["losses"]["float32"], rel=1e-2)
 
 
 def test_the_stored_logits_are_those_of_the_caption() -> None:

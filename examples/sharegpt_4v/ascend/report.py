@@ -121,6 +121,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--model", default="sharegpt4v-tiny", help="of the speed and memory checks (default: %(default)s)"
     )
+    made.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16"),
+        help="of caption, speed and memory (default: bfloat16; a 910A has none)",
+    )
     made.add_argument("--only", nargs="+", metavar="CHECK", choices=CHECKS, help=f"some of {', '.join(CHECKS)}")
     made.add_argument("--out", type=Path, default=Path("ascend-report"), help="directory (default: %(default)s)")
     made.add_argument("--patience", type=float, default=1.0, help="factor for the time limits (default: %(default)s)")
@@ -130,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     arguments = parser().parse_args()
-    settings = Settings(arguments.device, arguments.model, arguments.patience)
+    settings = Settings(arguments.device, arguments.model, arguments.patience, arguments.dtype)
     if arguments.check:
         check_here(arguments.check, settings)
         return 0

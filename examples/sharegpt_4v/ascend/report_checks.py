@@ -32,6 +32,7 @@ PACKAGES = ("mindspore", "mindone", "mindone-share4v", "numpy", "transformers", 
 VARIABLES = ("ASCEND", "ATB", "CANN", "HCCL", "MS", "GLOG", "OMP", "SHARE4V", "RANK", "DEVICE")
 # Largest error of logits as a share of the largest one: some units of the type for each layer that rounds.
 ALLOWED = {"float32": 1e-4, "float16": 16 * 2.0**-11, "bfloat16": 16 * 2.0**-8}
+RANKS = 2  # of msrun
 TOPS = 5  # logits that are stored for each token of the caption
 Result = dict[str, Any]
 
@@ -44,15 +45,22 @@ class Settings:
         device: "Ascend" or "CPU".
         model: of the checks of speed and memory.
         patience: factor for time limits.
+        dtype: of caption, speed and memory; None: bfloat16 where the device has it, else float16.
     """
 
     device: str
     model: str
     patience: float = 1.0
+    dtype: str | None = None
 
     def flags(self) -> list[str]:
         """Return the flags that give these settings to another process."""
-        return ["--device", self.device, "--model", self.model, "--patience", str(self.patience)]
+        flags = ["--device", self.device, "--model", self.model, "--patience", str(self.patience)]
+        return flags if self.dtype is None else [*flags, "--dtype", self.dtype]
+
+    def half(self) -> str:
+        """Return the dtype of caption, speed and memory, once the device was chosen."""
+        return self.dtype or ("bfloat16" if self.supports("bfloat16") else "float16")
 
     def use_device(self) -> None:
         """Choose the device.
@@ -231,7 +239,7 @@ def caption(settings: Settings) -> Result:
     from mindone.models.share4v.processing.image_loading import load_image
 
     settings.use_device()
-    dtype = "bfloat16" if settings.supports("bfloat16") else "float16"
+    dtype = settings.half()
     processor = Share4VProcessor.from_pretrained("sharegpt4v-tiny")
     ids = tiny(dtype).generate(**processor(images=[load_image(SCENE)], text=QUESTION), max_new_tokens=64)
     (text,) = processor.batch_decode(ids)
@@ -241,7 +249,7 @@ def caption(settings: Settings) -> Result:
 def speed(settings: Settings) -> Result:
     """Run throughput.py."""
     settings.use_device()
-    dtype = "bfloat16" if settings.supports("bfloat16") else "float16"
+    dtype = settings.half()
     command = [sys.executable, str(HERE / "throughput.py"), "--device", settings.device, "--dtype", dtype]
     command += ["--model", settings.model, "--tokens", "16", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
@@ -262,7 +270,7 @@ def memory(settings: Settings) -> Result:
     from mindone.models.share4v.processing.image_loading import load_image
 
     settings.use_device()
-    dtype = "bfloat16" if settings.supports("bfloat16") else "float16"
+    dtype = settings.half()
     model = Share4V.from_pretrained(
         settings.model, dtype=dtype, language_backend="mindspore", vision_backend="mindspore"
     )
@@ -279,24 +287,31 @@ def memory(settings: Settings) -> Result:
 
 
 def training(settings: Settings) -> Result:
-    """Train a random model for three steps on one batch: the loss must fall."""
+    """Train a random model for three steps on one batch, in each precision of the device: the loss must fall."""
     import numpy as np
 
     from mindone.models.share4v import ProjectorConfig, Share4V, Share4VConfig, TextConfig, VisionConfig
+    from mindone.models.share4v.training.initialization import initialize
     from mindone.models.share4v.training.loss import make_batch
     from mindone.models.share4v.training.trainer import Schedule, Stage, train, train_all
 
     settings.use_device()
     text = TextConfig(50, 64, 96, 1, 2, 2, max_position_embeddings=64)
     vision = VisionConfig(64, 96, 2, 2, image_size=28, patch_size=14)
-    model = Share4V(Share4VConfig(vision, ProjectorConfig("mlp2x_gelu"), text), "float32")
     ids = np.array([[1, -200, *range(5, 13)], [1, *range(5, 13), -200]])
     labels = np.where((np.arange(10) > 3) & (ids >= 0), ids, -100)
     pixels = np.random.default_rng(0).normal(0, 1, (2, 3, 28, 28)).astype(np.float32)
-    batch = make_batch(model, pixels, ids, np.ones_like(ids), labels, 16)
-    losses = list(train(model, Stage(Schedule(1e-3, 3, 0), 16, train_all), [batch] * 3))
-    falls = all(np.isfinite(losses)) and losses[2] < losses[0]
-    return {"status": "ok" if falls else "failed", "losses": [round(loss, 4) for loss in losses]}
+    losses: dict[str, list[float]] = {}
+    for precision in ("float32", "bfloat16", "float16"):
+        if not settings.supports(precision):
+            continue
+        model = Share4V(Share4VConfig(vision, ProjectorConfig("mlp2x_gelu"), text), "float32")
+        initialize(model, seed=0)
+        batch = make_batch(model, pixels, ids, np.ones_like(ids), labels, 16)
+        stage = Stage(Schedule(1e-3, 3, 0), 16, train_all, precision=precision)
+        losses[precision] = [round(loss, 4) for loss in train(model, stage, [batch] * 3)]
+    falls = all(np.isfinite(each).all() and each[2] < each[0] for each in losses.values())
+    return {"status": "ok" if falls else "failed", "losses": losses}
 
 
 def ranks(settings: Settings) -> Result:
@@ -304,6 +319,11 @@ def ranks(settings: Settings) -> Result:
     program = Path(sys.executable).with_name("msrun")
     if not program.is_file():
         return {"status": "not supported", "message": "msrun is not installed beside this Python"}
+    if settings.device == "Ascend":
+        from mindspore.device_context import ascend
+
+        if ascend.is_available() and ascend.device_count() < RANKS:
+            return {"status": "not supported", "message": "every rank needs a card of its own, and there is one card"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -312,7 +332,13 @@ def ranks(settings: Settings) -> Result:
         photos.mkdir()
         for number in range(4):
             shutil.copy(SCENE, photos / f"{number}.png")
-        options = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True", "--log_dir=log"]
+        options = [
+            f"--worker_num={RANKS}",
+            f"--local_worker_num={RANKS}",
+            f"--master_port={port}",
+            "--join=True",
+            "--log_dir=log",
+        ]
         job = ["python", "-m", "mindone_share4v", "caption-dataset", "photos", "--out", "captions.jsonl"]
         here = f"{program.parent}{os.pathsep}{os.environ['PATH']}"  # msrun calls `python`
         done = subprocess.run(
