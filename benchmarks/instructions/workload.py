@@ -1,4 +1,4 @@
-"""Runs the kernels' cases of one kind, each between two marks; `instructions.py` starts it and counts.
+"""Runs the kernels' cases of one kind, each between two marks; `count.py` starts it and counts.
 
 workload.py MARK_LIBRARY KIND [CASE ...]: prints one JSON line per case, with the case's multiply-adds.
 """
@@ -16,23 +16,23 @@ from mindone.models.share4v.kernels.cache_memory import CacheMemory
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import BlockSpec, BlockWriter, MatrixSpec
 
-OUTPUTS, COLUMNS, SLOTS, HEADS, HEAD_SIZE = 1024, 2048, 512, 4, 128
-DTYPES = ("float32", "float16", "int8", "int8-256", "int4", "int4-256")
+SLOTS, HEADS, HEAD_SIZE = 512, 4, 128
+DTYPES = ("float32", "float16", "bfloat16", "int8", "int8-256", "int4", "int4-256")
 CACHE_DTYPES = ("float32", "float16", "int8")
 PREFILL = 120  # rows; a multiple of the rows of every kind's tile
 Case = tuple[int, Callable[[], object]]  # multiply-adds, and what is measured
 
 
-def product(dtype: str, rows: int) -> Case:
+def product(dtype: str, rows: int, outputs: int = 1024, columns: int = 2048) -> Case:
     """A linear layer without norm, bias and activation, with one scale of inputs for as many as weights have."""
     rng = np.random.default_rng(1)
     writer = BlockWriter(
-        BlockSpec((MatrixSpec(OUTPUTS, COLUMNS, dtype, False, 256 if dtype.endswith("-256") else 32),))
+        BlockSpec((MatrixSpec(outputs, columns, dtype, False, 256 if dtype.endswith("-256") else 32),))
     )
-    writer.matrix(0, rng.random((OUTPUTS, COLUMNS), np.float32) - np.float32(0.5))
-    x, index = rng.random((rows, COLUMNS), np.float32), np.arange(rows, dtype=np.int32)
-    out = np.empty((rows, OUTPUTS), np.float32)
-    return rows * OUTPUTS * COLUMNS, lambda: library().call("share4v_linear", [x, index, writer.block], out)
+    writer.matrix(0, rng.random((outputs, columns), np.float32) - np.float32(0.5))
+    x, index = rng.random((rows, columns), np.float32), np.arange(rows, dtype=np.int32)
+    out = np.empty((rows, outputs), np.float32)
+    return rows * outputs * columns, lambda: library().call("share4v_linear", [x, index, writer.block], out)
 
 
 def attention(dtype: str, rows: int) -> Case:
@@ -50,8 +50,19 @@ def attention(dtype: str, rows: int) -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     **{f"decode {dtype}": lambda dtype=dtype: product(dtype, 1) for dtype in DTYPES},
     **{f"prefill {dtype}": lambda dtype=dtype: product(dtype, PREFILL) for dtype in DTYPES},
+    # As large as the smallest matrix of a 7B, where quantizing the inputs and reordering the weights count less.
+    "prefill int8-256, 4096 x 4096": lambda: product("int8-256", 240, 4096, 4096),
     **{f"decode attention {dtype}": lambda dtype=dtype: attention(dtype, 1) for dtype in CACHE_DTYPES},
     **{f"prefill attention {dtype}": lambda dtype=dtype: attention(dtype, 64) for dtype in CACHE_DTYPES},
+}
+# For a report that only shows that everything runs.
+QUICK: dict[str, Callable[[], Case]] = {
+    **{
+        f"{rows} rows of {dtype}": lambda dtype=dtype, rows=rows: product(dtype, rows, 64, 256)
+        for rows in (1, 40)
+        for dtype in DTYPES
+    },
+    **{f"attention {dtype}": lambda dtype=dtype: attention(dtype, 1) for dtype in CACHE_DTYPES},
 }
 
 

@@ -53,22 +53,31 @@ arm_emulator_with_plugins() {
   arm_emulator=(env "LD_LIBRARY_PATH=$arm/qemu/usr/lib/$(uname -m)-linux-gnu" "$arm/qemu/usr/bin/qemu-aarch64")
 }
 
-# WHEEL: unpack a wheel of this package, with the tests beside it, in place of the one before.
+# WHEEL: unpack a wheel of this package, with tests and benchmarks beside it, in place of the one before.
 arm_install() {
   rm -rf "$arm/package" "$arm/work"
   mkdir "$arm/package" "$arm/work"
   python3 -m zipfile -e "$1" "$arm/package"
-  cp -r tests pyproject.toml "$arm/work"
+  cp -r tests benchmarks pyproject.toml "$arm/work"
 }
 
-# CPU ARGUMENT...: run Python on a CPU that qemu knows. cortex-a72: NEON; neoverse-n1: SDOT, as Kunpeng 920;
+# CPU: set `command` to what runs Python on a CPU that qemu knows. cortex-a72: NEON; neoverse-n1: SDOT, as Kunpeng 920;
 # neoverse-v1 and max: SMMLA too.
+arm_command() {
+  local libraries=$arm/root/usr/lib/aarch64-linux-gnu:$arm/root/lib/aarch64-linux-gnu
+  command=(
+    "${arm_emulator[@]}" -cpu "$1" -L "$arm/root" -E "LD_LIBRARY_PATH=$libraries"
+    -E "PYTHONPATH=$arm/package:$arm/site:$arm/work/tests:$arm/work/tests/aarch64/stand_ins" -E OMP_NUM_THREADS=1
+    -E PYTHONDONTWRITEBYTECODE=1 "$arm/root/usr/bin/python3.11"
+  )
+}
+
+# CPU ARGUMENT...: run Python on a CPU, as arm_command.
 arm_python() {
-  local cpu=$1 libraries=$arm/root/usr/lib/aarch64-linux-gnu:$arm/root/lib/aarch64-linux-gnu
+  local command
+  arm_command "$1"
   shift
-  (cd "$arm/work" && exec "${arm_emulator[@]}" -cpu "$cpu" -L "$arm/root" -E "LD_LIBRARY_PATH=$libraries" \
-    -E "PYTHONPATH=$arm/package:$arm/site:$arm/work/tests:$arm/work/tests/aarch64/stand_ins" -E OMP_NUM_THREADS=1 -E PYTHONDONTWRITEBYTECODE=1 \
-    "$arm/root/usr/bin/python3.11" "$@")
+  (cd "$arm/work" && exec "${command[@]}" "$@")
 }
 
 # CPU ARGUMENT...: run pytest, with its options and not those of pyproject.toml, which ask for workers. The conftest.py
@@ -78,4 +87,12 @@ arm_pytest() {
   shift
   arm_python "$cpu" -m pytest -q -o addopts= --strict-markers --import-mode=importlib -p no:cacheprovider \
     --confcutdir=tests/models/share4v/kernels "$@"
+}
+
+# CPU: run the short form of the report for people with an ARM machine. What it starts must name the emulator, because
+# this machine's kernel does not start programs for aarch64.
+arm_report() {
+  local command
+  arm_command "$1"
+  arm_python "$1" benchmarks/arm_report.py --quick --python "${command[*]@Q}"
 }
