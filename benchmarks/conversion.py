@@ -4,7 +4,7 @@
     python benchmarks/conversion.py --shape 7b-2l --whole FOLDER
 
 The first rounds one layer twice in this process, on one calibration sequence and on three, and extrapolates: a part
-that does not depend on the sequences (GPTQ) and one that grows with them (both models and the second moments). CPU
+that does not depend on the sequences (GPTQ) and one that grows with them (the rounded layer, the second moments). CPU
 seconds of all threads are reported, because they hold on a busy machine too; N idle cores take about 1/N of them.
 
 The second writes a complete checkpoint of few layers into FOLDER (gigabytes), converts it with the command, and loads
@@ -36,7 +36,7 @@ from mindone.models.share4v.checkpoint.packed import write_vectors
 from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import BlockWriter
 from mindone.models.share4v.language.weights import language_plans, language_shapes
-from mindone.models.share4v.rounding.gptq_layers import LayerRounder, Streams
+from mindone.models.share4v.rounding.gptq_layers import LayerRounder
 from mindone.models.share4v.rounding.rotation import RotatedWeights, Rotation
 
 PROMPT = 50  # tokens around a picture
@@ -66,7 +66,7 @@ def cpu_seconds(config: Share4VConfig, sequences: int) -> float:
     start = time.process_time()
     writer = BlockWriter(plan.spec)
     write_vectors(writer, plan, weights.layer)
-    LayerRounder(text, weights.layer, weights.rotation).block(plan, writer, Streams.of(inputs))
+    LayerRounder(text, weights.layer, weights.rotation).block(plan, writer, inputs)
     return time.process_time() - start
 
 
@@ -105,7 +105,7 @@ class Run:
 
 def finished_layers(out: Path) -> int:
     """Return how many layers of an unfinished conversion are on disk; -1 if it has not begun to round."""
-    numbers = [int(path.name.rpartition("-")[2]) for path in out.glob(".writing-int4-*/rounded-*")]
+    numbers = [int(path.name.rpartition("-")[2]) for path in out.glob(".writing-int4-*/sequences-*")]
     return max(numbers, default=-1)
 
 

@@ -29,7 +29,7 @@ from mindone.models.share4v.kernels.library import library
 from mindone.models.share4v.kernels.packing import BlockWriter
 from mindone.models.share4v.language.weights import language_plans
 from mindone.models.share4v.quantization import LAYOUTS
-from mindone.models.share4v.rounding.gptq_layers import LayerRounder, Streams
+from mindone.models.share4v.rounding.gptq_layers import LayerRounder
 from mindone.models.share4v.rounding.kernel_layers import run_model
 from mindone.models.share4v.rounding.rotation import RotatedWeights, Rotation
 
@@ -128,14 +128,13 @@ def blocks_of(model: Model, variant: Variant) -> list[np.ndarray]:
     weights = RotatedWeights(model.read, text, rotation)
     table = model.read(f"{smollm2.MODEL}.embed_tokens.weight")
     sequences = [table[ids] for ids in np.array_split(model.calibration, max(1, len(model.calibration) // SEQUENCE))]
-    streams = Streams.of(sequences)
     rounder = LayerRounder(text, weights.layer if is_rotated else model.read, rotation if is_rotated else None)
     blocks = []
     for plan in plans:
         if plan.spec.heads:
             writer = BlockWriter(plan.spec)
             write_vectors(writer, plan, weights.layer if is_rotated else model.read)
-            blocks.append(rounder.block(plan, writer, streams))
+            blocks.append(rounder.block(plan, writer, sequences))
         else:
             blocks.append(pack(plan, weights.reader(plan) if is_rotated else model.read))
     return blocks

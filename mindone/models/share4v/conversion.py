@@ -211,7 +211,7 @@ def _packer(
             return finished.block(layer)
         writer = BlockWriter(plan.spec)
         write_vectors(writer, plan, weights.layer)
-        block = rounder.block(plan, writer, finished.streams())
+        block = rounder.block(plan, writer, finished.sequences())
         finished.add(layer, block)
         return block
 

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .gptq_layers import Streams
-
-VERSION = 4  # of the files and of the method: increase it when a change of either would give other bits
-STREAMS = ("exact", "rounded")
+VERSION = 5  # of the files and of the method: increase it when a change of either would give other bits
+CURRENT = "current"  # the file that the layer in work changes
 
 
 def fingerprint(*parts: Any) -> str:
@@ -57,7 +55,7 @@ class SequenceFile:
 class FinishedLayers:
     """A directory of finished blocks and of the calibration data behind the last of them.
 
-    A layer counts as finished when the file of its outputs in the rounded model has its final name, which it gets last.
+    A layer counts as finished when the file of its outputs has its final name, which it gets last.
 
     Args:
         directory: it belongs to one conversion (see `fingerprint`).
@@ -70,7 +68,7 @@ class FinishedLayers:
     @property
     def count(self) -> int:
         """The number of finished layers."""
-        return max((int(path.name.rpartition("-")[2]) for path in self.directory.glob("rounded-*")), default=0)
+        return max((int(path.name.rpartition("-")[2]) for path in self.directory.glob("sequences-*")), default=0)
 
     def begin(self, sequences: Sequence[np.ndarray]) -> None:
         """Store what goes into the first layer, [T, H] each, unless layers are finished already."""
@@ -78,33 +76,28 @@ class FinishedLayers:
         self.directory.mkdir(parents=True, exist_ok=True)
         if self.count:
             return
-        for stream in STREAMS:
-            with (self.directory / stream).open("wb") as file:
-                for sequence in sequences:
-                    file.write(np.ascontiguousarray(sequence, np.float32).data)
-            (self.directory / stream).replace(self._path(stream, 0))
+        with (self.directory / CURRENT).open("wb") as file:
+            for sequence in sequences:
+                file.write(np.ascontiguousarray(sequence, np.float32).data)
+        (self.directory / CURRENT).replace(self._path("sequences", 0))
 
-    def streams(self) -> Streams:
-        """Return the inputs of the next layer, which it may change: they are copies."""
-        for stream in STREAMS:
-            shutil.copyfile(self._path(stream, self.count), self.directory / stream)
-        exact, rounded = (SequenceFile(self.directory / stream, self._shapes) for stream in STREAMS)
-        return Streams(rounded, exact)
+    def sequences(self) -> SequenceFile:
+        """Return the inputs of the next layer, which it may change: they are a copy."""
+        shutil.copyfile(self._path("sequences", self.count), self.directory / CURRENT)
+        return SequenceFile(self.directory / CURRENT, self._shapes)
 
     def block(self, layer: int) -> np.ndarray:
         """Return the block of a finished layer, uint8."""
         return np.fromfile(self._path("block", layer), np.uint8)
 
     def add(self, layer: int, block: np.ndarray) -> None:
-        """Store a layer's block; the streams have become its outputs. Those of the layer before it are deleted."""
+        """Store a layer's block; the sequences have become its outputs. Its inputs are deleted."""
         unfinished = self.directory / "unfinished"
         with unfinished.open("wb") as file:
             file.write(block.data)
         unfinished.replace(self._path("block", layer))
-        for stream in STREAMS:
-            (self.directory / stream).replace(self._path(stream, layer + 1))
-        for stream in STREAMS:
-            self._path(stream, layer).unlink(missing_ok=True)
+        (self.directory / CURRENT).replace(self._path("sequences", layer + 1))
+        self._path("sequences", layer).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete everything, once the checkpoint is complete."""

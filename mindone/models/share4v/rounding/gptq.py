@@ -1,9 +1,4 @@
-"""GPTQ (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), for the super-blocks of int4.
-
-The target is that of GPTAQ (Li et al. 2025): the outputs of the exact weights W for the inputs y of the exact model, of
-which the rounded weights Q get the inputs x of the rounded model. With the second moments H of x, damped, and
-C = E[(y - x) x^T], the best weights without rounding are W + W C H^-1.
-"""
+"""GPTQ (Frantar et al. 2022) in the form of LDLQ (Chee et al. 2023), for the super-blocks of int4."""
 
 from __future__ import annotations
 
@@ -23,20 +18,19 @@ SWEEPS = 2  # of coordinate descent over all codes, behind GPTQ
 def gptq(weight: np.ndarray, moments: Moments) -> RoundedRows:
     """Round weight [N, K]; columns make up for the rounding errors of those behind them.
 
-    With H = L D L^T, L unit lower triangular, and E = W + W C H^-1 - Q, the error is the sum of D[k] * (E L)[k]^2 over
-    the columns k. A super-block's columns are rounded together (csrc/error_feedback.h), the last super-block first.
-    Then coordinate descent changes single codes, since a column could not know the errors of those in front of it.
+    With the second moments H = L D L^T, damped, L unit lower triangular, and the errors E = W - Q, the error of the
+    outputs is the sum of D[k] * (E L)[k]^2 over the columns k. A super-block's columns are rounded together
+    (csrc/error_feedback.h), the last super-block first. Then coordinate descent changes single codes, since a column
+    could not know the errors of those in front of it.
 
     Args:
         weight: float32 [N, K].
-        moments: of the inputs. They are changed in place: of the widest matrix, a 7B has a gigabyte.
+        moments: of the inputs. They are changed in place: of the widest matrix, a 7B has half a gigabyte.
     """
     columns = weight.shape[1]
     pivots, lower = _factors(moments)
-    shifts = _shifts(moments.missing, lower, pivots)
-    # Super-block by super-block `errors` changes from what C adds to E L to W - Q, and `left` becomes E L sqrt(D).
-    errors = np.zeros_like(weight) if shifts is None else weight @ shifts
-    moments.missing = shifts = None  # its memory is needed
+    # Super-block by super-block `errors` becomes W - Q, and `left` becomes E L sqrt(D).
+    errors = np.zeros_like(weight)
     left = np.empty_like(weight)
     importance = normalized(pivots**2)
     codes = np.empty(weight.shape, np.uint8)
@@ -46,7 +40,6 @@ def gptq(weight: np.ndarray, moments: Moments) -> RoundedRows:
         inner, behind = lower[block, block], slice(block.stop, columns)
         targets = weight[:, block] @ inner
         targets += errors[:, behind] @ lower[behind, block]
-        targets += errors[:, block]
         values = targets.copy()
         rounded = library().round_super_block(values, importance[block], np.ascontiguousarray(inner.T))
         codes[:, block], pairs[:, _groups(block)], scales[:, block.start // SUPER] = rounded
@@ -92,17 +85,14 @@ def _groups(block: slice) -> slice:
 def _factors(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """Return sqrt(D) [K], and L [K, K], valid below the diagonal and within super-blocks, of the damped second moments.
 
-    `squares` becomes L, and `missing` is divided by the same mean. A Cholesky factorization, block by block in place.
+    `squares` becomes L: a Cholesky factorization, block by block in place.
     """
     lower, size = moments.squares, len(moments.squares)
     mean = float(np.diag(lower).mean())
     if not np.isfinite(mean) or mean <= 0:  # nothing is known about the inputs
-        moments.missing = None
         lower[:] = np.eye(size, dtype=np.float32)
         return np.ones(size, np.float32), lower
     lower /= np.float32(mean)
-    if moments.missing is not None:
-        moments.missing /= np.float32(mean)
     damping = DAMPING * size / max(moments.count, 1)
     for block in _blocks(size):
         here, before, below = slice(block.start, None), slice(0, block.start), slice(block.stop, None)
@@ -122,15 +112,3 @@ def _cholesky(block: np.ndarray, damping: float) -> tuple[np.ndarray, float]:
             return np.linalg.cholesky(block + damping * np.eye(len(block))), damping
         except np.linalg.LinAlgError:
             damping *= 10
-
-
-def _shifts(missing: np.ndarray | None, lower: np.ndarray, pivots: np.ndarray) -> np.ndarray | None:
-    """Return C H^-1 L = C L^-T D^-1, in place of C."""
-    if missing is None:
-        return None
-    for block in _blocks(len(lower)):
-        before = slice(0, block.start)
-        rest = missing[:, block] - missing[:, before] @ lower[block, before].T
-        missing[:, block] = rest @ np.linalg.inv(lower[block, block].astype(np.float64)).T.astype(np.float32)
-    missing /= pivots**2
-    return missing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,8 +17,6 @@ from .moments import Moments
 from .reference import ReferenceLayer
 from .rotation import Reader, Rotation
 
-Pairs = Iterator[tuple[np.ndarray, np.ndarray]]  # inputs [T, K] of a matrix in the rounded model, and in the exact one
-
 
 class Sequences(Protocol):
     """A list of sequences, float32 [T, H] each, in memory or in a file."""
@@ -28,25 +26,6 @@ class Sequences(Protocol):
     def __getitem__(self, index: int, /) -> np.ndarray: ...
 
     def __setitem__(self, index: int, value: np.ndarray, /) -> None: ...
-
-
-@dataclass(frozen=True)
-class Streams:
-    """The calibration data on its way through the layers: what the next layer's inputs are.
-
-    Attributes:
-        rounded: in the model whose layers so far are rounded.
-        exact: in the exact model.
-    """
-
-    rounded: Sequences
-    exact: Sequences
-
-    @classmethod
-    def of(cls, sequences: Iterable[np.ndarray]) -> Streams:
-        """Return the inputs of the first layer, in memory: embeddings of tokens and of pictures, [T, H] each."""
-        rounded = [np.ascontiguousarray(sequence, np.float32) for sequence in sequences]
-        return cls(rounded, list(rounded))
 
 
 class LayerRounder:
@@ -61,58 +40,42 @@ class LayerRounder:
     def __init__(self, config: TextConfig, read: Reader, rotation: Rotation | None) -> None:
         self.config, self.read, self.rotation = config, read, rotation
 
-    def block(self, plan: BlockPlan, writer: BlockWriter, streams: Streams) -> np.ndarray:
+    def block(self, plan: BlockPlan, writer: BlockWriter, sequences: Sequences) -> np.ndarray:
         """Round a layer's matrices into `writer`, whose vectors are written, and return its block.
 
-        The streams become the layer's outputs, one sequence at a time.
+        The sequences, the layer's inputs, become its outputs, one at a time.
         """
         if self.rotation and plan.spec.is_rotated:
-            for part in (streams.rounded, streams.exact):
-                for index in range(len(part)):
-                    part[index] = self.rotation.rows(part[index])
+            for index in range(len(sequences)):
+                sequences[index] = self.rotation.rows(sequences[index])
         layer = ReferenceLayer(self.config, plan.name, self.read, plan.spec.matrices[3].hadamard)
-        run = _LayerRun(layer, _ExactMatrices(plan, self.read), _RoundedMatrices(), streams)
+        exact, run = _ExactMatrices(plan, self.read), _LayerRun(layer, _RoundedMatrices(), sequences)
         for number, inputs in enumerate((run.to_attention, run.to_output, run.to_mlp, run.to_down)):
             moments = Moments(plan.spec.matrices[number].columns)
-            for pair in inputs():
-                moments.add(*pair)
-            writer.codes(number, gptq(run.exact.weight(number), moments))
+            for part in inputs():
+                moments.add(part)
+            writer.codes(number, gptq(exact.weight(number), moments))
             del moments
-            run.rounded.add(number, writer, run.exact.bias(number))
+            run.rounded.add(number, writer, exact.bias(number))
         run.finish()
         return writer.block
 
 
 class _ExactMatrices:
-    """The matrices of a layer as its block stacks them, float32; each is in memory from its first use to its last."""
+    """The matrices of a layer as its block stacks them, float32."""
 
     def __init__(self, plan: BlockPlan, read: Reader) -> None:
         self._plan, self._read = plan, read
-        self._weights: dict[int, np.ndarray] = {}
-        self._biases = {
-            number: self._stack(number, "bias", np.empty(spec.rows, np.float32)) if spec.bias else None
-            for number, spec in enumerate(plan.spec.matrices)
-        }
 
     def weight(self, number: int) -> np.ndarray:
         """Return matrix `number`, [N, K]."""
-        if number not in self._weights:
-            spec = self._plan.spec.matrices[number]
-            self._weights[number] = self._stack(number, "weight", np.empty((spec.rows, spec.columns), np.float32))
-        return self._weights[number]
+        spec = self._plan.spec.matrices[number]
+        return self._stack(number, "weight", np.empty((spec.rows, spec.columns), np.float32))
 
     def bias(self, number: int) -> np.ndarray | None:
         """Return the bias of matrix `number`, [N], if it has one."""
-        return self._biases[number]
-
-    def multiply(self, number: int, inputs: np.ndarray) -> np.ndarray:
-        """Return inputs [T, K] times the matrix, with its bias: [T, N]."""
-        return _with_bias(inputs @ self.weight(number).T, self._biases[number])
-
-    def drop(self, *numbers: int) -> None:
-        """Forget matrices."""
-        for number in numbers:
-            del self._weights[number]
+        spec = self._plan.spec.matrices[number]
+        return self._stack(number, "bias", np.empty(spec.rows, np.float32)) if spec.bias else None
 
     def _stack(self, number: int, field: str, out: np.ndarray) -> np.ndarray:
         for piece in self._plan.pieces:
@@ -140,59 +103,44 @@ class _RoundedMatrices:
         block, rows, bias = self._blocks[number]
         index = np.arange(len(inputs), dtype=np.int32)
         given = [np.ascontiguousarray(inputs, np.float32), index, block]
-        return _with_bias(library().call("share4v_linear", given, np.empty((len(inputs), rows), np.float32)), bias)
-
-
-def _with_bias(outputs: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    if bias is not None:
-        outputs += bias
-    return outputs
+        outputs = library().call("share4v_linear", given, np.empty((len(inputs), rows), np.float32))
+        return outputs if bias is None else outputs + bias
 
 
 @dataclass(frozen=True)
 class _LayerRun:
-    """A layer's way through its matrices, of both models and all sequences, one sequence at a time.
+    """The inputs of each matrix, one sequence at a time, as the rounded matrices before it compute them.
 
-    What is not kept in the streams is computed again for the next matrix: with pictures it would not fit into memory.
+    Only the residual stream is kept. The rest is computed again for the next matrix: it would not fit into memory.
     """
 
     layer: ReferenceLayer
-    exact: _ExactMatrices
     rounded: _RoundedMatrices
-    streams: Streams
+    sequences: Sequences
 
-    def to_attention(self) -> Pairs:
-        for _, x, y in self._sequences():
-            yield self.layer.attention_inputs(x), self.layer.attention_inputs(y)
+    def to_attention(self) -> Iterator[np.ndarray]:
+        for index in range(len(self.sequences)):
+            yield self.layer.attention_inputs(self.sequences[index])
 
-    def to_output(self) -> Pairs:
-        for index, x, y in self._sequences():
-            attended = self.layer.attended(self.layer.attention_inputs(y), self.exact.multiply)
-            yield self._attended(x), attended
-            self.streams.exact[index] = y + self.exact.multiply(1, attended)
-        self.exact.drop(0)
+    def to_output(self) -> Iterator[np.ndarray]:
+        for index in range(len(self.sequences)):
+            yield self._attended(self.sequences[index])
 
-    def to_mlp(self) -> Pairs:
-        for index, x, y in self._sequences():
+    def to_mlp(self) -> Iterator[np.ndarray]:
+        for index in range(len(self.sequences)):
+            x = self.sequences[index]
             x = x + self.rounded.multiply(1, self._attended(x))
-            self.streams.rounded[index] = x
-            yield self.layer.mlp_inputs(x), self.layer.mlp_inputs(y)
-        self.exact.drop(1)
+            self.sequences[index] = x
+            yield self.layer.mlp_inputs(x)
 
-    def to_down(self) -> Pairs:
-        for index, x, y in self._sequences():
-            inner = self.layer.down_inputs(self.layer.mlp_inputs(y), self.exact.multiply)
-            yield self._inner(x), inner
-            self.streams.exact[index] = y + self.exact.multiply(3, inner)
-        self.exact.drop(2)
+    def to_down(self) -> Iterator[np.ndarray]:
+        for index in range(len(self.sequences)):
+            yield self._inner(self.sequences[index])
 
     def finish(self) -> None:
-        for index, x, _ in self._sequences():
-            self.streams.rounded[index] = x + self.rounded.multiply(3, self._inner(x))
-
-    def _sequences(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        for index in range(len(self.streams.rounded)):
-            yield index, self.streams.rounded[index], self.streams.exact[index]
+        for index in range(len(self.sequences)):
+            x = self.sequences[index]
+            self.sequences[index] = x + self.rounded.multiply(3, self._inner(x))
 
     def _attended(self, x: np.ndarray) -> np.ndarray:
         return self.layer.attended(self.layer.attention_inputs(x), self.rounded.multiply)
