@@ -173,7 +173,8 @@ class Trainer:
         rates = Tensor(np.array(self._rates, np.float32))
         self._optimizer = nn.Adam(self._weights, learning_rate=rates, beta2=stage.beta2)
         self._step: OptimizerStep | None = None
-        self._addresses: list[int] = []  # of the parameters, after the last step
+        # Parameters that a step uses, and their addresses after the last one. MindSpore 2.7 logs an error for others.
+        self._used, self._addresses = trained_parameters(model, train_all), list[int]()
         self.steps_done = 0
         self.loss_scale = LossScale(stage.loss_scaling if self._dtype == ms.float16 else LossScaling(1.0))
 
@@ -222,7 +223,7 @@ class Trainer:
         return result
 
     def _present_addresses(self) -> list[int]:
-        return [parameter.data_ptr() for parameter in self.model.get_parameters()]
+        return [parameter.data_ptr() for parameter in self._used]
 
     def _report(self, step: Step) -> None:
         """Log that a step was skipped; raise an error if the next one would fare no better."""
