@@ -23,7 +23,9 @@ KINDS = {
 }
 # What is wrong, of which kind, in which file, what is replaced by what, and the case that must notice it.
 MUTATIONS = (
-    ("two lanes are exchanged", "dotprod", "matrix_neon.h", "weights, four, 1)", "weights, four, 2)", "linear int8"),
+    ("lanes are exchanged", "dotprod", "matrix_neon.h", '"i"(kQuad % 4)', '"i"(3 - kQuad % 4)', "linear int8"),
+    ("rows of a block are exchanged", "i8mm", "product.h", "row % kInputRows * kInputItem)",
+     "(row + 1) % kInputRows * kInputItem)", "linear int8-256"),
     ("quads are out of order", "dotprod", "matrix_neon.h", "add_int8_quad<1, R, P>(at", "add_int8_quad<2, R, P>(at",
      "linear int8"),
     ("codes are not limited to 4 bits", "dotprod", "pack.h",

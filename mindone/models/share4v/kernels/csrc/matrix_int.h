@@ -11,18 +11,32 @@
 namespace share4v {
 namespace SHARE4V_ISA {
 
+// Kinds with SDOT or SMMLA store the values of many rows in blocks of kInputRows rows, in the order in which a tile reads
+// them: kInputItem consecutive values of each row take turns. In other kinds kInputRows is 0.
+#if defined(__ARM_FEATURE_MATMUL_INT8) && defined(SHARE4V_NEON)
+constexpr int kInputRows = 12, kInputItem = 8;
+#elif defined(__ARM_FEATURE_DOTPROD) && defined(SHARE4V_NEON)
+constexpr int kInputRows = 6, kInputItem = 4;
+#else
+constexpr int kInputRows = 0, kInputItem = 0;
+#endif
+
 // Input rows, quantized to int8. With K columns and G groups:
 struct QuantizedInputs {
-  int8_t* values;  // [rows][K]
+  int8_t* values;  // [rows][K], or in blocks [rows / kInputRows][K / kInputItem][kInputRows][kInputItem]
   float* scales;   // [rows][G >> shift]
-  int32_t* sums;   // [rows][G] sums of the values in a group, which undo the offset of weights stored as unsigned
-  int64_t value_stride;  // from row to row of values
+  int32_t* sums;   // [rows][G] sums of the values in a group, which undo the offset of weights stored as unsigned;
+                   // nullptr if the values are in blocks, which are multiplied by int8 weights only
+  int64_t value_stride;  // from row to row of values; blocks begin at multiples of kInputRows rows
   int64_t group_stride;  // from row to row of scales and of sums
   int64_t shift;          // 2^shift groups share a scale: 1 or 8; a division would cost as much as a group
 
+  bool in_blocks() const { return kInputRows && !sums; }
+  // Returns the inputs from (row, group) on. In blocks, a row is a multiple of kInputRows.
   QuantizedInputs from(int64_t row, int64_t group) const {
-    return {values + row * value_stride + group * kGroup, scales + row * group_stride + (group >> shift),
-            sums + row * group_stride + group, value_stride, group_stride, shift};
+    return {values + row * value_stride + group * kGroup * (in_blocks() ? kInputRows : 1),
+            scales + row * group_stride + (group >> shift),
+            in_blocks() ? nullptr : sums + row * group_stride + group, value_stride, group_stride, shift};
   }
 };
 
@@ -49,8 +63,42 @@ constexpr int64_t kInt8GroupBytes = 512;  // of one panel
 constexpr int64_t kInt4GroupBytes = 256;
 constexpr int64_t kPairBytes = 32;  // of one group's pairs of scale and offset
 
-// Returns the sum of a group's values.
-inline int32_t group_sum(const int8_t* values) {
+// The largest magnitude of some values, and what its scale must be added to: 0, or NaN if any value is not finite.
+struct Magnitude {
+  float largest, poison;
+};
+
+#if defined(SHARE4V_NEON)
+
+// FMAX, unlike max() of lanes.h, keeps a NaN, so that one maximum answers both questions.
+inline Magnitude magnitude_of(const float* x, int64_t count) {
+  Lanes size = zero();
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Lanes part = abs(load(x + i));
+    size = {vmaxq_f32(size.a, part.a), vmaxq_f32(size.b, part.b), vmaxq_f32(size.c, part.c), vmaxq_f32(size.d, part.d)};
+  }
+  const float largest = vmaxvq_f32(vmaxq_f32(vmaxq_f32(size.a, size.b), vmaxq_f32(size.c, size.d)));
+  return {largest, largest - largest};
+}
+
+inline int32_t sum_of_group(const int8_t* values) {
+  return vaddlvq_s8(vld1q_s8(values)) + vaddlvq_s8(vld1q_s8(values + 16));
+}
+
+#else
+
+inline Magnitude magnitude_of(const float* x, int64_t count) {
+  Lanes size = zero(), finite = zero();  // finite: 0 if all values are finite, else NaN
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Lanes a = load(x + i);
+    size = max(size, abs(a));
+    finite = fma(a, zero(), finite);
+  }
+  return {max_lane(size), share4v::SHARE4V_ISA::sum(finite)};
+}
+
+inline int32_t sum_of_group(const int8_t* values) {
 #if defined(__AVX2__)
   const __m256i ones = _mm256_set1_epi8(1), bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
   const __m256i words = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, bytes), _mm256_set1_epi16(1));
@@ -64,22 +112,19 @@ inline int32_t group_sum(const int8_t* values) {
 #endif
 }
 
+#endif
+
 // Quantizes `groups` groups of 32 values with one scale. If any value is not finite, the scale becomes NaN, and with it
-// every output of the row.
+// every output of the row. `sums` may be nullptr.
 inline void quantize_groups(const float* x, int64_t groups, int8_t* values, float* scale, int32_t* sums) {
-  Lanes size = zero(), finite = zero();  // finite: 0 if all values are finite, else NaN
-  for (int64_t i = 0; i < groups * kGroup; i += kLanes) {
-    const Lanes a = load(x + i);
-    size = max(size, abs(a));
-    finite = fma(a, zero(), finite);
-  }
-  const float largest = max_lane(size), poison = share4v::SHARE4V_ISA::sum(finite);
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  const Magnitude size = magnitude_of(x, groups * kGroup);
+  const float inverse = size.largest > 0 ? 127.0f / size.largest : 0.0f;
   // If 127 / largest overflows, the values are so small that they count as zero.
   const Lanes factor = set1(inverse <= 3.0e38f ? inverse : 0.0f);
   for (int64_t i = 0; i < groups * kGroup; i += kLanes) store_int8(values + i, mul(load(x + i), factor));
-  *scale = largest / 127.0f + poison;
-  for (int64_t g = 0; g < groups; g++) sums[g] = group_sum(values + g * kGroup);
+  *scale = size.largest / 127.0f + size.poison;
+  if (kInputRows && !sums) return;
+  for (int64_t g = 0; g < groups; g++) sums[g] = sum_of_group(values + g * kGroup);
 }
 
 // Asks for group `g` of P panels, or if they end before it, of the P panels after them, to be brought into the L1 cache.
@@ -118,6 +163,45 @@ inline int32_t offset_factors(int32_t total) {
   return static_cast<int32_t>(low | high << 16);
 }
 
+#if defined(__AVX512VNNI__) || defined(SHARE4V_NEON)
+
+// The integer sums of a tile: of R rows and P panels, with 16 outputs each. In NEON, vector v has the outputs
+// 4 v .. 4 v + 3 of a panel.
+#if defined(SHARE4V_NEON)
+template <int R, int P>
+using PanelSums = int32x4_t[R][P][4];
+#else
+template <int R, int P>
+using PanelSums = __m512i[R][P];
+#endif
+
+// Each adds the products of R rows with a group's weights of P panels. `at` and `inputs` point to the group; int4 weights
+// are read as q, 0 .. 15. Those of a super-block are multiplied by their scales, and their offsets are added.
+template <int R, int P>
+inline void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                           PanelSums<R, P>& sums);
+template <int R, int P>
+inline void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
+                           PanelSums<R, P>& sums);
+template <int R, int P>
+inline void add_super_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, PanelSums<R, P>& sums);
+
+// As these, for group g of either kind of weights.
+template <Packing kPacking, int R, int P>
+SHARE4V_INLINE void add_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, PanelSums<R, P>& sums) {
+  const uint8_t* at = w.data + g * group_bytes_of(kPacking);
+  const int8_t* inputs = x.values + g * kGroup;
+  if constexpr (kPacking == Packing::kInt4Super) {
+    add_super_group<R, P>(x, w, g, sums);
+  } else if constexpr (kPacking == Packing::kInt4) {
+    add_int4_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
+  } else {
+    add_int8_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
+  }
+}
+
+#endif
+
 #if defined(__AVX512VNNI__)
 
 // Reads a quad: four int8 values, as the bits of one int32.
@@ -140,11 +224,9 @@ constexpr int int_panels() {
 // of each group.
 constexpr bool expands_super(int R) { return R >= 5; }
 
-// Adds the products of R rows with a group's int4 weights of P panels, unsigned, to sums. `at` and `inputs` point to the
-// group.
 template <int R, int P>
 SHARE4V_INLINE void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
-                           __m512i (&sums)[R][P]) {
+                                   PanelSums<R, P>& sums) {
   const __m512i low = _mm512_set1_epi8(15);
   SHARE4V_UNROLL
   for (int q = 0; q < 4; q++) {
@@ -166,10 +248,10 @@ SHARE4V_INLINE void add_int4_group(const uint8_t* at, int64_t stride, const int8
   }
 }
 
-// As add_int4_group, for int8 weights, which are flipped to unsigned by adding 128.
+// The weights are flipped to unsigned by adding 128.
 template <int R, int P>
 SHARE4V_INLINE void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
-                           __m512i (&sums)[R][P]) {
+                                   PanelSums<R, P>& sums) {
   const __m512i flip = _mm512_set1_epi8(-128);
   SHARE4V_UNROLL
   for (int q = 0; q < 8; q++) {
@@ -185,10 +267,9 @@ SHARE4V_INLINE void add_int8_group(const uint8_t* at, int64_t stride, const int8
   }
 }
 
-// Adds scale times product, and the offsets, of group g of an int4 super-block to sums.
 template <int R, int P>
-SHARE4V_INLINE void add_super_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, __m512i (&sums)[R][P]) {
-  __m512i products[R][P];
+SHARE4V_INLINE void add_super_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, PanelSums<R, P>& sums) {
+  PanelSums<R, P> products;
   SHARE4V_UNROLL
   for (int r = 0; r < R; r++) {
     SHARE4V_UNROLL
@@ -216,7 +297,7 @@ SHARE4V_INLINE void add_super_group(const QuantizedInputs& x, const IntPanels& w
 // As add_super_group, but expands the weights first, to s * (q - 8) + z + 128, unsigned: two bytes with one 16-bit
 // multiplication and addition, since all of them are 1 .. 255, so that nothing is carried from one byte to the other.
 template <int R, int P>
-SHARE4V_INLINE void add_expanded_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, __m512i (&sums)[R][P]) {
+SHARE4V_INLINE void add_expanded_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, PanelSums<R, P>& sums) {
   const uint8_t* at = w.data + g * kInt4GroupBytes;
   const int8_t* inputs = x.values + g * kGroup;
   const __m512i low = _mm512_set1_epi8(15), low_word = _mm512_set1_epi32(0xffff), flip = _mm512_set1_epi16(128);
@@ -270,7 +351,7 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
   }
   for (int64_t begin = 0, end; begin < w.groups; begin = end) {
     end = span_end(x, w, begin);
-    __m512i sums[R][P];
+    PanelSums<R, P> sums;
     SHARE4V_UNROLL
     for (int r = 0; r < R; r++) {
       constexpr int32_t kOffset = weight_offset(kPacking, R);
@@ -279,17 +360,11 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
       for (int p = 0; p < P; p++) sums[r][p] = start;
     }
     for (int64_t g = begin; g < end; g++) {
-      const uint8_t* at = w.data + g * group_bytes_of(kPacking);
-      const int8_t* inputs = x.values + g * kGroup;
       if (w.ahead) prefetch_group<P>(w, g + w.ahead, group_bytes_of(kPacking));
       if constexpr (kPacking == Packing::kInt4Super && expands_super(R)) {
         add_expanded_group<R, P>(x, w, g, sums);
-      } else if constexpr (kPacking == Packing::kInt4Super) {
-        add_super_group<R, P>(x, w, g, sums);
-      } else if constexpr (kPacking == Packing::kInt4) {
-        add_int4_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
       } else {
-        add_int8_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
+        add_group<kPacking, R, P>(x, w, g, sums);
       }
     }
     Lanes factor[P];

@@ -8,10 +8,6 @@
 namespace share4v {
 namespace SHARE4V_ISA {
 
-// Sums of R rows and P panels: vector v has the outputs 4 v .. 4 v + 3 of a panel.
-template <int R, int P>
-using PanelSums = int32x4_t[R][P][4];
-
 inline int8x16_t load_weights(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
 
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -31,7 +27,6 @@ SHARE4V_INLINE void add_int8_quad(const uint8_t* at, int64_t stride, const int8x
   }
 }
 
-// Adds the products of R rows with a group's int8 weights of P panels. `at` and `inputs` point to the group.
 template <int R, int P>
 SHARE4V_INLINE void add_int8_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
                                    PanelSums<R, P>& sums) {
@@ -67,7 +62,6 @@ SHARE4V_INLINE void add_int4_quads(const uint8_t* at, int64_t stride, const int8
   }
 }
 
-// As add_int8_group, for int4 weights, which are read as 0 .. 15.
 template <int R, int P>
 SHARE4V_INLINE void add_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
                                    PanelSums<R, P>& sums) {
@@ -156,8 +150,7 @@ SHARE4V_INLINE void add_int4_group(const uint8_t* at, int64_t stride, const int8
 
 #endif
 
-// Adds scale times product, and the offsets, of group g of an int4 super-block to sums. The sum of a group's products of
-// q - 8, at most 32 * 8 * 127, fits into 16 bits.
+// The sum of a group's products of q - 8, at most 32 * 8 * 127, fits into 16 bits.
 template <int R, int P>
 SHARE4V_INLINE void add_super_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, PanelSums<R, P>& sums) {
   PanelSums<R, P> products;
@@ -223,17 +216,7 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
           for (int v = 0; v < 4; v++) sums[r][p][v] = vdupq_n_s32(offset);
         }
       }
-      for (int64_t g = begin; g < end; g++) {
-        const uint8_t* at = w.data + g * group_bytes_of(kPacking);
-        const int8_t* inputs = x.values + g * kGroup;
-        if constexpr (kPacking == Packing::kInt4Super) {
-          add_super_group<R, P>(x, w, g, sums);
-        } else if constexpr (kPacking == Packing::kInt4) {
-          add_int4_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
-        } else {
-          add_int8_group<R, P>(at, w.stride, inputs, x.value_stride, sums);
-        }
-      }
+      for (int64_t g = begin; g < end; g++) add_group<kPacking, R, P>(x, w, g, sums);
       const bool is_first = overwrite && begin == 0;
       SHARE4V_UNROLL
       for (int p = 0; p < P; p++) {
@@ -252,24 +235,13 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
 
 #if defined(__ARM_FEATURE_DOTPROD)
 
-constexpr int kPackedRows = 6;  // of a tile for many rows: 24 sums, 2 inputs and up to 4 weights use 30 of 32 registers
-
-// Packs six rows for packed_tile: [quads][6 rows][4].
-inline void pack_quads(const QuantizedInputs& x, int64_t groups, int8_t* to) {
-  for (int64_t k = 0; k < groups * kGroup; k += 16, to += kPackedRows * 16) {
-    int32x4_t row[kPackedRows];
+// Stores `count` values of a row, a multiple of 32, as every kInputRows-th item from `to` on.
+inline void spread_values(const int8_t* values, int64_t count, int8_t* to) {
+  constexpr int kItems = kGroup / kInputItem;
+  for (int64_t k = 0; k < count; k += kGroup, to += kItems * kInputRows * kInputItem) {
     SHARE4V_UNROLL
-    for (int r = 0; r < kPackedRows; r++) row[r] = vreinterpretq_s32_s8(vld1q_s8(x.values + r * x.value_stride + k));
-    const int32x4_t a = vzip1q_s32(row[0], row[2]), b = vzip1q_s32(row[1], row[3]);
-    const int32x4_t c = vzip2q_s32(row[0], row[2]), d = vzip2q_s32(row[1], row[3]);
-    const int32x4_t four[4] = {vzip1q_s32(a, b), vzip2q_s32(a, b), vzip1q_s32(c, d), vzip2q_s32(c, d)};
-    const int32x4_t e = vzip1q_s32(row[4], row[5]), f = vzip2q_s32(row[4], row[5]);
-    const int32x2_t two[4] = {vget_low_s32(e), vget_high_s32(e), vget_low_s32(f), vget_high_s32(f)};
-    SHARE4V_UNROLL
-    for (int q = 0; q < 4; q++) {
-      vst1q_s8(to + q * 24, vreinterpretq_s8_s32(four[q]));
-      vst1_s8(to + q * 24 + 16, vreinterpret_s8_s32(two[q]));
-    }
+    for (int i = 0; i < kItems; i++)
+      std::memcpy(to + i * kInputRows * kInputItem, values + k + i * kInputItem, kInputItem);
   }
 }
 
@@ -278,47 +250,73 @@ SHARE4V_INLINE void add_scaled(const int32x4_t (&sums)[4], Lanes factor, float s
   store(c, fma(to_lanes(sums[0], sums[1], sums[2], sums[3]), mul(factor, set1(scale)), is_first ? zero() : load(c)));
 }
 
-// Multiplies six rows, which pack_quads packed into `inputs`, by the first panel of w. The loop has few inputs in
-// registers and is not unrolled: otherwise GCC moves and spills the sums.
-inline void packed_tile(const QuantizedInputs& x, const int8_t* inputs, const IntPanels& w, FloatRows c,
-                        bool overwrite) {
+#if !defined(__ARM_FEATURE_MATMUL_INT8)
+
+// Adds the products of input quad kFirst + kRow of `quads`, which is row kRow's, with a quad of weights of four outputs.
+// Not vdotq_laneq_s32: with it, GCC 12 copies sums from register to register in the loop.
+template <int kFirst, int kRow, int R>
+SHARE4V_INLINE void add_lane(int8x16_t weights, const int8x16_t (&quads)[3], int v, int32x4_t (&sums)[R][4]) {
+  constexpr int kQuad = kFirst + kRow;
+  if constexpr (kRow < R)
+    asm("sdot %0.4s, %1.16b, %2.4b[%3]"
+        : "+w"(sums[kRow][v])
+        : "w"(weights), "w"(quads[kQuad / 4]), "i"(kQuad % 4));
+}
+
+// Adds the products of a quad of inputs of each of R rows, which begin at quad kFirst of `quads`, with a quad of weights
+// of 16 outputs.
+template <int kFirst, int R>
+SHARE4V_INLINE void add_quad(const uint8_t* at, const int8x16_t (&quads)[3], int32x4_t (&sums)[R][4]) {
+  SHARE4V_UNROLL
+  for (int v = 0; v < 4; v++) {
+    const int8x16_t weights = load_weights(at + v * 16);
+    add_lane<kFirst, 0>(weights, quads, v, sums);
+    add_lane<kFirst, 1>(weights, quads, v, sums);
+    add_lane<kFirst, 2>(weights, quads, v, sums);
+    add_lane<kFirst, 3>(weights, quads, v, sums);
+    add_lane<kFirst, 4>(weights, quads, v, sums);
+    add_lane<kFirst, 5>(weights, quads, v, sums);
+  }
+}
+
+// Multiplies the first R rows of a block by the first panel of w. A tile of six rows has 24 sums, 3 vectors of inputs and
+// up to 4 of weights in 31 of 32 registers.
+template <int R>
+inline void block_tile(QuantizedInputs x, IntPanels w, FloatRows c, bool overwrite) {
   for (int64_t begin = 0, end; begin < w.groups; begin = end) {
     end = span_end(x, w, begin);
-    int32x4_t sums[kPackedRows][4];
+    int32x4_t sums[R][4];
     SHARE4V_UNROLL
-    for (int r = 0; r < kPackedRows; r++) {
+    for (int r = 0; r < R; r++) {
       SHARE4V_UNROLL
       for (int v = 0; v < 4; v++) sums[r][v] = vdupq_n_s32(0);
     }
     const uint8_t* at = w.data + begin * kInt8GroupBytes;
-    const int8_t* values = inputs + begin * kGroup * kPackedRows;
+    const int8_t* values = x.from(0, begin).values;
     const uint8_t* const stop = w.data + end * kInt8GroupBytes;
-    for (; at < stop; at += 64, values += kPackedRows * 4) {
-      const int8x16_t four = vld1q_s8(values);
-      const int8x8_t two = vld1_s8(values + 16);
-      SHARE4V_UNROLL
-      for (int v = 0; v < 4; v++) {
-        const int8x16_t weights = load_weights(at + v * 16);
-        sums[0][v] = vdotq_laneq_s32(sums[0][v], weights, four, 0);
-        sums[1][v] = vdotq_laneq_s32(sums[1][v], weights, four, 1);
-        sums[2][v] = vdotq_laneq_s32(sums[2][v], weights, four, 2);
-        sums[3][v] = vdotq_laneq_s32(sums[3][v], weights, four, 3);
-        sums[4][v] = vdotq_lane_s32(sums[4][v], weights, two, 0);
-        sums[5][v] = vdotq_lane_s32(sums[5][v], weights, two, 1);
-      }
+    for (; at < stop; at += 128, values += 2 * kInputRows * kInputItem) {
+      const int8x16_t quads[3] = {vld1q_s8(values), vld1q_s8(values + 16), vld1q_s8(values + 32)};
+      add_quad<0, R>(at, quads, sums);
+      add_quad<kInputRows, R>(at + 64, quads, sums);
     }
     const Lanes factor = load(w.scales + (begin >> w.shift) * kLanes);
+    const float* scales = x.scales + (begin >> x.shift);
+    const bool is_first = overwrite && begin == 0;
     SHARE4V_UNROLL
-    for (int r = 0; r < kPackedRows; r++)
-      add_scaled(sums[r], factor, x.scales[r * x.group_stride + (begin >> x.shift)], c.row(r), overwrite && begin == 0);
+    for (int r = 0; r < R; r++) add_scaled(sums[r], factor, scales[r * x.group_stride], c.row(r), is_first);
   }
 }
 
-// Multiplies six rows by all panels of w. `scratch` has room for the rows' inputs.
-inline void packed_rows(const QuantizedInputs& x, const IntPanels& w, FloatRows c, bool overwrite, int8_t* scratch) {
-  pack_quads(x, w.groups, scratch);
-  for (int64_t p = 0; p < w.count; p++) packed_tile(x, scratch, w.from(p), c.from(0, p * kLanes), overwrite);
+// Multiplies `rows` rows, at most R, of a block by all panels of w.
+template <int R = kInputRows>
+void block_rows(int64_t rows, const QuantizedInputs& x, const IntPanels& w, FloatRows c, bool overwrite) {
+  if constexpr (R > 1) {
+    if (rows < R) return block_rows<R - 1>(rows, x, w, c, overwrite);
+  }
+  for (int64_t p = 0; p < w.count; p++) block_tile<R>(x, w.from(p), c.from(0, p * kLanes), overwrite);
 }
+
+#endif
 
 #endif
 

@@ -18,7 +18,7 @@ inline double seconds_now() {
 #if defined(__AVX512F__)
 constexpr int kPeakSums = 24;
 #else
-constexpr int kPeakSums = 6;  // two registers each
+constexpr int kPeakSums = 6;  // two registers each, four in NEON
 #endif
 constexpr int64_t kPeakSteps = 20'000'000;
 
@@ -45,27 +45,28 @@ inline double peak_float32(double* sink) {
 
 // Returns the operations per second of `step`, an instruction that adds products to a register, on all threads together.
 // `operations` are those of one instruction. The sums are read as integers, so that no compiler drops them.
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || (defined(SHARE4V_NEON) && defined(__ARM_FEATURE_DOTPROD))
 template <class Sum, class Step>
 double peak_of(int operations, Sum zero, Step step, double* sink) {
+  constexpr int kSums = 24;
   int64_t total = 0;
   const double start = seconds_now();
 #pragma omp parallel num_threads(thread_count()) reduction(+ : total)
   {
-    Sum sums[kPeakSums];
-    for (int i = 0; i < kPeakSums; i++) sums[i] = zero;
+    Sum sums[kSums];
+    for (int i = 0; i < kSums; i++) sums[i] = zero;
     for (int64_t count = 0; count < kPeakSteps; count++) {
       SHARE4V_UNROLL
-      for (int i = 0; i < kPeakSums; i++) sums[i] = step(sums[i]);
+      for (int i = 0; i < kSums; i++) sums[i] = step(sums[i]);
     }
-    for (int i = 0; i < kPeakSums; i++) {
+    for (int i = 0; i < kSums; i++) {
       int64_t words[sizeof(Sum) / sizeof(int64_t)];
       std::memcpy(words, &sums[i], sizeof words);
       for (int64_t word : words) total += word & 1;
     }
   }
   *sink = static_cast<double>(total);
-  return 1.0 * operations * kPeakSums * kPeakSteps * thread_count() / (seconds_now() - start);
+  return 1.0 * operations * kSums * kPeakSteps * thread_count() / (seconds_now() - start);
 }
 #endif
 
@@ -77,6 +78,16 @@ double run_peak(Peak kind, double* sink) {
   if (kind == Peak::kInt8) {
     const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(2);
     return peak_of(128, _mm512_setzero_si512(), [&](__m512i sum) { return _mm512_dpbusd_epi32(sum, a, b); }, sink);
+  }
+#endif
+#if defined(SHARE4V_NEON) && defined(__ARM_FEATURE_DOTPROD)
+  if (kind == Peak::kInt8) {
+    const int8x16_t a = vdupq_n_s8(1), b = vdupq_n_s8(2);
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    return peak_of(64, vdupq_n_s32(0), [&](int32x4_t sum) { return vmmlaq_s32(sum, a, b); }, sink);
+#else
+    return peak_of(32, vdupq_n_s32(0), [&](int32x4_t sum) { return vdotq_s32(sum, a, b); }, sink);
+#endif
   }
 #endif
 #if defined(__AVX512BF16__)

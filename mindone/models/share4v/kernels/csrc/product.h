@@ -42,6 +42,18 @@ inline int64_t scale_stride_of(const Matrix& m) {
   return (scales + (packing_of(m) == Packing::kInt4Super ? groups_of(m) : 0)) * kLanes;
 }
 
+// Up to so many rows, int4 weights are read as they are; beyond, expanding them to int8 first is faster.
+#if defined(__AMX_INT8__)
+constexpr int64_t kFewRows = 12;
+#else
+constexpr int64_t kFewRows = 2 * kIntRows;
+#endif
+
+// Whether rows are so few that weights are multiplied as they are stored, by tiles that read rows one by one.
+inline bool are_few(Packing packing, int64_t rows) {
+  return rows <= kFewRows || (packing == Packing::kInt8 && rows < kRowBlock);
+}
+
 // The input rows of a product. Which member is used depends on the type of the matrix.
 struct Inputs {
   FloatInputs<float> floats = {};
@@ -99,10 +111,24 @@ inline Inputs allocate_inputs(Arena& arena, const Matrix& m, int64_t rows) {
   q.value_stride = width + 64;
   q.group_stride = groups_of(m) + 1;
   q.shift = input_shift(m);
-  q.values = arena.allocate<int8_t>(padded_rows * q.value_stride);
+  q.values = arena.allocate<int8_t>((padded_rows + kInputRows) * q.value_stride);
   q.scales = arena.allocate<float>(padded_rows * q.group_stride);
-  q.sums = arena.allocate<int32_t>(padded_rows * q.group_stride);
+  if (!kInputRows || are_few(packing_of(m), rows)) q.sums = arena.allocate<int32_t>(padded_rows * q.group_stride);
   return inputs;
+}
+
+// Quantizes `groups` groups that begin at group g of a row, with one scale.
+inline void store_groups(const QuantizedInputs& q, int64_t row, int64_t g, int64_t groups, const float* x) {
+  if (!q.in_blocks()) {
+    const QuantizedInputs to = q.from(row, g);
+    return quantize_groups(x, groups, to.values, to.scales, to.sums);
+  }
+#if defined(SHARE4V_NEON) && defined(__ARM_FEATURE_DOTPROD)
+  int8_t values[kSuper];
+  const QuantizedInputs block = q.from(row - row % kInputRows, g);
+  quantize_groups(x, groups, values, q.scales + row * q.group_stride + (g >> q.shift), nullptr);
+  spread_values(values, groups * kGroup, block.values + row % kInputRows * kInputItem);
+#endif
 }
 
 // Stores columns begin .. end - 1 of an input row; `begin` is a multiple of 256 and x points to column `begin`.
@@ -121,8 +147,7 @@ inline void store_inputs(const Inputs& inputs, const Matrix& m, int64_t row, int
       std::memcpy(padded, values, static_cast<size_t>(n) * sizeof(float));
       values = padded;
     }
-    const QuantizedInputs to = q.from(row, k / kGroup);
-    quantize_groups(values, groups, to.values, to.scales, to.sums);
+    store_groups(q, row, k / kGroup, groups, values);
   }
 }
 
@@ -206,27 +231,14 @@ inline void int8_many_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, 
       int_rows<Packing::kInt8>(std::min<int64_t>(kIntRows, count - i), part.from(i, 0), w.from(p), c.from(r + i, p * kLanes),
                       overwrite);
   }
-#elif defined(__ARM_FEATURE_MATMUL_INT8)
-  int8_t inputs[2 * kTilePairs * kExpandedGroups * kGroup];
-  for (int64_t r = 0; r < rows; r += 2 * kTilePairs)
-    mmla_rows(std::min<int64_t>(2 * kTilePairs, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite, inputs);
 #elif defined(SHARE4V_NEON) && defined(__ARM_FEATURE_DOTPROD)
-  int8_t inputs[kPackedRows * kExpandedGroups * kGroup];
-  int64_t r = 0;
-  for (; r + kPackedRows <= rows; r += kPackedRows) packed_rows(x.from(r, 0), w, c.from(r, 0), overwrite, inputs);
-  if (r < rows) int_rows<Packing::kInt8>(rows - r, x.from(r, 0), w, c.from(r, 0), overwrite);
+  for (int64_t r = 0; r < rows; r += kInputRows)
+    block_rows(std::min<int64_t>(kInputRows, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite);
 #else
   for (int64_t r = 0; r < rows; r += kIntRows)
     int_rows<Packing::kInt8>(std::min<int64_t>(kIntRows, rows - r), x.from(r, 0), w, c.from(r, 0), overwrite);
 #endif
 }
-
-// Up to so many rows, int4 weights are read as they are; beyond, expanding them to int8 first is faster.
-#if defined(__AMX_INT8__)
-constexpr int64_t kFewRows = 12;
-#else
-constexpr int64_t kFewRows = 2 * kIntRows;
-#endif
 
 // int4 super: for more rows than this, a tile computes so long on a group that the processor does not look far enough ahead.
 // Fetching weights gained nothing for one row, and slowed int8 down.
@@ -246,7 +258,7 @@ inline void few_rows(Packing packing, int64_t rows, const QuantizedInputs& x, In
 inline void int_product(int64_t rows, const QuantizedInputs& x, Packing packing, IntPanels w, FloatRows c,
                         uint8_t* scratch) {
   const bool int8 = packing == Packing::kInt8;
-  if (rows <= kFewRows || (int8 && rows < kRowBlock)) return few_rows(packing, rows, x, w, c);
+  if (are_few(packing, rows)) return few_rows(packing, rows, x, w, c);
   for (int64_t g = 0; g < w.groups; g += kExpandedGroups) {
     IntPanels block = w;
     block.groups = std::min(kExpandedGroups, w.groups - g);
