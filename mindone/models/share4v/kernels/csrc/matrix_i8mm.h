@@ -61,9 +61,10 @@ SHARE4V_INLINE void add_eighths(const uint8_t* at, const int8_t* values, int32x4
 }
 
 // Multiplies the first `rows` rows of a block, 2 * kPairs or one less, by 8 outputs: a half of a panel in SMMLA's order. A
-// row that is missing is allocated, and its sums are dropped.
+// row that is missing is allocated, and its sums are dropped. Not inlined: where it is, GCC spills sums.
 template <int kPairs>
-inline void mmla_tile(int64_t rows, QuantizedInputs x, IntPanels w, int half, FloatRows c, bool overwrite) {
+[[gnu::noinline]] inline void mmla_tile(int64_t rows, QuantizedInputs x, IntPanels w, int half, FloatRows c,
+                                        bool overwrite) {
   for (int64_t begin = 0, end; begin < w.groups; begin = end) {
     end = span_end(x, w, begin);
     int32x4_t sums[kPairs][4];  // of two rows and two outputs

@@ -280,9 +280,9 @@ SHARE4V_INLINE void add_quad(const uint8_t* at, const int8x16_t (&quads)[3], int
 }
 
 // Multiplies the first R rows of a block by the first panel of w. A tile of six rows has 24 sums, 3 vectors of inputs and
-// up to 4 of weights in 31 of 32 registers.
+// up to 4 of weights in 31 of 32 registers. Not inlined: where it is, GCC spills sums.
 template <int R>
-inline void block_tile(QuantizedInputs x, IntPanels w, FloatRows c, bool overwrite) {
+[[gnu::noinline]] inline void block_tile(QuantizedInputs x, IntPanels w, FloatRows c, bool overwrite) {
   for (int64_t begin = 0, end; begin < w.groups; begin = end) {
     end = span_end(x, w, begin);
     int32x4_t sums[R][4];
