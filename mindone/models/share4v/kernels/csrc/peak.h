@@ -44,28 +44,35 @@ inline double peak_float32(double* sink) {
 }
 
 // Returns the operations per second of `step`, an instruction that adds products to a register, on all threads together.
-// `operations` are those of one instruction. The sums are read as integers, so that no compiler drops them.
+// `operations` are those of one instruction. The empty asm statements read and write the sums, so that no compiler takes
+// them for equal or drops them. A loop over them that is not unrolled makes GCC 12 keep them in memory.
+#if defined(SHARE4V_NEON)
+#define SHARE4V_WRITE(value) asm volatile("" : "+w"(value))
+#define SHARE4V_READ(value) asm volatile("" : : "w"(value))
+#else
+#define SHARE4V_WRITE(value) asm volatile("" : "+v"(value))
+#define SHARE4V_READ(value) asm volatile("" : : "v"(value))
+#endif
 #if defined(__AVX512VNNI__) || (defined(SHARE4V_NEON) && defined(__ARM_FEATURE_DOTPROD))
 template <class Sum, class Step>
-double peak_of(int operations, Sum zero, Step step, double* sink) {
+double peak_of(int operations, Sum zero, Step step) {
   constexpr int kSums = 24;
-  int64_t total = 0;
   const double start = seconds_now();
-#pragma omp parallel num_threads(thread_count()) reduction(+ : total)
+#pragma omp parallel num_threads(thread_count())
   {
     Sum sums[kSums];
-    for (int i = 0; i < kSums; i++) sums[i] = zero;
+    SHARE4V_UNROLL
+    for (int i = 0; i < kSums; i++) {
+      sums[i] = zero;
+      SHARE4V_WRITE(sums[i]);
+    }
     for (int64_t count = 0; count < kPeakSteps; count++) {
       SHARE4V_UNROLL
       for (int i = 0; i < kSums; i++) sums[i] = step(sums[i]);
     }
-    for (int i = 0; i < kSums; i++) {
-      int64_t words[sizeof(Sum) / sizeof(int64_t)];
-      std::memcpy(words, &sums[i], sizeof words);
-      for (int64_t word : words) total += word & 1;
-    }
+    SHARE4V_UNROLL
+    for (int i = 0; i < kSums; i++) SHARE4V_READ(sums[i]);
   }
-  *sink = static_cast<double>(total);
   return 1.0 * operations * kSums * kPeakSteps * thread_count() / (seconds_now() - start);
 }
 #endif
@@ -77,23 +84,23 @@ double run_peak(Peak kind, double* sink) {
 #if defined(__AVX512VNNI__)
   if (kind == Peak::kInt8) {
     const __m512i a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(2);
-    return peak_of(128, _mm512_setzero_si512(), [&](__m512i sum) { return _mm512_dpbusd_epi32(sum, a, b); }, sink);
+    return peak_of(128, _mm512_setzero_si512(), [&](__m512i sum) { return _mm512_dpbusd_epi32(sum, a, b); });
   }
 #endif
 #if defined(SHARE4V_NEON) && defined(__ARM_FEATURE_DOTPROD)
   if (kind == Peak::kInt8) {
     const int8x16_t a = vdupq_n_s8(1), b = vdupq_n_s8(2);
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-    return peak_of(64, vdupq_n_s32(0), [&](int32x4_t sum) { return vmmlaq_s32(sum, a, b); }, sink);
+    return peak_of(64, vdupq_n_s32(0), [&](int32x4_t sum) { return vmmlaq_s32(sum, a, b); });
 #else
-    return peak_of(32, vdupq_n_s32(0), [&](int32x4_t sum) { return vdotq_s32(sum, a, b); }, sink);
+    return peak_of(32, vdupq_n_s32(0), [&](int32x4_t sum) { return vdotq_s32(sum, a, b); });
 #endif
   }
 #endif
 #if defined(__AVX512BF16__)
   if (kind == Peak::kBfloat16) {
     const __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.5f));
-    return peak_of(64, _mm512_setzero_ps(), [&](__m512 sum) { return _mm512_dpbf16_ps(sum, a, a); }, sink);
+    return peak_of(64, _mm512_setzero_ps(), [&](__m512 sum) { return _mm512_dpbf16_ps(sum, a, a); });
   }
 #endif
   return 0.0;
