@@ -85,7 +85,6 @@ class Result:
     peer_speeds: list[float] = field(default_factory=list)
     variant: str = ""  # of the peer, if it has several: the fastest
     other_cores: float = 0.0  # that other programs used meanwhile
-    limit: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Return the medians, their ratio (above 1: ours is faster), and the smallest and largest ratio of a round."""
@@ -96,7 +95,7 @@ class Result:
             "ours": str(self.ours), "peer": str(self.peer), "our_median": medians[0], "peer_median": medians[1],
             "ratio": medians[0] / medians[1], "ratio_min": min(ratios), "ratio_max": max(ratios),
             "our_speeds": self.our_speeds, "peer_speeds": self.peer_speeds,
-            "peer_variant": self.variant, "other_cores": self.other_cores, "roofline": self.limit,
+            "peer_variant": self.variant, "other_cores": self.other_cores,
         }  # fmt: skip
 
     def line(self) -> str:
@@ -199,7 +198,8 @@ def run(options: argparse.Namespace, report: Report, directory: Path) -> Iterato
 
 def _pair(ours: Worker, start: Callable[[], Worker], rows: list[str], rounds: int, report: Report) -> Iterator[str]:
     """Yield the lines of one pair; a failure is recorded, and the other rows are still measured."""
-    limits = ours.ask({"do": "limits"})  # in the same minutes
+    limits = ours.ask({"do": "limits"})
+    first = len(report.results)
     try:
         peer = start()
     except WorkerError as error:
@@ -217,10 +217,12 @@ def _pair(ours: Worker, start: Callable[[], Worker], rows: list[str], rounds: in
                 report.note(report.warnings, f"{what}: a waiting side used {busiest:.2f} cores")
             if result.other_cores > machine.BUSY_CORES:
                 report.note(report.warnings, f"{what}: other programs used {result.other_cores:.2f} cores")
-            median = statistics.median(result.our_speeds)
-            result.limit = roofline(row, ours.contender.dtype, median, BATCH, ours.facts, limits)
             report.results.append(result.summary())
             yield result.line()
+    # The limits before and after: on a shared host one minute can have half of another's bandwidth.
+    limits = {name: max(value, limits[name]) for name, value in ours.ask({"do": "limits"}).items()}
+    for found in report.results[first:]:
+        found["roofline"] = roofline(found["row"], ours.contender.dtype, found["our_median"], BATCH, ours.facts, limits)
 
 
 def save(options: argparse.Namespace, report: Report) -> None:
