@@ -121,7 +121,7 @@ def convert(source: Path, out: Path, is_time_to_kill: Callable[[Run, float], boo
             break
         run.layers += [now] * (finished_layers(out) + 1 - len(run.layers))
         if is_time_to_kill(run, now):
-            process.send_signal(signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)  # Popen's own would first ask whether it has ended
         time.sleep(0.1)
     run.seconds, run.cpu_seconds, run.peak = now, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
     return run

@@ -91,7 +91,10 @@ def _functions(arguments: Namespace) -> dict[str, Any]:
     clip = Path(arguments.clip) if arguments.clip else None
     files = sorted(clip.iterdir()) if clip is not None and clip.is_dir() else []
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
-    model = {name: str(value) for name, value in sorted(model_options(arguments).items())} if arguments.verify else {}
+    from mindone.pipelines.image_to_text.dataset.options import WITHOUT_EFFECT
+
+    options = {name: value for name, value in model_options(arguments).items() if name not in WITHOUT_EFFECT}
+    model = {name: str(value) for name, value in sorted(options.items())} if arguments.verify else {}
     return {"clip": None if clip is None else [str(clip.absolute()), states], "model": model}
 
 

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def link_upstream(site: Path) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from these sources, which takes a minute; or the one that was already, in SHARE4V_TEST_WHEEL."""
     if built := os.environ.get("SHARE4V_TEST_WHEEL"):
+        assert find_spec("build"), "README's second command builds with it"
         return Path(built)
     out = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT, cwd=out)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .calibration import embed_ids, find_pictures, picture_sequences, text_ids
 from .checkpoint.atomic import STAGING, staged
+from .checkpoint.errors import CheckpointError
 from .checkpoint.formats import StoredTensor
 from .checkpoint.gguf.pair import GGUFPair
 from .checkpoint.layout import Checkpoint
@@ -28,7 +29,7 @@ from .configuration_formats import format_of
 from .display import printable
 from .kernels.blocks import BlockPlan, Shapes
 from .kernels.library import library
-from .kernels.packing import BlockWriter
+from .kernels.packing import BlockWriter, block_bytes
 from .language.weights import LANGUAGE_MODEL
 from .load_options import CheckpointOptions, checked_options, explicit_options
 from .processing.gguf_vocabulary import BYTE_LEVEL, template_of_gguf
@@ -105,6 +106,7 @@ def convert(  # type: ignore[misc]  # vision_tower, an option, may be given by p
         `out`.
 
     Raises:
+        BlockingIOError: another process is converting the same checkpoint into `out`.
         FileExistsError: `out` contains something else.
         FileNotFoundError: int4 needs the checkpoint's tokenizer, which is missing.
         CheckpointError: the source is damaged, incomplete or does not fit its config.
@@ -208,10 +210,20 @@ def _packer(
             return pack(plan, weights.reader(plan))
         layer = plan.spec.cache_layer
         if layer < finished.count:
-            return finished.block(layer)
+            block = finished.block(layer)
+            if block.size == block_bytes(plan.spec):
+                return block
+            raise CheckpointError(
+                f"{finished.directory}: layer {layer} is damaged: delete this directory, and convert again"
+            )
         writer = BlockWriter(plan.spec)
         write_vectors(writer, plan, weights.layer)
-        block = rounder.block(plan, writer, finished.sequences())
+        try:
+            block = rounder.block(plan, writer, finished.sequences())
+        except OverflowError as error:
+            raise CheckpointError(
+                f"{plan.name}: {error}: check that the file is not damaged, or use another dtype (--dtype)"
+            ) from error
         finished.add(layer, block)
         return block
 

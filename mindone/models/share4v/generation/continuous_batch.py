@@ -333,8 +333,11 @@ class ContinuousBatch(Generic[RequestId]):
                 logits = self._forward(new, running)
         except MemoryError as no_memory:
             row, slot = max((new or running).items(), key=lambda one: one[1].started)
-            self._free(row, slot)
-            return [slot.completion("error", no_memory)]
+            # The logits of prompts that were completed in an earlier pass of this step are lost.
+            ended = {row: slot} | {place: one for place, one in new.items() if one.prefilled >= len(one.prompt)}
+            for place, one in ended.items():
+                self._free(place, one)
+            return [one.completion("error", no_memory) for one in ended.values()]
         completions = []
         not_finite = []
         for row, values in sorted(logits.items()):

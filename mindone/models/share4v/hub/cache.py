@@ -73,7 +73,8 @@ def has_companions(directory: Path) -> bool:
     """Return whether a directory has the small files that a checkpoint of its kind needs, judged by its config.json.
 
     For directories that other programs filled, which may have fetched only the config. A vision tower needs
-    preprocessor_config.json, a language model tokenizer.model or a byte-level tokenizer.json, and LLaVA's format both.
+    preprocessor_config.json, a language model tokenizer.model or a byte-level tokenizer.json with a file that names its
+    eos_token, and LLaVA's format both.
     """
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -85,7 +86,9 @@ def has_companions(directory: Path) -> bool:
     needs_preprocessor = is_tower or "text_config" in config
     if needs_preprocessor and not (directory / "preprocessor_config.json").is_file():
         return False
-    return is_tower or (directory / "tokenizer.model").is_file() or _is_byte_level(directory / "tokenizer.json")
+    names_eos = any((directory / name).is_file() for name in ("tokenizer_config.json", "special_tokens_map.json"))
+    is_byte_level = names_eos and _is_byte_level(directory / "tokenizer.json")
+    return is_tower or (directory / "tokenizer.model").is_file() or is_byte_level
 
 
 def _is_byte_level(path: Path) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import sys
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -64,6 +66,7 @@ class FinishedLayers:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._shapes: list[tuple[int, ...]] = []
+        self._lock: IO[bytes] | None = None
 
     @property
     def count(self) -> int:
@@ -71,14 +74,20 @@ class FinishedLayers:
         return max((int(path.name.rpartition("-")[2]) for path in self.directory.glob("sequences-*")), default=0)
 
     def begin(self, sequences: Sequence[np.ndarray]) -> None:
-        """Store what goes into the first layer, [T, H] each, unless layers are finished already."""
+        """Store what goes into the first layer, [T, H] each, unless layers are finished already.
+
+        Raises:
+            BlockingIOError: another process is at work on this conversion; both would change the same sequences.
+        """
         self._shapes = [sequence.shape for sequence in sequences]
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.directory)
         if self.count:
             return
         with (self.directory / CURRENT).open("wb") as file:
             for sequence in sequences:
                 file.write(np.ascontiguousarray(sequence, np.float32).data)
+            _sync(file)
         (self.directory / CURRENT).replace(self._path("sequences", 0))
 
     def sequences(self) -> SequenceFile:
@@ -95,13 +104,57 @@ class FinishedLayers:
         unfinished = self.directory / "unfinished"
         with unfinished.open("wb") as file:
             file.write(block.data)
+            _sync(file)
         unfinished.replace(self._path("block", layer))
+        with (self.directory / CURRENT).open("rb+") as file:
+            _sync(file)
         (self.directory / CURRENT).replace(self._path("sequences", layer + 1))
         self._path("sequences", layer).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Delete everything, once the checkpoint is complete."""
+        """Delete everything, once the checkpoint is complete, and what abandoned conversions left beside it."""
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+        kind = self.directory.name.rpartition("-")[0]
+        for other in self.directory.parent.glob(f"{kind}-*"):
+            try:
+                held = lock(other)
+            except OSError:  # another process is at work on it
+                continue
+            if held is not None:  # otherwise nobody knows whether one is
+                shutil.rmtree(other, ignore_errors=True)
+                held.close()
 
     def _path(self, kind: str, number: int) -> Path:
         return self.directory / f"{kind}-{number:05d}"
+
+
+def lock(directory: Path) -> IO[bytes] | None:
+    """Keep other processes out of a conversion's directory until the file is closed; None where files have no locks.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    file = (directory / "lock").open("wb")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise BlockingIOError(
+            f"{directory.parent}: another process is converting the same checkpoint into it: wait for it, or end it"
+        ) from error
+    except OSError:  # a file system without locks
+        file.close()
+        return None
+    return file
+
+
+def _sync(file: IO[bytes]) -> None:
+    """Write to the disk itself, so that a file never has its final name without its content."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from .moments import Moments
 # to their diagonal. The fewer samples there are, the more of the moments is chance.
 DAMPING = 0.4
 SWEEPS = 2  # of coordinate descent over all codes, behind GPTQ
+LARGEST = 65504.0 * 60  # weight of which a super-block can have a float16 scale, as in csrc/pack.h
 
 
 def gptq(weight: np.ndarray, moments: Moments) -> RoundedRows:
@@ -26,7 +27,13 @@ def gptq(weight: np.ndarray, moments: Moments) -> RoundedRows:
     Args:
         weight: float32 [N, K].
         moments: of the inputs. They are changed in place: of the widest matrix, a 7B has half a gigabyte.
+
+    Raises:
+        OverflowError: a weight is too large for int4.
     """
+    largest = max(float(weight.max()), -float(weight.min()))
+    if largest > LARGEST:
+        raise OverflowError(f"values up to {largest:.3g} are too large for int4, whose limit is {LARGEST:.3g}")
     columns = weight.shape[1]
     pivots, lower = _factors(moments)
     # Super-block by super-block `errors` becomes W - Q, and `left` becomes E L sqrt(D).

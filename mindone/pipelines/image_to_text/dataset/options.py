@@ -29,6 +29,7 @@ _RULE_ARGUMENTS = {"openings": "strip"}  # field of TextRules -> argument of cap
 FAULT_MODES = ("keep", "fail")
 AUTO = "auto"  # number of replicas that suits the machine
 NEAR_EQUAL_MODES = ("note", "once")
+WITHOUT_EFFECT = ("cache_dir", "local_files_only", "token", "numa")  # options of loading that change no caption
 # Settings of `generate` that are part of a job's description only if they are given.
 _OPTIONAL = ("min_p", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size")
 
@@ -57,8 +58,7 @@ class ModelChoice(LoadOptions):
 
         The fields that were added later are left out if they are not set, so that older jobs can be resumed.
         """
-        ignored = ("cache_dir", "local_files_only", "token", "numa")
-        values = {name: value for name, value in asdict(self).items() if name not in ignored}
+        values = {name: value for name, value in asdict(self).items() if name not in WITHOUT_EFFECT}
         values["adapter"] = self._adapters
         newer = ("revision", "subfolder", "adapter")
         return {name: value for name, value in values.items() if value or name not in newer}

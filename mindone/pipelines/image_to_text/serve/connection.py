@@ -10,6 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 _LOOKS = 4  # at an idle connection, before it is closed
+_LEAST_READ = 2**16  # bytes of an answer that a client takes between two looks, at least
 
 
 class Connection(H11Protocol):
@@ -20,7 +21,8 @@ class Connection(H11Protocol):
     connect, would make it refuse all requests.
 
     Args:
-        idle_seconds: how long a connection may be without a running request.
+        idle_seconds: how long a connection may be without a running request, while its client does not read the last
+            answer.
         config, server_state, app_state, _loop: as uvicorn's server gives them.
     """
 
@@ -36,6 +38,7 @@ class Connection(H11Protocol):
         self._idle_seconds = idle_seconds
         self._idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent = 0  # bytes of answers at the last look
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to count the time."""
@@ -60,7 +63,9 @@ class Connection(H11Protocol):
     def _look(self) -> None:
         # A request that its handler gave up leaves a transport that is closing, which waits for the client to read.
         is_working = self.cycle is not None and not self.cycle.response_complete and not self.transport.is_closing()
-        if is_working:
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        is_read = before - self._unsent >= min(before, _LEAST_READ) > 0
+        if is_working or is_read:
             self._idle_since = self.loop.time()
         elif self.loop.time() - self._idle_since >= self._idle_seconds:
             self.transport.abort()  # `close` would wait until everything has been sent

@@ -93,6 +93,8 @@ class ModelThread:
             try:
                 if self.engine is None:
                     self.engine, completed = self._new_engine(), 0
+                    if self.status != "ready":  # `close` came meanwhile, and found no engine
+                        return
                 self.engine.run()
                 return
             except Exception as error:

@@ -329,6 +329,33 @@ def test_a_pass_without_memory_ends_the_sequence_that_joined_last(
     assert list(finish(engine)[1].token_ids) == expected[1]
 
 
+def test_prompts_that_were_complete_before_memory_ran_out_end_too(
+    pair_of: Callable[..., Pair], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MindSpore's operators prefill in several passes: what the first one computed is lost with the second."""
+    reference, model = pair_of("usual", "cells")
+    model.tokenizer = tokenizer
+    beside, short, last = (Request(n, np.array([reference.text((9, 3, 200)[n])]), long(n)) for n in range(3))
+    expected = list(generate(model, beside))
+    engine: Engine[int] = Engine(model, 3)
+    engine.submit(beside)
+    engine.step()
+    decoder, passes = engine._batch._decoder, iter((None, MemoryError("no memory")))
+    real = decoder.prefill
+
+    def second_without_memory(*inputs: Any) -> Any:
+        if error := next(passes, None):
+            raise error
+        return real(*inputs)
+
+    engine.submit(short)
+    engine.submit(last)
+    monkeypatch.setattr(decoder, "prefill", second_without_memory)
+    completions = finish(engine)
+    assert [completions[number].finish_reason for number in range(3)] == ["length", "error", "error"]
+    assert list(completions[0].token_ids) == expected
+
+
 def test_an_error_of_the_whole_batch_fails_all_requests_and_closes_the_engine(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

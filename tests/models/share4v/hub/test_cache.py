@@ -47,6 +47,8 @@ def test_a_language_model_needs_a_tokenizer_that_can_be_read(tmp_path: Path) -> 
     (tmp_path / "tokenizer.json").write_text(json.dumps({"decoder": {"type": "ByteFallback"}}))
     assert not has_companions(tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": {"type": "ByteLevel"}}, indent=2))
+    assert not has_companions(tmp_path)  # nothing names its eos_token
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
     assert has_companions(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.model").write_bytes(b"1")

@@ -27,7 +27,7 @@ def selections(kernels: Library, rng: np.random.Generator) -> Iterator[np.ndarra
     sparse = np.full(400, -1)
     sparse[np.sort(rng.permutation(400)[:ROWS])] = np.arange(ROWS)
     yield sparse
-    for count in (2, 3, 5, 6, 7, 8, 9, 12, 13, 32, 33, 300):
+    for count in (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 32, 33, 300):
         yield np.sort(rng.permutation(ROWS)[:count])
     kernels.threads = 2
     for count in (1, 2, 7, 33, 300):

@@ -81,3 +81,42 @@ def test_another_source_or_text_has_another_fingerprint() -> None:
     ids = np.arange(5)
     assert fingerprint({"a": 1}, ids) == fingerprint({"a": 1}, np.arange(5))
     assert len({fingerprint({"a": 1}, ids), fingerprint({"a": 2}, ids), fingerprint({"a": 1}, ids + 1)}) == 3
+
+
+def test_two_conversions_into_one_directory_do_not_mix(tmp_path: Path) -> None:
+    """The second one, of a user who takes the first for dead, would change the sequences of the first."""
+    finished = FinishedLayers(tmp_path / ".writing-int4-a")
+    finished.begin([np.ones((2, 4), np.float32)])
+    second = f"""
+from pathlib import Path
+from mindone.models.share4v.rounding.finished_layers import FinishedLayers
+try:
+    FinishedLayers(Path({str(finished.directory)!r})).begin([])
+except BlockingIOError as error:
+    print(error)
+"""
+    done = subprocess.run([warm_python(), "-c", second], capture_output=True, text=True, timeout=300)
+    assert "another process is converting the same checkpoint" in done.stdout, done.stderr
+
+
+def test_what_an_abandoned_conversion_left_is_deleted_but_not_what_a_running_one_uses(tmp_path: Path) -> None:
+    abandoned, running = tmp_path / ".writing-int4-b", tmp_path / ".writing-int4-c"
+    for directory in (abandoned, running):
+        directory.mkdir()
+    hold = f"""
+import sys
+from pathlib import Path
+from mindone.models.share4v.rounding.finished_layers import lock
+held = lock(Path({str(running)!r}))
+print("held", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [warm_python(), "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        finished = FinishedLayers(tmp_path / ".writing-int4-a")
+        finished.begin([np.ones((2, 4), np.float32)])
+        finished.remove()
+        assert sorted(tmp_path.iterdir()) == [running]
+        process.communicate("")

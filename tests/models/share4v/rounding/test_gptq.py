@@ -137,3 +137,11 @@ def test_importance_is_positive_and_of_every_matrix() -> None:
     assert all((one > 0).all() and one.dtype == np.float32 for layer in found for one in layer.values())
     assert np.array_equal(normalized(np.zeros(4, np.float32)), np.ones(4, np.float32))
     assert np.array_equal(normalized(np.array([1, np.inf], np.float32)), np.ones(2, np.float32))
+
+
+def test_a_weight_that_int4_cannot_hold_is_an_error() -> None:
+    """Its super-block would be all zeros."""
+    weight = np.full((16, 256), 0.02, np.float32)
+    weight[3, 7] = -1e9
+    with pytest.raises(OverflowError, match=r"up to 1e\+09 are too large for int4"):
+        gptq(weight, moments_of(correlated(np.random.default_rng(0), 256)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,7 +57,7 @@ class Server:
         address = self.live.url.removeprefix("http://").split(":")
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(60)
+        connection.settimeout(15)  # less than uvicorn's own limit between requests
         connection.connect((address[0], int(address[1])))
         return connection
 
@@ -102,6 +103,20 @@ def test_a_client_that_does_not_read_its_answer_keeps_no_connection(server: Serv
         own = connection.getsockname()
         connection.sendall((HEAD.format(path) + "\r\n").encode())
         wait_until(lambda: any(one.client == own for one in server.lost))
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer() -> None:
+    """It takes twice as long as a connection may be idle."""
+    server, seconds, size = Server(), 3.0, MEGABYTES * 2**20
+    limits = Limits(idle_seconds=seconds / 2)
+    with serving(None, own_routes=server.routes(), limits=limits) as server.live, server.connect() as connection:
+        connection.sendall((HEAD.format("/large") + "\r\n").encode())
+        received = 0
+        while received < size:
+            data = connection.recv(2**20)
+            assert data, f"the connection ended after {received} bytes"
+            received += len(data)
+            time.sleep(len(data) / size * seconds)
 
 
 def test_a_running_request_is_not_idle(server: Server) -> None:

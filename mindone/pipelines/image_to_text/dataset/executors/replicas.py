@@ -37,13 +37,15 @@ def replica_count(choice: ModelChoice, options: ExecutorOptions) -> int:
 
     The latter is 1 below 16 cores, and for a checkpoint that is not converted: each replica would have weights of its
     own. Otherwise it is one for every 8 cores of a NUMA node. If each has a copy of the weights on its own node, it is
-    one for each node.
+    one for each node, and if they alternate over the nodes, 1.
     """
     if options.replicas != AUTO:
         return int(options.replicas)
     cores, quota = usable_cores(), cpu_quota()
     if choice.numa == "local":
         return len({core.node for core in cores})
+    if choice.numa == "interleave":  # which is for one process
+        return 1
     count = automatic_count(cores, quota)
     return count if count > 1 and shares_weights(choice) else 1
 
@@ -284,6 +286,12 @@ class Replica:
         except ProcessLookupError:  # it has ended already, which `receive` finds out
             return
         except OSError as error:  # a sandbox forbids it, or the CPUs were taken from this process meanwhile
+            if self._setup[0].numa == "local":
+                self.close()
+                raise JobError(
+                    "numa 'local' (--numa) needs processes that can be pinned to the cores of a NUMA node, and the "
+                    f"system refused: {error.strerror}: leave numa out, or allow sched_setaffinity"
+                ) from error
             _log.warning(
                 "process %d of the job is not pinned to cores of its own, so the processes may get in each other's "
                 "way: %s",

@@ -27,7 +27,7 @@ from ..state.paths import ALL_ANSWERS, ANSWERS, OLDER_ANSWERS
 from ..state.records import dumps
 from ..state.regular_files import open_own, own_exists, remove_own
 from ..state.tasks import Task
-from ..state.temp_table import TempTable
+from ..state.temp_table import TempTable, TempTableError
 
 if TYPE_CHECKING:
     from ..options import CaptioningSettings
@@ -131,9 +131,12 @@ class CaptionCache:
         if number == _OWN:
             values = parse_json(os.pread(self._file.fileno(), length, offset))
             return values
-        with open_own(self._others[number]) as file:
-            file.seek(offset)
-            values = parse_json(file.read(length))
+        try:
+            with open_own(self._others[number]) as file:
+                file.seek(offset)
+                values = parse_json(file.read(length))
+        except OSError:  # since the start: it only saved work
+            return None
         return values
 
     def _append(self, key: CaptionKey, number: int, values: dict[str, Any]) -> None:
@@ -176,7 +179,13 @@ class CaptionCache:
         for other in sorted(path.parent.glob(ALL_ANSWERS)):
             if other != path:
                 self._others.append(other)
-                self._read_file(other, len(self._others) - 1)
+                try:
+                    self._read_file(other, len(self._others) - 1)
+                except TempTableError:  # of this process's own index
+                    raise
+                except OSError as error:
+                    why = error.strerror or error
+                    _log.warning("%s cannot be read (%s), so its answers are asked again", other, why)
         self._size = self._read_file(path, _OWN)
         if os.fstat(self._file.fileno()).st_size > self._size:
             os.ftruncate(self._file.fileno(), self._size)

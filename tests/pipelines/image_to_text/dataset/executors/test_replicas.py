@@ -189,6 +189,7 @@ def test_only_a_converted_checkpoint_is_shared_and_captioned_in_replicas_by_itse
     monkeypatch.setattr(replicas, "cpu_quota", lambda: None)
     assert shares_weights(ModelChoice(model=model)) and not shares_weights(ModelChoice())
     assert replica_count(ModelChoice(model=model), ExecutorOptions()) == 4
+    assert replica_count(ModelChoice(model=model, numa="interleave"), ExecutorOptions()) == 1
     assert replica_count(ModelChoice(), ExecutorOptions()) == 1
     assert replica_count(ModelChoice(), ExecutorOptions(replicas=3)) == 3
 

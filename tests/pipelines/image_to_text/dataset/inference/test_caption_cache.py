@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,23 @@ def test_answers_of_the_other_processes_are_found(tmp_path: Path, caplog: pytest
     size = other.stat().st_size
     assert found(mine) == [(1, 0), (1, 1), (0, None)]
     assert other.stat().st_size == size and not mine.stat().st_size and not caplog.text
+
+
+def test_answers_of_another_process_that_cannot_be_read_are_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For example those of another user's process."""
+    os.mkfifo(tmp_path / cache_name(1))
+    assert found(tmp_path / cache_name()) == [(0, None)] * 3
+    assert f"{tmp_path / cache_name(1)} cannot be read" in caplog.text
+    answered = tmp_path / cache_name(2)
+    cache = CaptionCache(answered)
+    cache.put(KEYS[0], CAPTION)
+    cache.close()
+    later = CaptionCache(tmp_path / cache_name())
+    answered.unlink()
+    assert later.get(KEYS[0]) is None
+    later.close()
 
 
 def test_other_rules_of_a_text_find_no_answer_and_leave_those_of_others(tmp_path: Path) -> None:
