@@ -51,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--fast",
         action="store_true",
-        help="for int4: skip rotation and GPTQ, which take hours for a 7B on two cores; loses more quality",
+        help="for int4: skip rotation and GPTQ, which take an hour or two for a 7B on two cores; loses more quality",
     )
     group.add_argument(
         "--calibrate",

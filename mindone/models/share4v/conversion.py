@@ -89,7 +89,7 @@ def convert(  # type: ignore[misc]  # vision_tower, an option, may be given by p
         dtype: "float32", "float16" or "bfloat16"; None keeps the stored dtypes, except that bfloat16 becomes float32.
             "int8" or "int4" packs the weights for the CPU kernels into one file, which is used without a copy. For int4
             the language model is rotated (QuaRot) and its layers are rounded by GPTQ, which calibrates on a text that
-            the package ships and takes hours for a 7B on two cores; it resumes after a kill.
+            the package ships and takes an hour or two for a 7B on two cores; it resumes after a kill.
         max_shard_size: as in `save_weights`.
         progress: show a progress bar on standard error; None shows it if that is a terminal.
         fast: for int4, skip rotation and GPTQ, and round as loading a float checkpoint as int4 does: minutes instead of
