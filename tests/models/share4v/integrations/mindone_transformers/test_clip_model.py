@@ -100,5 +100,5 @@ def test_the_command(
     written = [json.loads(line)["match"] for line in (tmp_path / "t_match.jsonl").read_text().splitlines()]
     np.testing.assert_allclose(written[:4], ClipScorer(directory).scores(images, TEXTS), rtol=0, atol=2e-4)
     assert written[4] is None
-    assert main(["match", str(table), "--clip", str(tmp_path)]) == 2
+    assert main(["match", str(table), "--clip", str(tmp_path), "--overwrite"]) == 2
     assert "has no tokenizer" in capsys.readouterr().err
