@@ -93,7 +93,7 @@ def convert(  # type: ignore[misc]  # vision_tower, an option, may be given by p
         max_shard_size: as in `save_weights`.
         progress: show a progress bar on standard error; None shows it if that is a terminal.
         fast: for int4, skip rotation and GPTQ, and round as loading a float checkpoint as int4 does: minutes instead of
-            hours, and more loss of quality.
+            an hour or two, and more loss of quality.
         on_note: called with each line on how a GGUF file was understood, and on which of its types stay exact. Where
             they do in `dtype`, its integers are kept, and there is neither rotation nor GPTQ.
         calibrate: for int4, a folder of images like those to be captioned, with or without captions in .txt files
