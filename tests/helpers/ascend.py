@@ -8,18 +8,15 @@ an error too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import mindspore as ms
-import pytest
 from mindspore import Tensor, ops
 
 from mindone.models.share4v.language.llama import LlamaForCausalLM
 from mindone.models.share4v.nn.device_operators import DEVICES, DeviceOperators
-from mindone.models.share4v.nn.graph import Graph
 from mindone.models.share4v.registry import LANGUAGE_MODELS, VISION_TOWERS
 from mindone.models.share4v.vision.clip import CLIPVisionTower
 
@@ -382,17 +379,6 @@ class PortableLlama(LlamaForCausalLM):
 # Arguments of Share4V and from_pretrained; call `register` first.
 STAND_INS = {"language_backend": "ascend-stand-ins", "vision_backend": "ascend-stand-ins"}
 PORTABLE = {"language_backend": "ascend-portable", "vision_backend": "ascend-portable"}
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Run graphs operator by operator, for references: compiling one takes as long as some ten steps like this.
-
-    The encoder of images remembers what it was when its model was made.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Graph, "compile_and_run", Graph.__call__)
-        yield
 
 
 def register() -> None:

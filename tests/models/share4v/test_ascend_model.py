@@ -13,7 +13,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers.ascend import PORTABLE, STAND_INS, fused, portable, register, uncompiled
+from helpers.ascend import PORTABLE, STAND_INS, fused, portable, register
 from helpers.backends import CELLS
 from helpers.llava import IMAGE, SHAPES, Reference, Shape, padded
 from helpers.published_formats import write_original
@@ -53,13 +53,11 @@ Trio = tuple[Reference, Share4V, Share4V]
 
 @pytest.fixture(scope="module", params=MODELS)
 def trio(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trio:
-    """transformers' model, ours on stand-ins, ours on portable cells, a reference too; of one checkpoint."""
+    """transformers' model, ours on stand-ins, ours on portable cells; of one checkpoint."""
     register()
     reference = Reference(MODELS[request.param][0])
     path = write_original(reference, tmp_path_factory.mktemp("model"))
-    ours = Share4V.from_pretrained(path, **STAND_INS)
-    with uncompiled():
-        return reference, ours, Share4V.from_pretrained(path, **PORTABLE)
+    return reference, Share4V.from_pretrained(path, **STAND_INS), Share4V.from_pretrained(path, **PORTABLE)
 
 
 @pytest.fixture
@@ -127,12 +125,11 @@ def test_greedy_ids_equal(trio: Trio, prompts: tuple[dict[str, np.ndarray], list
 
 def test_cached_logits_equal(trio: Trio) -> None:
     """A prefill whose texts end in different chunks, an idle text, and steps in which a text falls idle."""
-    rng = np.random.default_rng(3)
+    rng, results = np.random.default_rng(3), []
     hidden = trio[1].config.text_config.hidden_size
     embeds = rng.standard_normal((4, 128, hidden)).astype(np.float32)
     totals = np.array([100, 1, 64, 1])
-
-    def logits_of(model: Share4V) -> np.ndarray:
+    for model in trio[1:]:
         cached = model.language_model.new_cached(4, 128)
         logits = []
         for first in (0, 64):
@@ -144,13 +141,9 @@ def test_cached_logits_equal(trio: Trio) -> None:
         for number in range(3):
             positions = np.array([100 + number, 1 + number, -1 if number else 64, -1])
             logits.append(cached.decode(np.array([5, 6, 7, 8]), positions).asnumpy()[positions >= 0])
-        return np.concatenate(logits)
-
-    ours = logits_of(trio[1])
-    with uncompiled():
-        wanted = logits_of(trio[2])
-    assert np.abs(wanted).max() > 1
-    np.testing.assert_allclose(ours, wanted, rtol=0, atol=2e-5)
+        results.append(np.concatenate(logits))
+    assert np.abs(results[1]).max() > 1
+    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=2e-5)
 
 
 def test_padding_moves_behind_the_tokens() -> None:
@@ -179,26 +172,22 @@ def test_a_batch_that_is_too_large_is_left_to_the_portable_cells(trio: Trio) -> 
         flash_limits=replace(operators.flash_limits, max_batch=1),
         incremental_limits=replace(operators.incremental_limits, max_batch=1),
     )
-    reference = trio[2].language_model
+    wanted = trio[2].language_model
     ours = LlamaForCausalLM(trio[2].config, operators=operators)
-    pairs = zip(ours.parameters_and_names(), reference.parameters_and_names(), strict=True)
-    for (name, mine), (other, theirs) in pairs:
+    for (name, mine), (other, theirs) in zip(ours.parameters_and_names(), wanted.parameters_and_names(), strict=True):
         assert name == other
         mine.set_data(Tensor(theirs.asnumpy()))
     assert type(ours.attend) is FlashAttention
     embeds = np.random.default_rng(2).standard_normal((2, 64, trio[2].config.text_config.hidden_size))
     embeds = Tensor(embeds.astype(np.float32))
-
-    def logits_of(model: LlamaForCausalLM) -> np.ndarray:
+    logits = []
+    for model in (ours, wanted):
         cached = model.new_cached(2, 64)
         positions = np.arange(64)[None].repeat(2, 0)
         first = cached.prefill(embeds, np.where(positions < 60, positions, -1), np.full(2, 60), np.full(2, 59))
         step = cached.decode(np.array([5, 6]), np.array([60, 60]))
-        return np.stack([model(embeds).asnumpy()[:, -1], first.asnumpy(), step.asnumpy()])
-
-    logits = logits_of(ours)
-    with uncompiled():
-        np.testing.assert_allclose(logits, logits_of(reference), rtol=0, atol=2e-5)
+        logits.append(np.stack([model(embeds).asnumpy()[:, -1], first.asnumpy(), step.asnumpy()]))
+    np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=2e-5)
 
 
 def test_loss_and_gradients_equal(trio: Trio) -> None:
