@@ -75,10 +75,11 @@ def place_weights(components: Iterable[Any], numa: str | None, root: Path = ROOT
         ValueError: as `weight_nodes`.
         PlacementError: the system refused.
     """
+    if numa is None:
+        return False
     nodes = weight_nodes(numa, root)
-    if numa is None or not nodes:
-        if numa is not None:
-            _log.warning("numa (--numa) %r has no effect: there is no choice of NUMA nodes on this machine", numa)
+    if not nodes:
+        _log.warning("numa (--numa) %r has no effect: there is no choice of NUMA nodes on this machine", numa)
         return False
     for component in components:
         if isinstance(component, KernelComponent):
