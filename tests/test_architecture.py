@@ -22,6 +22,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     PACKAGE: (
         (
             ("concurrency",),
+            ("file_locks",),
             ("bfloat16",),
             ("suggestions", "hugging_face"),
             ("home",),
@@ -76,7 +77,7 @@ WITHOUT_MINDSPORE = {
     PACKAGE: (
         *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
         *("bfloat16", "concurrency", "display", "hub", "hugging_face", "checkpoint", "processing", "rounding"),
-        *("child_process", "processors"),
+        *("child_process", "file_locks", "processors"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "audit", "options", "keywords"),
     SERVE: tuple(group[0] for layer in LAYERS[SERVE] for group in layer),  # /health answers while MindSpore is imported

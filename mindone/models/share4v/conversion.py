@@ -6,6 +6,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -36,7 +37,7 @@ from .processing.gguf_vocabulary import BYTE_LEVEL, template_of_gguf
 from .processing.processor import Share4VProcessor
 from .quantization import CONVERTED_LAYOUTS, LOADED_LAYOUTS, PRECISIONS, QUANTIZED
 from .registry import TOKENIZERS
-from .rounding.finished_layers import FinishedLayers, fingerprint
+from .rounding.finished_layers import FinishedLayers, abandoned, fingerprint
 from .rounding.gptq_layers import LayerRounder
 from .rounding.rotation import RotatedWeights, Rotation
 
@@ -141,18 +142,20 @@ def convert(  # type: ignore[misc]  # vision_tower, an option, may be given by p
         calibration = _calibration(checkpoint, entries, pictures, not hidden)
     elif pictures:
         raise ValueError(f"{source}: its integers are kept as they are, so leave calibrate (--calibrate) out")
-    finished = _finished_layers(checkpoint, entries, calibration, out)
-    with staged(out) as staging:
-        with tqdm(total=len(entries), unit="tensor", desc=printable(str(out), keep=""), disable=hidden) as bar:
-            if quantization is not None:
-                config = replace(checkpoint.config, quantization=quantization, quantization_layout=layout)
-                plans = all_plans(config, quantization)
-                write_packed(plans, entries, staging, _packer(checkpoint, plans, entries, calibration, finished), bar)
-            else:
-                write_shards(_converted(entries, dtype, bar), staging, limit)
-        _config_of_result(checkpoint, dtype or _written_dtype(entries), layout).save_pretrained(staging)
-        _copy_companions(checkpoint, staging)
-    finished.remove()
+    with closing(_finished_layers(checkpoint, entries, calibration, out)) as finished:
+        _report_abandoned(finished)
+        with staged(out) as staging:
+            with tqdm(total=len(entries), unit="tensor", desc=printable(str(out), keep=""), disable=hidden) as bar:
+                if quantization is not None:
+                    config = replace(checkpoint.config, quantization=quantization, quantization_layout=layout)
+                    plans = all_plans(config, quantization)
+                    pack_block = _packer(checkpoint, plans, entries, calibration, finished)
+                    write_packed(plans, entries, staging, pack_block, bar)
+                else:
+                    write_shards(_converted(entries, dtype, bar), staging, limit)
+            _config_of_result(checkpoint, dtype or _written_dtype(entries), layout).save_pretrained(staging)
+            _copy_companions(checkpoint, staging)
+        finished.remove()
     return out
 
 
@@ -241,6 +244,20 @@ def _finished_layers(
     files = [(file, 1.0) for file in sorted({tensor.file for tensor in entries.values()})] + merged
     stated = [(str(file), weight, file.stat().st_size, file.stat().st_mtime_ns) for file, weight in files]
     return FinishedLayers(out / f"{STAGING}int4-{fingerprint(checkpoint.config.to_dict(), stated, *calibration)}")
+
+
+def _report_abandoned(finished: FinishedLayers) -> None:
+    """Log a warning for what interrupted conversions left in the same place: hours of work, or gigabytes of waste."""
+    for path in abandoned(finished.directory):
+        count, size = FinishedLayers(path).count, sum(file.stat().st_size for file in path.iterdir())
+        logger.warning(
+            "%s has %d layer%s (%sB) of an interrupted conversion to int4 that had another source, adapter, calibration "
+            "or version: the same command continues it; delete the directory if you do not need it",
+            path,
+            count,
+            "" if count == 1 else "s",
+            tqdm.format_sizeof(size),
+        )
 
 
 def _check_source(checkpoint: Checkpoint, out: Path) -> None:

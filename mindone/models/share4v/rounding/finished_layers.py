@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -14,8 +13,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..file_locks import is_locked, lock
+
 VERSION = 5  # of the files and of the method: increase it when a change of either would give other bits
 CURRENT = "current"  # the file that the layer in work changes
+LOCK = "lock"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -61,6 +63,8 @@ class FinishedLayers:
 
     Args:
         directory: it belongs to one conversion (see `fingerprint`).
+
+    `begin` keeps other conversions out of the directory, until `close`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -77,11 +81,11 @@ class FinishedLayers:
         """Store what goes into the first layer, [T, H] each, unless layers are finished already.
 
         Raises:
-            BlockingIOError: another process is at work on this conversion; both would change the same sequences.
+            BlockingIOError: another conversion is at work in the directory; both would change the same sequences.
         """
         self._shapes = [sequence.shape for sequence in sequences]
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.directory)
+        self._take()
         if self.count:
             return
         with (self.directory / CURRENT).open("wb") as file:
@@ -112,46 +116,46 @@ class FinishedLayers:
         self._path("sequences", layer).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Delete everything, once the checkpoint is complete, and what abandoned conversions left beside it."""
+        """Delete everything, once the checkpoint is complete."""
         shutil.rmtree(self.directory, ignore_errors=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let other conversions use the directory."""
         if self._lock is not None:
             self._lock.close()
-        kind = self.directory.name.rpartition("-")[0]
-        for other in self.directory.parent.glob(f"{kind}-*"):
-            try:
-                held = lock(other)
-            except OSError:  # another process is at work on it
-                continue
-            if held is not None:  # otherwise nobody knows whether one is
-                shutil.rmtree(other, ignore_errors=True)
-                held.close()
+            self._lock = None
+
+    def _take(self) -> None:
+        self.close()
+        file = (self.directory / LOCK).open("wb")
+        try:
+            lock(file)
+        except BlockingIOError as error:
+            file.close()
+            raise BlockingIOError(
+                f"{self.directory.parent}: the same checkpoint is being converted into it already: wait until that has "
+                "finished, or end it"
+            ) from error
+        self._lock = file
 
     def _path(self, kind: str, number: int) -> Path:
         return self.directory / f"{kind}-{number:05d}"
 
 
-def lock(directory: Path) -> IO[bytes] | None:
-    """Keep other processes out of a conversion's directory until the file is closed; None where files have no locks.
+def abandoned(directory: Path) -> list[Path]:
+    """Return the directories beside one that have finished layers of other conversions, and that none is at work in."""
+    kind = directory.name.rpartition("-")[0]
+    others = sorted(path for path in directory.parent.glob(f"{kind}-*") if path != directory)
+    return [path for path in others if FinishedLayers(path).count and not _is_in_use(path)]
 
-    Raises:
-        BlockingIOError: another process has it.
-    """
-    if sys.platform == "win32":
-        return None
-    import fcntl
 
-    file = (directory / "lock").open("wb")
+def _is_in_use(directory: Path) -> bool:
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.close()
-        raise BlockingIOError(
-            f"{directory.parent}: another process is converting the same checkpoint into it: wait for it, or end it"
-        ) from error
-    except OSError:  # a file system without locks
-        file.close()
-        return None
-    return file
+        with (directory / LOCK).open("rb") as file:
+            return is_locked(file)
+    except FileNotFoundError:
+        return False
 
 
 def _sync(file: IO[bytes]) -> None:

@@ -61,6 +61,7 @@ def test_layers_come_back_and_count_once_complete(tmp_path: Path) -> None:
         for index in range(2):
             inputs[index] = inputs[index] + 1
         finished.add(layer, np.full(7, layer, np.uint8))
+    finished.close()
     again = FinishedLayers(tmp_path / "work")
     again.begin(sequences)
     assert again.count == 2
@@ -69,6 +70,7 @@ def test_layers_come_back_and_count_once_complete(tmp_path: Path) -> None:
     assert np.array_equal(killed[1], sequences[1] + 2)
     killed[0] = sequences[0] * 0  # in the middle of a layer
     (tmp_path / "work" / "block-00002").write_bytes(b"killed before the sequences were stored")
+    again.close()
     resumed = FinishedLayers(tmp_path / "work")
     resumed.begin(sequences)
     assert resumed.count == 2
@@ -96,27 +98,43 @@ except BlockingIOError as error:
     print(error)
 """
     done = subprocess.run([warm_python(), "-c", second], capture_output=True, text=True, timeout=300)
-    assert "another process is converting the same checkpoint" in done.stdout, done.stderr
+    assert "the same checkpoint is being converted" in done.stdout, done.stderr
+    with pytest.raises(BlockingIOError, match="is being converted into it already"):  # and so in two threads
+        FinishedLayers(finished.directory).begin([])
+    finished.close()
+    FinishedLayers(finished.directory).begin([])
 
 
-def test_what_an_abandoned_conversion_left_is_deleted_but_not_what_a_running_one_uses(tmp_path: Path) -> None:
-    abandoned, running = tmp_path / ".writing-int4-b", tmp_path / ".writing-int4-c"
-    for directory in (abandoned, running):
-        directory.mkdir()
-    hold = f"""
-import sys
-from pathlib import Path
-from mindone.models.share4v.rounding.finished_layers import lock
-held = lock(Path({str(running)!r}))
-print("held", flush=True)
-sys.stdin.read()
-"""
-    with subprocess.Popen(
-        [warm_python(), "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        finished = FinishedLayers(tmp_path / ".writing-int4-a")
-        finished.begin([np.ones((2, 4), np.float32)])
-        finished.remove()
-        assert sorted(tmp_path.iterdir()) == [running]
-        process.communicate("")
+def test_a_conversion_that_failed_can_be_repeated_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook keeps the error, and with it all that the failed conversion had open."""
+    monkeypatch.setattr(calibration, "TOKENS", TOKENS)
+
+    def disk_is_full(self: FinishedLayers, layer: int, block: np.ndarray) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(FinishedLayers, "add", disk_is_full)
+    with pytest.raises(OSError, match="disk full") as kept:
+        convert("sharegpt4v-tiny", tmp_path, dtype="int4")
+    (directory,) = tmp_path.glob(".writing-int4-*")
+    FinishedLayers(directory).begin([])
+    assert kept.traceback
+
+
+def test_layers_that_another_conversion_finished_stay_and_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are hours of work, which the other command would continue; the user decides."""
+    other, running = tmp_path / ".writing-int4-other", FinishedLayers(tmp_path / ".writing-int4-running")
+    interrupted = FinishedLayers(other)
+    interrupted.begin([np.ones((2, 4), np.float32)])
+    interrupted.sequences()
+    interrupted.add(0, np.zeros(1_500_000, np.uint8))
+    interrupted.close()
+    running.begin([np.ones((2, 4), np.float32)])
+    convert("sharegpt4v-tiny", tmp_path, dtype="float16")
+    (warning,) = (record.getMessage() for record in caplog.records if ".writing-" in record.getMessage())
+    assert str(other) in warning and "1 layer" in warning and "1.50MB" in warning
+    assert FinishedLayers(other).count == 1
+    assert running.directory.is_dir()

@@ -11,13 +11,14 @@ from filelock import FileLock
 
 from ..inference.caption_cache import cache_name
 from ..options import CaptioningSettings, ModelChoice
+from ..state.atomic_files import is_locked
 from ..state.paths import LOCK
 from ..state.records import JobError, JobSummary, to_line
 from ..state.regular_files import open_own
 from ..state.resume import is_complete
 from ..state.tasks import Task, read_tasks
 from .ranks import Rank, use_device
-from .work_queue import WorkQueue, find_queue, is_locked
+from .work_queue import WorkQueue, find_queue
 
 _POLL_SECONDS = 0.3  # between two looks for the leader's queue
 _FINISHED_SECONDS = 30.0  # if the job is complete and the leader has not started within this time, there is no work

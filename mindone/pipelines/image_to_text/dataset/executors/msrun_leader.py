@@ -15,11 +15,12 @@ from pathlib import Path
 
 from ..inference.caption_cache import cache_name
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
+from ..state.atomic_files import is_locked
 from ..state.records import Record, record_from_line
 from ..state.regular_files import open_own
 from ..state.tasks import Block, Task, read_tasks
 from .ranks import current_rank, use_device
-from .work_queue import WorkQueue, create_queue, is_locked
+from .work_queue import WorkQueue, create_queue
 
 _POLL_SECONDS = 0.5  # between two reads of the other ranks' records
 _LIVENESS_SECONDS = 5.0  # between two checks of whether the other ranks are alive

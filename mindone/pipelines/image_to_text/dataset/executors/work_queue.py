@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..state.atomic_files import partial_path
+from ..state.atomic_files import is_locked, partial_path
 from ..state.paths import QUEUE
 from ..state.records import JobError
 from ..state.regular_files import create_own, open_own, rename_own
@@ -136,27 +135,6 @@ def _check_signature(state: Path, queue: WorkQueue) -> None:
 def remove_queues(state: Path) -> None:
     """Remove the files of earlier runs; no run may be in progress."""
     shutil.rmtree(state / QUEUE, ignore_errors=True)
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock on a file.
-
-    The test takes a shared lock for a moment, so that any number of processes can test at once; whoever wants the lock
-    must therefore retry for a moment.
-    """
-    import fcntl  # msrun runs on Linux only
-
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _write_atomically(path: Path, text: str) -> None:

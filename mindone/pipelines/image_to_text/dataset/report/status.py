@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..state.atomic_files import count_lines, lines_from
+from ..state.atomic_files import count_lines, is_locked, lines_from
 from ..state.bounded_reading import read_json
 from ..state.paths import INPUTS, JOURNAL, LOCK, PROGRESS, SPEED_LOG
 from ..state.records import record_from_line
-from ..state.regular_files import open_own, own_exists
+from ..state.regular_files import own_exists
 from ..state.speed_log import SpeedSample, read_speed_log
 from ..writers.stored import stored_finisher
 from .report import find_state
@@ -74,7 +74,7 @@ def job_status(out: str | os.PathLike[str]) -> JobStatus:
         OSError: a file cannot be read.
     """
     state = find_state(out, (JOURNAL, LOCK))  # there is no journal while the inputs are listed
-    is_running = _is_locked(state / LOCK)
+    is_running = is_locked(state / LOCK)
     done, reasons = _count(state)
     # Counted after the journal: the listing of a new pass comes first.
     total = count_lines(state / INPUTS) if own_exists(state / INPUTS) else None
@@ -121,24 +121,6 @@ def _count(state: Path) -> tuple[int, TopCounts]:
             if record.error is not None:
                 reasons.add(common_reason(record))
     return done, reasons
-
-
-def _is_locked(lock: Path) -> bool:
-    """Return whether a process works on the job; the test takes a shared lock for a moment."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        return False
-    if not own_exists(lock):
-        return False
-    with open_own(lock) as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a network file system without locks
-            return False
-    return False
 
 
 def _are_closed(state: Path, done: int) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
+from mindone.models.share4v import file_locks
+
 from .bounded_reading import bounded_lines
 from .regular_files import create_own, open_own, own_exists, remove_own, rename_own
 
@@ -194,7 +196,12 @@ class AppendOnlyFile:
         earlier = _OPEN_FILES.get(identity)
         if earlier is not None:
             earlier.close()
-        _lock(self._file, path)
+        try:
+            file_locks.lock(self._file)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{path}: another process is writing this file: wait until it is done, or name another output"
+            ) from None
         _OPEN_FILES[identity] = self
 
 
@@ -203,20 +210,13 @@ class AppendOnlyFile:
 _OPEN_FILES: WeakValueDictionary[tuple[int, int], AppendOnlyFile] = WeakValueDictionary()
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Lock a file against other processes while it is open, if the system and the file system support locks."""
+def is_locked(path: Path) -> bool:
+    """Return whether a process has locked a file; see `share4v.file_locks.is_locked`."""
     try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(
-            f"{path}: another process is writing this file: wait until it is done, or name another output"
-        ) from None
-    except OSError:  # some network file systems have no locks
-        return
+        with open_own(path) as file:
+            return file_locks.is_locked(file)
+    except FileNotFoundError:
+        return False
 
 
 def count_lines(path: Path, digest: Hash | None = None) -> int:

@@ -18,7 +18,7 @@ from helpers.pictures import shared_by_copies, write_folder, write_near_copies
 from helpers.warm_processes import warm_python
 
 from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
-from mindone.pipelines.image_to_text.dataset.executors.work_queue import is_locked
+from mindone.pipelines.image_to_text.dataset.state.atomic_files import is_locked
 
 COUNT, DUPLICATES, BROKEN, COPIES = 160, 6, 20, 6
 TIMEOUT = 600.0  # seconds after which a hanging process fails the test

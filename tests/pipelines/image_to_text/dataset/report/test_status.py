@@ -71,7 +71,7 @@ def test_rate_and_time_left_are_those_of_the_last_minutes(tmp_path: Path, monkey
     )
     status = job_status(tmp_path / "out")
     assert (status.done, status.total, status.rate, status.seconds_left) == (40, 100, 0.05, None)
-    monkeypatch.setattr("mindone.pipelines.image_to_text.dataset.report.status._is_locked", lambda lock: True)
+    monkeypatch.setattr("mindone.pipelines.image_to_text.dataset.report.status.is_locked", lambda lock: True)
     assert job_status(tmp_path / "out").seconds_left == 60 / 0.05
 
 
