@@ -251,8 +251,8 @@ def _report_abandoned(finished: FinishedLayers) -> None:
     for path in abandoned(finished.directory):
         count, size = FinishedLayers(path).count, sum(file.stat().st_size for file in path.iterdir())
         logger.warning(
-            "%s has %d layer%s (%sB) of an interrupted conversion to int4 that had another source, adapter, calibration "
-            "or version: the same command continues it; delete the directory if you do not need it",
+            "%s has %d layer%s (%sB) of an interrupted conversion to int4 with another source, adapter, calibration or "
+            "version: the same command continues it; delete the directory if you do not need it",
             path,
             count,
             "" if count == 1 else "s",

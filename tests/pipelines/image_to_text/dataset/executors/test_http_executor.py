@@ -32,8 +32,8 @@ from mindone.pipelines.image_to_text.dataset.executors.http_endpoints import (
 )
 from mindone.pipelines.image_to_text.dataset.executors.http_images import probe_uri
 from mindone.pipelines.image_to_text.dataset.executors.http_requests import AnswerError, request_body
-from mindone.pipelines.image_to_text.dataset.state.atomic_files import is_locked
 from mindone.pipelines.image_to_text.dataset.report.summary import summarize
+from mindone.pipelines.image_to_text.dataset.state.atomic_files import is_locked
 from mindone.pipelines.image_to_text.dataset.state.paths import LOCK
 from mindone_share4v.cli import main
 
