@@ -98,6 +98,24 @@ def test_a_job_without_records_accepts_new_settings(photos: Path, flags: list[st
         assert (photos / "1.txt").read_text().strip() == "Why?"
 
 
+def test_answers_without_a_record_are_not_thrown_away(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several texts per image, or behind a slow first image, there are hours of answers before the first record."""
+    (photos / "0-stop.png").write_bytes(b"")
+    assert run("photos", "--prompt", "What?") == 3
+    (photos / "0-stop.png").unlink()
+    (photos / ".share4v" / "answers-1.jsonl").write_text("an answer\nanother one\n")
+    before = tree(photos)
+    for flags in (["--prompt", "Why?"], ["--max-words", "5"]):
+        capsys.readouterr()
+        assert run("photos", *flags) == 3
+        error = capsys.readouterr().err
+        assert "the job already has 2 answers with other settings (--" in error
+        assert "add --restart" in error and "--retry-failed" not in error
+        assert tree(photos) == before
+    assert run("photos", "--prompt", "Why?", "--restart") == 0
+    assert (photos / "1.txt").read_text().strip() == "Why?"
+
+
 def test_other_settings_are_explained_in_one_sentence_with_flags(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,7 +109,7 @@ def caption_dataset(
     Raises:
         TypeError: a keyword is unknown.
         ValueError: a setting is wrong, or is given by a keyword and by an options object.
-        SettingsChangedError: the job has records that were made with other settings.
+        SettingsChangedError: the job has records, or answers, that were made with other settings.
         JobError: another process works on the job, its state was not made here by a job of this user (see `adopt`), or
             msrun's rank 0 has ended.
         InputError: the inputs cannot be listed.
@@ -392,8 +392,8 @@ def _listing(
 ) -> Listing:
     """Return the job's inputs; they are listed again if a new pass over them starts.
 
-    A job without records accepts new settings, and lists its inputs with them. A job with another limit lists its
-    inputs again and keeps its records.
+    A job without records and answers accepts new settings, and lists its inputs with them. A job with another limit
+    lists its inputs again and keeps its records.
 
     Raises:
         JobError: inputs that have captions are missing.

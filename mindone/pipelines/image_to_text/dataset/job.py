@@ -48,7 +48,7 @@ from .state.paths import (
 from .state.previous_run import PreviousRecords
 from .state.records import Item, JobError, JobRunningError, JobSummary, Record
 from .state.regular_files import own_exists, pin_directory, remove_own
-from .state.resume import count_done, finish_interrupted_start
+from .state.resume import count_answers, count_done, finish_interrupted_start
 from .state.reviews import Reviews
 from .state.signature import (
     check_files,
@@ -87,7 +87,7 @@ class JobState(AbstractContextManager["JobState"]):
     Raises:
         JobError: another process is working on the job, or its state is not signed (see `state/signature.py`) or has
             links.
-        SettingsChangedError: the directory belongs to a job that has records made with other settings.
+        SettingsChangedError: the directory belongs to a job that has records, or answers, made with other settings.
     """
 
     def __init__(
@@ -211,10 +211,11 @@ class JobState(AbstractContextManager["JobState"]):
         stored = self._stored_description()
         if not stored or self._description is None or same_results(stored, self._description, self._retries_failed):
             return
-        records = count_done(self.directory)
-        if records or self.path(PREVIOUS).exists():
+        records, answers = count_done(self.directory), count_answers(self.directory)
+        if records or answers or self.path(PREVIOUS).exists():
             changes = changed_settings(stored, self._description)
-            raise SettingsChangedError(self.directory, records, changes, self._description.get("existing", "skip"))
+            existing = self._description.get("existing", "skip")
+            raise SettingsChangedError(self.directory, records, changes, existing, answers)
 
 
 class CaptionJob:

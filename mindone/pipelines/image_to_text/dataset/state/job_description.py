@@ -53,19 +53,26 @@ class SettingChange:
 
 
 class SettingsChangedError(JobError):
-    """A job that has records is resumed with other settings.
+    """A job that has records, or answers for them, is resumed with other settings.
 
     Args:
         directory: state directory of the job.
         records: number of inputs that have a record.
         changes: the settings that differ.
         existing: what the job now does with existing captions.
+        answers: number of answers, which matters if there is no record.
     """
 
     def __init__(
-        self, directory: Path, records: int, changes: tuple[SettingChange, ...], existing: str = "skip"
+        self,
+        directory: Path,
+        records: int,
+        changes: tuple[SettingChange, ...],
+        existing: str = "skip",
+        answers: int = 0,
     ) -> None:
         self.directory, self.records, self.changes, self.existing = directory, records, changes, existing
+        self.answers = answers
         super().__init__(self.explain(lambda name: name))
 
     def explain(self, shown_name: Callable[[str], str]) -> str:
@@ -74,15 +81,18 @@ class SettingsChangedError(JobError):
         if len(self.changes) > _MAX_SHOWN:
             changes.append(f"{len(self.changes) - _MAX_SHOWN} more settings differ")
         retry = ""
-        if all(one.is_of_retries for one in self.changes):
+        if self.records and all(one.is_of_retries for one in self.changes):
             retry = f"To caption only the inputs that failed with the new settings, add {shown_name('retry_failed')}. "
         people = "kept" if self.existing == "skip" else f"treated as {shown_name('existing')} {self.existing} says"
+        done = f"{self.records} inputs already have results"
+        if not self.records and self.answers:
+            done = f"the job already has {self.answers} answers"
         return (
-            f"{self.records} inputs already have results with other settings ({'; '.join(changes)}), so nothing was "
-            f"changed. {retry}To caption all inputs again with the new settings, add {shown_name('restart')}: captions "
-            f"that people wrote are {people}, and those of the earlier run are replaced. To keep the earlier "
-            f"results too, choose another {shown_name('out')} or {shown_name('state')}. To resume the earlier run, "
-            f"repeat its settings (they are in {self.directory})"
+            f"{done} with other settings ({'; '.join(changes)}), so nothing was changed. {retry}To caption all inputs "
+            f"again with the new settings, add {shown_name('restart')}: captions that people wrote are {people}, and "
+            f"those of the earlier run are replaced. To keep the earlier results too, choose another "
+            f"{shown_name('out')} or {shown_name('state')}. To resume the earlier run, repeat its settings (they are "
+            f"in {self.directory})"
         )
 
 

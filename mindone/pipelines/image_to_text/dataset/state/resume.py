@@ -7,7 +7,7 @@ steps, and a crash may follow any of them: `inputs.next.jsonl` exists exactly wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from .atomic_files import atomic_write, count_lines, lines_from, publish
 from .existing_captions import KEPT_EXISTING
 from .journal import Journal
 from .listing import Listing, write_listing
-from .paths import FAILED, IMAGE_HASHES, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG, WRITTEN
+from .paths import ALL_ANSWERS, FAILED, IMAGE_HASHES, INPUTS, JOURNAL, PREVIOUS, SPEED_LOG, WRITTEN
 from .previous_run import (
     WrittenCaptions,
     WrittenTexts,
@@ -104,6 +104,15 @@ def count_done(directory: Path) -> int:
     """Return the number of inputs that have a record."""
     journal = directory / JOURNAL
     return count_lines(journal) if own_exists(journal) else 0
+
+
+def count_answers(directory: Path) -> int:
+    """Return the number of answers, also of inputs that have no record; those that cannot be read do not count."""
+    count = 0
+    for path in directory.glob(ALL_ANSWERS):
+        with suppress(OSError):
+            count += count_lines(path)
+    return count
 
 
 def is_complete(directory: Path) -> bool:
