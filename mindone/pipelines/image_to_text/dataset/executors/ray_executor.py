@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ..inference.caption_cache import cache_name
+from ..inference.caption_cache import cache_name, merge_caption_caches
 from ..options import CaptioningSettings, ExecutorOptions, ModelChoice
 from ..state.paths import TASKS
 from ..state.records import Record, record_from_line, to_line
@@ -111,6 +111,7 @@ class RayExecutor:
         blocks = [asdict(block) for block in write_tasks(self._tasks, tasks, self._options.block)]
         if not blocks:
             return
+        merge_caption_caches(self._tasks.parent)  # each actor of each run has a file of its own
         ray = import_ray()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,6 +247,35 @@ def delete_caption_caches(directory: Path, patterns: Sequence[str] = (ALL_ANSWER
     for pattern in patterns:
         for path in directory.glob(pattern):
             remove_own(path)
+
+
+def merge_caption_caches(directory: Path) -> None:
+    """Put the answers of all processes of a job into the first one's file, each once; none of them may be running.
+
+    Raises:
+        OSError: a file cannot be written; the answers are where they were before.
+    """
+    own = directory / ANSWERS
+    others = [path for path in sorted(directory.glob(ALL_ANSWERS)) if path != own and _is_readable(path)]
+    if not others:
+        return
+    with closing(TempTable()) as names, atomic_write(own) as file:
+        for path in (own, *others) if own_exists(own) else others:
+            for line in lines_from(path):
+                name = _name_of(line)
+                if name is not None and names.add(name):
+                    file.write(line)
+    for path in others:
+        remove_own(path)
+
+
+def _is_readable(path: Path) -> bool:
+    """Return whether a file can be opened; `CaptionCache` reports those that cannot."""
+    try:
+        open_own(path).close()
+    except OSError:
+        return False
+    return True
 
 
 def remove_failed_answers(directory: Path, breaks_a_rule: bool) -> None:

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from mindone.pipelines.image_to_text.dataset.inference import caption_cache
-from mindone.pipelines.image_to_text.dataset.inference.caption_cache import CaptionCache, cache_name
+from mindone.pipelines.image_to_text.dataset.inference.caption_cache import (
+    CaptionCache,
+    cache_name,
+    merge_caption_caches,
+)
 from mindone.pipelines.image_to_text.dataset.options import CaptioningSettings
 from mindone.pipelines.image_to_text.dataset.rules.retries import Attempt, Caption
 from mindone.pipelines.image_to_text.dataset.rules.text_rules import TextRules
@@ -88,6 +92,24 @@ def test_answers_of_the_other_processes_are_found(tmp_path: Path, caplog: pytest
     size = other.stat().st_size
     assert found(mine) == [(1, 0), (1, 1), (0, None)]
     assert other.stat().st_size == size and not mine.stat().st_size and not caplog.text
+
+
+def test_files_of_many_processes_become_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each run of Ray has actors with new names, whose files would be as many as there were runs."""
+    for number, key in enumerate(KEYS):
+        for name in (f"a{number}", f"b{number}"):  # what two actors answered counts once
+            cache = CaptionCache(tmp_path / cache_name(name))
+            cache.put_attempt(key, 1, Attempt({}, Caption("", 1, "eos"), ("empty",)))
+            cache.put(key, replace(CAPTION, tokens=number))
+            cache.close()
+    with (tmp_path / cache_name("a1")).open("ab") as file:
+        file.write(b'{"image":"00')  # of a kill
+    os.mkfifo(tmp_path / cache_name("unreadable"))
+    for _ in range(2):
+        merge_caption_caches(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {cache_name(), cache_name("unreadable")}
+        assert len((tmp_path / cache_name()).read_bytes().splitlines()) == 6
+    assert found(tmp_path / cache_name()) == [(1, 0), (1, 1), (1, 2)]
 
 
 def test_answers_of_another_process_that_cannot_be_read_are_asked_again(
