@@ -40,6 +40,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "(default: an error)",
     )
     table.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="score only the rows that could not be scored, and write the file again with all scores",
+    )
+    table.add_argument(
         "--image-column",
         metavar="NAME",
         help="column of the images (default: the inputs of the job that wrote TABLE, or path, source, image, ...)",

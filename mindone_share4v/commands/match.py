@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.evaluation.match_table import Check, MatchSummary, Score
 
 _SHOWN_PROBLEMS = 5
-_FILE_ARGUMENTS = ("out", "image_column", "caption_column", "image_root", "encoding", "overwrite")
+_FILE_ARGUMENTS = ("out", "image_column", "caption_column", "image_root", "encoding", "overwrite", "retry_failed")
 
 
 def run(arguments: Namespace) -> int:
@@ -34,6 +34,8 @@ def run(arguments: Namespace) -> int:
     try:
         if arguments.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}")
+        if arguments.overwrite and arguments.retry_failed:
+            raise ValueError("--overwrite and --retry-failed cannot be combined: leave one out")
         if not arguments.clip and not arguments.verify:
             raise ValueError("there is nothing to add to the table: give --clip DIR, --verify or both")
         files: dict[str, Any] = {name: getattr(arguments, name) for name in _FILE_ARGUMENTS}
@@ -67,6 +69,8 @@ def run(arguments: Namespace) -> int:
         print_text(one_line(f"{summary.path}: {', '.join(parts)}; {summary.failed:,} rows failed"))
     for problem in summary.problems[:_SHOWN_PROBLEMS]:
         print_error(one_line(with_flags(arguments, problem)))
+    if summary.failed:
+        print_error("the same command with --retry-failed tries only the rows that failed again")
     return SOME_FAILED if summary.failed else DONE
 
 

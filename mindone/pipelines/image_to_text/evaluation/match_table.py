@@ -24,7 +24,7 @@ from ..dataset.report.match_scores import match_table
 from ..dataset.state.atomic_files import atomic_write
 from .caption_files import CAPTION_COLUMNS
 from .match_images import WithImages, images_of_job, images_of_rows
-from .match_progress import MatchProgress, Values, digest_of_files
+from .match_progress import MatchProgress, Values, check_retry, digest_of_files, has_failed_rows
 from .scored_tables import TABLE_FORMATS, Row, Scored, Table, chosen_column, find_table
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def add_match(
     resume: Mapping[str, Any] | None = None,
     on_rows: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
+    retry_failed: bool = False,
 ) -> MatchSummary:
     """Write a table again, with the columns `match` and `contradictions` of each row's image and caption.
 
@@ -102,10 +103,12 @@ def add_match(
         on_rows: called after every batch with the number of rows so far, and that of rows that could not be scored.
         overwrite: whether `out` is replaced if it exists, and values of an interrupted call with other settings are
             discarded.
+        retry_failed: whether only the rows of `out` that could not be scored are computed, for example because a
+            server did not answer; it is written again. Needs `resume`, also in the first call.
 
     Raises:
         ValueError: the table's kind is unknown, it has no such columns, there is nothing to add, or there are values of
-            a call with other settings.
+            a call with other settings, or no rows to try again.
         FileExistsError: `out` exists.
         OSError: a file cannot be read or written.
         ImportError: the table is Parquet, and pyarrow is not installed.
@@ -115,22 +118,26 @@ def add_match(
         >>> add_match("open_sora.csv", ClipScorer("clip-vit-large-patch14").scores).path  # doctest: +SKIP
         PosixPath('open_sora_match.csv')
     """
+    if retry_failed and (overwrite or resume is None):
+        raise ValueError("retry_failed needs resume, and cannot be combined with overwrite: leave one out")
     functions = {name: function for name, function in ((MATCH, score), (CONTRADICTIONS, check)) if function is not None}
     if not functions:
         raise ValueError("there is nothing to add to the table: give score (--clip) or check (--verify)")
-    opened = _open(table, out, image_column, caption_column, image_root, encoding, overwrite)
+    opened = _open(table, out, image_column, caption_column, image_root, encoding, overwrite, retry_failed)
     found, summary = opened.table, MatchSummary(opened.out)
     report = on_rows or (lambda rows, failed: None)
     scoring = _Scoring(summary, opened.images, opened.caption, functions, batch_size, downloads, report)
     with ExitStack() as stack:
         if resume is not None:
             settings = {**opened.settings, "functions": sorted(functions), **resume}
-            scoring.progress = stack.enter_context(closing(MatchProgress(summary.path, settings, overwrite)))
+            scoring.progress = stack.enter_context(
+                closing(MatchProgress(summary.path, settings, overwrite, retry_failed))
+            )
             summary.resumed = scoring.progress.known
         with atomic_write(summary.path) as file:
             TABLE_FORMATS[found.suffix].copy(found, file, scoring.scored, tuple(functions))
         if scoring.progress is not None:
-            scoring.progress.remove()
+            scoring.progress.finish(summary.failed)
     return summary
 
 
@@ -143,9 +150,10 @@ def check_match(
     image_root: str | Path | None = None,
     encoding: str | None = None,
     overwrite: bool = False,
+    retry_failed: bool = False,
 ) -> Path:
     """Return the file that `add_match` would write; arguments and errors as there, before a model is loaded."""
-    return _open(table, out, image_column, caption_column, image_root, encoding, overwrite).out
+    return _open(table, out, image_column, caption_column, image_root, encoding, overwrite, retry_failed).out
 
 
 class _Opened(NamedTuple):
@@ -174,14 +182,18 @@ def _open(
     image_root: str | Path | None,
     encoding: str | None,
     overwrite: bool,
+    retry_failed: bool,
 ) -> _Opened:
     found = find_table(Path(table), encoding)
     path = Path(out) if out is not None else match_table(found.path)
     if path.exists() and any(path.samefile(file) for file in found.files):
         raise ValueError(f"{found.path} is read while {path} is written: choose another name (out, --out)")
-    if os.path.lexists(path) and not overwrite:
+    if retry_failed:
+        check_retry(path)
+    elif os.path.lexists(path) and not overwrite:
+        retry = "try the rows again that failed with retry_failed (--retry-failed), " if has_failed_rows(path) else ""
         raise FileExistsError(
-            f"{path} exists: write to another file with out (--out), or replace it with overwrite (--overwrite)"
+            f"{path} exists: {retry}write to another file with out (--out), or replace it with overwrite (--overwrite)"
         )
     names = TABLE_FORMATS[found.suffix].names(found)
     caption = chosen_column(found, "caption", caption_column, CAPTION_COLUMNS, names)
@@ -219,7 +231,6 @@ class _Scoring:
     def scored(self, rows: Iterator[Row]) -> Scored:
         """Yield each row with its new columns, which are empty if it cannot be scored."""
         known = () if self.progress is None else self.progress.values()
-        stored = 0 if self.progress is None else self.progress.known
         triples = zip(self.images(rows), chain(known, repeat(None)))  # noqa: B905  rows end
         done = 0
         while batch := list(islice(triples, self.batch_size)):
@@ -228,7 +239,7 @@ class _Scoring:
             for index, value in zip(missing, self._computed([batch[index][0] for index in missing]), strict=True):
                 values[index] = value
             if self.progress is not None:
-                self.progress.add(values[max(stored - done, 0) :])
+                self.progress.add(done, values, missing)
             done += len(batch)
             self._count(values)
             self.on_rows(done, self.summary.failed)

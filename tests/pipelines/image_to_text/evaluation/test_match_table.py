@@ -296,6 +296,55 @@ def test_scores_of_an_interrupted_command_are_not_discarded_silently(
         assert add_match(table, score, resume={"model": "a"}).resumed == 12
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_only_the_rows_that_failed_are_tried_again(tmp_path: Path, rows: list[dict[str, Any]], suffix: str) -> None:
+    """For example when a server was down: hours of scores are not computed again for a few images."""
+    table, again = tmp_path / f"t{suffix}", tmp_path / "again"
+    frame = pd.DataFrame(rows)
+    _ = frame.to_csv(table, index=False) if suffix == ".csv" else frame.to_parquet(table)
+    missing = [tmp_path / f"img/{number}.png" for number in (0, 9, 30)]
+    pictures = [path.read_bytes() for path in missing]
+    for path in missing:
+        path.unlink()
+    out, asked = tmp_path / f"t_match{suffix}", []
+
+    def counted(images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
+        asked.extend(texts)
+        if again.exists() and len(asked) > 1:
+            raise KeyboardInterrupt
+        return score(images, texts)
+
+    def call(**options: Any) -> int:
+        return add_match(table, counted, batch_size=4, resume={"model": "a"}, **options).failed
+
+    with pytest.raises(ValueError, match="has no rows to try again"):
+        call(retry_failed=True)
+    assert call() == 5
+    for path, picture in zip(missing[:2], pictures, strict=False):
+        path.write_bytes(picture)
+    with pytest.raises(FileExistsError, match=r"exists: try the rows again .*--retry-failed"):
+        call()
+    with pytest.raises(ValueError, match="other settings"):
+        add_match(table, counted, resume={"model": "b"}, retry_failed=True)
+    before, asked[:] = out.read_bytes(), []
+    again.touch()
+    with pytest.raises(KeyboardInterrupt):
+        call(retry_failed=True)
+    assert out.read_bytes() == before and asked == [rows[0]["text"], rows[9]["text"]]
+    again.unlink()
+    for left in (3, 2):
+        asked[:] = []
+        assert call(retry_failed=True) == left
+        assert asked == [rows[9 if left == 3 else 30]["text"]]  # that of row 0 was stored
+        missing[2].write_bytes(pictures[2])
+    found = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    assert [None if np.isnan(one) else round(float(one), 4) for one in found["match"]] == expected(rows)
+    (tmp_path / f"img/{BROKEN}.png").write_bytes(pictures[0])
+    table.write_bytes(table.read_bytes())
+    assert call(retry_failed=True) == 1
+    assert call(overwrite=True) == 1 and len(asked) > COUNT - 2  # everything again
+
+
 def test_an_existing_output_is_replaced_only_on_request(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     table, out = tmp_path / "t.csv", tmp_path / "t_match.csv"
     pd.DataFrame(rows[:4]).to_csv(table, index=False)
