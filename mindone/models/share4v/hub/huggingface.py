@@ -6,6 +6,7 @@ downloads is imported when it is needed: requests takes a tenth of a second, and
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -30,6 +31,7 @@ from .gguf_files import is_gguf, is_projector_name
 from .options import RepoOptions
 from .selection import stored, wanted_files
 
+logger = logging.getLogger(__name__)
 DEFAULT_ENDPOINT = "https://huggingface.co"
 MAX_INFO_BYTES = 32 * 2**20  # of what the hub says about a repository
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
@@ -66,8 +68,25 @@ def cached_repo(repo: str, root: Path, weights: bool, options: RepoOptions | Non
             continue
         found = stored(snapshot, weights, options, is_ours)
         if found is not None:
+            if not is_ours and is_gguf(found.name) and options.mmproj is None:
+                _warn_without_mmproj(repo, found, options)
             return found
     return None
+
+
+def _warn_without_mmproj(repo: str, language: Path, options: RepoOptions) -> None:
+    """Warn that a model opens without eyes, perhaps because another program fetched one of its two files only."""
+    if any(is_projector_name(path.name) for path in language.parent.iterdir()):
+        return
+    revision = f" --revision {options.revision}" if options.revision else ""
+    logger.warning(
+        "Hugging Face's cache has %s of %s without an mmproj file, so it is opened as a model for texts only. If the "
+        "repository has one: hf download %s --include '*mmproj*'%s, or name it as vision_tower (--vision-tower)",
+        language.name,
+        repo,
+        repo,
+        revision,
+    )
 
 
 def fetch_repo(

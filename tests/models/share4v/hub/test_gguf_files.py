@@ -194,18 +194,30 @@ def test_files_in_folders_are_mentioned(server: HubServer, files: dict[str, byte
 
 
 def test_what_another_program_downloaded_is_used(
-    server: HubServer, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: HubServer,
+    files: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from huggingface_hub import constants, snapshot_download
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     server.add_repository(REPO, files)
-    snapshot_download(
-        REPO, allow_patterns=["*q4_0*", "mmproj*f16*"], cache_dir=tmp_path / "hf", endpoint=server.address
-    )
+    snapshot_download(REPO, allow_patterns=["*q4_0*"], cache_dir=tmp_path / "hf", endpoint=server.address)
+    pair = Checkpoint.open(f"{REPO}:Q4_0").gguf
+    assert pair is not None and pair.vision is None
+    hint = f"hf download {REPO} --include '*mmproj*'"  # somebody who wants to caption must learn what is missing
+    assert "opened as a model for texts only" in caplog.text and hint in caplog.text
+    named = resolve(f"{REPO}:Q4_0", repo_options=RepoOptions(mmproj="mmproj-tiny-f16.gguf"))
+    assert not named.is_relative_to(tmp_path / "hf")  # as the warning says, it is fetched if it is named
+    snapshot_download(REPO, allow_patterns=["mmproj*f16*"], cache_dir=tmp_path / "hf", endpoint=server.address)
+    caplog.clear()
     no_sockets(monkeypatch)
+    monkeypatch.setenv("SHARE4V_HOME", str(tmp_path / "empty"))
     assert resolve(f"{REPO}:Q4_0") == resolve(REPO)
     assert resolve(REPO).is_relative_to(tmp_path / "hf")
+    assert not caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -306,7 +306,8 @@ def test_only_the_rows_that_failed_are_tried_again(tmp_path: Path, rows: list[di
     pictures = [path.read_bytes() for path in missing]
     for path in missing:
         path.unlink()
-    out, asked = tmp_path / f"t_match{suffix}", []
+    out = tmp_path / f"t_match{suffix}"
+    asked: list[str] = []
 
     def counted(images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
         asked.extend(texts)
