@@ -17,6 +17,7 @@ from .folder_metadata import has_file_names
 from .formats import KINDS, METADATA_FILES, kind_of, list_location
 from .item_builder import ItemBuilder
 from .patterns import expand_braces, split_pattern
+from .reader import reopen_files
 from .text_encoding import check_encoding
 
 SAME_NAME = ("extension", "first")
@@ -60,6 +61,7 @@ def list_inputs(
         options = replace(options, caption_root=os.path.abspath(options.caption_root))
     if options.image_root is not None and not os.path.isdir(options.image_root):
         raise InputError(f"image_root {options.image_root!r} is not a directory; check the path")
+    reopen_files()
     paths = _without_captions([os.fspath(path) for path in inputs], options, skipped)
     locations = [location for path in paths for location in _locations(path, options)]
     return _items(_with_prefixes(locations), options, skipped)

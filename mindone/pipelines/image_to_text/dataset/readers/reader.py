@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from threading import Lock, local
 from typing import Any
 
@@ -118,6 +117,11 @@ class Reader:
             raise ItemError(f"its sample has {size:,} bytes; at most {MAX_SAMPLE_BYTES:,} are copied")
         path = item.locator["path"]
         return b"".join(self._read_span(path, begin, end - begin, self._archive) for begin, end in spans)
+
+    def close_files(self) -> None:
+        """Close the open files; what is read next opens them again."""
+        with self._lock:
+            self._open.clear()  # each is closed when the last thread that uses it is done
 
     def _opened(self, key: Hashable, opener: Callable[[], Any]) -> Any:
         """Return the open file for `key`, opening it if needed; the least recently used one is dropped."""
@@ -288,14 +292,28 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-@cache
-def _shared_reader(downloads: DownloadOptions) -> Reader:
-    return Reader(downloads=downloads)
+# The readers that this process shares, so that all its jobs together have few files open, and are polite to servers.
+_READERS: dict[DownloadOptions, Reader] = {}
+_READERS_LOCK = Lock()
 
 
 def read_item(item: Item, downloads: DownloadOptions = DEFAULT_DOWNLOADS) -> Picture:
     """Read an item with a Reader that this process shares; arguments and errors as of `Reader`."""
-    return _shared_reader(downloads).read(item)
+    with _READERS_LOCK:
+        reader = _READERS.get(downloads)
+        if reader is None:
+            reader = _READERS[downloads] = Reader(downloads=downloads)
+    return reader.read(item)
+
+
+def reopen_files() -> None:
+    """Let `read_item` open files again: inputs that are listed now are where the files of now have them.
+
+    An open file is the one that was listed, even if another one has been renamed over it since.
+    """
+    with _READERS_LOCK:
+        for reader in _READERS.values():
+            reader.close_files()
 
 
 def read_task(task: Task, downloads: DownloadOptions = DEFAULT_DOWNLOADS) -> tuple[Record, tuple[Frame, ...]]:

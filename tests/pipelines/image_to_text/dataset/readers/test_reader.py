@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import random
@@ -19,6 +20,32 @@ from helpers.jobs import listed, png, read, write_tar
 
 from mindone.pipelines.image_to_text.dataset.readers import ItemError, Reader, read_item
 from mindone.pipelines.image_to_text.dataset.state.records import item_from_line, to_line
+
+
+@pytest.mark.parametrize("kind", ["tar", "jsonl"])
+def test_inputs_that_are_listed_again_are_read_from_the_files_of_now(tmp_path: Path, kind: str) -> None:
+    """A program that captions twice: the table or archive was appended to, or another one was renamed over it."""
+    path = tmp_path / f"s.{kind}"
+
+    def write(names: str) -> None:
+        new = tmp_path / "new"
+        if kind == "tar":
+            write_tar(new, [(f"{name}.png", f"\x89PNG picture {name}".encode("latin-1")) for name in names])
+        else:
+            texts = [base64.b64encode(f"\x89PNG picture {name}".encode("latin-1")).decode() for name in names]
+            new.write_text("".join(json.dumps({"image": f"data:image/png;base64,{one}"}) + "\n" for one in texts))
+        new.replace(path)
+
+    def pictures() -> str:
+        return "".join(chr(read_item(item).frames[0][-1]) for item in listed(path))
+
+    for names in ("ab", "xy", "xyz"):
+        write(names)
+        assert pictures() == names
+    if kind == "tar":
+        more = [(f"{number}.png", f"picture {number}".encode()) for number in range(16)]
+        write_tar(path, more, "a")
+        assert pictures() == "xyz" + "".join(str(number)[-1] for number in range(16))
 
 
 def test_threads_read_from_many_kinds_of_files(tmp_path: Path) -> None:
