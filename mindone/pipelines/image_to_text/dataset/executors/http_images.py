@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ _JPEG_QUALITY = 95
 _LOSSLESS = (b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _ORIENTATION_TAG = 0x0112
 _PNG_SIGNATURE_BYTES = 8
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# Among a scan's bytes, FF 00 is a byte FF, and FF D0 to FF D7 are restart markers of the same scan.
+_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def encode_task(
@@ -130,29 +134,39 @@ def _is_upright(opened: PILImage) -> bool:
 def _bare_jpeg(data: bytes) -> bytes:
     """Return a JPEG file without comments and application data, except JFIF's and Adobe's, which decoders need.
 
-    A file that is not laid out as expected gives b"".
+    What follows the image is left out: cameras append films, with the place where they were taken. A file that is not
+    laid out as expected, or is cut off, gives b"".
     """
     kept, position = [data[:2]], 2
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+    while data[position : position + 1] == b"\xff" and position + 2 <= len(data):
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if marker == 0xDA:  # the scans follow, up to the end
-            return b"".join((*kept, data[position:]))
+        if marker == _END_OF_IMAGE:
+            return b"".join((*kept, data[position : position + 2]))
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
             kept.append(data[position:end])
+        if marker == _START_OF_SCAN:
+            found = _NEXT_MARKER.search(data, end)
+            if found is None:
+                return b""
+            kept.append(data[end : found.start()])
+            end = found.start()
         position = end
     return b""
 
 
 def _bare_png(data: bytes) -> bytes:
-    """Return a PNG file with its critical chunks only: header, palette and pixels."""
+    """Return a PNG file with its critical chunks only: header, palette and pixels; b"" if it is cut off."""
     kept, position = [data[:_PNG_SIGNATURE_BYTES]], _PNG_SIGNATURE_BYTES
     while position + 12 <= len(data):
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        if not data[position + 4] & 0x20:
+        kind = data[position + 4 : position + 8]
+        if not kind[0] & 0x20:
             kept.append(data[position:end])
+        if kind == b"IEND":
+            return b"".join(kept)
         position = end
-    return b"".join(kept)
+    return b""

@@ -63,6 +63,25 @@ def test_a_plain_file_keeps_its_pixels_and_loses_its_metadata() -> None:
         assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(load_image(file)))
 
 
+def test_what_is_behind_an_image_or_between_its_scans_is_not_sent() -> None:
+    """A "motion photo" is a JPEG with a film behind it, which says where it was taken."""
+    image = drawing(320, 192)
+    plain, progressive = encoded(image, "JPEG", restart_marker_rows=1), encoded(image, "JPEG", progressive=True)
+    second_scan = progressive.index(b"\xff\xda", progressive.index(b"\xff\xda") + 2)
+    comment = b"\xff\xff\xfe" + (2 + len(SECRET)).to_bytes(2, "big") + SECRET
+    film = b"\0\0\0\x18ftypmp42" + SECRET
+    assert plain.count(b"\xff\xd0") > 1
+    for file in (
+        plain + film,
+        progressive[:second_scan] + comment + progressive[second_scan:] + film,
+        encoded(image, "PNG") + film,
+        encoded(image, "PNG") + b"\0\0\0\x10GPSx" + SECRET + bytes(4),
+    ):
+        _, data, shown = sent(file)
+        assert len(data) <= len(file) - len(SECRET)
+        assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(load_image(file)))
+
+
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_photograph_that_lies_on_its_side_is_sent_upright(orientation: int) -> None:
     image = drawing().resize((320, 192), Image.Resampling.BICUBIC)
