@@ -207,6 +207,27 @@ def test_a_directory_replaced_by_a_link_while_a_job_runs(tmp_path: Path) -> None
     assert files(tmp_path / "moved") == {"journal.jsonl": "x"} and files(elsewhere) == {}
 
 
+def test_a_directory_stays_pinned_for_the_other_user(tmp_path: Path) -> None:
+    """A job in a thread, and a review of it in another one that is closed later: neither closes the other's."""
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    first, second = pin_directory(state), pin_directory(state)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    state.rename(tmp_path / "moved")
+    state.symlink_to(elsewhere)
+    with open_own(state / "journal.jsonl", "ab+") as file:
+        file.write(b"x")
+    second.__exit__(None, None, None)
+    assert files(tmp_path / "moved") == {"journal.jsonl": "x"} and files(elsewhere) == {}
+    state.unlink()
+    state.mkdir()
+    with open_own(state / "journal.jsonl", "ab+") as file:  # no descriptor is left that has been closed
+        file.write(b"y")
+    assert files(state) == {"journal.jsonl": "y"}
+
+
 @pytest.mark.parametrize("existing", ["skip", "overwrite", "append", "prepend"])
 def test_a_linked_caption_brings_no_file_from_outside_into_the_output(
     photos: Path, victim: Path, tmp_path: Path, existing: str

@@ -12,8 +12,10 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
+from threading import Lock
 from typing import BinaryIO, TextIO, cast
 
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -21,8 +23,19 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO returns at once; regul
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _NEW_FILE_MODE, _NEW_DIRECTORY_MODE = 0o666, 0o755  # the process's umask is applied to both
 
-# Directories that are pinned: absolute path -> descriptor.
-_PINNED: dict[str, int] = {}
+
+@dataclass(eq=False)
+class _Pin:
+    """The descriptor of a directory, and how many users it has: it is closed by the last one to leave."""
+
+    descriptor: int
+    users: int = 1
+
+
+# Directories that are pinned, by absolute path. There is more than one if a directory was replaced meanwhile: those who
+# pinned the first keep it open, and files are opened in the last.
+_PINNED: dict[str, tuple[_Pin, ...]] = {}
+_PINS_LOCK = Lock()
 
 
 class NotRegularFileError(OSError):
@@ -141,16 +154,37 @@ def pin_directory(path: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_LINKS | _FLAGS)
     except OSError as error:
         raise NotRegularFileError(error.errno, "it is a link, or not a directory", str(path)) from error
-    earlier = _PINNED.get(str(path))
-    _PINNED[str(path)] = descriptor
+    pin = _pinned(str(path), descriptor)
     try:
         yield
     finally:
-        if earlier is None:
-            del _PINNED[str(path)]
+        _unpin(str(path), pin)
+
+
+def _pinned(path: str, descriptor: int) -> _Pin:
+    """Pin a descriptor, or close it if the same directory is pinned already: in another thread, or by a caller."""
+    with _PINS_LOCK:
+        pins = _PINNED.get(path, ())
+        if pins and os.path.samestat(os.fstat(pins[-1].descriptor), os.fstat(descriptor)):
+            os.close(descriptor)
+            pins[-1].users += 1
+            return pins[-1]
+        pin = _Pin(descriptor)
+        _PINNED[path] = (*pins, pin)
+        return pin
+
+
+def _unpin(path: str, pin: _Pin) -> None:
+    with _PINS_LOCK:
+        pin.users -= 1
+        if pin.users:
+            return
+        remaining = tuple([one for one in _PINNED[path] if one is not pin])
+        if remaining:
+            _PINNED[path] = remaining
         else:
-            _PINNED[str(path)] = earlier
-        os.close(descriptor)
+            del _PINNED[path]
+        os.close(pin.descriptor)
 
 
 def check_directory(path: Path) -> None:
@@ -174,9 +208,9 @@ def _at(path: str | os.PathLike[str]) -> tuple[str, int | None]:
     text = os.fspath(path)
     if _PINNED:
         parent, name = os.path.split(text)
-        descriptor = _PINNED.get(parent)
-        if descriptor is not None:
-            return name, descriptor
+        pins = _PINNED.get(parent)
+        if pins:
+            return name, pins[-1].descriptor
     return text, None
 
 
