@@ -26,6 +26,7 @@ SECONDS = 60  # after which a test that hangs fails
 
 def test_functions_that_wait_do_not_count() -> None:
     release, lock, running, most = threading.Event(), threading.Lock(), [0], [0]
+    began_to_wait = threading.Semaphore(0)
 
     def count(change: int) -> None:
         with lock:
@@ -36,6 +37,7 @@ def test_functions_that_wait_do_not_count() -> None:
         count(1)
         with waiting_for_server():
             count(-1)
+            began_to_wait.release()
             release.wait(SECONDS)
         count(1)
         count(-1)
@@ -51,6 +53,7 @@ def test_functions_that_wait_do_not_count() -> None:
         waiting: list[Future[int]] = [pool.submit(slow, number) for number in range(MAX_WAITING)]
         done = [pool.submit(fast, number) for number in range(50)]
         assert [future.result(SECONDS) for future in done] == list(range(50))
+        assert all(began_to_wait.acquire(timeout=SECONDS) for _ in waiting)  # the last may do so after the fast ones
         assert not any(future.done() for future in waiting) and pool.waiting == MAX_WAITING
         release.set()
         assert [future.result(SECONDS) for future in waiting] == list(range(MAX_WAITING))
