@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -33,23 +34,25 @@ def test_functions_that_wait_do_not_count() -> None:
             running[0] += change
             most[0] = max(most[0], running[0])
 
-    def slow(number: int) -> int:
+    def work() -> None:
         count(1)
+        time.sleep(0.001)  # so that a third one would be seen
+        count(-1)
+
+    def slow(number: int) -> int:
+        work()
         with waiting_for_server():
-            count(-1)
             began_to_wait.release()
             release.wait(SECONDS)
-        count(1)
-        count(-1)
+        work()
         return number
 
     def fast(number: int) -> int:
-        count(1)
-        count(-1)
+        work()
         return number
 
-    changes: list[None] = []
-    with ReadPool(2, "test", lambda: changes.append(None)) as pool:
+    changes = threading.Semaphore(0)
+    with ReadPool(2, "test", changes.release) as pool:
         waiting: list[Future[int]] = [pool.submit(slow, number) for number in range(MAX_WAITING)]
         done = [pool.submit(fast, number) for number in range(50)]
         assert [future.result(SECONDS) for future in done] == list(range(50))
@@ -57,7 +60,9 @@ def test_functions_that_wait_do_not_count() -> None:
         assert not any(future.done() for future in waiting) and pool.waiting == MAX_WAITING
         release.set()
         assert [future.result(SECONDS) for future in waiting] == list(range(MAX_WAITING))
-    assert most[0] <= 2 and len(changes) >= 50 + MAX_WAITING
+        # One for each that ended, and one for each that began to wait; the last may be told after its result.
+        assert all(changes.acquire(timeout=SECONDS) for _ in range(50 + 2 * MAX_WAITING))
+    assert most[0] <= 2
 
 
 def test_an_error_is_that_of_its_function_and_closing_cancels_the_rest() -> None:
