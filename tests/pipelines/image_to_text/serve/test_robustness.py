@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,11 +159,13 @@ def test_an_error_of_the_program_is_not_the_clients(
 
 
 def test_time_in_the_queue_is_bounded(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(tiny, max_batch=1, limits=Limits(queue_seconds=0.2, request_seconds=600.0)) as running:
+    with serving(tiny, max_batch=1, limits=Limits(queue_seconds=600.0, request_seconds=600.0)) as running:
         steps = Steps(running, monkeypatch)
         first = raw(running, chat("Hello", max_tokens=3, ignore_eos=True))
         wait_until(lambda: len(steps.engine) == 1)
-        steps.make()
+        steps.make()  # the first has left the queue; the limit is for the second
+        limits = Limits(queue_seconds=0.2, request_seconds=600.0)
+        monkeypatch.setattr(running.service, "options", replace(running.service.options, limits=limits))
         waited = running.post(PATH, chat("Hello"))
         assert waited.status_code == 429 and waited.json()["error"]["code"] == "queue_timeout"
         steps.run()

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from helpers.serving import SCENE, Live, chat, serving
+from helpers.serving import SCENE, Live, chat, serving, wait_until
 from PIL import Image
 
 from mindone.pipelines.image_to_text.serve.options import Limits
@@ -318,15 +318,18 @@ def test_a_log_with_content_has_no_images(tiny: Any) -> None:
         for path, body in bodies.items():
             limit = {"options": {"num_predict": 2}} if path.startswith("/api") else {"max_tokens": 2}
             assert running.post(path, {**body, **limit}).status_code == 200
+        wait_until(lambda: len(running.log) == len(bodies))  # it is written after the answer was sent
         assert image not in str(running.log)
         chats = [record["request"]["prompts"] for record in running.log]
     assert chats == [[[{"role": "user", "text": "What?", "images": 1}]]] * 2 + [["What?"]]
 
 
 def test_a_log_has_no_content_and_no_key(guarded: Live) -> None:
-    before = len(guarded.log)
-    guarded.post("/v1/chat/completions?token=hidden", chat("very secret words", max_tokens=2), headers=key())
-    record = guarded.log[before]
+    body = chat("very secret words", max_tokens=2)
+    found = guarded.post("/v1/chat/completions?token=hidden", body, headers=key())
+    name = found.headers["x-request-id"]
+    wait_until(lambda: any(one["request_id"] == name for one in guarded.log))  # it is written after the answer was sent
+    (record,) = (one for one in guarded.log if one["request_id"] == name)
     assert record["status"] == 200 and record["prompt_tokens"] > 5 and record["completion_tokens"] == 2
     assert len(record["request_id"]) == 32
     for hidden in ("secret", "first-key", "hidden"):
