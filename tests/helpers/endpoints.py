@@ -93,9 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         came = time.monotonic()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        uri = body["messages"][0]["content"][0]["image_url"]["url"]
-        image = base64.b64decode(uri.partition(",")[2])
-        kind = uri.partition(";")[0].removeprefix("data:")
+        image, kind = image_of(body)
         number = number_of(image)
         stub = self.server
         asked = Asked(number, came, body, dict(self.headers), image, kind)
@@ -131,6 +129,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         pass
+
+
+def image_of(body: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the image of a request, and its media type."""
+    uri = body["messages"][0]["content"][0]["image_url"]["url"]
+    return base64.b64decode(uri.partition(",")[2]), uri.partition(";")[0].removeprefix("data:")
 
 
 def number_of(image: bytes) -> int:
