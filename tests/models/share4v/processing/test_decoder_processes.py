@@ -52,7 +52,7 @@ def children() -> set[int]:
 def is_gone(process_id: int) -> bool:
     try:
         state = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
     return state == "Z"
 
@@ -149,21 +149,21 @@ def test_a_process_that_ended_meanwhile_is_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("what", "allowance", "message"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", r"its decoder ended without a result \(SIGSEGV\): .*JPEG or PNG"),
-        ("sys.exit(3)", r"its decoder ended without a result \(status 3\)"),
-        ("time.sleep(60)", "too costly to decode: decoding took more than 0 s"),
-        ("os.kill(os.getpid(), signal.SIGSTOP)", "too costly to decode: decoding took more than 0 s"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 600, r"its decoder ended without a result \(SIGSEGV\): .*JPEG or PNG"),
+        ("sys.exit(3)", 600, r"its decoder ended without a result \(status 3\)"),
+        ("time.sleep(600)", 0.1, "too costly to decode: decoding took more than 0 s"),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", 0.1, "too costly to decode: decoding took more than 0 s"),
     ],
 )
 def test_a_decoder_that_crashes_or_hangs_fails_its_image_alone(
-    monkeypatch: pytest.MonkeyPatch, what: str, message: str
+    monkeypatch: pytest.MonkeyPatch, what: str, allowance: float, message: str
 ) -> None:
     started = []
     with monkeypatch.context() as patched:
         patched.setattr(decoder_processes, "_PROGRAM", PROGRAM.format(what))
-        patched.setattr(decoder_processes, "_CLOCK_ALLOWANCE", 0.1)
+        patched.setattr(decoder_processes, "_CLOCK_ALLOWANCE", allowance)
         patched.setattr(decoder_processes, "_CLOCK_PER_CPU_SECOND", 0.0)
         process = decoder_processes._Process()
         started.append(process._process.pid)
@@ -214,7 +214,7 @@ report(lambda: process._process.pid)
 """
     kind, text = run_limited(code, str(tmp_path / "a.webp"))  # ends with os._exit, so without handlers
     assert kind == "value", text
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not is_gone(int(text)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
