@@ -116,6 +116,22 @@ def test_answers_without_a_record_are_not_thrown_away(photos: Path, capsys: pyte
     assert (photos / "1.txt").read_text().strip() == "Why?"
 
 
+def test_a_job_that_runs_out_of_memory_is_stopped_and_not_complete(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 1 would say that the outputs are complete, but for some inputs."""
+
+    def without_memory(self: EchoExecutor, tasks: object) -> None:
+        raise MemoryError("share4v_layer got no memory")
+
+    with monkeypatch.context() as full:
+        full.setattr(EchoExecutor, "run", without_memory)
+        assert run("photos") == 3
+    error = capsys.readouterr().err
+    assert "stopped: not enough memory (share4v_layer got no memory): use a smaller --dtype" in error
+    assert "the same command resumes the job" in error and run("photos") == 0
+
+
 def test_other_settings_are_explained_in_one_sentence_with_flags(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
