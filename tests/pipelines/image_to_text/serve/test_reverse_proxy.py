@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +13,11 @@ from typing import Any
 import httpx
 import pytest
 from helpers.paths import ROOT
+from helpers.ports import free_port
 from helpers.programs import find_program
 from helpers.serving import Live, Steps, chat, serving, wait_until
 
 PATH = "/v1/chat/completions"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def configuration(folder: Path, port: int, servers: list[Live]) -> str:

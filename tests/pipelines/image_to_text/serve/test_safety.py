@@ -138,7 +138,7 @@ def test_limits_of_bodies(guarded: Live) -> None:
             assert found.status_code == 413
         except httpx.WriteError:
             pass  # the server has closed the connection before everything was sent
-    assert guarded.service.admission.active == 0
+    wait_until(lambda: guarded.service.admission.active == 0)
     packed = {**key(), "Content-Encoding": "gzip"}
     assert "must not be compressed" in message(guarded.post("/v1/chat/completions", {}, headers=packed), 415)
 

@@ -44,6 +44,12 @@ def form(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a busy machine needs to start the processes that try schemas."""
+    monkeypatch.setattr(service, "_SCHEMA_TURNS", 60)
+
+
 @pytest.fixture(scope="module")
 def client(live: Live) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as made:
@@ -128,7 +134,7 @@ def test_schemas_that_take_hours_to_compile_block_nobody(tiny: Any, monkeypatch:
         return found
 
     monkeypatch.setattr(structured_output, "refusal", held)
-    monkeypatch.setattr(service, "_SCHEMA_TURNS", 600)
+    monkeypatch.setattr(service, "_SCHEMA_TURNS", 600)  # times one second
 
     def ask(pool: ThreadPoolExecutor, schema: Any) -> Future[httpx.Response]:
         return pool.submit(running.post, PATH, chat("What?", response_format=form(schema)), timeout=600)
@@ -150,6 +156,7 @@ def test_schemas_that_take_hours_to_compile_block_nobody(tiny: Any, monkeypatch:
 def test_schemas_wait_for_their_turn_within_a_limit(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(structured_output, "refusal", lambda text, seconds: answered.wait(600) and None)
+    monkeypatch.setattr(service, "_SCHEMA_TURNS", 3)
     with serving(tiny, limits=Limits(schema_seconds=0.05)) as running:
         found = running.post(PATH, chat("What?", response_format=form({"const": "late"})))
         answered.set()
