@@ -50,7 +50,7 @@ def proxied(tiny: Any, tmp_path: Path) -> Iterator[tuple[str, list[Live]]]:
             yield address, servers
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(300)
 
 
 def answers(address: str) -> bool:
@@ -69,7 +69,7 @@ def test_two_servers_behind_nginx(
     proxied: tuple[str, list[Live]], scene: str, ask: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, servers = proxied
-    with httpx.Client(base_url=address, timeout=60, trust_env=False) as client, ThreadPoolExecutor(4) as pool:
+    with httpx.Client(base_url=address, timeout=300, trust_env=False) as client, ThreadPoolExecutor(4) as pool:
         wanted = ask("Describe this image")
         body = chat("Describe this image", scene)
         found = list(pool.map(lambda _: client.post(PATH, json=body), range(8)))

@@ -34,7 +34,7 @@ def leave(live: Live, body: dict[str, Any], size: int) -> None:
     """Send a request, read some bytes of its answer, and close the connection."""
     host, _, port = live.url.removeprefix("http://").partition(":")
     data = json.dumps(body).encode()
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
+    with socket.create_connection((host, int(port)), timeout=300) as connection:
         head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
         connection.sendall(head.encode() + data)
         connection.recv(size)
