@@ -11,6 +11,7 @@ import pytest
 from helpers.echo_executor import EchoExecutor
 from helpers.jobs import tree, write_photos
 
+from mindone.models.share4v.generation import grammar_trial
 from mindone_share4v.cli import main
 
 pytestmark = pytest.mark.usefixtures("echo_executor")
@@ -67,6 +68,19 @@ def test_a_mistake_is_reported_at_once_and_writes_nothing(
     assert tree(photos.parent) == before and {path.name for path in photos.parent.iterdir()} == {"photos", "notes.md"}
     assert run("photos", "--out", "captions.jsonl") == 0
     assert len(captions(photos.parent / "captions.jsonl")) == 3
+
+
+def test_a_schema_that_takes_hours_to_compile(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler cannot be interrupted; the limit is the server's."""
+    monkeypatch.setattr(grammar_trial, "COMPILE_SECONDS", 1.0)
+    patterns = [{"type": "string", "pattern": f".*a.{{{number}}}b.*"} for number in range(5, 25)]
+    Path("schema.json").write_text(json.dumps({"allOf": patterns}))
+    assert run("photos", "--out", "captions.jsonl", "--schema", "schema.json") == 2
+    error = capsys.readouterr().err
+    assert "--schema: it takes more than 1 s to compile: make it simpler, with fewer patterns in an allOf" in error
+    assert {path.name for path in photos.parent.iterdir()} == {"photos", "schema.json"}
 
 
 def test_an_output_that_is_not_writable(

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 
+from mindone.models.share4v.generation.grammar_trial import COMPILE_SECONDS
+
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 # The flags of `share4v serve` for limits, which errors name.
 _FLAGS = {
@@ -69,7 +71,7 @@ class Limits:
     write_seconds: float = 30.0
     idle_seconds: float = 40.0
     drain_seconds: float = 30.0
-    schema_seconds: float = 5.0
+    schema_seconds: float = COMPILE_SECONDS
     ping_seconds: float = 5.0
     url_bytes: int = 10 * 2**20
     url_seconds: float = 10.0

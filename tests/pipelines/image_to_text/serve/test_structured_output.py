@@ -15,9 +15,10 @@ import openai
 import pytest
 from helpers.serving import MODEL, Live, chat, serving
 
+from mindone.models.share4v.generation import grammar_trial
 from mindone.models.share4v.generation.constraints import grammar_of
-from mindone.pipelines.image_to_text.serve import grammar_trial, service, structured_output
-from mindone.pipelines.image_to_text.serve.grammar_trial import refusal
+from mindone.models.share4v.generation.grammar_trial import refusal
+from mindone.pipelines.image_to_text.serve import service, structured_output
 from mindone.pipelines.image_to_text.serve.options import Limits
 
 PATH = "/v1/chat/completions"

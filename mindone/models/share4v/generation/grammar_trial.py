@@ -11,6 +11,7 @@ import subprocess
 import sys
 from importlib import import_module
 
+COMPILE_SECONDS = 5.0  # of CPU time, which a grammar of somebody else may take
 MEMORY_BYTES = 4 * 2**30  # address space of the process
 # The time of the process by the clock, which only ends one that hangs: a busy machine may give it a fraction of a CPU.
 _CLOCK_PER_CPU_SECOND = 6.0
