@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -50,15 +50,27 @@ class LayerRounder:
                 sequences[index] = self.rotation.rows(sequences[index])
         layer = ReferenceLayer(self.config, plan.name, self.read, plan.spec.matrices[3].hadamard)
         exact, run = _ExactMatrices(plan, self.read), _LayerRun(layer, _RoundedMatrices(), sequences)
+        first_value = (self.config.num_attention_heads + self.config.kv_heads) * self.config.head_size
         for number, inputs in enumerate((run.to_attention, run.to_output, run.to_mlp, run.to_down)):
-            moments = Moments(plan.spec.matrices[number].columns)
-            for part in inputs():
-                moments.add(part)
-            writer.codes(number, gptq(exact.weight(number), moments))
-            del moments
+            columns = plan.spec.matrices[number].columns
+            moments, weight = _moments(columns, inputs()), exact.weight(number)
+            rows = first_value if number == 0 else len(weight)
+            writer.codes(number, gptq(weight[:rows], moments))
             run.rounded.add(number, writer, exact.bias(number))
+            if number == 0:  # whose values are zeros so far
+                writer.codes(number, gptq(weight[rows:], _moments(columns, run.to_values())), rows)
+                run.rounded.add(number, writer, exact.bias(number))
+            del moments, weight
         run.finish()
         return writer.block
+
+
+def _moments(columns: int, inputs: Iterable[np.ndarray]) -> Moments:
+    """Return the second moments of inputs [T, K], each of K columns."""
+    moments = Moments(columns)
+    for part in inputs:
+        moments.add(part)
+    return moments
 
 
 class _ExactMatrices:
@@ -121,6 +133,11 @@ class _LayerRun:
     def to_attention(self) -> Iterator[np.ndarray]:
         for index in range(len(self.sequences)):
             yield self.layer.attention_inputs(self.sequences[index])
+
+    def to_values(self) -> Iterator[np.ndarray]:
+        for index in range(len(self.sequences)):
+            inputs = self.layer.attention_inputs(self.sequences[index])
+            yield self.layer.averaged(inputs, self.rounded.multiply, index)
 
     def to_output(self) -> Iterator[np.ndarray]:
         for index in range(len(self.sequences)):

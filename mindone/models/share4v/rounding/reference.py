@@ -44,15 +44,36 @@ class ReferenceLayer:
 
     def attended(self, inputs: np.ndarray, multiply: Multiply) -> np.ndarray:
         """Return the inputs of the output projection, [T, heads * D], given those of matrix 0."""
-        config, length, size = self.config, len(inputs), self.config.head_size
+        query, key, value = self._heads(multiply(0, inputs))
+        out = np.empty_like(query)
+        for h, rows in enumerate(query):
+            shared = h // (len(query) // len(key))
+            out[h] = _weights(rows, key[shared], np.arange(len(rows))) @ value[shared]
+        return out.transpose(1, 0, 2).reshape(len(inputs), -1)
+
+    def averaged(self, inputs: np.ndarray, multiply: Multiply, first: int) -> np.ndarray:
+        """Return averages of the inputs of matrix 0, [T, H], with the weights of attention: what values are made of.
+
+        A head's output is its value projection of such an average, for each token. All heads would be as many averages
+        of each token; here token t has that of head (first + t) mod heads.
+        """
+        query, key, _ = self._heads(multiply(0, inputs))
+        out = np.empty_like(inputs)
+        for h, rows in enumerate(query):
+            tokens = np.arange((h - first) % len(query), len(inputs), len(query))
+            out[tokens] = _weights(rows[tokens], key[h // (len(query) // len(key))], tokens) @ inputs
+        return out
+
+    def _heads(self, stacked: np.ndarray) -> list[np.ndarray]:
+        """Outputs of matrix 0 [T, N] -> query [Hq, T, D], key and value [Hkv, T, D], rotated by their positions."""
+        config, length, size = self.config, len(stacked), self.config.head_size
         query, key, value = np.split(
-            multiply(0, inputs).reshape(length, -1, size).transpose(1, 0, 2),  # [heads, T, D]
+            stacked.reshape(length, -1, size).transpose(1, 0, 2),
             (config.num_attention_heads, config.num_attention_heads + config.kv_heads),
         )
         tables = rope_tables(config, np.arange(length)[None], np.array([length]))
         cos, sin = (table.reshape(length, size) for table in tables)
-        attended = _attention(_rotate(query, cos, sin), _rotate(key, cos, sin), value)
-        return attended.transpose(1, 0, 2).reshape(length, -1)
+        return [_rotate(query, cos, sin), _rotate(key, cos, sin), value]
 
     def mlp_inputs(self, x: np.ndarray) -> np.ndarray:
         """Return the inputs of the gate and up projections, [T, H], given the stream x [T, H] behind attention."""
@@ -108,14 +129,9 @@ def _rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     return x * cos + np.concatenate((-x[..., half:], x[..., :half]), -1) * sin
 
 
-def _attention(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Causal attention of query [Hq, T, D] to key and value [Hkv, T, D] -> [Hq, T, D], a head at a time."""
-    out = np.empty_like(query)
-    heads, length, size = query.shape
-    shared = heads // len(key)
-    mask = np.triu(np.full((length, length), -np.inf, np.float32), 1)
-    for h in range(heads):
-        scores = query[h] @ key[h // shared].T / np.float32(size**0.5) + mask
-        scores = np.exp(scores - scores.max(-1, keepdims=True))
-        out[h] = (scores / scores.sum(-1, keepdims=True)) @ value[h // shared]
-    return out
+def _weights(query: np.ndarray, key: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Weights of causal attention, [R, T], of the queries [R, D] of tokens [R] for keys [T, D], of one head."""
+    scores = query @ key.T / np.float32(query.shape[1] ** 0.5)
+    scores[np.arange(len(key)) > tokens[:, None]] = -np.inf
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    return scores / scores.sum(-1, keepdims=True)

@@ -16,6 +16,7 @@ from mindone.models.share4v.rounding.gptq_layers import LayerRounder
 from mindone.models.share4v.rounding.importance import Importance, normalized
 from mindone.models.share4v.rounding.kernel_layers import run_model
 from mindone.models.share4v.rounding.moments import Moments
+from mindone.models.share4v.rounding.reference import Multiply, ReferenceLayer
 from mindone.models.share4v.rounding.rotation import RotatedWeights, Rotation
 
 
@@ -125,6 +126,22 @@ def test_layers_rounded_in_sequence_make_a_model_near_the_plain_one() -> None:
         errors.append(float(((run_model(text, blocks, ids[0]) - plain) ** 2).mean() / (plain**2).mean()))
     assert errors[1] < 0.9 * errors[0] and errors[2] < 0.9 * errors[0]
     assert max(errors) < 0.1
+
+
+def test_averaged_inputs_are_what_the_values_of_a_head_are_made_of() -> None:
+    text, weights = small_model()
+    name, read = "language_model.model.layers.0", weights.__getitem__
+    layer = ReferenceLayer(text, name, read)
+    projections = [weights[f"{name}.self_attn.{part}_proj.weight"] for part in "qkv"]
+    multiply: Multiply = lambda number, inputs: inputs @ np.concatenate(projections).T  # noqa: E731
+    inputs = layer.attention_inputs(np.random.default_rng(8).standard_normal((20, 288), np.float32))
+    attended = layer.attended(inputs, multiply).reshape(20, 6, 48)
+    for first in (0, 4):
+        averaged = layer.averaged(inputs, multiply, first)
+        for t in range(20):
+            head = (first + t) % 6
+            value = projections[2][head // 3 * 48 :][:48]
+            np.testing.assert_allclose(value @ averaged[t], attended[t, head], atol=1e-4)
 
 
 def test_importance_is_positive_and_of_every_matrix() -> None:
