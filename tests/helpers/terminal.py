@@ -15,19 +15,13 @@ DEADLINE = 600.0  # seconds; only stops tests that hang
 
 
 class Terminal:
-    """Runs a `share4v` process on a pseudo-terminal.
+    """Runs a `share4v` process on a pseudo-terminal."""
 
-    Args:
-        argv: its arguments.
-        cwd: its directory.
-        program: runs in place of `share4v`.
-    """
-
-    def __init__(self, argv: Sequence[str], cwd: Path, program: Sequence[str] = SHARE4V) -> None:
+    def __init__(self, argv: Sequence[str], cwd: Path) -> None:
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
             os.chdir(cwd)
-            os.execv(program[0], [*program, *argv])
+            os.execv(SHARE4V[0], [*SHARE4V, *argv])
         self.chunks: list[str] = []
 
     @property

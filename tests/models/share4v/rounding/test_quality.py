@@ -19,7 +19,7 @@ def model(layers: int | None) -> Model:
 
 
 @cache
-def exact(layers: int | None) -> np.ndarray:
+def exact(layers: int | None) -> list[np.ndarray]:
     return measure(model(layers), Variant("float32"), None)[1]
 
 
@@ -31,25 +31,27 @@ def quality(variant: Variant, layers: int | None = None) -> Quality:
 def test_types_of_one_byte_lose_little() -> None:
     assert quality(Variant("float16")).kl < 5e-5
     rotated = quality(Variant("int8", "rotated"))
-    assert rotated.kl < 6.8e-3
-    assert rotated.kl < 0.8 * quality(Variant("int8", "groups")).kl
+    assert rotated.kl < 5.8e-3  # 5.4e-3
+    assert rotated.kl < 0.65 * quality(Variant("int8", "groups")).kl
     assert rotated.bits < 8.1
 
 
 def test_int4_on_loading_is_far_better_than_the_oldest_layout() -> None:
     weighted = quality(Variant("int4", "weighted"))
-    assert weighted.kl < 1.15e-1
-    assert weighted.kl < 0.3 * quality(Variant("int4", "groups")).kl
+    assert weighted.kl < 9.5e-2  # 8.9e-2
+    assert weighted.kl < 0.2 * quality(Variant("int4", "groups")).kl
     assert weighted.bits < 4.65
 
 
 def test_gptq_on_real_weights() -> None:
     """On the first layers only, with little calibration: benchmarks/quantization.py compares GPTQ on all of them.
 
-    Here the KL divergence varies by a tenth with the number of threads of NumPy's BLAS, too much to compare GPTQ with
-    rounding by importance; test_gptq.py does that by the error of the outputs.
+    The KL divergence varies by a tenth with the number of threads of NumPy's BLAS. It was 2.5e-2, 0.65 and 0.21 times
+    those below.
     """
     layers = 4
     converted = quality(Variant("int4", "rotated", is_gptq=True), layers)
-    assert converted.kl < 0.5 * quality(Variant("int4", "groups"), layers).kl
+    assert converted.kl < 3.0e-2
+    assert converted.kl < 0.8 * quality(Variant("int4", "weighted"), layers).kl
+    assert converted.kl < 0.25 * quality(Variant("int4", "groups"), layers).kl
     assert converted.bits < 4.65
