@@ -19,7 +19,6 @@ from .status_line import STATUS
 
 FAILED = 1  # exit status: an error in this program, or an output that cannot be written, as on a full disk
 PIPE_CLOSED = 141  # exit status, as shells report SIGPIPE
-_LESS_MEMORY = "use a smaller --dtype (int8, int4), a smaller --batch-size, or close other programs"
 _BUG = (
     "share4v: error: this is a bug in share4v. Please report it with the lines above, the command, and the output of "
     "`share4v env`"
@@ -63,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_error(f"share4v: error: {_place(error)}{error.strerror or error}")
         return FAILED
     except MemoryError as error:
-        _write_error(f"share4v: error: not enough memory{f' ({error})' if str(error) else ''}: {_LESS_MEMORY}")
+        from .printing import memory_message
+
+        _write_error(f"share4v: error: {memory_message(error)}")
         return FAILED
     except ImportError as error:  # an installation that lacks a package, or has another version of it
         _write_error(f"share4v: error: {error}; `share4v env` lists what is installed")

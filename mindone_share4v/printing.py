@@ -89,3 +89,10 @@ def filtered_messages() -> Iterator[None]:
         warnings.formatwarning = format_warning
         if handler:
             handler.setFormatter(formatter)
+
+
+def memory_message(error: MemoryError) -> str:
+    """Return that there is not enough memory, and what to do about it."""
+    detail = f" ({one_line(str(error))})" if str(error) else ""
+    less = "use a smaller --dtype (int8, int4), a smaller --batch-size, or close other programs"
+    return f"not enough memory{detail}: {less}"

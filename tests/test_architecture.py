@@ -56,7 +56,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("config",),),
     ),
     SERVE: (
-        (("errors",), ("options",), ("connection",), ("model_thread",), ("cpu_time",), ("grammar_trial",)),
+        (("errors",), ("options",), ("connection",), ("model_thread",), ("cpu_time",)),
         (("page",), ("metrics",)),
         (("kinds",), ("json_text",), ("admission",), ("remote_images",), ("sampling",)),
         (("fields",), ("images",), ("http",), ("structured_output",)),

@@ -235,8 +235,8 @@ def add_json_argument(group: _ArgumentGroup) -> None:
     group.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
-def add_url_arguments(parser: ArgumentParser, see: str = "; see also --workers") -> None:
-    """Add the group about downloads; `see` names a flag that limits them too."""
+def add_url_arguments(parser: ArgumentParser) -> None:
+    """Add the group about downloads."""
     group = parser.add_argument_group("images at URLs of a table or a list")
     group.add_argument(
         "--url-attempts",
@@ -255,7 +255,7 @@ def add_url_arguments(parser: ArgumentParser, see: str = "; see also --workers")
         "--url-per-host",
         type=int,
         metavar="N",
-        help=f"maximum number of requests to one host at a time{see} (default: 4)",
+        help="maximum number of requests to one host at a time (default: 4)",
     )
     group.add_argument(
         "--url-private",

@@ -65,5 +65,5 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--batch-size", type=int, default=16, metavar="N", help="rows scored together (default: %(default)s)"
     )
     model.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-    add_url_arguments(parser, see="")
+    add_url_arguments(parser)
     add_model_arguments(parser)

@@ -68,9 +68,9 @@ def add_network_arguments(parser: ArgumentParser) -> _ArgumentGroup:
         action="append",
         default=[],
         metavar="KEY",
-        help="accept only requests with this key, except for /health; can be repeated. Other users of this machine can "
-        "see it in the list of processes; the environment variable SHARE4V_API_KEY (several keys: separated by commas) "
-        "is not visible to them",
+        help="accept only requests with this key, except for /health and the page; can be repeated. Other users of "
+        "this machine can see it in the list of processes; the environment variable SHARE4V_API_KEY (several keys: "
+        "separated by commas) is not visible to them",
     )
     group.add_argument("--without-key", action="store_true", help="let anyone who can connect to --host use the server")
     group.add_argument(

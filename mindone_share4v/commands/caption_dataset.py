@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mindone.models.share4v.display import shell_name
 
-from ..printing import one_line, print_error, print_text
+from ..printing import memory_message, one_line, print_error, print_text
 from ..signals import INTERRUPTED, raise_interrupt, signal_handler
 from ..status_line import STATUS
 from .common import flag_of, print_unused_sampling, usage_error, with_flags
@@ -82,6 +82,11 @@ def run(arguments: Namespace) -> int:
             return INTERRUPTED
         except ImportError as error:
             return usage_error(arguments, error)
+        except MemoryError as error:
+            if job is None:
+                raise
+            print_error(f"stopped: {memory_message(error)}; the same command resumes the job")
+            return STOPPED
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
             is_usage_error = isinstance(error, (ValueError, FileNotFoundError, HubError)) and not isinstance(
                 error, JournalError

@@ -41,7 +41,8 @@ def runnable_pages() -> dict[str, list[Block]]:
 
 def run_page(page: str, folder: Path, originals: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     if page.startswith("examples/"):  # these pages refer to the files beside them
-        shutil.copytree(ROOT / Path(page).parent, folder)
+        # Other tests import modules there at the same time: compiled files come and go.
+        shutil.copytree(ROOT / Path(page).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
     else:
         folder.mkdir()
         (folder / "examples").symlink_to(ROOT / "examples")

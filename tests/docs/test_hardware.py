@@ -23,7 +23,7 @@ def flags_of(words: list[str]) -> list[str]:
 
 
 def check_flags(command: list[str], words: list[str]) -> None:
-    done = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     known = re.findall(r"--[\w-]+", done.stdout)
     assert [flag for flag in flags_of(words) if flag not in known] == []

@@ -34,7 +34,7 @@ class Settings:
 class Check:
     title: str
     run: object
-    seconds: float = 30
+    seconds: float = 300
 
 def dies(settings):
     sys.stderr.write("the driver says goodbye")
@@ -56,7 +56,7 @@ CHECKS = {
 
 def report(script: Path, out: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
     command = [sys.executable, str(script), "--device", "CPU", "--out", str(out), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=script.parent, timeout=1200)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     written: dict[str, Any] = json.loads((out / "report.json").read_text())
@@ -94,13 +94,14 @@ def test_every_end_of_a_check_is_reported(tmp_path: Path) -> None:
 def test_a_bad_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     command = [sys.executable, str(ASCEND / "report.py"), "--out", str(tmp_path / "file" / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "cannot be created" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_rehearsal(tmp_path: Path) -> None:
     """The short form: versions, a product, and logits of the tiny model against those that are stored."""
-    found = report(ASCEND / "report.py", tmp_path, "--only", "environment", "device", "parity-float16")["checks"]
+    only = ("environment", "device", "parity-float16")
+    found = report(ASCEND / "report.py", tmp_path, "--patience", "5", "--only", *only)["checks"]
     assert [check["status"] for check in found.values()] == ["ok"] * 3
     assert found["environment"]["versions"]["mindspore"][:2] == "2."
     assert found["parity-float16"]["error"] < 1e-4 and found["parity-float16"]["same_top"] == "39 of 39"

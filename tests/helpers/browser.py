@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from helpers.programs import find_program
 
-SECONDS = 60  # ends a wait that hangs
+SECONDS = 300  # ends a wait that hangs
 # Texts whose contrast (as in WCAG) is below 4.5; controls without a name that a screen reader could say; images
 # without a text; and whether the page is wider than its window.
 FAULTS = """

@@ -33,7 +33,7 @@ def run_program(*arguments: str | Path) -> bytes:
     Raises:
         RuntimeError: it failed.
     """
-    done = subprocess.run([str(one) for one in arguments], capture_output=True, timeout=60)
+    done = subprocess.run([str(one) for one in arguments], capture_output=True, timeout=300)
     if done.returncode:
         raise RuntimeError(f"{Path(arguments[0]).name}: {done.stderr.decode(errors='replace')[:300]}")
     return done.stdout

@@ -20,11 +20,12 @@ from starlette.routing import BaseRoute
 from helpers.paths import ROOT
 from mindone.pipelines.image_to_text.answering import ImageTextToTextPipeline
 from mindone.pipelines.image_to_text.serve import server
-from mindone.pipelines.image_to_text.serve.options import ServerOptions
+from mindone.pipelines.image_to_text.serve.options import Limits, ServerOptions
 from mindone.pipelines.image_to_text.serve.service import Service
 
 MODEL = "sharegpt4v-tiny"
 SCENE = ROOT / "examples" / "sharegpt_4v" / "scene.png"
+SECONDS = 300.0  # after which something hangs; a busy machine may need a minute for what usually takes a second
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Live:
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False, **options)
 
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
         with self.client() as client:
@@ -78,7 +79,7 @@ class Steps:
 
         def controlled() -> Any:
             if not self.is_free:
-                self._allowed.acquire(timeout=60)
+                self._allowed.acquire(timeout=SECONDS)
             done = step()
             self._made.release()
             return done
@@ -88,7 +89,7 @@ class Steps:
     def make(self) -> None:
         """Make one step and wait for its end."""
         self._allowed.release()
-        assert self._made.acquire(timeout=60)
+        assert self._made.acquire(timeout=SECONDS)
 
     def allow(self, count: int) -> None:
         """Let it make so many steps, and do not wait for them."""
@@ -109,9 +110,10 @@ def serving(
     Args:
         loaded: its pipeline, or None for a server without a model.
         own_routes: further routes.
-        options: of ServerOptions.
+        options: of ServerOptions; without limits among them, a request may wait for its turn.
     """
-    chosen = ServerOptions(**{"model_name": MODEL, "port": 0, **options})
+    limits = Limits(queue_seconds=SECONDS)
+    chosen = ServerOptions(**{"model_name": MODEL, "port": 0, "limits": limits, **options})
     listener = server.bind(chosen)
     ready: Future[None] = Future()
     log: list[dict[str, Any]] = []
@@ -127,18 +129,18 @@ def serving(
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    ready.result(timeout=120)
+    ready.result(timeout=SECONDS)
     yield Live(server.address_of(listener), run.service, loaded, run.loop, run.stop, log)
     if thread.is_alive():  # else the test has stopped it
         with suppress(RuntimeError):
             run.loop.call_soon_threadsafe(run.stop)
-    thread.join(timeout=60)
+    thread.join(timeout=SECONDS)
     assert not thread.is_alive()
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for something that another thread does at once; fails after a minute."""
-    deadline = time.monotonic() + 60
+    """Wait for something that another thread does at once; fails if it hangs."""
+    deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)  # each look takes time from the thread that is waited for

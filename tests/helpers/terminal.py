@@ -15,13 +15,19 @@ DEADLINE = 600.0  # seconds; only stops tests that hang
 
 
 class Terminal:
-    """Runs a `share4v` process on a pseudo-terminal."""
+    """Runs a `share4v` process on a pseudo-terminal.
 
-    def __init__(self, argv: Sequence[str], cwd: Path) -> None:
+    Args:
+        argv: its arguments.
+        cwd: its directory.
+        program: runs in place of `share4v`.
+    """
+
+    def __init__(self, argv: Sequence[str], cwd: Path, program: Sequence[str] = SHARE4V) -> None:
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
             os.chdir(cwd)
-            os.execv(SHARE4V[0], [*SHARE4V, *argv])
+            os.execv(program[0], [*program, *argv])
         self.chunks: list[str] = []
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import fcntl
 import io
 import json
 import os
@@ -420,8 +421,9 @@ def test_an_interrupted_conversion_leaves_no_files(
 def test_a_closed_pipe_is_not_an_error(
     checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path
 ) -> None:
-    process = start("caption", *pictures * 3, "--model", str(checkpoint), *TOKENS, cwd=tmp_path)
+    process = start("caption", *pictures * 40, "--model", str(checkpoint), *TOKENS, cwd=tmp_path)
     assert process.stdout is not None and process.stderr is not None
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # less than the captions have: the process waits for readers
     assert process.stdout.readline() == f"{pictures[0]}\t{captions[0]}\n"
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -469,8 +471,30 @@ def test_a_terminal_shows_a_caption_while_it_is_generated(
     assert len(screen.shown) > 8  # more pieces than lines
 
 
+# The command, whose answer to a question stops after some words until there is a signal.
+HALTING = """
+import os, select, signal, sys
+from mindone.pipelines.image_to_text.chat import ChatSession
+from mindone_share4v.cli import main
+arrived, arrives = os.pipe()
+os.set_blocking(arrives, False)
+signal.set_wakeup_fd(arrives)
+ask = ChatSession.ask
+
+def halting(session, *arguments):
+    for number, piece in enumerate(ask(session, *arguments)):
+        if number == 8:
+            select.select([arrived], [], [], 600)
+        yield piece
+
+ChatSession.ask = halting
+sys.exit(main())
+"""
+
+
 def test_chat_on_a_terminal(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
-    terminal = Terminal(["chat", pictures[0], "--model", str(checkpoint), "--max-new-tokens", "400"], tmp_path)
+    arguments = ["chat", pictures[0], "--model", str(checkpoint), "--max-new-tokens", "400"]
+    terminal = Terminal(arguments, tmp_path, [sys.executable, "-c", HALTING])
     terminal.read_until(lambda text: text.count("> ") == 1)
     terminal.type("Why is it?\n")
     terminal.read_until(lambda text: len(text.partition("Why is it?")[2].strip()) > 8)

@@ -11,6 +11,7 @@ import pytest
 from helpers.echo_executor import EchoExecutor
 from helpers.jobs import tree, write_photos
 
+from mindone.models.share4v.generation import grammar_trial
 from mindone_share4v.cli import main
 
 pytestmark = pytest.mark.usefixtures("echo_executor")
@@ -69,6 +70,19 @@ def test_a_mistake_is_reported_at_once_and_writes_nothing(
     assert len(captions(photos.parent / "captions.jsonl")) == 3
 
 
+def test_a_schema_that_takes_hours_to_compile(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler cannot be interrupted; the limit is the server's."""
+    monkeypatch.setattr(grammar_trial, "COMPILE_SECONDS", 1.0)
+    patterns = [{"type": "string", "pattern": f".*a.{{{number}}}b.*"} for number in range(5, 25)]
+    Path("schema.json").write_text(json.dumps({"allOf": patterns}))
+    assert run("photos", "--out", "captions.jsonl", "--schema", "schema.json") == 2
+    error = capsys.readouterr().err
+    assert "--schema: it takes more than 1 s to compile: make it simpler, with fewer patterns in an allOf" in error
+    assert {path.name for path in photos.parent.iterdir()} == {"photos", "schema.json"}
+
+
 def test_an_output_that_is_not_writable(
     photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +128,22 @@ def test_answers_without_a_record_are_not_thrown_away(photos: Path, capsys: pyte
         assert tree(photos) == before
     assert run("photos", "--prompt", "Why?", "--restart") == 0
     assert (photos / "1.txt").read_text().strip() == "Why?"
+
+
+def test_a_job_that_runs_out_of_memory_is_stopped_and_not_complete(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 1 would say that the outputs are complete, but for some inputs."""
+
+    def without_memory(self: EchoExecutor, tasks: object) -> None:
+        raise MemoryError("share4v_layer got no memory")
+
+    with monkeypatch.context() as full:
+        full.setattr(EchoExecutor, "run", without_memory)
+        assert run("photos") == 3
+    error = capsys.readouterr().err
+    assert "stopped: not enough memory (share4v_layer got no memory): use a smaller --dtype" in error
+    assert "the same command resumes the job" in error and run("photos") == 0
 
 
 def test_other_settings_are_explained_in_one_sentence_with_flags(

@@ -35,10 +35,10 @@ def test_it_serves_until_sigterm(job: Path, monkeypatch: pytest.MonkeyPatch, is_
 
     def review() -> None:
         try:
-            found = re.search(r"reviewing .*captions\.jsonl\.share4v at (\S+)$", messages.get(timeout=60))
-            seen["ready"] = messages.get(timeout=60)
+            found = re.search(r"reviewing .*captions\.jsonl\.share4v at (\S+)$", messages.get(timeout=300))
+            seen["ready"] = messages.get(timeout=300)
             assert found
-            with httpx.Client(base_url=found[1], trust_env=False, timeout=60) as client:
+            with httpx.Client(base_url=found[1], trust_env=False, timeout=300) as client:
                 seen["page"] = client.get("/").status_code
                 listing = client.post("/review/find", json={}).json()["listing"]
                 body = {"changes": [{"number": 0, "verdict": "edited", "captions": ["By hand"]}], "listing": listing}
@@ -54,7 +54,7 @@ def test_it_serves_until_sigterm(job: Path, monkeypatch: pytest.MonkeyPatch, is_
     try:
         assert main(["review", str(job), "--port", "0"]) == (0 if is_writable else 1)
     finally:
-        client.join(60)
+        client.join(300)
         signal.signal(signal.SIGTERM, before)
     assert seen == {"ready": "ready", "page": 200, "count": 1}
     if is_writable:

@@ -25,7 +25,7 @@ COMMANDS = ["--help", "--version", "caption-dataset --list-styles"]
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+        ["sh", "-c", command], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
     )
 
 

@@ -78,7 +78,7 @@ def test_an_installation_in_which_an_import_fails(module: str, tmp_path: Path) -
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
 
     def share4v(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*SHARE4V, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+        return subprocess.run([*SHARE4V, *arguments], capture_output=True, text=True, env=environment, timeout=300)
 
     done = share4v("caption", "photo.jpg")
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -99,7 +99,7 @@ def complete(script: Path, *words: str) -> list[str]:
         'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _share4v; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     command = ["bash", "--norc", "-c", program, "bash", str(script), "share4v", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     return done.stdout.split()
 
@@ -145,7 +145,7 @@ def test_a_script_names_every_command_and_option(shell: str, scripts: Path) -> N
             for flag in option.flags:
                 assert (f"-l {flag[2:]} " if shell == "fish" and flag.startswith("--") else flag[2:]) in text
     if shutil.which(shell):  # bash is on every machine that runs the tests; the others are not
-        done = subprocess.run([shell, "-n", str(scripts / shell)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([shell, "-n", str(scripts / shell)], capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -58,7 +58,7 @@ def in_threads(functions: list[Callable[[], object]]) -> list[object]:
     start = threading.Barrier(len(functions))
 
     def call(function: Callable[[], object]) -> object:
-        start.wait(60)
+        start.wait(300)
         return function()
 
     with ThreadPoolExecutor(len(functions)) as pool:
@@ -113,7 +113,7 @@ def test_two_models_of_mindspores_operators_take_turns(
     other = threading.Thread(target=models[1].reset_caches, daemon=True)
     nested = threading.Thread(target=call_the_second_within_the_first, daemon=True)
     nested.start()
-    nested.join(60)
+    nested.join(300)
     assert not nested.is_alive()
 
 
@@ -126,21 +126,21 @@ def test_separate_models_compute_at_the_same_time(
 
     def stand_still(*arguments: np.ndarray) -> np.ndarray:
         is_inside.set()
-        assert may_continue.wait(120)
+        assert may_continue.wait(300)
         return decode(*arguments)
 
     monkeypatch.setattr(model.language_model, "run_decode", stand_still)
     pixels = np.zeros((1, 3, *[model.config.vision_config.image_size] * 2), np.float32)
     with ThreadPoolExecutor(2) as pool:
         answer = pool.submit(model.generate, prompts[0], **TOKENS)
-        assert is_inside.wait(120)
+        assert is_inside.wait(300)
         others = pool.submit(lambda: (other.encode_images(pixels), [other.generate(ids, **TOKENS) for ids in prompts]))
         try:
-            assert others.result(60)[1] == expected
+            assert others.result(300)[1] == expected
             assert not answer.done()
         finally:
             may_continue.set()
-        assert answer.result(120) == expected[0]
+        assert answer.result(300) == expected[0]
 
 
 def test_a_compilation_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,11 +270,11 @@ def test_a_child_that_was_forked_while_a_thread_used_the_model(model: Share4V, p
     def hold() -> None:
         with model.exclusive():
             is_held.set()
-            may_end.wait(120)
+            may_end.wait(300)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    is_held.wait(60)
+    is_held.wait(300)
     try:
         assert in_child(lambda: model.generate(prompts[0])).startswith("ForkError")
     finally:

@@ -248,8 +248,7 @@ def _finished_layers(
 
 def _report_abandoned(finished: FinishedLayers) -> None:
     """Log a warning for what interrupted conversions left in the same place: hours of work, or gigabytes of waste."""
-    for path in abandoned(finished.directory):
-        count, size = FinishedLayers(path).count, sum(file.stat().st_size for file in path.iterdir())
+    for path, count, size in abandoned(finished.directory):
         logger.warning(
             "%s has %d layer%s (%sB) of an interrupted conversion to int4 with another source, adapter, calibration or "
             "version: the same command continues it; delete the directory if you do not need it",

@@ -339,7 +339,7 @@ def test_transformers_streamers_receive_the_answer(
     with_prompt = TextStreamer(processor.tokenizer)
     model.generate(**inputs, max_new_tokens=12, streamer=with_prompt)
     assert capsys.readouterr().out.strip().endswith(text)
-    iterator = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=60)
+    iterator = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=300)
     options = {**inputs, "max_new_tokens": 12, "streamer": iterator}
     thread = threading.Thread(target=model.generate, kwargs=options)
     thread.start()
@@ -352,7 +352,7 @@ def test_transformers_streamers_receive_the_answer(
 
 
 def test_a_streamer_is_ended_after_an_error(model: Share4V, processor: Share4VProcessor) -> None:
-    iterator = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=60)
+    iterator = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=300)
     with pytest.raises(ValueError, match="a streamer takes one sequence, got 2"):
         model.generate(**processor(text=["Why?", "What?"]), streamer=iterator)
     assert "".join(iterator) == ""

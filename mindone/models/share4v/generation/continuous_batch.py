@@ -453,6 +453,7 @@ class ContinuousBatch(Generic[RequestId]):
             return free[0], 0
         row, source, length = self.prefixes.find(keys, free)
         if source is not None and source != row:
+            self.prefixes.clear([row])  # what it held is overwritten, also if the copy fails
             with self._exclusive():
                 self._decoder.copy_prefix(row, self._decoder, length, source)
         self.prefixes.store(row, keys[:length])
@@ -478,6 +479,7 @@ class ContinuousBatch(Generic[RequestId]):
             return False
         if leader.prefilled < slot.shared:
             return True
+        self.prefixes.clear([row])
         with self._exclusive():
             self._decoder.copy_prefix(row, self._decoder, slot.shared, self._slots.index(leader))
         self.prefixes.count(0, slot.shared - slot.prefilled)

@@ -38,7 +38,7 @@ _START_SECONDS = 60.0
 # The deadline of an answer, by the clock: a busy machine may give the process a fraction of a CPU.
 _CLOCK_PER_CPU_SECOND = 6.0
 _CLOCK_ALLOWANCE = 20.0  # seconds
-_END_SECONDS = 1.0
+_END_SECONDS = 30.0  # from the end of the connection to that of the process, which may be writing a core dump
 _PROGRAM = """
 import sys, types
 sys.path[:] = sys.argv[2:]

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -117,6 +119,9 @@ class FinishedLayers:
 
     def remove(self) -> None:
         """Delete everything, once the checkpoint is complete."""
+        for path in self.directory.glob("*"):
+            if path.name != LOCK:  # the last, so that others see that somebody is at work
+                path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
         self.close()
 
@@ -129,25 +134,43 @@ class FinishedLayers:
     def _take(self) -> None:
         self.close()
         file = (self.directory / LOCK).open("wb")
-        try:
-            lock(file)
-        except BlockingIOError as error:
-            file.close()
-            raise BlockingIOError(
-                f"{self.directory.parent}: the same checkpoint is being converted into it already: wait until that has "
-                "finished, or end it"
-            ) from error
+        for is_last in (False, False, True):
+            try:
+                lock(file)
+                break
+            except BlockingIOError as error:  # perhaps of somebody who only tests whether it is locked
+                if not is_last:
+                    time.sleep(0.1)
+                    continue
+                file.close()
+                raise BlockingIOError(
+                    f"{self.directory.parent}: the same checkpoint is being converted into it already: wait until that "
+                    "has finished, or end it"
+                ) from error
         self._lock = file
 
     def _path(self, kind: str, number: int) -> Path:
         return self.directory / f"{kind}-{number:05d}"
 
 
-def abandoned(directory: Path) -> list[Path]:
-    """Return the directories beside one that have finished layers of other conversions, and that none is at work in."""
+class Abandoned(NamedTuple):
+    """What a conversion that was interrupted left: its directory, how many layers are finished, and its bytes."""
+
+    directory: Path
+    layers: int
+    size: int
+
+
+def abandoned(directory: Path) -> list[Abandoned]:
+    """Return what other conversions left beside a directory; those that are running, or end just now, left nothing."""
     kind = directory.name.rpartition("-")[0]
-    others = sorted(path for path in directory.parent.glob(f"{kind}-*") if path != directory)
-    return [path for path in others if FinishedLayers(path).count and not _is_in_use(path)]
+    found = []
+    for path in sorted(directory.parent.glob(f"{kind}-*")):
+        with suppress(OSError):  # it is deleted just now, or belongs to somebody else
+            if path != directory and not _is_in_use(path):
+                size = sum(file.stat().st_size for file in path.iterdir())
+                found += [Abandoned(path, FinishedLayers(path).count, size)] if size else []
+    return found
 
 
 def _is_in_use(directory: Path) -> bool:

@@ -142,7 +142,8 @@ def _check_near_equal(job: DatasetOptions) -> None:
 
 def _check_generation(job: DatasetOptions, engine: str) -> None:
     """Check the settings of `generate` for every style of the plan."""
-    from mindone.models.share4v.generation.constraints import check_grammar
+    from mindone.models.share4v.generation.constraints import check_grammar, grammar_of
+    from mindone.models.share4v.generation.grammar_trial import COMPILE_SECONDS, refusal
 
     from ..settings import check_settings  # imports MindSpore
 
@@ -153,6 +154,10 @@ def _check_generation(job: DatasetOptions, engine: str) -> None:
                 "another text is no JSON; use skip or overwrite"
             )
         if engine != "http":  # an endpoint has its own compiler, and accepts what that does
+            text = grammar_of(schema, None)
+            reason = refusal(text, COMPILE_SECONDS) if text is not None else None
+            if reason is not None:  # the same limit as a server's; the compiler itself cannot be interrupted
+                raise ValueError(f"schema (--schema): {reason}")
             check_grammar(schema)
     for plan, settings in _plans(job):
         for prompt in plan.prompts:

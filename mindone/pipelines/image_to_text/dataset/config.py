@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -22,6 +23,9 @@ from .text_specs import TextSpec
 
 QUESTIONS = ("style", "prompt", "prompt_file")  # each replaces all of them, as together they say what is asked
 _MAX_BYTES = 16 * 2**20
+_MAX_KEY_PARTS = 64  # of a.b.c = 1
+_KEY_PART = rb"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*"""
+_DEEP_KEY = re.compile(rb"(?<![A-Za-z0-9_-])(?:" + _KEY_PART + rb"){%d}" % _MAX_KEY_PARTS)
 _INPUTS = "inputs"
 # Sections of job.json whose names are keywords, but for these.
 _SECTIONS = ("", "sources", "model", "captions", "captions.generation", "captions.rules", "sinks")
@@ -87,6 +91,13 @@ def _parse_toml(path: str | os.PathLike[str], data: bytes) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
+    deep = _DEEP_KEY.search(data)
+    if deep is not None:  # the parser's time grows with the square of a key's parts
+        line = data.count(b"\n", 0, deep.start()) + 1
+        raise ValueError(
+            f"{os.fspath(path)}, line {line}: a key of more than {_MAX_KEY_PARTS} parts between dots; settings have "
+            "one or two: write it as in batch-size = 4"
+        )
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # also of text that is not UTF-8

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 
+from mindone.models.share4v.generation.grammar_trial import COMPILE_SECONDS
+
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 # The flags of `share4v serve` for limits, which errors name.
 _FLAGS = {
@@ -45,7 +47,7 @@ class Limits:
         idle_seconds: how long a connection may have no running request: before its first one, between two, while the
             headers of one arrive, and while its client reads the last answer.
         drain_seconds: how long running requests may take after SIGTERM.
-        schema_seconds: how long a schema or regular expression may take to compile.
+        schema_seconds: CPU time that a schema or regular expression may take to compile.
         ping_seconds: after this time without an event, a stream gets a comment, so that clients do not time out.
         url_bytes: size of an image that is downloaded.
         url_seconds: duration of a download.
@@ -69,7 +71,7 @@ class Limits:
     write_seconds: float = 30.0
     idle_seconds: float = 40.0
     drain_seconds: float = 30.0
-    schema_seconds: float = 5.0
+    schema_seconds: float = COMPILE_SECONDS
     ping_seconds: float = 5.0
     url_bytes: int = 10 * 2**20
     url_seconds: float = 10.0
@@ -97,7 +99,7 @@ class ServerOptions:
         host: address to listen on.
         port: 0 takes a free port.
         max_batch: sequences that are decoded together.
-        api_keys: keys of which every request except /health must have one; empty for none.
+        api_keys: keys of which every request except /health and / (the page) must have one; empty for none.
         without_key: allow other machines to connect without a key.
         allowed_hosts: names in the Host header that are accepted besides addresses, `host` and the machine's name.
             Without a key other names are refused, so that a web page cannot reach the server through a name of its own.

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mindone.models.share4v.generation.grammar_trial import refusal
+
 from .errors import invalid
-from .grammar_trial import refusal
 from .kinds import Choice, Structure
 
 if TYPE_CHECKING:

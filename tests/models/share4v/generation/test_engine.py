@@ -39,7 +39,7 @@ def served(pair: Pair) -> Iterator[tuple[Reference, Engine[int]]]:
         running = executor.submit(engine.run)
         yield pair[0], engine
         engine.close(cancel=True)
-        running.result(timeout=60)
+        running.result(timeout=300)
 
 
 def long(number: int = 0) -> GenerationSettings:
@@ -403,7 +403,7 @@ def test_requests_from_other_threads(served: tuple[Reference, Engine[int]]) -> N
     start = threading.Barrier(6)
 
     def client(first: int) -> list[tuple[str, Completion[int] | None]]:
-        start.wait(timeout=60)
+        start.wait(timeout=300)
         streams = [engine.stream(fresh(request)) for request in made[first::6]]
         return [("".join(piece.text for piece in stream), stream.completion) for stream in streams]
 

@@ -133,8 +133,13 @@ def test_layers_that_another_conversion_finished_stay_and_are_reported(
     interrupted.add(0, np.zeros(1_500_000, np.uint8))
     interrupted.close()
     running.begin([np.ones((2, 4), np.float32)])
+    started = FinishedLayers(tmp_path / ".writing-int4-started")
+    started.begin([np.ones((200, 4), np.float32)])
+    started.close()
+    (tmp_path / ".writing-int4-gone").symlink_to(tmp_path / "nothing")  # as if it were deleted at this moment
     convert("sharegpt4v-tiny", tmp_path, dtype="float16")
-    (warning,) = (record.getMessage() for record in caplog.records if ".writing-" in record.getMessage())
-    assert str(other) in warning and "1 layer" in warning and "1.50MB" in warning
+    first, second = (record.getMessage() for record in caplog.records if ".writing-" in record.getMessage())
+    assert str(other) in first and "1 layer " in first and "1.50MB" in first
+    assert str(started.directory) in second and "0 layers (3.20kB)" in second
     assert FinishedLayers(other).count == 1
     assert running.directory.is_dir()

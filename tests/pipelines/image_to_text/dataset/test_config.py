@@ -147,6 +147,11 @@ def test_tables_of_toml_are_named_texts(photos: Path) -> None:
         ("[captions]\nx = 1", "captions must be a whole number"),
         ("[texts.short]\nmax-words = '12'", r"texts.short.max_words must be a whole number, got '12'"),
         ("batch-size 4", "not TOML"),
+        ("\n\n" + ".".join(["a"] * 50_000) + " = 1", r"job.toml, line 3: a key of more than 64 parts"),
+        (
+            "x = {" + " . ".join(['"a b"', "c", "'d'"] * 5_000) + " = 1}",
+            r"job.toml, line 1: a key of more than 64 parts",
+        ),
         ("seed = 1\nseed = 2", "not TOML"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,19 +106,22 @@ def _remove_state(out: Path) -> None:
         path.unlink()
 
 
-def test_a_second_process_is_rejected(undisturbed: tuple[Path, Path]) -> None:
-    place, _ = undisturbed
-    out = place / "shared.jsonl"
-    first = started(command(place / "photos", out))
-    try:
-        wait_for_work(first, out)
-        first.send_signal(signal.SIGSTOP)  # otherwise it may finish before the second starts
-        assert first.poll() is None
-        second = finished(command(place / "photos", out))
-        assert second.returncode == 3 and "another process is working on this job" in second.stderr
-    finally:
-        first.kill()
-        first.wait()
+def test_a_second_process_is_rejected(tmp_path: Path) -> None:
+    """The first waits for an image that does not come."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(600)
+        (tmp_path / "urls.txt").write_text(f"http://127.0.0.1:{silent.getsockname()[1]}/a.png")
+        flags = ("--url-private", "--url-seconds", "600")
+        arguments = command(tmp_path / "urls.txt", tmp_path / "out.jsonl", *flags)
+        first = started(arguments)
+        try:
+            with silent.accept()[0]:
+                second = finished(arguments)
+                assert second.returncode == 3 and "another process is working on this job" in second.stderr
+                assert first.poll() is None
+        finally:
+            first.kill()
+            first.wait()
 
 
 def test_other_settings_are_rejected(undisturbed: tuple[Path, Path]) -> None:

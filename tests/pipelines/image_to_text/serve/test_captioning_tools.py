@@ -90,13 +90,13 @@ def test_5_usage_and_the_end_of_a_stream(live: Live, scene: str) -> None:
 def test_6_connections_and_lengths(live: Live, scene: str) -> None:
     host, _, port = live.url.removeprefix("http://").partition(":")
     body = json.dumps(chat("What?", scene, max_tokens=2))
-    kept = http.client.HTTPConnection(host, int(port), timeout=60)
+    kept = http.client.HTTPConnection(host, int(port), timeout=300)
     for _ in range(2):  # the same connection
         kept.request("POST", PATH, body, {"Content-Type": "application/json"})
         answer = kept.getresponse()
         assert answer.getheader("Transfer-Encoding") is None
         assert len(answer.read()) == int(answer.getheader("Content-Length") or 0) > 0
-    closed = http.client.HTTPConnection(host, int(port), timeout=60)
+    closed = http.client.HTTPConnection(host, int(port), timeout=300)
     closed.request("POST", PATH, body, {"Connection": "close", "Host": host})
     answer = closed.getresponse()
     assert answer.getheader("Connection") == "close" and b"choices" in answer.read()

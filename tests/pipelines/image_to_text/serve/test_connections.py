@@ -61,7 +61,7 @@ class Server:
         address = self.live.url.removeprefix("http://").split(":")
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(60)
+        connection.settimeout(300)
         connection.connect((address[0], int(address[1])))
         return connection
 
@@ -149,7 +149,7 @@ class Clock:
 
         looked: Future[None] = Future()
         self._loop.call_soon_threadsafe(move_and_look)
-        looked.result(60)
+        looked.result(300)
 
 
 def test_a_client_that_reads_slowly_gets_its_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:

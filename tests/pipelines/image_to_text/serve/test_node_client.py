@@ -35,7 +35,7 @@ def test_openais_client_for_node(live: Live, package: Path, scene: str, ask: Cal
         input=json.dumps(messages),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -137,7 +137,7 @@ def exchange(live: Live, recorded: Recorded) -> tuple[int, dict[str, str], bytes
     body = json.dumps(recorded.body).encode()
     headers = {"Host": host, "Content-Type": "application/json", "Content-Length": str(len(body)), **recorded.headers}
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
+    with socket.create_connection((host, int(port)), timeout=300) as connection:
         connection.sendall(f"POST {PATH} HTTP/1.1\r\n{head}\r\n".encode() + body)
         with connection.makefile("rb") as answer:
             status = int(answer.readline().split()[1])

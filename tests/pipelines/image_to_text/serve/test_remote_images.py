@@ -96,7 +96,7 @@ def tls_port(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int
 NAMES = {"pictures.example": "127.0.0.1", "evil.example": "127.0.0.1", "inner.example": "10.0.0.1"}
 
 
-def downloader(hosts: tuple[str, ...] = ("*.example",), seconds: float = 10.0) -> ImageDownloader:
+def downloader(hosts: tuple[str, ...] = ("*.example",), seconds: float = 60.0) -> ImageDownloader:
     """127.0.0.1 is public here, because the test's server is there; other addresses are what they are."""
     return ImageDownloader(
         hosts,

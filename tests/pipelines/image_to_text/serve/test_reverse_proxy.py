@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +13,11 @@ from typing import Any
 import httpx
 import pytest
 from helpers.paths import ROOT
+from helpers.ports import free_port
 from helpers.programs import find_program
 from helpers.serving import Live, Steps, chat, serving, wait_until
 
 PATH = "/v1/chat/completions"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def configuration(folder: Path, port: int, servers: list[Live]) -> str:
@@ -55,7 +50,7 @@ def proxied(tiny: Any, tmp_path: Path) -> Iterator[tuple[str, list[Live]]]:
             yield address, servers
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(300)
 
 
 def answers(address: str) -> bool:
@@ -74,7 +69,7 @@ def test_two_servers_behind_nginx(
     proxied: tuple[str, list[Live]], scene: str, ask: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, servers = proxied
-    with httpx.Client(base_url=address, timeout=60, trust_env=False) as client, ThreadPoolExecutor(4) as pool:
+    with httpx.Client(base_url=address, timeout=300, trust_env=False) as client, ThreadPoolExecutor(4) as pool:
         wanted = ask("Describe this image")
         body = chat("Describe this image", scene)
         found = list(pool.map(lambda _: client.post(PATH, json=body), range(8)))

@@ -71,7 +71,7 @@ def test_a_review_by_keyboard(browser: Tab, reviewing: Live, job: Path, ask: Cal
         return str(browser.driver.execute_script("return document.activeElement.closest('.card')?.id || ''"))
 
     browser.wait(lambda: len(browser.all(".card img:not([hidden])")) == 24)
-    browser.one("#card-0").send_keys("a")  # accept, and go on
+    press_in(browser, "#card-0", "a")  # accept, and go on
     browser.wait(lambda: badges()[0] == "Accepted" and focused() == "card-1")
     press("r")
     browser.wait(lambda: badges()[1] == "Rejected" and focused() == "card-2")
@@ -92,7 +92,7 @@ def test_a_review_by_keyboard(browser: Tab, reviewing: Live, job: Path, ask: Cal
     browser.keys("#find", "here")
     browser.keys("#replacement", f"there{ENTER}")
     browser.wait(lambda: badges() == ["Edited"] * 10)
-    browser.one("#card-20").send_keys("u")
+    press_in(browser, "#card-20", "u")
     browser.wait(lambda: badges() == ["Unreviewed"] * 10)
     # The outputs follow by themselves.
     browser.wait(lambda: browser.driver.execute_script("return document.body.dataset.unpublished") == "0")
@@ -100,7 +100,7 @@ def test_a_review_by_keyboard(browser: Tab, reviewing: Live, job: Path, ask: Cal
     assert caption_of(job, 2) == "Picture 02 here and 猫" and caption_of(job, 20) == "Picture 20 here"
     # Generate one again, with another prompt.
     browser.click("#select-none")
-    browser.one("#card-21").send_keys("g")
+    press_in(browser, "#card-21", "g")
     browser.one("#again-prompt").clear()
     browser.keys("#again-prompt", "Describe this image")
     browser.click("#again-form .primary")
@@ -140,7 +140,8 @@ def test_no_edit_is_lost(browser: Tab, reviewing: Live, job: Path) -> None:
         return browser.text(f"#card-{card} .badge")
 
     def write(card: int, words: str) -> None:
-        browser.one(f"#card-{card}").send_keys("e")
+        press_in(browser, f"#card-{card}", "e")
+        browser.wait(lambda: browser.all(f"#card-{card} textarea:focus"))
         browser.driver.switch_to.active_element.send_keys(words, CONTROL, ENTER, NULL)
 
     def change(card: int, words: str) -> None:
@@ -156,14 +157,14 @@ def test_no_edit_is_lost(browser: Tab, reviewing: Live, job: Path) -> None:
         lambda: badge(0) == "Unsaved" and "cannot be reached" in browser.text("#card-0 .problem:not([hidden])")
     )
     browser.driver.delete_network_conditions()
-    browser.one("#card-0").send_keys("]")
+    press_in(browser, "#card-0", "]")
     browser.wait(lambda: browser.all("#card-29"))
     assert text(0) == "Picture 00 here at night" and badge(0) == "Unsaved"
-    browser.one("#card-0").send_keys("a")  # what is not stored cannot be accepted
+    press_in(browser, "#card-0", "a")  # what is not stored cannot be accepted
     browser.wait(lambda: "store or discard it first" in browser.text("#alert-text"))
     browser.click("#card-0 .save")
     browser.wait(lambda: badge(0) == "Edited" and not browser.all("#card-0 .unsaved:not([hidden])"))
-    browser.one("#card-0").send_keys("[")
+    press_in(browser, "#card-0", "[")
     # Somebody else has changed the caption: both texts are shown.
     browser.wait(lambda: browser.all("#card-1"))
     change(1, "Theirs")
@@ -181,11 +182,12 @@ def test_no_edit_is_lost(browser: Tab, reviewing: Live, job: Path) -> None:
     # Captions are generated again while the person types into one, and somebody else edits another.
     browser.driver.execute_script(HOLD)
     for card in (3, 4):
-        browser.one(f"#card-{card}").send_keys("x")
-    browser.one("#card-4").send_keys("g")
+        press_in(browser, f"#card-{card}", "x")
+    press_in(browser, "#card-4", "g")
     browser.click("#again-form .primary")
     browser.wait(lambda: browser.all("#again-bar:not([hidden])"))
-    browser.one("#card-3").send_keys("e")
+    press_in(browser, "#card-3", "e")
+    browser.wait(lambda: browser.all("#card-3 textarea:focus"))
     typing = browser.driver.switch_to.active_element
     typing.send_keys(" half")
     browser.wait(lambda: browser.driver.execute_script("return window.held === 2"))
@@ -202,9 +204,13 @@ def test_no_edit_is_lost(browser: Tab, reviewing: Live, job: Path) -> None:
     browser.wait(lambda: badge(3) == "Regenerated" and "half" not in text(3))
     # Undo takes back what was done here, not what the other reviewer did.
     for expected in (("none", 3), ("edited", 2)):
-        browser.wait(lambda: pressed(browser, "#card-3", "u"))
+        press_in(browser, "#card-3", "u")
         browser.wait(lambda expected=expected: row(live, expected[1])["verdict"] == expected[0])
     assert [row(live, card)["captions"] for card in (1, 2, 4)] == [["Theirs"], ["Theirs, too"], ["Theirs again"]]
+
+
+def press_in(browser: Tab, selector: str, key: str) -> None:
+    browser.wait(lambda: pressed(browser, selector, key))
 
 
 def pressed(browser: Tab, selector: str, key: str) -> bool:
@@ -241,7 +247,7 @@ def test_one_of_several_captions_is_generated_again_by_the_rules(
         browser.one("#card-0 textarea").send_keys(" by hand", CONTROL, ENTER, NULL)
         browser.wait(lambda: browser.text("#card-0 .badge") == "Edited")
         browser.answer("The image shows a dog. It sleeps.")
-        browser.one("#card-0").send_keys("g")
+        press_in(browser, "#card-0", "g")
         Select(browser.one("#again-style")).select_by_value("one-sentence")
         Select(browser.one("#again-text")).select_by_visible_text("2")
         browser.click("#again-form .primary")

@@ -30,7 +30,7 @@ def own(tiny: Any) -> Iterator[Live]:
 def raw(live: Live, body: dict[str, Any]) -> socket.socket:
     """A connection on which a request was sent."""
     host, _, port = live.url.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection = socket.create_connection((host, int(port)), timeout=300)
     data = json.dumps(body).encode()
     connection.sendall(
         b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (PATH.encode(), len(data))
@@ -113,7 +113,7 @@ def test_a_step_without_memory_ends_only_the_request_that_came_last(own: Live, m
         second = pool.submit(own.post, PATH, chat("Goodbye", max_tokens=5))
         wait_until(lambda: len(engine) == 2)
         steps.run()
-        failed, went_on = second.result(60), first.result(60)
+        failed, went_on = second.result(300), first.result(300)
     assert failed.status_code == 503 and failed.json()["error"]["code"] == "out_of_memory" and "0x" not in failed.text
     assert int(failed.headers["retry-after"]) >= 1
     assert went_on.json()["usage"]["completion_tokens"] == 20
@@ -218,7 +218,7 @@ def test_health_while_the_model_loads_and_when_it_fails(tiny: Any) -> None:
     options = ServerOptions(model_name="m", port=0)
 
     def load() -> Any:
-        loading.wait(60)
+        loading.wait(300)
         raise FileNotFoundError("no such checkpoint")
 
     listener = server.bind(options)
@@ -233,10 +233,10 @@ def test_health_while_the_model_loads_and_when_it_fails(tiny: Any) -> None:
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     for path, method in (("/health", "GET"), ("/v1/models", "GET"), (PATH, "POST")):
-        found = httpx.request(method, url + path, json={} if method == "POST" else None, trust_env=False, timeout=60)
+        found = httpx.request(method, url + path, json={} if method == "POST" else None, trust_env=False, timeout=300)
         assert found.status_code == 503 and found.json()["error"]["code"] == "loading"
     loading.set()
-    thread.join(60)
+    thread.join(300)
     assert isinstance(failures[0], FileNotFoundError)
 
 

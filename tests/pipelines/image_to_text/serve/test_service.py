@@ -29,7 +29,7 @@ class Blocking:
 
     def text(self, text: str) -> Any:
         self.started.release()
-        assert self.released.wait(60)
+        assert self.released.wait(300)
         raise ApiError(400, "no prompt")
 
 
@@ -61,7 +61,7 @@ def test_a_request_without_generation_counts_until_it_is_answered_and_ends_with_
     async def run() -> None:
         left = asyncio.Event()
         answering = asyncio.create_task(Handlers(made).tokenize(request(left)))
-        assert await asyncio.to_thread(builder.started.acquire, timeout=60)
+        assert await asyncio.to_thread(builder.started.acquire, timeout=300)
         assert made.admission.active == 1
         with pytest.raises(ApiError, match="queue is full"):  # so that its images are not in memory, too
             await Handlers(made).tokenize(request(left))
@@ -101,7 +101,7 @@ def test_downloads_do_not_stop_other_requests() -> None:
             values, has_urls = await made.read(
                 b'{"messages": [{"content": [{"image": "HTTPS://slow.example"}]}]}', dict
             )
-            downloads.append(asyncio.create_task(made.prepare(lambda values: ends.wait(60), values, has_urls)))
+            downloads.append(asyncio.create_task(made.prepare(lambda values: ends.wait(300), values, has_urls)))
         answer = made.compute(b'{"prompt": "See http://slow.example"}', dict, lambda values: values["prompt"])
         assert await asyncio.wait_for(answer, 60) == "See http://slow.example"
         assert not any(one.done() for one in downloads)

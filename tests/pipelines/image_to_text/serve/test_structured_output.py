@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import ollama
 import openai
 import pytest
 from helpers.serving import MODEL, Live, chat, serving
 
+from mindone.models.share4v.generation import grammar_trial
+from mindone.models.share4v.generation.constraints import grammar_of
+from mindone.models.share4v.generation.grammar_trial import refusal
+from mindone.pipelines.image_to_text.serve import service, structured_output
 from mindone.pipelines.image_to_text.serve.options import Limits
 
 PATH = "/v1/chat/completions"
@@ -37,6 +43,12 @@ def check(text: str) -> None:
 
 def form(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a busy machine needs to start the processes that try schemas."""
+    monkeypatch.setattr(service, "_SCHEMA_TURNS", 60)
 
 
 @pytest.fixture(scope="module")
@@ -109,18 +121,54 @@ def test_ollamas_format(live: Live) -> None:
 SLOW = {"allOf": [{"type": "string", "pattern": f".*a.{{{number}}}b.*"} for number in range(5, 25)]}
 
 
-def test_schemas_that_take_hours_to_compile_block_nobody(tiny: Any) -> None:
-    """llguidance cannot be interrupted: the compilation runs in a process that is killed."""
-    with serving(tiny, limits=Limits(schema_seconds=1.5)) as running, ThreadPoolExecutor(6) as pool:
-        slow = [pool.submit(running.post, PATH, chat("What?", response_format=form(SLOW))) for _ in range(4)]
+def test_schemas_that_take_hours_to_compile_block_nobody(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llguidance cannot be interrupted: the compilation runs in a process that is killed.
+
+    The compilations end when other requests have been answered, so that those are answered meanwhile.
+    """
+    answered, compiling = threading.Event(), threading.Semaphore(0)
+
+    def held(text: str, seconds: float) -> str | None:
+        compiling.release()
+        found = refusal(text, seconds)
+        answered.wait(600)
+        return found
+
+    monkeypatch.setattr(structured_output, "refusal", held)
+    monkeypatch.setattr(service, "_SCHEMA_TURNS", 600)  # times one second
+
+    def ask(pool: ThreadPoolExecutor, schema: Any) -> Future[httpx.Response]:
+        return pool.submit(running.post, PATH, chat("What?", response_format=form(schema)), timeout=600)
+
+    with serving(tiny, limits=Limits(schema_seconds=1.0)) as running, ThreadPoolExecutor(6) as pool:
+        slow = [ask(pool, SLOW) for _ in range(3)]
+        assert all(compiling.acquire(timeout=600) for _ in range(service._COMPILING))
+        good = ask(pool, {"const": "not slow"})
         free = [running.post(PATH, chat("What?", max_tokens=1)).status_code for _ in range(3)]
-        good = pool.submit(running.post, PATH, chat("What?", response_format=form({"type": "null"})))
-        assert free == [200] * 3 and not all(one.done() for one in slow)
+        assert free == [200] * 3 and not any(one.done() for one in (*slow, good))
+        answered.set()
         for one in slow:
             error = one.result().json()["error"]
             assert one.result().status_code == 400 and error["code"] == "invalid_schema", error
-            assert error["message"].startswith("response_format: it takes more than 1.5 s to compile")
-        assert good.result().json()["choices"][0]["message"]["content"] == "null"
+            assert error["message"].startswith("response_format: it takes more than 1 s to compile")
+        assert good.result().json()["choices"][0]["message"]["content"] == '"not slow"'
+
+
+def test_schemas_wait_for_their_turn_within_a_limit(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(structured_output, "refusal", lambda text, seconds: answered.wait(600) and None)
+    monkeypatch.setattr(service, "_SCHEMA_TURNS", 3)
+    with serving(tiny, limits=Limits(schema_seconds=0.05)) as running:
+        found = running.post(PATH, chat("What?", response_format=form({"const": "late"})))
+        answered.set()
+    assert found.status_code == 429 and found.json()["error"]["code"] == "queue_timeout"
+
+
+def test_the_time_of_a_compilation_is_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine, on which the process takes longer to start than a schema may to compile, refuses none."""
+    monkeypatch.setattr(grammar_trial, "_PROGRAM", f"import time; time.sleep(0.6){grammar_trial._PROGRAM}")
+    grammar = grammar_of({"type": "null"}, None)
+    assert grammar is not None and refusal(grammar, 0.5) is None
 
 
 DEEP: Any = {"type": "string"}

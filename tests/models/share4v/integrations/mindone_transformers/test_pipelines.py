@@ -229,7 +229,7 @@ def test_url_is_downloaded_with_timeout(captioner: Any, zoo_captioner: Any, scen
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         address = f"http://127.0.0.1:{server.server_address[1]}/a.png"
-        assert zoo_captioner(address, timeout=10) == captioner(scenes[0])
+        assert zoo_captioner(address, timeout=60) == captioner(scenes[0])
     finally:
         server.shutdown()
         server.server_close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,11 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from helpers.pictures import shared_by_copies, write_folder, write_near_copies
+from helpers.ports import free_port
 from helpers.warm_processes import warm_python
 
 from mindone.pipelines.image_to_text.dataset.executors.ranks import Rank, current_rank
-from mindone.pipelines.image_to_text.dataset.state.atomic_files import is_locked
 
 COUNT, DUPLICATES, BROKEN, COPIES = 160, 6, 20, 6
 TIMEOUT = 600.0  # seconds after which a hanging process fails the test
@@ -42,11 +42,8 @@ def start_rank(folder: Path, out: Path, rank: int, count: int) -> subprocess.Pop
 
 
 def msrun(folder: Path, out: Path, place: Path) -> subprocess.Popen[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     program = str(Path(sys.executable).with_name("msrun"))
-    options = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True"]
+    options = ["--worker_num=2", "--local_worker_num=2", f"--master_port={free_port()}", "--join=True"]
     place.mkdir(exist_ok=True)
     return subprocess.Popen(
         [program, *options, f"--log_dir={place / 'log'}", "python", *command(folder, out)],
@@ -81,9 +78,13 @@ def first_rank_stopped(
     A first rank that keeps running could finish everything before the second, on a busy machine, has started.
     """
     wait_until(lambda: any(queue.glob("*/next")), process)
+    (run,) = (path.parent for path in queue.glob("*/next"))
     pid = first()
     try:
-        wait_until(lambda: is_stopped_outside_a_claim(pid, queue), process)
+        # The others need this lock to claim tasks: a rank that is stopped must not hold it.
+        with FileLock(run / "claims.lock", timeout=TIMEOUT):
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: state_of(pid) == "T", process)
         wait_until(lambda: any(text in found.read_text() for found in queue.glob("*/records-1.jsonl")), process)
         yield
     finally:
@@ -91,14 +92,9 @@ def first_rank_stopped(
             os.kill(pid, signal.SIGCONT)
 
 
-def is_stopped_outside_a_claim(pid: int, queue: Path) -> bool:
-    """Stop a rank, but let it run on if it holds the lock that the others need to claim tasks."""
-    os.kill(pid, signal.SIGSTOP)
-    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    if state == "T" and not any(map(is_locked, queue.glob("*/claims.lock"))):
-        return True
-    os.kill(pid, signal.SIGCONT)
-    return False
+def state_of(pid: int) -> str:
+    """Return the state of a process as Linux names it, such as R, S or T (stopped)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.fixture(scope="module")

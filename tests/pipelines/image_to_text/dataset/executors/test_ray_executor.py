@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from helpers.pictures import shared_by_copies, write_folder, write_near_copies
+from helpers.running_processes import descendants
 from helpers.warm_processes import warm_python
 
 from mindone.models.share4v.generation.engine import Engine
@@ -68,13 +69,12 @@ def stable(path: Path) -> list[dict[str, object]]:
 
 def listening_addresses(pid: int) -> set[str]:
     """Return the addresses, in hexadecimal, at which a process and its descendants accept TCP connections."""
-    processes, sockets = [pid], set()
-    for process in processes:
-        for thread in Path(f"/proc/{process}/task").iterdir():
-            processes += map(int, (thread / "children").read_text().split())
-        for descriptor in Path(f"/proc/{process}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                sockets.add(str(descriptor.readlink()))
+    sockets: set[str] = set()
+    for process in (pid, *descendants(pid)):
+        with suppress(OSError):  # it, or a thread of it, has ended meanwhile
+            for descriptor in Path(f"/proc/{process}/fd").iterdir():
+                with suppress(OSError):
+                    sockets.add(str(descriptor.readlink()))
     lines = [
         line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()[1:]
     ]
@@ -90,8 +90,10 @@ def test_a_killed_worker_is_replaced_and_no_other_machine_can_connect(tmp_path: 
     assert local.returncode == 0, output
     job = start(tmp_path / "photos", tmp_path / "ray.jsonl", "ray")
     try:
+        deadline = time.monotonic() + TIMEOUT
         while not (waiting := list(tmp_path.glob("waiting-*"))):
             assert job.poll() is None, job.communicate()
+            assert time.monotonic() < deadline, "no worker has reached its third block"
             time.sleep(0.02)
         addresses = listening_addresses(job.pid)
         assert addresses  # 127.0.0.1 in network order, also as an IPv6 address

@@ -220,7 +220,7 @@ def test_a_running_job_and_a_reviewer_lose_nothing(photos: Path, monkeypatch: py
         for number, record in enumerate(original(self, tasks)):
             if number == 4:
                 reached.set()
-                assert go_on.wait(60)
+                assert go_on.wait(300)
             yield record
 
     monkeypatch.setattr(EchoExecutor, "run", pausing)
@@ -237,14 +237,14 @@ def test_a_running_job_and_a_reviewer_lose_nothing(photos: Path, monkeypatch: py
     thread = threading.Thread(target=job)
     thread.start()
     try:
-        assert reached.wait(60) and not failed
+        assert reached.wait(300) and not failed
         with ReviewSession(photos.parent / "out") as session:
             assert 1 <= session.status()["records"] < 6 == session.status()["inputs"]
             session.change([edit(0, "A dog.")])
             with pytest.raises(JobError, match="another process is working on this job"):
                 publish(session.state)
             go_on.set()
-            thread.join(60)
+            thread.join(300)
             assert not failed
             assert session.status()["records"] == 6
             check(photos, n0="A dog.")  # the job itself has published it
@@ -252,7 +252,7 @@ def test_a_running_job_and_a_reviewer_lose_nothing(photos: Path, monkeypatch: py
             publish(session.state)
     finally:
         go_on.set()
-        thread.join(60)
+        thread.join(300)
     check(photos, n0="A dog.", n5="The last one.")
 
 

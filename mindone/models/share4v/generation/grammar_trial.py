@@ -6,25 +6,33 @@ its limits counts that work.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from importlib import import_module
 
+COMPILE_SECONDS = 5.0  # of CPU time, which a grammar of somebody else may take
 MEMORY_BYTES = 4 * 2**30  # address space of the process
+# The time of the process by the clock, which only ends one that hangs: a busy machine may give it a fraction of a CPU.
+_CLOCK_PER_CPU_SECOND = 6.0
+_CLOCK_ALLOWANCE = 60.0  # seconds
+# SIGPROF ends the process when compiling has taken its CPU time, without that of starting Python.
 _PROGRAM = """
 import sys
 sys.path[:] = sys.argv[3:]
-import resource
+import resource, signal
 def limit(kind, value):
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
     return value
-limit(resource.RLIMIT_CPU, int(sys.argv[1]))
 memory = limit(resource.RLIMIT_AS, int(sys.argv[2]))
 from llguidance import LLMatcher
+grammar = sys.stdin.read()
+signal.signal(signal.SIGPROF, signal.SIG_DFL)
 print(memory, flush=True)
-LLMatcher.validate_grammar(sys.stdin.read())
+signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))
+LLMatcher.validate_grammar(grammar)
 """
 
 
@@ -33,7 +41,7 @@ def refusal(text: str, seconds: float) -> str | None:
 
     Args:
         text: in llguidance's format (`constraints.grammar_of`).
-        seconds: for the start of the process and the compilation.
+        seconds: of CPU time, for the compilation.
 
     Raises:
         ImportError: llguidance is not installed.
@@ -41,16 +49,21 @@ def refusal(text: str, seconds: float) -> str | None:
     """
     import_module("llguidance")
     # The process imports what this one does, whatever made its sys.path.
-    command = [sys.executable, "-I", "-c", _PROGRAM, str(int(seconds) + 1), str(MEMORY_BYTES), *sys.path]
+    command = [sys.executable, "-I", "-c", _PROGRAM, str(seconds), str(MEMORY_BYTES), *sys.path]
+    data, clock = text.encode("utf-8", "surrogatepass"), _CLOCK_ALLOWANCE + _CLOCK_PER_CPU_SECOND * seconds
     try:
-        done = subprocess.run(
-            command, input=text.encode("utf-8", "surrogatepass"), timeout=seconds, capture_output=True, check=False
-        )
+        done = subprocess.run(command, input=data, timeout=clock, capture_output=True, check=False)
     except subprocess.TimeoutExpired:
-        return f"it takes more than {seconds:g} s to compile: make it simpler, with fewer patterns in an allOf"
+        return _too_slow(seconds)
     if done.returncode == 0:
         return None
+    if done.returncode == -signal.SIGPROF:
+        return _too_slow(seconds)
     if not done.stdout:  # it prints its limit of memory before it compiles
         reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"status {done.returncode}"]
         raise RuntimeError(f"a trial compilation of a grammar could not start: {reason[0]}")
     return f"it takes more than {int(done.stdout) / 2**30:.3g} GiB of memory to compile: make it simpler"
+
+
+def _too_slow(seconds: float) -> str:
+    return f"it takes more than {seconds:g} s to compile: make it simpler, with fewer patterns in an allOf"
