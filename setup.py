@@ -32,11 +32,12 @@ if IS_X86:
     INSTRUCTION_SETS["amx"] = [*AVX512_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"]
 if IS_AARCH64:
     # Every aarch64 CPU has NEON, so the compiler's own macros do not tell neon from portable.
+    # Without -fno-schedule-insns GCC 12 brings loads of a tile forward, and then has too few registers for its sums.
+    neon = ["-DSHARE4V_NEON", "-fno-schedule-insns"]
     INSTRUCTION_SETS |= {
-        "neon": ["-DSHARE4V_NEON"],
-        "dotprod": ["-DSHARE4V_NEON", "-march=armv8.2-a+dotprod"],
-        # Without -fno-schedule-insns GCC 12 loads all inputs of the SMMLA loop at its start and spills sums.
-        "i8mm": ["-DSHARE4V_NEON", "-march=armv8.2-a+dotprod+i8mm", "-fno-schedule-insns"],
+        "neon": neon,
+        "dotprod": [*neon, "-march=armv8.2-a+dotprod"],
+        "i8mm": [*neon, "-march=armv8.2-a+dotprod+i8mm"],
     }
 # -ffp-contract=off: the source decides where a multiply-add rounds once, so that every instruction set gives the same
 # result.

@@ -24,8 +24,16 @@ KINDS = {
 # What is wrong, of which kind, in which file, what is replaced by what, and the case that must notice it.
 MUTATIONS = (
     ("lanes are exchanged", "dotprod", "matrix_neon.h", '"i"(kQuad % 4)', '"i"(3 - kQuad % 4)', "linear int8"),
-    ("rows of a block are exchanged", "i8mm", "product.h", "row % kInputRows * kInputItem)",
-     "(row + 1) % kInputRows * kInputItem)", "linear int8-256"),
+    ("rows of a block are exchanged", "i8mm", "product.h", "block.values + place * kInputItem",
+     "block.values + (place + 1) % kInputRows * kInputItem", "linear int8-256"),
+    ("scales of two rows are exchanged", "i8mm", "matrix_i8mm.h", "i % 2 ? vzip2q_f32(four, four)",
+     "i % 2 ? vzip1q_f32(four, four)", "linear int8"),
+    ("scales of two groups are exchanged", "dotprod", "matrix_neon.h", "x.scales + (begin >> x.shift) * kInputRows",
+     "x.scales + ((begin ^ 1) >> x.shift) * kInputRows", "linear int8"),
+    ("outputs of a row are exchanged", "i8mm", "matrix_i8mm.h", "vzip2q_f64(two[0], two[1])",
+     "vzip2q_f64(two[1], two[0])", "linear int8"),
+    ("columns above 2048 begin anew", "i8mm", "matrix_i8mm.h", "outputs.read(rows, to);", "outputs.clear();",
+     "linear int8"),
     ("quads are out of order", "dotprod", "matrix_neon.h", "add_int8_quad<1, R, P>(at", "add_int8_quad<2, R, P>(at",
      "linear int8"),
     ("codes are not limited to 4 bits", "dotprod", "pack.h",

@@ -89,11 +89,12 @@ inline Lanes select_less(Lanes a, Lanes b, Lanes x, Lanes y) {
 inline int16x8_t even_halves(int32x4_t a, int32x4_t b) {
   return vuzp1q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
 }
-inline void store_int8(int8_t* p, Lanes x) {
+inline int8x16_t to_int8(Lanes x) {
   const int16x8_t low = even_halves(vcvtnq_s32_f32(x.a), vcvtnq_s32_f32(x.b));
   const int16x8_t high = even_halves(vcvtnq_s32_f32(x.c), vcvtnq_s32_f32(x.d));
-  vst1q_s8(p, vuzp1q_s8(vreinterpretq_s8_s16(low), vreinterpretq_s8_s16(high)));
+  return vuzp1q_s8(vreinterpretq_s8_s16(low), vreinterpretq_s8_s16(high));
 }
+inline void store_int8(int8_t* p, Lanes x) { vst1q_s8(p, to_int8(x)); }
 
 }  // namespace SHARE4V_ISA
 }  // namespace share4v

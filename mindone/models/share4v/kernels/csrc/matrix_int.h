@@ -24,7 +24,7 @@ constexpr int kInputRows = 0, kInputItem = 0;
 // Input rows, quantized to int8. With K columns and G groups:
 struct QuantizedInputs {
   int8_t* values;  // [rows][K], or in blocks [rows / kInputRows][K / kInputItem][kInputRows][kInputItem]
-  float* scales;   // [rows][G >> shift]
+  float* scales;   // [rows][G >> shift], or in blocks [rows / kInputRows][G >> shift][kInputRows]
   int32_t* sums;   // [rows][G] sums of the values in a group, which undo the offset of weights stored as unsigned;
                    // nullptr if the values are in blocks, which are multiplied by int8 weights only
   int64_t value_stride;  // from row to row of values; blocks begin at multiples of kInputRows rows
@@ -34,8 +34,9 @@ struct QuantizedInputs {
   bool in_blocks() const { return kInputRows && !sums; }
   // Returns the inputs from (row, group) on. In blocks, a row is a multiple of kInputRows.
   QuantizedInputs from(int64_t row, int64_t group) const {
-    return {values + row * value_stride + group * kGroup * (in_blocks() ? kInputRows : 1),
-            scales + row * group_stride + (group >> shift),
+    const int64_t rows = in_blocks() ? kInputRows : 1;
+    return {values + row * value_stride + group * kGroup * rows,
+            scales + row * group_stride + (group >> shift) * rows,
             in_blocks() ? nullptr : sums + row * group_stride + group, value_stride, group_stride, shift};
   }
 };
@@ -114,16 +115,20 @@ inline int32_t sum_of_group(const int8_t* values) {
 
 #endif
 
-// Quantizes `groups` groups of 32 values with one scale. If any value is not finite, the scale becomes NaN, and with it
-// every output of the row. `sums` may be nullptr.
-inline void quantize_groups(const float* x, int64_t groups, int8_t* values, float* scale, int32_t* sums) {
-  const Magnitude size = magnitude_of(x, groups * kGroup);
+// Returns the factor that brings `count` values to -127 .. 127, and sets the scale that undoes it. If any value is not
+// finite, the scale becomes NaN, and with it every output of the row.
+inline Lanes rounding_factor(const float* x, int64_t count, float* scale) {
+  const Magnitude size = magnitude_of(x, count);
   const float inverse = size.largest > 0 ? 127.0f / size.largest : 0.0f;
-  // If 127 / largest overflows, the values are so small that they count as zero.
-  const Lanes factor = set1(inverse <= 3.0e38f ? inverse : 0.0f);
-  for (int64_t i = 0; i < groups * kGroup; i += kLanes) store_int8(values + i, mul(load(x + i), factor));
   *scale = size.largest / 127.0f + size.poison;
-  if (kInputRows && !sums) return;
+  // If 127 / largest overflows, the values are so small that they count as zero.
+  return set1(inverse <= 3.0e38f ? inverse : 0.0f);
+}
+
+// Quantizes `groups` groups of 32 values with one scale.
+inline void quantize_groups(const float* x, int64_t groups, int8_t* values, float* scale, int32_t* sums) {
+  const Lanes factor = rounding_factor(x, groups * kGroup, scale);
+  for (int64_t i = 0; i < groups * kGroup; i += kLanes) store_int8(values + i, mul(load(x + i), factor));
   for (int64_t g = 0; g < groups; g++) sums[g] = sum_of_group(values + g * kGroup);
 }
 

@@ -235,19 +235,20 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
 
 #if defined(__ARM_FEATURE_DOTPROD)
 
-// Stores `count` values of a row, a multiple of 32, as every kInputRows-th item from `to` on.
-inline void spread_values(const int8_t* values, int64_t count, int8_t* to) {
-  constexpr int kItems = kGroup / kInputItem;
-  for (int64_t k = 0; k < count; k += kGroup, to += kItems * kInputRows * kInputItem) {
+// As quantize_groups, but the values become every kInputRows-th item from `to` on.
+inline void quantize_items(const float* x, int64_t groups, int8_t* to, float* scale) {
+  const Lanes factor = rounding_factor(x, groups * kGroup, scale);
+  for (int64_t g = 0; g < groups; g++, x += kGroup, to += kGroup * kInputRows) {
     SHARE4V_UNROLL
-    for (int i = 0; i < kItems; i++)
-      std::memcpy(to + i * kInputRows * kInputItem, values + k + i * kInputItem, kInputItem);
+    for (int i = 0; i < kGroup; i += kLanes) {
+      const int8x16_t values = to_int8(mul(load(x + i), factor));
+      SHARE4V_UNROLL
+      for (int item = 0; item < kLanes / kInputItem; item++) {
+        int8_t* at = to + i * kInputRows + item * kInputRows * kInputItem;
+        std::memcpy(at, reinterpret_cast<const int8_t*>(&values) + item * kInputItem, kInputItem);
+      }
+    }
   }
-}
-
-// c[r] = or += sums * factor * scale of the row, for one panel.
-SHARE4V_INLINE void add_scaled(const int32x4_t (&sums)[4], Lanes factor, float scale, float* c, bool is_first) {
-  store(c, fma(to_lanes(sums[0], sums[1], sums[2], sums[3]), mul(factor, set1(scale)), is_first ? zero() : load(c)));
 }
 
 #if !defined(__ARM_FEATURE_MATMUL_INT8)
@@ -267,22 +268,26 @@ SHARE4V_INLINE void add_lane(int8x16_t weights, const int8x16_t (&quads)[3], int
 // of 16 outputs.
 template <int kFirst, int R>
 SHARE4V_INLINE void add_quad(const uint8_t* at, const int8x16_t (&quads)[3], int32x4_t (&sums)[R][4]) {
+  int8x16_t weights[4];
+  SHARE4V_UNROLL
+  for (int v = 0; v < 4; v++) weights[v] = load_weights(at + v * 16);
   SHARE4V_UNROLL
   for (int v = 0; v < 4; v++) {
-    const int8x16_t weights = load_weights(at + v * 16);
-    add_lane<kFirst, 0>(weights, quads, v, sums);
-    add_lane<kFirst, 1>(weights, quads, v, sums);
-    add_lane<kFirst, 2>(weights, quads, v, sums);
-    add_lane<kFirst, 3>(weights, quads, v, sums);
-    add_lane<kFirst, 4>(weights, quads, v, sums);
-    add_lane<kFirst, 5>(weights, quads, v, sums);
+    add_lane<kFirst, 0>(weights[v], quads, v, sums);
+    add_lane<kFirst, 1>(weights[v], quads, v, sums);
+    add_lane<kFirst, 2>(weights[v], quads, v, sums);
+    add_lane<kFirst, 3>(weights[v], quads, v, sums);
+    add_lane<kFirst, 4>(weights[v], quads, v, sums);
+    add_lane<kFirst, 5>(weights[v], quads, v, sums);
   }
 }
 
 // Multiplies the first R rows of a block by the first panel of w. A tile of six rows has 24 sums, 3 vectors of inputs and
 // up to 4 of weights in 31 of 32 registers. Not inlined: where it is, GCC spills sums.
 template <int R>
-[[gnu::noinline]] inline void block_tile(QuantizedInputs x, IntPanels w, FloatRows c, bool overwrite) {
+[[gnu::noinline]] inline void block_tile(const QuantizedInputs& x, const IntPanels& w, FloatRows c, bool overwrite) {
+  const uint8_t* at = w.data;
+  const int8_t* values = x.values;
   for (int64_t begin = 0, end; begin < w.groups; begin = end) {
     end = span_end(x, w, begin);
     int32x4_t sums[R][4];
@@ -291,19 +296,25 @@ template <int R>
       SHARE4V_UNROLL
       for (int v = 0; v < 4; v++) sums[r][v] = vdupq_n_s32(0);
     }
-    const uint8_t* at = w.data + begin * kInt8GroupBytes;
-    const int8_t* values = x.from(0, begin).values;
-    const uint8_t* const stop = w.data + end * kInt8GroupBytes;
-    for (; at < stop; at += 128, values += 2 * kInputRows * kInputItem) {
-      const int8x16_t quads[3] = {vld1q_s8(values), vld1q_s8(values + 16), vld1q_s8(values + 32)};
-      add_quad<0, R>(at, quads, sums);
-      add_quad<kInputRows, R>(at + 64, quads, sums);
+    const uint8_t* const stop = at + (end - begin) * kInt8GroupBytes;
+    for (; at < stop; at += kInt8GroupBytes, values += kGroup * kInputRows) {
+      SHARE4V_UNROLL
+      for (int q = 0; q < 8; q += 2) {
+        const int8_t* from = values + q * kInputRows * kInputItem;
+        const int8x16_t quads[3] = {vld1q_s8(from), vld1q_s8(from + 16), vld1q_s8(from + 32)};
+        add_quad<0, R>(at + q * 64, quads, sums);
+        add_quad<kInputRows, R>(at + q * 64 + 64, quads, sums);
+      }
     }
     const Lanes factor = load(w.scales + (begin >> w.shift) * kLanes);
-    const float* scales = x.scales + (begin >> x.shift);
+    const float* scales = x.scales + (begin >> x.shift) * kInputRows;
     const bool is_first = overwrite && begin == 0;
     SHARE4V_UNROLL
-    for (int r = 0; r < R; r++) add_scaled(sums[r], factor, scales[r * x.group_stride], c.row(r), is_first);
+    for (int r = 0; r < R; r++) {
+      float* at_row = c.row(r);
+      const Lanes sum = to_lanes(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
+      store(at_row, fma(sum, mul(factor, set1(scales[r])), is_first ? zero() : load(at_row)));
+    }
   }
 }
 

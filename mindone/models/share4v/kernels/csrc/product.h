@@ -112,7 +112,7 @@ inline Inputs allocate_inputs(Arena& arena, const Matrix& m, int64_t rows) {
   q.group_stride = groups_of(m) + 1;
   q.shift = input_shift(m);
   q.values = arena.allocate<int8_t>((padded_rows + kInputRows) * q.value_stride);
-  q.scales = arena.allocate<float>(padded_rows * q.group_stride);
+  q.scales = arena.allocate<float>((padded_rows + kInputRows) * q.group_stride);
   if (!kInputRows || are_few(packing_of(m), rows)) q.sums = arena.allocate<int32_t>(padded_rows * q.group_stride);
   return inputs;
 }
@@ -124,10 +124,9 @@ inline void store_groups(const QuantizedInputs& q, int64_t row, int64_t g, int64
     return quantize_groups(x, groups, to.values, to.scales, to.sums);
   }
 #if defined(SHARE4V_NEON) && defined(__ARM_FEATURE_DOTPROD)
-  int8_t values[kSuper];
-  const QuantizedInputs block = q.from(row - row % kInputRows, g);
-  quantize_groups(x, groups, values, q.scales + row * q.group_stride + (g >> q.shift), nullptr);
-  spread_values(values, groups * kGroup, block.values + row % kInputRows * kInputItem);
+  const int64_t place = row % kInputRows;
+  const QuantizedInputs block = q.from(row - place, g);
+  quantize_items(x, groups, block.values + place * kInputItem, block.scales + place);
 #endif
 }
 
