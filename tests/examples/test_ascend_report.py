@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.paths import ROOT
+from helpers.warm_processes import warm_python
 
 ASCEND = ROOT / "examples" / "sharegpt_4v" / "ascend"
 FAKE = """
@@ -113,6 +114,27 @@ def test_a_rehearsal_of_training(tmp_path: Path) -> None:
     assert found["status"] == "ok" and list(found["losses"]) == ["float32", "float16"]
     assert all(len(losses) == 3 and losses[2] < losses[0] for losses in found["losses"].values())
     assert found["losses"]["float16"] == pytest.approx(found["losses"]["float32"], rel=1e-2)
+
+
+def one_check(name: str) -> dict[str, Any]:
+    """Return what a check's own process says, without the import of MindSpore."""
+    command = [warm_python(), str(ASCEND / "report.py"), "--check", name, "--device", "CPU"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ASCEND, timeout=300)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("report-result ")]
+    return json.loads(line.removeprefix("report-result "))  # type: ignore[no-any-return]
+
+
+def test_a_rehearsal_of_the_caption() -> None:
+    """Prefill, decoding and sampling with the device's half precision."""
+    found = one_check("caption")
+    assert found["status"] == "ok" and found["dtype"] == "float16", found
+
+
+def test_a_rehearsal_of_memory() -> None:
+    """The model runs, and the figures to compare with are computed; MindSpore counts a card's memory only."""
+    found = one_check("memory")
+    assert found["status"] == "not supported" and found["message"].startswith("MindSpore counts"), found
+    assert all(mebibytes > 0 for mebibytes in found["computed"].values()), found
 
 
 def test_the_stored_logits_are_those_of_the_caption() -> None:

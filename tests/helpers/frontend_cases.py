@@ -82,15 +82,16 @@ def _cases() -> dict[str, Case]:
     for size in REAL:
         for graph in ("prefill", "decode"):
             cases[f"{graph}-{size}"] = Case(graph, "bfloat16", batch=2, real=size)
-    cases["vision-13b"] = Case("vision", "bfloat16", batch=2, real="13b")
+    for graph in ("vision", "train"):
+        cases[f"{graph}-13b"] = Case(graph, "bfloat16", batch=2, real="13b")
     return cases
 
 
 def _long_cases() -> dict[str, Case]:
-    """Training of every stage in every dtype, and of the shape of the 7B, which takes 8 GB."""
+    """Training of every stage in every dtype, and every graph of the shapes of the 7B and 13B."""
     cases = {f"train-{stage}-{dtype}": Case("train", dtype, 2, stage=stage) for stage in STAGES for dtype in DTYPES}
-    cases |= {f"{graph}-{size}": Case(graph, "bfloat16", 2, real=size) for size in REAL for graph in GRAPHS[:-2]}
-    cases["train-7b"] = Case("train", "bfloat16", 2, real="7b")
+    graphs = [graph for graph in GRAPHS if graph != "reorder"]
+    cases |= {f"{graph}-{size}": Case(graph, "bfloat16", 2, real=size) for size in REAL for graph in graphs}
     return {name: case for name, case in cases.items() if name not in CASES}
 
 

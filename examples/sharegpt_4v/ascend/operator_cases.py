@@ -23,6 +23,13 @@ HEAD_SIZE = 128
 HIDDEN = 4096
 
 
+def is_supported(dtype: str) -> bool:
+    """Return whether MindSpore's device computes in a dtype: a CPU does not in bfloat16."""
+    from mindone.models.share4v.nn.device_operators import device_operators
+
+    return dtype in device_operators().dtypes
+
+
 def exact(tensor: Any) -> np.ndarray:
     """Return a tensor as a float64 array."""
     import mindspore as ms
