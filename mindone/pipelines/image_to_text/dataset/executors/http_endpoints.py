@@ -102,6 +102,12 @@ class Spending:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    def add_earlier(self, source: Mapping[str, Any]) -> None:
+        """Count what an attempt of an earlier run cost, as it was stored; earlier versions stored nothing."""
+        self.requests += int(source.get("requests", 0))
+        self.prompt_tokens += int(source.get("prompt_tokens", 0))
+        self.completion_tokens += int(source.get("completion_tokens", 0))
+
     def add(self, data: bytes) -> None:
         """Count the tokens that a response states."""
         prompt, completion = read_usage(data)

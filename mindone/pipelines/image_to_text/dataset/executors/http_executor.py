@@ -321,13 +321,17 @@ class HttpRun:
         rules = settings.of_style(style)[1]
         attempts: list[Attempt] = self._cache.attempts(key, settings.seed, settings.attempts - 1)
         spending = Spending()
+        for attempt in attempts:  # of a run that was killed, whose record does not exist
+            spending.add_earlier(attempt.caption.source if attempt.caption is not None else {})
         caption = None
         try:
             while caption is None:
                 attempts.append(next_attempt(attempts, settings.seed, key))
                 body = self._body(settings, style, prompt, shown, attempts[-1].changes)
+                before = replace(spending)
                 answer = await self.pool.ask(body, spending)
-                made = Caption(answer.text, answer.tokens, answer.finish_reason)
+                cost = {name: count - getattr(before, name) for name, count in vars(spending).items()}
+                made = Caption(answer.text, answer.tokens, answer.finish_reason, source=cost)
                 caption = accept(attempts, rules, settings.attempts, made, ())
                 if caption is None:
                     self._cache.put_attempt(key, len(attempts), attempts[-1])

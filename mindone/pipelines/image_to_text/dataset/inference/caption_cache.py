@@ -43,8 +43,8 @@ class CaptionCache:
 
     A line has `image` (SHA-256), `prompt` (with what else determines the caption, see `caption_key`), `settings` (a
     digest of those of its text) and `answer`: text, tokens, finish reason and, of an accepted caption, notes and
-    source; an `attempt` that broke a rule has its number, and the rules in `broken`. Answers under other settings are
-    not found, so a job may be resumed with other rules for one of its texts.
+    source; an `attempt` that broke a rule has its number, the rules in `broken`, and its own source. Answers under
+    other settings are not found, so a job may be resumed with other rules for one of its texts.
 
     The answers in the files of the job's other processes are found too, as far as they were there when this was opened:
     a job that resumes may give an input to another process than before.
@@ -102,7 +102,8 @@ class CaptionCache:
         while len(found) < most and (values := self._find(key, len(found) + 1)) is not None:
             text, tokens, finish_reason = values["answer"]
             attempt = next_attempt(found, seed, key)
-            attempt.caption, attempt.violations = Caption(text, tokens, finish_reason), tuple(values["broken"])
+            attempt.caption = Caption(text, tokens, finish_reason, source=values.get("source", {}))
+            attempt.violations = tuple(values["broken"])
             found.append(attempt)
         return found
 
@@ -112,7 +113,8 @@ class CaptionCache:
         if caption is None:
             return
         answer = [caption.text, caption.tokens, caption.finish_reason]
-        self._append(key, number, {"attempt": number, "answer": answer, "broken": attempt.violations})
+        source = {"source": caption.source} if caption.source else {}
+        self._append(key, number, {"attempt": number, "answer": answer, "broken": attempt.violations, **source})
 
     def close(self) -> None:
         """Flush the file to disk, and close it."""
@@ -330,7 +332,8 @@ def _name_of(line: bytes) -> bytes | None:
         text, tokens, reason, *more = values["answer"]
         is_answer = isinstance(text, str) and type(tokens) is int and isinstance(reason, str)
         if "attempt" in values:
-            is_answer = is_answer and not more and isinstance(values["broken"], list)
+            is_source = isinstance(values.get("source", {}), dict)
+            is_answer = is_answer and not more and isinstance(values["broken"], list) and is_source
         else:
             is_answer = is_answer and isinstance(more[0], list) and all(isinstance(one, dict) for one in more[1:])
         if not is_answer or len(more) > 2 or not line.endswith(b"\n"):

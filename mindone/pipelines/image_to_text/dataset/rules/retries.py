@@ -113,7 +113,7 @@ def accept(
     last = attempts[-1]
     text = clean(answer.text, rules)
     last.violations = violations(text, rules, token_ids)
-    last.caption = Caption(text, answer.tokens, answer.finish_reason)
+    last.caption = Caption(text, answer.tokens, answer.finish_reason, source=answer.source)
     if last.violations and len(attempts) < min(max_attempts, len(RETRIES)):
         return None
     best = min(attempts, key=lambda attempt: len(attempt.violations))  # the earliest one if several are equal

@@ -94,6 +94,18 @@ def test_answers_of_the_other_processes_are_found(tmp_path: Path, caplog: pytest
     assert other.stat().st_size == size and not mine.stat().st_size and not caplog.text
 
 
+def test_what_an_attempt_cost_is_known_after_a_kill(tmp_path: Path) -> None:
+    """The record that counts it is written only when an attempt is accepted, perhaps in the next run."""
+    cost = {"requests": 2, "prompt_tokens": 11, "completion_tokens": 7}
+    cache = CaptionCache(tmp_path / cache_name())
+    cache.put_attempt(KEYS[0], 1, Attempt({}, Caption("", 1, "eos", source=cost), ("empty",)))
+    cache.close()
+    again = CaptionCache(tmp_path / cache_name())
+    (attempt,) = again.attempts(KEYS[0], 0, 3)
+    again.close()
+    assert attempt.caption is not None and attempt.caption.source == cost
+
+
 def test_files_of_many_processes_become_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each run of Ray has actors with new names, whose files would be as many as there were runs."""
     for number, key in enumerate(KEYS):
