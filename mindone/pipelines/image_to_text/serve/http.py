@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -26,11 +27,17 @@ def header(scope: Scope, name: bytes) -> str | None:
     return found[0].decode("latin-1") if len(found) == 1 else None
 
 
+# A body has a place of the queue while it arrives, so it must not come drop by drop: after these seconds, it needs a
+# second for so many bytes at most. A photograph of 5 MB over 1 Mbit/s is eight times as fast.
+_BODY_START_SECONDS, _BODY_BYTES_PER_SECOND = 10.0, 2**14
+
+
 async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
     """Return the body of a request.
 
     Raises:
-        ApiError: 413 if it is larger than the limit, 408 if it does not arrive in time, 415 if it is compressed.
+        ApiError: 413 if it is larger than the limit, 408 if it does not arrive in time, or so slowly that it only holds
+            a place of the queue, 415 if it is compressed.
         ClientLeftError: the client left before it was complete.
     """
     if header(scope, b"content-encoding") not in (None, "identity"):
@@ -38,17 +45,16 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
     stated = header(scope, b"content-length") or "0"
     if stated.isdecimal() and int(stated) > limits.body_bytes:
         raise _too_large(limits)
-    try:
-        return await asyncio.wait_for(_receive_all(receive, limits), limits.body_seconds)
-    except asyncio.TimeoutError:
-        message = f"the body did not arrive within {limits.body_seconds:g} s: send it faster, or send smaller images"
-        raise ApiError(408, message) from None
-
-
-async def _receive_all(receive: Receive, limits: Limits) -> bytes:
-    body, is_complete = bytearray(), False
+    body, is_complete, began = bytearray(), False, time.monotonic()
     while not is_complete:
-        message = await receive()
+        seconds = min(limits.body_seconds, _BODY_START_SECONDS + len(body) / _BODY_BYTES_PER_SECOND)
+        try:
+            message = await asyncio.wait_for(receive(), began + seconds - time.monotonic())
+        except asyncio.TimeoutError:
+            what = f"the body did not arrive within {limits.body_seconds:g} s"
+            if seconds < limits.body_seconds:
+                what = f"only {len(body):,} bytes of the body arrived within {seconds:.3g} s"
+            raise ApiError(408, f"{what}: send it faster, or send smaller images") from None
         if message["type"] == "http.disconnect":
             raise ClientLeftError
         body += message.get("body", b"")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mindone.pipelines.image_to_text.serve import http
 from mindone.pipelines.image_to_text.serve.errors import ApiError
 from mindone.pipelines.image_to_text.serve.http import (
     ClientLeftError,
@@ -53,6 +54,22 @@ def test_a_body_that_does_not_come() -> None:
     with pytest.raises(ApiError, match=r"did not arrive within 0\.05 s") as found:
         asyncio.run(read_body(SCOPE, receiver(part(b"abc")), Limits(body_seconds=0.05)))
     assert found.value.status == 408
+
+
+def test_a_body_that_comes_drop_by_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a place of the queue; a body that is large, and comes slowly but steadily, is received."""
+    monkeypatch.setattr(http, "_BODY_START_SECONDS", 0.05)
+    with pytest.raises(ApiError, match=r"only 3 bytes of the body arrived within 0\.05\d* s: send it") as found:
+        asyncio.run(read_body(SCOPE, receiver(part(b"abc")), Limits()))
+    assert found.value.status == 408
+
+    parts = [part(bytes(2**20)), part(b"", False)]
+
+    async def steady() -> Any:
+        await asyncio.sleep(0.1 * (len(parts) == 1))
+        return parts.pop(0)
+
+    assert len(asyncio.run(read_body(SCOPE, steady, Limits()))) == 2**20
 
 
 def test_a_client_that_leaves_within_its_body() -> None:
