@@ -35,7 +35,7 @@ _PREPARING = 4
 _DOWNLOADING = 4
 _COMPILING = 2  # schemas, which can take as long as the limit allows
 Values = dict[str, Any]
-_SCHEMA_TURNS = 3  # a request waits for the compilation of its schema this many times the limit of one
+_SCHEMA_TURNS = 3  # a request waits until its schema is compiled this many times the limit of one compilation
 _PREFIX = "vllm:prefix_cache"
 
 
@@ -153,14 +153,20 @@ class Service:
         pipeline, seconds = self.model.pipeline, self.options.limits.schema_seconds
         if not shape or pipeline is None:
             return
-        work = asyncio.get_running_loop().run_in_executor(
-            self._compilers, compile_shape, pipeline, shape, param, seconds
-        )
+        loop, has_begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def compiled() -> None:
+            loop.call_soon_threadsafe(has_begun.set)
+            compile_shape(pipeline, shape, param, seconds)
+
+        work = loop.run_in_executor(self._compilers, compiled)
         try:
-            await asyncio.wait_for(work, _SCHEMA_TURNS * seconds)
+            await asyncio.wait_for(has_begun.wait(), _SCHEMA_TURNS * seconds)
         except asyncio.TimeoutError:
+            work.cancel()
             message = f"{param} waited for the schemas of other requests: try again later"
             raise ApiError(429, message, param, "queue_timeout", round(seconds) + 1) from None
+        await work
 
     async def prepare(self, function: Callable[[Values], Result], values: Values, has_urls: bool) -> Result:
         """Return what `function` makes of these fields in a thread; few run at once, the others wait."""

@@ -155,13 +155,27 @@ def test_schemas_that_take_hours_to_compile_block_nobody(tiny: Any, monkeypatch:
 
 
 def test_schemas_wait_for_their_turn_within_a_limit(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered = threading.Event()
-    monkeypatch.setattr(structured_output, "refusal", lambda text, seconds: answered.wait(600) and None)
+    """One that is being compiled is waited for, however long a busy machine takes: it would be 429 each time."""
+    answered, compiling = threading.Event(), threading.Semaphore(0)
+
+    def held(text: str, seconds: float) -> str | None:
+        compiling.release()
+        answered.wait(600)
+        return None
+
+    monkeypatch.setattr(structured_output, "refusal", held)
     monkeypatch.setattr(service, "_SCHEMA_TURNS", 3)
-    with serving(tiny, limits=Limits(schema_seconds=0.05)) as running:
-        found = running.post(PATH, chat("What?", response_format=form({"const": "late"})))
+
+    def ask(text: str) -> httpx.Response:
+        return running.post(PATH, chat("What?", response_format=form({"const": text})), timeout=600)
+
+    with serving(tiny, limits=Limits(schema_seconds=0.05)) as running, ThreadPoolExecutor(4) as pool:
+        first = [pool.submit(ask, f"first {number}") for number in range(service._COMPILING)]
+        assert all(compiling.acquire(timeout=600) for _ in first)
+        found = ask("late")
         answered.set()
-    assert found.status_code == 429 and found.json()["error"]["code"] == "queue_timeout"
+        assert found.status_code == 429 and found.json()["error"]["code"] == "queue_timeout"
+        assert [one.result().status_code for one in first] == [200] * service._COMPILING
 
 
 def test_the_time_of_a_compilation_is_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
