@@ -366,4 +366,6 @@ class _Vocabulary:
 def _first_line(message: str) -> str:
     """Return the first line of llguidance's error, without the position in the grammar, which the caller never saw."""
     lines = message.strip().splitlines() or ["unknown error"]
+    if lines[0] == "NoExtensionBias":  # llguidance's name of a grammar in which no token can come next
+        return "no text can match it"
     return re.sub(r"^at \d+\(\d+\): ", "", lines[0])[:300]

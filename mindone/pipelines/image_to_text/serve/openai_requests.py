@@ -224,7 +224,7 @@ class OpenAIReader:
         if "min_tokens" in values:
             renamed["min_new_tokens"] = values["min_tokens"]
         count = values.get("n", 1)
-        shape = openai_shape(values)
+        shape, _ = openai_shape(values)
         stops = (*values.get("stop", ()), *(() if shape else stop))  # the template's would cut a text of the schema
         if shape and values.get("ignore_eos"):
             raise invalid("ignore_eos cannot be combined with structured output: leave one of them out", "ignore_eos")

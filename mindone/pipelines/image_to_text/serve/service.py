@@ -285,7 +285,7 @@ def _one(values: Mapping[str, Any]) -> int:
 
 
 def _openai_shape(values: Mapping[str, Any]) -> tuple[Shape, str]:
-    return openai_shape(values), "response_format"
+    return openai_shape(values)
 
 
 def _anthropic_shape(values: Mapping[str, Any]) -> tuple[Shape, str]:

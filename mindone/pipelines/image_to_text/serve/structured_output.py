@@ -18,16 +18,18 @@ Shape = dict[str, Any]  # {"schema": ...}, {"regex": ...} or {}
 _JSON_OBJECT: Shape = {"schema": {"type": "object"}}
 
 
-def openai_shape(values: Mapping[str, Any]) -> Shape:
-    """Return what `response_format`, or one of vLLM's fields, asks for.
+def openai_shape(values: Mapping[str, Any]) -> tuple[Shape, str]:
+    """Return what `response_format`, or one of vLLM's fields, asks for, and which of them does.
 
     Raises:
         ApiError: (400) a field is malformed, or more than one asks for something.
     """
-    found = [shape for shape in (_response_format(values), _vllm_shape(values)) if shape]
+    vllm_shape, name = _vllm_shape(values)
+    asked = ((_response_format(values), "response_format"), (vllm_shape, name))
+    found = [(shape, param) for shape, param in asked if shape]
     if len(found) > 1:
         raise invalid("give either response_format or a guided_ field, not both", "response_format")
-    return found[0] if found else {}
+    return found[0] if found else ({}, "response_format")
 
 
 def ollama_shape(given: Any) -> Shape:
@@ -90,19 +92,20 @@ def _response_format(values: Mapping[str, Any]) -> Shape:
     return {"schema": Structure().check(inner.get("schema"), "response_format.json_schema.schema")}
 
 
-def _vllm_shape(values: Mapping[str, Any]) -> Shape:
+def _vllm_shape(values: Mapping[str, Any]) -> tuple[Shape, str]:
+    """Return what one of vLLM's fields asks for, and its name."""
     nested = Structure(("json", "regex", "choice")).check(values.get("structured_outputs", {}), "structured_outputs")
     given = {f"guided_{name}": value for name, value in nested.items() if value is not None}
     given |= {name: values[name] for name in ("guided_json", "guided_regex", "guided_choice") if name in values}
     if len(given) > 1:
         raise invalid(f"give only one of {', '.join(given)}", next(iter(given)))
     if "guided_json" in given:
-        return {"schema": Structure().check(given["guided_json"], "guided_json")}
+        return {"schema": Structure().check(given["guided_json"], "guided_json")}, "guided_json"
     if "guided_regex" in given:
-        return {"regex": given["guided_regex"]}
+        return {"regex": given["guided_regex"]}, "guided_regex"
     if "guided_choice" in given:
         choices = given["guided_choice"]
         if not isinstance(choices, (list, tuple)) or not choices or not all(isinstance(one, str) for one in choices):
             raise invalid("guided_choice must be a list of one or more strings", "guided_choice")
-        return {"regex": "|".join(map(re.escape, choices))}
-    return {}
+        return {"regex": "|".join(map(re.escape, choices))}, "guided_choice"
+    return {}, ""

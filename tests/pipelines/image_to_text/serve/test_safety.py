@@ -7,6 +7,7 @@ import hmac
 import io
 import socket
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import httpx
@@ -239,6 +240,36 @@ def test_cve_2026_22778_errors_of_decoders_are_not_repeated(live: Live) -> None:
         assert message(found) == (
             "messages[0].content[1].image_url is damaged or not an image: send a JPEG, PNG, WebP, GIF or BMP file"
         )
+
+
+def broken_images(seed: int) -> list[bytes]:
+    """Files of every format that Pillow writes here: cut off, with flipped bits, and with bytes too few or too many."""
+    random, files = Random(seed), []
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), np.uint8))
+    Image.init()
+    for kind in sorted({"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"} & Image.SAVE.keys()):
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        data = buffer.getvalue()
+        flipped = bytearray(data)
+        for _ in range(5):
+            flipped[random.randrange(min(len(data), 300))] ^= 1 << random.randrange(8)
+        place = random.randrange(12, len(data))
+        files += [data[:place], bytes(flipped), data[:place] + data[place + 5 :], data[:20] + random.randbytes(500)]
+    return files
+
+
+def test_broken_images_are_refused_or_answered(live: Live, caplog: pytest.LogCaptureFixture) -> None:
+    """A seeded part of several hundred files; none of them may be an error of the server, or end it."""
+    with live.client() as client:
+        for number, data in enumerate(broken_images(7)):
+            uri = base64.b64encode(data).decode()
+            found = client.post("/v1/chat/completions", json=chat("What?", uri, max_tokens=1))
+            assert found.status_code in (200, 400), (number, found.text)
+            if found.status_code == 400:
+                assert found.json()["error"]["code"] in ("invalid_image", "image_too_large")
+        assert client.post("/v1/chat/completions", json=chat("What?", max_tokens=1)).status_code == 200
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])

@@ -193,6 +193,9 @@ BAD = {
     "reference": {"$ref": "https://example.org/schema.json"},
     "look_ahead": {"type": "string", "pattern": "(?=a)b"},
     "impossible": {"type": "integer", "minimum": 5, "maximum": 4},
+    "endless": {"$ref": "#"},
+    "back_reference": {"type": "string", "pattern": "(a)\\1"},
+    "huge_number": {"type": "string", "minLength": 10**400},
     "large": {"type": "object", "properties": {f"name{number}": {"type": "string"} for number in range(5000)}},
 }
 
@@ -224,6 +227,8 @@ def test_a_deep_schema_ends_only_its_own_request(live: Live) -> None:
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "response_format"),
         ({"guided_json": {}, "guided_regex": "a"}, "guided_json"),
         ({"guided_choice": []}, "guided_choice"),
+        ({"guided_regex": r"[^\s\S]"}, "guided_regex"),
+        ({"guided_regex": "("}, "guided_regex"),
         ({"guided_json": {"type": "null"}, "ignore_eos": True}, "ignore_eos"),
     ],
 )
