@@ -3,9 +3,9 @@
     python benchmarks/conversion.py --shape 13b
     python benchmarks/conversion.py --shape 7b-2l --whole FOLDER
 
-The first rounds one layer twice in this process, on one calibration sequence and on three, and extrapolates: a part
-that does not depend on the sequences (GPTQ) and one that grows with them (the rounded layer, the second moments). CPU
-seconds of all threads are reported, because they hold on a busy machine too; N idle cores take about 1/N of them.
+The first rounds one layer in this process, on two calibration sequences, and extrapolates: a part that does not depend
+on the sequences (GPTQ) and one that grows with them (the rounded layer, the second moments). CPU seconds of all threads
+are reported, because they hold on a busy machine too; N idle cores take about 1/N of them.
 
 The second writes a complete checkpoint of few layers into FOLDER (gigabytes), converts it with the command, and loads
 the result. Then it converts again, kills the command with SIGKILL in the middle of the last layer, resumes it, and
@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from shapes import SHAPES
@@ -50,8 +51,22 @@ print(f"{time.perf_counter() - start:.1f} {resource.getrusage(resource.RUSAGE_SE
 """
 
 
-def cpu_seconds(config: Share4VConfig, sequences: int) -> float:
-    """Return the CPU seconds, of all threads, in which the first layer is rounded."""
+class TimedSequences(list[np.ndarray]):
+    """Two sequences that measure how long the first one takes, over all passes: each pass asks for 0, then for 1.
+
+    Attributes:
+        seconds: CPU time of all threads between the two.
+    """
+
+    seconds = 0.0
+
+    def __getitem__(self, index: Any, /) -> Any:
+        self.seconds += (1 if index else -1) * time.process_time()
+        return super().__getitem__(index)
+
+
+def cpu_seconds(config: Share4VConfig) -> tuple[float, float]:
+    """Return the CPU seconds, of all threads, of rounding the first layer: those of each sequence, and all others."""
     text, generator = config.text_config, np.random.default_rng(0)
     pattern = (generator.standard_normal(PATTERN, np.float32) * 0.02).astype(np.float16)
     shapes = language_shapes(text)
@@ -62,25 +77,25 @@ def cpu_seconds(config: Share4VConfig, sequences: int) -> float:
 
     plan = next(plan for plan in language_plans(config, "int4") if plan.spec.heads)
     weights = RotatedWeights(read, text, Rotation.random(text.hidden_size))
-    inputs = [generator.standard_normal((SEQUENCE, text.hidden_size), np.float32) for _ in range(sequences)]
+    inputs = TimedSequences(generator.standard_normal((SEQUENCE, text.hidden_size), np.float32) for _ in range(2))
     start = time.process_time()
     writer = BlockWriter(plan.spec)
     write_vectors(writer, plan, weights.layer)
     LayerRounder(text, weights.layer, weights.rotation).block(plan, writer, inputs)
-    return time.process_time() - start
+    return inputs.seconds, time.process_time() - start - 2 * inputs.seconds
 
 
 def measure_layer(shape: str) -> None:
     """Measure one layer of a shape and print a line."""
     text = TextConfig(**asdict(SHAPES[shape].language))
     config = replace(Share4VConfig(), text_config=text, quantization="int4", quantization_layout="rotated")
-    one, three = (cpu_seconds(config, count) for count in (1, 3))
-    each, count = (three - one) / 2, -(-TOKENS // SEQUENCE)
-    layer = one + (count - 1) * each
+    each, fixed = cpu_seconds(config)
+    count = -(-TOKENS // SEQUENCE)
+    layer = fixed + count * each
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     pictures = PICTURES * (config.vision_config.num_patches + PROMPT) / SEQUENCE  # in sequences
     print(
-        f"{shape}, {library().instruction_set}: {one - each:.0f} + {count} x {each:.1f} = {layer:.0f} CPU seconds for "
+        f"{shape}, {library().instruction_set}: {fixed:.0f} + {count} x {each:.1f} = {layer:.0f} CPU seconds for "
         f"a layer, {layer * text.num_hidden_layers / 3600:.1f} CPU hours for {text.num_hidden_layers}; with {PICTURES} "
         f"pictures {(layer + pictures * each) * text.num_hidden_layers / 3600:.1f}. Peak {peak:.2f} GiB"
     )
