@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sharegpt4v-tiny", help="known name, directory, or owner/name on a hub")
     parser.add_argument("--vision-tower", help="directory or name (default: the one named in config.json)")
-    parser.add_argument("--dtype", default="float16", help="float32, float16, or bfloat16 (Ascend only)")
+    parser.add_argument("--dtype", default="float16", help="float32, float16, bfloat16, int8 or int4")
     parser.add_argument("--image", default=str(SCENE), help="path or URL of the image")
     parser.add_argument(
         "--batch-sizes", type=int, nargs="+", default=[1, 4], help="numbers of images to caption together"
@@ -58,7 +58,7 @@ def main() -> None:
         vision_tower=arguments.vision_tower,
         dtype=arguments.dtype,
     )
-    processor = Share4VProcessor.from_pretrained(arguments.model)
+    processor = Share4VProcessor.from_pretrained(arguments.model, vision_tower=arguments.vision_tower)
     image = load_image(arguments.image)
     for batch in arguments.batch_sizes:
         inputs = processor(images=[image] * batch, text=["Describe this image"] * batch)

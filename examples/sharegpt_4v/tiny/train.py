@@ -157,12 +157,12 @@ def main() -> None:
     initialize(model, args.seed)
     for course in COURSES:
         done = args.out / course.name
-        if done.is_dir():
+        if (done / "model.safetensors").is_file():  # the last file that a finished course writes
             model = Share4V.from_pretrained(done, language_backend="llama", vision_backend="clip")
             continue
         run(course, model, processor, args.precision)
-        model.save_pretrained(done)
         processor.save_pretrained(done)
+        model.save_pretrained(done)
     convert(args.out / COURSES[-1].name, args.out / "checkpoint", dtype="float16")
 
 
