@@ -101,7 +101,7 @@ def _wait_for_queue(state: Path, timeout: float) -> WorkQueue | None:
 
 def _tasks(queue: WorkQueue, rank: int) -> Iterator[Task]:
     while True:
-        if queue.exists and not queue.has_leader:
+        if queue.exists and not queue.has_leader and queue.exists:  # it may have ended between the two looks
             raise JobError("the leader (rank 0) has ended: run the job again to resume it")
         block = queue.claim(queue.records_path(rank))
         if block is None:

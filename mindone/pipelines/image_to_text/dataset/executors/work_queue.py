@@ -114,7 +114,12 @@ def find_queue(state: Path) -> WorkQueue | None:
     for path in (state / QUEUE).glob("*/next"):
         queue = WorkQueue(path.parent)
         if queue.has_leader:
-            _check_signature(state, queue)
+            try:
+                _check_signature(state, queue)
+            except JobError:
+                if not queue.exists:  # it has just ended
+                    continue
+                raise
             return queue
     return None
 
@@ -133,7 +138,12 @@ def _check_signature(state: Path, queue: WorkQueue) -> None:
 
 
 def remove_queues(state: Path) -> None:
-    """Remove the files of earlier runs; no run may be in progress."""
+    """Remove the files of earlier runs; no run may be in progress.
+
+    First what says that a run exists: a rank that looks meanwhile finds none, in place of one without a leader.
+    """
+    for path in (state / QUEUE).glob("*/next"):
+        path.unlink(missing_ok=True)
     shutil.rmtree(state / QUEUE, ignore_errors=True)
 
 

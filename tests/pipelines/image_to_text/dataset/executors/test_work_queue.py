@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from mindone.pipelines.image_to_text.dataset.executors import msrun_leader
+from mindone.pipelines.image_to_text.dataset.executors import msrun_leader, work_queue
 from mindone.pipelines.image_to_text.dataset.executors.msrun_leader import OtherRanks
-from mindone.pipelines.image_to_text.dataset.executors.work_queue import WorkQueue, create_queue
+from mindone.pipelines.image_to_text.dataset.executors.work_queue import (
+    WorkQueue,
+    create_queue,
+    find_queue,
+    remove_queues,
+)
 from mindone.pipelines.image_to_text.dataset.state.records import Item, Record, to_line
 from mindone.pipelines.image_to_text.dataset.state.tasks import Task, read_tasks
 
@@ -31,6 +36,19 @@ def queue(tmp_path: Path) -> Iterator[WorkQueue]:
 def write(queue: WorkQueue, number: int) -> None:
     with queue.records_path(1).open("a", encoding="utf-8") as file:
         file.write(to_line(Record(number=number, key=str(number), source=f"{number}.png", captions=("A sun.",))))
+
+
+def test_a_run_that_is_being_removed_is_none(queue: WorkQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that starts late sees the directory while its files go, in any order; an error would end all ranks."""
+    removed = []
+
+    def without_signature(path: Path, ignore_errors: bool) -> None:
+        (queue.directory / "signature").unlink()
+        removed.append((queue.exists, queue.has_leader, find_queue(tmp_path), queue.claim()))
+
+    monkeypatch.setattr(work_queue.shutil, "rmtree", without_signature)
+    remove_queues(tmp_path)
+    assert removed == [(False, True, None, None)]
 
 
 def test_a_live_rank_keeps_its_claims(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
