@@ -20,6 +20,8 @@ TOLERANCE = 5e-4
 NO_IMAGES = 0
 SIDES = ("left", "right")
 
+pytestmark = pytest.mark.usefixtures("shared_graphs")
+
 
 def prompts_of(reference: Reference) -> list[tuple[list[int], int]]:
     """Return prompts of different lengths with one, two and no images, each with its number of images."""

@@ -23,12 +23,14 @@ from mindone.models.share4v.processing.tokenizer import Tokenizer
 
 Pair = tuple[Reference, Share4V]
 
+pytestmark = pytest.mark.usefixtures("shared_graphs")
+
 
 @pytest.fixture
-def pair(usual: Pair, tokenizer: Tokenizer) -> Pair:
+def pair(small: Pair, tokenizer: Tokenizer) -> Pair:
     """A reference and our model, on every backend, with a tokenizer; what its texts say means nothing."""
-    usual[1].tokenizer = tokenizer
-    return usual
+    small[1].tokenizer = tokenizer
+    return small
 
 
 @pytest.fixture
