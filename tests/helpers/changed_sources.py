@@ -47,12 +47,13 @@ def package_directory() -> Path:
 
 
 def changed_copy(change: Change, directory: Path) -> Path:
-    """Make links to the package's Python files in `directory`, and a copy of one with the change."""
+    """Make links to the package's Python files and their bytecode in `directory`, and a copy of one with the change."""
     source = package_directory()
 
     def ignored(at: str, names: list[str]) -> list[str]:
-        skipped = {"__pycache__", "assets", "csrc"}
-        return [name for name in names if name in skipped or (Path(at, name).is_file() and not name.endswith(".py"))]
+        skipped = {"assets", "csrc"}
+        files = (name for name in names if Path(at, name).is_file() and not name.endswith((".py", ".pyc")))
+        return [*skipped.intersection(names), *files]
 
     shutil.copytree(source, directory, ignore=ignored, copy_function=os.symlink)
     file = directory / change.file

@@ -197,13 +197,22 @@ def test_scores_equal_pycocoevalcap(tokenizer: str) -> None:
 
 
 @WITH_JAVA
-def test_meteor_equals_pycocoevalcap() -> None:
+def test_meteor_equals_pycocoevalcap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its program reads its tables for seconds, so it runs once: what it was given and what it answered are watched."""
     from pycocoevalcap.meteor.meteor import Meteor
 
+    calls, compute = [], Meteor.compute_score
+
+    def watched(self: Meteor, *words: Any) -> Any:
+        calls.append((words, compute(self, *words)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(Meteor, "compute_score", watched)
     scores = score_captions(PREDICTIONS, REFERENCES, ["meteor"])
     made, _ = tokenize(by_number(PREDICTIONS))
     given_words, _ = tokenize(by_number(REFERENCES))
-    total, each = Meteor().compute_score(given_words, made)
+    ((words, (total, each)),) = calls
+    assert words == (given_words, made)
     assert scores.scores == {"METEOR": total} and total > 0.1
     assert [own["METEOR"] for own in scores.per_image.values()] == each
 
