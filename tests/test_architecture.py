@@ -28,7 +28,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
             ("home",),
             ("display",),
             ("child_process",),
-            ("processors",),
+            ("cpu_cores",),
         ),
         (("load_options",), ("hub",), ("kernels",), ("nn",), ("quantization",), ("registry",)),
         (("configuration", "configuration_formats", "configuration_schema"),),
@@ -77,7 +77,7 @@ WITHOUT_MINDSPORE = {
     PACKAGE: (
         *("configuration", "configuration_formats", "home", "load_options", "registry", "suggestions", "quantization"),
         *("bfloat16", "concurrency", "display", "hub", "hugging_face", "checkpoint", "processing", "rounding"),
-        *("child_process", "file_locks", "processors"),
+        *("child_process", "cpu_cores", "file_locks"),
     ),
     DATASET: ("state", "readers", "rules", "prompts", "writers", "report", "audit", "options", "keywords"),
     SERVE: tuple(group[0] for layer in LAYERS[SERVE] for group in layer),  # /health answers while MindSpore is imported

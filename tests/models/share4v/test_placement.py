@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mindone.models.share4v import Share4V, convert
+from mindone.models.share4v.cpu_cores import Core, memory_nodes
 from mindone.models.share4v.kernels import placement
 from mindone.models.share4v.kernels.placement import PlacementError, place_weights, placed, weight_nodes
-from mindone.models.share4v.processors import Core, memory_nodes
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no mbind")
 POLICY_OF_ADDRESS = 2  # MPOL_F_ADDR of get_mempolicy

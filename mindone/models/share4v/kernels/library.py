@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..processors import default_threads
+from ..cpu_cores import default_threads
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Library:
 
     @property
     def threads(self) -> int:
-        """The number of threads of a kernel. Set 0 for the default, which `processors.default_threads` returns."""
+        """The number of threads of a kernel. Set 0 for the default, which `cpu_cores.default_threads` returns."""
         return int(self._library.share4v_threads())
 
     @threads.setter

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..processors import ROOT, memory_nodes, usable_cores
+from ..cpu_cores import ROOT, memory_nodes, usable_cores
 from .component import KernelComponent
 from .packing import anonymous_memory
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from mindone.models.share4v.checkpoint import Checkpoint
 from mindone.models.share4v.child_process import start_python
+from mindone.models.share4v.cpu_cores import Core, cpu_quota, default_threads, usable_cores
 from mindone.models.share4v.kernels.placement import check_placement
 from mindone.models.share4v.load_options import LoadOptions
-from mindone.models.share4v.processors import Core, cpu_quota, default_threads, usable_cores
 
 from ..options import AUTO, CaptioningSettings, ExecutorOptions, ModelChoice
 from ..state.records import JobError, Record
@@ -54,7 +54,7 @@ def automatic_count(cores: Sequence[Core], quota: float | None) -> int:
     """Return the number of replicas for some cores, and for a quota of CPU time.
 
     Example:
-        >>> from mindone.models.share4v.processors import Core
+        >>> from mindone.models.share4v.cpu_cores import Core
         >>> automatic_count([Core(cpu // 24, (cpu,)) for cpu in range(48)], None)
         6
     """
@@ -84,7 +84,7 @@ def shares_of(cores: Sequence[Core], count: int) -> list[list[Core]]:
     """Divide cores, those of a NUMA node together, among `count` replicas: no two nodes for one, if there are enough.
 
     Example:
-        >>> from mindone.models.share4v.processors import Core
+        >>> from mindone.models.share4v.cpu_cores import Core
         >>> [len(share) for share in shares_of([Core(cpu // 12, (cpu,)) for cpu in range(20)], 3)]
         [6, 6, 8]
     """

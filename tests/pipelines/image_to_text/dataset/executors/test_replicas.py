@@ -19,7 +19,7 @@ from helpers.pictures import write_folder
 from helpers.running_processes import children, command_line
 
 from mindone.models.share4v.conversion import convert
-from mindone.models.share4v.processors import Core
+from mindone.models.share4v.cpu_cores import Core
 from mindone.pipelines.image_to_text.dataset.executors.local import LocalExecutor
 from mindone.pipelines.image_to_text.dataset.executors.replicas import (
     Backlog,

@@ -33,7 +33,7 @@ def usable_cores(cpus: Sequence[int] | None = None, root: Path = ROOT) -> list[C
         root: where `sys` is mounted.
 
     Example:
-        >>> from mindone.models.share4v.processors import usable_cores
+        >>> from mindone.models.share4v.cpu_cores import usable_cores
         >>> len(usable_cores()) >= 1
         True
     """
@@ -56,7 +56,7 @@ def memory_nodes(cores: Sequence[Core], root: Path = ROOT) -> tuple[int, ...]:
         root: where `sys` and `proc` are mounted.
 
     Example:
-        >>> from mindone.models.share4v.processors import memory_nodes, usable_cores
+        >>> from mindone.models.share4v.cpu_cores import memory_nodes, usable_cores
         >>> len(memory_nodes(usable_cores())) >= 1
         True
     """

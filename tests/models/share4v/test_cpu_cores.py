@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindone.models.share4v.processors import Core, cpu_quota, default_threads, usable_cores
+from mindone.models.share4v.cpu_cores import Core, cpu_quota, default_threads, usable_cores
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
