@@ -13,7 +13,7 @@ from .configuration import Share4VConfig
 from .kernels.cache_memory import KV_CACHE_DTYPES
 from .kernels.component import runs_on_kernels
 from .kernels.library import kernels_available, library
-from .kernels.placement import weight_nodes
+from .kernels.numa_placement import weight_nodes
 from .language.llama import LlamaForCausalLM
 from .load_options import LoadOptions
 from .nn.device_operators import device_operators

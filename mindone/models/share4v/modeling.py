@@ -26,7 +26,7 @@ from .hugging_face import MODEL
 from .inputs import as_numpy, check_pixels, embedding_table
 from .interface import ModelInterface
 from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
-from .kernels.placement import place_weights
+from .kernels.numa_placement import place_weights
 from .load_options import LoadOptions, checked_options, dtype_name, explicit_options
 from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows

@@ -17,7 +17,7 @@ from pathlib import Path
 from mindone.models.share4v.checkpoint import Checkpoint
 from mindone.models.share4v.child_process import start_python
 from mindone.models.share4v.cpu_cores import Core, cpu_quota, default_threads, usable_cores
-from mindone.models.share4v.kernels.placement import check_placement
+from mindone.models.share4v.kernels.numa_placement import check_placement
 from mindone.models.share4v.load_options import LoadOptions
 
 from ..options import AUTO, CaptioningSettings, ExecutorOptions, ModelChoice

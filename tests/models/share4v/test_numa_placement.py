@@ -12,8 +12,8 @@ import pytest
 
 from mindone.models.share4v import Share4V, convert
 from mindone.models.share4v.cpu_cores import Core, memory_nodes
-from mindone.models.share4v.kernels import placement
-from mindone.models.share4v.kernels.placement import PlacementError, place_weights, placed, weight_nodes
+from mindone.models.share4v.kernels import numa_placement
+from mindone.models.share4v.kernels.numa_placement import PlacementError, place_weights, placed, weight_nodes
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no mbind")
 POLICY_OF_ADDRESS = 2  # MPOL_F_ADDR of get_mempolicy
@@ -71,15 +71,15 @@ def test_one_node_leaves_nothing_to_choose(
 @pytest.mark.parametrize("numa", ["interleave", "local"])
 def test_the_system_has_the_policy_for_the_copy(numa: str) -> None:
     """get_mempolicy(2) says which policy and which nodes an address has."""
-    node = memory_nodes(placement.usable_cores())[0]
+    node = memory_nodes(numa_placement.usable_cores())[0]
     block = np.random.default_rng(0).integers(0, 256, 3 * 2**20 + 64, np.uint8)
     copy = placed(block, numa, [node])
     assert np.array_equal(copy, block) and not np.shares_memory(copy, block)
     system, mode, mask = ctypes.CDLL(None, use_errno=True).syscall, ctypes.c_int(), (ctypes.c_ulong * 16)()
-    number, where = GET_MEMPOLICY[placement.platform.machine()], ctypes.c_void_p(copy.ctypes.data + 2**20)
+    number, where = GET_MEMPOLICY[numa_placement.platform.machine()], ctypes.c_void_p(copy.ctypes.data + 2**20)
     bits, flags = ctypes.c_ulong(16 * 64 + 1), ctypes.c_ulong(POLICY_OF_ADDRESS)
     assert system(ctypes.c_long(number), ctypes.byref(mode), mask, bits, where, flags) == 0
-    assert (mode.value, mask[node // 64]) == (placement.POLICIES[numa], 1 << node % 64)
+    assert (mode.value, mask[node // 64]) == (numa_placement.POLICIES[numa], 1 << node % 64)
 
 
 @LINUX
@@ -96,7 +96,7 @@ def test_a_placed_model_computes_the_same_and_no_longer_reads_its_file(
     mapped = Share4V.from_pretrained(tmp_path / "int4")
     ids = mapped.generate(input_ids=[[1, 5, 9]], max_new_tokens=4)
     del mapped
-    monkeypatch.setattr(placement, "_node_count", lambda root: 2)
+    monkeypatch.setattr(numa_placement, "_node_count", lambda root: 2)
     model = Share4V.from_pretrained(tmp_path / "int4", numa="interleave")
     (tmp_path / "int4" / "model.safetensors").write_bytes(b"")
     assert model.generate(input_ids=[[1, 5, 9]], max_new_tokens=4) == ids
