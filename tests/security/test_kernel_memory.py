@@ -74,6 +74,9 @@ from mindone.models.share4v.kernels.library import ThreadsRefusedError
 def run():
     small = block(64, 64)
     call = lambda: small.matrix(0, np.ones((64, 64), np.float32))
+    for count in counts:
+        kernels.threads = count
+        call()
     kernels.threads = 16  # more than have ended in this process, whose stacks would be used again
     try:
         with_memory(1, call)  # less than a thread's stack
@@ -85,8 +88,12 @@ report(run)
 """
 
 
-def test_a_kernel_without_threads() -> None:
-    """OpenMP's library would end the process: "Thread creation failed: Resource temporarily unavailable"."""
-    kind, text = run_limited(PREPARE + THREADS, megabytes=1000)
+@pytest.mark.parametrize("counts", [(), (16, 2)])
+def test_a_kernel_without_threads(counts: tuple[int, ...]) -> None:
+    """OpenMP's library would end the process: "Thread creation failed: Resource temporarily unavailable".
+
+    When fewer threads are needed it ends the others, so that 16 after 16 and 2 are new ones again.
+    """
+    kind, text = run_limited(f"{PREPARE}counts = {counts}\n{THREADS}", megabytes=1000)
     assert kind == "value", text
     assert "refused to start the 16 threads" in text and "OMP_NUM_THREADS" in text and text.endswith("True)")

@@ -31,9 +31,12 @@ int thread_count() {
 // OpenMP keeps a team for each thread that calls kernels, and its threads live as long as the caller.
 bool can_start_threads() {
 #if defined(_OPENMP)
-  thread_local int started = 1;  // the caller itself
+  thread_local int started = 1;  // threads of the caller's team, itself included
   const int count = thread_count();
-  if (count <= started) return true;
+  if (count <= started) {
+    started = count;  // OpenMP ends the others, and must start them again for a larger team
+    return true;
+  }
   std::mutex mutex;
   std::condition_variable done;
   bool is_done = false;
