@@ -51,12 +51,11 @@ struct IntPanels {
   int64_t groups;
   int64_t shift;        // 2^shift groups share a scale: 1 or 8; a division would cost as much as a group
   const int8_t* pairs; // of int4 super: scale and offset of each group's rows, [G][16][2]; nullptr for other types
-  int64_t ahead = 0;   // how many groups ahead weights are fetched; 0: that is left to the processor
 
   IntPanels from(int64_t panel) const {
     const int8_t* from_pairs = pairs ? pairs + panel * scale_stride * static_cast<int64_t>(sizeof(Half)) : nullptr;
     return {data + panel * stride, stride, scales + panel * scale_stride, scale_stride,
-            count - panel,         groups, shift,                         from_pairs,   ahead};
+            count - panel,         groups, shift,                         from_pairs};
   }
 };
 
@@ -130,19 +129,6 @@ inline void quantize_groups(const float* x, int64_t groups, int8_t* values, floa
   const Lanes factor = rounding_factor(x, groups * kGroup, scale);
   for (int64_t i = 0; i < groups * kGroup; i += kLanes) store_int8(values + i, mul(load(x + i), factor));
   for (int64_t g = 0; g < groups; g++) sums[g] = sum_of_group(values + g * kGroup);
-}
-
-// Asks for group `g` of P panels, or if they end before it, of the P panels after them, to be brought into the L1 cache.
-template <int P>
-SHARE4V_INLINE void prefetch_group(const IntPanels& w, int64_t g, int64_t bytes) {
-  constexpr int64_t kLine = 64;
-  const int64_t panels = g < w.groups ? 0 : P, group = g < w.groups ? g : g - w.groups;
-  for (int64_t p = panels; p < panels + P; p++) {
-    const uint8_t* at = w.data + p * w.stride + group * bytes;
-    for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(at + i);
-    if (w.pairs)
-      __builtin_prefetch(w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + group * kPairBytes);
-  }
 }
 
 // The kinds of panels that a tile multiplies.
@@ -305,16 +291,19 @@ template <int R, int P>
 SHARE4V_INLINE void add_expanded_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, PanelSums<R, P>& sums) {
   const uint8_t* at = w.data + g * kInt4GroupBytes;
   const int8_t* inputs = x.values + g * kGroup;
-  const __m512i low = _mm512_set1_epi8(15), low_word = _mm512_set1_epi32(0xffff), flip = _mm512_set1_epi16(128);
+  const __m512i low = _mm512_set1_epi8(15);
+  // With (s, z), z - 8 * s in both bytes of a 16-bit number; and 128 in both.
+  const __m512i factors = _mm512_set1_epi32(static_cast<int32_t>(0x0101u << 16 | (0x10000u - 8 * 0x0101u)));
+  const __m512i flips = _mm512_set1_epi32(128 * 0x0101);
+  // Copies the lower 16 bits of each lane to its upper ones.
+  const __m512i lower_twice = _mm512_set4_epi32(0x0d0c0d0c, 0x09080908, 0x05040504, 0x01000100);
   __m512i scales[P], offsets[P];
   SHARE4V_UNROLL
   for (int p = 0; p < P; p++) {
     const int8_t* from = w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes;
     const __m512i pairs = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-    scales[p] = _mm512_or_si512(_mm512_and_si512(pairs, low_word), _mm512_slli_epi32(pairs, 16));
-    const __m512i z = _mm512_or_si512(_mm512_andnot_si512(low_word, pairs), _mm512_srli_epi32(pairs, 16));
-    const __m512i byte = _mm512_add_epi16(_mm512_sub_epi16(z, _mm512_slli_epi16(scales[p], 3)), flip);
-    offsets[p] = _mm512_add_epi16(byte, _mm512_slli_epi16(byte, 8));
+    scales[p] = _mm512_shuffle_epi8(pairs, lower_twice);
+    offsets[p] = _mm512_shuffle_epi8(_mm512_dpwssd_epi32(flips, pairs, factors), lower_twice);
   }
   SHARE4V_UNROLL
   for (int q = 0; q < 4; q++) {
@@ -343,6 +332,30 @@ constexpr int32_t weight_offset(Packing packing, int R) {
   return packing == Packing::kInt8 || expands_super(R) ? 128 : 0;
 }
 
+// Asks for the line that is `offset` bytes behind `base` to be brought into the L1 cache. It may be behind the array, to
+// which no pointer is made. Always inlined: GCC 12 drops calls of a function that only prefetches.
+SHARE4V_INLINE void prefetch_line(const void* base, int64_t offset) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(offset)));
+}
+
+// While five to eight rows are multiplied by a group of int4 super, the processor does not look far enough ahead, so its
+// weights are fetched so many groups before. For fewer rows, and for int8, that gained nothing.
+constexpr int64_t kGroupsAhead = 8;
+
+// Asks for group `g` of P panels, or if they end before it, of the P panels after them.
+template <int P>
+SHARE4V_INLINE void prefetch_group(const IntPanels& w, int64_t g) {
+  constexpr int64_t kLine = 64;
+  const int64_t panels = g < w.groups ? 0 : P, group = g < w.groups ? g : g - w.groups;
+  SHARE4V_UNROLL
+  for (int64_t p = 0; p < P; p++) {
+    SHARE4V_UNROLL
+    for (int64_t i = 0; i < kInt4GroupBytes; i += kLine)
+      prefetch_line(w.data, (panels + p) * w.stride + group * kInt4GroupBytes + i);
+    prefetch_line(w.pairs, (panels + p) * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + group * kPairBytes);
+  }
+}
+
 // Multiplies R rows by the first P panels: c[r][p] = sum over g of x[r][g] * w[p][g]. With `overwrite` false the sums
 // continue from the values in c. AVX-512 VNNI multiplies unsigned by signed bytes, so weights are stored or flipped to
 // unsigned (plus 8 or 128), and the sums of the inputs subtract the offset.
@@ -365,8 +378,8 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
       for (int p = 0; p < P; p++) sums[r][p] = start;
     }
     for (int64_t g = begin; g < end; g++) {
-      if (w.ahead) prefetch_group<P>(w, g + w.ahead, group_bytes_of(kPacking));
       if constexpr (kPacking == Packing::kInt4Super && expands_super(R)) {
+        prefetch_group<P>(w, g + kGroupsAhead);
         add_expanded_group<R, P>(x, w, g, sums);
       } else {
         add_group<kPacking, R, P>(x, w, g, sums);

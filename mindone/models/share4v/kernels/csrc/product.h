@@ -239,13 +239,8 @@ inline void int8_many_rows(int64_t rows, const QuantizedInputs& x, IntPanels w, 
 #endif
 }
 
-// int4 super: for more rows than this, a tile computes so long on a group that the processor does not look far enough ahead.
-// Fetching weights gained nothing for one row, and slowed int8 down.
-constexpr int64_t kFetchedRows = 4, kGroupsAhead = 8;
-
 inline void few_rows(Packing packing, int64_t rows, const QuantizedInputs& x, IntPanels w, FloatRows c) {
   const bool is_super = packing == Packing::kInt4Super;
-  if (is_super && rows > kFetchedRows) w.ahead = kGroupsAhead;
   const int64_t step = is_super ? kInt4SuperRows : kIntRows;
   const auto multiply = packing == Packing::kInt8   ? int_rows<Packing::kInt8>
                         : packing == Packing::kInt4 ? int_rows<Packing::kInt4>
@@ -303,7 +298,8 @@ template <class Finish>
 void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t rows, FloatRows c, Finish finish) {
   const int64_t panels = panels_of(m), units = ceil_div(panels, kUnitPanels);
   constexpr int64_t kPanelBytes = std::max(kDepthBytes * kLanes, kExpandedGroups * kInt8GroupBytes);
-  uint8_t* scratch = thread_scratch(kUnitPanels * kPanelBytes);
+  constexpr int64_t kHalfQuad = 64;  // block_rows ends with a pointer so far behind the last weights, and reads none
+  uint8_t* scratch = thread_scratch(kUnitPanels * kPanelBytes + kHalfQuad);
 #pragma omp for schedule(dynamic, 1)
   for (int64_t unit = 0; unit < units; unit++) {
     if (!scratch) continue;
