@@ -249,7 +249,7 @@ class Library:
         ndims = (ctypes.c_int * count)(*[array.ndim for array in arrays])
         sizes = [(ctypes.c_int64 * max(array.ndim, 1))(*array.shape) for array in arrays]
         shapes = (ctypes.c_void_p * count)(*[ctypes.addressof(size) for size in sizes])
-        dtypes = (ctypes.c_char_p * count)(*[array.dtype.name.encode() for array in arrays])
+        dtypes = (ctypes.c_char_p * count)(*[_dtype_name(array.dtype) for array in arrays])
         status = getattr(self._library, function)(count, params, ndims, shapes, dtypes, None, None)
         _check(function, status, arrays)
         return output
@@ -323,6 +323,11 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
     if not array.flags.c_contiguous:
         raise KernelError(f"an array of shape {array.shape} has strides {array.strides}: the kernels need C order")
     return ctypes.c_void_p(array.ctypes.data)
+
+
+@cache
+def _dtype_name(dtype: np.dtype) -> bytes:
+    return dtype.name.encode()  # NumPy makes the name anew whenever it is asked for, and a layer has seven arrays
 
 
 def _memory(data: np.ndarray) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
