@@ -66,12 +66,21 @@ WORKERS = {
     "llama.cpp": "workers.llama_cpp_worker",
 }
 
+# "int4" is what loading a float checkpoint makes, "int4-converted" what `share4v convert` writes, which is faster: 256
+# inputs share a scale, and not 32. Of int8 both are the same.
 # The rows that each library supports. Decoding is bound by memory bandwidth, so it is only compared between weights of
 # the same width; SAME_WIDTH has the llama.cpp type for each of our dtypes. Prefill is bound by arithmetic, so it is
 # compared for every pair of types.
 LIBRARY_ROWS = {"torch": frozenset(ROWS), "llama.cpp": frozenset(ROWS) - {"encode"}}
 SAME_WIDTH_ROWS = frozenset({"decode", "batch"})
-SAME_WIDTH = {"int4": "Q4_0", "int8": "Q8_0", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+SAME_WIDTH = {
+    "int4-converted": "Q4_0",
+    "int4": "Q4_0",
+    "int8": "Q8_0",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+}
 
 
 @dataclass
@@ -222,7 +231,7 @@ def _pair(ours: Worker, start: Callable[[], Worker], rows: list[str], rounds: in
     # The limits before and after: on a shared host one minute can have half of another's bandwidth.
     limits = {name: max(value, limits[name]) for name, value in ours.ask({"do": "limits"}).items()}
     for found in report.results[first:]:
-        found["roofline"] = roofline(found["row"], ours.contender.dtype, found["our_median"], BATCH, ours.facts, limits)
+        found["roofline"] = roofline(found["row"], ours.facts["dtype"], found["our_median"], BATCH, ours.facts, limits)
 
 
 def save(options: argparse.Namespace, report: Report) -> None:
@@ -242,7 +251,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b-8l")
     parser.add_argument("--rows", type=_choice(ROWS), default="decode,prefill,encode,batch")
-    parser.add_argument("--ours", type=_choice(SAME_WIDTH), default="int8,int4,bfloat16,float16,float32")
+    parser.add_argument("--ours", type=_choice(SAME_WIDTH), default="int8,int4-converted,int4,bfloat16,float16,float32")
     parser.add_argument(
         "--peers", type=_peers, default="llama.cpp:F16,llama.cpp:Q8_0,llama.cpp:Q4_0,torch:float32,torch:bfloat16"
     )

@@ -21,7 +21,7 @@ from results import Store, stores
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- tables.py: begin -->", "<!-- tables.py: end -->"
 ROWS = {"decode": "decode", "prefill": "prefill 512", "encode": "image", "batch": "batch of 8"}
-DTYPES = ("int4", "int8", "bfloat16", "float16", "float32")
+DTYPES = ("int4-converted", "int4", "int8", "bfloat16", "float16", "float32")
 LIMITS = {
     "memory": "GB/s read",
     "float32": "GFLOP/s (float32)",
@@ -114,7 +114,8 @@ def _compare(machines: Sequence[Store]) -> str:
         "Compared with peers",
         "`python benchmarks/compare.py --shape 7b-8l --save`: ours / peer = ratio (its range over the rounds), in "
         "tokens or images per second. Of llama.cpp's ways to keep the KV caches of a batch (split, unified) the faster "
-        "one counts; flash attention is on.",
+        "one counts; flash attention is on. int4 is what loading a float checkpoint makes, int4-converted what "
+        "`share4v convert` writes.",
         ("", "ours", "peer"),
         machines,
         cells,

@@ -14,8 +14,10 @@ from mindone.models.share4v.kernels.library import library
 def build(options: Options) -> tuple[Runner, dict[str, Any]]:
     """Return a runner for a Share4V with random weights, and facts about it."""
     start = time.perf_counter()
-    runner = make_model(options.shape, options.dtype, options.threads)
+    dtype, _, layout = options.dtype.partition("-")
+    runner = make_model(options.shape, dtype, options.threads, is_converted=layout == "converted")
     return runner, {
+        "dtype": dtype,
         "load_seconds": time.perf_counter() - start,
         "instruction_set": library().instruction_set,
         # What a phase of the row needs at least: bytes of weights that are read, or operations of matrix products.
