@@ -298,7 +298,7 @@ template <class Finish>
 void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t rows, FloatRows c, Finish finish) {
   const int64_t panels = panels_of(m), units = ceil_div(panels, kUnitPanels);
   constexpr int64_t kPanelBytes = std::max(kDepthBytes * kLanes, kExpandedGroups * kInt8GroupBytes);
-  constexpr int64_t kHalfQuad = 64;  // block_rows ends with a pointer so far behind the last weights, and reads none
+  constexpr int64_t kHalfQuad = 64;  // mmla_tile ends with a pointer so far behind the last weights, and reads none
   uint8_t* scratch = thread_scratch(kUnitPanels * kPanelBytes + kHalfQuad);
 #pragma omp for schedule(dynamic, 1)
   for (int64_t unit = 0; unit < units; unit++) {
