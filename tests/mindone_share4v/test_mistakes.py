@@ -130,6 +130,23 @@ def test_answers_without_a_record_are_not_thrown_away(photos: Path, capsys: pyte
     assert (photos / "1.txt").read_text().strip() == "Why?"
 
 
+@pytest.mark.parametrize("content", [None, "[]"])
+def test_results_whose_settings_were_lost_are_not_overwritten(
+    photos: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    assert run("photos", "--prompt", "What?") == 0
+    (photos / ".share4v" / "job.json").unlink()
+    if content is not None:
+        (photos / ".share4v" / "job.json").write_text(content)
+    before = tree(photos)
+    assert run("photos", "--prompt", "Why?") == 3
+    error = capsys.readouterr().err
+    assert "job.json is missing or damaged" in error and "3 inputs with results" in error and "--restart" in error
+    assert tree(photos) == before
+    assert run("photos", "--prompt", "Why?", "--restart") == 0
+    assert (photos / "1.txt").read_text().strip() == "Why?"
+
+
 def test_a_job_that_runs_out_of_memory_is_stopped_and_not_complete(
     photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

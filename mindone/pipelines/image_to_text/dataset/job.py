@@ -209,9 +209,15 @@ class JobState(AbstractContextManager["JobState"]):
 
     def _check_description(self) -> None:
         stored = self._stored_description()
-        if not stored or self._description is None or same_results(stored, self._description, self._retries_failed):
+        if self._description is None or same_results(stored, self._description, self._retries_failed):
             return
         records, answers = count_done(self.directory), count_answers(self.directory)
+        if not stored and (records or answers):
+            raise JobError(
+                f"{self.path(JOB)} is missing or damaged, so the settings of what the job has ({records} inputs with "
+                f"results, {answers} answers) are unknown, and nothing was changed. Restore the file, choose another "
+                "out (--out) or state (--state), or add restart (--restart) to caption all inputs again"
+            )
         if records or answers or self.path(PREVIOUS).exists():
             changes = changed_settings(stored, self._description)
             existing = self._description.get("existing", "skip")
