@@ -410,7 +410,7 @@ def test_requests_from_other_threads(served: tuple[Reference, Engine[int]]) -> N
         return [("".join(piece.text for piece in stream), stream.completion) for stream in streams]
 
     with ThreadPoolExecutor(6) as clients:
-        answers = list(clients.map(client, range(6), timeout=300))
+        answers = list(clients.map(client, range(6), timeout=900))
     for first, answer in enumerate(answers):
         for (text, completion), number in zip(answer, range(first, 12, 6), strict=True):
             assert completion is not None and completion.request_id == number
