@@ -15,11 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 KERNELS = Path("mindone/models/share4v/kernels")
 FLAGS = ("-std=c++17", "-O2", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-DSHARE4V_AARCH64")
+NEON = ("-DSHARE4V_NEON", "-fno-schedule-insns")
 KINDS = {
     "portable": (),
-    "neon": ("-DSHARE4V_NEON",),
-    "dotprod": ("-DSHARE4V_NEON", "-march=armv8.2-a+dotprod"),
-    "i8mm": ("-DSHARE4V_NEON", "-march=armv8.2-a+dotprod+i8mm"),
+    "neon": NEON,
+    "dotprod": (*NEON, "-march=armv8.2-a+dotprod"),
+    "i8mm": (*NEON, "-march=armv8.2-a+dotprod+i8mm"),
 }
 # What is wrong, of which kind, in which file, what is replaced by what, and the case that must notice it.
 MUTATIONS = (

@@ -251,7 +251,8 @@ def _report_abandoned(finished: FinishedLayers) -> None:
     for path, count, size in abandoned(finished.directory):
         logger.warning(
             "%s has %d layer%s (%sB) of an interrupted conversion to int4 with another source, adapter, calibration or "
-            "version: the same command continues it; delete the directory if you do not need it",
+            "version: the command that began it continues it, with the version that began it; delete the directory if "
+            "you do not need it",
             path,
             count,
             "" if count == 1 else "s",

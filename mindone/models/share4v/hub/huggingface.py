@@ -80,8 +80,8 @@ def _warn_without_mmproj(repo: str, language: Path, options: RepoOptions) -> Non
         return
     revision = f" --revision {options.revision}" if options.revision else ""
     logger.warning(
-        "Hugging Face's cache has %s of %s without an mmproj file, so it is opened as a model for texts only. If the "
-        "repository has one: hf download %s --include '*mmproj*'%s, or name it as vision_tower (--vision-tower)",
+        "Hugging Face's cache has %s of %s without an mmproj file. Unless vision_tower (--vision-tower) names one, it "
+        "is opened as a model for texts only. If the repository has one: hf download %s --include '*mmproj*'%s",
         language.name,
         repo,
         repo,

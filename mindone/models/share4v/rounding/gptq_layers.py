@@ -11,7 +11,7 @@ import numpy as np
 from ..configuration import TextConfig
 from ..kernels.blocks import BlockPlan
 from ..kernels.library import library
-from ..kernels.packing import BlockSpec, BlockWriter
+from ..kernels.packing import LANES, BlockSpec, BlockWriter
 from .gptq import gptq
 from .moments import Moments
 from .reference import ReferenceLayer
@@ -54,10 +54,11 @@ class LayerRounder:
         for number, inputs in enumerate((run.to_attention, run.to_output, run.to_mlp, run.to_down)):
             columns = plan.spec.matrices[number].columns
             moments, weight = _moments(columns, inputs()), exact.weight(number)
-            rows = first_value if number == 0 else len(weight)
+            # The values come after the queries and keys, if no panel of the block has rows of both.
+            rows = first_value if number == 0 and first_value % LANES == 0 else len(weight)
             writer.codes(number, gptq(weight[:rows], moments))
             run.rounded.add(number, writer, exact.bias(number))
-            if number == 0:  # whose values are zeros so far
+            if rows < len(weight):  # the values are zeros so far
                 writer.codes(number, gptq(weight[rows:], _moments(columns, run.to_values())), rows)
                 run.rounded.add(number, writer, exact.bias(number))
             del moments, weight

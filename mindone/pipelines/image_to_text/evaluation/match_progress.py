@@ -42,18 +42,21 @@ class MatchProgress:
 
     def __init__(self, out: Path, settings: Mapping[str, Any], discards: bool = False, retries: bool = False) -> None:
         self._path, self._finished = out.with_name(f"{out.name}{_SUFFIX}"), out.with_name(f"{out.name}{_FINISHED}")
+        header = (dumps(settings) + "\n").encode()
+        source = self._path
         if retries and not own_exists(self._path):  # otherwise this continues a retry
             check_retry(out)
-            rename_own(self._finished, self._path)
-        header = (dumps(settings) + "\n").encode()
-        self.known, self._retried, size = _valid_lines(self._path, header)
-        others = 0 if size or discards else _other_lines(self._path)
+            source = self._finished
+        self.known, self._retried, size = _valid_lines(source, header)
+        others = 0 if size or discards else _other_lines(source)
         if others:
             raise ValueError(
-                f"{self._path} has the values of {others:,} rows that were computed with other settings, or from a "
+                f"{source} has the values of {others:,} rows that were computed with other settings, or from a "
                 "table that has changed: repeat that command to continue it, write to another file with out (--out), "
                 "or discard them with overwrite (--overwrite)"
             )
+        if source != self._path:
+            rename_own(source, self._path)
         self._file = AppendOnlyFile(self._path)
         self._file.truncate(size)
         if not size:

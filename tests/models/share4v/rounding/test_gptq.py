@@ -91,8 +91,10 @@ def test_inputs_that_are_always_zero_and_too_few_samples() -> None:
         assert np.abs(dequantized(gptq(weight, moments_of(given))) - weight).mean() < 0.3
 
 
-def small_model() -> tuple[TextConfig, dict[str, np.ndarray]]:
-    text = TextConfig(300, 288, 544, 2, 6, 2, max_position_embeddings=128)
+SMALL = TextConfig(300, 288, 544, 2, 6, 2, max_position_embeddings=128)
+
+
+def small_model(text: TextConfig = SMALL) -> tuple[TextConfig, dict[str, np.ndarray]]:
     rng, weights = np.random.default_rng(5), {}
     for name, shape in language_shapes(text).items():
         scale = 1.0 if len(shape) == 1 or "embed" in name else shape[1] ** -0.5
@@ -100,8 +102,10 @@ def small_model() -> tuple[TextConfig, dict[str, np.ndarray]]:
     return text, weights
 
 
-def test_layers_rounded_in_sequence_make_a_model_near_the_plain_one() -> None:
-    text, weights = small_model()
+# With heads of 10 the first value is row 60 of the block, within a panel of 16 rows.
+@pytest.mark.parametrize("text", [SMALL, replace(SMALL, num_attention_heads=3, num_key_value_heads=3, head_dim=10)])
+def test_layers_rounded_in_sequence_make_a_model_near_the_plain_one(text: TextConfig) -> None:
+    _, weights = small_model(text)
     config, read = replace(Share4VConfig(), text_config=text), weights.__getitem__
     ids = np.random.default_rng(6).integers(0, 300, (8, 100))
     plain = run_model(text, [pack(plan, read) for plan in language_plans(config, "float32")], ids[0])

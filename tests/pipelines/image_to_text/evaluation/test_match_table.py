@@ -327,6 +327,8 @@ def test_only_the_rows_that_failed_are_tried_again(tmp_path: Path, rows: list[di
         call()
     with pytest.raises(ValueError, match="other settings"):
         add_match(table, counted, resume={"model": "b"}, retry_failed=True)
+    with pytest.raises(FileExistsError, match=r"exists: try the rows again .*--retry-failed"):  # nothing has changed
+        call()
     before, asked[:] = out.read_bytes(), []
     again.touch()
     with pytest.raises(KeyboardInterrupt):
