@@ -28,7 +28,9 @@ _ORIENTATION_TAG = 0x0112
 _PNG_SIGNATURE_BYTES = 8
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 # Among a scan's bytes, FF 00 is a byte FF, and FF D0 to FF D7 are restart markers of the same scan.
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+# Fill bytes FF before a marker stay with the scan, which is legal: taking them here too would search a run of them
+# again from each of its bytes.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def encode_task(

@@ -82,6 +82,17 @@ def test_what_is_behind_an_image_or_between_its_scans_is_not_sent() -> None:
         assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(load_image(file)))
 
 
+@pytest.mark.parametrize("follows", [b"\xff\0", b"\xff\xd3", b"\xff\xd9"], ids=["stuffed", "restart", "end"])
+def test_a_megabyte_of_fill_bytes_within_a_scan(follows: bytes) -> None:
+    """Decoders skip them; a search that begins again at each of them would take an hour."""
+    plain = encoded(drawing(320, 192), "JPEG", restart_marker_rows=1, quality=95)
+    position = plain.index(follows, plain.index(b"\xff\xda"))
+    file = plain[:position] + b"\xff" * 2**20 + plain[position:]
+    head, _, shown = sent(file)
+    assert head == "data:image/jpeg;base64"
+    assert np.array_equal(np.asarray(shown), np.asarray(load_image(plain)))
+
+
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_photograph_that_lies_on_its_side_is_sent_upright(orientation: int) -> None:
     image = drawing().resize((320, 192), Image.Resampling.BICUBIC)
