@@ -154,18 +154,22 @@ class Service:
         if not shape or pipeline is None:
             return
         loop, has_begun = asyncio.get_running_loop(), asyncio.Event()
+        waiting = [shape]  # what is cancelled stays in the executor's queue until its turn: it must not hold the schema
 
         def compiled() -> None:
             loop.call_soon_threadsafe(has_begun.set)
-            compile_shape(pipeline, shape, param, seconds)
+            compile_shape(pipeline, waiting.pop(), param, seconds)
 
         work = loop.run_in_executor(self._compilers, compiled)
         try:
             await asyncio.wait_for(has_begun.wait(), _SCHEMA_TURNS * seconds)
         except asyncio.TimeoutError:
-            work.cancel()
             message = f"{param} waited for the schemas of other requests: try again later"
             raise ApiError(429, message, param, "queue_timeout", round(seconds) + 1) from None
+        finally:
+            if not has_begun.is_set():  # also of a client that left: nobody else may wait for its schema
+                work.cancel()
+                waiting.clear()
         await work
 
     async def prepare(self, function: Callable[[Values], Result], values: Values, has_urls: bool) -> Result:

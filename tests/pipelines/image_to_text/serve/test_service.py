@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
+import weakref
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
+from mindone.pipelines.image_to_text.serve import service as service_module
 from mindone.pipelines.image_to_text.serve.errors import ApiError
 from mindone.pipelines.image_to_text.serve.generation import _error_of
 from mindone.pipelines.image_to_text.serve.http import ClientLeftError
@@ -74,6 +77,50 @@ def test_a_request_without_generation_counts_until_it_is_answered_and_ends_with_
         asyncio.run(run())
     finally:
         builder.released.set()
+
+
+class Schema(dict[str, Any]):
+    """One of which a test can tell whether it is still in memory."""
+
+
+def test_the_schema_of_a_client_that_left_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else clients that ask for slow ones and leave at once would keep the compilers from all others."""
+    started, released, compiled = threading.Semaphore(0), threading.Event(), set()
+
+    def held(pipeline: Any, shape: Any, param: str, seconds: float) -> None:
+        compiled.add(shape["regex"])
+        started.release()
+        assert released.wait(300)
+
+    monkeypatch.setattr(service_module, "compile_shape", held)
+    made = service(None, schema_seconds=100.0)
+    made.model.pipeline = object()  # type: ignore[assignment]
+
+    async def run() -> None:
+        busy = [asyncio.create_task(made.compile({"regex": f"busy {number}"}, "regex")) for number in range(2)]
+        for _ in busy:
+            assert await asyncio.to_thread(started.acquire, timeout=300)
+        schema = Schema(regex="left")
+        memory, leaving = weakref.ref(schema), asyncio.create_task(made.compile(schema, "regex"))
+        del schema
+        await asyncio.sleep(0)
+        assert made._compilers._work_queue.qsize() == 1
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        del leaving
+        await asyncio.sleep(0)
+        gc.collect()
+        assert memory() is None
+        released.set()
+        await asyncio.gather(*busy, made.compile({"regex": "next"}, "regex"))
+
+    try:
+        asyncio.run(run())
+    finally:
+        released.set()
+        made._compilers.shutdown()
+    assert compiled == {"busy 0", "busy 1", "next"}
 
 
 def test_the_time_of_a_preparation_is_bounded() -> None:
