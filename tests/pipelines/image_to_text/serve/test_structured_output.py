@@ -164,7 +164,7 @@ def test_schemas_wait_for_their_turn_within_a_limit(tiny: Any, monkeypatch: pyte
         return None
 
     monkeypatch.setattr(structured_output, "refusal", held)
-    monkeypatch.setattr(service, "_SCHEMA_TURNS", 3)
+    monkeypatch.setattr(service, "_SCHEMA_TURNS", 12_000)  # times 0.05 seconds, within which the first ones begin
 
     def ask(text: str) -> httpx.Response:
         return running.post(PATH, chat("What?", response_format=form({"const": text})), timeout=600)
@@ -172,6 +172,7 @@ def test_schemas_wait_for_their_turn_within_a_limit(tiny: Any, monkeypatch: pyte
     with serving(tiny, limits=Limits(schema_seconds=0.05)) as running, ThreadPoolExecutor(4) as pool:
         first = [pool.submit(ask, f"first {number}") for number in range(service._COMPILING)]
         assert all(compiling.acquire(timeout=600) for _ in first)
+        monkeypatch.setattr(service, "_SCHEMA_TURNS", 3)
         found = ask("late")
         answered.set()
         assert found.status_code == 429 and found.json()["error"]["code"] == "queue_timeout"
