@@ -212,16 +212,17 @@ class JobState(AbstractContextManager["JobState"]):
         if self._description is None or same_results(stored, self._description, self._retries_failed):
             return
         records, answers = count_done(self.directory), count_answers(self.directory)
-        if not stored and (records or answers):
+        if not (records or answers or self.path(PREVIOUS).exists()):
+            return
+        if not stored:
             raise JobError(
                 f"{self.path(JOB)} is missing or damaged, so the settings of what the job has ({records} inputs with "
                 f"results, {answers} answers) are unknown, and nothing was changed. Restore the file, choose another "
                 "out (--out) or state (--state), or add restart (--restart) to caption all inputs again"
             )
-        if records or answers or self.path(PREVIOUS).exists():
-            changes = changed_settings(stored, self._description)
-            existing = self._description.get("existing", "skip")
-            raise SettingsChangedError(self.directory, records, changes, existing, answers)
+        changes = changed_settings(stored, self._description)
+        existing = self._description.get("existing", "skip")
+        raise SettingsChangedError(self.directory, records, changes, existing, answers)
 
 
 class CaptionJob:
