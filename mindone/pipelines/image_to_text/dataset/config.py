@@ -91,7 +91,8 @@ def _parse_toml(path: str | os.PathLike[str], data: bytes) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
-    deep = _DEEP_KEY.search(data)
+    # Escapes become as many other characters, so that the quotes that are left are those of strings.
+    deep = _DEEP_KEY.search(data.replace(rb"\\", b"**").replace(rb"\"", b"**"))
     if deep is not None:  # the parser's time grows with the square of a key's parts
         line = data.count(b"\n", 0, deep.start()) + 1
         raise ValueError(

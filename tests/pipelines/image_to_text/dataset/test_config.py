@@ -152,6 +152,7 @@ def test_tables_of_toml_are_named_texts(photos: Path) -> None:
             "x = {" + " . ".join(['"a b"', "c", "'d'"] * 5_000) + " = 1}",
             r"job.toml, line 1: a key of more than 64 parts",
         ),
+        (".".join([r'"\""', r'"\\"', r'"\\\"."'] * 700) + " = 1", r"job.toml, line 1: a key of more than 64 parts"),
         ("seed = 1\nseed = 2", "not TOML"),
     ],
 )
