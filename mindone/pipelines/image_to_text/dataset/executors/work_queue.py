@@ -66,22 +66,27 @@ class WorkQueue:
         Raises:
             OSError: a file cannot be read or written.
         """
-        with FileLock(self.directory / "claims.lock"):
-            try:
-                with open_own(self._next) as file:
-                    start = int(file.read())
-            except FileNotFoundError:
-                return None
-            with open_own(self.tasks) as file:
-                file.seek(start)
-                block = Block(start, sum(1 for _ in islice(iter(file.readline, b""), _BLOCK)))
-                end = file.tell()
-            if not block.count:
-                return None
-            if log is not None:  # before `next` moves on: otherwise a crash here would lose the block
-                with open_own(log, "ab+") as file:
-                    file.write(f"{json.dumps({'block': asdict(block)})}\n".encode())
-            _write_atomically(self._next, str(end))
+        try:
+            with FileLock(self.directory / "claims.lock"):
+                return self._claim(log)
+        except FileNotFoundError:
+            if self.exists:
+                raise
+            return None  # `remove_queues` takes away what says that there is a run first, and may be anywhere behind it
+
+    def _claim(self, log: Path | None) -> Block | None:
+        with open_own(self._next) as file:
+            start = int(file.read())
+        with open_own(self.tasks) as file:
+            file.seek(start)
+            block = Block(start, sum(1 for _ in islice(iter(file.readline, b""), _BLOCK)))
+            end = file.tell()
+        if not block.count:
+            return None
+        if log is not None:  # before `next` moves on: otherwise a crash here would lose the block
+            with open_own(log, "ab+") as file:
+                file.write(f"{json.dumps({'block': asdict(block)})}\n".encode())
+        _write_atomically(self._next, str(end))
         return block
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -49,6 +50,29 @@ def test_a_run_that_is_being_removed_is_none(queue: WorkQueue, tmp_path: Path, m
     monkeypatch.setattr(work_queue.shutil, "rmtree", without_signature)
     remove_queues(tmp_path)
     assert removed == [(False, True, None, None)]
+
+
+@pytest.mark.parametrize("read", ["next", "tasks.jsonl"])
+def test_a_run_that_is_removed_within_a_claim_is_over(
+    queue: WorkQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """An error would end the leader too, which is writing the outputs."""
+    opened = work_queue.open_own
+
+    def removed_then(path: Path, mode: str = "rb") -> Any:
+        file = opened(path, mode)
+        if path.name == read:
+            remove_queues(tmp_path)
+        return file
+
+    monkeypatch.setattr(work_queue, "open_own", removed_then)
+    assert queue.claim(queue.records_path(2)) is None
+
+
+def test_a_file_that_a_run_lacks_is_an_error(queue: WorkQueue) -> None:
+    queue.tasks.unlink()
+    with pytest.raises(FileNotFoundError, match=r"tasks\.jsonl"):
+        queue.claim()
 
 
 def test_a_live_rank_keeps_its_claims(queue: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> None:
