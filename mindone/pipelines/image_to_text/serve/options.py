@@ -42,7 +42,8 @@ class Limits:
         queue: requests that wait for a slot, beyond those that are running.
         queue_seconds: how long a request may wait for a slot. Clients of captioning tools give up after 30 s.
         request_seconds: how long a request may take, from its headers to the end of its answer.
-        body_seconds: how long a client may take to send its body.
+        body_seconds: how long a client may take to send its body. One that sends less than 16 KiB/s gets less: 10 s,
+            and a second for each 16 KiB that arrived.
         write_seconds: how long a client may take to accept an answer, or a piece of a stream.
         idle_seconds: how long a connection may have no running request: before its first one, between two, while the
             headers of one arrive, and while its client reads the last answer.
