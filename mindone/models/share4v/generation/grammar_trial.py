@@ -14,24 +14,30 @@ from importlib import import_module
 COMPILE_SECONDS = 5.0  # of CPU time, which a grammar of somebody else may take
 MEMORY_BYTES = 4 * 2**30  # address space of the process
 # The time of the process by the clock, which only ends one that hangs: a busy machine may give it a fraction of a CPU.
+# On Windows, which has no limits of CPU time and memory for a process, it is the only limit.
 _CLOCK_PER_CPU_SECOND = 6.0
 _CLOCK_ALLOWANCE = 60.0  # seconds
 # SIGPROF ends the process when compiling has taken its CPU time, without that of starting Python.
 _PROGRAM = """
 import sys
 sys.path[:] = sys.argv[3:]
-import resource, signal
+import signal
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 def limit(kind, value):
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
     return value
-memory = limit(resource.RLIMIT_AS, int(sys.argv[2]))
+memory = limit(resource.RLIMIT_AS, int(sys.argv[2])) if resource else int(sys.argv[2])
 from llguidance import LLMatcher
 grammar = sys.stdin.read()
-signal.signal(signal.SIGPROF, signal.SIG_DFL)
 print(memory, flush=True)
-signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))
+if resource:
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))
 LLMatcher.validate_grammar(grammar)
 """
 
@@ -57,7 +63,7 @@ def refusal(text: str, seconds: float) -> str | None:
         return _too_slow(seconds)
     if done.returncode == 0:
         return None
-    if done.returncode == -signal.SIGPROF:
+    if done.returncode == -getattr(signal, "SIGPROF", 0):
         return _too_slow(seconds)
     if not done.stdout:  # it prints its limit of memory before it compiles
         reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"status {done.returncode}"]

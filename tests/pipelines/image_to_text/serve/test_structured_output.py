@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -184,6 +185,18 @@ def test_the_time_of_a_compilation_is_cpu_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(grammar_trial, "_PROGRAM", f"import time; time.sleep(0.6){grammar_trial._PROGRAM}")
     grammar = grammar_of({"type": "null"}, None)
     assert grammar is not None and refusal(grammar, 0.5) is None
+
+
+def test_a_system_without_limits_for_processes_compiles_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has neither the module `resource` nor SIGPROF; the clock ends what takes too long."""
+    windows = "import signal, sys; sys.modules['resource'] = None; del signal.SIGPROF, signal.ITIMER_PROF"
+    monkeypatch.setattr(grammar_trial, "_PROGRAM", f"{windows}{grammar_trial._PROGRAM}")
+    monkeypatch.delattr(signal, "SIGPROF")
+    grammar = grammar_of({"type": "null"}, None)
+    assert grammar is not None and refusal(grammar, 0.5) is None
+    monkeypatch.setattr(grammar_trial, "_CLOCK_ALLOWANCE", 0.0)
+    slow = grammar_of(SLOW, None)
+    assert slow is not None and "more than 0.2 s to compile" in (refusal(slow, 0.2) or "")
 
 
 DEEP: Any = {"type": "string"}
