@@ -181,6 +181,7 @@ class AdapterConfig:
         modules_to_save: modules that were trained completely.
         targets: names, or last parts of names, of the modules that were adapted; empty if they are not a plain list.
         layers: numbers of the layers that were adapted; None for all.
+        trains_biases: whether the biases of adapted modules were trained too.
         base: the model that the adapter was trained on, for messages.
     """
 
@@ -193,6 +194,7 @@ class AdapterConfig:
     modules_to_save: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
+    trains_biases: bool = False
     base: str | None = None
 
     @classmethod
@@ -226,6 +228,7 @@ class AdapterConfig:
             modules_to_save=tuple(_listed(data.get("modules_to_save"))),
             targets=tuple(targets) if is_complete and targets is not None else (),
             layers=None if data.get("layers_to_transform") is None else tuple(_listed(data["layers_to_transform"])),
+            trains_biases=data.get("bias") in ("all", "lora_only"),
             base=data.get("base_model_name_or_path") or None,
         )
 

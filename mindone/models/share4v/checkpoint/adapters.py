@@ -328,6 +328,24 @@ def check_adapters(adapters: Sequence[Adapter], config: Share4VConfig, directory
             raise CheckpointError(
                 f"adapter {adapter.directory} does not fit {directory}:\n" + "\n".join(problems) + base
             )
+        _report_lost_biases(adapter, shapes)
+
+
+def _report_lost_biases(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Log a warning if an adapter was trained with biases that its file does not have."""
+    if not adapter.config.trains_biases:
+        return
+    biases = [f"{name.removesuffix('.weight')}.bias" for name in adapter.changes if name.endswith(".weight")]
+    lost = [name for name in biases if name in shapes and name not in adapter.changes]
+    if lost:
+        logger.warning(
+            "adapter %s was trained with biases, of which its file lacks %d: %s. PEFT did not save those of "
+            'bias="lora_only" up to version 0.20, so the model keeps its own; where the training can be repeated, use '
+            "a newer one",
+            adapter.directory,
+            len(lost),
+            listing(lost),
+        )
 
 
 def _problems(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], config: Share4VConfig) -> Iterator[str]:

@@ -107,6 +107,20 @@ def test_it_is_pefts_merge(reference: Reference, base: Path, tmp_path: Path, fie
     assert any(not np.array_equal(ours[name], value) for name, value in merged_by_us(base, None).items())
 
 
+def test_biases_that_peft_did_not_save_are_reported(
+    reference: Reference, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As PEFT 0.17 to 0.20 wrote `bias="lora_only"`."""
+    trained(reference.model, target_modules=["out_proj", "o_proj"], bias="lora_only").save_pretrained(tmp_path)
+    merged_by_us(base, tmp_path)
+    assert not caplog.records
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    safetensors.numpy.save_file({name: value for name, value in tensors.items() if "bias" not in name}, path)
+    merged_by_us(base, tmp_path)
+    assert "was trained with biases, of which its file lacks 1: vision_tower." in caplog.text
+
+
 def hf_names(reference: Reference, directory: Path) -> None:
     trained(reference.model).save_pretrained(directory)
 
