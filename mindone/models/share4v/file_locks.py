@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import IO
+
+_ATTEMPTS, _PAUSE = 3, 0.1  # seconds between two attempts: `is_locked` has a lock for a moment
 
 
 def lock(file: IO[bytes]) -> bool:
@@ -18,20 +21,25 @@ def lock(file: IO[bytes]) -> bool:
         import fcntl
     except ImportError:  # Windows
         return False
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # some network file systems have no locks
-        return False
-    return True
+    attempts = _ATTEMPTS
+    while True:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            attempts -= 1
+            if not attempts:
+                raise
+            time.sleep(_PAUSE)
+        except OSError:  # some network file systems have no locks
+            return False
 
 
 def is_locked(file: IO[bytes]) -> bool:
     """Return whether somebody else has locked a file; False also if that cannot be known.
 
-    The test takes a shared lock for a moment, so that any number of processes can test at once; whoever wants the lock
-    must therefore retry for a moment.
+    The test takes a shared lock for a moment, so that any number of processes can test at once; who wants the lock, by
+    `lock` or otherwise, must therefore retry for a moment.
     """
     try:
         import fcntl

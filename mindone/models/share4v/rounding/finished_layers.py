@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -134,19 +133,14 @@ class FinishedLayers:
     def _take(self) -> None:
         self.close()
         file = (self.directory / LOCK).open("wb")
-        for is_last in (False, False, True):
-            try:
-                lock(file)
-                break
-            except BlockingIOError as error:  # perhaps of somebody who only tests whether it is locked
-                if not is_last:
-                    time.sleep(0.1)
-                    continue
-                file.close()
-                raise BlockingIOError(
-                    f"{self.directory.parent}: the same checkpoint is being converted into it already: wait until that "
-                    "has finished, or end it"
-                ) from error
+        try:
+            lock(file)
+        except BlockingIOError as error:
+            file.close()
+            raise BlockingIOError(
+                f"{self.directory.parent}: the same checkpoint is being converted into it already: wait until that has "
+                "finished, or end it"
+            ) from error
         self._lock = file
 
     def _path(self, kind: str, number: int) -> Path:
