@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindone.models.share4v.home import expand_home
+from mindone.models.share4v.home_directory import expand_home
 from mindone.models.share4v.suggestions import unknown
 
 from ..printing import one_line, print_error

@@ -14,9 +14,9 @@ from .checkpoint.formats import StoredTensor
 from .checkpoint.layout import Checkpoint
 from .checkpoint.packed import fill, reader_of
 from .display import printable
-from .home import expand_home
+from .embedding_merging import plan_merge
+from .home_directory import expand_home
 from .language.weights import LANGUAGE_MODEL
-from .merging import plan_merge
 from .processing.image_formats import IMAGE_SUFFIXES
 from .processing.image_loading import ImageLoadError, load_image
 from .processing.processor import Share4VProcessor

@@ -23,7 +23,7 @@ from .configuration_schema import (
     check_object,
     shown,
 )
-from .home import expand_home
+from .home_directory import expand_home
 from .hub import is_checkpoint_name, resolve
 from .quantization import LAYOUTS, OLDEST_LAYOUT, QUANTIZED
 

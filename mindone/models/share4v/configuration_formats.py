@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .configuration_schema import Integer, Optional, Text, check_object, shown
-from .home import expand_home
+from .home_directory import expand_home
 
 # Our field -> the keys of published files. If several keys are listed, the first one that is present counts.
 TEXT_FIELDS: dict[str, tuple[str, ...]] = {

@@ -18,18 +18,18 @@ from mindspore import Tensor, nn, ops
 from .backends import check_stored_integers, choose_components, make_vision, open_checkpoint
 from .concurrency import MINDSPORE, FairLock, check_process, claim_process
 from .configuration import Share4VConfig
+from .embedding_merging import check_vocabulary, plan_merge
 from .generation.arguments import GenerationConfig
 from .generation.kv_cache import CachePool, KVCache, prompt_signature
 from .generation.mixin import Array, GenerationMixin
 from .generation.prefill import Prompts, check_length
 from .hugging_face import MODEL
 from .inputs import as_numpy, check_pixels, embedding_table
-from .interface import ModelInterface
 from .kernels.component import WeightHolder, runs_on_kernels, weight_holders
 from .kernels.numa_placement import place_weights
 from .load_options import LoadOptions, checked_options, dtype_name, explicit_options
-from .merging import check_vocabulary, plan_merge
 from .nn.host_ops import stack_rows
+from .pretrained_model import ModelInterface
 from .quantization import LOADED_LAYOUTS, loaded_dtype, precision_of
 from .vision.features import ImageFeatures, pixel_digest
 

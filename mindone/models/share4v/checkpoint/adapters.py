@@ -13,7 +13,7 @@ from typing import Any
 from ..configuration import CONFIG_NAME, Share4VConfig, read_json
 from ..configuration_formats import ORIGINAL_MODEL_TYPES, READERS, format_of
 from ..configuration_schema import shown
-from ..home import expand_home
+from ..home_directory import expand_home
 from ..hub import is_adapter_name, resolve_adapter
 from ..hub.directories import ADAPTER_EXTRAS, ADAPTER_NAME, ADAPTER_WEIGHTS
 from ..language.weights import LANGUAGE_MODEL, LM_HEAD

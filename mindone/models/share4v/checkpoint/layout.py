@@ -18,7 +18,7 @@ from ..configuration_formats import (
     read_crop_size,
     tower_paths,
 )
-from ..home import expand_home
+from ..home_directory import expand_home
 from ..hub import HubError, RepoOptions, is_checkpoint_name, resolve, split_tag
 from ..hub.directories import adapter_advice, is_adapter
 from ..load_options import CheckpointOptions

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..processing.plain_text import protect
 from ..processing.tokenizer import Tokenizer
-from .closing import EndingFinder
+from .grammar_ending import EndingFinder
 
 MAX_GRAMMAR_BYTES = 2**15  # of a schema as JSON, or of a regular expression; a larger one could take seconds to compile
 _LEXER_FUEL = 2_000_000  # llguidance's own limit of work, double what its schemas of this size need

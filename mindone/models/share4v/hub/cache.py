@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..home import expand_home
+from ..home_directory import expand_home
 from .contents import MAX_COMPANION_BYTES
 from .errors import NoSpaceError
 

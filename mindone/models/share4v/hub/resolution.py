@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..display import redacted
-from ..home import expand_home
+from ..home_directory import expand_home
 from ..suggestions import unknown
 from .cache import cache_root
 from .directories import CONFIG_NAME, describe_directory

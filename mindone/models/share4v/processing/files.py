@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..home import expand_home
+from ..home_directory import expand_home
 from ..hub import RepoOptions, is_checkpoint_name, resolve
 from ..hugging_face import FILES
 from ..load_options import CheckpointOptions, checked_options

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import configuration_schema as schema
 from ..configuration import CONFIG_NAME, IMAGE_TOKEN_INDEX, NO_VISION, read_json, read_optional_json
-from ..home import expand_home
+from ..home_directory import expand_home
 from ..hugging_face import FILES, PROCESSOR, check_arguments
 from ..load_options import CheckpointOptions, checked_options, explicit_options
 from .arrays import NamedArrays, check_tensor_type

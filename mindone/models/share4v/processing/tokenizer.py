@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ..configuration_schema import shown
-from ..home import expand_home
+from ..home_directory import expand_home
 from ..registry import TOKENIZERS
 from .arrays import NamedArrays, check_tensor_type
 from .files import find_directory

@@ -9,8 +9,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ..configuration import IGNORE_INDEX
+from ..embedding_merging import check_vocabulary, plan_merge
 from ..inputs import check_pixels
-from ..merging import check_vocabulary, plan_merge
 from ..modeling import Share4V
 
 

@@ -15,7 +15,6 @@ from mindone.models.share4v.checkpoint.adapters import adapter_digest
 from mindone.models.share4v.load_options import LoadOptions, adapter_weights
 
 from .adoption import adopt_state
-from .checks import check_job, check_start, check_template_variables, needs_start
 from .executors.base import Executor, executor_class
 from .executors.msrun_follower import run_follower
 from .executors.ranks import Rank, current_rank
@@ -26,6 +25,7 @@ from .job import CaptionJob, JobState
 from .keywords import DatasetOptions, build_options
 from .near_equal import find_near_equal
 from .options import CaptioningSettings, JobOptions, ModelChoice
+from .preflight_checks import check_job, check_start, check_template_variables, needs_start
 from .preview import preview_job
 from .prompts.plan import PromptPlan
 from .readers import InputError, ReaderOptions, list_inputs, split_pattern

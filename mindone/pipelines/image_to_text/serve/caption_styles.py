@@ -9,7 +9,7 @@ from ..dataset.prompts.styles import STYLES, apply_style
 from ..dataset.rules.text_rules import TextRules
 from .errors import invalid
 from .fields import Field, Fields
-from .kinds import Choice, Text
+from .value_types import Choice, Text
 
 APPLY_STYLE_BYTES = 2**20  # of a body
 APPLY_STYLE = Fields(

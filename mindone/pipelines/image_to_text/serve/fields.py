@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mindone.models.share4v.suggestions import unknown
 
 from .errors import invalid
-from .kinds import Anything, Kind
+from .value_types import Anything, Kind
 
 _ANYTHING = Anything()
 Effect = Literal["works", "ignored", "refused"]

@@ -12,10 +12,10 @@ from .errors import ApiError, invalid
 from .fields import Field, Fields
 from .generation import FINISH_REASONS, Generation
 from .json_text import dumps
-from .kinds import Anything, Boolean, Choice, Integer, Items, ListOf, Number, Structure, Text
 from .options import Limits
 from .sampling import generation_settings
 from .structured_output import ollama_shape
+from .value_types import Anything, Boolean, Choice, Integer, Items, ListOf, Number, Structure, Text
 
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.decoding import GenerationSettings

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from .chat import Prompt, PromptBuilder, Turn
 from .errors import invalid
 from .fields import Field, Fields
-from .kinds import Bias, Boolean, Choice, Integer, Items, ListOf, Number, Structure, Text
 from .options import Limits
 from .sampling import generation_settings
 from .structured_output import openai_shape
+from .value_types import Bias, Boolean, Choice, Integer, Items, ListOf, Number, Structure, Text
 
 if TYPE_CHECKING:
     from mindone.models.share4v.generation.decoding import GenerationSettings

@@ -65,7 +65,7 @@ def make_page(title: str, body: str, scripts: Sequence[str], data: Mapping[str, 
 
     Args:
         title: of the document.
-        body: file in `static/` with what `document.html`, the frame of all pages, has in its body.
+        body: file in `static/` with what `page_shell.html`, the frame of all pages, has in its body.
         scripts: names of files in `static/`, which share one scope.
         data: JSON values for the script.
     """
@@ -73,7 +73,7 @@ def make_page(title: str, body: str, scripts: Sequence[str], data: Mapping[str, 
     script = f'"use strict";\n(() => {{\n{joined}\n}})();'
     style = _read("page.css")
     encoded = json.dumps(data).replace("<", "\\u003c")  # so that no text ends the element
-    document = _read("document.html")
+    document = _read("page_shell.html")
     parts = {"title": title, "body": _read(body).rstrip(), "style": style, "data": encoded, "script": script}
     for name, text in parts.items():
         document = document.replace(f"{{{{{name}}}}}", text)

@@ -23,9 +23,9 @@ from .errors import ApiError, invalid
 from .fields import Field, Fields
 from .http import read_body
 from .json_text import dumps, loads
-from .kinds import Boolean, Choice, Integer, Items, ListOf, Text
 from .options import ServerOptions
 from .page import review_page
+from .value_types import Boolean, Choice, Integer, Items, ListOf, Text
 
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)

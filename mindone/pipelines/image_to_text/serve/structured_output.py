@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mindone.models.share4v.generation.grammar_trial import refusal
 
 from .errors import invalid
-from .kinds import Choice, Structure
+from .value_types import Choice, Structure
 
 if TYPE_CHECKING:
     from mindone.pipelines.image_to_text.base import Pipeline

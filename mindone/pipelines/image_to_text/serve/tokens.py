@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .fields import Field, Fields
-from .kinds import Boolean, Integer, Items, ListOf, Text
+from .value_types import Boolean, Integer, Items, ListOf, Text
 
 if TYPE_CHECKING:
     from mindone.models.share4v.processing.tokenizer import Tokenizer

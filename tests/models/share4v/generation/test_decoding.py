@@ -12,8 +12,8 @@ from helpers.llava import IMAGE, Reference, padded
 from mindspore import Tensor, ops
 
 from mindone.models.share4v import Share4V
+from mindone.models.share4v.embedding_merging import plan_merge
 from mindone.models.share4v.generation.kv_cache import CHUNK
-from mindone.models.share4v.merging import plan_merge
 
 Pair = tuple[Reference, Share4V]
 CONTEXT = 48

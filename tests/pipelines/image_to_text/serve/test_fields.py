@@ -18,7 +18,9 @@ from mindone.pipelines.image_to_text.serve.api_description import request_fields
 from mindone.pipelines.image_to_text.serve.errors import ApiError
 from mindone.pipelines.image_to_text.serve.fields import Field, Fields
 from mindone.pipelines.image_to_text.serve.json_text import dumps, loads
-from mindone.pipelines.image_to_text.serve.kinds import (
+from mindone.pipelines.image_to_text.serve.ollama_api import option_fields
+from mindone.pipelines.image_to_text.serve.options import Limits, ServerOptions
+from mindone.pipelines.image_to_text.serve.value_types import (
     Bias,
     Boolean,
     Choice,
@@ -29,8 +31,6 @@ from mindone.pipelines.image_to_text.serve.kinds import (
     Structure,
     Text,
 )
-from mindone.pipelines.image_to_text.serve.ollama_api import option_fields
-from mindone.pipelines.image_to_text.serve.options import Limits, ServerOptions
 
 TABLES = {**request_fields(Limits()), "options": option_fields(Limits())}
 # What servers of the same kind accept beyond the APIs' own fields.

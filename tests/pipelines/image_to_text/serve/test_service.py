@@ -16,12 +16,12 @@ from mindone.pipelines.image_to_text.serve import service as service_module
 from mindone.pipelines.image_to_text.serve.errors import ApiError
 from mindone.pipelines.image_to_text.serve.generation import _error_of
 from mindone.pipelines.image_to_text.serve.http import ClientLeftError
-from mindone.pipelines.image_to_text.serve.kinds import Integer, ListOf, Number
 from mindone.pipelines.image_to_text.serve.ollama_api import _turn as ollama_turn
 from mindone.pipelines.image_to_text.serve.openai_requests import read_messages
 from mindone.pipelines.image_to_text.serve.options import Limits, ServerOptions
 from mindone.pipelines.image_to_text.serve.routes import Handlers
 from mindone.pipelines.image_to_text.serve.service import Service
+from mindone.pipelines.image_to_text.serve.value_types import Integer, ListOf, Number
 
 
 class Blocking:

@@ -14,7 +14,7 @@ from ..state.token_counts import TokenCounts
 from .caption_texts import CaptionText
 from .near_captions import NearCaptions, NearDuplicates
 from .terms import is_function_phrase, terms_of
-from .trigger import TriggerCounts
+from .trigger_word import TriggerCounts
 
 _EDGE_WORDS = 3  # of an opening or ending
 _MAX_LENGTH = 2000  # words; longer captions are counted with this length

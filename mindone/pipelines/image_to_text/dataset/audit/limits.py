@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mindone.models.share4v.suggestions import unknown
 
 from .audit import TERM_KINDS, CaptionAudit
-from .trigger import TriggerCounts
+from .trigger_word import TriggerCounts
 
 _DEFAULT = "term"
 _MAX_SHOWN = 5

@@ -15,7 +15,7 @@ from ..state.paths import INPUTS, JOURNAL, LOCK, PROGRESS, SPEED_LOG
 from ..state.records import record_from_line
 from ..state.regular_files import own_exists
 from ..state.speed_log import SpeedSample, read_speed_log
-from ..writers.stored import stored_finisher
+from ..writers.stored_finisher import stored_finisher
 from .report import find_state
 from .streaming_stats import TopCounts
 from .summary import common_reason

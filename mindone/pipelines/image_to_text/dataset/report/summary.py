@@ -24,7 +24,7 @@ from ..state.regular_files import own_exists
 from ..state.skipped import SkippedGroup, read_skipped
 from ..state.speed_log import SpeedSample, read_speed_log
 from ..state.token_counts import BudgetCounts, read_token_counts
-from ..writers.stored import own_description, stored_finisher
+from ..writers.stored_finisher import own_description, stored_finisher
 from .match_scores import MatchScores, read_match_scores
 from .streaming_stats import DuplicateCounter, LowestRanked, TopCounts, stable_hash
 

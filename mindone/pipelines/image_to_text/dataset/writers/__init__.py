@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Progress, Target, Writer, WriterOptions
 from .finishing import Finisher, OutputRecord, Wording, excess_notes, written_texts
-from .following import FollowingWriter, open_writer
+from .following_writer import FollowingWriter, open_writer
 from .formats import (
     FILE_SUFFIXES,
     WRITERS,

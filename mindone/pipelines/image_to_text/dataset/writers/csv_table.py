@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from ..state.records import Item, portable_dumps, printable
-from .appended import AppendedFileWriter, Layout
+from .appended_file import AppendedFileWriter, Layout
 from .base import Target
 from .finishing import OutputRecord
 from .rows import output_row

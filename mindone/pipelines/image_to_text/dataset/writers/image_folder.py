@@ -12,7 +12,7 @@ from ..readers.reader import Reader
 from ..state.atomic_files import partial_path, sync_directory, sync_files
 from ..state.records import ON_DISK, Item, portable_dumps
 from ..state.regular_files import create_own, open_own, remove_own, rename_own
-from .appended import AppendedFileWriter
+from .appended_file import AppendedFileWriter
 from .base import Progress, Target, note_left_out
 from .finishing import OutputRecord
 from .media import image_suffix, possible_suffixes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..state.records import Item, portable_dumps, printable
-from .appended import AppendedFileWriter, Layout
+from .appended_file import AppendedFileWriter, Layout
 from .finishing import OutputRecord
 from .rows import output_row
 

@@ -9,7 +9,7 @@ from ..state.records import Item, portable_dumps, printable
 from ..state.regular_files import create_own
 from .base import Progress, Target, WriterOptions
 from .finishing import OutputRecord
-from .parts import Parts
+from .part_files import Parts
 from .rows import TOKEN_COUNTS, output_row
 
 GROUP_ROWS = 1024  # rows per row group, which is what a reader loads at once

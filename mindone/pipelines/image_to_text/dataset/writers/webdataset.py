@@ -19,7 +19,7 @@ from ..state.regular_files import create_own
 from .base import Progress, Target, note_left_out
 from .finishing import OutputRecord
 from .media import image_suffix
-from .parts import Parts
+from .part_files import Parts
 from .rows import caption_files, output_row
 
 SUFFIX, CAPTION = ".tar", ".txt"

@@ -30,7 +30,7 @@ from mindone.pipelines.image_to_text.dataset.audit import (
 )
 from mindone.pipelines.image_to_text.dataset.audit.near_captions import NearCaptions
 from mindone.pipelines.image_to_text.dataset.audit.terms import terms_of, words_of
-from mindone.pipelines.image_to_text.dataset.audit.trigger import edit_distance
+from mindone.pipelines.image_to_text.dataset.audit.trigger_word import edit_distance
 from mindone.pipelines.image_to_text.dataset.state.records import Record, to_line
 from mindone_share4v.cli import main
 

@@ -12,7 +12,7 @@ def expand_home(path: str | Path, advice: str = "write the full path") -> Path:
         FileNotFoundError: the user has no home directory, as in many containers; the message ends with `advice`.
 
     Example:
-        >>> from mindone.models.share4v.home import expand_home
+        >>> from mindone.models.share4v.home_directory import expand_home
         >>> expand_home("/models/7b")
         PosixPath('/models/7b')
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindone.models.share4v.configuration import IMAGE_TOKEN_INDEX as IMAGE
-from mindone.models.share4v.merging import MergePlan, check_vocabulary, plan_merge
+from mindone.models.share4v.embedding_merging import MergePlan, check_vocabulary, plan_merge
 
 PATCHES = 3
 
