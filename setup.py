@@ -3,8 +3,8 @@
 The kernels are compiled once for each instruction set, and the best one is chosen at run time, so a wheel runs on every
 machine of its architecture. Without a C++ compiler the package is built without kernels and uses MindSpore's operators.
 
-Environment variables: SHARE4V_NO_KERNELS=1 skips the kernels, SHARE4V_SANITIZE=1 adds the address and
-undefined-behaviour sanitizers.
+Environment variables: SHARE4V_NO_KERNELS=1 skips the kernels, SHARE4V_INSTRUCTION_SETS="avx2 portable" compiles them
+for these instruction sets only, SHARE4V_SANITIZE=1 adds the address and undefined-behaviour sanitizers.
 """
 
 from __future__ import annotations
@@ -25,20 +25,26 @@ IS_AARCH64 = MACHINE.endswith(("aarch64", "arm64"))
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 AVX512_BF16 = [*AVX512, "-mavx512bf16"]
-# Instruction set -> compiler flags; isa.cpp is compiled for each.
-INSTRUCTION_SETS: dict[str, list[str]] = {"portable": []}
+# Instruction set -> compiler flags, fastest first; isa.cpp is compiled for each.
+INSTRUCTION_SETS: dict[str, list[str]] = {}
 if IS_X86:
-    INSTRUCTION_SETS |= {"avx2": AVX2, "avx512": AVX512, "avx512_bf16": AVX512_BF16}
     INSTRUCTION_SETS["amx"] = [*AVX512_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"]
+    INSTRUCTION_SETS |= {"avx512_bf16": AVX512_BF16, "avx512": AVX512, "avx2": AVX2}
 if IS_AARCH64:
     # Every aarch64 CPU has NEON, so the compiler's own macros do not tell neon from portable.
     # Without -fno-schedule-insns GCC 12 brings loads of a tile forward, and then has too few registers for its sums.
     neon = ["-DSHARE4V_NEON", "-fno-schedule-insns"]
     INSTRUCTION_SETS |= {
-        "neon": neon,
-        "dotprod": [*neon, "-march=armv8.2-a+dotprod"],
         "i8mm": [*neon, "-march=armv8.2-a+dotprod+i8mm"],
+        "dotprod": [*neon, "-march=armv8.2-a+dotprod"],
+        "neon": neon,
     }
+INSTRUCTION_SETS["portable"] = []
+if wanted := os.environ.get("SHARE4V_INSTRUCTION_SETS", "").split():
+    if unknown := set(wanted) - set(INSTRUCTION_SETS):
+        known = ", ".join(INSTRUCTION_SETS)
+        raise SystemExit(f"SHARE4V_INSTRUCTION_SETS names {', '.join(sorted(unknown))}: expected some of {known}")
+    INSTRUCTION_SETS = {name: flags for name, flags in INSTRUCTION_SETS.items() if name in wanted}
 # -ffp-contract=off: the source decides where a multiply-add rounds once, so that every instruction set gives the same
 # result.
 FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wno-maybe-uninitialized"]
@@ -71,7 +77,9 @@ class BuildKernels(build_ext):
 
     def _compile_and_link(self, ext: Extension) -> None:
         sanitizers = SANITIZERS if os.environ.get("SHARE4V_SANITIZE") else []
-        macros = [("SHARE4V_X86", None)] if IS_X86 else [("SHARE4V_AARCH64", None)] if IS_AARCH64 else []
+        macros = [("SHARE4V_INSTRUCTION_SETS", " ".join(f"SET({name})" for name in INSTRUCTION_SETS))]
+        if IS_X86 or IS_AARCH64:
+            macros.append(("SHARE4V_X86" if IS_X86 else "SHARE4V_AARCH64", None))
 
         def compile_source(
             source: str, folder: str, defined: list[tuple[str, str | None]], flags: list[str]

@@ -17,11 +17,12 @@ KERNELS = Path("mindone/models/share4v/kernels")
 FLAGS = ("-std=c++17", "-O2", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-DSHARE4V_AARCH64")
 NEON = ("-DSHARE4V_NEON", "-fno-schedule-insns")
 KINDS = {
-    "portable": (),
-    "neon": NEON,
-    "dotprod": (*NEON, "-march=armv8.2-a+dotprod"),
     "i8mm": (*NEON, "-march=armv8.2-a+dotprod+i8mm"),
+    "dotprod": (*NEON, "-march=armv8.2-a+dotprod"),
+    "neon": NEON,
+    "portable": (),
 }
+FLAGS += (f"-DSHARE4V_INSTRUCTION_SETS={' '.join(f'SET({kind})' for kind in KINDS)}",)
 # What is wrong, of which kind, in which file, what is replaced by what, and the case that must notice it.
 MUTATIONS = (
     ("lanes are exchanged", "dotprod", "matrix_neon.h", '"i"(kQuad % 4)', '"i"(3 - kQuad % 4)', "linear int8"),

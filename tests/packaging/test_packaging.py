@@ -104,20 +104,23 @@ def test_an_editable_install_imports_from_another_folder(tmp_path: Path) -> None
     assert Path(found.strip()).is_relative_to(sources)
 
 
+def build_kernels(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run setup.py's build_ext with environment variables; the library is put below `folder`."""
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder / "temp"]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+
 def test_why_the_kernels_were_not_built_is_kept(tmp_path: Path) -> None:
     """`share4v env` and the error about missing kernels quote it."""
-    command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build_ext",
-        "--build-lib",
-        tmp_path,
-        "--build-temp",
-        tmp_path / "temp",
-    ]
-    environment = {**os.environ, "CC": "no-such-compiler", "CXX": "no-such-compiler"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = build_kernels(tmp_path, CC="no-such-compiler", CXX="no-such-compiler")
     assert done.returncode == 0, done.stderr  # the extension is optional
     reason = (tmp_path / "mindone" / "models" / "share4v" / "kernels" / "build_error.txt").read_text()
     assert "no-such-compiler" in reason
+
+
+def test_an_instruction_set_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    done = build_kernels(tmp_path, SHARE4V_INSTRUCTION_SETS="portable avx3")
+    assert done.returncode == 1
+    assert "SHARE4V_INSTRUCTION_SETS names avx3: expected some of" in done.stderr
+    assert "portable" in done.stderr and not any(tmp_path.rglob("*.so"))

@@ -85,16 +85,9 @@ struct Kernels {
   double (*bandwidth)(const uint8_t* data, int64_t bytes, double* sink);
 };
 
-const Kernels& portable_kernels();
-#if defined(SHARE4V_X86)
-const Kernels& avx2_kernels();
-const Kernels& avx512_kernels();
-const Kernels& avx512_bf16_kernels();
-const Kernels& amx_kernels();
-#elif defined(SHARE4V_AARCH64)
-const Kernels& neon_kernels();
-const Kernels& dotprod_kernels();
-const Kernels& i8mm_kernels();
-#endif
+// What the library was compiled for: setup.py defines this as SET(avx2) SET(portable), say, fastest first.
+#define SET(name) const Kernels& name##_kernels();
+SHARE4V_INSTRUCTION_SETS
+#undef SET
 
 }  // namespace share4v

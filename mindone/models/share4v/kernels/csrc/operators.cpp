@@ -25,17 +25,17 @@ namespace share4v {
 namespace {
 
 #if defined(SHARE4V_X86)
-bool has_avx2() {
+[[maybe_unused]] bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
-bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+[[maybe_unused]] bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 // A Linux process must request permission before it uses AMX tiles.
-bool has_amx() {
+[[maybe_unused]] bool has_amx() {
 #if defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
@@ -48,9 +48,10 @@ bool has_amx() {
 #endif
 }
 #elif defined(SHARE4V_AARCH64)
+[[maybe_unused]] bool has_neon() { return true; }
 // Linux tells programs what a CPU supports by bits of two numbers; the constants are those of its <asm/hwcap.h>, of which
 // old systems lack some. Elsewhere only NEON, which every aarch64 CPU has, is used.
-bool has_dotprod() {
+[[maybe_unused]] bool has_dotprod() {
 #if defined(__linux__)
   constexpr unsigned long needed = 1ul << 20 | 1ul << 8;  // SDOT, and the atomics of ARMv8.1, which the compiler uses too
   return (getauxval(AT_HWCAP) & needed) == needed;
@@ -58,7 +59,7 @@ bool has_dotprod() {
   return false;
 #endif
 }
-bool has_i8mm() {
+[[maybe_unused]] bool has_i8mm() {
 #if defined(__linux__)
   constexpr unsigned long int8_matrices = 1ul << 13;
   return has_dotprod() && getauxval(AT_HWCAP2) & int8_matrices;
@@ -67,6 +68,7 @@ bool has_i8mm() {
 #endif
 }
 #endif
+[[maybe_unused]] bool has_portable() { return true; }
 
 struct InstructionSet {
   const char* name;
@@ -74,21 +76,11 @@ struct InstructionSet {
   const Kernels& (*kernels)();
 };
 
-bool always() { return true; }
-
 // Fastest first.
 const InstructionSet instruction_sets[] = {
-#if defined(SHARE4V_X86)
-    {"amx", has_amx, amx_kernels},
-    {"avx512_bf16", has_avx512_bf16, avx512_bf16_kernels},
-    {"avx512", has_avx512, avx512_kernels},
-    {"avx2", has_avx2, avx2_kernels},
-#elif defined(SHARE4V_AARCH64)
-    {"i8mm", has_i8mm, i8mm_kernels},
-    {"dotprod", has_dotprod, dotprod_kernels},
-    {"neon", always, neon_kernels},
-#endif
-    {"portable", always, portable_kernels},
+#define SET(name) {#name, has_##name, name##_kernels},
+    SHARE4V_INSTRUCTION_SETS
+#undef SET
 };
 
 const Kernels* fastest() {
