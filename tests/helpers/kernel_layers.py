@@ -52,7 +52,7 @@ class LayerShape:
 
 LLAMA = LayerShape(72, 6, 2, 12, 100)
 LLAMA_BIAS = replace(LLAMA, bias=True)
-LLAMA_ROTATED = LayerShape(576, 3, 1, 64, 1536, hadamard=256)  # widths of SmolLM2, which end in part of a super-block
+LLAMA_ROTATED = LayerShape(320, 3, 1, 64, 768, hadamard=256)  # a row of 320 ends in part of a super-block
 CLIP = LayerShape(60, 3, 3, 20, 130, "layer", "quick_gelu", bias=True, is_rotary=False)
 CLIP_GELU = replace(CLIP, activation="gelu")
 
