@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,12 @@ def is_safe(directory: Path, folder: Path) -> bool:
 
 
 def write_record(
-    directory: Path, source: str, weights: bool, files: Sequence[Mapping[str, Any]], gguf: Sequence[str] = ()
+    directory: Path,
+    source: str,
+    weights: bool,
+    files: Sequence[Mapping[str, Any]],
+    gguf: Sequence[str] = (),
+    outdated: Collection[str] = (),
 ) -> None:
     """Record that a download is complete, with the name and size of each file; the record is written atomically.
 
@@ -126,13 +131,16 @@ def write_record(
         files: those of this download. What an earlier one completed here, such as another GGUF quantization, stays
             recorded.
         gguf: names of all GGUF files of the source.
+        outdated: names of files of which the source has another version now: with one of them among the weights, the
+            checkpoint is not complete.
     """
-    earlier = (read_record(directory) or {"files": []})["files"]
+    earlier = read_record(directory) or {"weights": False, "files": []}
     new = {item["name"] for item in files}
-    kept = [item for item in earlier if _is_recorded_file(directory, item) and item["name"] not in new]
+    kept = [item for item in earlier["files"] if _is_recorded_file(directory, item) and item["name"] not in new]
+    lost = {_name(item) for item in earlier["files"] if not _is_recorded_file(directory, item)} - new
     content: dict[str, Any] = {
         "source": source,
-        "weights": weights or is_recorded(directory, weights=True),
+        "weights": weights or bool(earlier["weights"] and not any(map(is_weights, {*lost, *outdated}))),
         "files": [*kept, *files],
     }
     if gguf:
@@ -141,6 +149,17 @@ def write_record(
     temporary = directory / f"{RECORD}.{os.getpid()}"
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(directory / RECORD)
+
+
+def _name(item: Any) -> str:
+    """Return the name in an entry of a record; that of a checkpoint's weights if the entry was edited, to be safe."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return name if isinstance(name, str) else "model.safetensors"
+
+
+def is_weights(name: str) -> bool:
+    """Return whether a file of this name holds weights of a checkpoint, or lists the files that do."""
+    return name.endswith(".index.json") or any(Path(name).match(pattern) for pattern in WEIGHTS)
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:

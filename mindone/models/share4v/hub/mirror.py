@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..display import redacted
-from .cache import FILE_NAME, RECORD, choose_files, is_recorded, read_record, require_space, write_record
+from .cache import FILE_NAME, choose_files, is_recorded, is_weights, read_record, require_space, write_record
 from .errors import HubError
 from .presets import Preset, is_required
 
@@ -76,7 +76,8 @@ def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress:
         chosen = set(choose_files([item.name for item in listed], weights))
         if "config.json" not in chosen:
             raise HubError(f"{redacted(base)} lists no config.json")
-        _fetch_files(base, [item for item in listed if item.name in chosen], directory, weights, progress)
+        outdated = _outdated(listed, directory)
+        _fetch_files(base, [item for item in listed if item.name in chosen], directory, weights, outdated, progress)
     return directory
 
 
@@ -112,8 +113,14 @@ def _listed(item: dict) -> ListedFile:
     return ListedFile(name, size, sha256)
 
 
-def _fetch_files(base: str, files: list[ListedFile], directory: Path, weights: bool, progress: bool | None) -> None:
-    """Download into a separate directory, then move the complete files into place, and write the record last."""
+def _fetch_files(
+    base: str, files: list[ListedFile], directory: Path, weights: bool, outdated: set[str], progress: bool | None
+) -> None:
+    """Download into a separate directory, then move the complete files into place.
+
+    The record is replaced in between, when the files that it had and that are replaced are gone. However this ends, it
+    never names a file of another version, and the weights that an earlier download completed stay recorded.
+    """
     from .download import sha256_of
 
     partial = directory.with_name(directory.name + ".partial")
@@ -128,15 +135,32 @@ def _fetch_files(base: str, files: list[ListedFile], directory: Path, weights: b
         if not (left.is_file() and item.sha256 and item.sha256.lower() == sha256_of(left)):
             _download(base, item, left, progress)
     directory.mkdir(exist_ok=True)
-    (directory / RECORD).unlink(missing_ok=True)
-    arrived = [item for item in files if item not in wanted or (partial / item.name).is_file()]
+    arrived = [item for item in wanted if (partial / item.name).is_file()]
     for item in arrived:
-        if item in wanted:
-            (partial / item.name).replace(directory / item.name)
-    sizes = {item: (directory / item.name).stat().st_size for item in arrived}
-    entries = [{"name": item.name, "size": size, "sha256": item.sha256} for item, size in sizes.items()]
-    write_record(directory, redacted(base), weights, entries)
+        (directory / item.name).unlink(missing_ok=True)
+    places = {item: directory for item in files if item not in wanted} | dict.fromkeys(arrived, partial)
+    entries = [
+        {"name": item.name, "size": (place / item.name).stat().st_size, "sha256": item.sha256}
+        for item, place in places.items()
+    ]
+    write_record(directory, redacted(base), weights, entries, outdated=outdated)
+    for item in arrived:
+        (partial / item.name).replace(directory / item.name)
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def _outdated(listed: list[ListedFile], directory: Path) -> set[str]:
+    """Return the recorded weights of which the mirror has another version, or none."""
+    stated = {item.name: item for item in listed}
+    outdated = set()
+    for known in (read_record(directory) or {"files": []})["files"]:
+        item = stated.get(known["name"])
+        is_same = item is not None and all(
+            None in pair or pair[0] == pair[1] for pair in ((item.size, known["size"]), (item.sha256, known["sha256"]))
+        )
+        if is_weights(known["name"]) and not is_same:
+            outdated.add(known["name"])
+    return outdated
 
 
 def _download(base: str, item: ListedFile, target: Path, progress: bool | None) -> None:

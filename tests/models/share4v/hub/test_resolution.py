@@ -16,7 +16,15 @@ import pytest
 from helpers.hub_server import Handler, HubServer, serving
 
 from mindone.models.share4v import hub
-from mindone.models.share4v.hub import PRESETS, HubError, NoSpaceError, Preset, RepoOptions, resolve
+from mindone.models.share4v.hub import (
+    PRESETS,
+    HubError,
+    NoSpaceError,
+    Preset,
+    RepoOptions,
+    mirror,
+    resolve,
+)
 from mindone.models.share4v.hub.cache import choose_files
 
 REPO = "someone/small"
@@ -123,6 +131,49 @@ def test_a_cache_that_lost_a_file_is_mended(server) -> None:
     assert contents(resolve("small")) == FILES
     (directory / "model.safetensors").write_bytes(b"cut")
     assert contents(resolve("small")) == FILES
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_a_lost_companion_is_downloaded_without_the_weights(server, with_manifest: bool) -> None:
+    fill_mirror(server, with_manifest=with_manifest)
+    directory = resolve("small")
+    (directory / "tokenizer.model").unlink()
+    resolve("small", weights=False)
+    server.asked.clear()
+    assert resolve("small") == directory and contents(directory) == FILES
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("module, step", [(mirror, "write_record"), (Path, "replace")])
+def test_an_interrupted_download_of_companions_does_not_lose_the_weights(
+    server, monkeypatch: pytest.MonkeyPatch, module: object, step: str
+) -> None:
+    fill_mirror(server)
+    directory = resolve("small")
+    (directory / "tokenizer.model").unlink()
+    original = getattr(module, step)
+
+    def killed(path: Path, *arguments: object, **_: object) -> object:
+        if step == "replace" and arguments != (directory / "tokenizer.model",):
+            return original(path, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, step, killed)
+        resolve("small", weights=False)
+    server.asked.clear()
+    assert resolve("small") == directory and contents(directory) == FILES
+    assert not any(path.endswith("safetensors") for path in server.asked)
+
+
+def test_weights_of_an_earlier_version_are_not_mixed_with_new_companions(server) -> None:
+    fill_mirror(server)
+    directory = resolve("small")
+    newer = {**FILES, "config.json": b'{"a": 2}', "model.safetensors": WEIGHTS[:10] + WEIGHTS[10:][::-1]}
+    fill_mirror(server, newer)
+    (directory / "tokenizer.model").unlink()
+    assert contents(resolve("small", weights=False))["config.json"] == b'{"a": 2}'
+    assert contents(resolve("small")) == newer
 
 
 def test_when_the_mirror_lacks_it_the_hub_is_asked(server, tmp_path: Path) -> None:
