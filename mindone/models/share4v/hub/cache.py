@@ -29,6 +29,17 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     return expand_home(chosen, f"set {HOME_VARIABLE} or cache_dir (--cache-dir) to a directory for downloads")
 
 
+def lock_path(directory: Path) -> Path:
+    """Return the file to lock while a download writes into `directory`, or while it is removed.
+
+    It is outside the directory, as that of huggingface_hub, and is never deleted: of two processes that wait for a lock
+    on a deleted file, the second would lock a new one, and both would write. Its folder is created.
+    """
+    locks = directory.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return locks / f"{directory.name}.lock"
+
+
 def choose_files(names: Iterable[str], weights: bool) -> list[str]:
     """Pick the files of a repository that a checkpoint needs: safetensors, else .bin, else .ckpt.
 

@@ -21,6 +21,7 @@ from .cache import (
     has_all_files,
     is_inside,
     is_safe,
+    lock_path,
     require_space,
     write_record,
 )
@@ -120,8 +121,8 @@ def fetch_repo(
             _refuse_tower(info, prefix)
         folder = root / "huggingface" / f"models--{repo.replace('/', '--')}"
         snapshot = folder / "snapshots" / commit / options.subfolder
-        snapshot.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "share4v.lock"):
+        with FileLock(lock_path(folder)):
+            snapshot.mkdir(parents=True, exist_ok=True)
             missing = [name for name in chosen if not _is_complete(snapshot / name, files[name], folder)]
             require_space(snapshot, sum(files[name].size or 0 for name in missing))
             for name in missing:

@@ -11,10 +11,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..suggestions import unknown
-from .cache import cache_root, has_all_files, is_recorded
+from .cache import cache_root, has_all_files, is_recorded, lock_path
 from .errors import HubError
 from .huggingface import cached_repo
-from .mirror import preset_directory
+from .mirror import partial_directory, preset_directory
 from .presets import PRESETS, embedded_directory, preset_of
 from .selection import has_other
 
@@ -88,15 +88,15 @@ def remove_model(name: str, cache_dir: str | Path | None = None) -> ModelEntry:
     if not own:
         shared = f"; Hugging Face's own cache has it in {entry.directories[0]}" if entry.directories else ""
         raise HubError(f"{name} is not in the download cache {root}{shared}")
+    preset = preset_directory(entry.name, root)
     for directory in own:
         if directory.is_symlink():
             directory.unlink()
             continue
-        is_repo = directory.name.startswith(_REPO_PREFIX)
-        lock = directory / "share4v.lock" if is_repo else directory.with_name(f"{directory.name}.lock")
-        with FileLock(lock):  # not while another process downloads it
-            shutil.rmtree(directory)
-        lock.unlink(missing_ok=True)
+        with FileLock(lock_path(preset if directory == partial_directory(preset) else directory)):
+            # Another process may have downloaded it, or removed it, while this one waited.
+            if directory.is_dir():
+                shutil.rmtree(directory)
     return entry
 
 
@@ -105,7 +105,7 @@ def _preset_entry(name: str, root: Path) -> ModelEntry:
     if preset.embedded is not None:
         directory = embedded_directory(name, preset.embedded)
         return ModelEntry(name, None, None, (directory,), _size(directory), "included")
-    directories = [preset_directory(name, root)]
+    directories = [preset_directory(name, root), partial_directory(preset_directory(name, root))]
     if preset.repo is not None:
         directories.append(_repo_directory(preset.repo, root))
     return _entry(name, preset.repo, preset.size, root, tuple(directories))

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..display import redacted
-from .cache import FILE_NAME, choose_files, is_recorded, is_weights, read_record, require_space, write_record
+from .cache import FILE_NAME, choose_files, is_recorded, is_weights, lock_path, read_record, require_space, write_record
 from .errors import HubError
 from .presets import Preset, is_required
 
@@ -52,6 +52,11 @@ def preset_directory(name: str, root: Path) -> Path:
     return root / "models" / name
 
 
+def partial_directory(directory: Path) -> Path:
+    """Return where a download's files are until all of them are complete."""
+    return directory.with_name(f"{directory.name}.partial")
+
+
 def cached_preset(name: str, root: Path, weights: bool) -> Path | None:
     """Return the directory of a preset that was downloaded completely, else None."""
     directory = preset_directory(name, root)
@@ -66,8 +71,7 @@ def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress:
         NoSpaceError: the disk has too little free space.
     """
     directory = preset_directory(name, root)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.parent / f"{name}.lock"):
+    with FileLock(lock_path(directory)):
         present = cached_preset(name, root, weights)
         if present is not None:
             return present
@@ -123,7 +127,7 @@ def _fetch_files(
     """
     from .download import sha256_of
 
-    partial = directory.with_name(directory.name + ".partial")
+    partial = partial_directory(directory)
     partial.mkdir(exist_ok=True)
     known = {item["name"]: item for item in (read_record(directory) or {"files": []})["files"]}
     wanted = [item for item in files if not _same(known.get(item.name), item, directory)]

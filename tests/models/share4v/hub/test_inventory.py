@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from mindone.models.share4v.hub import PRESETS, HubError
-from mindone.models.share4v.hub.cache import write_record
+from mindone.models.share4v.hub.cache import lock_path, write_record
 from mindone.models.share4v.hub.inventory import list_models, remove_model
 
 
@@ -49,7 +50,25 @@ def test_downloads_of_both_kinds(cache: Path) -> None:
     assert remove_model("owner/my--model").name == "owner/my--model"
     assert remove_model("Lin-Chen/ShareGPT4V-7B").name == "sharegpt4v-7b"  # a preset by its repository
     assert remove_model("sharegpt4v-13b").status == "partial"
-    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    left = [path for path in cache.rglob("*") if path.is_file()]
+    assert len(left) == 3 and all(path.suffix == ".lock" and path.stat().st_size == 0 for path in left)
+
+
+def test_an_interrupted_download_of_a_preset_is_listed_and_removed(cache: Path) -> None:
+    (cache / "models" / "sharegpt4v-7b.partial").mkdir(parents=True)
+    (cache / "models" / "sharegpt4v-7b.partial" / "model.safetensors.part").write_bytes(b"12345")
+    entries = {entry.name: entry for entry in list_models()}
+    assert (entries["sharegpt4v-7b"].status, entries["sharegpt4v-7b"].bytes_on_disk) == ("partial", 5)
+    assert remove_model("sharegpt4v-7b").status == "partial"
+    assert not (cache / "models" / "sharegpt4v-7b.partial").exists()
+
+
+def test_a_lock_that_others_may_wait_for_stays(cache: Path) -> None:
+    directory = download(cache / "models" / "sharegpt4v-7b")
+    with FileLock(lock_path(directory)):
+        before = lock_path(directory).stat().st_ino
+    remove_model("sharegpt4v-7b")
+    assert lock_path(directory).stat().st_ino == before
 
 
 @pytest.mark.parametrize(

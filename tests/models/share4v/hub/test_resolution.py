@@ -9,10 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from filelock import FileLock
 from helpers.hub_server import Handler, HubServer, serving
 
 from mindone.models.share4v import hub
@@ -22,6 +24,8 @@ from mindone.models.share4v.hub import (
     NoSpaceError,
     Preset,
     RepoOptions,
+    huggingface,
+    inventory,
     mirror,
     resolve,
 )
@@ -356,6 +360,24 @@ def test_two_processes_that_race_download_once(server) -> None:
     assert [racer.returncode for racer in racers] == [0, 0]
     assert outputs[0] == outputs[1] and contents(Path(outputs[0])) == FILES
     assert server.asked.count("/mirror/small/model.safetensors") == 1
+
+
+@pytest.mark.parametrize("fill, module", [(fill_mirror, mirror), (fill_hub, huggingface)])
+def test_a_model_that_is_removed_while_a_process_waits_to_download_it_is_downloaded(
+    server, monkeypatch: pytest.MonkeyPatch, fill: Callable[..., None], module: ModuleType
+) -> None:
+    fill(server)
+    resolve("small", weights=False)
+    removed: list[str] = []
+
+    class Waiting(FileLock):
+        def __enter__(self) -> Waiting:
+            if not removed:
+                removed.append(inventory.remove_model("small").status)
+            return super().__enter__()
+
+    monkeypatch.setattr(module, "FileLock", Waiting)
+    assert contents(resolve("small")) == FILES and removed == ["partial"]
 
 
 def test_a_directory_is_taken_as_it_is_and_a_path_must_exist(tmp_path: Path) -> None:
