@@ -10,22 +10,25 @@ again.
 from __future__ import annotations
 
 import http.client
+import io
 import re
 import socket
 import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple
+from tempfile import SpooledTemporaryFile
+from typing import IO, NamedTuple
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _UNSAFE = re.compile(r"[^\x21-\x7e]|\\")  # parsers disagree on what these mean
+_PIECE = 2**18  # bytes of a body that are read at a time
 _REDIRECTS = (301, 302, 303, 307, 308)
 Address = IPv4Address | IPv6Address
 
@@ -52,6 +55,45 @@ class FetchError(OSError):
     """A download failed in a way that another attempt would not change; the message says nothing about the server."""
 
 
+class Body:
+    """The body of a response, in memory up to a size, and in an unnamed temporary file from there on.
+
+    Args:
+        in_memory: maximum number of bytes in memory; None for all.
+        max_bytes: size of the body.
+    """
+
+    def __init__(self, in_memory: int | None, max_bytes: int) -> None:
+        self._file: IO[bytes] = io.BytesIO() if in_memory is None else SpooledTemporaryFile(in_memory)  # noqa: SIM115
+        self._max_bytes = max_bytes
+
+    def write(self, pieces: Iterable[bytes]) -> Body:
+        """Append pieces, and return this body.
+
+        Raises:
+            FetchError: it is too large, or the disk of temporary files is full.
+        """
+        size = self._file.tell()
+        for piece in pieces:
+            size += len(piece)
+            if size > self._max_bytes:
+                raise FetchError(f"the image has more than {self._max_bytes:,} bytes")
+            try:
+                self._file.write(piece)
+            except OSError as error:
+                raise FetchError(
+                    f"it cannot be stored in the directory of temporary files ({error.strerror}): free some space "
+                    "there, or let TMPDIR name another directory"
+                ) from error
+        return self
+
+    def take(self) -> bytes:
+        """Return all bytes, and delete the file."""
+        with self._file as file:
+            file.seek(0)
+            return file.read()
+
+
 @dataclass(frozen=True)
 class Fetched:
     """The response to a URL, after redirects.
@@ -59,12 +101,12 @@ class Fetched:
     Attributes:
         status: of the response.
         headers: values by name in lower case; several of the same name are several pairs.
-        body: empty unless the status is 200.
+        body: None unless the status is 200.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...]
-    body: bytes = b""
+    body: Body | None = None
 
     @property
     def header(self) -> Mapping[str, str]:
@@ -96,6 +138,7 @@ class Fetcher:
 
     Args:
         max_bytes: size of a body.
+        in_memory: number of bytes of a body in memory, behind which it is in a temporary file; None for all.
         max_redirects: number of redirects that are followed.
         user_agent: value of the header.
         accept: value of the header.
@@ -111,6 +154,7 @@ class Fetcher:
         self,
         *,
         max_bytes: int,
+        in_memory: int | None = None,
         max_redirects: int,
         user_agent: str = "mindone-share4v",
         accept: str = "image/*",
@@ -121,7 +165,8 @@ class Fetcher:
         users: bool = False,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
-        self._max_bytes, self._max_redirects = max_bytes, max_redirects
+        self._new_body = lambda: Body(in_memory, max_bytes)
+        self._max_redirects = max_redirects
         self._headers = {"User-Agent": user_agent, "Accept": accept}
         self._check_host, self._resolve, self._is_public = check_host, resolve, is_public
         self._normalize, self._users = normalize, users
@@ -221,9 +266,7 @@ class Fetcher:
         headers = tuple((name.lower(), value) for name, value in response.getheaders())
         if response.status != 200:
             return Fetched(response.status, headers)
-        body = response.read(self._max_bytes + 1)
-        if len(body) > self._max_bytes:
-            raise FetchError(f"the image has more than {self._max_bytes:,} bytes")
+        body = self._new_body().write(iter(lambda: response.read(_PIECE), b""))
         if response.length or time.monotonic() >= end:
             raise OSError("the connection ended before the body did")
         return Fetched(response.status, headers, body)

@@ -52,9 +52,9 @@ class ImageDownloader:
             raise _error(param, str(error), "download_failed") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _error(param, "the download failed or took too long", "download_failed") from error
-        if fetched.status != 200:
+        if fetched.body is None:
             raise _error(param, "its server did not answer with an image", "download_failed")
-        return fetched.body
+        return fetched.body.take()
 
     def _check_host(self, host: str) -> None:
         for pattern in self._hosts:

@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from mindone.models.share4v.display import redacted
 
-from ...remote_files import Fetched, Fetcher, FetchError, PrivateAddressError, RefusedError, is_public
+from ...remote_files import Body, Fetched, Fetcher, FetchError, PrivateAddressError, RefusedError, is_public
 from ...retry_after import retry_after
 from .base import ItemError
 from .read_pool import waiting_for_server
@@ -31,6 +31,10 @@ MAX_ATTEMPTS = 20
 LONGEST_WAIT = 120.0  # seconds; a server that asks to wait longer is not waited for
 BACKOFF_SECONDS = 1.0  # before the second attempt; each further one doubles it
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
+# Bytes of an image in memory while it is downloaded, or waits until it can be decoded; those that follow are in a
+# temporary file. So however large url_bytes is, 64 downloads at a time (read_pool.MAX_WAITING) have 256 MiB in memory,
+# and none waits until another one has ended, as it would for a part of a common budget.
+IN_MEMORY_BYTES = 4 * 2**20
 _BUSY = (429, 503)  # the whole host is, not only this URL
 _MAX_IDLE_HOSTS = 1000
 
@@ -42,7 +46,8 @@ class DownloadOptions:
     Attributes:
         url_attempts: maximum number of requests for an image.
         url_seconds: maximum duration of one of them, redirects included.
-        url_bytes: maximum size of an image.
+        url_bytes: maximum size of an image. While images are downloaded, each has at most 4 MiB in memory; the rest is
+            in a temporary file.
         url_per_host: maximum number of requests to one host at a time, in each process.
         url_private: whether hosts may have addresses that are not public, such as those of a company's network.
         user_agent_token: name of the crawler: it is part of the header User-Agent, and an X-Robots-Tag for another name
@@ -154,6 +159,7 @@ class ImageDownloads:
         self._options = options
         self._fetcher = Fetcher(
             max_bytes=options.url_bytes,
+            in_memory=IN_MEMORY_BYTES,
             max_redirects=MAX_REDIRECTS,
             user_agent=options.user_agent,
             is_public=(lambda address: True) if options.url_private else is_public,
@@ -176,23 +182,24 @@ class ImageDownloads:
             ItemError: it cannot be downloaded, or its server asks not to use it; the message gives the reason.
         """
         with waiting_for_server():
-            return self._read(url, log)
+            body = self._body(url, log)
+        return body.take()  # now that this thread is one of the few that may work
 
-    def _read(self, url: str, log: dict[str, Any]) -> bytes:
+    def _body(self, url: str, log: dict[str, Any]) -> Body:
         host = (urlsplit(url).hostname or "") if "[" not in url else ""
         attempt = 0
         while True:
             attempt += 1
             log["attempts"] = attempt
             found, wait = self._attempt(url, host, log)
-            if isinstance(found, bytes):
+            if isinstance(found, Body):
                 return found
             if wait is None or attempt == self._options.url_attempts:
                 tried = f" after {attempt} attempts" if attempt > 1 else ""
                 raise ItemError(f"the download failed{tried}: {found}")
             self._sleep(wait)
 
-    def _attempt(self, url: str, host: str, log: dict[str, Any]) -> tuple[bytes | str, float | None]:
+    def _attempt(self, url: str, host: str, log: dict[str, Any]) -> tuple[Body | str, float | None]:
         """Return the image; or what went wrong, with the seconds until the next attempt, or None if it is of no use.
 
         A busy host is paused, so that the next attempt waits with all other requests to it, and not here.
@@ -214,7 +221,7 @@ class ImageDownloads:
             return f"its host was not found ({error.strerror})", backoff if error.errno == socket.EAI_AGAIN else None
         except (OSError, http.client.HTTPException, ValueError) as error:
             return redacted(str(error)) or type(error).__name__, backoff
-        if fetched.status != 200:
+        if fetched.body is None:
             if fetched.status in _RETRIED and wait is None:
                 return f"{_status_text(fetched.status)} and asks to wait longer than {LONGEST_WAIT:.0f} s", None
             return _status_text(fetched.status), wait if fetched.status in _RETRIED else None
@@ -261,7 +268,6 @@ class ImageDownloads:
         """Send a request through the proxy of the environment, which resolves names and decides what may be reached."""
         import requests
 
-        from mindone.models.share4v.hub.errors import HubError
         from mindone.models.share4v.hub.transfer import Pace, TooSlowError, open_url
 
         headers = {"User-Agent": self._options.user_agent, "Accept": "image/*"}
@@ -269,12 +275,12 @@ class ImageDownloads:
             with open_url(url, Pace(self._options.url_seconds), headers) as transfer:
                 response = transfer.response
                 found = tuple((name.lower(), value) for name, value in response.headers.items())
-                body = transfer.read(self._options.url_bytes) if response.status_code == 200 else b""
+                if response.status_code != 200:
+                    return Fetched(response.status_code, found)
+                body = Body(IN_MEMORY_BYTES, self._options.url_bytes).write(transfer.pieces())
                 return Fetched(response.status_code, found, body)
         except (TooSlowError, requests.RequestException) as error:
             raise OSError(redacted(str(error))) from error
-        except HubError as error:
-            raise FetchError(f"the image has more than {self._options.url_bytes:,} bytes") from error
 
 
 def _status_text(status: int) -> str:

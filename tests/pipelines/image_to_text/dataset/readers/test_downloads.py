@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import pytest
 from helpers.jobs import png
 
+from mindone.pipelines.image_to_text import remote_files
 from mindone.pipelines.image_to_text.dataset.api import caption_dataset
 from mindone.pipelines.image_to_text.dataset.readers import ItemError, downloads
 from mindone.pipelines.image_to_text.dataset.readers.downloads import DownloadOptions, HostLimits, ImageDownloads
+from mindone.pipelines.image_to_text.dataset.readers.read_pool import ReadPool
 from mindone.pipelines.image_to_text.dataset.state.records import record_from_line
-from mindone.pipelines.image_to_text.remote_files import Fetched, Fetcher
+from mindone.pipelines.image_to_text.remote_files import Body, Fetched, Fetcher
 
 Answer = tuple[int, dict[str, str], bytes]
+SECONDS = 300  # after which a test that hangs fails
 OK: Answer = (200, {}, png(7))
 
 
@@ -36,6 +42,7 @@ class Site(ThreadingHTTPServer):
         self.replied: dict[str, list[float]] = {}
         self.headers: list[dict[str, str]] = []
         self.running = self.most = 0
+        self.is_length_stated = True
 
     @property
     def url(self) -> str:
@@ -62,7 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            if site.is_length_stated:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
@@ -224,7 +232,8 @@ def test_a_host_whose_first_address_does_not_answer_is_reached_at_the_next() -> 
             resolve=lambda host, port: ["127.0.0.2", "127.0.0.1"],
             is_public=lambda address: True,
         )
-        assert fetcher.fetch(f"http://two.example:{server.server_port}/a.png", 60.0).body == png(7)
+        body = fetcher.fetch(f"http://two.example:{server.server_port}/a.png", 60.0).body
+        assert body is not None and body.take() == png(7)
 
 
 def test_limits_of_size_and_time() -> None:
@@ -242,6 +251,69 @@ def test_limits_of_size_and_time() -> None:
         reason, log = fetch(server.url + "/a", url_seconds=0.1, url_attempts=2)
         end.set()
         assert "after 2 attempts" in str(reason) and log == {"attempts": 2}
+
+
+@pytest.mark.parametrize("is_stated", [True, False])
+@pytest.mark.parametrize("by_proxy", [False, True])
+def test_the_memory_of_downloads_does_not_grow_with_their_number(
+    monkeypatch: pytest.MonkeyPatch, is_stated: bool, by_proxy: bool
+) -> None:
+    """While all threads that may work are busy, images that have arrived wait on the disk."""
+    number, size = 8, 2**21
+    monkeypatch.setattr(downloads, "IN_MEMORY_BYTES", 2**16, raising=False)
+    arrived, sizes, release = threading.Semaphore(0), list[int](), threading.Event()
+    image = bytes(range(256)) * (size // 256)
+    with site(lambda path, count: (200, {}, image)) as server, ReadPool(1, "test") as pool:
+        if by_proxy:
+            monkeypatch.setenv("http_proxy", server.url)
+            monkeypatch.delenv("no_proxy", raising=False)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+        server.is_length_stated = is_stated
+        reader = ImageDownloads(DownloadOptions(url_private=True, url_per_host=number))
+        assert reader.read(f"{server.url}/first", {}) == image  # imports what it needs
+        original = reader._fetch
+
+        def fetched(url: str) -> Fetched:
+            work_begins.wait(SECONDS)
+            answer = original(url)
+            arrived.release()
+            return answer
+
+        reader._fetch = fetched
+        work_begins = threading.Event()
+
+        def work() -> None:
+            work_begins.set()
+            assert all(arrived.acquire(timeout=SECONDS) for _ in range(number))
+            sizes.append(tracemalloc.get_traced_memory()[0])
+            release.wait(SECONDS)
+
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            waiting = [pool.submit(reader.read, f"{server.url}/{one}", {}) for one in range(number)]
+            working = pool.submit(work)
+            work_begins.wait(SECONDS)
+            while not sizes and not working.done():
+                time.sleep(0.01)
+        finally:
+            tracemalloc.stop()
+        release.set()
+        working.result(SECONDS)
+        assert all(future.result(SECONDS) == image for future in waiting)
+    assert sizes[0] - before < 2 * size  # of 8 images, with what the server and the test themselves have
+
+
+def test_a_full_disk_of_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(SpooledTemporaryFile[bytes]):
+        def rollover(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(downloads, "IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr(remote_files, "SpooledTemporaryFile", Full)
+    with site(lambda path, count: (200, {}, b"x" * 5000)) as server:
+        reason, log = fetch(server.url + "/a")
+    assert log["attempts"] == 1 and "temporary files (No space left on device)" in reason and "TMPDIR" in reason
 
 
 def test_urls_as_people_write_them() -> None:
@@ -311,6 +383,6 @@ def test_a_job_records_attempts_and_the_last_status(tmp_path: Path, monkeypatch:
 
 def test_the_last_of_several_headers_counts_only_where_there_can_be_one() -> None:
     tags = (("x-robots-tag", "nofollow"), ("x-robots-tag", "noai"), ("x-robots-tag", "all"))
-    reader = ImageDownloads(DownloadOptions(), fetch=lambda url: Fetched(200, tags, png(1)))
+    reader = ImageDownloads(DownloadOptions(), fetch=lambda url: Fetched(200, tags, Body(None, 10_000).write([png(1)])))
     with pytest.raises(ItemError, match="noai"):
         reader.read("http://pictures.example/a", {})
