@@ -58,13 +58,17 @@ class CacheMemory:
     def copy_sequences(self, source: CacheMemory, indices: np.ndarray, length: int) -> None:
         """Copy the first `length` tokens of sequence `indices[i]` of `source` to sequence i, for every i.
 
-        `source` has the same shape and dtype, and may be this cache.
+        `source` has the same shape and dtype, and may be this cache, of which sequences that stay are not touched.
         """
         panels = -(-length // LANES)
-        self.keys[:, :, :, :panels] = source.keys[:, indices, :, :panels]
-        self.values[:, :, :, :length] = source.values[:, indices, :, :length]
-        if self.scales is not None and source.scales is not None:
-            self.scales[..., :length] = source.scales[:, :, indices, :, :length]
+        rows = np.arange(len(indices)) if source is not self else np.flatnonzero(indices != np.arange(len(indices)))
+        origins = indices[rows]
+        # Layer by layer: NumPy copies all sequences to other memory first, since one may be the origin of another.
+        for layer in range(len(self.keys)):
+            self.keys[layer, rows, :, :panels] = source.keys[layer, origins, :, :panels]
+            self.values[layer, rows, :, :length] = source.values[layer, origins, :, :length]
+            if self.scales is not None and source.scales is not None:
+                self.scales[:, layer, rows, :, :length] = source.scales[:, layer, origins, :, :length]
 
     def copy_prefix(self, sequence: int, source: CacheMemory, length: int, origin: int = 0) -> None:
         """Copy the first `length` tokens of sequence `origin` of `source`, a cache of the same dtype, to `sequence`.

@@ -98,10 +98,10 @@ class SlotCache:
         """Copy sequence `indices[i]` of `source` to every sequence i."""
         chosen = self.torch.tensor(indices)
         self.slots = source.slots
-        self.stored = [
-            (None, None) if key is None else (key.index_select(0, chosen), value.index_select(0, chosen))
-            for key, value in source.stored
-        ]
+        for layer, (key, value) in enumerate(source.stored):  # layer by layer, so that there are never two caches
+            self.stored[layer] = (
+                (None, None) if key is None else (key.index_select(0, chosen), value.index_select(0, chosen))
+            )
 
 
 class MindNLPLlama:
