@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from importlib import import_module
 
 COMPILE_SECONDS = 5.0  # of CPU time, which a grammar of somebody else may take
@@ -42,6 +43,67 @@ LLMatcher.validate_grammar(grammar)
 """
 
 
+class TrialEndedError(Exception):
+    """A trial compilation was ended before it had a result."""
+
+
+class Trial:
+    """A trial compilation, which any thread may end while another one waits for its result."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_ended = False
+
+    def end(self) -> None:
+        """End the compilation, which raises TrialEndedError; one that has not begun does not begin."""
+        with self._lock:
+            self._is_ended = True
+            if self._process is not None:
+                self._process.kill()  # no effect on a process that has ended
+
+    def check(self) -> None:
+        """Check that the compilation is wanted still.
+
+        Raises:
+            TrialEndedError: `end` was called.
+        """
+        if self._is_ended:
+            raise TrialEndedError
+
+    def refusal(self, text: str, seconds: float) -> str | None:
+        """As the function `refusal`.
+
+        Raises:
+            TrialEndedError: `end` was called.
+        """
+        import_module("llguidance")
+        # The process imports what this one does, whatever made its sys.path.
+        command = [sys.executable, "-I", "-c", _PROGRAM, str(seconds), str(MEMORY_BYTES), *sys.path]
+        data, clock = text.encode("utf-8", "surrogatepass"), _CLOCK_ALLOWANCE + _CLOCK_PER_CPU_SECOND * seconds
+        with self._lock:
+            self.check()
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        with self._process as process:
+            try:
+                output, errors = process.communicate(data, clock)
+            except subprocess.TimeoutExpired:
+                return _too_slow(seconds)
+            finally:
+                process.kill()
+        self.check()
+        if process.returncode == 0:
+            return None
+        if process.returncode == -getattr(signal, "SIGPROF", 0):
+            return _too_slow(seconds)
+        if not output:  # it prints its limit of memory before it compiles
+            reason = errors.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"status {process.returncode}"]
+            raise RuntimeError(f"a trial compilation of a grammar could not start: {reason[0]}")
+        return f"it takes more than {int(output) / 2**30:.3g} GiB of memory to compile: make it simpler"
+
+
 def refusal(text: str, seconds: float) -> str | None:
     """Compile a grammar elsewhere, and return why it is too expensive; None if it is not, whatever else is wrong.
 
@@ -53,22 +115,7 @@ def refusal(text: str, seconds: float) -> str | None:
         ImportError: llguidance is not installed.
         RuntimeError: the process ended before it compiled anything.
     """
-    import_module("llguidance")
-    # The process imports what this one does, whatever made its sys.path.
-    command = [sys.executable, "-I", "-c", _PROGRAM, str(seconds), str(MEMORY_BYTES), *sys.path]
-    data, clock = text.encode("utf-8", "surrogatepass"), _CLOCK_ALLOWANCE + _CLOCK_PER_CPU_SECOND * seconds
-    try:
-        done = subprocess.run(command, input=data, timeout=clock, capture_output=True, check=False)
-    except subprocess.TimeoutExpired:
-        return _too_slow(seconds)
-    if done.returncode == 0:
-        return None
-    if done.returncode == -getattr(signal, "SIGPROF", 0):
-        return _too_slow(seconds)
-    if not done.stdout:  # it prints its limit of memory before it compiles
-        reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        raise RuntimeError(f"a trial compilation of a grammar could not start: {reason[0]}")
-    return f"it takes more than {int(done.stdout) / 2**30:.3g} GiB of memory to compile: make it simpler"
+    return Trial().refusal(text, seconds)
 
 
 def _too_slow(seconds: float) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mindone.models.share4v.generation.grammar_trial import Trial
+
 from .admission import Admission
 from .anthropic_api import MessagesReader, MessageWriter
 from .chat import PromptBuilder
@@ -153,24 +155,24 @@ class Service:
         pipeline, seconds = self.model.pipeline, self.options.limits.schema_seconds
         if not shape or pipeline is None:
             return
-        loop, has_begun = asyncio.get_running_loop(), asyncio.Event()
+        loop, has_begun, trial = asyncio.get_running_loop(), asyncio.Event(), Trial()
         waiting = [shape]  # what is cancelled stays in the executor's queue until its turn: it must not hold the schema
 
         def compiled() -> None:
             loop.call_soon_threadsafe(has_begun.set)
-            compile_shape(pipeline, waiting.pop(), param, seconds)
+            compile_shape(pipeline, waiting.pop(), param, seconds, trial)
 
         work = loop.run_in_executor(self._compilers, compiled)
         try:
             await asyncio.wait_for(has_begun.wait(), _SCHEMA_TURNS * seconds)
+            await work
         except asyncio.TimeoutError:
             message = f"{param} waited for the schemas of other requests: try again later"
             raise ApiError(429, message, param, "queue_timeout", round(seconds) + 1) from None
-        finally:
-            if not has_begun.is_set():  # also of a client that left: nobody else may wait for its schema
-                work.cancel()
-                waiting.clear()
-        await work
+        finally:  # also of a client that left: nobody else may wait for its schema
+            work.cancel()
+            waiting.clear()
+            trial.end()
 
     async def prepare(self, function: Callable[[Values], Result], values: Values, has_urls: bool) -> Result:
         """Return what `function` makes of these fields in a thread; few run at once, the others wait."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mindone.models.share4v.generation.grammar_trial import refusal
+from mindone.models.share4v.generation.grammar_trial import Trial
 
 from .errors import invalid
 from .value_types import Choice, Structure
@@ -51,7 +51,7 @@ def anthropic_shape(given: Any) -> Shape:
     return {"schema": Structure().check(form.get("schema"), "output_config.format.schema")}
 
 
-def compile_shape(pipeline: Pipeline, shape: Shape, param: str, seconds: float) -> None:
+def compile_shape(pipeline: Pipeline, shape: Shape, param: str, seconds: float, trial: Trial) -> None:
     """Compile what is asked for, so that the engine finds it compiled.
 
     Args:
@@ -59,17 +59,20 @@ def compile_shape(pipeline: Pipeline, shape: Shape, param: str, seconds: float) 
         shape: what is asked for.
         param: the field that asks for it.
         seconds: after which the compilation is given up.
+        trial: compiles it first in a process; `trial.end` gives it up.
 
     Raises:
         ApiError: (400) it is invalid, too large or not supported, it takes too long, or llguidance is not installed.
+        TrialEndedError: it was given up.
     """
     from mindone.models.share4v.generation.constraints import GrammarError, grammar_of
 
     compiler = pipeline.model.grammars
     try:
         text = grammar_of(shape.get("schema"), shape.get("regex"))
-        if text is not None and not compiler.has(text) and (reason := refusal(text, seconds)):
+        if text is not None and not compiler.has(text) and (reason := trial.refusal(text, seconds)):
             raise GrammarError(reason)
+        trial.check()
         compiler.constraint(shape.get("schema"), shape.get("regex"))
     except GrammarError as error:
         raise invalid(f"{param}: {error}", param, "invalid_schema") from error

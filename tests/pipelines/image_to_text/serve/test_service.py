@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sys
 import threading
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
+from mindone.models.share4v.generation import grammar_trial
 from mindone.pipelines.image_to_text.serve import service as service_module
 from mindone.pipelines.image_to_text.serve.errors import ApiError
 from mindone.pipelines.image_to_text.serve.generation import _error_of
@@ -87,7 +90,7 @@ def test_the_schema_of_a_client_that_left_is_not_compiled(monkeypatch: pytest.Mo
     """Else clients that ask for slow ones and leave at once would keep the compilers from all others."""
     started, released, compiled = threading.Semaphore(0), threading.Event(), set()
 
-    def held(pipeline: Any, shape: Any, param: str, seconds: float) -> None:
+    def held(pipeline: Any, shape: Any, *_: Any) -> None:
         compiled.add(shape["regex"])
         started.release()
         assert released.wait(300)
@@ -121,6 +124,52 @@ def test_the_schema_of_a_client_that_left_is_not_compiled(monkeypatch: pytest.Mo
         released.set()
         made._compilers.shutdown()
     assert compiled == {"busy 0", "busy 1", "next"}
+
+
+class Compiler:
+    """In place of a model's compiler of grammars."""
+
+    compiled = 0
+
+    def has(self, text: str) -> bool:
+        return False
+
+    def constraint(self, schema: Any, regex: Any) -> None:
+        self.compiled += 1
+
+
+def compiling(monkeypatch: pytest.MonkeyPatch) -> tuple[Service, Compiler, threading.Semaphore]:
+    """A service whose trial compilations run until they are ended, and a semaphore that counts those that run."""
+    running = threading.Semaphore(0)
+
+    class Endless(grammar_trial.subprocess.Popen):  # type: ignore[name-defined, misc]
+        def __init__(self, command: list[str], **keywords: Any) -> None:
+            super().__init__([sys.executable, "-c", "import time; time.sleep(300)"], **keywords)
+            running.release()
+
+    monkeypatch.setattr(grammar_trial.subprocess, "Popen", Endless)
+    compiler = Compiler()
+    made = service(Blocking(), schema_seconds=10_000.0)
+    made.model.pipeline = SimpleNamespace(model=SimpleNamespace(grammars=compiler))  # type: ignore[assignment]
+    return made, compiler, running
+
+
+def test_a_compilation_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, compiler, running = compiling(monkeypatch)
+
+    async def run() -> None:
+        for number in range(4):  # more than can run at a time
+            task = asyncio.create_task(made.compile({"schema": {"const": number}}, "response_format"))
+            assert await asyncio.to_thread(running.acquire, timeout=60)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    try:
+        asyncio.run(run())
+    finally:
+        made._compilers.shutdown()  # waits for the threads, so that this also tests that they have ended
+    assert compiler.compiled == 0
 
 
 def test_the_time_of_a_preparation_is_bounded() -> None:

@@ -18,8 +18,8 @@ from helpers.serving import MODEL, Live, chat, serving
 
 from mindone.models.share4v.generation import grammar_trial
 from mindone.models.share4v.generation.constraints import grammar_of
-from mindone.models.share4v.generation.grammar_trial import refusal
-from mindone.pipelines.image_to_text.serve import service, structured_output
+from mindone.models.share4v.generation.grammar_trial import Trial, refusal
+from mindone.pipelines.image_to_text.serve import service
 from mindone.pipelines.image_to_text.serve.options import Limits
 
 PATH = "/v1/chat/completions"
@@ -129,13 +129,14 @@ def test_schemas_that_take_hours_to_compile_block_nobody(tiny: Any, monkeypatch:
     """
     answered, compiling = threading.Event(), threading.Semaphore(0)
 
-    def held(text: str, seconds: float) -> str | None:
+    def held(trial: Trial, text: str, seconds: float) -> str | None:
         compiling.release()
-        found = refusal(text, seconds)
+        found = original(trial, text, seconds)
         answered.wait(600)
         return found
 
-    monkeypatch.setattr(structured_output, "refusal", held)
+    original = Trial.refusal
+    monkeypatch.setattr(Trial, "refusal", held)
     monkeypatch.setattr(service, "_SCHEMA_TURNS", 600)  # times one second
 
     def ask(pool: ThreadPoolExecutor, schema: Any) -> Future[httpx.Response]:
@@ -159,12 +160,12 @@ def test_schemas_wait_for_their_turn_within_a_limit(tiny: Any, monkeypatch: pyte
     """One that is being compiled is waited for, however long a busy machine takes: it would be 429 each time."""
     answered, compiling = threading.Event(), threading.Semaphore(0)
 
-    def held(text: str, seconds: float) -> str | None:
+    def held(trial: Trial, text: str, seconds: float) -> str | None:
         compiling.release()
         answered.wait(600)
         return None
 
-    monkeypatch.setattr(structured_output, "refusal", held)
+    monkeypatch.setattr(Trial, "refusal", held)
     monkeypatch.setattr(service, "_SCHEMA_TURNS", 12_000)  # times 0.05 seconds, within which the first ones begin
 
     def ask(text: str) -> httpx.Response:
