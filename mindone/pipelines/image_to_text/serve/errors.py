@@ -78,6 +78,11 @@ def restarting() -> ApiError:
     return ApiError(503, "the model is being restarted: try again in a few seconds", retry_after=5)
 
 
+def shutting_down() -> ApiError:
+    """Return the error of a request that comes, or is not complete, when the server ends."""
+    return ApiError(503, "the server is shutting down", code="draining", retry_after=5)
+
+
 def openai_error(error: ApiError) -> dict[str, object]:
     """Return the body of an error in OpenAI's format; all routes but Anthropic's and Ollama's use it."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}

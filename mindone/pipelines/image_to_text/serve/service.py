@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mindone.models.share4v.generation.grammar_trial import Trial
+from mindone.models.share4v.generation.grammar_trial import Trial, TrialEndedError
 
 from .admission import Admission
 from .anthropic_api import MessagesReader, MessageWriter
 from .chat import PromptBuilder
 from .endpoint import Endpoint
-from .errors import ApiError, invalid, restarting
+from .errors import ApiError, invalid, restarting, shutting_down
 from .generation import FINISH_REASONS, Generation
 from .images import ImageReader, names_url
 from .json_text import loads
@@ -81,6 +81,8 @@ class Service:
         self._preparers = ThreadPoolExecutor(_PREPARING, thread_name_prefix="share4v-prepare")
         self._compilers = ThreadPoolExecutor(_COMPILING, thread_name_prefix="share4v-compile")
         self._downloaders = ThreadPoolExecutor(_DOWNLOADING, thread_name_prefix="share4v-download")
+        self._trials: set[Trial] = set()  # compilations of schemas that have not ended
+        self._is_closed = False
         self.created = int(time.time())
 
     def endpoint(self, name: str) -> Endpoint:
@@ -99,7 +101,7 @@ class Service:
             ApiError: 503 if the model is not loaded, or failed.
         """
         if self.admission.is_draining:
-            raise ApiError(503, "the server is shutting down", code="draining", retry_after=5)
+            raise shutting_down()
         if self.model.status == "absent":
             raise ApiError(503, "this server has no model: start it with a model (--model)", code="no_model")
         if self.model.status == "loading":
@@ -144,7 +146,7 @@ class Service:
             self.check_model(values)
             return values, self._downloader is not None and names_url(values)
 
-        return await asyncio.get_running_loop().run_in_executor(self._readers, fields)
+        return await self._result(self._submit(self._readers, fields))
 
     async def compile(self, shape: Shape, param: str) -> None:
         """Compile a schema or regular expression, if there is one, in threads that nothing else waits for.
@@ -155,29 +157,62 @@ class Service:
         pipeline, seconds = self.model.pipeline, self.options.limits.schema_seconds
         if not shape or pipeline is None:
             return
-        loop, has_begun, trial = asyncio.get_running_loop(), asyncio.Event(), Trial()
+        loop, trial = asyncio.get_running_loop(), Trial()
+        has_begun = loop.create_future()
         waiting = [shape]  # what is cancelled stays in the executor's queue until its turn: it must not hold the schema
 
         def compiled() -> None:
-            loop.call_soon_threadsafe(has_begun.set)
+            loop.call_soon_threadsafe(has_begun.set_result, None)
             compile_shape(pipeline, waiting.pop(), param, seconds, trial)
 
-        work = loop.run_in_executor(self._compilers, compiled)
+        work = self._submit(self._compilers, compiled)
+        self._trials.add(trial)
         try:
-            await asyncio.wait_for(has_begun.wait(), _SCHEMA_TURNS * seconds)
-            await work
-        except asyncio.TimeoutError:
-            message = f"{param} waited for the schemas of other requests: try again later"
-            raise ApiError(429, message, param, "queue_timeout", round(seconds) + 1) from None
+            turns = _SCHEMA_TURNS * seconds
+            await asyncio.wait({work, has_begun}, timeout=turns, return_when=asyncio.FIRST_COMPLETED)
+            if not (work.done() or has_begun.done()):
+                message = f"{param} waited for the schemas of other requests: try again later"
+                raise ApiError(429, message, param, "queue_timeout", round(seconds) + 1)
+            await self._result(work)
+        except TrialEndedError:
+            raise shutting_down() from None
         finally:  # also of a client that left: nobody else may wait for its schema
             work.cancel()
             waiting.clear()
             trial.end()
+            self._trials.discard(trial)
 
     async def prepare(self, function: Callable[[Values], Result], values: Values, has_urls: bool) -> Result:
         """Return what `function` makes of these fields in a thread; few run at once, the others wait."""
         pool = self._downloaders if has_urls else self._preparers
-        return await asyncio.get_running_loop().run_in_executor(pool, function, values)
+        return await self._result(self._submit(pool, function, values))
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: Any
+    ) -> asyncio.Future[Result]:
+        """Let a thread of a pool call a function.
+
+        Raises:
+            ApiError: (503) the server is shutting down.
+        """
+        if self._is_closed:
+            raise shutting_down()
+        return asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+    async def _result(self, work: asyncio.Future[Result]) -> Result:
+        """Return the result of what was submitted.
+
+        Raises:
+            ApiError: (503) the server is shutting down, and no thread has begun it.
+        """
+        try:
+            # Not `await work`, which would not tell whether this request is cancelled or what it waits for.
+            await asyncio.wait({work})
+        finally:
+            work.cancel()
+        if work.cancelled():  # by `close`
+            raise shutting_down()
+        return work.result()
 
     def generate(self, job: Any, began: float) -> Generation:
         """Submit a request's prompts to the engine.
@@ -211,6 +246,9 @@ class Service:
 
     def close(self, timeout: float) -> bool:
         """Cancel what is running and end the model's thread; return whether it ended in time."""
+        self._is_closed = True
+        for trial in list(self._trials):
+            trial.end()
         for pool in (self._readers, self._preparers, self._downloaders, self._compilers):
             pool.shutdown(wait=False, cancel_futures=True)
         return self.model.close(timeout)

@@ -164,12 +164,45 @@ def test_a_compilation_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> 
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+        assert not made._trials
 
     try:
         asyncio.run(run())
     finally:
         made._compilers.shutdown()  # waits for the threads, so that this also tests that they have ended
     assert compiler.compiled == 0
+
+
+def test_what_waits_when_the_service_closes_gets_the_answer_of_a_closing_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, compiler, running = compiling(monkeypatch)
+    builder = made.builder
+    assert isinstance(builder, Blocking)
+
+    async def run() -> None:
+        schemas = [asyncio.create_task(made.compile({"schema": {"const": number}}, "schema")) for number in range(4)]
+        prompts = [asyncio.create_task(made.prepare(lambda _: builder.text(""), {}, False)) for _ in range(5)]
+        for _ in range(2):
+            assert await asyncio.to_thread(running.acquire, timeout=60)
+        for _ in range(4):
+            assert await asyncio.to_thread(builder.started.acquire, timeout=60)
+        made.model.status = "absent"
+        assert await asyncio.to_thread(made.close, 0.0)
+        for ended in (*schemas, prompts[-1], asyncio.create_task(made.prepare(lambda _: None, {}, False))):
+            with pytest.raises(ApiError, match="the server is shutting down") as found:
+                await asyncio.wait_for(ended, 60)
+            assert (found.value.status, found.value.code) == (503, "draining")
+        builder.released.set()
+        for running_on in prompts[:-1]:
+            with pytest.raises(ApiError, match="no prompt"):
+                await running_on
+
+    try:
+        asyncio.run(run())
+    finally:
+        builder.released.set()
+    assert compiler.compiled == 0 and not made._trials
 
 
 def test_the_time_of_a_preparation_is_bounded() -> None:
