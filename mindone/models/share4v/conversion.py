@@ -144,15 +144,14 @@ def convert(  # type: ignore[misc]  # vision_tower, an option, may be given by p
         raise ValueError(f"{source}: its integers are kept as they are, so leave calibrate (--calibrate) out")
     with closing(_finished_layers(checkpoint, entries, calibration, out)) as finished:
         _report_abandoned(finished)
-        with staged(out) as staging:
-            with tqdm(total=len(entries), unit="tensor", desc=printable(str(out), keep=""), disable=hidden) as bar:
-                if quantization is not None:
-                    config = replace(checkpoint.config, quantization=quantization, quantization_layout=layout)
-                    plans = all_plans(config, quantization)
-                    pack_block = _packer(checkpoint, plans, entries, calibration, finished)
-                    write_packed(plans, entries, staging, pack_block, bar)
-                else:
-                    write_shards(_converted(entries, dtype, bar), staging, limit)
+        shown = printable(str(out), keep="")
+        with staged(out) as staging, tqdm(total=len(entries), unit="tensor", desc=shown, disable=hidden) as bar:
+            if quantization is None:
+                write_shards(_converted(entries, dtype, bar), staging, limit)
+            else:
+                config = replace(checkpoint.config, quantization=quantization, quantization_layout=layout)
+                plans = all_plans(config, quantization)
+                write_packed(plans, entries, staging, _packer(checkpoint, plans, entries, calibration, finished), bar)
             _config_of_result(checkpoint, dtype or _written_dtype(entries), layout).save_pretrained(staging)
             _copy_companions(checkpoint, staging)
         finished.remove()
