@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -360,9 +361,9 @@ def test_convert(
 # In a separate process
 
 
-def start(*argv: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*argv: str, cwd: Path, program: Sequence[str] = SHARE4V) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*SHARE4V, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=cwd
+        [*program, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=cwd
     )
 
 
@@ -379,6 +380,7 @@ def test_interruption_while_captioning(checkpoint: Path, pictures: list[str], tm
     images = pictures * 40
     process = start("caption", *images, "--model", str(checkpoint), "--max-new-tokens", "300", "--json", cwd=tmp_path)
     assert process.stdout is not None
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # it cannot complete all of them, however late the signal is
     first = json.loads(process.stdout.readline())
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=DEADLINE)
@@ -387,16 +389,33 @@ def test_interruption_while_captioning(checkpoint: Path, pictures: list[str], tm
     assert all("caption" in json.loads(line) for line in out.splitlines())
 
 
+# Runs share4v, and stops the process once, while it imports a module of MindSpore, whose C++ library is loaded.
+STOPS_WHILE_IMPORTING = """
+import os, signal, sys
+from mindone_share4v.cli import main
+
+class Stop:
+    def find_spec(self, name, *_):
+        if name.startswith("mindspore.") and "mindspore._c_expression" in sys.modules:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+sys.meta_path.insert(0, Stop())
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_while_mindspore_is_imported(
     checkpoint: Path, pictures: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start("caption", pictures[0], "--model", str(checkpoint), cwd=tmp_path)
-    maps = Path(f"/proc/{process.pid}/maps")
-    start_time = time.monotonic()
-    while "mindspore" not in maps.read_text() and time.monotonic() - start_time < DEADLINE:
-        time.sleep(0.01)
+    """The signal comes while the process is stopped inside the import, so it does not matter how late it is sent."""
+    program = [sys.executable, "-c", STOPS_WHILE_IMPORTING]
+    process = start("caption", pictures[0], "--model", str(checkpoint), cwd=tmp_path, program=program)
+    state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert state is not None and state.si_code == os.CLD_STOPPED, process.communicate()
     process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, err) == (130, "", "share4v: interrupted\n")
 
