@@ -48,7 +48,6 @@ def run(arguments: Namespace) -> int:
 
     from mindone.models.share4v.hub import HubError
     from mindone.pipelines.image_to_text.dataset.api import caption_dataset
-    from mindone.pipelines.image_to_text.dataset.state.job_description import SettingsChangedError
     from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 
     try:
@@ -75,6 +74,7 @@ def run(arguments: Namespace) -> int:
                     options=job.options,
                     on_start=progress.on_start,
                     on_record=progress.on_record,
+                    on_listing=progress.on_listing,
                     on_skipped=lambda groups: _print_skipped(arguments, groups),
                 )
         except KeyboardInterrupt:
@@ -93,16 +93,22 @@ def run(arguments: Namespace) -> int:
             )
             if job is None or (is_usage_error and not progress.has_records):
                 return usage_error(arguments, error)
-            if isinstance(error, SettingsChangedError):
-                print_error(f"stopped: {error.explain(_shown_name)}")
-            else:
-                print_error(f"stopped: {with_flags(arguments, str(error))}")
+            print_error(f"stopped: {_reason(arguments, error)}")
             return STOPPED
     if summary.preview is not None:
         for line in preview_lines(summary):
             print_text(one_line(with_flags(arguments, line), keep_indentation=True))
         return DONE
     return _finish(summary, arguments)
+
+
+def _reason(arguments: Namespace, error: Exception) -> str:
+    """Return why a job stopped, with the names of flags."""
+    from mindone.pipelines.image_to_text.dataset.state.job_description import SettingsChangedError
+
+    if isinstance(error, SettingsChangedError):
+        return error.explain(_shown_name)
+    return with_flags(arguments, str(error))
 
 
 def _print_skipped(arguments: Namespace, groups: Sequence[SkippedGroup]) -> None:
@@ -214,6 +220,17 @@ class Progress:
         self.arguments = arguments or Namespace()
         self.has_records = False
         self.done = self.total = self.made = self.tokens = self.failures = 0
+        self.last_line = time.monotonic()
+
+    def on_listing(self, count: int) -> None:
+        """Called with the number of inputs that are listed so far; it starts again when they are read again."""
+        if not self.bar.disable:
+            if count < self.bar.n:
+                self.bar.reset()
+            self.bar.update(count - self.bar.n)
+        elif time.monotonic() - self.last_line >= self.LINE_SECONDS:
+            self.last_line = time.monotonic()
+            print_error(f"listing: {count} inputs so far")
 
     def on_start(self, done: int, total: int) -> None:
         """Called once, when the inputs are listed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,7 @@ def caption_dataset(
     on_start: Callable[[int, int], None] | None = None,
     on_record: Callable[[Record], None] | None = None,
     on_skipped: Callable[[tuple[SkippedGroup, ...]], None] | None = None,
+    on_listing: Callable[[int], None] | None = None,
     **keywords: Unpack[DatasetKeywords],
 ) -> JobSummary:
     """Caption every input. However a call ends, the same call again resumes the job.
@@ -100,6 +101,8 @@ def caption_dataset(
         on_start: called once with the number of inputs that are done already and the number of all inputs.
         on_record: called with every finished record.
         on_skipped: called once, before anything is captioned, with what the inputs contain that will not be.
+        on_listing: called with the number of inputs so far while they are listed, or while their list is read that an
+            earlier run wrote, which may happen more than once; a list may have gigabytes.
         **keywords: see `keywords.DatasetKeywords`.
 
     Returns:
@@ -122,7 +125,7 @@ def caption_dataset(
     """
     given = build_options(keywords, choice=choice, plan=plan, settings=settings, readers=readers, options=options)
     paths, job = _completed(inputs, given)
-    return _run(paths, job, on_start or _ignore, on_record or _ignore, on_skipped or _ignore)
+    return _run(paths, job, on_start or _ignore, on_record or _ignore, on_skipped or _ignore, on_listing or _ignore)
 
 
 def _completed(inputs: Inputs, given: DatasetOptions) -> tuple[list[str], DatasetOptions]:
@@ -159,6 +162,7 @@ def _run(
     on_start: Callable[[int, int], None],
     on_record: Callable[[Record], None],
     on_skipped: Callable[[tuple[SkippedGroup, ...]], None],
+    on_listing: Callable[[int], None],
 ) -> JobSummary:
     options = job.options
     list_inputs(paths, job.readers)  # an input that does not exist is reported before anything else about the paths
@@ -181,12 +185,11 @@ def _run(
     def adopt(state: JobState) -> None:
         adopt_state(state, limited(list_all, options.limit, None), description)
 
-    entered = JobState(
-        directory, None if options.restart else description, adopt if options.adopt else None, options.retry_failed
-    )
+    expected = None if options.restart else description
+    entered = JobState(directory, expected, adopt if options.adopt else None, options.retry_failed, on_listing)
     if options.dry_run:
         entered.inspect()
-        return _previewed(paths, job, directory)
+        return _previewed(paths, job, directory, on_listing)
     with entered as state:
         description = _with_stored_files(state, description, options.restart)
         listing = _listing(state, lambda: _listed(paths, job.readers, state), options, description)
@@ -271,11 +274,13 @@ def _open_writers(job: DatasetOptions, directory: Path) -> list[FollowingWriter]
     return [open_writer(name, job.options.out, options, directory) for name in job.options.formats]
 
 
-def _previewed(paths: Sequence[str], job: DatasetOptions, directory: Path) -> JobSummary:
+def _previewed(
+    paths: Sequence[str], job: DatasetOptions, directory: Path, on_listing: Callable[[int], None]
+) -> JobSummary:
     """Return what the job would do, and write nothing."""
     skipped = SkippedFiles()
     known = None if job.options.restart else directory
-    listed = limited(lambda: list_inputs(paths, job.readers, skipped), job.options.limit, known)
+    listed = limited(lambda: _counted(list_inputs(paths, job.readers, skipped), on_listing), job.options.limit, known)
     return replace(preview_job(listed, job, directory), skipped=skipped.groups())
 
 
@@ -285,11 +290,17 @@ def _store_description(state: JobState, description: dict[str, Any]) -> None:
     state.sign_description(description)
 
 
+def _counted(items: Iterable[Item], on_listing: Callable[[int], None]) -> Iterator[Item]:
+    for count, item in enumerate(items, 1):
+        on_listing(count)
+        yield item
+
+
 def _listed(paths: Sequence[str], readers: ReaderOptions, state: JobState) -> Iterator[Item]:
     """List the inputs, and store what was skipped once all of them are listed."""
     skipped = SkippedFiles()
     try:
-        yield from list_inputs(paths, readers, skipped)
+        yield from _counted(list_inputs(paths, readers, skipped), state.on_listing)
     except GeneratorExit:  # a limit ends the listing early
         write_skipped(state.path(SKIPPED), skipped.groups())
         raise
@@ -412,7 +423,7 @@ def _listing(
             open_own(restarted, "ab+").close()
     if not own_exists(state.path(INPUTS)):
         store_limit(directory, options.limit)
-    listing = load_or_create_listing(directory, list_again)
+    listing = load_or_create_listing(directory, list_again, state.on_listing)
     is_complete = count_done(directory) == len(listing)
     is_extended = not is_complete and stored_limit(directory) != options.limit
     has_started = own_exists(state.path(JOURNAL)) and (is_complete or not own_exists(state.path(PREVIOUS)))

@@ -83,6 +83,7 @@ class JobState(AbstractContextManager["JobState"]):
         adopt: called, while the directory is locked, if there is state that no job of this user made here; it has to
             check and sign it. None rejects such state.
         retries_failed: whether the job captions only the inputs that failed, which it may do with other rules.
+        on_listing: called with the number of listed inputs so far, while they are listed or their file is read.
 
     Raises:
         JobError: another process is working on the job, or its state is not signed (see `state/signature.py`) or has
@@ -96,7 +97,9 @@ class JobState(AbstractContextManager["JobState"]):
         description: Mapping[str, Any] | None = None,
         adopt: Callable[[JobState], None] | None = None,
         retries_failed: bool = False,
+        on_listing: Callable[[int], None] = lambda count: None,
     ) -> None:
+        self.on_listing = on_listing
         self._retries_failed = retries_failed
         self.directory, self._description, self._adopt = directory, json.loads(json.dumps(description)), adopt
         self._stack = ExitStack()
@@ -149,7 +152,7 @@ class JobState(AbstractContextManager["JobState"]):
         if not own_exists(self.path(INPUTS)):
             return True
         digest = hashlib.sha256()
-        count_lines(self.path(INPUTS), digest)
+        count_lines(self.path(INPUTS), digest, self.on_listing)
         return is_listing_signed(self.directory, digest.digest())
 
     def inspect(self) -> None:

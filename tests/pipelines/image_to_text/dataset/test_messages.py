@@ -11,6 +11,8 @@ from helpers.pictures import encoded, scene
 from tqdm import tqdm
 
 from mindone.pipelines.image_to_text.dataset import api
+from mindone.pipelines.image_to_text.dataset.api import caption_dataset
+from mindone.pipelines.image_to_text.dataset.executors.base import EXECUTORS
 from mindone.pipelines.image_to_text.dataset.state.journal import JournalError
 from mindone.pipelines.image_to_text.dataset.state.records import JobSummary, Record
 from mindone_share4v.cli import main
@@ -114,6 +116,42 @@ def test_progress_lines_without_a_terminal(
     lines = [line for line in capsys.readouterr().err.splitlines() if " of 3 inputs" in line]
     assert [line.partition(",")[0] for line in lines] == [f"share4v: {n} of 3 inputs" for n in (1, 2, 3)]
     assert all(" per second, " in line and line.endswith(" left") for line in lines)
+
+
+def test_the_number_of_listed_inputs_is_reported(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list may have gigabytes, which take a while to write and to read again."""
+    monkeypatch.setitem(EXECUTORS, "local", "helpers.fake_executor:FakeExecutor")
+    for number in range(3):
+        (photos / f"{number}.png").write_text("a caption")
+    said: list[int] = []
+    for run in range(3):
+        said.clear()
+        caption_dataset(photos, out=photos.parent / "out.jsonl", on_listing=said.append, dry_run=run == 0)
+        # It is read again when it was made; a run that finds all inputs done reads it twice, and lists them again.
+        assert said == [[1, 2, 3], [1, 2, 3, 3], [3, 3, 1, 2, 3]][run]
+
+
+def test_progress_of_a_listing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    progress = Progress(tqdm(disable=True))
+    for count in range(1, 200):
+        clock[0] += 1.0
+        progress.on_listing(count)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"share4v: listing: {count} inputs so far" for count in (60, 120, 180)]
+
+
+def test_the_bar_counts_what_is_listed() -> None:
+    with tqdm() as bar:
+        progress = Progress(bar)
+        progress.on_listing(5)
+        progress.on_listing(9)
+        assert bar.n == 9
+        progress.on_listing(2)  # another pass
+        assert bar.n == 2
+        progress.on_start(0, 9)
+        assert (bar.n, bar.total) == (0, 9)
 
 
 def record(number: int, **more: Any) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -219,14 +219,22 @@ def is_locked(path: Path) -> bool:
         return False
 
 
-def count_lines(path: Path, digest: Hash | None = None) -> int:
-    """Return the number of line ends in a file; `digest` is updated with its bytes, which saves a second pass."""
+def count_lines(path: Path, digest: Hash | None = None, on_lines: Callable[[int], object] | None = None) -> int:
+    """Return the number of line ends in a file.
+
+    Args:
+        path: of the file.
+        digest: updated with its bytes, which saves a second pass.
+        on_lines: called with the number of lines so far, every mebibyte: a file may have as much as the disk.
+    """
     count = 0
     with open_own(path) as file:
         while chunk := file.read(_CHUNK):
             count += chunk.count(b"\n")
             if digest is not None:
                 digest.update(chunk)
+            if on_lines is not None:
+                on_lines(count)
     return count
 
 

@@ -44,14 +44,15 @@ class Listing:
     Args:
         path: a file that `write_listing` wrote.
         digest: updated with the bytes of the file, which is read once anyway to count its lines.
+        on_lines: called with the number of lines so far, while they are counted.
 
     Raises:
         OSError: it cannot be read.
     """
 
-    def __init__(self, path: Path, digest: Hash | None = None) -> None:
+    def __init__(self, path: Path, digest: Hash | None = None, on_lines: Callable[[int], object] | None = None) -> None:
         self.path = path
-        self._count = count_lines(path, digest)
+        self._count = count_lines(path, digest, on_lines)
 
     def __len__(self) -> int:
         return self._count

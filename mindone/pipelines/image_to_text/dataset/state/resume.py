@@ -41,11 +41,13 @@ def finish_interrupted_start(directory: Path) -> None:
         publish(directory / _NEXT, directory / INPUTS)
 
 
-def load_or_create_listing(directory: Path, list_inputs: ListInputs) -> Listing:
-    """Return the listing of the current pass; it is written if the job is new."""
+def load_or_create_listing(
+    directory: Path, list_inputs: ListInputs, on_lines: Callable[[int], object] | None = None
+) -> Listing:
+    """Return the listing of the current pass; it is written if the job is new. `on_lines` is as for `Listing`."""
     if not own_exists(directory / INPUTS):
         write_listing(directory / INPUTS, list_inputs(), partial(sign_listing, directory))
-    return Listing(directory / INPUTS)
+    return Listing(directory / INPUTS, on_lines=on_lines)
 
 
 def start_over(directory: Path, list_inputs: ListInputs, written: WrittenTexts = recorded_captions) -> None:
