@@ -418,11 +418,14 @@ inline __m256i quad_at(const int8_t* p) {
   return _mm256_set1_epi32(bits);
 }
 
+// Makes GCC add to a sum here. It would otherwise compute many products first, and store them until they are added.
+#define SHARE4V_ADD_NOW(sum) asm("" : "+x"(sum))
+
 inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-// Sets sums to the 16-bit sums of products of R rows with the halves kFirst .. kEnd - 1 of P panels of a group's int4
-// weights, unsigned. A sum of 8 products, each at most 2 * 15 * 127, fits into 16 bits.
-template <int R, int P, int kFirst, int kEnd>
+// Sets sums to the 16-bit sums of products of R rows with both halves of P panels of a group's int4 weights, unsigned. A
+// sum of 8 products, each at most 2 * 15 * 127, fits into 16 bits.
+template <int R, int P>
 SHARE4V_INLINE void multiply_int4_group(const uint8_t* at, int64_t stride, const int8_t* inputs, int64_t value_stride,
                                         __m256i (&sums)[2][R][P]) {
   const __m256i low = _mm256_set1_epi8(15);
@@ -430,16 +433,22 @@ SHARE4V_INLINE void multiply_int4_group(const uint8_t* at, int64_t stride, const
   for (int q = 0; q < 4; q++) {
     SHARE4V_UNROLL
     for (int p = 0; p < P; p++) {
+      __m256i first[2], second[2];
       SHARE4V_UNROLL
-      for (int h = kFirst; h < kEnd; h++) {
+      for (int h = 0; h < 2; h++) {
         const __m256i both = load_256(at + p * stride + q * 64 + h * 32);
-        const __m256i first = _mm256_and_si256(both, low), second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+        first[h] = _mm256_and_si256(both, low);
+        second[h] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+      }
+      SHARE4V_UNROLL
+      for (int r = 0; r < R; r++) {
+        const __m256i a = quad_at(inputs + r * value_stride + q * 4), b = quad_at(inputs + r * value_stride + q * 4 + 16);
         SHARE4V_UNROLL
-        for (int r = 0; r < R; r++) {
-          const int8_t* row = inputs + r * value_stride + q * 4;
-          const __m256i products = _mm256_add_epi16(_mm256_maddubs_epi16(first, quad_at(row)),
-                                                    _mm256_maddubs_epi16(second, quad_at(row + 16)));
+        for (int h = 0; h < 2; h++) {
+          const __m256i products = _mm256_maddubs_epi16(first[h], a);
           sums[h][r][p] = q ? _mm256_add_epi16(sums[h][r][p], products) : products;
+          sums[h][r][p] = _mm256_add_epi16(sums[h][r][p], _mm256_maddubs_epi16(second[h], b));
+          SHARE4V_ADD_NOW(sums[h][r][p]);
         }
       }
     }
@@ -455,56 +464,76 @@ SHARE4V_INLINE void add_int8_group(const uint8_t* at, int64_t stride, const int8
   for (int q = 0; q < 8; q++) {
     SHARE4V_UNROLL
     for (int p = 0; p < P; p++) {
+      __m256i weights[2], sizes[2];
       SHARE4V_UNROLL
       for (int h = 0; h < 2; h++) {
-        const __m256i weights = load_256(at + p * stride + q * 64 + h * 32), size = _mm256_abs_epi8(weights);
+        weights[h] = load_256(at + p * stride + q * 64 + h * 32);
+        sizes[h] = _mm256_abs_epi8(weights[h]);
+      }
+      SHARE4V_UNROLL
+      for (int r = 0; r < R; r++) {
+        const __m256i input = quad_at(inputs + r * value_stride + q * 4);
         SHARE4V_UNROLL
-        for (int r = 0; r < R; r++) {
-          const __m256i signed_input = _mm256_sign_epi8(quad_at(inputs + r * value_stride + q * 4), weights);
-          const __m256i products = _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_input), ones);
-          sums[h][r][p] = _mm256_add_epi32(sums[h][r][p], products);
+        for (int h = 0; h < 2; h++) {
+          const __m256i products = _mm256_maddubs_epi16(sizes[h], _mm256_sign_epi8(input, weights[h]));
+          sums[h][r][p] = _mm256_add_epi32(sums[h][r][p], _mm256_madd_epi16(products, ones));
+          SHARE4V_ADD_NOW(sums[h][r][p]);
         }
       }
     }
   }
 }
 
-// Adds the products of group g of int4 weights with the halves kFirst .. kEnd - 1 of P panels to 32-bit sums.
-template <Packing kPacking, int R, int P, int kFirst, int kEnd>
+// Adds the products of group g of int4 weights with both halves of P panels to 32-bit sums.
+template <Packing kPacking, int R, int P>
 SHARE4V_INLINE void add_int4_group(const QuantizedInputs& x, const IntPanels& w, int64_t g, __m256i (&sums)[2][R][P]) {
   __m256i products[2][R][P];
-  multiply_int4_group<R, P, kFirst, kEnd>(w.data + g * kInt4GroupBytes, w.stride, x.values + g * kGroup,
-                                          x.value_stride, products);
+  multiply_int4_group<R, P>(w.data + g * kInt4GroupBytes, w.stride, x.values + g * kGroup, x.value_stride, products);
+  if constexpr (kPacking == Packing::kInt4) {  // a group is a span
+    SHARE4V_UNROLL
+    for (int r = 0; r < R; r++) {
+      const __m256i offset = _mm256_set1_epi32(-8 * x.sums[r * x.group_stride + g]);
+      SHARE4V_UNROLL
+      for (int p = 0; p < P; p++) {
+        SHARE4V_UNROLL
+        for (int h = 0; h < 2; h++) {
+          const __m256i sum = _mm256_madd_epi16(products[h][r][p], _mm256_set1_epi16(1));
+          sums[h][r][p] = _mm256_add_epi32(sums[h][r][p], _mm256_add_epi32(sum, offset));
+        }
+      }
+    }
+    return;
+  }
+  // In each lane, its scale s in both 16-bit halves, and its offset z - 8 * s in the lower one, with 0 in the upper one.
+  __m256i scales[2][P], offsets[2][P];
   SHARE4V_UNROLL
   for (int p = 0; p < P; p++) {
     SHARE4V_UNROLL
-    for (int h = kFirst; h < kEnd; h++) {
-      __m256i pairs = _mm256_setzero_si256(), scales = _mm256_set1_epi16(1);
-      if constexpr (kPacking == Packing::kInt4Super) {
-        const int8_t* from =
-            w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes + h * 16;
-        pairs = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-        // Both 16-bit halves of a lane are its scale.
-        scales = _mm256_or_si256(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(pairs, 16));
-      }
+    for (int h = 0; h < 2; h++) {
+      const int8_t* from = w.pairs + p * w.scale_stride * static_cast<int64_t>(sizeof(Half)) + g * kPairBytes + h * 16;
+      const __m256i pairs = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      scales[h][p] = _mm256_blend_epi16(pairs, _mm256_slli_epi32(pairs, 16), 0xaa);
+      const __m256i offset = _mm256_madd_epi16(pairs, _mm256_set1_epi32(0x1fff8));  // times (-8, 1)
+      offsets[h][p] = _mm256_blend_epi16(offset, _mm256_setzero_si256(), 0xaa);
+    }
+  }
+  SHARE4V_UNROLL
+  for (int r = 0; r < R; r++) {
+    const __m256i total = _mm256_set1_epi32(x.sums[r * x.group_stride + g]);
+    SHARE4V_UNROLL
+    for (int p = 0; p < P; p++) {
       SHARE4V_UNROLL
-      for (int r = 0; r < R; r++) {
-        const int32_t total = x.sums[r * x.group_stride + g];
-        __m256i sum = _mm256_madd_epi16(products[h][r][p], scales);
-        if constexpr (kPacking == Packing::kInt4Super) {
-          sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi32(offset_factors(total))));
-          sums[h][r][p] = _mm256_add_epi32(sums[h][r][p], sum);
-        } else {  // a group is a span
-          sums[h][r][p] = _mm256_add_epi32(sum, _mm256_set1_epi32(-8 * total));
-        }
+      for (int h = 0; h < 2; h++) {
+        const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(products[h][r][p], scales[h][p]),
+                                             _mm256_madd_epi16(offsets[h][p], total));
+        sums[h][r][p] = _mm256_add_epi32(sums[h][r][p], sum);
       }
     }
   }
 }
 
 // Multiplies R rows by the first P panels: c[r][p] = sum over g of x[r][g] * w[p][g]. With `overwrite` false the sums
-// continue from the values in c. For several rows, the two halves of panels of int4 super are summed one after the other:
-// together they would need more registers than there are.
+// continue from the values in c.
 template <Packing kPacking, int R, int P>
 inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool overwrite) {
   Lanes totals[R][P];
@@ -527,13 +556,12 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
     if constexpr (kPacking == Packing::kInt8) {
       for (int64_t g = begin; g < end; g++)
         add_int8_group<R, P>(w.data + g * kInt8GroupBytes, w.stride, x.values + g * kGroup, x.value_stride, sums);
-    } else if constexpr (kPacking == Packing::kInt4) {
-      add_int4_group<kPacking, R, P, 0, 2>(x, w, begin, sums);
-    } else if constexpr (R == 1) {
-      for (int64_t g = begin; g < end; g++) add_int4_group<kPacking, R, P, 0, 2>(x, w, g, sums);
     } else {
-      for (int64_t g = begin; g < end; g++) add_int4_group<kPacking, R, P, 0, 1>(x, w, g, sums);
-      for (int64_t g = begin; g < end; g++) add_int4_group<kPacking, R, P, 1, 2>(x, w, g, sums);
+      for (int64_t g = begin; g < end; g++) {
+        add_int4_group<kPacking, R, P>(x, w, g, sums);
+        // The 32-bit sums are stored between groups: there are not enough registers for them and a group's 16-bit sums.
+        if constexpr (R > 1) asm volatile("" : "+m"(sums));
+      }
     }
     SHARE4V_UNROLL
     for (int p = 0; p < P; p++) {
@@ -552,6 +580,8 @@ inline void int_tile(const QuantizedInputs& x, IntPanels w, FloatRows c, bool ov
     for (int p = 0; p < P; p++) store(c.row(r) + p * kLanes, totals[r][p]);
   }
 }
+
+#undef SHARE4V_ADD_NOW
 
 #elif defined(SHARE4V_NEON)
 
