@@ -56,7 +56,7 @@ LAYERS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
         (("config",),),
     ),
     SERVE: (
-        (("errors",), ("options",), ("connection",), ("model_thread",), ("cpu_time",)),
+        (("errors",), ("options",), ("connection",), ("model_thread",), ("cpu_time",), ("cancellation",)),
         (("page",), ("metrics",)),
         (("value_types",), ("json_text",), ("admission",), ("remote_images",), ("sampling",)),
         (("fields",), ("images",), ("http",), ("structured_output",)),

@@ -18,9 +18,9 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from tempfile import SpooledTemporaryFile
 from typing import IO, NamedTuple
@@ -148,6 +148,7 @@ class Fetcher:
         normalize: turns a URL as people write it into ASCII; may raise ValueError.
         users: whether a URL may have a user name and a password; they go to its own host only.
         tls: makes the settings of TLS, when the first https URL is fetched.
+        ending: given a function that ends a request, returns a context in which the request is sent.
     """
 
     def __init__(
@@ -164,13 +165,14 @@ class Fetcher:
         normalize: Callable[[str], str] = lambda url: url,
         users: bool = False,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        ending: Callable[[Callable[[], None]], AbstractContextManager[None]] = lambda end: nullcontext(),
     ) -> None:
         self._new_body = lambda: Body(in_memory, max_bytes)
         self._max_redirects = max_redirects
         self._headers = {"User-Agent": user_agent, "Accept": accept}
         self._check_host, self._resolve, self._is_public = check_host, resolve, is_public
         self._normalize, self._users = normalize, users
-        self._make_tls = tls
+        self._make_tls, self._ending = tls, ending
         self._lock = threading.Lock()
 
     @cached_property
@@ -234,7 +236,8 @@ class Fetcher:
 
     def _get(self, target: Target, addresses: Sequence[str], end: float) -> Fetched:
         """Send one request to the first of `addresses` that accepts a connection."""
-        plain = _connected(addresses, target.port, end)
+        with self._ending(_nothing):  # a connection attempt cannot be ended, but need not begin
+            plain = _connected(addresses, target.port, end)
         # A socket's timeout applies to each read, so a server that sends a byte now and then would never exceed it. The
         # timer shuts the connection down through a duplicate of the socket: `wrap_socket` detaches the original.
         guard = plain.dup()
@@ -243,11 +246,12 @@ class Fetcher:
         timer.start()
         connection = plain
         try:
-            if target.scheme == "https":
-                with self._lock:
-                    tls = self._tls
-                connection = tls.wrap_socket(plain, server_hostname=target.host)
-            return self._exchange(connection, target, end)
+            with self._ending(partial(_shut_down, guard)):
+                if target.scheme == "https":
+                    with self._lock:
+                        tls = self._tls
+                    connection = tls.wrap_socket(plain, server_hostname=target.host)
+                return self._exchange(connection, target, end)
         finally:
             timer.cancel()
             timer.join()  # it must not shut down a descriptor that another connection has got meanwhile
@@ -288,6 +292,10 @@ def _connected(addresses: Sequence[str], port: int, end: float) -> socket.socket
             connection.settimeout(max(end - time.monotonic(), 0.001))
             return connection
     raise OSError("the host has no address")
+
+
+def _nothing() -> None:
+    pass
 
 
 def _shut_down(connection: socket.socket) -> None:

@@ -6,6 +6,7 @@ import http.client
 from collections.abc import Callable, Sequence
 
 from ..remote_files import Address, Fetcher, FetchError, RefusedError, is_public, resolve
+from .cancellation import cancellable
 from .errors import ApiError, invalid
 from .options import Limits
 
@@ -35,6 +36,7 @@ class ImageDownloader:
             check_host=self._check_host,
             resolve=resolve,
             is_public=is_public,
+            ending=cancellable,
         )
 
     def fetch(self, url: str, param: str) -> bytes:

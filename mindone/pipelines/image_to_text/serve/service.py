@@ -12,6 +12,7 @@ from mindone.models.share4v.generation.grammar_trial import Trial, TrialEndedErr
 
 from .admission import Admission
 from .anthropic_api import MessagesReader, MessageWriter
+from .cancellation import Cancellation
 from .chat import PromptBuilder
 from .endpoint import Endpoint
 from .errors import ApiError, invalid, restarting, shutting_down
@@ -185,7 +186,11 @@ class Service:
     async def prepare(self, function: Callable[[Values], Result], values: Values, has_urls: bool) -> Result:
         """Return what `function` makes of these fields in a thread; few run at once, the others wait."""
         pool = self._downloaders if has_urls else self._preparers
-        return await self._result(self._submit(pool, function, values))
+        cancellation = Cancellation()
+        try:
+            return await self._result(self._submit(pool, cancellation.run, function, values))
+        finally:  # also of a client that left: its downloads must not keep others from theirs
+            cancellation.cancel()
 
     def _submit(
         self, pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: Any

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import socket
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +24,7 @@ from mindone.pipelines.image_to_text.serve.http import ClientLeftError
 from mindone.pipelines.image_to_text.serve.ollama_api import _turn as ollama_turn
 from mindone.pipelines.image_to_text.serve.openai_requests import read_messages
 from mindone.pipelines.image_to_text.serve.options import Limits, ServerOptions
+from mindone.pipelines.image_to_text.serve.remote_images import ImageDownloader
 from mindone.pipelines.image_to_text.serve.routes import Handlers
 from mindone.pipelines.image_to_text.serve.service import Service
 from mindone.pipelines.image_to_text.serve.value_types import Integer, ListOf, Number
@@ -241,6 +244,36 @@ def test_downloads_do_not_stop_other_requests() -> None:
         asyncio.run(run())
     finally:
         ends.set()
+
+
+def test_a_download_ends_with_its_client() -> None:
+    made = service(None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts connections, and never answers
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
+        downloader = ImageDownloader(("*",), Limits(url_seconds=10_000.0), is_public=lambda address: True)
+        accepted = []
+
+        def fetch(values: Any) -> None:
+            for _ in range(8):
+                with suppress(ApiError):  # as a request with several images
+                    downloader.fetch(url, "image")
+
+        async def run() -> None:
+            listener.settimeout(60)
+            for _ in range(6):  # more than can run at a time
+                task = asyncio.create_task(made.prepare(fetch, {}, True))
+                accepted.append((await asyncio.to_thread(listener.accept))[0])
+                assert await asyncio.to_thread(accepted[-1].recv, 10)  # the request: the download waits for its answer
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+        try:
+            asyncio.run(run())
+        finally:
+            for connection in (listener, *accepted):
+                connection.close()
+            made._downloaders.shutdown()  # waits for the threads, so that this also tests that they have ended
 
 
 def test_which_errors_of_the_engine_are_the_clients(caplog: pytest.LogCaptureFixture) -> None:
