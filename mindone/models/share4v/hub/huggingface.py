@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -123,7 +124,12 @@ def fetch_repo(
         snapshot = folder / "snapshots" / commit / options.subfolder
         with FileLock(lock_path(folder)):
             snapshot.mkdir(parents=True, exist_ok=True)
-            missing = [name for name in chosen if not _is_complete(snapshot / name, files[name], folder)]
+            missing = [
+                name
+                for name in chosen
+                if not _is_complete(snapshot / name, files[name], folder)
+                and not _link_earlier(snapshot / name, files[name], folder, options.subfolder)
+            ]
             require_space(snapshot, sum(files[name].size or 0 for name in missing))
             for name in missing:
                 url = f"{endpoint()}/{repo}/resolve/{commit}/{prefix}{name}"
@@ -181,6 +187,23 @@ def _is_complete(path: Path, stated: _Stated, folder: Path) -> bool:
     if not is_inside(path, folder) or stated.size not in (None, path.stat().st_size) or problem_of(path, path.name):
         return False
     return stated.sha256 is None or sha256_of(path) == stated.sha256
+
+
+def _link_earlier(path: Path, stated: _Stated, folder: Path, subfolder: str) -> bool:
+    """Make `path` a second name of the same file of another commit; return whether there was one.
+
+    Most commits of a repository change its description, and no weights. Only large files have a hash to know them by.
+    """
+    if stated.sha256 is None:
+        return False
+    for snapshot in (folder / "snapshots").iterdir():
+        earlier = snapshot / subfolder / path.name
+        if earlier != path and _is_complete(earlier, stated, folder):
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # some file systems have no hard links
+                os.link(earlier.resolve(), path)
+                return True
+    return False
 
 
 def _publish(snapshot: Path, source: str, weights: bool, names: list[str], gguf: list[str]) -> None:

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 from filelock import FileLock
+from helpers import hub_server
 from helpers.hub_server import Handler, HubServer, serving
 
 from mindone.models.share4v import hub
@@ -285,6 +286,26 @@ def test_any_repository_of_the_hub_and_only_what_is_needed(server) -> None:
     fill_hub(server, {**FILES, **others})
     del PRESETS["small"]
     assert contents(resolve(REPO)) == FILES
+
+
+def test_weights_that_a_newer_commit_did_not_change_are_not_downloaded_again(
+    server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_hub(server)
+    earlier = resolve("small")
+    (earlier / "tokenizer.model").unlink()
+    monkeypatch.setattr(hub_server, "COMMIT", "d" * 40)
+    fill_hub(server, {**FILES, "config.json": b'{"a": 2}'})
+    newer = resolve("small", weights=False)  # the snapshot that "main" names from now on
+    server.asked.clear()
+    assert newer != earlier and resolve("small") == newer
+    assert contents(newer) == {**FILES, "config.json": b'{"a": 2}'}
+    assert not any(path.endswith("safetensors") for path in server.asked)
+    monkeypatch.setattr(hub_server, "COMMIT", "e" * 40)
+    changed = {**FILES, "model.safetensors": WEIGHTS[:10] + WEIGHTS[10:][::-1]}
+    fill_hub(server, changed)
+    (newer / "tokenizer.model").unlink()
+    assert contents(resolve("small")) == changed
 
 
 def test_everything_that_was_tried_is_told(server, tmp_path: Path) -> None:
