@@ -147,7 +147,7 @@ def compiling(monkeypatch: pytest.MonkeyPatch) -> tuple[Service, Compiler, threa
 
     class Endless(grammar_trial.subprocess.Popen):  # type: ignore[name-defined, misc]
         def __init__(self, command: list[str], **keywords: Any) -> None:
-            super().__init__([sys.executable, "-c", "import time; time.sleep(300)"], **keywords)
+            super().__init__([sys.executable, "-c", "import time; time.sleep(3600)"], **keywords)
             running.release()
 
     monkeypatch.setattr(grammar_trial.subprocess, "Popen", Endless)
@@ -163,7 +163,7 @@ def test_a_compilation_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> 
     async def run() -> None:
         for number in range(4):  # more than can run at a time
             task = asyncio.create_task(made.compile({"schema": {"const": number}}, "response_format"))
-            assert await asyncio.to_thread(running.acquire, timeout=60)
+            assert await asyncio.to_thread(running.acquire, timeout=300)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -187,14 +187,14 @@ def test_what_waits_when_the_service_closes_gets_the_answer_of_a_closing_server(
         schemas = [asyncio.create_task(made.compile({"schema": {"const": number}}, "schema")) for number in range(4)]
         prompts = [asyncio.create_task(made.prepare(lambda _: builder.text(""), {}, False)) for _ in range(5)]
         for _ in range(2):
-            assert await asyncio.to_thread(running.acquire, timeout=60)
+            assert await asyncio.to_thread(running.acquire, timeout=300)
         for _ in range(4):
-            assert await asyncio.to_thread(builder.started.acquire, timeout=60)
+            assert await asyncio.to_thread(builder.started.acquire, timeout=300)
         made.model.status = "absent"
         assert await asyncio.to_thread(made.close, 0.0)
         for ended in (*schemas, prompts[-1], asyncio.create_task(made.prepare(lambda _: None, {}, False))):
             with pytest.raises(ApiError, match="the server is shutting down") as found:
-                await asyncio.wait_for(ended, 60)
+                await asyncio.wait_for(ended, 300)
             assert (found.value.status, found.value.code) == (503, "draining")
         builder.released.set()
         for running_on in prompts[:-1]:
@@ -259,7 +259,7 @@ def test_a_download_ends_with_its_client() -> None:
                     downloader.fetch(url, "image")
 
         async def run() -> None:
-            listener.settimeout(60)
+            listener.settimeout(300)
             for _ in range(6):  # more than can run at a time
                 task = asyncio.create_task(made.prepare(fetch, {}, True))
                 accepted.append((await asyncio.to_thread(listener.accept))[0])
