@@ -3,8 +3,8 @@
 The kernels are compiled once for each instruction set, and the best one is chosen at run time, so a wheel runs on every
 machine of its architecture. Without a C++ compiler the package is built without kernels and uses MindSpore's operators.
 
-Environment variables: SHARE4V_NO_KERNELS=1 skips the kernels, SHARE4V_INSTRUCTION_SETS="avx2 portable" compiles them
-for these instruction sets only, SHARE4V_SANITIZE=1 adds the address and undefined-behaviour sanitizers.
+Environment variables: SHARE4V_NO_KERNELS=1 skips the kernels, SHARE4V_INSTRUCTION_SETS="avx512 avx2" compiles them
+for these instruction sets and portable only, SHARE4V_SANITIZE=1 adds the address and undefined-behaviour sanitizers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ if wanted := os.environ.get("SHARE4V_INSTRUCTION_SETS", "").split():
     if unknown := set(wanted) - set(INSTRUCTION_SETS):
         known = ", ".join(INSTRUCTION_SETS)
         raise SystemExit(f"SHARE4V_INSTRUCTION_SETS names {', '.join(sorted(unknown))}: expected some of {known}")
-    INSTRUCTION_SETS = {name: flags for name, flags in INSTRUCTION_SETS.items() if name in wanted}
+    # Always portable: the library may be installed on a CPU that supports none of the others.
+    INSTRUCTION_SETS = {name: flags for name, flags in INSTRUCTION_SETS.items() if name in {*wanted, "portable"}}
 # -ffp-contract=off: the source decides where a multiply-add rounds once, so that every instruction set gives the same
 # result.
 FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wno-maybe-uninitialized"]

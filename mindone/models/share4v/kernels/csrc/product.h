@@ -14,7 +14,9 @@ namespace share4v {
 namespace SHARE4V_ISA {
 
 constexpr int64_t kUnitPanels = 8;       // panels of one work unit of a thread: 128 outputs
-constexpr int64_t kExpandedGroups = 64;  // groups of int4 weights that are expanded to int8 at a time: whole super-blocks
+// Groups of integer weights that many rows are multiplied by before the next ones: whole super-blocks, and of a unit's
+// panels so few that they stay in the L2 cache, expanded or not.
+constexpr int64_t kBlockGroups = 64;
 constexpr int64_t kRowBlock = 32;        // rows of one block of the many-row integer kernels
 
 inline bool is_bfloat16(const Matrix& m) { return m.type == static_cast<int32_t>(Type::kBfloat16); }
@@ -50,7 +52,7 @@ constexpr bool kExpandsInt4 = false;
 constexpr bool kExpandsInt4 = true;
 #endif
 
-// Up to so many rows, int4 weights are read as they are; beyond, expanding them to int8 first is faster.
+// Up to so many rows, weights are multiplied as they are stored, in one block.
 #if defined(__AMX_INT8__)
 constexpr int64_t kFewRows = 12;
 #else
@@ -263,9 +265,9 @@ inline void int_product(int64_t rows, const QuantizedInputs& x, Packing packing,
                         uint8_t* scratch) {
   const bool int8 = packing == Packing::kInt8;
   if (are_few(packing, rows)) return stored_product(rows, x, packing, w, c, true);
-  for (int64_t g = 0; g < w.groups; g += kExpandedGroups) {
+  for (int64_t g = 0; g < w.groups; g += kBlockGroups) {
     IntPanels block = w;
-    block.groups = std::min(kExpandedGroups, w.groups - g);
+    block.groups = std::min(kBlockGroups, w.groups - g);
     block.scales += (g >> w.shift) * kLanes;
     if (!int8 && !kExpandsInt4) {
       block.data += g * kInt4GroupBytes;
@@ -313,7 +315,7 @@ inline IntPanels int_panels_at(const uint8_t* base, const Matrix& m, int64_t fir
 template <class Finish>
 void product(const uint8_t* base, const Matrix& m, const Inputs& inputs, int64_t rows, FloatRows c, Finish finish) {
   const int64_t panels = panels_of(m), units = ceil_div(panels, kUnitPanels);
-  constexpr int64_t kPanelBytes = std::max(kDepthBytes * kLanes, kExpandedGroups * kInt8GroupBytes);
+  constexpr int64_t kPanelBytes = std::max(kDepthBytes * kLanes, kBlockGroups * kInt8GroupBytes);
   constexpr int64_t kHalfQuad = 64;  // mmla_tile ends with a pointer so far behind the last weights, and reads none
   uint8_t* scratch = thread_scratch(kUnitPanels * kPanelBytes + kHalfQuad);
 #pragma omp for schedule(dynamic, 1)
