@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/")
+NODES = "sys/devices/system/node"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def usable_cores(cpus: Sequence[int] | None = None, root: Path = ROOT) -> list[C
 
 
 def memory_nodes(cores: Sequence[Core], root: Path = ROOT) -> tuple[int, ...]:
-    """Return the NUMA nodes of some cores, without those that have no memory or none for this process.
+    """Return the NUMA nodes whose memory is nearest to some cores.
+
+    It is that of the cores' own nodes, or of others if those have no memory, or none that this process may use.
 
     Args:
         cores: as `usable_cores` returns them.
@@ -66,10 +70,14 @@ def memory_nodes(cores: Sequence[Core], root: Path = ROOT) -> tuple[int, ...]:
         for line in _read(root / "proc/self/status").splitlines()
         if line.startswith("Mems_allowed_list:")
     )
-    for usable in (_read(root / "sys/devices/system/node/has_memory"), allowed):
-        if usable:
-            found &= set(_numbers(usable))
-    return tuple(sorted(found))
+    limits = [limit for limit in (nodes_with_memory(root), set(_numbers(allowed))) if limit]
+    usable = set.intersection(*limits) if limits else found
+    return tuple(sorted({_nearest(node, usable, root) for node in found})) if usable else ()
+
+
+def nodes_with_memory(root: Path = ROOT) -> set[int]:
+    """Return the NUMA nodes of this machine that have memory; none on a system that does not describe nodes."""
+    return set(_numbers(_read(root / NODES / "has_memory")))
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
@@ -117,11 +125,20 @@ def default_threads(
     return len(cores) if quota is None else max(1, min(len(cores), int(quota)))
 
 
+def _nearest(node: int, usable: Collection[int], root: Path) -> int:
+    """Return the node itself if it is usable, otherwise the nearest one that is."""
+    if node in usable:
+        return node
+    names = _numbers(_read(root / NODES / "online"))  # the distances are in this order
+    distances = dict(zip(names, map(int, _read(root / NODES / f"node{node}/distance").split()), strict=False))
+    return min(usable, key=lambda other: (distances.get(other, math.inf), other))
+
+
 def _nodes(root: Path) -> dict[int, int]:
     """Return the NUMA node of each CPU."""
     return {
         cpu: int(path.name[4:])
-        for path in (root / "sys/devices/system/node").glob("node[0-9]*")
+        for path in (root / NODES).glob("node[0-9]*")
         for cpu in _numbers(_read(path / "cpulist"))
     }
 

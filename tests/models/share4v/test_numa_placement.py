@@ -35,10 +35,28 @@ def runs_on(monkeypatch: pytest.MonkeyPatch, *cpus: int) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(cpus), raising=False)
 
 
+def test_a_node_without_memory_uses_the_nearest_that_has_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes kept the mapped file, and were told that the machine leaves no choice."""
+    root = tree(tmp_path, {0: "0-1", 1: "2-3", 2: "", 3: "4-7"}, "0,2-3", "0-3")
+    (root / "sys/devices/system/node/online").write_text("0-3\n")
+    (root / "sys/devices/system/node/node1/distance").write_text("31 10 31 21\n")
+    runs_on(monkeypatch, 2, 3)
+    assert weight_nodes("local", root) == weight_nodes("interleave", root) == (3,)
+    runs_on(monkeypatch, 0, 1, 2)
+    assert weight_nodes("interleave", root) == (0, 3)
+    (root / "proc/self/status").write_text("Mems_allowed_list:\t0,2\n")
+    assert weight_nodes("local", root) == (0,)
+
+
+def test_a_single_node_with_memory_leaves_nothing_to_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs_on(monkeypatch, 1)
+    assert weight_nodes("local", tree(tmp_path, {0: "0", 1: "1"}, "0", "0")) == ()
+
+
 @pytest.mark.parametrize(
     ("memory", "allowed", "nodes"), [("0-2", "0-2", (0, 1, 2)), ("0,2", "0-2", (0, 2)), ("0-2", "1-2", (1, 2))]
 )
-def test_nodes_without_memory_for_this_process_are_left_out(
+def test_only_nodes_with_memory_for_this_process_are_used(
     memory: str, allowed: str, nodes: tuple[int, ...], tmp_path: Path
 ) -> None:
     root = tree(tmp_path, {0: "0", 1: "1", 2: "2"}, memory, allowed)
@@ -96,7 +114,7 @@ def test_a_placed_model_computes_the_same_and_no_longer_reads_its_file(
     mapped = Share4V.from_pretrained(tmp_path / "int4")
     ids = mapped.generate(input_ids=[[1, 5, 9]], max_new_tokens=4)
     del mapped
-    monkeypatch.setattr(numa_placement, "_node_count", lambda root: 2)
+    monkeypatch.setattr(numa_placement, "nodes_with_memory", lambda root: {0, 1})
     model = Share4V.from_pretrained(tmp_path / "int4", numa="interleave")
     (tmp_path / "int4" / "model.safetensors").write_bytes(b"")
     assert model.generate(input_ids=[[1, 5, 9]], max_new_tokens=4) == ids

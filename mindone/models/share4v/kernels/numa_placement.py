@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cpu_cores import ROOT, memory_nodes, usable_cores
+from ..cpu_cores import ROOT, memory_nodes, nodes_with_memory, usable_cores
 from .component import KernelComponent
 from .packing import anonymous_memory
 
@@ -44,7 +44,7 @@ def check_placement(numa: str | None) -> None:
 
 
 def weight_nodes(numa: str | None, root: Path = ROOT) -> tuple[int, ...]:
-    """Return the NUMA nodes on which this process's weights are to lie; none if there is nothing to choose.
+    """Return the NUMA nodes on which this process's weights are to lie; none if only one of the machine has memory.
 
     Args:
         numa: "interleave", "local", or None: where the system puts them.
@@ -63,7 +63,7 @@ def weight_nodes(numa: str | None, root: Path = ROOT) -> tuple[int, ...]:
             f"it to one (numactl --cpunodebind={nodes[0]}), caption with a replica for each (share4v caption-dataset "
             "--replicas), or use numa 'interleave'"
         )
-    return nodes if _node_count(root) > 1 else ()
+    return nodes if len(nodes_with_memory(root)) > 1 else ()
 
 
 def place_weights(components: Iterable[Any], numa: str | None, root: Path = ROOT) -> bool:
@@ -79,7 +79,7 @@ def place_weights(components: Iterable[Any], numa: str | None, root: Path = ROOT
         return False
     nodes = weight_nodes(numa, root)
     if not nodes:
-        _log.warning("numa (--numa) %r has no effect: there is no choice of NUMA nodes on this machine", numa)
+        _log.warning("numa (--numa) %r has no effect: only one NUMA node of this machine has memory", numa)
         return False
     for component in components:
         if isinstance(component, KernelComponent):
@@ -118,10 +118,6 @@ def _bind(memory: np.ndarray, numa: str, nodes: Sequence[int]) -> None:
             f"numa (--numa) {numa!r}: the system refused to place memory on NUMA nodes ({_listed(nodes)}): {reason}. "
             "In a container, allow the system call mbind (docker run --cap-add SYS_NICE); otherwise leave numa out"
         )
-
-
-def _node_count(root: Path) -> int:
-    return len(list((root / "sys/devices/system/node").glob("node[0-9]*")))
 
 
 def _listed(nodes: Sequence[int]) -> str:
