@@ -80,8 +80,10 @@ def shares_weights(choice: ModelChoice) -> bool:
     )
 
 
-def shares_of(cores: Sequence[Core], count: int) -> list[list[Core]]:
+def shares_of(cores: Sequence[Core], count: int, quota: float | None = None) -> list[list[Core]]:
     """Divide cores, those of a NUMA node together, among `count` replicas: no two nodes for one, if there are enough.
+
+    With fewer replicas than nodes, each gets a node of its own if a quota of CPU time leaves it no use for more cores.
 
     Example:
         >>> from mindone.models.share4v.cpu_cores import Core
@@ -90,7 +92,9 @@ def shares_of(cores: Sequence[Core], count: int) -> list[list[Core]]:
     """
     nodes = [list(group) for _, group in groupby(cores, key=lambda core: core.node)]
     if count < len(nodes):
-        nodes = [list(cores)]
+        largest = sorted(range(len(nodes)), key=lambda number: -len(nodes[number]))[:count]
+        is_enough = quota is not None and len(nodes[largest[-1]]) >= quota / count
+        nodes = [nodes[number] for number in sorted(largest)] if is_enough else [list(cores)]
     parts = [1] * len(nodes)
     for _ in range(count - len(nodes)):
         fullest = max(range(len(nodes)), key=lambda number: len(nodes[number]) / parts[number])
@@ -143,7 +147,7 @@ class ReplicasExecutor:
         cores, quota = usable_cores(), cpu_quota()
         team: list[Replica] = []
         try:
-            for number, own in enumerate(shares_of(cores, self.count)):
+            for number, own in enumerate(shares_of(cores, self.count, quota)):
                 threads = default_threads(own, None if quota is None else quota / self.count)
                 team.append(Replica(self._setup, number, own, threads))
             if self.count > 1:

@@ -232,6 +232,24 @@ def test_no_replica_has_cores_of_two_nodes_if_there_are_enough(
         assert all(len({core.node for core in share}) == 1 for share in shares)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "count", "quota", "expected"),
+    [
+        ((16, 16, 16, 16), 2, 16.0, [{0}, {1}]),  # each got 8 threads on 32 cores of two nodes
+        ((16, 16, 16, 16), 3, 24.0, [{0}, {1}, {2}]),
+        ((4, 16, 4, 16), 2, 16.0, [{1}, {3}]),
+        ((16, 16, 16, 16), 2, 40.0, [{0, 1}, {2, 3}]),  # 20 threads each, for which a node has too few cores
+        ((16, 16, 16, 16), 2, None, [{0, 1}, {2, 3}]),
+        ((16, 16), 3, 24.0, [{0}, {0}, {1}]),
+    ],
+)
+def test_a_quota_does_not_spread_a_replica_over_nodes(
+    sizes: tuple[int, ...], count: int, quota: float | None, expected: list[set[int]]
+) -> None:
+    cores = [Core(node, (100 * node + cpu,)) for node, size in enumerate(sizes) for cpu in range(size)]
+    assert [{core.node for core in share} for share in shares_of(cores, count, quota)] == expected
+
+
 def test_a_copy_for_each_node_needs_a_replica_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     from mindone.pipelines.image_to_text.dataset.executors import replicas
 
