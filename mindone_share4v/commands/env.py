@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -72,13 +73,13 @@ def describe() -> dict[str, dict[str, str]]:
 
 
 def _system() -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name, flags = _processor()
     values = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
         "architecture": platform.machine(),
-        "cpu": f"{name}, {cores} cores for this process",
+        "cpu": f"{name}, {cpus} hardware threads for this process",
         "cpu features": " ".join(flag for flag in CPU_FLAGS if flag in flags) or "none of those that the kernels use",
         "c++ compiler": shutil.which("c++") or shutil.which("g++") or "not found",
         "java": shutil.which("java") or "not found (METEOR and SPICE of share4v score need it)",
@@ -113,16 +114,24 @@ def _kernels() -> dict[str, str]:
     """Return whether the kernels work; any failure of MindSpore's import is part of the answer."""
     try:
         kernels = import_module("mindone.models.share4v.kernels.library")
+        cores = import_module("mindone.models.share4v.cpu_cores")
     except Exception as error:  # an installation can be broken in any way, and this command describes it
         return {"built": f"unknown: mindone cannot be imported ({type(error).__name__}: {error})"}
+    on_nodes = Counter(core.node for core in cores.usable_cores())
+    quota = cores.cpu_quota()
+    found = {
+        "cores": ", ".join(f"{count} on NUMA node {node}" for node, count in on_nodes.items()),
+        "limit of the cgroups": "none" if quota is None else f"the time of {quota:g} CPUs",
+    }
     try:
         library = kernels.library()
     except (OSError, ValueError) as error:
-        return {"built": f"no: {error}"}
+        return {"built": f"no: {error}", **found}
     return {
         "built": f"yes ({library.path})",
         "instruction set": f"{library.instruction_set}; supported here: {', '.join(library.instruction_sets())}",
         "threads": str(library.threads),
+        **found,
     }
 
 

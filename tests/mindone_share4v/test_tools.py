@@ -13,6 +13,8 @@ import pytest
 from helpers.paths import ROOT
 from helpers.terminal import SHARE4V
 
+from mindone.models.share4v import cpu_cores
+from mindone.models.share4v.cpu_cores import Core
 from mindone_share4v.arguments import COMMANDS
 from mindone_share4v.cli import main
 from mindone_share4v.commands import completion
@@ -53,6 +55,18 @@ def test_env(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     assert main(["env", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["system", "packages", "kernels", "environment"]
+
+
+def test_env_tells_cores_from_hardware_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with two hardware threads a core, it called each of them a core."""
+    cores = [Core(node=cpu // 4, cpus=(2 * cpu, 2 * cpu + 1)) for cpu in range(8)]
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {cpu for core in cores for cpu in core.cpus})
+    monkeypatch.setattr(cpu_cores, "usable_cores", lambda: cores)
+    monkeypatch.setattr(cpu_cores, "cpu_quota", lambda: 2.5)
+    found = describe()
+    assert found["system"]["cpu"].endswith(", 16 hardware threads for this process")
+    assert found["kernels"]["cores"] == "4 on NUMA node 0, 4 on NUMA node 1"
+    assert found["kernels"]["limit of the cgroups"] == "the time of 2.5 CPUs"
 
 
 def test_env_says_why_the_kernels_were_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
