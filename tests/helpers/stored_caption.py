@@ -35,15 +35,32 @@ def pixels(size: int) -> np.ndarray:
     return (picture[None] - np.float32(128)) * np.float32(1 / 64)
 
 
+Components = tuple[KernelCLIPVisionTower, KernelProjector, KernelLlamaForCausalLM]
+
+
+def load(checkpoint: Checkpoint, dtype: str, is_packed: bool = False) -> Components:
+    """Return the components of a model; of a converted checkpoint, `is_packed`, they map its file."""
+    config, entries = checkpoint.config, weight_entries(checkpoint)
+    components = (
+        KernelCLIPVisionTower(config, dtype),
+        KernelProjector(config, dtype),
+        KernelLlamaForCausalLM(config, dtype),
+    )
+    for component in components:
+        fill(component, entries, is_packed, config.text_config)
+    return components
+
+
 def caption(dtype: str, prompt: list[int], count: int) -> list[int]:
     """Return `count` ids, greedily; `prompt` has IMAGE_TOKEN_INDEX in place of the picture."""
     checkpoint = Checkpoint.open(TINY)
-    config, entries = checkpoint.config, weight_entries(checkpoint)
-    tower, projector = KernelCLIPVisionTower(config, dtype), KernelProjector(config, dtype)
-    llama = KernelLlamaForCausalLM(config, dtype)
-    for component in (tower, projector, llama):
-        fill(component, entries, False, config.text_config)
-    features = projector(tower(Tensor(pixels(config.vision_config.image_size)))).asnumpy()[0]
+    return answer(load(checkpoint, dtype), checkpoint.config.vision_config.image_size, prompt, count)
+
+
+def answer(components: Components, image_size: int, prompt: list[int], count: int) -> list[int]:
+    """Return `count` ids as `caption`."""
+    tower, projector, llama = components
+    features = projector(tower(Tensor(pixels(image_size)))).asnumpy()[0]
     at = prompt.index(IMAGE_TOKEN_INDEX)
     before, after = (llama.embed(Tensor(np.array([ids]))).asnumpy()[0] for ids in (prompt[:at], prompt[at + 1 :]))
     embeds = np.concatenate((before, features, after))[None]
