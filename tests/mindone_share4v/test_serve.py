@@ -8,10 +8,13 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
-from concurrent.futures import Future
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,80 @@ def test_it_serves_until_sigterm(capfd: pytest.CaptureFixture[str], monkeypatch:
     assert errors.getvalue().endswith("share4v: ended\n")
     records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert records[-1]["path"] == "/v1/chat/completions" and records[-1]["completion_tokens"] == 3
+
+
+# Runs share4v with schemas whose compilation does not end by itself. What the server does after the requests that wait
+# have their answers would take more time than the tests have: only the answers can end it in time.
+ENDLESS_SCHEMAS = """
+import sys
+from mindone.models.share4v.generation import grammar_trial
+from mindone.pipelines.image_to_text.serve import server, service
+from mindone_share4v.cli import main
+
+grammar_trial._PROGRAM = "import time; time.sleep(3600)"
+grammar_trial._CLOCK_ALLOWANCE = 3600.0
+service._SCHEMA_TURNS = 1000
+server._END_SECONDS = server._FORCED_SECONDS = 3600.0
+sys.exit(main())
+"""
+
+
+@contextmanager
+def server_process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A server in a process of its own, with `ENDLESS_SCHEMAS`, and a client for it."""
+    command = [sys.executable, "-c", ENDLESS_SCHEMAS, "serve", "--port", "0", "--no-access-log", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        found = re.search(r"listening on (\S+);", process.stderr.readline())
+        assert found and process.stderr.readline().startswith("share4v: ready: ")
+        with httpx.Client(base_url=found[1], trust_env=False, timeout=300) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def unfinished(port: int | None) -> socket.socket:
+    """A connection on which a request has begun, of whose body nothing comes."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=300)
+    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+    return connection
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_what_waits_when_the_server_ends_gets_its_answer(signals: int) -> None:
+    """Requests that wait for their schemas: at the end of the time to drain, or at the second signal before it."""
+    with server_process("--max-drain-seconds", "0.2" if signals == 1 else "3600") as (process, client):
+
+        def ask(number: int) -> httpx.Response:
+            form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": number}}}
+            body = {"messages": [{"role": "user", "content": "Hello"}], "response_format": form}
+            return client.post("/v1/chat/completions", json=body)
+
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, number) for number in range(4)]  # two are compiled, two wait for their turn
+            slow = unfinished(client.base_url.port)
+            until(lambda: re.search(r"^share4v:answers_admitted\S* 5", client.get("/metrics").text, re.MULTILINE))
+            for number in range(signals):
+                process.send_signal(signal.SIGTERM)
+                if number == 0 and signals == 2:
+                    until(lambda: client.get("/health").json().get("error", {}).get("code") == "draining")
+            answers = [(one.result().status_code, one.result().text) for one in asked]
+            with slow, slow.makefile("rb") as file:
+                head, _, body = file.read().partition(b"\r\n\r\n")
+                answers.append((int(head.split()[1]), body.decode()))
+        client.close()
+        assert process.wait(300) == 0
+    for status, text in answers:
+        assert status == 503 and json.loads(text)["error"]["code"] == "draining", (status, text)
 
 
 @pytest.mark.parametrize(("path", "mode"), [("/dev/full", "w"), ("/dev/null", "r")])

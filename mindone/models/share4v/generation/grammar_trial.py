@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 from importlib import import_module
 
 COMPILE_SECONDS = 5.0  # of CPU time, which a grammar of somebody else may take
@@ -51,16 +50,17 @@ class Trial:
     """A trial compilation, which any thread may end while another one waits for its result."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ended = False
 
     def end(self) -> None:
         """End the compilation, which raises TrialEndedError; one that has not begun does not begin."""
-        with self._lock:
-            self._is_ended = True
-            if self._process is not None:
-                self._process.kill()  # no effect on a process that has ended
+        # Without a lock: starting a process takes long on a busy machine, and an event loop must not wait for it.
+        # `refusal` sets `_process` before it looks at `_is_ended`: one of the two always sees what the other has set.
+        self._is_ended = True
+        process = self._process
+        if process is not None:
+            process.kill()  # no effect on a process that has ended
 
     def check(self) -> None:
         """Check that the compilation is wanted still.
@@ -81,13 +81,12 @@ class Trial:
         # The process imports what this one does, whatever made its sys.path.
         command = [sys.executable, "-I", "-c", _PROGRAM, str(seconds), str(MEMORY_BYTES), *sys.path]
         data, clock = text.encode("utf-8", "surrogatepass"), _CLOCK_ALLOWANCE + _CLOCK_PER_CPU_SECOND * seconds
-        with self._lock:
-            self.check()
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        with self._process as process:
+        self.check()
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._process = process
+        with process:
             try:
+                self.check()
                 output, errors = process.communicate(data, clock)
             except subprocess.TimeoutExpired:
                 return _too_slow(seconds)

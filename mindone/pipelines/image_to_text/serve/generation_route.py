@@ -60,7 +60,7 @@ class GenerationRoute:
         began, limits = time.perf_counter(), self._service.options.limits
         endpoint = self._service.endpoint(self._name)
         with self._service.admission.reserve() as reservation:
-            body = await read_body(scope, receive, limits)
+            body = await self._service.arrived(read_body(scope, receive, limits))
             async with watched(receive) as left:
                 try:
                     preparation = unless_left(self._job(endpoint, body, reservation, scope["state"]), left)

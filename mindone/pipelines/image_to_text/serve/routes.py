@@ -221,7 +221,7 @@ class Handlers:
         self._service.check_ready()
         began, limits = time.perf_counter(), self._service.options.limits
         with self._service.admission.reserve():
-            body = await read_body(request.scope, request.receive, limits)
+            body = await self._service.arrived(read_body(request.scope, request.receive, limits))
             async with watched(request.receive) as left:
                 work = self._service.compute(body, check, lambda values: dumps(compute(values)))
                 del body

@@ -26,6 +26,7 @@ _HEADER_BYTES = 2**16  # of all headers of a request
 _KEEP_ALIVE_SECONDS = 30
 _CONNECTIONS = 1000
 _END_SECONDS = 5.0  # for connections and the model's thread after the last request
+_FORCED_SECONDS = 1.0  # for the answers to requests that the second signal ends
 
 
 class PortInUseError(OSError):
@@ -147,15 +148,18 @@ class Run:
             self._on_ready()
         self.service.model.start()
         await self._server.serve(sockets=[listener])
+        self.service.end()
         has_ended = await self.loop.run_in_executor(None, self.service.close, _END_SECONDS)
         if self._failure is not None:
             raise ModelFailedError(str(self._failure)) from self._failure
         return has_ended
 
     def stop(self) -> None:
-        """Refuse new requests, finish the running ones, and end; the second call ends at once."""
+        """Refuse new requests, finish the running ones, and end; the second call ends those as well."""
         if self._draining is not None:
-            self._server.force_exit = self._server.should_exit = True
+            self.service.end()
+            self._server.should_exit = True  # it waits until the answers are sent, but not long
+            self.loop.call_later(_FORCED_SECONDS, self._force)
             return
         self.service.drain()
         self._draining = asyncio.ensure_future(self._drain())
@@ -164,10 +168,13 @@ class Run:
         try:
             await asyncio.wait_for(self.service.admission.wait_idle(), self._options.limits.drain_seconds)
         except asyncio.TimeoutError:
-            self.service.model.cancel_all()
+            self.service.end()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.service.admission.wait_idle(), _END_SECONDS)
         self._server.should_exit = True
+
+    def _force(self) -> None:
+        self._server.force_exit = True
 
     # In the model's thread
 
@@ -178,6 +185,7 @@ class Run:
         self._failure = error
 
         def end() -> None:
+            self.service.end()
             self._server.should_exit = True
 
         self.loop.call_soon_threadsafe(end)

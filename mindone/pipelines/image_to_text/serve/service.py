@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mindone.models.share4v.generation.grammar_trial import Trial, TrialEndedError
+from mindone.models.share4v.generation.grammar_trial import Trial
 
 from .admission import Admission
 from .anthropic_api import MessagesReader, MessageWriter
@@ -82,8 +82,8 @@ class Service:
         self._preparers = ThreadPoolExecutor(_PREPARING, thread_name_prefix="share4v-prepare")
         self._compilers = ThreadPoolExecutor(_COMPILING, thread_name_prefix="share4v-compile")
         self._downloaders = ThreadPoolExecutor(_DOWNLOADING, thread_name_prefix="share4v-download")
-        self._trials: set[Trial] = set()  # compilations of schemas that have not ended
-        self._is_closed = False
+        self._work: set[asyncio.Future[Any]] = set()  # what requests wait for in these threads
+        self._is_ending = False
         self.created = int(time.time())
 
     def endpoint(self, name: str) -> Endpoint:
@@ -130,6 +130,14 @@ class Service:
         del body  # while `function` waits for a thread, there is one copy of the request in memory
         return await self.prepare(function, values, has_urls)
 
+    async def arrived(self, body: Coroutine[Any, Any, bytes]) -> bytes:
+        """Return a body that a client sends, at its own pace.
+
+        Raises:
+            ApiError: (503) the server is shutting down.
+        """
+        return await self._result(self._noted(asyncio.ensure_future(body)))
+
     async def read(self, body: bytes, check: Callable[[Values], Values]) -> tuple[Values, bool]:
         """Return the fields of a body, and whether it names images by URL; few are read at once, the others wait.
 
@@ -167,7 +175,6 @@ class Service:
             compile_shape(pipeline, waiting.pop(), param, seconds, trial)
 
         work = self._submit(self._compilers, compiled)
-        self._trials.add(trial)
         try:
             turns = _SCHEMA_TURNS * seconds
             await asyncio.wait({work, has_begun}, timeout=turns, return_when=asyncio.FIRST_COMPLETED)
@@ -175,13 +182,10 @@ class Service:
                 message = f"{param} waited for the schemas of other requests: try again later"
                 raise ApiError(429, message, param, "queue_timeout", round(seconds) + 1)
             await self._result(work)
-        except TrialEndedError:
-            raise shutting_down() from None
         finally:  # also of a client that left: nobody else may wait for its schema
             work.cancel()
             waiting.clear()
             trial.end()
-            self._trials.discard(trial)
 
     async def prepare(self, function: Callable[[Values], Result], values: Values, has_urls: bool) -> Result:
         """Return what `function` makes of these fields in a thread; few run at once, the others wait."""
@@ -200,22 +204,28 @@ class Service:
         Raises:
             ApiError: (503) the server is shutting down.
         """
-        if self._is_closed:
+        if self._is_ending:
             raise shutting_down()
-        return asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+        return self._noted(asyncio.get_running_loop().run_in_executor(pool, function, *arguments))
+
+    def _noted(self, work: asyncio.Future[Result]) -> asyncio.Future[Result]:
+        """Let `end` cancel what a request waits for."""
+        self._work.add(work)
+        work.add_done_callback(self._work.discard)
+        return work
 
     async def _result(self, work: asyncio.Future[Result]) -> Result:
-        """Return the result of what was submitted.
+        """Return the result of what `end` may cancel.
 
         Raises:
-            ApiError: (503) the server is shutting down, and no thread has begun it.
+            ApiError: (503) the server is shutting down.
         """
         try:
             # Not `await work`, which would not tell whether this request is cancelled or what it waits for.
             await asyncio.wait({work})
         finally:
             work.cancel()
-        if work.cancelled():  # by `close`
+        if work.cancelled():  # by `end`
             raise shutting_down()
         return work.result()
 
@@ -223,8 +233,11 @@ class Service:
         """Submit a request's prompts to the engine.
 
         Raises:
-            ApiError: 503 if the engine is closed, 400 if logit_bias has an id that the vocabulary does not have.
+            ApiError: 503 if the server is shutting down or the engine is closed, 400 if logit_bias has an id that the
+                vocabulary does not have.
         """
+        if self._is_ending:
+            raise shutting_down()
         engine = self.model.engine
         if engine is None or self.builder is None:
             raise restarting()
@@ -249,13 +262,20 @@ class Service:
         """Accept no more requests."""
         self.admission.is_draining = True
 
-    def close(self, timeout: float) -> bool:
-        """Cancel what is running and end the model's thread; return whether it ended in time."""
-        self._is_closed = True
-        for trial in list(self._trials):
-            trial.end()
+    def end(self) -> None:
+        """End all requests with 503, whether their bodies arrive, they wait for a thread, run in one, or in the model.
+
+        Only for the event loop's thread, in which their tasks are: none of them is between two steps meanwhile.
+        """
+        self._is_ending = True
+        for work in list(self._work):
+            work.cancel()  # its request ends in `_result`, and ends its compilation or download itself
         for pool in (self._readers, self._preparers, self._downloaders, self._compilers):
             pool.shutdown(wait=False, cancel_futures=True)
+        self.model.cancel_all()
+
+    def close(self, timeout: float) -> bool:
+        """End the model's thread; return whether it ended in time. Any thread may call it, after `end`."""
         return self.model.close(timeout)
 
     # In the model's thread

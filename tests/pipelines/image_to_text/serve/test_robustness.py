@@ -205,6 +205,19 @@ def test_shutdown_does_not_wait_forever(own: Live, monkeypatch: pytest.MonkeyPat
     assert first.recv(10_000).startswith(b"HTTP/1.1 503")
 
 
+def test_requests_are_ended_in_the_thread_that_has_their_tasks(own: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another one it would come between two steps of a task: after it has looked, and before it submits work."""
+    pools = [own.service._readers, own.service._preparers, own.service._downloaders, own.service._compilers]
+    threads: list[int] = []
+    loops: list[int] = []
+    for pool in pools:
+        monkeypatch.setattr(pool, "shutdown", lambda **_: threads.append(threading.get_ident()))
+    own.loop.call_soon_threadsafe(lambda: loops.append(threading.get_ident()))
+    own.loop.call_soon_threadsafe(own.stop)
+    wait_until(lambda: own.loop.is_closed())
+    assert set(threads) == set(loops) and len(threads) >= len(pools)
+
+
 def test_a_second_server_on_the_same_port(live: Live) -> None:
     port = int(live.url.rpartition(":")[2])
     with pytest.raises(server.PortInUseError, match="in use by another program"):

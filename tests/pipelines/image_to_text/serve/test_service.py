@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -167,7 +168,7 @@ def test_a_compilation_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> 
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert not made._trials
+        assert not made._work
 
     try:
         asyncio.run(run())
@@ -176,7 +177,7 @@ def test_a_compilation_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> 
     assert compiler.compiled == 0
 
 
-def test_what_waits_when_the_service_closes_gets_the_answer_of_a_closing_server(
+def test_what_waits_when_the_service_ends_gets_the_answer_of_a_closing_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made, compiler, running = compiling(monkeypatch)
@@ -190,22 +191,45 @@ def test_what_waits_when_the_service_closes_gets_the_answer_of_a_closing_server(
             assert await asyncio.to_thread(running.acquire, timeout=300)
         for _ in range(4):
             assert await asyncio.to_thread(builder.started.acquire, timeout=300)
-        made.model.status = "absent"
-        assert await asyncio.to_thread(made.close, 0.0)
-        for ended in (*schemas, prompts[-1], asyncio.create_task(made.prepare(lambda _: None, {}, False))):
+        arriving = asyncio.create_task(made.arrived(asyncio.sleep(3600, b"")))
+        await asyncio.sleep(0)
+        made.end()
+        late = asyncio.create_task(made.prepare(lambda _: None, {}, False))
+        for ended in (*schemas, *prompts, arriving, late):  # also what a thread works on, which nothing can end
             with pytest.raises(ApiError, match="the server is shutting down") as found:
                 await asyncio.wait_for(ended, 300)
             assert (found.value.status, found.value.code) == (503, "draining")
-        builder.released.set()
-        for running_on in prompts[:-1]:
-            with pytest.raises(ApiError, match="no prompt"):
-                await running_on
+        with pytest.raises(ApiError, match="the server is shutting down"):
+            made.generate(None, 0.0)  # a request whose preparation had just ended
 
     try:
         asyncio.run(run())
     finally:
         builder.released.set()
-    assert compiler.compiled == 0 and not made._trials
+        made._compilers.shutdown()  # waits for the threads, so that this also tests that they have ended
+    assert compiler.compiled == 0 and not made._work
+
+
+def test_a_compilation_is_ended_without_waiting_for_the_start_of_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop ends it, and a busy machine may need seconds to start a process."""
+    starting, ended, in_time = threading.Event(), threading.Event(), []
+
+    class Slow(grammar_trial.subprocess.Popen):  # type: ignore[name-defined, misc]
+        def __init__(self, command: list[str], **keywords: Any) -> None:
+            starting.set()
+            in_time.append(ended.wait(60))
+            super().__init__([sys.executable, "-c", "import time; time.sleep(3600)"], **keywords)
+
+    monkeypatch.setattr(grammar_trial.subprocess, "Popen", Slow)
+    trial = grammar_trial.Trial()
+    with ThreadPoolExecutor(1) as pool:
+        refusal = pool.submit(trial.refusal, "{}", 10_000.0)
+        assert starting.wait(300)
+        trial.end()
+        ended.set()
+        with pytest.raises(grammar_trial.TrialEndedError):
+            refusal.result(300)
+    assert in_time == [True], "`end` has waited for the process"
 
 
 def test_the_time_of_a_preparation_is_bounded() -> None:
