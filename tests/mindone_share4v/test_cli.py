@@ -14,7 +14,8 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -367,6 +368,64 @@ def start(*argv: str, cwd: Path, program: Sequence[str] = SHARE4V) -> subprocess
     )
 
 
+needs_small_pipes = pytest.mark.skipif(
+    not hasattr(fcntl, "F_SETPIPE_SZ"), reason="only Linux changes how much a pipe holds"
+)
+
+
+def start_into_small_pipe(*argv: str, cwd: Path, program: Sequence[str] = SHARE4V) -> subprocess.Popen[str]:
+    """As `start`; once the process has written 4096 bytes, it waits for readers."""
+    readable, writable = os.pipe()
+    try:  # before it starts: the size of a pipe that holds more cannot be changed
+        fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, 4096)
+        process = subprocess.Popen(
+            [*program, *argv], stdout=writable, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=cwd
+        )
+    except BaseException:
+        os.close(readable)
+        raise
+    finally:
+        os.close(writable)
+    process.stdout = os.fdopen(readable)  # as Popen opens its own, for `communicate`
+    return process
+
+
+@contextmanager
+def killed_at_last(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill the process at the end of the `with` block, if it has not ended: one that is stopped would stay."""
+    with process:  # waits for it
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def has_stopped(process: subprocess.Popen[str], seconds: float = DEADLINE) -> bool:
+    """Wait until a process is stopped or has ended, and return whether it is stopped; fails if it is neither."""
+    deadline, events = time.monotonic() + seconds, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while (state := os.waitid(os.P_PID, process.pid, events)) is None:
+        assert time.monotonic() < deadline, f"the process has neither stopped nor ended in {seconds:g} s"
+        time.sleep(0.05)
+    return state.si_code == os.CLD_STOPPED
+
+
+def test_a_process_that_neither_stops_nor_ends_does_not_hang_the_tests(tmp_path: Path) -> None:
+    process = start(cwd=tmp_path, program=[sys.executable, "-c", "import time; time.sleep(3600)"])
+    with pytest.raises(AssertionError, match="neither stopped nor ended"), killed_at_last(process):
+        has_stopped(process, 0.1)
+    assert process.returncode == -signal.SIGKILL
+
+
+@needs_small_pipes
+def test_a_small_pipe_is_small_from_the_start(tmp_path: Path) -> None:
+    """What a process has written before its parent goes on must not matter: the parent may be stopped for a while."""
+    process = start_into_small_pipe(cwd=tmp_path, program=[sys.executable, "-c", "print('x' * 50_000)"])
+    assert process.stdout is not None
+    with killed_at_last(process):
+        assert fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ) == 4096
+        assert process.stdout.read() == "x" * 50_000 + "\n" and process.wait(DEADLINE) == 0
+
+
 def test_only_the_caption_is_printed_and_no_file_is_left(
     checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path
 ) -> None:
@@ -376,11 +435,13 @@ def test_only_the_caption_is_printed_and_no_file_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_small_pipes
 def test_interruption_while_captioning(checkpoint: Path, pictures: list[str], tmp_path: Path) -> None:
     images = pictures * 40
-    process = start("caption", *images, "--model", str(checkpoint), "--max-new-tokens", "300", "--json", cwd=tmp_path)
+    options = ["--model", str(checkpoint), "--max-new-tokens", "300", "--json"]
+    # It cannot complete all of them, however late the signal is.
+    process = start_into_small_pipe("caption", *images, *options, cwd=tmp_path)
     assert process.stdout is not None
-    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # it cannot complete all of them, however late the signal is
     first = json.loads(process.stdout.readline())
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=DEADLINE)
@@ -412,11 +473,11 @@ def test_interruption_while_mindspore_is_imported(
     """The signal comes while the process is stopped inside the import, so it does not matter how late it is sent."""
     program = [sys.executable, "-c", STOPS_WHILE_IMPORTING]
     process = start("caption", pictures[0], "--model", str(checkpoint), cwd=tmp_path, program=program)
-    state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    assert state is not None and state.si_code == os.CLD_STOPPED, process.communicate()
-    process.send_signal(number)
-    process.send_signal(signal.SIGCONT)
-    out, err = process.communicate(timeout=DEADLINE)
+    with killed_at_last(process):
+        assert has_stopped(process), process.communicate(timeout=DEADLINE)
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, err) == (130, "", "share4v: interrupted\n")
 
 
@@ -437,12 +498,13 @@ def test_an_interrupted_conversion_leaves_no_files(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+@needs_small_pipes
 def test_a_closed_pipe_is_not_an_error(
     checkpoint: Path, pictures: list[str], captions: list[str], tmp_path: Path
 ) -> None:
-    process = start("caption", *pictures * 40, "--model", str(checkpoint), *TOKENS, cwd=tmp_path)
+    # The pipe holds less than the captions have: the process waits for readers.
+    process = start_into_small_pipe("caption", *pictures * 40, "--model", str(checkpoint), *TOKENS, cwd=tmp_path)
     assert process.stdout is not None and process.stderr is not None
-    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # less than the captions have: the process waits for readers
     assert process.stdout.readline() == f"{pictures[0]}\t{captions[0]}\n"
     process.stdout.close()
     assert process.stderr.read() == ""
