@@ -17,8 +17,8 @@ import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -55,6 +55,10 @@ class FetchError(OSError):
     """A download failed in a way that another attempt would not change; the message says nothing about the server."""
 
 
+class StorageError(OSError):
+    """A body cannot be stored; later it may, when other downloads have freed their space."""
+
+
 class Body:
     """The body of a response, in memory up to a size, and in an unnamed temporary file from there on.
 
@@ -68,30 +72,48 @@ class Body:
         self._max_bytes = max_bytes
 
     def write(self, pieces: Iterable[bytes]) -> Body:
-        """Append pieces, and return this body.
+        """Append pieces, and return this body; it is closed if that fails.
 
         Raises:
-            FetchError: it is too large, or the disk of temporary files is full.
+            FetchError: it is too large.
+            StorageError: the disk of temporary files is full.
         """
         size = self._file.tell()
-        for piece in pieces:
-            size += len(piece)
-            if size > self._max_bytes:
-                raise FetchError(f"the image has more than {self._max_bytes:,} bytes")
-            try:
-                self._file.write(piece)
-            except OSError as error:
-                raise FetchError(
-                    f"it cannot be stored in the directory of temporary files ({error.strerror}): free some space "
-                    "there, or let TMPDIR name another directory"
-                ) from error
+        try:
+            for piece in pieces:
+                size += len(piece)
+                if size > self._max_bytes:
+                    raise FetchError(f"the image has more than {self._max_bytes:,} bytes")
+                with _storing():
+                    self._file.write(piece)
+            with _storing():
+                self._file.flush()
+        except BaseException:
+            self.close()
+            raise
         return self
+
+    def close(self) -> None:
+        """Delete the file, without reading it."""
+        with suppress(OSError):  # of what is still in a buffer, on a full disk
+            self._file.close()
 
     def take(self) -> bytes:
         """Return all bytes, and delete the file."""
         with self._file as file:
             file.seek(0)
             return file.read()
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"it cannot be stored in the directory of temporary files ({error.strerror}): free some space there, or "
+            "let TMPDIR name another directory"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -189,6 +211,7 @@ class Fetcher:
         Raises:
             RefusedError: the URL is malformed or not allowed, or a redirect is.
             FetchError: there are too many redirects, or the body is too large.
+            StorageError: the disk of temporary files is full.
             OSError, http.client.HTTPException: the connection failed, broke or took too long.
         """
         end = time.monotonic() + seconds
@@ -272,6 +295,7 @@ class Fetcher:
             return Fetched(response.status, headers)
         body = self._new_body().write(iter(lambda: response.read(_PIECE), b""))
         if response.length or time.monotonic() >= end:
+            body.close()
             raise OSError("the connection ended before the body did")
         return Fetched(response.status, headers, body)
 

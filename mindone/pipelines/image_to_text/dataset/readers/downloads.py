@@ -33,7 +33,9 @@ BACKOFF_SECONDS = 1.0  # before the second attempt; each further one doubles it
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 # Bytes of an image in memory while it is downloaded, or waits until it can be decoded; those that follow are in a
 # temporary file. So however large url_bytes is, 64 downloads at a time (read_pool.MAX_WAITING) have 256 MiB in memory,
-# and none waits until another one has ended, as it would for a part of a common budget.
+# and one image for each working thread: 4 MiB while it is downloaded, all of it from `Body.take` on. None waits until
+# another one has ended, as it would for a part of a common budget. The files take up to url_bytes each, of a disk or,
+# if the directory of temporary files is a tmpfs, of memory again.
 IN_MEMORY_BYTES = 4 * 2**20
 _BUSY = (429, 503)  # the whole host is, not only this URL
 _MAX_IDLE_HOSTS = 1000
@@ -47,7 +49,8 @@ class DownloadOptions:
         url_attempts: maximum number of requests for an image.
         url_seconds: maximum duration of one of them, redirects included.
         url_bytes: maximum size of an image. While images are downloaded, each has at most 4 MiB in memory; the rest is
-            in a temporary file.
+            in a temporary file. 64 images, and one for each worker, can be there at a time: 16 GiB and more by default.
+            If /tmp is a tmpfs, these are in memory: let TMPDIR name a directory on a disk.
         url_per_host: maximum number of requests to one host at a time, in each process.
         url_private: whether hosts may have addresses that are not public, such as those of a company's network.
         user_agent_token: name of the crawler: it is part of the header User-Agent, and an X-Robots-Tag for another name
@@ -227,6 +230,7 @@ class ImageDownloads:
             return _status_text(fetched.status), wait if fetched.status in _RETRIED else None
         directive = self._opt_out(fetched)
         if directive is not None:
+            fetched.body.close()
             raise ItemError(
                 f"its server asks not to use it (X-Robots-Tag: {directive}): leave it out, or change "
                 "disallowed_header_directives (--disallowed-header-directives) if you have its owner's permission"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import threading
 import time
 import tracemalloc
@@ -304,16 +305,81 @@ def test_the_memory_of_downloads_does_not_grow_with_their_number(
     assert sizes[0] - before < 2 * size  # of 8 images, with what the server and the test themselves have
 
 
-def test_a_full_disk_of_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(SpooledTemporaryFile[bytes]):
-        def rollover(self) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+class TemporaryFiles:
+    """In place of SpooledTemporaryFile: the disk is full for the first `full` files, when `moment` comes.
 
+    Attributes:
+        files: all that were made.
+    """
+
+    def __init__(self, full: int = 0, moment: str = "rollover") -> None:
+        self.files: list[SpooledTemporaryFile[bytes]] = []
+        self.full, self.moment = full, moment
+
+    def __call__(self, max_size: int) -> SpooledTemporaryFile[bytes]:
+        file = SpooledTemporaryFile[bytes](max_size)
+        if len(self.files) < self.full:
+
+            def fail(*arguments: object) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            setattr(file, self.moment, fail)
+        self.files.append(file)
+        return file
+
+
+@pytest.fixture
+def temporary_files(monkeypatch: pytest.MonkeyPatch) -> TemporaryFiles:
+    made = TemporaryFiles()
     monkeypatch.setattr(downloads, "IN_MEMORY_BYTES", 100)
-    monkeypatch.setattr(remote_files, "SpooledTemporaryFile", Full)
+    monkeypatch.setattr(remote_files, "SpooledTemporaryFile", made)
+    return made
+
+
+def test_a_full_disk_of_temporary_files_is_told(temporary_files: TemporaryFiles) -> None:
+    temporary_files.full = 2
     with site(lambda path, count: (200, {}, b"x" * 5000)) as server:
-        reason, log = fetch(server.url + "/a")
-    assert log["attempts"] == 1 and "temporary files (No space left on device)" in reason and "TMPDIR" in reason
+        reason, log = fetch(server.url + "/a", url_attempts=2)
+    assert log["attempts"] == 2 and "after 2 attempts" in reason
+    assert "temporary files (No space left on device)" in reason and "TMPDIR" in reason
+    assert all(file.closed for file in temporary_files.files)
+
+
+@pytest.mark.parametrize("moment", ["rollover", "flush"])  # flush: the end of a body may be in a buffer
+def test_a_disk_that_was_full_for_a_moment_fails_no_image(temporary_files: TemporaryFiles, moment: str) -> None:
+    """Other downloads free their space when their images are taken."""
+    temporary_files.full, temporary_files.moment = 1, moment
+    with site(lambda path, count: (200, {}, b"x" * 5000)) as server:
+        assert fetch(server.url + "/a") == (b"x" * 5000, {"attempts": 2, "status": 200})
+    assert all(file.closed for file in temporary_files.files)
+
+
+@pytest.mark.parametrize("by_proxy", [False, True])
+@pytest.mark.parametrize(
+    ("why", "headers", "options"),
+    [
+        ("more than 4,999 bytes", {}, {"url_bytes": 4999}),
+        ("ended before the body did|IncompleteRead", {"Content-Length": "9000"}, {"url_attempts": 1}),
+        ("asks not to use it", {"X-Robots-Tag": "noai"}, {}),
+    ],
+)
+def test_the_file_of_a_download_that_fails_is_closed(
+    temporary_files: TemporaryFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    why: str,
+    headers: dict[str, str],
+    options: dict[str, Any],
+    by_proxy: bool,
+) -> None:
+    with site(lambda path, count: (200, headers, b"x" * 5000)) as server:
+        server.is_length_stated = "Content-Length" not in headers
+        if by_proxy:
+            monkeypatch.setenv("http_proxy", server.url)
+            monkeypatch.delenv("no_proxy", raising=False)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+        reason, _ = fetch(server.url + "/a", **options)
+    assert re.search(why, str(reason))
+    assert len(temporary_files.files) == 1 and temporary_files.files[0].closed
 
 
 def test_urls_as_people_write_them() -> None:
