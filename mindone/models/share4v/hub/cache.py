@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ..home_directory import expand_home
 from .contents import MAX_COMPANION_BYTES
 from .errors import NoSpaceError
 
+logger = logging.getLogger(__name__)
 HOME_VARIABLE = "SHARE4V_HOME"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.ckpt")
 OTHER_FILES = ("*.gguf", "adapter_model*.safetensors", "*.bin")  # that a snapshot may hold besides
@@ -21,6 +26,7 @@ COMPANION_SUFFIXES = (".json", ".model", ".txt", ".jinja")
 RECORD = ".share4v.json"  # written when a download is complete; lists its files
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a downloaded file: no folder, not hidden
 RESERVE = 64 * 1024**2  # bytes to leave free: a full disk breaks other programs too
+NOTICE_SECONDS = 3.0  # of waiting for another process, after which the user is told
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -38,6 +44,24 @@ def lock_path(directory: Path) -> Path:
     locks = directory.parent / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     return locks / f"{directory.name}.lock"
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Let no other process download into `directory`, or remove it, during the block; waits for one that does.
+
+    A download can take hours, so a warning says what is waited for.
+    """
+    lock = FileLock(lock_path(directory))
+    try:
+        lock.acquire(timeout=NOTICE_SECONDS)
+    except Timeout:
+        logger.warning("another process downloads %s, or removes it: waiting until it has ended", directory)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def choose_files(names: Iterable[str], weights: bool) -> list[str]:

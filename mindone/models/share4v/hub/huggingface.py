@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from filelock import FileLock
-
 from ..display import redacted
 from .cache import (
     FILE_NAME,
     has_all_files,
     is_inside,
     is_safe,
-    lock_path,
+    locked,
     require_space,
     write_record,
 )
@@ -122,7 +120,7 @@ def fetch_repo(
             _refuse_tower(info, prefix)
         folder = root / "huggingface" / f"models--{repo.replace('/', '--')}"
         snapshot = folder / "snapshots" / commit / options.subfolder
-        with FileLock(lock_path(folder)):
+        with locked(folder):
             snapshot.mkdir(parents=True, exist_ok=True)
             missing = [
                 name

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..suggestions import unknown
-from .cache import cache_root, has_all_files, is_recorded, lock_path
+from .cache import cache_root, has_all_files, is_recorded, locked
 from .errors import HubError
 from .huggingface import cached_repo
 from .mirror import partial_directory, preset_directory
@@ -67,7 +66,9 @@ def list_models(cache_dir: str | Path | None = None) -> list[ModelEntry]:
 
 
 def remove_model(name: str, cache_dir: str | Path | None = None) -> ModelEntry:
-    """Delete a checkpoint from the download cache, complete or not, and return what it was.
+    """Delete a checkpoint from the download cache, complete or not, and return what it was when it was deleted.
+
+    A process that downloads it is waited for, and what it completes is deleted too.
 
     Args:
         name: name of a preset, or owner/name.
@@ -77,26 +78,38 @@ def remove_model(name: str, cache_dir: str | Path | None = None) -> ModelEntry:
         HubError: the name is unknown, or the checkpoint is not in the download cache.
         OSError: a file cannot be deleted.
     """
-    entries = list_models(cache_dir)
-    entry = next((entry for entry in entries if name in (entry.name, entry.repo)), None)
-    if entry is None:
-        raise HubError(unknown("checkpoint", name, [one.name for one in entries]))
+    entry, root = _entry_of(name, cache_dir), cache_root(cache_dir)
     if entry.status == "included":
         raise HubError(f"{name} is a part of the package, not a download: it cannot be removed")
-    root = cache_root(cache_dir)
     own = [path for path in entry.directories if path.is_relative_to(root)]
     if not own:
         shared = f"; Hugging Face's own cache has it in {entry.directories[0]}" if entry.directories else ""
         raise HubError(f"{name} is not in the download cache {root}{shared}")
     preset = preset_directory(entry.name, root)
-    for directory in own:
-        if directory.is_symlink():
-            directory.unlink()
-            continue
-        with FileLock(lock_path(preset if directory == partial_directory(preset) else directory)):
-            # Another process may have downloaded it, or removed it, while this one waited.
-            if directory.is_dir():
-                shutil.rmtree(directory)
+    # Both directories of a preset have one lock, which is held until both are deleted: a download that got in between
+    # would move what it completes from the second to the first.
+    of_preset = (preset, partial_directory(preset))
+    by_lock: dict[Path, tuple[Path, ...]] = {preset: of_preset} if any(path in of_preset for path in own) else {}
+    by_lock |= {path: (path,) for path in own if path not in of_preset}
+    with ExitStack() as stack:
+        for directory in by_lock:
+            stack.enter_context(locked(directory))
+        # Another process may have completed it, or removed it, while this one waited.
+        found = [path for paths in by_lock.values() for path in paths if path.is_dir()]
+        removed = _entry_of(name, cache_dir) if found else entry
+        for path in found:
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+    return removed
+
+
+def _entry_of(name: str, cache_dir: str | Path | None) -> ModelEntry:
+    entries = list_models(cache_dir)
+    entry = next((entry for entry in entries if name in (entry.name, entry.repo)), None)
+    if entry is None:
+        raise HubError(unknown("checkpoint", name, [one.name for one in entries]))
     return entry
 
 

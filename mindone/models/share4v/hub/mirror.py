@@ -11,10 +11,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..display import redacted
-from .cache import FILE_NAME, choose_files, is_recorded, is_weights, lock_path, read_record, require_space, write_record
+from .cache import FILE_NAME, choose_files, is_recorded, is_weights, locked, read_record, require_space, write_record
 from .errors import HubError
 from .presets import Preset, is_required
 
@@ -71,7 +69,7 @@ def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress:
         NoSpaceError: the disk has too little free space.
     """
     directory = preset_directory(name, root)
-    with FileLock(lock_path(directory)):
+    with locked(directory):
         present = cached_preset(name, root, weights)
         if present is not None:
             return present

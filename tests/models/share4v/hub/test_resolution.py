@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -25,12 +28,12 @@ from mindone.models.share4v.hub import (
     NoSpaceError,
     Preset,
     RepoOptions,
-    huggingface,
+    cache,
     inventory,
     mirror,
     resolve,
 )
-from mindone.models.share4v.hub.cache import choose_files
+from mindone.models.share4v.hub.cache import cache_root, choose_files
 
 REPO = "someone/small"
 PIECES = b"\x0a\x05\x0a\x03abc"  # a sentencepiece model of one piece
@@ -383,22 +386,89 @@ def test_two_processes_that_race_download_once(server) -> None:
     assert server.asked.count("/mirror/small/model.safetensors") == 1
 
 
-@pytest.mark.parametrize("fill, module", [(fill_mirror, mirror), (fill_hub, huggingface)])
+def before_lock(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], object]) -> list[object]:
+    """Do something as another process would, just before a lock is taken for the time `number`, which counts from 1.
+
+    Returns:
+        A list that gets what `action` returns.
+    """
+    results: list[object] = []
+    acquire, calls = FileLock.acquire, [0]
+
+    def acquired(self: FileLock, *arguments: Any, **options: Any) -> object:
+        calls[0] += 1
+        if calls[0] == number:
+            results.append(action())
+        return acquire(self, *arguments, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", acquired)
+    return results
+
+
+@pytest.mark.parametrize("fill", [fill_mirror, fill_hub])
 def test_a_model_that_is_removed_while_a_process_waits_to_download_it_is_downloaded(
-    server, monkeypatch: pytest.MonkeyPatch, fill: Callable[..., None], module: ModuleType
+    server, monkeypatch: pytest.MonkeyPatch, fill: Callable[..., None]
 ) -> None:
     fill(server)
     resolve("small", weights=False)
-    removed: list[str] = []
-
-    class Waiting(FileLock):
-        def __enter__(self) -> Waiting:
-            if not removed:
-                removed.append(inventory.remove_model("small").status)
-            return super().__enter__()
-
-    monkeypatch.setattr(module, "FileLock", Waiting)
+    lock = 1 if fill is fill_mirror else 2  # the mirror is asked before the hub
+    removed = before_lock(monkeypatch, lock, lambda: inventory.remove_model("small").status)
     assert contents(resolve("small")) == FILES and removed == ["partial"]
+
+
+@pytest.mark.parametrize("lock", [1, 2])
+def test_no_download_gets_in_between_the_two_directories_of_a_removal(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: int
+) -> None:
+    fill_mirror(server)
+    directory = resolve("small", weights=False)
+    partial = mirror.partial_directory(directory)
+    partial.mkdir()
+    (partial / "model.safetensors.part").write_bytes(b"1")
+    before_lock(monkeypatch, lock, lambda: resolve("small"))
+    entry = inventory.remove_model("small")
+    assert not directory.exists() and not partial.exists()
+    # What was removed is told: a model, if another process completed it while this one waited.
+    assert (entry.status, entry.bytes_on_disk > len(WEIGHTS)) == (("cached", True) if lock == 1 else ("partial", False))
+
+
+def test_a_download_that_completes_while_its_removal_waits_is_removed(server, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_mirror(server)
+    partial = mirror.partial_directory(mirror.preset_directory("small", cache_root()))
+    partial.mkdir(parents=True)
+    (partial / "model.safetensors.part").write_bytes(b"1")
+    downloaded = before_lock(monkeypatch, 1, lambda: resolve("small"))
+    assert inventory.remove_model("small").status == "cached"
+    assert isinstance(downloaded[0], Path) and not downloaded[0].exists() and not partial.exists()
+
+
+def test_who_waits_for_another_process_is_told(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill_mirror(server)
+    monkeypatch.setattr(cache, "NOTICE_SECONDS", 0.0, raising=False)
+    directory = mirror.preset_directory("small", cache_root())
+    other = FileLock(cache.lock_path(directory))
+    other.acquire()
+    wait = threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            wait.set()
+
+    handler = Handler(logging.WARNING)
+    logging.getLogger("mindone").addHandler(handler)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            download = pool.submit(resolve, "small")
+            is_told = wait.wait(60)
+            other.release()
+            assert contents(download.result(300)) == FILES
+    finally:
+        logging.getLogger("mindone").removeHandler(handler)
+    assert is_told
+    assert f"another process downloads {directory}, or removes it: waiting" in caplog.text
+    assert server.asked.count("/mirror/small/model.safetensors") == 1
 
 
 def test_a_directory_is_taken_as_it_is_and_a_path_must_exist(tmp_path: Path) -> None:
