@@ -172,11 +172,13 @@ def write_record(
     earlier = read_record(directory) or {"weights": False, "files": []}
     new = {item["name"] for item in files}
     kept = [item for item in earlier["files"] if _is_recorded_file(directory, item) and item["name"] not in new]
-    lost = {_name(item) for item in earlier["files"] if not _is_recorded_file(directory, item)} - new
+    lost = {item["name"] for item in earlier["files"] if not _is_recorded_file(directory, item)} - new
+    entries = [*kept, *files]
+    has_weights = any(is_weights(item["name"]) for item in entries) and not any(map(is_weights, {*lost, *outdated}))
     content: dict[str, Any] = {
         "source": source,
-        "weights": weights or bool(earlier["weights"] and not any(map(is_weights, {*lost, *outdated}))),
-        "files": [*kept, *files],
+        "weights": weights or (earlier["weights"] and has_weights),
+        "files": entries,
     }
     if gguf:
         content["gguf"] = list(gguf)
@@ -186,24 +188,28 @@ def write_record(
     temporary.replace(directory / RECORD)
 
 
-def _name(item: Any) -> str:
-    """Return the name in an entry of a record; that of a checkpoint's weights if the entry was edited, to be safe."""
-    name = item.get("name") if isinstance(item, dict) else None
-    return name if isinstance(name, str) else "model.safetensors"
-
-
 def is_weights(name: str) -> bool:
     """Return whether a file of this name holds weights of a checkpoint, or lists the files that do."""
     return name.endswith(".index.json") or any(Path(name).match(pattern) for pattern in WEIGHTS)
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """Return the record that `write_record` wrote, or None if there is none."""
+    """Return the record that `write_record` wrote, or None if there is none, or something else.
+
+    Users may edit it, and disks damage it, so the type of `weights` and the name of each file are checked. What else an
+    entry has may be missing, or of any type.
+    """
     try:
         record = json.loads((directory / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and {"weights", "files"} <= set(record) else None
+    if not isinstance(record, dict) or not isinstance(record.get("weights"), bool):
+        return None
+    files = record.get("files")
+    is_list = isinstance(files, list) and all(
+        isinstance(item, dict) and isinstance(item.get("name"), str) for item in files
+    )
+    return record if is_list else None
 
 
 def is_recorded(directory: Path, weights: bool) -> bool:
@@ -211,16 +217,15 @@ def is_recorded(directory: Path, weights: bool) -> bool:
     record = read_record(directory)
     if record is None or (weights and not record["weights"]):
         return False
-    return isinstance(record["files"], list) and all(_is_recorded_file(directory, item) for item in record["files"])
+    return all(_is_recorded_file(directory, item) for item in record["files"])
 
 
-def _is_recorded_file(directory: Path, item: Any) -> bool:
-    """Return whether a file is there as an entry of a record says; an entry that was edited says nothing."""
-    try:
-        path, size = directory / item["name"], item["size"]
-        return bool(FILE_NAME.fullmatch(item["name"])) and path.is_file() and size in (None, path.stat().st_size)
-    except (KeyError, TypeError):
+def _is_recorded_file(directory: Path, item: Mapping[str, Any]) -> bool:
+    """Return whether a file is there as an entry of a record says; an entry without a size says nothing."""
+    if "size" not in item or not FILE_NAME.fullmatch(item["name"]):
         return False
+    path = directory / item["name"]
+    return path.is_file() and item["size"] in (None, path.stat().st_size)
 
 
 def require_space(directory: Path, size: int) -> None:

@@ -117,13 +117,17 @@ def download(
             sleep(min(max(FIRST_WAIT * 2 ** (failures - 1), error.wait), LONGEST_WAIT))
 
 
+def traces_of(target: Path) -> tuple[Path, Path, Path]:
+    """Return where `download` has the file, and until it is complete what arrived, and a note about that."""
+    return target, target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+
+
 class _Part:
     """A partial download on disk, with the validator (ETag or date) of the file on the server."""
 
     def __init__(self, target: Path, file: RemoteFile) -> None:
-        self.target, self.file = target, file
-        self.path = target.with_name(target.name + ".part")
-        self.note = target.with_name(target.name + ".part.json")
+        self.file = file
+        self.target, self.path, self.note = traces_of(target)
 
     @property
     def size(self) -> int:

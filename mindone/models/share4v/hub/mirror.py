@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,11 +76,13 @@ def fetch_preset(name: str, preset: Preset, root: Path, weights: bool, progress:
             return present
         base = f"{mirror_base()}/{name}"
         listed = _listing(base, preset)
-        chosen = set(choose_files([item.name for item in listed], weights))
+        names = [item.name for item in listed]
+        chosen = set(choose_files(names, weights))
         if "config.json" not in chosen:
             raise HubError(f"{redacted(base)} lists no config.json")
         outdated = _outdated(listed, directory)
         _fetch_files(base, [item for item in listed if item.name in chosen], directory, weights, outdated, progress)
+        _clean_up(partial_directory(directory), set(choose_files(names, weights=True)) - chosen)
     return directory
 
 
@@ -118,18 +121,19 @@ def _listed(item: dict) -> ListedFile:
 def _fetch_files(
     base: str, files: list[ListedFile], directory: Path, weights: bool, outdated: set[str], progress: bool | None
 ) -> None:
-    """Download into a separate directory, then move the complete files into place.
+    """Download into a separate directory, then move the complete files into place; the rest of it stays.
 
     The record is replaced in between, when the files that it had and that are replaced are gone. However this ends, it
     never names a file of another version, and the weights that an earlier download completed stay recorded.
     """
-    from .download import sha256_of
+    from .download import sha256_of, traces_of
 
     partial = partial_directory(directory)
     partial.mkdir(exist_ok=True)
     known = {item["name"]: item for item in (read_record(directory) or {"files": []})["files"]}
     wanted = [item for item in files if not _same(known.get(item.name), item, directory)]
-    here = sum(path.stat().st_size for path in partial.iterdir())
+    # What arrived of these files; the weights of an interrupted download, which is there too, saves them no space.
+    here = sum(path.stat().st_size for item in wanted for path in traces_of(partial / item.name) if path.is_file())
     require_space(partial, max(0, sum(item.size or 0 for item in wanted) - here))
     for item in wanted:
         # An interrupted run may have left a complete file, which only a published hash can confirm.
@@ -148,7 +152,24 @@ def _fetch_files(
     write_record(directory, redacted(base), weights, entries, outdated=outdated)
     for item in arrived:
         (partial / item.name).replace(directory / item.name)
-    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _clean_up(partial: Path, keep: set[str]) -> None:
+    """Delete what downloads left, such as files of an earlier version, except what arrived of the files `keep`.
+
+    Those are the weights, when only small files are wanted now: an interrupted download may have left all of them.
+    """
+    from .download import traces_of
+
+    kept = {path for name in keep for path in traces_of(partial / name)}
+    for path in list(partial.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path not in kept:
+            with suppress(OSError):
+                path.unlink()
+    with suppress(OSError):  # it is not empty
+        partial.rmdir()
 
 
 def _outdated(listed: list[ListedFile], directory: Path) -> set[str]:
@@ -158,7 +179,8 @@ def _outdated(listed: list[ListedFile], directory: Path) -> set[str]:
     for known in (read_record(directory) or {"files": []})["files"]:
         item = stated.get(known["name"])
         is_same = item is not None and all(
-            None in pair or pair[0] == pair[1] for pair in ((item.size, known["size"]), (item.sha256, known["sha256"]))
+            None in pair or pair[0] == pair[1]
+            for pair in ((item.size, known.get("size")), (item.sha256, known.get("sha256")))
         )
         if is_weights(known["name"]) and not is_same:
             outdated.add(known["name"])
@@ -178,7 +200,7 @@ def _download(base: str, item: ListedFile, target: Path, progress: bool | None) 
 
 def _same(known: dict | None, item: ListedFile, directory: Path) -> bool:
     """Return whether a file was downloaded before, as when configs are fetched before weights."""
-    if known is None or item.sha256 is None or known["sha256"] != item.sha256:
+    if known is None or item.sha256 is None or known.get("sha256") != item.sha256:
         return False
     path = directory / item.name
-    return path.is_file() and path.stat().st_size == known["size"]
+    return path.is_file() and path.stat().st_size == known.get("size")

@@ -174,6 +174,72 @@ def test_an_interrupted_download_of_companions_does_not_lose_the_weights(
     assert not any(path.endswith("safetensors") for path in server.asked)
 
 
+@pytest.mark.parametrize("left", ["model.safetensors", "model.safetensors.part"])
+def test_weights_of_an_interrupted_download_survive_one_of_companions(server, left: str) -> None:
+    fill_mirror(server)
+    directory = mirror.preset_directory("small", cache_root())
+    partial = mirror.partial_directory(directory)
+    partial.mkdir(parents=True)
+    for name, body in {**FILES, "of_an_earlier_version.json": b"{}"}.items():
+        (partial / (left if name == "model.safetensors" else name)).write_bytes(body)
+    assert resolve("small", weights=False) == directory
+    assert {path.name for path in partial.iterdir()} == {left}
+    assert contents(directory) == {name: body for name, body in FILES.items() if name != "model.safetensors"}
+    server.asked.clear()
+    assert contents(resolve("small")) == FILES and not partial.exists()
+    assert ("/mirror/small/model.safetensors" in server.asked) == (left != "model.safetensors")
+
+
+def test_shards_that_were_not_moved_yet_survive_a_download_of_companions(
+    server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {f"model-0000{n}-of-00002.safetensors": WEIGHTS[:10] + bytes([n]) * 1000 for n in (1, 2)}
+    index = json.dumps({"weight_map": {str(n): name for n, name in enumerate(shards)}}).encode()
+    files = {"config.json": b"{}", "tokenizer.model": PIECES, "model.safetensors.index.json": index, **shards}
+    fill_mirror(server, files)
+    directory = mirror.preset_directory("small", cache_root())
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if target == directory / [*shards][1]:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        resolve("small")
+    resolve("small", weights=False)
+    server.asked.clear()
+    assert contents(resolve("small")) == files
+    assert not any(path.endswith(".safetensors") for path in server.asked)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"weights": True, "files": None},
+        {"weights": True, "files": [1]},
+        {"weights": True, "files": [{"name": ["config.json"], "size": 1}]},
+        {"weights": True, "files": [{"name": "model.safetensors"}]},
+        {"weights": True, "files": [{"name": "config.json", "size": 1}]},  # another size, and no hash
+        {"weights": True, "files": [{"name": "../config.json", "size": None}]},
+        {"weights": "yes", "files": []},
+        [],
+    ],
+)
+def test_with_a_record_that_was_edited_the_model_is_downloaded_again(server, record: object, weights: bool) -> None:
+    fill_mirror(server)
+    directory = resolve("small")
+    (directory / cache.RECORD).write_text(json.dumps(record))
+    server.asked.clear()
+    resolve("small", weights=weights)
+    assert contents(resolve("small")) == FILES
+    assert server.asked.count("/mirror/small/model.safetensors") == 1
+    server.asked.clear()
+    assert contents(resolve("small", local_files_only=True)) == FILES and server.asked == []
+
+
 def test_weights_of_an_earlier_version_are_not_mixed_with_new_companions(server) -> None:
     fill_mirror(server)
     directory = resolve("small")
