@@ -24,7 +24,7 @@ from .processing.tokenizer import Tokenizer
 from .projector.weights import projector_plans
 
 TEXT = Path(__file__).parent / "assets" / "calibration" / "text.txt"
-TOKENS = 16_000  # fewer cost quality: second moments of a layer's widest inputs need as many
+TOKENS = 25_000  # fewer cost quality: second moments of a layer's widest inputs need as many
 SEQUENCE = 512  # tokens of one sequence
 PICTURES = 200  # of a folder, evenly spaced; each is some 600 tokens of a 7B
 MAX_CAPTION = 1 << 16  # characters of a caption file that are read

@@ -99,7 +99,7 @@ def convert(  # type: ignore[misc]  # vision_tower, an option, may be given by p
             they do in `dtype`, its integers are kept, and there is neither rotation nor GPTQ.
         calibrate: for int4, a folder of images like those to be captioned, with or without captions in .txt files
             beside them. GPTQ then calibrates on up to 200 of them too, each with the default prompt and its caption.
-            A picture is some 600 tokens of a 7B, the text 16,000: the more pictures, the longer it takes.
+            A picture is some 600 tokens of a 7B, the text 25,000: the more pictures, the longer it takes.
         options: the other fields of `CheckpointOptions`, which describes them. A weight that an adapter changes is
             written in its stored dtype if `dtype` is None, as every other one.
 
