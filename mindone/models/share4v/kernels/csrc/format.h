@@ -36,7 +36,8 @@ enum class Activation : int32_t { kNone = 0, kGelu = 1, kQuickGelu = 2, kGatedSi
 //   int4 super         data as for int4, scales [N] of { float16 d [S][16], int8 [G][16][2] }: the pairs are the scale s
 //                      and the offset z of a row's group. A weight is d * (s * (q - 8) + z), where q is the stored value,
 //                      0 .. 15. The integer in parentheses is at most 127 in magnitude, so a super-block is one integer
-//                      product, with 4.5625 bits per weight.
+//                      product, with 4.5625 bits per weight. That is not checked when a file is loaded: if a file breaks
+//                      it, kernels that expand weights to int8 for many rows give other results than for one row.
 // The last panel and the last group are padded with zeros, so no kernel needs a special case for the remainder.
 struct Matrix {
   int32_t type;
