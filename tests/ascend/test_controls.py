@@ -128,12 +128,12 @@ CONTROLS: dict[str, tuple[Change, Callable[[], None] | None, str]] = {
         "actual_seq_lengths is not int64",
     ),
     "causal-mask-one-too-small": (
-        Change(LLAMA, "self.slot_ids > slots.reshape", "self.slot_ids >= slots.reshape"),
+        Change(LLAMA, "self.slot_ids > slots)", "self.slot_ids >= slots)"),
         None,
         VALUES,
     ),
     "causal-mask-one-too-large": (
-        Change(LLAMA, "self.slot_ids > slots.reshape", "self.slot_ids > 1 + slots.reshape"),
+        Change(LLAMA, "self.slot_ids > slots)", "self.slot_ids > 1 + slots)"),
         None,
         VALUES,
     ),

@@ -191,7 +191,7 @@ MISTAKES = {
         Change(LAYERS, "epsilon=self.eps)[0].astype(x.dtype)", "epsilon=self.eps)[0]"), _PREFILL
     ),
     "softmax-not-cast-back": Mistake(
-        Change(LAYERS, "ops.softmax(scores, -1).astype(value.dtype)", "ops.softmax(scores, -1)"),
+        Change(LAYERS, "ops.Softmax(-1)(scores).astype(value.dtype)", "ops.Softmax(-1)(scores)"),
         "prefill-bfloat16-none",
     ),
     "trained-weight-not-cast": Mistake(

@@ -49,7 +49,8 @@ class LlamaAttention(nn.Cell):
 
     def split(self, x: Tensor, heads: int) -> Tensor:
         """[B, T, H * D] -> [B, H, T, D]."""
-        return x.reshape(x.shape[0], x.shape[1], heads, self.head_dim).transpose(0, 2, 1, 3)
+        batch, length, _ = x.shape
+        return ops.transpose(x.reshape(batch, length, heads, self.head_dim), (0, 2, 1, 3))
 
     def construct(
         self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, cache_rows: Tensor | None = None
@@ -120,8 +121,8 @@ class LlamaModel(nn.Cell):
             cache_rows: where the caches write the new keys and values: rows, int32 [B * Hkv * T], of a LayerCache, or
                 the first slot of each sequence, int64 [B], of a ScatterCache.
         """
-        for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, visible, None if caches is None else caches[index], cache_rows)
+        for index in range(len(self.layers)):  # `enumerate` takes MindSpore a tenth of a second more to compile
+            x = self.layers[index](x, cos, sin, visible, None if caches is None else caches[index], cache_rows)
         return self.norm(x)
 
 
@@ -278,7 +279,6 @@ class CachedForward(nn.Cell):
         super().__init__(auto_prefix=False)  # keep the weights' names in the model
         config = llama.config
         self.llama = llama
-        self.capacity = capacity
         self.last_rows = Rows(llama.operators.index_select)
         scatter = llama.operators.kv_cache_scatter_update
         self.scatters = scatter is not None and batch_size <= llama.operators.max_scatter_batch
@@ -291,33 +291,23 @@ class CachedForward(nn.Cell):
             caches = [LayerCache(*shape, llama.activations) for _ in layers]
         self.caches = nn.CellList(caches)
         self.slot_ids = Tensor(np.arange(slots, dtype=np.int32).reshape(1, 1, 1, slots))
-        first_rows = np.arange(batch_size * config.kv_heads, dtype=np.int32) * slots
-        self.first_rows = Tensor(first_rows.reshape(batch_size, config.kv_heads, 1))  # of each sequence and head
 
     def construct(
         self,
         x: Tensor,
-        positions: Tensor,
+        slots: Tensor,
         cos: Tensor,
         sin: Tensor,
         last: Tensor,
-        first_slots: Tensor | None,
+        cache_rows: Tensor,
         slot_counts: tuple[Tensor, ...],
     ) -> Tensor:
-        """x [B, C, H] at positions [B, C] -> logits [B, V] of the rows `last` [B] of [B * C].
+        """x [B, C, H] of tokens in `slots`, int32 [B, 1, C, 1] -> logits [B, V] of the rows `last` [B] of [B * C].
 
-        `first_slots`, int64 [B], is where a ScatterCache begins to write. `slot_counts` is empty, or holds the number
-        of slots that each sequence's single token attends to, int64 [B].
+        `cache_rows` as in LlamaModel.construct. `slot_counts` is empty, or holds the number of slots that each
+        sequence's single token attends to, int64 [B].
         """
-        slots = ops.select(positions < 0, ops.full_like(positions, self.capacity), positions)  # [B, C]
-        cache_rows = first_slots
-        if not self.scatters:
-            cache_rows = (self.first_rows + slots.expand_dims(1)).reshape(-1)  # [B * Hkv * C]
-        if slot_counts:
-            visible = slot_counts[0]
-        else:
-            hidden_keys = self.slot_ids > slots.reshape(slots.shape[0], 1, slots.shape[1], 1)  # [B, 1, C, S]
-            visible = self.llama.attend.mask(hidden_keys)
+        visible = slot_counts[0] if slot_counts else self.llama.attend.mask(self.slot_ids > slots)  # [B, 1, C, S]
         hidden = self.llama.model(x, cos, sin, visible, self.caches, cache_rows)  # [B, C, H]
         last_hidden = self.last_rows(hidden.reshape(-1, hidden.shape[-1]), last)  # [B, H]
         return self.llama.head(last_hidden)
@@ -338,15 +328,15 @@ class CachedGraph(Graph):
     def construct(
         self,
         tokens: Tensor,
-        positions: Tensor,
+        slots: Tensor,
         cos: Tensor,
         sin: Tensor,
         last: Tensor,
-        first_slots: Tensor | None = None,
+        cache_rows: Tensor,
         *slot_counts: Tensor,
     ) -> Tensor:
         x = self.cached.llama.embed(tokens) if self.takes_ids else tokens
-        return self.cached(x, positions, cos, sin, last, first_slots, slot_counts)
+        return self.cached(x, slots, cos, sin, last, cache_rows, slot_counts)
 
 
 class CachedLlama:
@@ -368,6 +358,8 @@ class CachedLlama:
         self.text_config = llama.config
         self.batch_indices = np.arange(batch_size, dtype=np.int32)
         forward = CachedForward(llama, batch_size, capacity, self.chunk)
+        first_rows = np.arange(batch_size * llama.config.kv_heads, dtype=np.int32) * (capacity + 1)
+        self.first_rows = first_rows.reshape(batch_size, -1, 1)  # of each sequence and head, in a LayerCache
         self.caches = forward.caches
         self.capacity = capacity
         self.scatters = forward.scatters
@@ -396,27 +388,29 @@ class CachedLlama:
             inputs_embeds, positions, last = _tokens_first(inputs_embeds, positions, last)
         cos, sin = self._rope_tables(positions, totals)
         last_rows = Tensor((self.batch_indices * positions.shape[1] + last).astype(np.int32))
-        columns = Tensor(positions.astype(np.int32))
-        return self._prefill.compile_and_run(
-            inputs_embeds, columns, cos, sin, last_rows, self._first_slots(positions[:, 0])
-        )
+        slots, cache_rows = self._places(positions)
+        return self._prefill.compile_and_run(inputs_embeds, slots, cos, sin, last_rows, cache_rows)
 
-    def _first_slots(self, positions: np.ndarray) -> Tensor | None:
-        """Return where a ScatterCache writes tokens that begin at `positions` [B]; -1 is an idle sequence."""
-        if not self.scatters:
-            return None
-        return Tensor(np.where(positions < 0, self.capacity, positions).astype(np.int64))
+    def _places(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return the slots of tokens at `positions` [B, C], int32 [B, 1, C, 1], and where the caches write them.
+
+        They are computed here because MindSpore takes as long to compile this arithmetic as a layer of the model.
+        """
+        slots = np.where(positions < 0, self.capacity, positions).astype(np.int32)  # [B, C]
+        # A ScatterCache has a first slot of each sequence; idle sequences write behind the capacity.
+        first_slots, rows = slots[:, 0].astype(np.int64), (self.first_rows + slots[:, None]).reshape(-1)
+        return Tensor(slots[:, None, :, None]), Tensor(first_slots if self.scatters else rows)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
         """Process one token of each sequence: ids and positions int [B] (-1: finished) -> float32 logits [B, V]."""
-        columns = positions.astype(np.int32)[:, None]  # [B, 1]
+        columns = positions[:, None]  # [B, 1]
         counts = np.maximum(positions, 0).astype(np.int64) + 1
         cos, sin = self._rope_tables(columns, counts)
         tokens, last = Tensor(ids.astype(np.int32)[:, None]), Tensor(self.batch_indices)
         # Computed on the host, where the operator reads it: if the graph computed it, every layer would wait for it.
         slot_counts = (Tensor(counts),) if self.uses_slot_counts else ()
-        first_slots = self._first_slots(positions)
-        return self._decode.compile_and_run(tokens, Tensor(columns), cos, sin, last, first_slots, *slot_counts)
+        slots, cache_rows = self._places(columns)
+        return self._decode.compile_and_run(tokens, slots, cos, sin, last, cache_rows, *slot_counts)
 
     def copy_sequences(self, source: CachedLlama, indices: np.ndarray) -> None:
         """Copy sequence `indices[i]` of `source` (of equal capacity; may be this cache) to every sequence i."""

@@ -12,9 +12,9 @@ from ..nn.device_operators import DeviceOperators
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate x [B, H, T, D] with tables [B, 1, T, D]; dimension i pairs with i + D / 2, as in Hugging Face's code."""
-    half = x.shape[-1] // 2
     wide = x.astype(ms.float32)
-    rotated = ops.concat((-wide[..., half:], wide[..., :half]), -1)
+    first, second = ops.Split(-1, 2)(wide)
+    rotated = ops.Concat(-1)((-second, first))
     return (wide * cos + rotated * sin).astype(x.dtype)
 
 
@@ -35,7 +35,7 @@ class Rotary(nn.Cell):
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [B, T, H * D], tables float32 [B, 1, T, D] -> [B, H, T, D]."""
-        batch, length = x.shape[:2]
+        batch, length, _ = x.shape
         split = (batch, length, self.heads, self.head_size)
         if self.is_fused:
             rows, size = batch * length, self.head_size
@@ -43,5 +43,5 @@ class Rotary(nn.Cell):
             table = (1, 1, rows, size) if self.heads == 1 else (1, rows, 1, size)
             wide = x.astype(ms.float32).reshape(tokens)
             rotated = self.operator(wide, cos.reshape(table), sin.reshape(table), 0)
-            return rotated.astype(x.dtype).reshape(split).transpose(0, 2, 1, 3)
-        return apply_rope(x.reshape(split).transpose(0, 2, 1, 3), cos, sin)
+            return ops.transpose(rotated.astype(x.dtype).reshape(split), (0, 2, 1, 3))
+        return apply_rope(ops.transpose(x.reshape(split), (0, 2, 1, 3)), cos, sin)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import mindspore as ms
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from .device_operators import SWITCH, DeviceOperators, Operator, device_operators
 from .integer_linear import IntegerLinear
@@ -140,7 +140,7 @@ class FlashAttention(Attention):
             input_layout="BNSD",
             sparse_mode=0,
         )
-        return attended.transpose(0, 2, 1, 3).reshape(batch, length, self.heads * self.head_size)
+        return ops.transpose(attended, (0, 2, 1, 3)).reshape(batch, length, self.heads * self.head_size)
 
 
 class IncrementalAttention(nn.Cell):

@@ -39,7 +39,7 @@ class PatchEmbedding(nn.Cell):
         if pixel_values.shape[2] != grid * patch:  # no slice of everything, which is an operator too
             used = pixel_values[:, :, : grid * patch, : grid * patch]
         tiles = used.reshape(-1, self.channels, grid, patch, grid, patch)  # [B, C, G, P, G, P]
-        tiles = tiles.transpose(0, 2, 4, 1, 3, 5)  # [B, G, G, C, P, P]
+        tiles = ops.transpose(tiles, (0, 2, 4, 1, 3, 5))  # [B, G, G, C, P, P]
         tiles = tiles.reshape(-1, self.channels * patch * patch)  # [B * N, C * P * P]
         kernel = widened(self.weight, tiles).reshape(self.dim, -1)
         return self.matmul(tiles, kernel).reshape(-1, grid * grid, self.dim)  # [B, N, D]
@@ -59,7 +59,7 @@ class CLIPVisionEmbeddings(nn.Cell):
         patches = self.patch_embedding(pixel_values)  # [B, N, D]
         class_token = self.class_embedding.astype(patches.dtype).reshape(1, 1, self.dim)
         class_token = ops.broadcast_to(class_token, (patches.shape[0], 1, self.dim))
-        return self.position_embedding(ops.concat((class_token, patches), 1))  # [B, 1 + N, D]
+        return self.position_embedding(ops.Concat(1)((class_token, patches)))  # [B, 1 + N, D]
 
 
 class PositionEmbedding(nn.Cell):
@@ -89,7 +89,8 @@ class CLIPAttention(nn.Cell):
 
     def split(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, heads, T, D / heads]."""
-        return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(0, 2, 1, 3)
+        batch, length, _ = x.shape
+        return ops.transpose(x.reshape(batch, length, self.heads, self.head_dim), (0, 2, 1, 3))
 
     def construct(self, x: Tensor) -> Tensor:
         query, key, value = self.split(self.q_proj(x)), self.split(self.k_proj(x)), self.split(self.v_proj(x))
@@ -191,4 +192,5 @@ class CLIPVisionTower(nn.Cell):
         hidden = self.vision_model.hidden_state(pixel_values, self.index)
         if self.narrow is not None:
             return self.narrow(hidden, 1, self.first, hidden.shape[1] - self.first)
-        return hidden[:, self.first :]
+        batch, tokens, size = hidden.shape
+        return ops.Slice()(hidden, (0, self.first, 0), (batch, tokens - self.first, size))
