@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,14 @@ def prompts_of(reference: Reference) -> tuple[list[list[int]], list[np.ndarray]]
 # Each model starts a process; "usual" has nothing that the others have not, and is taken for float16.
 @pytest.fixture(scope="module", params=[name for name in SHAPES if name != "usual"])
 def trio(
-    request: pytest.FixtureRequest, written: Callable[[str], tuple[Reference, Path]]
+    request: pytest.FixtureRequest,
+    written: Callable[[str], tuple[Reference, Path]],
+    warm_workers: Callable[[], AbstractContextManager[None]],
 ) -> tuple[Reference, Share4V, Share4V]:
     """transformers' model on PyTorch, ours, and ours with mindnlp's LLaMA, all of one checkpoint."""
     reference, path = written(request.param)
-    return reference, Share4V.from_pretrained(path), Share4V.from_pretrained(path, language_backend="mindnlp")
+    with warm_workers():
+        return reference, Share4V.from_pretrained(path), Share4V.from_pretrained(path, language_backend="mindnlp")
 
 
 def test_logits_equal_at_every_position_alone_and_in_a_batch(trio: tuple[Reference, Share4V, Share4V]) -> None:
@@ -63,9 +67,12 @@ def test_greedy_ids_equal_alone_and_in_a_batch(trio: tuple[Reference, Share4V, S
     assert other.generate([prompts[0]], images[0], max_new_tokens=NEW) == wanted[:1]
 
 
-def test_float16_is_as_exact_as_the_same_class_on_pytorch(written: Callable[[str], tuple[Reference, Path]]) -> None:
+def test_float16_is_as_exact_as_the_same_class_on_pytorch(
+    written: Callable[[str], tuple[Reference, Path]], warm_workers: Callable[[], AbstractContextManager[None]]
+) -> None:
     reference, path = written("usual")
-    model = Share4V.from_pretrained(path, dtype="float16", language_backend="mindnlp")
+    with warm_workers():
+        model = Share4V.from_pretrained(path, dtype="float16", language_backend="mindnlp")
     prompt = [1, *np.random.default_rng(1).integers(3, reference.image_token, 40).tolist()]
     with reference.rounded(torch.float16):
         wanted = reference.logits(prompt, np.zeros((0, 3, 28, 28), np.float32))

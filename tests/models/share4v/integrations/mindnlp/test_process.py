@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.warm_processes import warm_children
 
 from mindone.models.share4v.integrations.mindnlp.process import Worker, WorkerError
 
@@ -55,10 +56,16 @@ def main(descriptor):
 
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module `desk` can be imported."""
     (tmp_path / "desk.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    made = Worker("desk", "the desk")
+
+
+@pytest.fixture
+def worker(desk: None) -> Iterator[Worker]:
+    with warm_children():
+        made = Worker("desk", "the desk")
     yield made
     made.close()
 
@@ -79,9 +86,9 @@ def test_an_error_is_told_and_the_next_call_works(worker: Worker) -> None:
     assert worker.call("divide", 1) == 1
 
 
-def test_what_cannot_be_made_is_told_at_the_first_call(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_made_is_told_at_the_first_call(desk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESK_FAILS", "1")
-    with pytest.raises(WorkerError, match="ImportError: no desk to be had"):
+    with pytest.raises(WorkerError, match="ImportError: no desk to be had"), warm_children():
         Worker("desk", "the desk").call("facts")
 
 
@@ -115,7 +122,7 @@ def alone(code: str, path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_interrupted_call_leaves_no_answer_for_the_next(worker: Worker, tmp_path: Path) -> None:
+def test_an_interrupted_call_leaves_no_answer_for_the_next(desk: None, tmp_path: Path) -> None:
     done = alone(INTERRUPTED, tmp_path)
     assert done.stdout.strip() == "interrupted True 1", done.stderr
 
@@ -149,7 +156,7 @@ def gone(process: int) -> bool:
     return not is_alive(process)
 
 
-def test_the_process_ends_with_its_owner(worker: Worker, tmp_path: Path) -> None:
+def test_the_process_ends_with_its_owner(desk: None, tmp_path: Path) -> None:
     other = Worker("desk", "the desk")
     process = other.call("facts")[0]
     assert is_alive(process)
