@@ -47,8 +47,9 @@ if wanted := os.environ.get("SHARE4V_INSTRUCTION_SETS", "").split():
     # Always portable: the library may be installed on a CPU that supports none of the others.
     INSTRUCTION_SETS = {name: flags for name, flags in INSTRUCTION_SETS.items() if name in {*wanted, "portable"}}
 # -ffp-contract=off: the source decides where a multiply-add rounds once, so that every instruction set gives the same
-# result.
-FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wno-maybe-uninitialized"]
+# result. -g0: Python's own flags ask for debugging information, which takes time and is stripped when linking.
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fno-math-errno"]
+FLAGS += ["-Wall", "-Wno-maybe-uninitialized"]
 BUILD_ERROR = "build_error.txt"  # as in mindone/models/share4v/kernels/library.py
 # -g1: lines only, since variables take a quarter of the time to compile.
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
