@@ -18,7 +18,12 @@
 namespace share4v {
 namespace SHARE4V_ISA {
 
+// Sanitizers check each access, so that they would need several times as long to compile what is unrolled.
+#if defined(__SANITIZE_ADDRESS__)
+#define SHARE4V_UNROLL
+#else
 #define SHARE4V_UNROLL _Pragma("GCC unroll 32")
+#endif
 // Of functions whose arguments are arrays of registers, which a call would store in memory.
 #define SHARE4V_INLINE inline __attribute__((always_inline))
 
