@@ -29,6 +29,7 @@ from .kernels import (
     run_linear,
     run_norm,
     stored_weight,
+    write_matrix,
 )
 
 LAYER_EPS = 1e-5
@@ -91,7 +92,7 @@ class Layer:
         )
         writer = BlockWriter(spec)
         for number, (rows, columns) in enumerate(sizes):
-            writer.matrix(number, normals(rng, rows, columns) / np.float32(columns**0.5))
+            write_matrix(writer, number, normals(rng, rows, columns) / np.float32(columns**0.5))
         fill_vectors(rng, writer)
         return cls(shape, writer.block, spec)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from mindone.models.share4v.kernels.cache_memory import CacheMemory
-from mindone.models.share4v.kernels.library import Library
+from mindone.models.share4v.kernels.library import Library, library
 from mindone.models.share4v.kernels.packing import (
     ACTIVATIONS,
     NORMS,
@@ -276,9 +279,35 @@ def linear_block(
     matrix = MatrixSpec(*weight.shape, dtype, bias, group or input_group(dtype))
     spec = BlockSpec((matrix,), norms, activation)
     writer = BlockWriter(spec)
-    writer.matrix(0, weight)
+    write_matrix(writer, 0, weight)
     fill_vectors(rng, writer)
     return writer.block, spec
+
+
+_packed: dict[tuple[str, str, tuple[int, ...], bytes], list[np.ndarray]] = {}
+
+
+def write_matrix(writer: BlockWriter, number: int, weight: np.ndarray) -> None:
+    """Write a weight as BlockWriter.matrix. Each kind of kernels packs a weight once for all tests.
+
+    Packing takes the portable kind, and every kind under sanitizers, longer than most of what is tested then.
+    """
+    dtype = writer.spec.matrices[number].dtype
+    key = (library().instruction_set, dtype, weight.shape, hashlib.sha256(np.ascontiguousarray(weight)).digest())
+    if key not in _packed:
+        writer.matrix(number, weight)
+        _packed[key] = [part.copy() for part in writer.matrix_bytes(number)]
+    for target, packed in zip(writer.matrix_bytes(number), _packed[key], strict=True):
+        target[:] = packed
+
+
+@contextmanager
+def fastest_kind(kernels: Library) -> Iterator[None]:
+    """Select the fastest kind, for packing a large layer in a test that reads the weights back from the block."""
+    before = kernels.instruction_set
+    kernels.select(kernels.instruction_sets()[0])
+    yield
+    kernels.select(before)
 
 
 def fill_vectors(rng: np.random.Generator, writer: BlockWriter) -> None:

@@ -16,7 +16,7 @@ from helpers.kernel_layers import (
     exact_result,
     run_in_parts,
 )
-from helpers.kernels import CACHE_DTYPES, DTYPES, causal, normals, rounds_inputs, rows_of
+from helpers.kernels import CACHE_DTYPES, DTYPES, causal, fastest_kind, normals, rounds_inputs, rows_of
 
 from mindone.models.share4v.kernels.library import Library
 
@@ -48,7 +48,9 @@ def test_a_hadamard_transform_before_the_last_matrix(
     kernels: Library, rng: np.random.Generator, dtype: str, count: int
 ) -> None:
     shape = LLAMA_ROTATED
-    layer, x, rows = Layer.random(rng, shape, dtype), normals(rng, count, shape.hidden), rows_for(shape, count)
+    with fastest_kind(kernels):
+        layer = Layer.random(rng, shape, dtype)
+    x, rows = normals(rng, count, shape.hidden), rows_for(shape, count)
     expected = exact_result(layer, rows, x)
     error = np.abs(layer.run(kernels, layer.cache(1, count), rows, x) - expected)
     assert error.max() <= (1e-2 if rounds_inputs(dtype) else 2e-6) * np.abs(expected).max()
@@ -104,7 +106,9 @@ def test_texts_of_a_batch_with_padding_and_rows_of_earlier_calls(
 def test_wide_rows_of_several_chunks(kernels: Library, rng: np.random.Generator) -> None:
     """The kernels prepare 1024 columns at a time and multiply in blocks of 512 and 2048: use more of each."""
     shape = LayerShape(1100, 2, 1, 64, 2100)
-    layer, x, rows = Layer.random(rng, shape, "int4"), normals(rng, 14, 1100), causal(0, 0, 14)
+    with fastest_kind(kernels):
+        layer = Layer.random(rng, shape, "int4")
+    x, rows = normals(rng, 14, 1100), causal(0, 0, 14)
     caches = [layer.cache(1, 14) for _ in range(2)]
     y = layer.run(kernels, caches[0], rows, x)
     assert np.array_equal(y, run_in_parts(layer, kernels, caches[1], rows, x))
