@@ -303,7 +303,7 @@ def write_matrix(writer: BlockWriter, number: int, weight: np.ndarray) -> None:
 
 @contextmanager
 def fastest_kind(kernels: Library) -> Iterator[None]:
-    """Select the fastest kind, for packing a large layer in a test that reads the weights back from the block."""
+    """Select the fastest kind, for packing large weights in a test that reads the weights back from the block."""
     before = kernels.instruction_set
     kernels.select(kernels.instruction_sets()[0])
     yield
