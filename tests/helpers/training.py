@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from mindspore import Tensor
 
 from mindone.models.share4v import IGNORE_INDEX, Share4V
 from mindone.models.share4v.training.loss import Batch, CaptionLoss, make_batch
 
+from .backends import CELLS
 from .llava import IMAGE, Reference, padded
 
 Pair = tuple[Reference, Share4V]
@@ -21,6 +23,14 @@ def texts_with(reference: Reference, *images: int) -> Texts:
         prompts.append(prompt)
         labels.append([item if place > 2 + count else IGNORE_INDEX for place, item in enumerate(prompt)])
     return prompts, labels
+
+
+def copy_of(model: Share4V) -> Share4V:
+    """A model on MindSpore's cells with the same weights."""
+    copied = Share4V(model.config, **CELLS)
+    for (_, ours), (_, theirs) in zip(copied.parameters_and_names(), model.parameters_and_names(), strict=True):
+        ours.set_data(Tensor(theirs.asnumpy()))
+    return copied
 
 
 def batch_of(model: Share4V, texts: Texts, pixels: np.ndarray, length: int | None = None) -> Batch:

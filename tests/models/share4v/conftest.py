@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,23 +30,30 @@ SENTENCES = ["the quick brown fox jumps over the lazy dog", "a red circle and tw
 
 
 @pytest.fixture(scope="session")
-def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pair]:
+def pair_models() -> dict[tuple[str, str], Share4V]:
+    """Our models that `pair_of` has made, by shape and backend."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def pair_of(
+    tmp_path_factory: pytest.TempPathFactory, pair_models: dict[tuple[str, str], Share4V]
+) -> Callable[..., Pair]:
     """Return a function that returns the reference and our model of one of SHAPES, or "small", on one of BACKENDS.
 
     Ours is read from files in the original format. Every pair is made once; all backends share the reference.
     """
     torch.set_num_threads(1)  # the products are too small for more
     references: dict[str, tuple[Reference, Path]] = {}
-    models: dict[tuple[str, str], Share4V] = {}
 
     def make(name: str, backend: str = "kernels") -> Pair:
         if name not in references:
             reference = Reference(SMALL if name == "small" else SHAPES[name])
             references[name] = reference, write_original(reference, tmp_path_factory.mktemp(name))
         reference, main = references[name]
-        if (name, backend) not in models:
-            models[name, backend] = Share4V.from_pretrained(main, **BACKENDS[backend])
-        return reference, models[name, backend]
+        if (name, backend) not in pair_models:
+            pair_models[name, backend] = Share4V.from_pretrained(main, **BACKENDS[backend])
+        return reference, pair_models[name, backend]
 
     return make
 
@@ -79,33 +88,77 @@ def small_cells(pair_of: Callable[..., Pair]) -> Pair:
     return pair_of("small", "cells")
 
 
-@pytest.fixture(scope="module")
-def shared_graphs() -> Iterator[None]:
+@dataclass
+class _Lent:
+    """A cache that is lent out, and the shallow copy that its user has, as long as that exists."""
+
+    cached: CachedLlama
+    copy: weakref.ref[CachedLlama]
+
+
+class LentCaches:
     """Caches of MindSpore's cells that are not needed any more are emptied and used again, with their graphs.
 
-    Every new cache would compile two graphs, which takes seconds, and these tests make many of the same size. Not for
-    tests that replace weights: a graph may go on with those that it was compiled with.
+    Every new cache would compile two graphs, which takes seconds, and these tests make many of the same size.
     """
-    new_cached = LlamaForCausalLM.new_cached
-    made: dict[tuple[int, int, int], list[tuple[CachedLlama, weakref.ref[CachedLlama]]]] = {}
 
-    def lend(model: LlamaForCausalLM, batch_size: int, capacity: int) -> CachedLlama:
-        known = made.setdefault((id(model), batch_size, capacity), [])
-        free = next((number for number, (_, lent) in enumerate(known) if lent() is None), None)
-        if free is None:
-            cached = new_cached(model, batch_size, capacity)  # which keeps the model alive
+    def __init__(self) -> None:
+        self._new_cached = LlamaForCausalLM.new_cached
+        # By the model's id (a cache keeps its model alive) and size.
+        self._made: dict[tuple[int, int, int], list[_Lent]] = {}
+        self._models: dict[int, LlamaForCausalLM] = {}
+        self._addresses: dict[int, tuple[int, ...]] = {}
+
+    def lend(self, model: LlamaForCausalLM, batch_size: int, capacity: int) -> CachedLlama:
+        """Do what `model.new_cached` does, in its place."""
+        # A graph goes on with the memory of weights that `set_data` replaced.
+        addresses = tuple(parameter.data_ptr() for parameter in model.get_parameters())
+        if self._addresses.get(id(model)) != addresses:
+            self.keep(lambda known: known is not model)
+        self._models[id(model)], self._addresses[id(model)] = model, addresses
+        known = self._made.setdefault((id(model), batch_size, capacity), [])
+        if known and all(lent.copy() is not None for lent in known):
+            gc.collect()  # what is left of an engine or a stream may be a cycle
+        lent = next((lent for lent in known if lent.copy() is None), None)
+        if lent is None:
+            cached = self._new_cached(model, batch_size, capacity)
         else:
-            cached, _ = known.pop(free)
+            known.remove(lent)
+            cached = lent.cached
             for layer in cached.caches:
                 for stored in (layer.key, layer.value):
                     ops.assign(stored, ops.zeros_like(stored))
-        lent = copy.copy(cached)
-        known.append((cached, weakref.ref(lent)))
-        return lent
+        copied = copy.copy(cached)
+        known.append(_Lent(cached, weakref.ref(copied)))
+        return copied
 
+    def keep(self, is_kept: Callable[[LlamaForCausalLM], bool]) -> None:
+        """Forget the caches of all other models; who has one may go on with it."""
+        for number, model in list(self._models.items()):
+            if not is_kept(model):
+                del self._models[number], self._addresses[number]
+                self._made = {key: lent for key, lent in self._made.items() if key[0] != number}
+
+
+@pytest.fixture(scope="session")
+def lent_caches() -> LentCaches:
+    return LentCaches()
+
+
+@pytest.fixture(scope="module")
+def shared_graphs(lent_caches: LentCaches, pair_models: dict[tuple[str, str], Share4V]) -> Iterator[None]:
+    """The caches of this module's tests are lent; those of `pair_of`'s models to later modules too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LlamaForCausalLM, "new_cached", lend)
+        patch.setattr(LlamaForCausalLM, "new_cached", lambda *arguments: lent_caches.lend(*arguments))
         yield
+    models = [model.language_model for model in pair_models.values()]
+    lent_caches.keep(lambda known: any(known is model for model in models))
+
+
+@pytest.fixture
+def shared_graphs_here(lent_caches: LentCaches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caches of this test are lent; for modules with other tests in which a new cache is the point."""
+    monkeypatch.setattr(LlamaForCausalLM, "new_cached", lambda *arguments: lent_caches.lend(*arguments))
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers.llava import IMAGE, Reference, padded
+from helpers.training import copy_of
 from mindspore import Tensor, ops
 
 from mindone.models.share4v import Share4V
@@ -97,6 +98,7 @@ def generated(model: Share4V, ids: list[int], images: np.ndarray | None = None, 
     return model.generate(np.array([ids]), images, **settings)[0]
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 @pytest.mark.parametrize("length", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1])
 def test_prompts_of_about_one_chunk_equal_transformers(small: Pair, length: int) -> None:
     reference, model = small
@@ -119,6 +121,7 @@ def watch_prefill(model: Share4V, monkeypatch: pytest.MonkeyPatch) -> list[tuple
     return steps
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_a_reused_cache_gives_the_same_bits_with_less_work(small: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, model = small
     image, other = reference.images(1), reference.images(1)
@@ -136,6 +139,7 @@ def test_a_reused_cache_gives_the_same_bits_with_less_work(small: Pair, monkeypa
     lengths = [len(reference.expand(question)) for question in questions]
     assert lengths == [154, 215, 163]
     assert work == [154, 215 - 2 * CHUNK, 163 - CHUNK, 154, 154, 154 - 2 * CHUNK]
+    del cache  # what was reused is not needed any more, so its graphs may compute without reuse
     fresh = model.new_cache(1, 256)
     for (question, pixels), answer, end in zip(asked, answers, bits, strict=True):
         steps.clear()
@@ -145,6 +149,7 @@ def test_a_reused_cache_gives_the_same_bits_with_less_work(small: Pair, monkeypa
         assert steps[-1][1] == end
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_the_pool_of_the_model_reuses_the_last_prompt(small: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, model = small
     ids, steps = reference.text(150), watch_prefill(model, monkeypatch)
@@ -159,6 +164,7 @@ def test_the_pool_of_the_model_reuses_the_last_prompt(small: Pair, monkeypatch: 
     assert generated(model, ids, max_new_tokens=5) == first and work() == 150 + 22 + 150
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_one_cache_serves_batches_of_different_sizes(small: Pair) -> None:
     reference, model = small
     cache = model.new_cache(4, 128)
@@ -188,6 +194,7 @@ def test_a_deleted_cache_frees_its_graphs(small_cells: Pair) -> None:
     assert [graph() for graph in graphs] == [None, None, None]
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_weights_that_are_not_finite_raise_an_error_and_the_cache_stays_usable(small_cells: Pair) -> None:
     reference, model = small_cells
     prompt, settings = reference.text(70), {"past_key_values": model.new_cache(1, 128), "max_new_tokens": 4}
@@ -204,7 +211,8 @@ def test_weights_that_are_not_finite_raise_an_error_and_the_cache_stays_usable(s
 
 def test_replaced_weights_are_used_after_reset_caches(small_cells: Pair) -> None:
     """Graphs of MindSpore 2.7 still read the old memory of a parameter that was replaced."""
-    reference, model = small_cells
+    reference, shared = small_cells
+    model = copy_of(shared)  # whose graphs nobody else needs
     prompt, images = [*reference.text(70), IMAGE], reference.images(1)
     settings = {"past_key_values": model.new_cache(1, 128), "max_new_tokens": 8}
     weights = model.mm_projector[0].weight, model.language_model.model.layers[0].mlp.up_proj.weight
@@ -221,6 +229,7 @@ def test_replaced_weights_are_used_after_reset_caches(small_cells: Pair) -> None
     assert answers[0] == answers[2] != answers[1]
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_generation_does_not_rename_parameters(small_cells: Pair) -> None:
     reference, model = small_cells
     generated(model, [1, IMAGE], reference.images(1), max_new_tokens=2)
@@ -231,6 +240,7 @@ def test_generation_does_not_rename_parameters(small_cells: Pair) -> None:
 # Kinds of inputs
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_embeddings_give_the_same_answer_as_ids(small: Pair) -> None:
     reference, model = small
     ids = [*reference.text(20), IMAGE, *reference.text(20)]
@@ -247,6 +257,7 @@ def test_embeddings_give_the_same_answer_as_ids(small: Pair) -> None:
     assert model.generate(inputs_embeds=embeds.asnumpy(), max_new_tokens=10) == [wanted]
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_one_placeholder_per_patch_as_in_transformers_gives_the_same_answer(small: Pair) -> None:
     reference, model = small
     short = [*reference.text(5), IMAGE, *reference.text(2), IMAGE]
@@ -256,6 +267,7 @@ def test_one_placeholder_per_patch_as_in_transformers_gives_the_same_answer(smal
     assert generated(model, written, images, max_new_tokens=10) == generated(model, short, images, max_new_tokens=10)
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_inputs_may_be_tensors_lists_or_arrays(small: Pair) -> None:
     reference, model = small
     ids, images = [[1, 5, IMAGE, 9]], reference.images(1)
@@ -264,6 +276,7 @@ def test_inputs_may_be_tensors_lists_or_arrays(small: Pair) -> None:
     assert model.generate(Tensor(ids), Tensor(images), attention_mask=[[1, 1, 1, 1]], max_new_tokens=4) == wanted
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_a_sampled_sequence_is_the_same_in_a_batch_and_by_itself(small: Pair) -> None:
     reference, model = small
     texts = [reference.text(length) for length in (12, 5, 9)]

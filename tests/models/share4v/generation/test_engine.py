@@ -335,7 +335,7 @@ def test_prompts_that_were_complete_before_memory_ran_out_end_too(
     pair_of: Callable[..., Pair], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MindSpore's operators prefill in several passes: what the first one computed is lost with the second."""
-    reference, model = pair_of("usual", "cells")
+    reference, model = pair_of("small", "cells")
     model.tokenizer = tokenizer
     beside, short, last = (Request(n, np.array([reference.text((9, 3, 200)[n])]), long(n)) for n in range(3))
     expected = list(generate(model, beside))

@@ -134,6 +134,7 @@ def test_logprobs_are_those_of_transformers_logits(pair: Pair) -> None:
         np.testing.assert_allclose([value for _, value in token.top], best.values.numpy(), atol=1e-3)
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_several_answers_do_not_depend_on_the_batch_nor_on_their_number(small: Pair, tokenizer: Tokenizer) -> None:
     reference, model = small  # on every backend: each copies the rows of a cache differently
     model.tokenizer = tokenizer

@@ -124,6 +124,7 @@ def ids_of(pieces: Iterator[GenerationPiece]) -> list[int]:
     return [piece.token_id for piece in pieces if piece.token_id is not None]
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_two_streams_of_one_model_are_independent(small_with_tokenizer: Pair) -> None:
     reference, model = small_with_tokenizer
     one, two = reference.text(30), reference.text(40)
@@ -133,6 +134,7 @@ def test_two_streams_of_one_model_are_independent(small_with_tokenizer: Pair) ->
     assert [ids_of(filter(None, pieces)) for pieces in zip(*pairs, strict=True)] == wanted
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_an_abandoned_stream_does_not_change_later_answers(small_with_tokenizer: Pair) -> None:
     reference, model = small_with_tokenizer
     one, two = reference.text(70), reference.text(75)
@@ -147,6 +149,7 @@ def test_an_abandoned_stream_does_not_change_later_answers(small_with_tokenizer:
     )
 
 
+@pytest.mark.usefixtures("shared_graphs_here")
 def test_a_stream_whose_cache_was_used_by_another_call_raises_an_error(small_with_tokenizer: Pair) -> None:
     reference, model = small_with_tokenizer
     cache = model.new_cache(1, 128)

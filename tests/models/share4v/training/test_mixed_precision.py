@@ -18,7 +18,7 @@ import pytest
 import torch
 from helpers.backends import CELLS
 from helpers.llava import Reference
-from helpers.training import Pair, Texts, batch_of, our_name, texts_with
+from helpers.training import Pair, Texts, batch_of, copy_of, our_name, texts_with
 from mindspore import Tensor, nn, ops
 from safetensors import safe_open
 
@@ -49,13 +49,6 @@ STAGE = Stage(
     gradient_accumulation_steps=2,
 )
 Weights = dict[str, np.ndarray]
-
-
-def copy_of(model: Share4V) -> Share4V:
-    copied = Share4V(model.config, **CELLS)
-    for (_, ours), (_, theirs) in zip(copied.parameters_and_names(), model.parameters_and_names(), strict=True):
-        ours.set_data(Tensor(theirs.asnumpy()))
-    return copied
 
 
 def weights_of(model: Share4V) -> Weights:
