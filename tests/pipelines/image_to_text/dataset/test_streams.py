@@ -116,14 +116,14 @@ def test_memory_of_writing(tmp_path: Path, name: str) -> None:
 def test_memory_of_a_flat_folder(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
     """The names in one directory are kept in memory for sorting, including those of captions beside images."""
     peaks = []
-    for count in (8 * FEW, 8 * MANY):
+    for count in (3 * FEW, 3 * MANY):
         place = tmp_path / str(count)
         place.mkdir()
         for number in range(count):
             for suffix in suffixes:
                 (place / f"{number:07d}{suffix}").touch()
         peaks.append(peak(lambda place=place: [None for _ in list_inputs([str(place)])].clear()))
-    assert (peaks[1] - peaks[0]) / (8 * (MANY - FEW)) < 130 * len(suffixes), peaks
+    assert (peaks[1] - peaks[0]) / (3 * (MANY - FEW)) < 130 * len(suffixes), peaks
 
 
 # getrusage of a child starts from its parent's peak, which would hide what the child adds.
