@@ -237,20 +237,23 @@ def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, rows: np.nda
     """Attention of query [R, H, D] to keys and values [texts, slots, Hkv, D]; query is scaled already."""
     query = query.astype(np.float64)
     heads, size = query.shape[1:]
-    group = heads // keys.shape[2]
+    # [texts, H, S, D]; a row's head is a matrix of one row, and rows that attend to the same slots are one of several.
+    keys, values = (cached.repeat(heads // cached.shape[2], 2).transpose(0, 2, 1, 3) for cached in (keys, values))
     out, tolerance = np.zeros_like(query), np.zeros_like(query)
-    for r, (text, _, begin, end) in enumerate(rows):
-        seen = keys[text, begin:end].repeat(group, 1)  # [S, H, D]
-        held = values[text, begin:end].repeat(group, 1)
-        scores = np.einsum("hd,shd->sh", query[r], seen)
-        weights = np.exp(scores - scores.max(0))
-        weights /= weights.sum(0)
-        out[r] = np.einsum("sh,shd->hd", weights, held)
+    spans, span_of = np.unique(rows[:, [0, 2, 3]], axis=0, return_inverse=True)
+    for number, (text, begin, end) in enumerate(spans):
+        at = np.flatnonzero(span_of.ravel() == number)
+        asked, seen, held = query[at].transpose(1, 0, 2), keys[text, :, begin:end], values[text, :, begin:end]
+        scores = asked @ seen.transpose(0, 2, 1)  # [H, R, S]
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        out[at] = (weights @ held).transpose(1, 0, 2)
         # A score is off by at most `slip`, its exponential relatively by as much and 2 units of its own; then sums.
-        slip = (size + 2) * UNIT * np.einsum("hd,shd->sh", np.abs(query[r]), np.abs(seen)).max(0)
+        slip = (size + 2) * UNIT * (np.abs(asked) @ np.abs(seen).transpose(0, 2, 1)).max(-1, keepdims=True)
         relative = 4 * slip + (2 * (end - begin) + 24) * UNIT
-        tolerance[r] = relative[:, None] * np.einsum("sh,shd->hd", weights, np.abs(held))
-        tolerance[r] += 2.0**-125 * np.abs(held).sum(0)  # no exponential is below the smallest normal float32
+        slack = relative * (weights @ np.abs(held))
+        slack += 2.0**-125 * np.abs(held).sum(1, keepdims=True)  # no exponential is below the smallest normal float32
+        tolerance[at] = slack.transpose(1, 0, 2)
     return Attended(out, tolerance)
 
 
