@@ -80,7 +80,7 @@ arm_command() {
   command=(
     "${arm_emulator[@]}" -cpu "$1" -L "$arm/root" -E "LD_LIBRARY_PATH=$libraries"
     -E "PYTHONPATH=$arm/package:$arm/site:$arm/work/tests:$arm/work/tests/aarch64/stand_ins" -E OMP_NUM_THREADS=1
-    "$arm/root/usr/bin/python3.11"
+    -U PYTHONDONTWRITEBYTECODE "$arm/root/usr/bin/python3.11" # containers often set it
   )
 }
 
