@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import gc
 import json
 import os
 import runpy
@@ -105,6 +106,8 @@ def serve(address: str, modules: list[str]) -> None:
     os.dup2(2, 1)  # what imports print is no answer
     for name in modules:
         import_module(name)
+    gc.collect()
+    gc.freeze()  # a process collects garbage several times as it ends: half a second over all of MindSpore
     with socket.socket(fileno=moved_up(socket.socket(socket.AF_UNIX).detach())) as listener:
         listener.bind(address)
         listener.listen(64)
