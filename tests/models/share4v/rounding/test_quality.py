@@ -16,7 +16,12 @@ TOKENS = 256
 
 @cache
 def model(layers: int | None) -> Model:
-    return load_model(TOKENS, calibration=2048, layers=layers)
+    """SmolLM2, or its first layers; read once."""
+    if layers is None:
+        return load_model(TOKENS, calibration=2048)
+    whole = model(None)
+    text = replace(whole.config.text_config, num_hidden_layers=layers)
+    return replace(whole, config=replace(whole.config, text_config=text))
 
 
 @cache
