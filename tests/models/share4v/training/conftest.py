@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from helpers.llava import Reference
-from helpers.training import Pair
-from mindspore import Tensor
+from helpers.training import Pair, copy_of
 
 
 @pytest.fixture(params=["odd-grouped-gelu"])
-def pair(request: pytest.FixtureRequest, pair_of: Callable[..., Pair]) -> Iterator[Pair]:
-    """Two equal models, which training changes: a new reference, and ours with its old weights put back."""
+def pair(request: pytest.FixtureRequest, pair_of: Callable[..., Pair]) -> Pair:
+    """Two equal models, which training changes, so not those that all tests share, nor the graphs of those."""
     reference, model = pair_of(request.param, "cells")
-    before = {name: value.asnumpy().copy() for name, value in model.parameters_and_names()}
-    yield Reference(reference.shape), model
-    for name, value in model.parameters_and_names():
-        value.set_data(Tensor(before[name]))
-    model.reset_caches()
+    return Reference(reference.shape), copy_of(model)
 
 
 @pytest.fixture
