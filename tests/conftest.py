@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -92,6 +93,19 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
         gc.collect()
         gc.freeze()
+
+
+EXEMPTED: pytest.StashKey[tuple[Path, int]] = pytest.StashKey()  # the current test's file, and how many modules
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Exempt what the tests of another file have imported too, now that what their fixtures made is gone."""
+    file, modules = item.session.stash.get(EXEMPTED, (item.path, len(sys.modules)))
+    if item.path != file and len(sys.modules) > modules + 200:
+        gc.collect()
+        gc.freeze()
+        modules = len(sys.modules)
+    item.session.stash[EXEMPTED] = item.path, modules
 
 
 @pytest.fixture

@@ -109,9 +109,10 @@ class MindNLPLlama:
 
     def __init__(self) -> None:
         self.torch = import_torch()
-        # Operators run in the calling thread. In MindSpore's pipeline two threads spin while they wait for each other,
-        # which takes most of the CPU time of a decoding step, and errors appear at a later operator.
-        ms.runtime.launch_blocking()
+        if ms.get_context("device_target") == "CPU":
+            # Operators run in the calling thread. In MindSpore's pipeline two threads spin while they wait for each
+            # other, which takes most of the CPU time of a decoding step, and errors appear at a later operator.
+            ms.runtime.launch_blocking()
         self.caches: dict[int, SlotCache] = {}
         self.arrays: dict[str, np.ndarray] = {}
 
