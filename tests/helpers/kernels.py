@@ -309,8 +309,10 @@ def fastest_kind(kernels: Library) -> Iterator[None]:
     """Select the fastest kind, for packing large weights in a test that reads the weights back from the block."""
     before = kernels.instruction_set
     kernels.select(kernels.instruction_sets()[0])
-    yield
-    kernels.select(before)
+    try:
+        yield
+    finally:
+        kernels.select(before)
 
 
 def fill_vectors(rng: np.random.Generator, writer: BlockWriter) -> None:
