@@ -358,9 +358,10 @@ class CachedLlama:
         self.text_config = llama.config
         self.batch_indices = np.arange(batch_size, dtype=np.int32)
         forward = CachedForward(llama, batch_size, capacity, self.chunk)
-        first_rows = np.arange(batch_size * llama.config.kv_heads, dtype=np.int32) * (capacity + 1)
-        self.first_rows = first_rows.reshape(batch_size, -1, 1)  # of each sequence and head, in a LayerCache
         self.caches = forward.caches
+        _, heads, slots, _ = self.caches[0].shape
+        first_rows = np.arange(batch_size * heads, dtype=np.int32) * slots
+        self.first_rows = first_rows.reshape(batch_size, heads, 1)  # of each sequence and head, in a LayerCache
         self.capacity = capacity
         self.scatters = forward.scatters
         self.uses_slot_counts = batch_size <= llama.max_incremental_batch
@@ -394,12 +395,12 @@ class CachedLlama:
     def _places(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the slots of tokens at `positions` [B, C], int32 [B, 1, C, 1], and where the caches write them.
 
-        They are computed here because MindSpore takes as long to compile this arithmetic as a layer of the model.
+        They are computed here because MindSpore takes a quarter of a second to compile this arithmetic.
         """
         slots = np.where(positions < 0, self.capacity, positions).astype(np.int32)  # [B, C]
         # A ScatterCache has a first slot of each sequence; idle sequences write behind the capacity.
-        first_slots, rows = slots[:, 0].astype(np.int64), (self.first_rows + slots[:, None]).reshape(-1)
-        return Tensor(slots[:, None, :, None]), Tensor(first_slots if self.scatters else rows)
+        rows = slots[:, 0].astype(np.int64) if self.scatters else (self.first_rows + slots[:, None]).reshape(-1)
+        return Tensor(slots[:, None, :, None]), Tensor(rows)
 
     def decode(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
         """Process one token of each sequence: ids and positions int [B] (-1: finished) -> float32 logits [B, V]."""

@@ -4,7 +4,7 @@ MindSpore's own `nn.Dense`, `nn.LayerNorm` and `nn.Embedding` are not used: on a
 every call, and the others name their parameters gamma, beta and embedding_table.
 
 Functions and methods such as `ops.softmax`, `x.mean` and `x[..., :n]` are Python code that MindSpore parses anew for
-every graph, up to a tenth of a second for each. So the cells use the primitives: `ops.Softmax`, `ops.ReduceMean` and
+every graph. Where that takes about a tenth of a second, the cells use primitives: `ops.Softmax`, `ops.ReduceMean` and
 `ops.Split`.
 """
 
