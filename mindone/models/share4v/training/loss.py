@@ -42,13 +42,18 @@ def make_batch(
     """Prepare input_ids, attention_mask and labels [B, L] and pixel_values [N, 3, S, S] for `CaptionLoss`.
 
     Args:
-        length: pad to this number of tokens T, so that all batches have one shape; by default the longest sequence's.
+        length: pad to this number of tokens T, and the ids as well, so that all batches of as many images have the same
+            shapes and share one compiled step; by default T is the longest sequence's, and L is kept.
 
     Raises:
         ValueError: a sequence is longer than `length`, the numbers of images and placeholders differ, an id or a label
             is not in the vocabulary, or no label is set.
     """
     config, vocabulary = model.config, model.config.text_config.vocab_size
+    if length is not None and input_ids.ndim == 2:  # other shapes are refused below
+        columns = (0, 0), (0, max(0, length - input_ids.shape[1]))
+        input_ids, attention_mask = np.pad(input_ids, columns), np.pad(attention_mask, columns)
+        labels = np.pad(labels, columns, constant_values=IGNORE_INDEX)
     plan = plan_merge(input_ids, attention_mask, len(pixel_values), config.num_image_tokens, config.image_token_id)
     check_vocabulary(plan, plan.place(input_ids, 0), vocabulary)
     placed = plan.place(labels, IGNORE_INDEX)  # [B, T]

@@ -48,6 +48,18 @@ def test_the_loss_equals_transformers(pair: Pair, images: tuple[int, ...], extra
     np.testing.assert_allclose(ours.asnumpy(), wanted, rtol=1e-5)
 
 
+def test_texts_of_all_lengths_share_one_compiled_step(small_cells: Pair) -> None:
+    """MindSpore compiles a step for every shape: minutes for a large model on an Ascend."""
+    reference, model = small_cells
+    batches = []
+    for images in ((1, 0), (0, 1), (0, 0)):  # the ids are padded to the longest text of each batch
+        texts, pixels = texts_with(reference, *images), reference.images(sum(images))
+        batches.append(batch_of(model, texts, pixels, LENGTH))
+    assert batches[0].input_ids.shape == (2, LENGTH)
+    fields = "pixel_values", "input_ids", "index", "targets"
+    assert len({tuple(getattr(batch, name).shape for name in fields) for batch in batches}) == 1
+
+
 def test_gradients_equal_torch(pair: Pair) -> None:
     reference, model = pair
     texts, pixels = texts_with(reference, 1, 0, 2), reference.images(3)
