@@ -178,11 +178,11 @@ MISTAKES = {
         Change(LAYERS, "self.operator(matrix, 0, indices.reshape(-1))", "self.operator(matrix, 0, indices)"), _DECODE
     ),
     "value-head-count": Mistake(
-        Change(LLAMA, "self.split(self.v_proj(x), self.kv_heads)", "self.split(self.v_proj(x), self.heads)"),
+        Change(LLAMA, "split_heads(self.v_proj(x), self.kv_heads,", "split_heads(self.v_proj(x), self.heads,"),
         "prefill-grouped-batch-heads-of-80",
     ),
     "rotary-not-cast-back": Mistake(
-        Change(ROPE, "rotated.astype(x.dtype).reshape(split)", "rotated.reshape(split)"), _PREFILL
+        Change(ROPE, "rotated.astype(x.dtype).reshape(x.shape)", "rotated.reshape(x.shape)"), _PREFILL
     ),
     "rotary-mode": Mistake(Change(ROPE, "sin.reshape(table), 0)", 'sin.reshape(table), "half")'), _PREFILL),
     "rms-norm-tuple": Mistake(Change(LAYERS, "epsilon=self.eps)[0].astype", "epsilon=self.eps).astype"), _PREFILL),

@@ -20,7 +20,7 @@ from ..nn.device_operators import DeviceOperators
 from ..nn.fused import Arithmetic
 from ..nn.graph import Graph
 from ..nn.host_ops import gather_rows
-from ..nn.layers import Rows, widened
+from ..nn.layers import Rows, split_heads, widened
 from .rope import Rotary
 from .rope_tables import rope_tables
 
@@ -47,18 +47,13 @@ class LlamaAttention(nn.Cell):
         self.attend = arithmetic.attention(*sizes)
         self.attend_one: Any = arithmetic.one_query_attention(*sizes)
 
-    def split(self, x: Tensor, heads: int) -> Tensor:
-        """[B, T, H * D] -> [B, H, T, D]."""
-        batch, length, _ = x.shape
-        return ops.transpose(x.reshape(batch, length, heads, self.head_dim), (0, 2, 1, 3))
-
     def construct(
         self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: Any = None, cache_rows: Tensor | None = None
     ) -> Tensor:
         """x [B, T, H] -> [B, T, H]; see LlamaModel.construct."""
         query = self.rotate_query(self.q_proj(x), cos, sin)  # [B, Hq, T, D]
         key = self.rotate_key(self.k_proj(x), cos, sin)  # [B, Hkv, T, D]
-        value = self.split(self.v_proj(x), self.kv_heads)  # [B, Hkv, T, D]
+        value = split_heads(self.v_proj(x), self.kv_heads, self.head_dim)  # [B, Hkv, T, D]
         if cache is not None:
             key, value = cache(key, value, cache_rows)  # [B, Hkv, S, D]: all slots
         if visible.ndim == 1:

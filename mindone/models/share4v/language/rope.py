@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from ..nn.device_operators import DeviceOperators
+from ..nn.layers import split_heads
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -35,13 +36,12 @@ class Rotary(nn.Cell):
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [B, T, H * D], tables float32 [B, 1, T, D] -> [B, H, T, D]."""
-        batch, length, _ = x.shape
-        split = (batch, length, self.heads, self.head_size)
         if self.is_fused:
+            batch, length, _ = x.shape
             rows, size = batch * length, self.head_size
             tokens = (1, 1, rows, size) if self.heads == 1 else (1, rows, self.heads, size)
             table = (1, 1, rows, size) if self.heads == 1 else (1, rows, 1, size)
             wide = x.astype(ms.float32).reshape(tokens)
             rotated = self.operator(wide, cos.reshape(table), sin.reshape(table), 0)
-            return ops.transpose(rotated.astype(x.dtype).reshape(split), (0, 2, 1, 3))
-        return apply_rope(ops.transpose(x.reshape(split), (0, 2, 1, 3)), cos, sin)
+            return split_heads(rotated.astype(x.dtype).reshape(x.shape), self.heads, self.head_size)
+        return apply_rope(split_heads(x, self.heads, self.head_size), cos, sin)

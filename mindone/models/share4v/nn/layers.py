@@ -193,6 +193,12 @@ class QuickGELU(nn.Cell):
 ACTIVATIONS: dict[str, type[nn.Cell]] = {"gelu": GELU, "quick_gelu": QuickGELU}
 
 
+def split_heads(x: Tensor, heads: int, size: int) -> Tensor:
+    """[B, T, heads * size] -> [B, heads, T, size]."""
+    batch, length, _ = x.shape  # with -1 in place of `size`, a wrong number of heads would go unnoticed
+    return ops.transpose(x.reshape(batch, length, heads, size), (0, 2, 1, 3))
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017) with grouped key/value heads.
 

@@ -14,7 +14,7 @@ from mindspore.common.initializer import Normal, initializer
 from ..configuration import Share4VConfig, VisionConfig
 from ..nn.device_operators import DeviceOperators
 from ..nn.fused import Arithmetic
-from ..nn.layers import ACTIVATIONS, HALF, Linear, widened
+from ..nn.layers import ACTIVATIONS, HALF, Linear, split_heads, widened
 
 
 class PatchEmbedding(nn.Cell):
@@ -87,13 +87,10 @@ class CLIPAttention(nn.Cell):
         self.out_proj = Linear(dim, dim, dtype=dtype)
         self.attend = arithmetic.attention(self.heads, self.heads, self.head_dim, config.num_patches + 1)
 
-    def split(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, heads, T, D / heads]."""
-        batch, length, _ = x.shape
-        return ops.transpose(x.reshape(batch, length, self.heads, self.head_dim), (0, 2, 1, 3))
-
     def construct(self, x: Tensor) -> Tensor:
-        query, key, value = self.split(self.q_proj(x)), self.split(self.k_proj(x)), self.split(self.v_proj(x))
+        query = split_heads(self.q_proj(x), self.heads, self.head_dim)  # [B, heads, T, D / heads]
+        key = split_heads(self.k_proj(x), self.heads, self.head_dim)
+        value = split_heads(self.v_proj(x), self.heads, self.head_dim)
         return self.out_proj(self.attend(query, key, value))
 
 
