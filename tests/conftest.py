@@ -78,6 +78,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.relative_to(TESTS).as_posix(), len(rank)))
 
 
+def exempt_from_collection() -> None:
+    """Exempt what exists, and is no garbage now, from later garbage collections."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Collect no garbage while ten thousand modules are imported, and exempt them from garbage collection afterwards.
@@ -91,8 +97,7 @@ def pytest_collection() -> Iterator[None]:
         return (yield)
     finally:
         gc.enable()
-        gc.collect()
-        gc.freeze()
+        exempt_from_collection()
 
 
 EXEMPTED: pytest.StashKey[tuple[Path, int]] = pytest.StashKey()  # the current test's file, and how many modules
@@ -102,8 +107,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Exempt what the tests of another file have imported too, now that what their fixtures made is gone."""
     file, modules = item.session.stash.get(EXEMPTED, (item.path, len(sys.modules)))
     if item.path != file and len(sys.modules) > modules + 200:
-        gc.collect()
-        gc.freeze()
+        exempt_from_collection()
         modules = len(sys.modules)
     item.session.stash[EXEMPTED] = item.path, modules
 
