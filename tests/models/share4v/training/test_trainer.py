@@ -49,7 +49,7 @@ def test_the_loss_equals_transformers(pair: Pair, images: tuple[int, ...], extra
 
 
 def test_texts_of_all_lengths_share_one_compiled_step(small_cells: Pair) -> None:
-    """MindSpore compiles a step for every shape: minutes for a large model on an Ascend."""
+    """MindSpore compiles a training step for every shape."""
     reference, model = small_cells
     batches = []
     for images in ((1, 0), (0, 1), (0, 0)):  # the ids are padded to the longest text of each batch
