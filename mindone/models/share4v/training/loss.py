@@ -50,8 +50,9 @@ def make_batch(
             is not in the vocabulary, or no label is set.
     """
     config, vocabulary = model.config, model.config.text_config.vocab_size
-    if length is not None and input_ids.ndim == 2:  # other shapes are refused below
-        columns = (0, 0), (0, max(0, length - input_ids.shape[1]))
+    given = input_ids.shape  # what does not fit together is refused below, with the shapes that were received
+    if length is not None and len(given) == 2 and attention_mask.shape == labels.shape == given:
+        columns = (0, 0), (0, max(0, length - given[1]))
         input_ids, attention_mask = np.pad(input_ids, columns), np.pad(attention_mask, columns)
         labels = np.pad(labels, columns, constant_values=IGNORE_INDEX)
     plan = plan_merge(input_ids, attention_mask, len(pixel_values), config.num_image_tokens, config.image_token_id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from helpers.llava import IMAGE
+from helpers.llava import IMAGE, padded
 from helpers.training import Pair, batch_of, loss_of, our_name, texts_with
 from mindspore import Tensor
 from transformers import get_cosine_schedule_with_warmup
@@ -21,7 +22,7 @@ from mindone.models.share4v.processing.messages import read_messages
 from mindone.models.share4v.processing.tokenizer import Tokenizer
 from mindone.models.share4v.training.initialization import check_trainable, initialize
 from mindone.models.share4v.training.labels import collate, tokenize_conversation
-from mindone.models.share4v.training.loss import mean_cross_entropy
+from mindone.models.share4v.training.loss import make_batch, mean_cross_entropy
 from mindone.models.share4v.training.trainer import (
     Schedule,
     Stage,
@@ -234,6 +235,9 @@ def test_batches_that_do_not_fit_are_refused(small: Pair) -> None:
     refused("labels contains id 97; valid ids are 0 to 96", (prompts, [[*labels[0][:-1], 97]]), pixels)
     refused("nothing to train on", (prompts, [[IGNORE_INDEX] * len(labels[0])]), pixels)
     refused(r"pixel_values must be \[N, 3, 28, 28\], got \[1, 3, 30, 30\]", texts, np.zeros((1, 3, 30, 30)))
+    ids, mask = padded(prompts, "right")
+    with pytest.raises(ValueError, match=re.escape(f"attention_mask has shape (1, 3), input_ids has {ids.shape};")):
+        make_batch(model, pixels, ids, mask[:, :3], ids, LENGTH)
 
 
 def test_a_stage_that_cannot_be_run_is_refused(small: Pair) -> None:
